@@ -1,0 +1,3 @@
+//! The balancer's command line.
+
+fn main() {}

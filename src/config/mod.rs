@@ -1,0 +1,1 @@
+//! The config as used: resolved, checked, defaults beside the fields.

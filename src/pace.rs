@@ -1,0 +1,1 @@
+//! Pacing: back-off with jitter and the schedule of a drain.
