@@ -1,0 +1,457 @@
+//! The counters of one node and of one pool.
+//!
+//! A relay thread counts bytes and messages on its own [`Shard`]: one writer, so a plain load and store, no
+//! locked instruction, no cache line that two threads write. What happens once per session (a handshake, a close)
+//! is an atomic addition. Nothing here allocates after its creation but `affinity`, once for each pair of labels.
+
+use std::array;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::{Histogram, HistogramOpts};
+
+/// Which way bytes went, seen from the balancer's clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the node.
+    In,
+    /// From the node to the client.
+    Out,
+}
+
+impl Direction {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::In, Self::Out];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
+/// Who ended a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The node.
+    Node,
+    /// The balancer itself: a limit, a timeout, a drain.
+    Balancer,
+}
+
+impl Side {
+    /// All three, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Node, Self::Balancer];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Node => "node",
+            Self::Balancer => "balancer",
+        }
+    }
+}
+
+/// How an upgrade request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The client was told yes.
+    Upgraded,
+    /// The request was wrong, or a node said no: the client's or the node's decision.
+    Refused,
+    /// No node could be asked, or none gave a valid answer.
+    Failed,
+    /// A limit of the config kept it out.
+    Limited,
+}
+
+impl Handshake {
+    /// All four, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Upgraded, Self::Refused, Self::Failed, Self::Limited];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Upgraded => "upgraded",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Limited => "limited",
+        }
+    }
+}
+
+/// The values of the label `kind`, in the order of the array that [`Shard::add`] takes.
+pub const KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
+
+/// The values of the label `state`.
+pub const STATES: [&str; 4] = ["up", "down", "draining", "removed"];
+
+/// The values of the label `status`.
+pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The values of the label `code`: RFC 6455's own codes one by one, then the registered range, the private range
+/// and whatever else a peer puts there.
+pub const CODES: [&str; 19] = [
+    "1000", "1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012",
+    "1013", "1014", "1015", "3xxx", "4xxx", "other",
+];
+
+fn code_index(code: u16) -> usize {
+    match code {
+        1000..=1015 => usize::from(code - 1000),
+        3000..=3999 => 16,
+        4000..=4999 => 17,
+        _ => 18,
+    }
+}
+
+/// Not yet in one of [`STATES`].
+const NO_STATE: u8 = u8::MAX;
+
+/// The counters of one node of one pool.
+pub struct Meter {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// The node's name.
+    pub node: Arc<str>,
+    /// Tunnels that are open now, over all relay threads.
+    live: AtomicU32,
+    /// The most tunnels that the node takes; 0 is no limit.
+    capacity: AtomicU32,
+    /// Index into [`STATES`], or [`NO_STATE`].
+    state: AtomicU8,
+    /// Tunnels that ended, by [`Side`] and by index into [`CODES`].
+    closes: [[AtomicU64; CODES.len()]; Side::ALL.len()],
+    /// Health probes: failed, good.
+    probes: [AtomicU64; 2],
+    /// One for each relay thread.
+    shards: Box<[Shard]>,
+}
+
+impl Meter {
+    pub(super) fn new(pool: Arc<str>, node: Arc<str>, relay_threads: usize) -> Self {
+        Self {
+            pool,
+            node,
+            live: AtomicU32::new(0),
+            capacity: AtomicU32::new(0),
+            state: AtomicU8::new(NO_STATE),
+            closes: Default::default(),
+            probes: Default::default(),
+            shards: (0..relay_threads.max(1)).map(|_| Shard::default()).collect(),
+        }
+    }
+
+    /// Counts one tunnel as open until the seat is dropped.
+    pub fn seat(self: &Arc<Self>) -> Seat {
+        self.live.fetch_add(1, Relaxed);
+        Seat(Arc::clone(self))
+    }
+
+    /// Tunnels that are open now.
+    pub fn live(&self) -> u32 {
+        self.live.load(Relaxed)
+    }
+
+    /// The shard of this relay thread. Each shard has one writer: only the thread with this number (from 0) may
+    /// add to it, or counts are lost. A number that is too large gives the last shard.
+    pub fn shard(&self, thread: usize) -> &Shard {
+        &self.shards[thread.min(self.shards.len() - 1)]
+    }
+
+    /// A tunnel ended: who ended it, and with which close code (1006 when there was none).
+    pub fn closed(&self, side: Side, code: u16) {
+        self.closes[side as usize][code_index(code)].fetch_add(1, Relaxed);
+    }
+
+    /// A health probe was answered as it should be, or not.
+    pub fn probe(&self, ok: bool) {
+        self.probes[usize::from(ok)].fetch_add(1, Relaxed);
+    }
+
+    /// The node is in this state now, one of `up`, `down`, `draining`, `removed`; any other word is in none.
+    pub fn state(&self, state: &'static str) {
+        let index = STATES.iter().position(|known| *known == state);
+        let index = index.and_then(|index| u8::try_from(index).ok());
+        self.state.store(index.unwrap_or(NO_STATE), Relaxed);
+    }
+
+    /// The most tunnels that the node takes; `None` is no limit.
+    pub fn capacity(&self, max: Option<u32>) {
+        self.capacity.store(max.unwrap_or(0), Relaxed);
+    }
+
+    /// Live tunnels per allowed tunnel; `None` without a limit.
+    pub(super) fn utilization(&self) -> Option<f64> {
+        match self.capacity.load(Relaxed) {
+            0 => None,
+            max => Some(f64::from(self.live()) / f64::from(max)),
+        }
+    }
+
+    pub(super) fn current_state(&self) -> Option<&'static str> {
+        STATES.get(usize::from(self.state.load(Relaxed))).copied()
+    }
+
+    pub(super) fn closes(&self, side: Side, code: usize) -> u64 {
+        self.closes[side as usize][code].load(Relaxed)
+    }
+
+    pub(super) fn probes(&self, ok: bool) -> u64 {
+        self.probes[usize::from(ok)].load(Relaxed)
+    }
+
+    /// What the node's tunnels have relayed so far, over all relay threads.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.shards.iter().for_each(|shard| totals.add(&shard.totals()));
+        totals
+    }
+}
+
+/// A tunnel's place on its node: counted as long as it exists.
+pub struct Seat(Arc<Meter>);
+
+impl Deref for Seat {
+    type Target = Arc<Meter>;
+
+    fn deref(&self) -> &Arc<Meter> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What one relay thread has relayed for one node. Two cache lines of its own (processors fetch lines in pairs),
+/// so that no other thread's writes slow this thread's down.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Shard {
+    /// By [`Direction`]: bytes.
+    bytes: [AtomicU64; 2],
+    /// By [`Direction`] and index into [`KINDS`]: whole messages.
+    messages: [[AtomicU64; KINDS.len()]; 2],
+}
+
+impl Shard {
+    /// Counts what one read brought: bytes, and the messages that ended in them, in the order of [`KINDS`].
+    #[inline]
+    pub fn add(&self, direction: Direction, bytes: u64, messages: &[u32; KINDS.len()]) {
+        let direction = direction as usize;
+        grow(&self.bytes[direction], bytes);
+        for (sum, &count) in self.messages[direction].iter().zip(messages) {
+            if count != 0 {
+                grow(sum, u64::from(count));
+            }
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals {
+            bytes: array::from_fn(|direction| self.bytes[direction].load(Relaxed)),
+            messages: array::from_fn(|direction| {
+                array::from_fn(|kind| self.messages[direction][kind].load(Relaxed))
+            }),
+        }
+    }
+}
+
+/// Adds without a locked instruction, which is right because the shard has one writer.
+#[inline]
+fn grow(sum: &AtomicU64, by: u64) {
+    sum.store(sum.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
+/// Bytes and messages as they were at one moment.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// By [`Direction`].
+    pub bytes: [u64; 2],
+    /// By [`Direction`] and index into [`KINDS`].
+    pub messages: [[u64; KINDS.len()]; 2],
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, other: &Self) {
+        for direction in 0..2 {
+            self.bytes[direction] = self.bytes[direction].wrapping_add(other.bytes[direction]);
+            for (sum, more) in self.messages[direction].iter_mut().zip(other.messages[direction]) {
+                *sum = sum.wrapping_add(more);
+            }
+        }
+    }
+}
+
+/// Upper bounds in seconds: a node on the same network answers in the first few, and nothing is waited for longer
+/// than `timeouts.handshake`, which is 10 s unless told.
+const HANDSHAKE_BUCKETS: [f64; 13] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The counters of one pool that are not its nodes'.
+pub struct PoolMeter {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// Upgrade requests by [`Handshake`].
+    handshakes: [AtomicU64; Handshake::ALL.len()],
+    /// Seconds from the request's head to the answer, of those that were upgraded.
+    pub(super) seconds: Histogram,
+    /// Plain requests by index into [`CLASSES`].
+    requests: [AtomicU64; CLASSES.len()],
+    /// Sessions by affinity source and outcome; the words are the program's own, so the map stays small.
+    affinity: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+}
+
+impl PoolMeter {
+    pub(super) fn new(pool: Arc<str>) -> Self {
+        let options =
+            HistogramOpts::new("handshake_seconds", "time to the answer").buckets(HANDSHAKE_BUCKETS.into());
+        Self {
+            pool,
+            handshakes: Default::default(),
+            seconds: Histogram::with_opts(options).expect("the name is a literal and the bounds rise"),
+            requests: Default::default(),
+            affinity: Mutex::default(),
+        }
+    }
+
+    /// An upgrade request ended.
+    pub fn handshake(&self, result: Handshake) {
+        self.handshakes[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A handshake took this long, from the request's head to the answer.
+    pub fn handshake_seconds(&self, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A plain request was answered with this status. One outside 100 to 599 counts as `5xx`: nobody may send it.
+    pub fn request(&self, status: u16) {
+        let class = match status {
+            100..=599 => usize::from(status / 100 - 1),
+            _ => CLASSES.len() - 1,
+        };
+        self.requests[class].fetch_add(1, Relaxed);
+    }
+
+    /// A session was placed: which affinity source decided, and how that went.
+    pub fn affinity(&self, source: &'static str, outcome: &'static str) {
+        *self.affinity.lock().entry((source, outcome)).or_default() += 1;
+    }
+
+    pub(super) fn handshakes(&self, result: Handshake) -> u64 {
+        self.handshakes[result as usize].load(Relaxed)
+    }
+
+    pub(super) fn requests(&self, class: usize) -> u64 {
+        self.requests[class].load(Relaxed)
+    }
+
+    pub(super) fn affinities(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        self.affinity.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter() -> Arc<Meter> {
+        Arc::new(Meter::new("chat".into(), "ws1".into(), 2))
+    }
+
+    #[test]
+    fn a_seat_is_one_pointer_and_a_shard_has_its_cache_lines_to_itself() {
+        assert_eq!(size_of::<Seat>(), 8);
+        assert_eq!(size_of::<Option<Seat>>(), 8);
+        assert_eq!((size_of::<Shard>(), align_of::<Shard>()), (128, 128));
+    }
+
+    #[test]
+    fn a_tunnel_is_live_until_its_seat_is_dropped() {
+        let meter = meter();
+        let seats: Vec<Seat> = (0..3).map(|_| meter.seat()).collect();
+        assert_eq!(meter.live(), 3);
+        assert_eq!(seats[0].node.as_ref(), "ws1");
+        drop(seats);
+        assert_eq!(meter.live(), 0);
+    }
+
+    #[test]
+    fn a_peer_cannot_make_labels_with_its_close_codes() {
+        let codes = [0, 999, 1000, 1012, 1015, 1016, 2999, 3000, 3999, 4000, 4999, 5000, u16::MAX];
+        let labels = codes.map(|code| CODES[code_index(code)]);
+        let expected = [
+            "other", "other", "1000", "1012", "1015", "other", "other", "3xxx", "3xxx", "4xxx", "4xxx",
+            "other", "other",
+        ];
+        assert_eq!(labels, expected);
+        assert!((0..=u16::MAX).all(|code| code_index(code) < CODES.len()));
+    }
+
+    #[test]
+    fn every_side_code_result_and_class_has_a_counter_of_its_own() {
+        let (meter, pool) = (meter(), PoolMeter::new("chat".into()));
+        for (count, side) in Side::ALL.into_iter().enumerate() {
+            (0..=count).for_each(|_| meter.closed(side, 4001));
+            assert_eq!(meter.closes(side, 17), count as u64 + 1);
+        }
+        for (count, result) in Handshake::ALL.into_iter().enumerate() {
+            (0..=count).for_each(|_| pool.handshake(result));
+            assert_eq!(pool.handshakes(result), count as u64 + 1);
+        }
+        meter.probe(true);
+        assert_eq!([meter.probes(true), meter.probes(false)], [1, 0]);
+    }
+
+    #[test]
+    fn a_status_that_is_none_is_our_own_fault() {
+        let pool = PoolMeter::new("chat".into());
+        for status in [0, 99, 100, 200, 299, 304, 404, 503, 599, 600, u16::MAX] {
+            pool.request(status);
+        }
+        let counts: Vec<u64> = (0..CLASSES.len()).map(|class| pool.requests(class)).collect();
+        assert_eq!(counts, [1, 2, 1, 1, 6]);
+    }
+
+    #[test]
+    fn a_node_is_in_one_state_at_a_time_and_an_unknown_word_is_none() {
+        let meter = meter();
+        assert_eq!(meter.current_state(), None);
+        for state in STATES {
+            meter.state(state);
+            assert_eq!(meter.current_state(), Some(state));
+        }
+        meter.state("asleep");
+        assert_eq!(meter.current_state(), None);
+    }
+
+    #[test]
+    fn a_thread_that_does_not_exist_counts_on_the_last_shard() {
+        let meter = meter();
+        meter.shard(99).add(Direction::In, 5, &[0, 0, 0, 0, 1]);
+        assert_eq!(meter.shards[1].totals(), meter.totals());
+        assert_eq!(meter.totals().messages[0], [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_sum_that_overflows_wraps_instead_of_ending_the_relay_thread() {
+        let shard = Shard::default();
+        shard.add(Direction::Out, u64::MAX, &[u32::MAX; 5]);
+        shard.add(Direction::Out, 2, &[u32::MAX; 5]);
+        assert_eq!(shard.totals().bytes, [0, 1]);
+        assert_eq!(shard.totals().messages[1], [2 * u64::from(u32::MAX); 5]);
+    }
+}

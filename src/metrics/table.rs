@@ -1,0 +1,263 @@
+//! Every metric in one table: name, type, labels, what it means, and where its numbers are.
+//!
+//! The rows are in the order of the text. A row without a single value is left out of it. What the config bounds
+//! (the pools, the closed sets of results) starts at 0, so that a rate is right from the first event on; closes
+//! and affinity, with many labels that may never occur, appear with their first event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::TextEncoder;
+use prometheus::core::Metric as _;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::meter::{CLASSES, CODES, Direction, Handshake, KINDS, Meter, PoolMeter, STATES, Side, Totals};
+use super::{Pool, process};
+
+/// What the table reads.
+pub(super) struct Scrape<'a> {
+    pub pools: &'a BTreeMap<Arc<str>, Pool>,
+    pub nowhere: &'a PoolMeter,
+    pub generation: u64,
+    pub access_log_dropped: u64,
+    pub process: process::Sample,
+}
+
+/// One metric.
+struct Row {
+    name: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+    help: &'static str,
+    /// Adds the metric's values.
+    collect: fn(&Scrape, &mut Series),
+}
+
+const COUNTER: MetricType = MetricType::COUNTER;
+const GAUGE: MetricType = MetricType::GAUGE;
+const HISTOGRAM: MetricType = MetricType::HISTOGRAM;
+
+#[rustfmt::skip]
+static TABLE: &[Row] = &[
+    Row { name: "mainstay_websocket_connections", kind: GAUGE, labels: &["pool", "node"], collect: connections,
+          help: "Tunnels that are open." },
+    Row { name: "mainstay_handshakes_total", kind: COUNTER, labels: &["pool", "result"], collect: handshakes,
+          help: "Upgrade requests by how they ended; pool is empty where no route took them." },
+    Row { name: "mainstay_handshake_seconds", kind: HISTOGRAM, labels: &["pool"], collect: handshake_seconds,
+          help: "Time from an upgrade request's head to its answer." },
+    Row { name: "mainstay_closes_total", kind: COUNTER, labels: &["pool", "node", "side", "code"], collect: closes,
+          help: "Tunnels that ended, by who ended them and the close code (1006: without one)." },
+    Row { name: "mainstay_bytes_total", kind: COUNTER, labels: &["pool", "direction"], collect: bytes,
+          help: "Bytes relayed in tunnels; in is from the client." },
+    Row { name: "mainstay_messages_total", kind: COUNTER, labels: &["pool", "direction", "kind"], collect: messages,
+          help: "WebSocket messages relayed in tunnels; in is from the client." },
+    Row { name: "mainstay_requests_total", kind: COUNTER, labels: &["pool", "status"], collect: requests,
+          help: "Plain HTTP requests by status class; pool is empty where no route took them." },
+    Row { name: "mainstay_affinity_total", kind: COUNTER, labels: &["pool", "source", "outcome"], collect: affinity,
+          help: "Sessions and requests placed, by what decided their node and how that went." },
+    Row { name: "mainstay_node_state", kind: GAUGE, labels: &["pool", "node", "state"], collect: node_state,
+          help: "1 for the state that the node is in, 0 for the others." },
+    Row { name: "mainstay_node_utilization", kind: GAUGE, labels: &["pool", "node"], collect: node_utilization,
+          help: "Open tunnels per allowed tunnel, for nodes that have max_connections." },
+    Row { name: "mainstay_health_checks_total", kind: COUNTER, labels: &["pool", "node", "result"], collect: health_checks,
+          help: "Health probes by result." },
+    Row { name: "mainstay_config_generation", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(scrape.generation as f64)),
+          help: "Generation of the state that new sessions get." },
+    Row { name: "mainstay_access_log_dropped_total", kind: COUNTER, labels: &[], collect: |scrape, series| series.one(Some(scrape.access_log_dropped as f64)),
+          help: "Access log lines that were dropped because the log could not keep up." },
+    Row { name: "mainstay_build_info", kind: GAUGE, labels: &["version"], collect: |_, series| series.add(&[env!("CARGO_PKG_VERSION")], 1.0),
+          help: "1, with the version that runs." },
+    Row { name: "process_cpu_seconds_total", kind: COUNTER, labels: &[], collect: |scrape, series| series.one(scrape.process.cpu_seconds),
+          help: "User and system time of the process in seconds." },
+    Row { name: "process_open_fds", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.open_fds),
+          help: "Open file descriptors." },
+    Row { name: "process_max_fds", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.max_fds),
+          help: "The most file descriptors that may be open." },
+    Row { name: "process_virtual_memory_bytes", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.virtual_memory),
+          help: "Address space in bytes." },
+    Row { name: "process_virtual_memory_max_bytes", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.virtual_memory_max),
+          help: "The most address space that may be used, in bytes." },
+    Row { name: "process_resident_memory_bytes", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.resident_memory),
+          help: "Memory in RAM in bytes." },
+    Row { name: "process_start_time_seconds", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.start_time),
+          help: "Unix time of the process's start in seconds." },
+    Row { name: "process_threads", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(scrape.process.threads),
+          help: "Threads of the process." },
+];
+
+/// The whole table with the numbers of this scrape, in Prometheus' text format 0.0.4.
+pub(super) fn text(scrape: &Scrape) -> String {
+    let families: Vec<MetricFamily> = TABLE.iter().filter_map(|row| family(row, scrape)).collect();
+    // The encoder refuses families without a name or without a value, and there is none here.
+    TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+}
+
+fn family(row: &Row, scrape: &Scrape) -> Option<MetricFamily> {
+    let mut series = Series { row, metrics: Vec::new() };
+    (row.collect)(scrape, &mut series);
+    if series.metrics.is_empty() {
+        return None;
+    }
+    let mut family = MetricFamily::default();
+    family.set_name(row.name.into());
+    family.set_help(row.help.into());
+    family.set_field_type(row.kind);
+    family.set_metric(series.metrics);
+    Some(family)
+}
+
+/// The values of one row as they are collected.
+struct Series<'a> {
+    row: &'a Row,
+    metrics: Vec<Metric>,
+}
+
+impl Series<'_> {
+    /// The value of the row for these label values, in the order of the row's labels.
+    fn add(&mut self, values: &[&str], value: f64) {
+        let mut metric = Metric::from_label(self.labels(values));
+        if self.row.kind == COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.metrics.push(metric);
+    }
+
+    /// The value of a row without labels, when there is one.
+    fn one(&mut self, value: Option<f64>) {
+        if let Some(value) = value {
+            self.add(&[], value);
+        }
+    }
+
+    fn labels(&self, values: &[&str]) -> Vec<LabelPair> {
+        debug_assert_eq!(values.len(), self.row.labels.len(), "{}", self.row.name);
+        let pairs = self.row.labels.iter().zip(values).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).into());
+            pair.set_value((*value).into());
+            pair
+        });
+        pairs.collect()
+    }
+}
+
+fn pools<'a>(scrape: &'a Scrape) -> impl Iterator<Item = &'a PoolMeter> {
+    scrape.pools.values().map(|pool| &*pool.meter)
+}
+
+/// The pools, and last what matched none of them.
+fn pools_and_nowhere<'a>(scrape: &'a Scrape) -> impl Iterator<Item = &'a PoolMeter> {
+    pools(scrape).chain([scrape.nowhere])
+}
+
+fn nodes<'a>(scrape: &'a Scrape) -> impl Iterator<Item = &'a Meter> {
+    scrape.pools.values().flat_map(|pool| pool.nodes.values().map(|node| &*node.meter))
+}
+
+fn connections(scrape: &Scrape, series: &mut Series) {
+    for node in nodes(scrape) {
+        series.add(&[&node.pool, &node.node], f64::from(node.live()));
+    }
+}
+
+fn handshakes(scrape: &Scrape, series: &mut Series) {
+    for pool in pools_and_nowhere(scrape) {
+        for result in Handshake::ALL {
+            series.add(&[&pool.pool, result.as_str()], pool.handshakes(result) as f64);
+        }
+    }
+}
+
+fn handshake_seconds(scrape: &Scrape, series: &mut Series) {
+    for pool in pools(scrape) {
+        let mut metric = pool.seconds.metric();
+        metric.set_label(series.labels(&[&pool.pool]));
+        series.metrics.push(metric);
+    }
+}
+
+fn closes(scrape: &Scrape, series: &mut Series) {
+    for node in nodes(scrape) {
+        for side in Side::ALL {
+            for (index, code) in CODES.iter().enumerate() {
+                match node.closes(side, index) {
+                    0 => {}
+                    count => series.add(&[&node.pool, &node.node, side.as_str(), code], count as f64),
+                }
+            }
+        }
+    }
+}
+
+fn totals(pool: &Pool) -> Totals {
+    let mut totals = pool.folded;
+    pool.nodes.values().for_each(|node| totals.add(&node.meter.totals()));
+    totals
+}
+
+fn bytes(scrape: &Scrape, series: &mut Series) {
+    for (name, pool) in scrape.pools {
+        let totals = totals(pool);
+        for direction in Direction::ALL {
+            series.add(&[name, direction.as_str()], totals.bytes[direction as usize] as f64);
+        }
+    }
+}
+
+fn messages(scrape: &Scrape, series: &mut Series) {
+    for (name, pool) in scrape.pools {
+        let totals = totals(pool);
+        for direction in Direction::ALL {
+            for (kind, count) in KINDS.iter().zip(totals.messages[direction as usize]) {
+                series.add(&[name, direction.as_str(), kind], count as f64);
+            }
+        }
+    }
+}
+
+fn requests(scrape: &Scrape, series: &mut Series) {
+    for pool in pools_and_nowhere(scrape) {
+        for (index, class) in CLASSES.iter().enumerate() {
+            series.add(&[&pool.pool, class], pool.requests(index) as f64);
+        }
+    }
+}
+
+fn affinity(scrape: &Scrape, series: &mut Series) {
+    for pool in pools(scrape) {
+        for ((source, outcome), count) in pool.affinities() {
+            series.add(&[&pool.pool, source, outcome], count as f64);
+        }
+    }
+}
+
+fn node_state(scrape: &Scrape, series: &mut Series) {
+    for node in nodes(scrape) {
+        for state in STATES {
+            let is_current = node.current_state() == Some(state);
+            series.add(&[&node.pool, &node.node, state], f64::from(u8::from(is_current)));
+        }
+    }
+}
+
+fn node_utilization(scrape: &Scrape, series: &mut Series) {
+    for node in nodes(scrape) {
+        if let Some(utilization) = node.utilization() {
+            series.add(&[&node.pool, &node.node], utilization);
+        }
+    }
+}
+
+fn health_checks(scrape: &Scrape, series: &mut Series) {
+    for node in nodes(scrape) {
+        for (ok, result) in [(true, "ok"), (false, "failed")] {
+            series.add(&[&node.pool, &node.node, result], node.probes(ok) as f64);
+        }
+    }
+}
