@@ -1,0 +1,171 @@
+//! One end of a tunnel: a socket, its readiness, and what it has not taken yet.
+//!
+//! A buffer exists only while the peer is slow; it holds at most one read's bytes and the balancer's own frames,
+//! because the other side is not read while it exists (invariant I10).
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+
+/// See the module.
+#[derive(Debug)]
+pub struct End {
+    socket: OwnedFd,
+    /// Bytes that the socket has not taken yet.
+    pending: Option<Box<Pending>>,
+    /// A read may give something. Cleared by a short read.
+    pub readable: bool,
+    /// A write may be taken. Cleared by a short write.
+    writable: bool,
+    /// The peer has hung up or failed: read until the end, whatever a short read says.
+    hung_up: bool,
+    /// The peer has ended its stream.
+    pub ended: bool,
+    /// Our end of stream has been sent.
+    pub finished: bool,
+    /// Writes fail: nothing reaches this peer any more.
+    pub broken: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// What a read gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// The end of the stream.
+    End,
+    /// The connection is broken.
+    Broken,
+}
+
+impl End {
+    /// A socket that has not been polled yet: it may be readable and writable.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            pending: None,
+            readable: true,
+            writable: true,
+            hung_up: false,
+            ended: false,
+            finished: false,
+            broken: false,
+        }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Notes what epoll said.
+    #[inline]
+    pub fn wake(&mut self, readable: bool, writable: bool, hung_up: bool) {
+        self.readable |= readable | hung_up;
+        self.writable |= writable;
+        self.hung_up |= hung_up;
+    }
+
+    /// Whether bytes wait for this peer to take them.
+    #[inline]
+    pub fn is_backed_up(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Reads into `buffer`. A short read leaves nothing behind, unless the peer has hung up.
+    #[inline]
+    pub fn read(&mut self, buffer: &mut [u8]) -> Read {
+        loop {
+            return match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((0, _)) => {
+                    self.ended = true;
+                    Read::End
+                }
+                Ok((len, _)) => {
+                    self.readable = len == buffer.len() || self.hung_up;
+                    Read::Bytes(len)
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    Read::Nothing
+                }
+                Err(_) => Read::Broken,
+            };
+        }
+    }
+
+    /// Sends `bytes`; what the socket does not take is kept, behind what is kept already.
+    #[inline]
+    pub fn put(&mut self, bytes: &[u8]) {
+        if let Some(pending) = &mut self.pending {
+            pending.bytes.extend_from_slice(bytes);
+            return;
+        }
+        let sent = self.send(bytes);
+        if sent < bytes.len() && !self.broken {
+            self.pending = Some(Box::new(Pending { bytes: bytes[sent..].to_vec(), sent: 0 }));
+        }
+    }
+
+    /// Sends what is kept, as far as the socket takes it.
+    pub fn flush(&mut self) {
+        if !self.writable {
+            return;
+        }
+        let Some(mut pending) = self.pending.take() else { return };
+        pending.sent += self.send(&pending.bytes[pending.sent..]);
+        if pending.sent < pending.bytes.len() && !self.broken {
+            self.pending = Some(pending);
+        }
+    }
+
+    /// Sends as much as is taken; a fault makes the end broken.
+    #[inline]
+    fn send(&mut self, bytes: &[u8]) -> usize {
+        if self.broken {
+            return 0;
+        }
+        loop {
+            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(len) => {
+                    self.writable = len == bytes.len();
+                    return len;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.writable = false;
+                    return 0;
+                }
+                Err(_) => {
+                    self.broken = true;
+                    return 0;
+                }
+            }
+        }
+    }
+
+    /// Sends our end of stream, once.
+    pub fn finish(&mut self) {
+        if !self.finished {
+            self.finished = true;
+            // A peer that is gone already has nothing left to be told.
+            let _ = shutdown(&self.socket, Shutdown::Write);
+        }
+    }
+
+    /// Makes the close that follows a reset instead of an orderly end.
+    pub fn reset(&self) {
+        // On a Unix socket or a dead connection there is nothing to reset.
+        let _ = sockopt::set_socket_linger(&self.socket, Some(std::time::Duration::ZERO));
+    }
+}

@@ -1,0 +1,297 @@
+//! One direction of a tunnel, without I/O: tracker, frames waiting to be injected, counts.
+//!
+//! Bytes come in as they were read; what may go on is handed to `out`, in order. A frame of the balancer's own
+//! goes between two frames of the peer's (invariant I6): at once if the stream stands at a boundary, otherwise
+//! when the current frame's payload has gone by. After the balancer's Close, or a fault that will bring one, nothing
+//! of the peer goes on any more; it is still read, to see the peer's Close.
+
+use crate::ws::tracker::{Tally, Tracker, Verdict};
+
+/// Room that the reader keeps in front of what it reads, for bytes held from the read before.
+pub const HEADROOM: usize = crate::ws::frame::MAX_HEADER;
+
+/// What makes a balancer end a tunnel by itself, seen in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A message longer than the limit.
+    TooBig,
+    /// The framing is lost.
+    Garbage,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pipe {
+    tracker: Tracker,
+    /// A frame of the balancer's own, waiting for a boundary, and whether it is the last thing to go out.
+    waiting: Option<Box<Injection>>,
+    /// Bytes read from the source.
+    bytes: u64,
+    /// Text and binary messages seen.
+    messages: u64,
+    /// Code of the first Close frame seen from the source.
+    close: Option<u16>,
+    /// How far this direction is open.
+    flow: Flow,
+    /// The framing is lost: what the source still sends is only counted.
+    lost: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Flow {
+    /// The source's bytes go on.
+    #[default]
+    Open,
+    /// What went on ended between two frames, and nothing more of the source goes on.
+    Stopped,
+    /// As `Stopped`, and the balancer's Close is out, or the way to the peer is gone.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Injection {
+    frame: Vec<u8>,
+    last: bool,
+}
+
+impl Pipe {
+    /// Bytes read from the source so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Text and binary messages seen so far.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Code of the Close frame that the source sent, once it has.
+    pub fn close_seen(&self) -> Option<u16> {
+        self.close
+    }
+
+    /// The bytes that the reader must put in front of its next read.
+    pub fn held(&self) -> &[u8] {
+        self.tracker.held()
+    }
+
+    /// Takes a piece that was read (held bytes in front, `fresh` bytes new) and hands on what may go on.
+    #[inline]
+    pub fn feed(
+        &mut self,
+        piece: &[u8],
+        limit: u64,
+        tally: &mut Tally,
+        mut out: impl FnMut(&[u8]),
+    ) -> Option<Fault> {
+        self.bytes += (piece.len() - self.tracker.held().len()) as u64;
+        let before = tally[0] + tally[1];
+        let fault = self.scan(piece, limit, tally, &mut out);
+        self.messages += u64::from(tally[0] + tally[1] - before);
+        fault
+    }
+
+    #[inline]
+    fn scan(
+        &mut self,
+        mut piece: &[u8],
+        mut limit: u64,
+        tally: &mut Tally,
+        out: &mut impl FnMut(&[u8]),
+    ) -> Option<Fault> {
+        let mut fault = None;
+        while !self.lost {
+            let scan = self.tracker.scan(piece, limit, self.waiting.is_some(), tally);
+            self.close = self.close.or(scan.close);
+            let (pass, rest) = piece.split_at(scan.pass);
+            if self.flow == Flow::Open && !pass.is_empty() {
+                out(pass);
+            }
+            match scan.verdict {
+                Verdict::UsedUp => break,
+                Verdict::Boundary => self.release(out),
+                Verdict::TooBig => {
+                    // The message is read to its end, so that the peer's Close behind it is found.
+                    limit = u64::MAX;
+                    fault = self.stop(Fault::TooBig);
+                }
+                Verdict::Garbage => {
+                    self.lost = true;
+                    fault = fault.or(self.stop(Fault::Garbage));
+                }
+            }
+            piece = rest;
+        }
+        fault
+    }
+
+    /// Stops the flow at the boundary where it stands; a fault counts only while the flow is open.
+    fn stop(&mut self, fault: Fault) -> Option<Fault> {
+        if self.flow != Flow::Open {
+            return None;
+        }
+        self.flow = Flow::Stopped;
+        Some(fault)
+    }
+
+    /// Puts a frame in at the next boundary, now if the stream stands at one. With `last` it is the balancer's
+    /// Close. Behind a Close of the source nothing is put in.
+    pub fn inject(&mut self, frame: Vec<u8>, last: bool, mut out: impl FnMut(&[u8])) {
+        if self.flow == Flow::Closed || (self.flow == Flow::Stopped && !last) {
+            return;
+        }
+        self.waiting = Some(Box::new(Injection { frame, last }));
+        if self.tracker.at_boundary() || self.flow == Flow::Stopped {
+            self.release(&mut out);
+        }
+    }
+
+    fn release(&mut self, out: &mut impl FnMut(&[u8])) {
+        let Some(injection) = self.waiting.take() else { return };
+        if !self.tracker.close_seen() || self.flow == Flow::Stopped {
+            out(&injection.frame);
+        }
+        if injection.last {
+            self.flow = Flow::Closed;
+        }
+    }
+
+    /// The source has ended its stream: a held piece of a header goes on as it is.
+    pub fn end(&mut self, mut out: impl FnMut(&[u8])) {
+        if self.flow == Flow::Open && !self.tracker.held().is_empty() {
+            out(self.tracker.held());
+        }
+    }
+
+    /// Nothing of the source goes on any more: the way to the peer is gone.
+    pub fn mute(&mut self) {
+        self.flow = Flow::Closed;
+        self.waiting = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ws::{close, frame};
+
+    fn feed(pipe: &mut Pipe, fresh: &[u8], out: &mut Vec<u8>) -> Option<Fault> {
+        let piece = [pipe.held(), fresh].concat();
+        pipe.feed(&piece, 1 << 20, &mut Tally::default(), |bytes| out.extend_from_slice(bytes))
+    }
+
+    fn text(payload: &str) -> Vec<u8> {
+        [&[0x81, payload.len() as u8], payload.as_bytes()].concat()
+    }
+
+    #[test]
+    fn i6_a_close_waits_for_the_end_of_the_frame_that_is_passing() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        let hello = text("hello");
+        assert_eq!(feed(&mut pipe, &hello[..4], &mut out), None);
+        let bye = close::close_frame(1012, "", None);
+        pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
+        assert_eq!(out, hello[..4]);
+        feed(&mut pipe, &[&hello[4..], &text("dropped")].concat(), &mut out);
+        assert_eq!(out, [hello, bye].concat());
+    }
+
+    #[test]
+    fn i6_a_close_overtakes_a_header_that_is_not_whole() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        feed(&mut pipe, &[0x81], &mut out);
+        let bye = close::close_frame(1001, "", None);
+        pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
+        assert_eq!(out, bye);
+    }
+
+    #[test]
+    fn a_ping_of_our_own_lets_the_stream_go_on_behind_it() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        let (one, two) = (text("one"), text("two"));
+        feed(&mut pipe, &one[..3], &mut out);
+        let ping = frame::control(frame::opcode::PING, b"", None);
+        pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
+        feed(&mut pipe, &[&one[3..], &two].concat(), &mut out);
+        assert_eq!(out, [one, ping, two].concat());
+    }
+
+    #[test]
+    fn behind_a_close_of_the_peer_nothing_is_put_in() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        let bye = close::close_frame(1000, "", None);
+        feed(&mut pipe, &bye, &mut out);
+        pipe.inject(close::close_frame(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
+        assert_eq!(out, bye);
+        assert_eq!(pipe.close_seen(), Some(1000));
+    }
+
+    #[test]
+    fn a_muted_pipe_still_sees_the_answer_to_its_close() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        pipe.inject(close::close_frame(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
+        let sent = out.len();
+        feed(&mut pipe, &[text("late"), close::close_frame(1001, "", Some([1; 4]))].concat(), &mut out);
+        assert_eq!((out.len(), pipe.close_seen()), (sent, Some(1001)));
+    }
+
+    #[test]
+    fn an_ended_stream_gives_up_the_piece_of_a_header_it_held() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        feed(&mut pipe, &[0x82, 126, 1], &mut out);
+        pipe.end(|bytes| out.extend_from_slice(bytes));
+        assert_eq!(out, [0x82, 126, 1]);
+        assert_eq!(pipe.bytes(), 3);
+    }
+
+    #[test]
+    fn a_message_over_the_limit_goes_nowhere_and_the_close_behind_it_is_seen() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        let good = text("good");
+        let big = [&[0x82, 126, 1, 0][..], &[0; 256]].concat();
+        let stream = [good.clone(), big, text("more"), close::close_frame(1009, "", None)].concat();
+        let mut sink = |bytes: &[u8]| out.extend_from_slice(bytes);
+        let fault = pipe.feed(&stream[..20], 100, &mut Tally::default(), &mut sink);
+        assert_eq!(fault, Some(Fault::TooBig));
+        let bye = close::close_frame(1009, "", Some([0; 4]));
+        pipe.inject(bye.clone(), true, &mut sink);
+        assert_eq!(pipe.feed(&stream[20..], 100, &mut Tally::default(), &mut sink), None);
+        assert_eq!(out, [good, bye].concat());
+        assert_eq!(pipe.close_seen(), Some(1009));
+    }
+
+    #[test]
+    fn lost_framing_is_one_fault_and_then_silence() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        assert_eq!(feed(&mut pipe, &[0x88, 0x7f, 1, 2, 3], &mut out), Some(Fault::Garbage));
+        pipe.inject(close::close_frame(1002, "", None), true, |bytes| out.extend_from_slice(bytes));
+        assert_eq!(feed(&mut pipe, &text("x"), &mut out), None);
+        assert_eq!(out, close::close_frame(1002, "", None));
+    }
+
+    proptest! {
+        #[test]
+        fn i6_wherever_a_frame_is_put_in_both_streams_stay_whole(
+            sizes in prop::collection::vec(0usize..125, 1..10), cut in 0usize..1000, chunk in 1usize..50
+        ) {
+            let frames: Vec<Vec<u8>> = sizes.iter().map(|size| text(&"x".repeat(*size))).collect();
+            let stream = frames.concat();
+            let ping = frame::control(frame::opcode::PING, b"mark", None);
+            let (mut pipe, mut out, cut) = (Pipe::default(), Vec::new(), cut % (stream.len() + 1));
+            let mut fed = 0;
+            for piece in stream.chunks(chunk) {
+                if (fed..fed + piece.len()).contains(&cut) {
+                    pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
+                }
+                feed(&mut pipe, piece, &mut out);
+                fed += piece.len();
+            }
+            let whole: Vec<Vec<u8>> = (0..=frames.len())
+                .map(|at| [&frames[..at].concat()[..], &ping, &frames[at..].concat()].concat())
+                .collect();
+            prop_assert!(whole.contains(&out) || (cut == stream.len() && out == stream));
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! A tunnel in its relay thread: two ends, two pipes, and how it comes to its one outcome.
+//!
+//! Its life: bytes pass until a peer closes, ends its stream or breaks, or until the balancer begins a close of its
+//! own (idle, too big, garbage, shutdown). After a Close in both directions, or a close of the balancer's, a
+//! deadline bounds the rest.
+
+use super::end::{End, Read};
+use super::pipe::{Fault, HEADROOM, Pipe};
+use super::{Outcome, Record, Tunnel, Why};
+use crate::metrics::{Direction, Side};
+use crate::ws::close;
+use crate::ws::tracker::Tally;
+
+/// The client's index in a pair of ends or pipes; a pipe has the index of the end that it reads from.
+pub const CLIENT: usize = 0;
+/// The node's index.
+pub const NODE: usize = 1;
+
+/// Bytes that one tunnel may move in one direction in one turn.
+const QUANTUM: usize = 256 * 1024;
+
+/// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
+const SETTLE: u64 = 5_000;
+
+/// What a relay thread lends to the tunnel whose turn it is.
+pub struct Turn<'a> {
+    /// Room for a read, with [`HEADROOM`] in front.
+    pub scratch: &'a mut [u8],
+    /// Number of the thread, for its shard of the counters.
+    pub thread: usize,
+    /// Milliseconds since the thread began.
+    pub now: u64,
+    /// A masking key for frames to nodes.
+    pub mask: [u8; 4],
+}
+
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// All that could be moved was moved.
+    Rests,
+    /// The quantum is spent; there may be more.
+    WantsMore,
+    /// Over.
+    Over,
+}
+
+/// A close that the balancer begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Farewell<'a> {
+    /// The close code.
+    pub code: u16,
+    /// The reason in the Close frames.
+    pub reason: &'a str,
+    /// Why, for the outcome.
+    pub why: Why,
+    /// How long the peers have to answer. In milliseconds.
+    pub grace: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Live {
+    ends: [End; 2],
+    pipes: [Pipe; 2],
+    /// What the session is, for the outcome.
+    pub record: Record,
+    /// Payload bytes that a message may have.
+    max_message: u64,
+    /// Idle time allowed. In milliseconds.
+    idle: u64,
+    /// When the tunnel was adopted, on the thread's clock.
+    adopted: u64,
+    /// When a byte last passed, on the thread's clock.
+    active: u64,
+    /// When the tunnel is cut whatever the peers do; `u64::MAX` while nothing closes it.
+    deadline: u64,
+    /// Who began the end, with which code, and why.
+    cause: Option<(Side, u16, Why)>,
+    /// In the thread's list of tunnels that want a turn.
+    pub queued: bool,
+}
+
+impl Live {
+    /// Takes a tunnel over; the bytes that were read with it pass at once.
+    pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
+        let mut live = Self {
+            ends: [End::new(tunnel.client), End::new(tunnel.node)],
+            pipes: Default::default(),
+            record: tunnel.record,
+            max_message: tunnel.rules.max_message,
+            idle: u64::try_from(tunnel.rules.idle.as_millis()).unwrap_or(u64::MAX),
+            adopted: turn.now,
+            active: turn.now,
+            deadline: u64::MAX,
+            cause: None,
+            queued: false,
+        };
+        live.pass_early(NODE, &tunnel.from_node, turn);
+        live.pass_early(CLIENT, &tunnel.from_client, turn);
+        live
+    }
+
+    fn pass_early(&mut self, from: usize, bytes: &[u8], turn: &mut Turn<'_>) {
+        let room = turn.scratch.len() - HEADROOM;
+        for piece in bytes.chunks(room) {
+            turn.scratch[HEADROOM..][..piece.len()].copy_from_slice(piece);
+            self.pass(from, piece.len(), turn);
+        }
+    }
+
+    /// One of the two ends.
+    pub fn end(&mut self, index: usize) -> &mut End {
+        &mut self.ends[index]
+    }
+
+    /// Moves what can be moved, both ways.
+    #[inline]
+    pub fn turn(&mut self, turn: &mut Turn<'_>) -> Progress {
+        let from_client = self.pump(CLIENT, turn);
+        let from_node = self.pump(NODE, turn);
+        if from_client == Progress::Over || from_node == Progress::Over || self.is_over() {
+            return Progress::Over;
+        }
+        if from_client == Progress::WantsMore { from_client } else { from_node }
+    }
+
+    #[inline]
+    fn pump(&mut self, from: usize, turn: &mut Turn<'_>) -> Progress {
+        let to = 1 - from;
+        let mut moved = 0;
+        loop {
+            self.ends[to].flush();
+            self.note_break(to);
+            if self.ends[to].is_backed_up() {
+                return Progress::Rests;
+            }
+            if self.ends[from].ended {
+                self.ends[to].finish();
+                return Progress::Rests;
+            }
+            if !self.ends[from].readable {
+                return Progress::Rests;
+            }
+            if moved >= QUANTUM {
+                return Progress::WantsMore;
+            }
+            match self.ends[from].read(&mut turn.scratch[HEADROOM..]) {
+                Read::Bytes(len) => {
+                    moved += len;
+                    self.active = turn.now;
+                    self.pass(from, len, turn);
+                }
+                Read::Nothing => return Progress::Rests,
+                Read::End => self.source_ended(from),
+                Read::Broken => return self.source_broke(from),
+            }
+        }
+    }
+
+    /// Passes `len` bytes that stand in the scratch buffer behind the headroom.
+    #[inline]
+    fn pass(&mut self, from: usize, len: usize, turn: &mut Turn<'_>) {
+        let (pipe, to) = (&mut self.pipes[from], &mut self.ends[1 - from]);
+        let held = pipe.held();
+        let start = HEADROOM - held.len();
+        turn.scratch[start..HEADROOM].copy_from_slice(held);
+        let piece = &turn.scratch[start..HEADROOM + len];
+        let mut tally = Tally::default();
+        let fault = pipe.feed(piece, self.max_message, &mut tally, |bytes| to.put(bytes));
+        let shard = self.record.seat.shard(turn.thread);
+        shard.add(if from == CLIENT { Direction::In } else { Direction::Out }, len as u64, &tally);
+        if tally[4] > 0 {
+            self.note_close(from, turn.now);
+        }
+        if let Some(fault) = fault {
+            self.farewell(&Farewell::of(fault), turn);
+        }
+        self.note_break(1 - from);
+    }
+
+    fn note_close(&mut self, from: usize, now: u64) {
+        if let Some(code) = self.pipes[from].close_seen() {
+            self.cause.get_or_insert((side(from), code, Why::Closed));
+        }
+        if self.pipes.iter().all(|pipe| pipe.close_seen().is_some()) {
+            self.deadline = self.deadline.min(now + SETTLE);
+        }
+    }
+
+    /// A peer that takes no more bytes is still read to its end: its last words may be there.
+    #[inline]
+    fn note_break(&mut self, to: usize) {
+        if self.ends[to].broken {
+            self.pipes[1 - to].mute();
+            self.ends[to].wake(true, false, true);
+        }
+    }
+
+    fn source_ended(&mut self, from: usize) {
+        let to = &mut self.ends[1 - from];
+        self.pipes[from].end(|bytes| to.put(bytes));
+        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Ended));
+    }
+
+    /// A reset is passed on as a reset, behind the bytes that came before it.
+    fn source_broke(&mut self, from: usize) -> Progress {
+        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Broken));
+        self.ends[1 - from].flush();
+        self.ends[1 - from].reset();
+        Progress::Over
+    }
+
+    /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
+    pub fn farewell(&mut self, farewell: &Farewell<'_>, turn: &Turn<'_>) {
+        self.cause.get_or_insert((Side::Balancer, farewell.code, farewell.why));
+        self.deadline = self.deadline.min(turn.now + farewell.grace);
+        for from in [CLIENT, NODE] {
+            let to = &mut self.ends[1 - from];
+            let mask = (from == CLIENT).then_some(turn.mask);
+            let frame = close::close_frame(farewell.code, farewell.reason, mask);
+            self.pipes[from].inject(frame, true, |bytes| to.put(bytes));
+        }
+    }
+
+    /// Idle for too long, or past its deadline?
+    pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
+        if turn.now >= self.deadline {
+            return Progress::Over;
+        }
+        if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
+            self.farewell(&Farewell::IDLE, turn);
+        }
+        if self.is_over() { Progress::Over } else { Progress::Rests }
+    }
+
+    /// A deadline runs.
+    pub fn is_closing(&self) -> bool {
+        self.deadline != u64::MAX
+    }
+
+    /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
+    fn is_over(&self) -> bool {
+        if self.ends.iter().all(|end| (end.ended && end.finished) || end.broken) {
+            return true;
+        }
+        if self.ends.iter().any(|end| end.broken && end.ended) {
+            return true;
+        }
+        let closing = matches!(self.cause, Some((Side::Balancer, ..)));
+        closing && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
+    }
+
+    fn has_answered(&self, index: usize) -> bool {
+        let end = &self.ends[index];
+        let heard = self.pipes[index].close_seen().is_some() || end.ended;
+        (heard && !end.is_backed_up()) || end.broken
+    }
+
+    /// The one outcome. The sockets close when `self` is dropped.
+    pub fn outcome(&self, now: u64) -> Outcome {
+        let cut = (Side::Balancer, close::ABNORMAL, Why::Broken);
+        let (side, code, why) = self.cause.unwrap_or(cut);
+        Outcome {
+            side,
+            code,
+            why,
+            duration: std::time::Duration::from_millis(now - self.adopted),
+            bytes: [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()],
+            messages: [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()],
+        }
+    }
+}
+
+impl Farewell<'static> {
+    const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
+
+    fn of(fault: Fault) -> Self {
+        match fault {
+            Fault::TooBig => {
+                Self { code: close::TOO_BIG, reason: "message too big", why: Why::TooBig, grace: SETTLE }
+            }
+            Fault::Garbage => {
+                let reason = "not a WebSocket frame";
+                Self { code: close::PROTOCOL_ERROR, reason, why: Why::Garbage, grace: SETTLE }
+            }
+        }
+    }
+}
+
+fn side(index: usize) -> Side {
+    if index == CLIENT { Side::Client } else { Side::Node }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_tunnel_keeps_less_than_the_promised_512_bytes() {
+        assert!(size_of::<Live>() + size_of::<Option<Box<Live>>>() <= 480, "{}", size_of::<Live>());
+    }
+}

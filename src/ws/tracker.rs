@@ -1,0 +1,296 @@
+//! The tracker: knows, in one direction of a tunnel, where the next frame header is.
+//!
+//! It is fed every byte that was read, in pieces of any size, and says how many of them may go on. Bytes of a
+//! header that is not whole yet are *held* (at most 14) and come back in front of the next piece, so what has
+//! gone on always ends inside a payload or exactly between two frames. That is what makes the boundary known at
+//! which a frame may be injected (invariant I6). No payload is kept, and the whole state is 32 bytes.
+
+use super::close;
+use super::frame::{self, Decoded, Header, MAX_HEADER, opcode};
+
+/// Kinds of messages, in the order of [`Tally`].
+pub const KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
+
+/// Messages seen, by kind in the order of [`KINDS`]. A message counts when its first header is whole.
+pub type Tally = [u32; 5];
+
+/// Place in a stream of frames. See the module.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    /// Bytes of the current frame's payload still to come.
+    left: u64,
+    /// Payload bytes of the current message so far, by the lengths of its headers.
+    message: u64,
+    /// The first bytes of a header that is not whole yet.
+    held: [u8; MAX_HEADER],
+    /// How many bytes of `held` count.
+    held_len: u8,
+    /// A Close frame has gone by.
+    closed: bool,
+}
+
+/// What a scan found. `pass` bytes of the piece may go on, whatever the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scan {
+    /// How many bytes of the piece may go on.
+    pub pass: usize,
+    /// Why the scan ended there.
+    pub verdict: Verdict,
+    /// The code of a Close frame whose header passed in this scan; [`close::NO_STATUS`] when it had none.
+    pub close: Option<u16>,
+}
+
+/// Why a scan ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The piece is used up; what did not pass is held.
+    UsedUp,
+    /// Asked to stop at a boundary, and here is one. The rest of the piece has not been looked at.
+    Boundary,
+    /// The next frame would make its message longer than the limit.
+    TooBig,
+    /// What comes next is not a frame header.
+    Garbage,
+}
+
+impl Tracker {
+    /// The bytes that the caller puts in front of the next piece.
+    pub fn held(&self) -> &[u8] {
+        &self.held[..usize::from(self.held_len)]
+    }
+
+    /// What has gone on so far ends between two frames.
+    pub fn at_boundary(&self) -> bool {
+        self.left == 0
+    }
+
+    /// A Close frame has gone by: nothing may be injected behind it.
+    pub fn close_seen(&self) -> bool {
+        self.closed
+    }
+
+    /// Reads `piece`, which begins with what was [`held`](Self::held).
+    ///
+    /// `limit` is the most bytes of payload a message may have. With `stop` the scan ends at the first boundary,
+    /// which may be right at the start.
+    #[inline]
+    pub fn scan(&mut self, piece: &[u8], limit: u64, stop: bool, tally: &mut Tally) -> Scan {
+        self.held_len = 0;
+        let (mut at, mut close) = (0, None);
+        loop {
+            let payload = self.left.min((piece.len() - at) as u64);
+            self.left -= payload;
+            at += payload as usize;
+            if self.left > 0 {
+                return Scan { pass: at, verdict: Verdict::UsedUp, close };
+            }
+            if stop {
+                return Scan { pass: at, verdict: Verdict::Boundary, close };
+            }
+            let rest = &piece[at..];
+            let header = match frame::decode(rest) {
+                Decoded::Header(header) => header,
+                Decoded::Partial => return self.hold(rest, at, close),
+                Decoded::Garbage => return Scan { pass: at, verdict: Verdict::Garbage, close },
+            };
+            if header.opcode == opcode::CLOSE {
+                match close_code(&header, rest) {
+                    Some(code) => close = close.or(Some(code)),
+                    None => return self.hold(rest, at, close),
+                }
+                self.closed = true;
+            }
+            if self.message_with(&header) > limit {
+                return Scan { pass: at, verdict: Verdict::TooBig, close };
+            }
+            count(&header, tally);
+            at += usize::from(header.size);
+            self.left = header.len;
+        }
+    }
+
+    fn hold(&mut self, rest: &[u8], at: usize, close: Option<u16>) -> Scan {
+        // A header, or a Close with its code, is whole within 14 bytes, so what is not whole is shorter.
+        let len = rest.len().min(MAX_HEADER);
+        self.held[..len].copy_from_slice(&rest[..len]);
+        self.held_len = len as u8;
+        Scan { pass: at, verdict: Verdict::UsedUp, close }
+    }
+
+    /// Length of the current message once this frame belongs to it. Control frames belong to none.
+    fn message_with(&mut self, header: &Header) -> u64 {
+        match header.opcode {
+            opcode::CONTINUATION => self.message = self.message.saturating_add(header.len),
+            first if first < opcode::CLOSE => self.message = header.len,
+            _ => return 0,
+        }
+        self.message
+    }
+}
+
+/// The code of the Close frame at the head of `rest`; `None` while its two bytes are still to come.
+fn close_code(header: &Header, rest: &[u8]) -> Option<u16> {
+    if header.len < 2 {
+        return Some(close::NO_STATUS);
+    }
+    let code = rest.get(usize::from(header.size)..)?.first_chunk::<2>()?;
+    let mask = header.mask.unwrap_or_default();
+    Some(u16::from_be_bytes([code[0] ^ mask[0], code[1] ^ mask[1]]))
+}
+
+#[inline]
+fn count(header: &Header, tally: &mut Tally) {
+    let kind = match header.opcode {
+        opcode::TEXT => 0,
+        opcode::BINARY => 1,
+        opcode::PING => 2,
+        opcode::PONG => 3,
+        opcode::CLOSE => 4,
+        _ => return,
+    };
+    tally[kind] += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NO_LIMIT: u64 = u64::MAX;
+
+    /// Feeds `stream` in pieces of the given sizes, as the relay does, and returns what went on.
+    fn relay(tracker: &mut Tracker, stream: &[u8], cuts: &[usize], tally: &mut Tally) -> (Vec<u8>, Option<u16>) {
+        let (mut out, mut close, mut at, mut cut) = (Vec::new(), None, 0, 0);
+        while at < stream.len() {
+            let size = cuts.get(cut).copied().unwrap_or(stream.len()).clamp(1, stream.len() - at);
+            let piece = [tracker.held(), &stream[at..at + size]].concat();
+            let scan = tracker.scan(&piece, NO_LIMIT, false, tally);
+            assert_eq!(scan.verdict, Verdict::UsedUp);
+            out.extend_from_slice(&piece[..scan.pass]);
+            close = close.or(scan.close);
+            (at, cut) = (at + size, cut + 1);
+        }
+        (out, close)
+    }
+
+    fn data_frame(fin: bool, code: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+        let mut frame = vec![if fin { 0x80 } else { 0 } | code];
+        let bit = if mask.is_some() { 0x80 } else { 0 };
+        match payload.len() {
+            len @ 0..=125 => frame.push(bit | len as u8),
+            len @ 126..=65535 => {
+                frame.push(bit | 126);
+                frame.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+            len => {
+                frame.push(bit | 127);
+                frame.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(&mask.map_or(vec![], |key| key.to_vec()));
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn the_state_is_at_most_32_bytes() {
+        assert!(size_of::<Tracker>() <= 32, "{}", size_of::<Tracker>());
+    }
+
+    #[test]
+    fn a_close_code_is_read_even_when_it_arrives_byte_by_byte() {
+        let stream = close::close_frame(4321, "why", Some([9, 8, 7, 6]));
+        let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+        let (out, code) = relay(&mut tracker, &stream, &[1; 20], &mut tally);
+        assert_eq!((out, code, tally), (stream, Some(4321), [0, 0, 0, 0, 1]));
+        assert!(tracker.close_seen());
+    }
+
+    #[test]
+    fn a_close_without_a_code_counts_as_1005() {
+        let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+        assert_eq!(relay(&mut tracker, &[0x88, 0], &[], &mut tally).1, Some(close::NO_STATUS));
+        let mut tracker = Tracker::default();
+        assert_eq!(relay(&mut tracker, &[0x88, 1, 7], &[], &mut tally).1, Some(close::NO_STATUS));
+    }
+
+    #[test]
+    fn the_limit_covers_all_fragments_of_a_message_and_stops_before_the_header() {
+        let first = data_frame(false, opcode::BINARY, &[0; 600], None);
+        let ping = frame::control(opcode::PING, b"x", None);
+        let last = data_frame(true, opcode::CONTINUATION, &[0; 600], None);
+        let stream = [first.clone(), ping.clone(), last].concat();
+        let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+        let scan = tracker.scan(&stream, 1000, false, &mut tally);
+        assert_eq!(scan, Scan { pass: first.len() + ping.len(), verdict: Verdict::TooBig, close: None });
+        assert!(tracker.at_boundary());
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.scan(&stream, 1200, false, &mut tally).verdict, Verdict::UsedUp);
+    }
+
+    #[test]
+    fn garbage_stops_at_the_boundary_before_it() {
+        let good = data_frame(true, opcode::TEXT, b"ok", None);
+        let stream = [good.clone(), vec![0x82, 127, 0xff, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+        let scan = tracker.scan(&stream, NO_LIMIT, false, &mut tally);
+        assert_eq!(scan, Scan { pass: good.len(), verdict: Verdict::Garbage, close: None });
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let payload = prop::collection::vec(any::<u8>(), 0..300);
+        let one = (any::<bool>(), 0u8..8, payload, any::<Option<[u8; 4]>>(), any::<bool>());
+        let frame = one.prop_map(|(fin, code, payload, mask, control)| match control {
+            true => frame::control(8 + code % 3, &payload, mask),
+            false => data_frame(fin, code, &payload, mask),
+        });
+        prop::collection::vec(frame, 1..12)
+    }
+
+    proptest! {
+        #[test]
+        fn however_a_stream_is_cut_the_same_bytes_go_on_and_the_same_messages_count(
+            frames in frames(), cuts in prop::collection::vec(1usize..40, 0..200)
+        ) {
+            let stream = frames.concat();
+            let (mut whole, mut pieces) = (Tracker::default(), Tracker::default());
+            let (mut tally_whole, mut tally_pieces) = (Tally::default(), Tally::default());
+            let at_once = relay(&mut whole, &stream, &[], &mut tally_whole);
+            let cut = relay(&mut pieces, &stream, &cuts, &mut tally_pieces);
+            prop_assert_eq!(&at_once.0, &stream);
+            prop_assert_eq!(at_once, cut);
+            prop_assert_eq!(tally_whole, tally_pieces);
+            prop_assert!(pieces.at_boundary() && pieces.held().is_empty());
+        }
+
+        #[test]
+        fn i6_a_boundary_is_always_between_two_frames(
+            frames in frames(), cuts in prop::collection::vec(1usize..40, 0..200)
+        ) {
+            let mut ends = vec![0];
+            for frame in &frames { ends.push(ends[ends.len() - 1] + frame.len()); }
+            let stream = frames.concat();
+            let (mut tracker, mut tally, mut passed, mut at, mut cut) = (Tracker::default(), Tally::default(), 0, 0, 0);
+            while at < stream.len() {
+                let size = cuts.get(cut).copied().unwrap_or(25).min(stream.len() - at);
+                let piece = [tracker.held(), &stream[at..at + size]].concat();
+                let scan = tracker.scan(&piece, NO_LIMIT, false, &mut tally);
+                passed += scan.pass;
+                prop_assert_eq!(tracker.at_boundary(), ends.contains(&passed));
+                (at, cut) = (at + size, cut + 1);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_scanned_without_a_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..20), stop: bool) {
+            let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+            for piece in pieces {
+                let piece = [tracker.held(), &piece].concat();
+                let scan = tracker.scan(&piece, 1000, stop, &mut tally);
+                prop_assert!(scan.pass <= piece.len());
+                if scan.verdict != Verdict::UsedUp { break; }
+            }
+        }
+    }
+}
