@@ -43,3 +43,11 @@ impl Default for Prefixes {
         Self { ipv4: 32, ipv6: 64 }
     }
 }
+
+/// Where the nodes of a pool are found by what names them.
+pub trait Directory {
+    /// The index of the node with this id.
+    fn by_id(&self, id: &str) -> Option<usize>;
+    /// The index of the node with this tag.
+    fn by_tag(&self, tag: cookie::NodeTag) -> Option<usize>;
+}
