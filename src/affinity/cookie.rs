@@ -6,6 +6,7 @@
 //! whatever is wrong with a value, it is as no cookie.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -171,8 +172,9 @@ impl CookieRule {
             return format!("v1.{tag}");
         };
         let expiry = self.max_age.map_or(0, |max_age| now.saturating_add(max_age.as_secs()));
-        let signed = format!("v1.{}.{tag}.{expiry}", keys.first.name);
-        let mac = hmac::sign(&keys.first.hmac, &signed_bytes(pool, &signed));
+        let key = &keys.keys.first;
+        let signed = format!("v1.{}.{tag}.{expiry}", key.name);
+        let mac = hmac::sign(&key.hmac, &signed_bytes(pool, &signed));
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac))
     }
 }
@@ -185,6 +187,13 @@ fn signed_bytes(pool: &str, signed: &str) -> Vec<u8> {
 /// The signing keys of a `secret_file`: the first signs, all verify.
 #[derive(Clone, PartialEq)]
 pub struct KeyRing {
+    /// Shared, because generations of the config and their pools hold the same keys.
+    keys: Arc<Keys>,
+}
+
+/// What a ring holds.
+#[derive(PartialEq)]
+struct Keys {
     /// The key that signs.
     first: SigningKey,
     /// Keys that only verify.
@@ -192,7 +201,6 @@ pub struct KeyRing {
 }
 
 /// One line of a `secret_file`.
-#[derive(Clone)]
 struct SigningKey {
     /// Goes into each value, so that the right key verifies it.
     name: String,
@@ -236,7 +244,7 @@ impl KeyRing {
             return Err("there is no key; write one a line, as `NAME:BASE64` of at least 32 bytes".into());
         }
         let first = keys.remove(0);
-        Ok(Self { first, others: keys })
+        Ok(Self { keys: Arc::new(Keys { first, others: keys }) })
     }
 
     /// The place (0: the one that signs) of the key `kid`, when `mac` is its MAC of `data`.
@@ -248,7 +256,7 @@ impl KeyRing {
     }
 
     fn all(&self) -> impl Iterator<Item = &SigningKey> {
-        std::iter::once(&self.first).chain(&self.others)
+        std::iter::once(&self.keys.first).chain(&self.keys.others)
     }
 }
 
@@ -466,8 +474,8 @@ mod tests {
         );
         let ring = KeyRing::parse(&text).unwrap();
         assert_eq!(format!("{ring:?}"), r#"["new", "old"]"#);
-        assert_eq!(ring.first.bytes, [7; 32]);
-        assert_eq!(ring.others[0].bytes, [0xfb; 40]);
+        assert_eq!(ring.keys.first.bytes, [7; 32]);
+        assert_eq!(ring.keys.others[0].bytes, [0xfb; 40]);
         assert_eq!(ring, KeyRing::parse(&text).unwrap());
         assert_ne!(ring, KeyRing::parse(&format!("new:{secret}")).unwrap());
     }

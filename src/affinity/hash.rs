@@ -9,8 +9,6 @@
 //! logarithm is a fixed sum of IEEE 754 products and quotients, which are exact to the bit everywhere; `f64::ln`
 //! is not. Changing any constant moves every client of every fleet: the golden vectors below must not change.
 
-use std::cmp::Ordering;
-
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Seed of the hash of a key.
@@ -49,9 +47,9 @@ impl Stand {
         mix(key ^ self.seed)
     }
 
-    /// When this node arrives with this draw; the earliest wins. Never increases with the draw.
-    pub fn arrival(&self, draw: u64) -> f64 {
-        minus_ln(draw) / self.weight
+    /// When this node arrives with this draw; the earliest wins. Never later with a higher draw.
+    pub fn arrival(&self, draw: u64) -> Arrival {
+        Arrival { at: minus_ln(draw) / self.weight, draw }
     }
 
     /// Whether the node surely arrives after `best`: the cheap test that spares most nodes the logarithm,
@@ -63,17 +61,27 @@ impl Stand {
         below_one * self.under > best
     }
 
-    /// The order of two nodes for a key, best first, by their arrivals; two that arrive together are put in
-    /// order by their draws and then by their seeds, so that their positions never matter.
-    pub fn compare(&self, arrival: f64, draw: u64, other: (&Stand, f64, u64)) -> Ordering {
-        let (stand, its_arrival, its_draw) = other;
-        arrival.total_cmp(&its_arrival).then(its_draw.cmp(&draw)).then(self.seed.cmp(&stand.seed))
-    }
-
     /// The weight as it counts, at least 1.
     #[inline]
     pub fn weight(&self) -> f64 {
         self.weight
+    }
+}
+
+/// When a node arrives, of those that race for a key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Arrival {
+    /// The time; of two nodes of one weight that with the higher draw is never the later.
+    pub at: f64,
+    /// The draw that it came from.
+    draw: u64,
+}
+
+impl Arrival {
+    /// Whether this one wins. Of two at the same time the higher draw does; two nodes never draw the same, for a
+    /// draw is a bijection of the node's seed.
+    pub fn is_before(self, other: Self) -> bool {
+        self.at < other.at || (self.at == other.at && self.draw > other.draw)
     }
 }
 
@@ -107,4 +115,170 @@ fn minus_ln(draw: u64) -> f64 {
         sum = sum * square + 1.0 / odd;
     }
     f64::from(z) * std::f64::consts::LN_2 + 2.0 * s * sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names `ws0`, `ws1`, ... of the pool `chat`.
+    fn stands(weights: &[u16]) -> Vec<Stand> {
+        weights
+            .iter()
+            .enumerate()
+            .map(|(node, weight)| Stand::new("chat", &format!("ws{node}"), *weight))
+            .collect()
+    }
+
+    fn order(stands: &[Stand], key: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..stands.len()).collect();
+        let arrival = |node: usize| stands[node].arrival(stands[node].draw(key));
+        order.sort_by(|a, b| {
+            if arrival(*a).is_before(arrival(*b)) {
+                std::cmp::Ordering::Less
+            } else {
+                std::cmp::Ordering::Greater
+            }
+        });
+        order
+    }
+
+    fn winner(stands: &[Stand], key: u64) -> usize {
+        order(stands, key)[0]
+    }
+
+    #[test]
+    fn i4_the_same_key_and_the_same_nodes_give_the_same_order_on_every_machine() {
+        let (equal, mixed) = (stands(&[1; 8]), stands(&[1, 2, 3, 5, 8, 13, 100, 1000]));
+        for (name, hash, by_draw, by_weight) in GOLDEN {
+            assert_eq!(key(name.as_bytes()), hash, "{name:?}");
+            assert_eq!(order(&equal, hash), by_draw, "{name:?}");
+            assert_eq!(order(&mixed, hash), by_weight, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_draw_and_its_logarithm_are_the_same_on_every_machine() {
+        assert_eq!([mix(0), mix(1), mix(u64::MAX)], [0, 0x5692_161d_100b_05e5, 0xb4d0_55fc_f2cb_bd7b]);
+        assert_eq!(LOGARITHMS.map(|(draw, _)| minus_ln(draw).to_bits()), LOGARITHMS.map(|(_, bits)| bits));
+    }
+
+    #[test]
+    fn the_logarithm_is_right_to_a_billionth_and_never_rises() {
+        let mut draws: Vec<u64> =
+            (0..64).flat_map(|bit| [1 << bit, (1 << bit) - 1, !(1 << bit), !0 >> bit]).collect();
+        draws.extend((0..20_000).map(mix));
+        draws.sort_unstable();
+        for draw in &draws {
+            let exact = -((*draw as f64 + 1.0) / 18_446_744_073_709_551_616.0).ln();
+            assert!((minus_ln(*draw) - exact).abs() <= 1e-9 + exact * 1e-9 || *draw < 1 << 40, "{draw:x}");
+        }
+        assert!(draws.windows(2).all(|pair| minus_ln(pair[0]) >= minus_ln(pair[1])));
+        assert_eq!(minus_ln(u64::MAX), 0.0);
+    }
+
+    #[test]
+    fn nodes_of_one_weight_stand_in_the_order_of_their_draws_whatever_that_weight() {
+        for weight in [1, 7, 1000] {
+            let stands = stands(&[weight; 16]);
+            for key in (0..500).map(mix) {
+                let mut by_draw: Vec<usize> = (0..16).collect();
+                by_draw.sort_by_key(|node| std::cmp::Reverse(stands[*node].draw(key)));
+                assert_eq!(order(&stands, key), by_draw);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cheap_test_never_turns_down_a_winner() {
+        let stands = stands(&[1, 2, 3, 5, 8, 13, 100, 1000]);
+        for key in (0..5_000).map(mix) {
+            let first = winner(&stands, key);
+            let draw = stands[first].draw(key);
+            assert!(!stands[first].cannot_beat(draw, stands[first].arrival(draw).at));
+        }
+        assert!(!Stand::new("a", "b", 1).cannot_beat(u64::MAX, 0.0));
+    }
+
+    #[test]
+    fn each_node_gets_the_share_of_its_weight() {
+        const KEYS: u32 = 60_000;
+        for weights in [vec![1; 10], vec![1, 2, 3, 4], vec![1000, 1, 500, 250], vec![3, 3, 1]] {
+            let stands = stands(&weights);
+            let mut counts = vec![0_u32; weights.len()];
+            for user in 0..KEYS {
+                counts[winner(&stands, key(format!("user-{user}").as_bytes()))] += 1;
+            }
+            let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+            for (count, weight) in counts.iter().zip(&weights) {
+                let p = f64::from(*weight) / total;
+                // Five standard deviations of a binomial count.
+                let slack = 5.0 * (f64::from(KEYS) * p * (1.0 - p)).sqrt();
+                assert!((f64::from(*count) - f64::from(KEYS) * p).abs() <= slack, "{weights:?}: {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_that_comes_or_goes_moves_only_its_own_keys() {
+        let all = stands(&[1, 2, 3, 5, 8, 13]);
+        let without_last = &all[..5];
+        let mut moved = 0;
+        for key in (0..20_000).map(mix) {
+            let (before, after) = (winner(without_last, key), winner(&all, key));
+            assert!(after == before || after == 5);
+            moved += u32::from(after == 5);
+        }
+        // 13 of 32 parts.
+        assert!((7_800..8_450).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn a_weight_that_rises_only_draws_keys_to_its_node() {
+        let (before, after) = (stands(&[2, 2, 2, 2]), stands(&[2, 2, 5, 2]));
+        for key in (0..10_000).map(mix) {
+            let (was, is) = (winner(&before, key), winner(&after, key));
+            assert!(is == was || is == 2);
+        }
+    }
+
+    #[test]
+    fn two_pools_with_the_same_nodes_hash_apart() {
+        let other: Vec<Stand> = (0..4).map(|node| Stand::new("other", &format!("ws{node}"), 1)).collect();
+        let chat = stands(&[1; 4]);
+        let same = (0..4_000).map(mix).filter(|key| winner(&other, *key) == winner(&chat, *key)).count();
+        assert!((850..1_150).contains(&same), "{same} of 4000, where chance gives 1000");
+    }
+
+    /// Key, its hash, the order of eight equal nodes, and that of nodes of weight 1, 2, 3, 5, 8, 13, 100, 1000.
+    const GOLDEN: [(&str, u64, [usize; 8], [usize; 8]); 8] = [
+        ("", 0x4054_7764_0d92_05c7, [7, 2, 4, 5, 3, 1, 0, 6], [7, 5, 6, 2, 4, 3, 1, 0]),
+        ("a", 0xeedd_5eed_1e39_2ecb, [1, 0, 2, 7, 6, 4, 3, 5], [7, 6, 1, 2, 0, 4, 5, 3]),
+        ("user-1", 0xcfc8_44ff_2086_61b6, [5, 3, 2, 1, 6, 4, 0, 7], [7, 6, 5, 3, 2, 4, 1, 0]),
+        ("user-2", 0x52e5_ef27_b259_c33b, [4, 0, 2, 3, 1, 6, 7, 5], [7, 4, 6, 0, 2, 3, 5, 1]),
+        ("alice@example.com", 0x12e6_b0a2_da28_5b65, [6, 2, 1, 0, 7, 5, 4, 3], [6, 7, 2, 5, 1, 4, 0, 3]),
+        ("203.0.113.7", 0x6665_3e96_b98d_63e7, [3, 2, 6, 0, 7, 1, 4, 5], [7, 6, 3, 2, 5, 4, 0, 1]),
+        ("é", 0xd1f2_8833_3a2c_9f3f, [1, 2, 6, 0, 4, 7, 3, 5], [7, 6, 2, 1, 4, 5, 3, 0]),
+        (
+            "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            0xf27c_45f6_eeb9_b850,
+            [0, 1, 6, 3, 4, 5, 2, 7],
+            [7, 6, 0, 1, 5, 4, 3, 2],
+        ),
+    ];
+
+    /// Draws and the bits of their logarithms.
+    const LOGARITHMS: [(u64, u64); 11] = [
+        (0x0000_0000_0000_0000, 0x4046_2e42_fef8_0dbe),
+        (0x0000_0000_0000_0001, 0x4046_2e42_fef8_0dbe),
+        (0x0000_0000_0000_0002, 0x4045_d589_f2fc_24d7),
+        (0x8000_0000_0000_0000, 0x3fe6_2e42_fe6f_2dc3),
+        (0x7fff_ffff_ffff_ffff, 0x3fe6_2e42_fefa_39ef),
+        (0xffff_ffff_ffff_ffff, 0x0000_0000_0000_0000),
+        (0xffff_ffff_ffff_fffe, 0x0000_0000_0000_0000),
+        (0xffff_ffff_ffff_f7ff, 0x3ca0_0000_0000_0000),
+        (0xc000_0000_0000_0000, 0x3fd2_6962_1134_db87),
+        (0x0123_4567_89ab_cdef, 0x4015_aa16_394c_a6fc),
+        (0xfedc_ba98_7654_3210, 0x3f72_3eb9_9135_4e4c),
+    ];
 }
