@@ -27,44 +27,66 @@ pub struct Stand {
     /// The hash of its pool and its id.
     seed: u64,
     /// Its weight, at least 1.
-    weight: f64,
-    /// A little less than 1 / weight: what makes [`Stand::cannot_beat`] err on the safe side only.
-    under: f64,
+    weight: u16,
+    /// 2^32 / weight, rounded down.
+    inverse: u64,
 }
 
 impl Stand {
     /// Where the node `id` of `pool` stands; a weight of 0 counts as 1.
     pub fn new(pool: &str, id: &str, weight: u16) -> Self {
-        let weight = f64::from(weight.max(1));
-        // 2^-20 is far above the error of the logarithm (1e-9) and of the roundings on the way to it.
-        let under = (1.0 - 1.0 / 1_048_576.0) / weight;
-        Self { seed: xxh3_64_with_seed(&pair(pool, id), NODE_SEED), weight, under }
-    }
-
-    /// The draw of this node for a key: uniform over 64 bits.
-    #[inline]
-    pub fn draw(&self, key: u64) -> u64 {
-        mix(key ^ self.seed)
+        let weight = weight.max(1);
+        let seed = xxh3_64_with_seed(&pair(pool, id), NODE_SEED);
+        Self { seed, weight, inverse: (1 << 32) / u64::from(weight) }
     }
 
     /// When this node arrives with this draw; the earliest wins. Never later with a higher draw.
     pub fn arrival(&self, draw: u64) -> Arrival {
-        Arrival { at: minus_ln(draw) / self.weight, draw }
+        Arrival { at: minus_ln(draw) / f64::from(self.weight), draw }
     }
 
-    /// Whether the node surely arrives after `best`: the cheap test that spares most nodes the logarithm,
-    /// since -ln(u) >= 1 - u.
+    /// A time, in units of 2^-64, before which this node does not arrive with this draw. It costs a product
+    /// instead of a logarithm and is close to the arrival of those that come early, for
+    /// -ln(u) >= 1 - u; both factors are rounded down.
     #[inline]
-    pub fn cannot_beat(&self, draw: u64, best: f64) -> bool {
-        // 53 bits are exact in an f64, and dropping the lower ones can only make the bound lower.
-        let below_one = ((!draw) >> 11) as i64 as f64 * (1.0 / 9_007_199_254_740_992.0);
-        below_one * self.under > best
+    pub fn not_before(&self, draw: u64) -> u64 {
+        (!draw >> 32) * self.inverse
     }
 
-    /// The weight as it counts, at least 1.
+    /// A time, in units of 2^-64, by which this node has arrived with this draw, and with some room for the
+    /// logarithm to be wrong (2^-20 of it, where 1e-9 would do): for up to 1/2, -ln(1 - x) <= x + x^2. Later
+    /// ones are not told from never.
     #[inline]
-    pub fn weight(&self) -> f64 {
-        self.weight
+    pub fn not_after(&self, draw: u64) -> u64 {
+        let x = (!draw >> 32) + 1;
+        if x > 1 << 31 {
+            return u64::MAX;
+        }
+        let first = x * (self.inverse + 1);
+        first + (first >> 20) + ((first >> 32) + 1) * x
+    }
+}
+
+/// The race of the nodes for one key.
+#[derive(Debug, Clone, Copy)]
+pub struct Race {
+    key: u64,
+    /// An odd factor, another for each key.
+    factor: u64,
+}
+
+impl Race {
+    /// The race for the key with this hash.
+    pub fn new(key: u64) -> Self {
+        Self { key, factor: mix(key) | 1 }
+    }
+
+    /// What a node draws: uniform over 64 bits. The product is a bijection of the node's seed, so that no two
+    /// nodes draw the same, and its upper bits, which decide, depend on every bit of key and seed. That a plain
+    /// product is enough rests on both being hashes already and on the factor changing with the key.
+    #[inline]
+    pub fn draw(&self, stand: &Stand) -> u64 {
+        (self.key ^ stand.seed).wrapping_mul(self.factor)
     }
 }
 
@@ -72,16 +94,21 @@ impl Stand {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Arrival {
     /// The time; of two nodes of one weight that with the higher draw is never the later.
-    pub at: f64,
+    at: f64,
     /// The draw that it came from.
     draw: u64,
 }
 
 impl Arrival {
-    /// Whether this one wins. Of two at the same time the higher draw does; two nodes never draw the same, for a
-    /// draw is a bijection of the node's seed.
+    /// Whether this one wins; of two at the same time the higher draw does.
     pub fn is_before(self, other: Self) -> bool {
         self.at < other.at || (self.at == other.at && self.draw > other.draw)
+    }
+
+    /// The time in units of 2^-64, rounded up by far more than the logarithm can be wrong (1e-9 of it): who is
+    /// [not before](Stand::not_before) this arrives later.
+    pub fn deadline(self) -> u64 {
+        (self.at * (1.0 + 1.0 / 1_048_576.0) * 18_446_744_073_709_551_616.0) as u64
     }
 }
 
@@ -132,7 +159,7 @@ mod tests {
 
     fn order(stands: &[Stand], key: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..stands.len()).collect();
-        let arrival = |node: usize| stands[node].arrival(stands[node].draw(key));
+        let arrival = |node: usize| stands[node].arrival(Race::new(key).draw(&stands[node]));
         order.sort_by(|a, b| {
             if arrival(*a).is_before(arrival(*b)) {
                 std::cmp::Ordering::Less
@@ -183,21 +210,23 @@ mod tests {
             let stands = stands(&[weight; 16]);
             for key in (0..500).map(mix) {
                 let mut by_draw: Vec<usize> = (0..16).collect();
-                by_draw.sort_by_key(|node| std::cmp::Reverse(stands[*node].draw(key)));
+                by_draw.sort_by_key(|node| std::cmp::Reverse(Race::new(key).draw(&stands[*node])));
                 assert_eq!(order(&stands, key), by_draw);
             }
         }
     }
 
     #[test]
-    fn the_cheap_test_never_turns_down_a_winner() {
-        let stands = stands(&[1, 2, 3, 5, 8, 13, 100, 1000]);
-        for key in (0..5_000).map(mix) {
-            let first = winner(&stands, key);
-            let draw = stands[first].draw(key);
-            assert!(!stands[first].cannot_beat(draw, stands[first].arrival(draw).at));
+    fn a_node_arrives_between_the_times_that_spare_its_logarithm() {
+        let stands = stands(&[1, 2, 3, 5, 8, 13, 100, 1000, u16::MAX]);
+        let ends = [0, 1, u64::MAX, u64::MAX - 1, u64::MAX << 32, 1 << 63, (1 << 63) - 1];
+        for stand in &stands {
+            for draw in (0..5_000).map(mix).chain(ends) {
+                let (early, deadline) = (stand.not_before(draw), stand.arrival(draw).deadline());
+                assert!(early <= deadline, "{stand:?} {draw:x}: {early} {deadline}");
+                assert!(deadline <= stand.not_after(draw), "{stand:?} {draw:x}: {deadline}");
+            }
         }
-        assert!(!Stand::new("a", "b", 1).cannot_beat(u64::MAX, 0.0));
     }
 
     #[test]
@@ -252,18 +281,18 @@ mod tests {
 
     /// Key, its hash, the order of eight equal nodes, and that of nodes of weight 1, 2, 3, 5, 8, 13, 100, 1000.
     const GOLDEN: [(&str, u64, [usize; 8], [usize; 8]); 8] = [
-        ("", 0x4054_7764_0d92_05c7, [7, 2, 4, 5, 3, 1, 0, 6], [7, 5, 6, 2, 4, 3, 1, 0]),
-        ("a", 0xeedd_5eed_1e39_2ecb, [1, 0, 2, 7, 6, 4, 3, 5], [7, 6, 1, 2, 0, 4, 5, 3]),
-        ("user-1", 0xcfc8_44ff_2086_61b6, [5, 3, 2, 1, 6, 4, 0, 7], [7, 6, 5, 3, 2, 4, 1, 0]),
-        ("user-2", 0x52e5_ef27_b259_c33b, [4, 0, 2, 3, 1, 6, 7, 5], [7, 4, 6, 0, 2, 3, 5, 1]),
-        ("alice@example.com", 0x12e6_b0a2_da28_5b65, [6, 2, 1, 0, 7, 5, 4, 3], [6, 7, 2, 5, 1, 4, 0, 3]),
-        ("203.0.113.7", 0x6665_3e96_b98d_63e7, [3, 2, 6, 0, 7, 1, 4, 5], [7, 6, 3, 2, 5, 4, 0, 1]),
-        ("é", 0xd1f2_8833_3a2c_9f3f, [1, 2, 6, 0, 4, 7, 3, 5], [7, 6, 2, 1, 4, 5, 3, 0]),
+        ("", 0x4054_7764_0d92_05c7, [0, 3, 7, 2, 6, 4, 5, 1], [7, 6, 3, 5, 4, 0, 2, 1]),
+        ("a", 0xeedd_5eed_1e39_2ecb, [7, 2, 4, 6, 5, 1, 0, 3], [7, 6, 4, 5, 2, 3, 1, 0]),
+        ("user-1", 0xcfc8_44ff_2086_61b6, [1, 6, 5, 0, 4, 7, 3, 2], [7, 6, 5, 1, 4, 3, 0, 2]),
+        ("user-2", 0x52e5_ef27_b259_c33b, [0, 7, 1, 5, 4, 3, 6, 2], [7, 6, 0, 5, 4, 1, 3, 2]),
+        ("alice@example.com", 0x12e6_b0a2_da28_5b65, [7, 5, 4, 6, 3, 0, 2, 1], [7, 6, 5, 4, 3, 2, 0, 1]),
+        ("203.0.113.7", 0x6665_3e96_b98d_63e7, [3, 7, 4, 5, 0, 6, 2, 1], [7, 6, 3, 5, 4, 2, 1, 0]),
+        ("é", 0xd1f2_8833_3a2c_9f3f, [7, 5, 3, 4, 0, 2, 1, 6], [7, 5, 6, 4, 3, 2, 1, 0]),
         (
             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
             0xf27c_45f6_eeb9_b850,
-            [0, 1, 6, 3, 4, 5, 2, 7],
-            [7, 6, 0, 1, 5, 4, 3, 2],
+            [0, 1, 3, 6, 7, 2, 4, 5],
+            [7, 6, 3, 1, 0, 4, 5, 2],
         ),
     ];
 

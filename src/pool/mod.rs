@@ -202,23 +202,27 @@ pub struct Nodes {
     pool: Arc<str>,
     /// The nodes; everything below is indexed like this.
     nodes: Box<[Node]>,
-    /// What a pick reads about each node, side by side so that one pass touches few cache lines.
-    facts: Box<[Facts]>,
+    /// Where each node stands in rendezvous hashing.
+    stands: Box<[hash::Stand]>,
+    /// What else a pick reads about each node, side by side so that a pass touches few cache lines.
+    limits: Box<[Limits]>,
     /// Tags of the nodes, in the order of `nodes`.
     tags: Box<[NodeTag]>,
     /// `(tag, index)` by tag, for the lookup of a pin.
     by_tag: Box<[(NodeTag, usize)]>,
     /// Indexes by id, for the lookup of a pin.
     by_id: Box<[usize]>,
+    /// The greatest weight, at least 1.
+    heaviest: u16,
     /// Whether all weights are the same: then draws are compared as they are.
     equal: bool,
 }
 
-/// The fixed part of what a pick reads about a node.
+/// What a node can take.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Facts {
-    /// Where the node stands in rendezvous hashing.
-    stand: hash::Stand,
+struct Limits {
+    /// Its weight, at least 1.
+    weight: u32,
     /// The most tunnels; `u32::MAX` is no limit.
     max: u32,
 }
@@ -226,10 +230,11 @@ struct Facts {
 impl Nodes {
     /// The set of a pool. Ids should be unique (the config checks it): of two alike the first is found.
     pub fn new(pool: &str, nodes: Vec<Node>) -> Self {
-        let facts = nodes.iter().map(|node| Facts {
-            stand: hash::Stand::new(pool, node.id.as_str(), node.weight),
+        let stand = |node: &Node| hash::Stand::new(pool, node.id.as_str(), node.weight);
+        let limits = |node: &Node| Limits {
+            weight: u32::from(node.weight.max(1)),
             max: node.max_connections.unwrap_or(u32::MAX),
-        });
+        };
         let tags: Box<[_]> = nodes.iter().map(|node| NodeTag::of(pool, node.id.as_str())).collect();
         let mut by_tag: Box<[_]> = tags.iter().copied().zip(0..).collect();
         by_tag.sort_unstable();
@@ -237,7 +242,9 @@ impl Nodes {
         by_id.sort_by(|a, b| nodes[*a].id.cmp(&nodes[*b].id));
         Self {
             pool: pool.into(),
-            facts: facts.collect(),
+            stands: nodes.iter().map(stand).collect(),
+            limits: nodes.iter().map(limits).collect(),
+            heaviest: nodes.iter().map(|node| node.weight).max().unwrap_or(1).max(1),
             equal: nodes.windows(2).all(|pair| pair[0].weight == pair[1].weight),
             tags,
             by_tag,

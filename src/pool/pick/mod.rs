@@ -12,10 +12,9 @@ mod balance;
 
 use std::net::IpAddr;
 
-use smallvec::{SmallVec, smallvec};
-
 use super::{Nodes, State};
-use crate::affinity::{Via, Wish, Wishes, hash};
+use crate::affinity::hash::{Arrival, Race};
+use crate::affinity::{Via, Wish, Wishes};
 
 /// How a pool places a client that nothing pins and no key places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,7 +115,7 @@ pub enum Shortage {
 /// The candidates for one session; `loads` is asked for a node's load, by its index, whenever it matters.
 pub fn candidates<'a, L: Fn(usize) -> Load>(nodes: &'a Nodes, ask: Ask<'a>, loads: L) -> Candidates<'a, L> {
     let missed = ask.wishes.lost();
-    Candidates { nodes, ask, loads, tried: Marks::new(nodes.len()), wish: 0, missed, has_failed: false }
+    Candidates { nodes, ask, loads, tried: Marks::default(), wish: 0, missed, has_failed: false }
 }
 
 /// The candidates for one session, best first; see [`candidates`].
@@ -153,7 +152,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         for node in 0..self.nodes.len() {
             let load = (self.loads)(node);
             if load.state == State::Up {
-                if load.live < self.nodes.facts[node].max {
+                if load.live < self.nodes.limits[node].max {
                     return None;
                 }
                 shortage = Shortage::AllFull;
@@ -190,53 +189,67 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
 
     /// The first node in rendezvous order that is under the load bound, or the first at all when none is.
     fn by_key(&self, key: u64) -> Option<usize> {
-        let (first, total) =
-            if self.nodes.equal { self.first_by_draw(key) } else { self.first_by_arrival(key) };
-        let first = first?;
+        let race = Race::new(key);
+        let (guess, total) = if self.nodes.equal { self.highest_draw(race) } else { self.earliest(race) };
+        // Mostly the very first can be taken, so that is asked of it alone and not of every node.
+        let first = match guess {
+            Some(first) if self.is_candidate(first) => first,
+            _ => self.first_in_order(race, |node| self.is_candidate(node))?,
+        };
         if !self.is_over(first, total) {
             return Some(first);
         }
         let is_wanted = |node| self.is_candidate(node) && !self.is_over(node, total);
-        self.first_in_order(key, is_wanted).or(Some(first))
+        self.first_in_order(race, is_wanted).or(Some(first))
     }
 
-    /// The highest draw, when all weights are equal, and what all nodes that are up carry together.
-    fn first_by_draw(&self, key: u64) -> (Option<usize>, Total) {
-        let mut total = Total::default();
-        let mut best = (0, None);
-        for (node, facts) in self.nodes.facts.iter().enumerate() {
-            total.add((self.loads)(node), facts.stand.weight());
-            let draw = facts.stand.draw(key);
-            // Two nodes never draw the same: a draw is a bijection of the node's seed.
-            if (draw > best.0 || best.1.is_none()) && self.is_candidate(node) {
-                best = (draw, Some(node));
+    /// The first of the nodes that are up in the order of equal weights.
+    fn highest_draw(&self, race: Race) -> (Option<usize>, Total) {
+        let (mut winner, mut highest, mut total) = (usize::MAX, 0, Total::default());
+        for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
+            let load = (self.loads)(node);
+            if load.state == State::Up {
+                total.add(load, limits.weight);
+                let draw = race.draw(stand);
+                (winner, highest) = if draw >= highest { (node, draw) } else { (winner, highest) };
             }
         }
-        (best.1, total)
+        (Some(winner).filter(|winner| *winner != usize::MAX), total)
     }
 
-    /// The earliest arrival, when weights differ, and what all nodes that are up carry together.
-    fn first_by_arrival(&self, key: u64) -> (Option<usize>, Total) {
-        let mut total = Total::default();
-        for (node, facts) in self.nodes.facts.iter().enumerate() {
-            total.add((self.loads)(node), facts.stand.weight());
+    /// The first of the nodes that are up in the order of different weights. Whoever may come soonest is almost
+    /// always the first, and needs no comparison when it comes before the next soonest can.
+    fn earliest(&self, race: Race) -> (Option<usize>, Total) {
+        let (mut guess, mut total) = (usize::MAX, Total::default());
+        let (mut soonest, mut next_soonest) = (u64::MAX, u64::MAX);
+        for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
+            let load = (self.loads)(node);
+            if load.state == State::Up {
+                total.add(load, limits.weight);
+                let time = stand.not_before(race.draw(stand));
+                next_soonest = next_soonest.min(time.max(soonest));
+                (guess, soonest) = if time <= soonest { (node, time) } else { (guess, soonest) };
+            }
         }
-        (self.first_in_order(key, |node| self.is_candidate(node)), total)
+        match self.nodes.stands.get(guess) {
+            Some(stand) if stand.not_after(race.draw(stand)) < next_soonest => (Some(guess), total),
+            _ => (self.first_in_order(race, |node| (self.loads)(node).state == State::Up), total),
+        }
     }
 
     /// The first node in rendezvous order among those that are wanted.
-    fn first_in_order(&self, key: u64, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut best: Option<(usize, hash::Arrival)> = None;
-        let mut earliest = f64::INFINITY;
-        for (node, facts) in self.nodes.facts.iter().enumerate() {
-            let draw = facts.stand.draw(key);
-            if facts.stand.cannot_beat(draw, earliest) || !is_wanted(node) {
+    fn first_in_order(&self, race: Race, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut best: Option<(usize, Arrival)> = None;
+        let mut deadline = u64::MAX;
+        for (node, stand) in self.nodes.stands.iter().enumerate() {
+            let draw = race.draw(stand);
+            if stand.not_before(draw) > deadline || !is_wanted(node) {
                 continue;
             }
-            let arrival = facts.stand.arrival(draw);
+            let arrival = stand.arrival(draw);
             if best.is_none_or(|(_, first)| arrival.is_before(first)) {
                 best = Some((node, arrival));
-                earliest = arrival.at;
+                deadline = arrival.deadline();
             }
         }
         best.map(|(node, _)| node)
@@ -245,7 +258,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     /// Whether one more tunnel would bring the node above `load_bound` times its part of all tunnels, rounded
     /// up: live + 1 > ceil(x) is live >= x for whole numbers.
     fn is_over(&self, node: usize, total: Total) -> bool {
-        let part = self.nodes.facts[node].stand.weight() / total.weight;
+        let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight);
         f64::from((self.loads)(node).live) >= self.ask.load_bound * (total.live as f64 + 1.0) * part
     }
 
@@ -254,14 +267,17 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     }
 
     /// Whether a node that was not tried can take one more.
+    #[inline]
     fn takes(&self, node: usize, load: Load) -> bool {
-        load.state == State::Up && load.live < self.nodes.facts[node].max && !self.tried.has(node)
+        load.state == State::Up
+            && load.live < self.nodes.limits[node].max
+            && !(self.has_failed && self.tried.has(node))
     }
 
     /// Whether a pin to the node can be met.
     fn follows(&self, node: usize) -> bool {
         let load = (self.loads)(node);
-        load.state == State::Up && (load.live < self.nodes.facts[node].max || !self.ask.tunnel)
+        load.state == State::Up && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
     }
 }
 
@@ -269,35 +285,45 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
 #[derive(Debug, Clone, Copy, Default)]
 struct Total {
     live: u64,
-    weight: f64,
+    weight: u32,
 }
 
 impl Total {
     #[inline]
-    fn add(&mut self, load: Load, weight: f64) {
-        // Without a branch: which nodes are up is no pattern that a processor could learn.
-        let is_up = load.state == State::Up;
-        self.live += u64::from(load.live) * u64::from(is_up);
-        self.weight += weight * f64::from(u8::from(is_up));
+    fn add(&mut self, load: Load, weight: u32) {
+        self.live += u64::from(load.live);
+        // Of another width than `live`, or the compiler puts both into one vector and the loop takes half as
+        // long again. It would take four million nodes of the greatest weight to wrap.
+        self.weight = self.weight.wrapping_add(weight);
     }
 }
 
-/// A mark for each node, in place for up to 128.
-#[derive(Debug)]
-struct Marks(SmallVec<[u64; 2]>);
+/// The nodes that are marked; the first 128 need no allocation.
+#[derive(Debug, Default)]
+struct Marks {
+    first: [u64; 2],
+    more: Vec<usize>,
+}
 
 impl Marks {
-    fn new(nodes: usize) -> Self {
-        Self(smallvec![0; nodes.div_ceil(64).max(2)])
-    }
-
     #[inline]
     fn has(&self, node: usize) -> bool {
-        self.0[node / 64] >> (node % 64) & 1 == 1
+        match self.first.get(node / 64) {
+            Some(word) => word >> (node % 64) & 1 == 1,
+            None => self.has_beyond(node),
+        }
+    }
+
+    #[cold]
+    fn has_beyond(&self, node: usize) -> bool {
+        self.more.contains(&node)
     }
 
     fn set(&mut self, node: usize) {
-        self.0[node / 64] |= 1 << (node % 64);
+        match self.first.get_mut(node / 64) {
+            Some(word) => *word |= 1 << (node % 64),
+            None => self.more.push(node),
+        }
     }
 }
 
@@ -308,7 +334,7 @@ mod tests {
 
     use super::super::Node;
     use super::*;
-    use crate::affinity::{Directory, Request, Source, wishes};
+    use crate::affinity::{Directory, Request, Source, hash, wishes};
 
     /// Nodes `ws0`, `ws1`, ... with these weights, all up and empty.
     struct Fleet {
@@ -387,9 +413,9 @@ mod tests {
         fn order(&self, user: &str) -> Vec<usize> {
             let key = hash::key(user.as_bytes());
             let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-            let stand = |node: usize| &self.nodes.facts[node].stand;
+            let stand = |node: usize| &self.nodes.stands[node];
             order.sort_by(|a, b| {
-                let [a, b] = [*a, *b].map(|node| stand(node).arrival(stand(node).draw(key)));
+                let [a, b] = [*a, *b].map(|node| stand(node).arrival(Race::new(key).draw(stand(node))));
                 if a.is_before(b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
             });
             order
@@ -644,6 +670,19 @@ mod tests {
         assert!((2_800..3_200).contains(&counts[0]) && (1_850..2_150).contains(&counts[1]), "{counts:?}");
         assert!((880..1_120).contains(&counts[2]) && counts[3] == 0, "{counts:?}");
         assert_eq!(fleet.all(&Wishes::default(), 5).len(), 4);
+    }
+
+    #[test]
+    fn random_two_draws_by_weight_and_finds_the_only_open_node() {
+        let counts = Fleet::balanced(&[1, 2, 3], Balance::RandomTwo).fill(6_000, |_| Wishes::default());
+        for (count, expected) in counts.iter().zip([1_000, 2_000, 3_000]) {
+            assert!(count.abs_diff(expected) < 120, "{counts:?}");
+        }
+        let mut fleet = Fleet::balanced(&[1; 100], Balance::RandomTwo);
+        for (node, load) in fleet.loads.iter_mut().enumerate() {
+            load.state = if node == 77 { State::Up } else { State::Down };
+        }
+        assert!((0..200).all(|random| fleet.first(&Wishes::default(), random) == Some(77)));
     }
 
     #[test]
