@@ -1,1 +1,253 @@
 //! Socket.IO session ids: tag the sid of a polling handshake, strip the tag on the way in.
+//!
+//! A session of Engine.IO 4 lives on one node, and any other answers its requests with 400. Clients that keep
+//! no cookies (Node, mobile) and preflights still send the sid in the query. So the sid in the answer to a
+//! polling handshake becomes `SID.TAG`, and each later request names its node; the node sees the sid that it
+//! gave. Nothing is stored, and every replica reads the same.
+//!
+//! Whatever is not understood passes untouched. engine.io gives sids of 20 characters of base64url, engineioxide
+//! of 16, and a server can make its own; any sid of unreserved characters (RFC 3986 section 2.3) is understood,
+//! since clients put those into a query as they are. A sid that happens to end like a tag is told from a tagged
+//! one by the caller: strip only a tag that names a node of the pool.
+
+use std::ops::Range;
+
+use http::Method;
+use serde::Deserialize;
+
+use super::cookie::NodeTag;
+use super::{Carried, query};
+
+/// By how many bytes a tag makes a sid, and so an answer, longer.
+pub const GROWTH: usize = 1 + NodeTag::LEN;
+/// The longest sid that is tagged, in bytes.
+const MAX_SID: usize = 128;
+
+/// Whether a request opens an Engine.IO 4 session by polling, so that its answer is to be tagged. `b64`, which
+/// Node's client sends, changes nothing about the answer; a JSONP request (`j`) is not understood.
+pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
+    let Some(text) = query else { return false };
+    let says = |name, value| query::find(text, name) == Carried::Once(value);
+    let lacks = |name| query::find(text, name) == Carried::No;
+    method == Method::GET && says("EIO", "4") && says("transport", "polling") && lacks("sid") && lacks("j")
+}
+
+/// The answer to a polling handshake with `tag` in its sid; `None` when it is not understood, and should pass as
+/// it is (an error, a compressed body, another protocol). Only the sid changes: the answer grows by [`GROWTH`].
+pub fn tag_answer(body: &[u8], tag: NodeTag) -> Option<Vec<u8>> {
+    // Packets of a payload are separated by 0x1e, and the first packet is the `open` packet, type 0
+    // (Engine.IO protocol 4, "HTTP long-polling").
+    let packet = body.split(|byte| *byte == 0x1e).next()?.strip_prefix(b"0")?;
+    if !packet.starts_with(b"{") {
+        return None;
+    }
+    let open: Open<'_> = serde_json::from_slice(packet).ok()?;
+    if !is_sid(open.sid) {
+        return None;
+    }
+    // The sid borrows from the packet, so that the distance of their addresses is its place in the body.
+    let end = open.sid.as_ptr().addr().checked_sub(body.as_ptr().addr())? + open.sid.len();
+    let (before, after) = body.split_at_checked(end)?;
+    Some([before, format!(".{tag}").as_bytes(), after].concat())
+}
+
+/// The open packet. A sid written with escapes cannot be borrowed, and one written twice is an error: neither
+/// is understood.
+#[derive(Deserialize)]
+struct Open<'a> {
+    sid: &'a str,
+}
+
+/// The node that the sid of a query is tagged with.
+pub fn tag_in(query: &str) -> Option<NodeTag> {
+    find_tag(query).map(|(tag, _)| tag)
+}
+
+/// The node that the sid of a query is tagged with, and the query without the tag; every other byte stays.
+pub fn untag(query: &str) -> Option<(NodeTag, String)> {
+    let (tag, Range { start, end }) = find_tag(query)?;
+    Some((tag, [&query[..start], &query[end..]].concat()))
+}
+
+/// The tag of the only sid in a query, and where its dot and its characters are.
+fn find_tag(query: &str) -> Option<(NodeTag, Range<usize>)> {
+    let Carried::Once(value) = query::find(query, "sid") else { return None };
+    let (sid, tag) = value.rsplit_once('.')?;
+    if !is_sid(sid) {
+        return None;
+    }
+    let tag = NodeTag::parse(tag.as_bytes())?;
+    let end = value.as_ptr().addr() - query.as_ptr().addr() + value.len();
+    Some((tag, end - GROWTH..end))
+}
+
+fn is_sid(sid: &str) -> bool {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    (1..=MAX_SID).contains(&sid.len()) && sid.bytes().all(is_unreserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SID: &str = "lv_VI97HAXpY6yYWAAAB";
+
+    fn tag() -> NodeTag {
+        NodeTag::of("chat", "ws1")
+    }
+
+    fn open_packet(sid: &str) -> String {
+        format!(
+            r#"0{{"sid":"{sid}","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}}"#
+        )
+    }
+
+    fn tagged(body: &str) -> Option<String> {
+        tag_answer(body.as_bytes(), tag()).map(|body| String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn a_get_that_opens_a_session_by_polling_is_a_handshake() {
+        let is = |method: Method, query: &str| is_polling_handshake(&method, Some(query));
+        assert!(is(Method::GET, "EIO=4&transport=polling"));
+        assert!(is(Method::GET, "user=7&transport=polling&EIO=4&t=abc&b64=1"));
+        for query in [
+            "",
+            "EIO=4",
+            "EIO=3&transport=polling",
+            "EIO=4&transport=websocket",
+            "EIO=4&transport=polling&sid=x",
+            "EIO=4&transport=polling&sid=",
+            "EIO=4&transport=polling&j=0",
+            "EIO=4&EIO=4&transport=polling",
+            "EIO=4&transport=polling&transport=websocket",
+        ] {
+            assert!(!is(Method::GET, query), "{query}");
+        }
+        assert!(!is(Method::POST, "EIO=4&transport=polling"));
+        assert!(!is(Method::OPTIONS, "EIO=4&transport=polling"));
+        assert!(!is_polling_handshake(&Method::GET, None));
+    }
+
+    #[test]
+    fn the_sid_of_an_open_packet_is_tagged_and_nothing_else_changes() {
+        for sid in [SID, "AAAAAAAAAAAAAAHs", "a", "my.own~sid-1", &"x".repeat(128)] {
+            let body = open_packet(sid);
+            let expected = body.replacen(&format!("\"{sid}\""), &format!("\"{sid}.{}\"", tag()), 1);
+            assert_eq!(tagged(&body), Some(expected.clone()));
+            assert_eq!(expected.len(), body.len() + GROWTH);
+        }
+    }
+
+    #[test]
+    fn order_and_spaces_of_the_packet_and_what_follows_it_stay() {
+        let t = tag();
+        let odd = format!(
+            "0{{ \"a\" : {{\"sid\":\"inner\"}}, \"b\":\"\\\"sid\\\":\\\"x\\\"\",\n \"sid\" : \"{SID}\" }}"
+        );
+        assert_eq!(tagged(&odd), Some(odd.replacen(SID, &format!("{SID}.{t}"), 1)));
+        let more = format!("{}\x1e40{{\"sid\":\"other\"}}\x1ebAQID", open_packet(SID));
+        assert_eq!(tagged(&more), Some(more.replacen(SID, &format!("{SID}.{t}"), 1)));
+        let binary = [open_packet(SID).as_bytes(), b"\x1e\xff\xfe"].concat();
+        assert!(tag_answer(&binary, t).unwrap().ends_with(b"\x1e\xff\xfe"));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_passes_untouched() {
+        let cut = &open_packet(SID)[..40];
+        for body in [
+            "",
+            "0",
+            "0{",
+            "0{}",
+            "ok",
+            cut,
+            "0[\"sid\"]",
+            "1{\"sid\":\"x\"}",
+            "{\"sid\":\"x\"}",
+            "97:0{\"sid\":\"x\"}",
+            "0 {\"sid\":\"x\"}",
+            "0{\"sid\":7}",
+            "0{\"sid\":null}",
+            "0{\"sid\":\"\"}",
+            "0{\"sid\":\"a b\"}",
+            "0{\"sid\":\"a\\u0062\"}",
+            "0{\"sid\":\"é\"}",
+            "0{\"SID\":\"x\"}",
+            "0{\"sid\":\"x\",\"sid\":\"y\"}",
+            "0{\"sid\":\"x\"}trailing",
+            "0{\"sid\":\"x\",}",
+            "\x1e0{\"sid\":\"x\"}",
+            "{\"code\":1,\"message\":\"Session ID unknown\"}",
+            "___eio[0](\"0{\\\"sid\\\":\\\"x\\\"}\");",
+        ] {
+            assert_eq!(tagged(body), None, "{body:?}");
+        }
+        assert_eq!(tagged(&open_packet(&"x".repeat(129))), None);
+        assert_eq!(tag_answer(b"0{\"sid\":\"\xff\"}", tag()), None);
+        assert_eq!(tag_answer(b"\x1f\x8b\x08\0", tag()), None);
+    }
+
+    #[test]
+    fn the_tag_is_stripped_and_every_other_byte_of_the_query_stays() {
+        let t = tag();
+        for (before, after) in
+            [("", ""), ("EIO=4&transport=polling&t=%zz+&&", "&x=%C3&=&"), ("a.b=c.d&", "&sids=x")]
+        {
+            let query = format!("{before}sid={SID}.{t}{after}");
+            assert_eq!(untag(&query), Some((t, format!("{before}sid={SID}{after}"))));
+            assert_eq!(tag_in(&query), Some(t));
+        }
+    }
+
+    #[test]
+    fn two_balancers_in_a_row_each_strip_their_own_tag() {
+        let (inner, outer) = (NodeTag::of("inner", "a"), NodeTag::of("outer", "b"));
+        let query = format!("sid={SID}.{inner}.{outer}");
+        let (tag, rest) = untag(&query).unwrap();
+        assert_eq!((tag, untag(&rest)), (outer, Some((inner, format!("sid={SID}")))));
+    }
+
+    #[test]
+    fn a_sid_without_a_sound_tag_is_left_alone() {
+        let t = tag();
+        for query in [
+            String::new(),
+            "sid".into(),
+            "sid=".into(),
+            format!("sid={SID}"),
+            format!("sid=.{t}"),
+            format!("sid={t}"),
+            format!("sid={SID}.{t}A"),
+            format!("sid={SID}.{}", &t.to_string()[1..]),
+            format!("sid={SID}%2E{t}"),
+            format!("sid=a%20b.{t}"),
+            format!("sid={}.{t}", "x".repeat(129)),
+            format!("sid={SID}.{t}&sid={SID}.{t}"),
+            format!("sid={SID}.{t}&s%69d=x"),
+            format!("Sid={SID}.{t}"),
+            format!("xsid={SID}.{t}"),
+        ] {
+            assert_eq!(untag(&query), None, "{query}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_tagged_is_untagged(sid in "[A-Za-z0-9._~-]{1,128}", node in "[a-z]{1,8}") {
+            let tag = NodeTag::of("chat", &node);
+            let body = tag_answer(open_packet(&sid).as_bytes(), tag).unwrap();
+            let json: serde_json::Value = serde_json::from_slice(&body[1..]).unwrap();
+            let query = format!("EIO=4&transport=polling&sid={}", json["sid"].as_str().unwrap());
+            prop_assert_eq!(untag(&query), Some((tag, format!("EIO=4&transport=polling&sid={sid}"))));
+        }
+
+        #[test]
+        fn no_body_and_no_query_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..80), query in "\\PC{0,60}") {
+            prop_assert_eq!(tag_answer(&body, tag()), None);
+            prop_assert_eq!(untag(&query), None);
+        }
+    }
+}

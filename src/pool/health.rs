@@ -1,6 +1,13 @@
-//! Whether a node is up: rise and fall of probes, passive ejection, slow start.
+//! Whether a node is up: rise and fall of probes, passive ejection, draining, slow start.
+//!
+//! A state machine that is told what happened and when (since the start of the process), and answers with what
+//! changed, so that the caller logs each change once. It probes nothing and keeps no timer: an ejection ends by
+//! itself, and [`Health::tick`], called at least with each probe, reports that.
 
+use std::fmt;
 use std::time::Duration;
+
+use super::State;
 
 /// How a node's health is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,4 +22,379 @@ pub struct Rule {
     pub eject: Duration,
     /// How long a returned node's share grows.
     pub slow_start: Duration,
+}
+
+/// The share with which a returned node begins.
+pub const FIRST_SHARE: f32 = 0.1;
+
+/// What changed about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Its probes brought it up.
+    Up,
+    /// Its probes brought it down.
+    Down,
+    /// Real traffic ejected it.
+    Ejected,
+    /// Its ejection is over and it takes clients again.
+    Back,
+    /// It asked to be drained.
+    Draining,
+    /// It asks for that no longer.
+    Undrained,
+}
+
+impl Change {
+    /// The word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Back => "back",
+            Self::Draining => "draining",
+            Self::Undrained => "undrained",
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The health of one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    rule: Rule,
+    /// What the probes say; `None` until the first has answered.
+    is_up: Option<bool>,
+    /// Probes in a row that speak against `is_up`.
+    against: u32,
+    /// Failures in a row of real traffic.
+    failures: u32,
+    /// The end of the running ejection.
+    ejected_until: Option<Duration>,
+    /// Whether the node asks to be drained.
+    is_draining: bool,
+    /// Since when its share grows; `None` is the whole share.
+    grows_since: Option<Duration>,
+    /// Whether the first time that it is up is a return: so for a node that joins a running pool.
+    first_is_return: bool,
+}
+
+impl Health {
+    /// A node at the start of the process: not up until its first probe, which decides at once, and with its
+    /// whole share then, since all start alike.
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            rule,
+            is_up: None,
+            against: 0,
+            failures: 0,
+            ejected_until: None,
+            is_draining: false,
+            grows_since: None,
+            first_is_return: false,
+        }
+    }
+
+    /// A node that joins a running pool: as [`Health::new`], but its share grows from the first time it is up.
+    pub fn joining(rule: Rule) -> Self {
+        Self { first_is_return: true, ..Self::new(rule) }
+    }
+
+    /// A node that is not probed: up from the start, and judged by real traffic alone.
+    pub fn unprobed(rule: Rule) -> Self {
+        Self { is_up: Some(true), ..Self::new(rule) }
+    }
+
+    /// Judges by another rule from now on, as a reload wants; what is known of the node stays.
+    pub fn set_rule(&mut self, rule: Rule) {
+        self.rule = rule;
+    }
+
+    /// A probe answered.
+    pub fn on_probe(&mut self, ok: bool, now: Duration) -> Option<Change> {
+        let ended = self.tick(now);
+        let needed = match (self.is_up, ok) {
+            (None, _) => 1,
+            (Some(up), ok) if up == ok => {
+                self.against = 0;
+                return ended;
+            }
+            (Some(_), true) => self.rule.rise,
+            (Some(_), false) => self.rule.fall,
+        };
+        self.against = self.against.saturating_add(1);
+        if self.against < needed.max(1) {
+            return ended;
+        }
+        self.against = 0;
+        let is_first = self.is_up.is_none();
+        self.is_up = Some(ok);
+        if ok && (!is_first || self.first_is_return) {
+            self.grows_since = Some(now);
+        }
+        Some(if ok { Change::Up } else { Change::Down })
+    }
+
+    /// Real traffic failed: a dial that failed or timed out, a bad answer. `is_last` says that no other node of
+    /// the pool is up: the last one is never ejected, for a bad node is better than none.
+    pub fn on_failure(&mut self, now: Duration, is_last: bool) -> Option<Change> {
+        let ended = self.tick(now);
+        self.failures = self.failures.saturating_add(1);
+        let is_enough = self.rule.failures > 0 && self.failures >= self.rule.failures;
+        if !is_enough || is_last || self.state(now) != State::Up {
+            return ended;
+        }
+        self.failures = 0;
+        self.ejected_until = Some(now.saturating_add(self.rule.eject));
+        Some(Change::Ejected)
+    }
+
+    /// Real traffic succeeded.
+    pub fn on_success(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The node asks to be drained, or no longer does.
+    pub fn set_draining(&mut self, is_draining: bool, now: Duration) -> Option<Change> {
+        if self.is_draining == is_draining {
+            return None;
+        }
+        self.is_draining = is_draining;
+        if !is_draining {
+            self.grows_since = Some(now);
+        }
+        Some(if is_draining { Change::Draining } else { Change::Undrained })
+    }
+
+    /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
+    pub fn tick(&mut self, now: Duration) -> Option<Change> {
+        let until = self.ejected_until.filter(|until| *until <= now)?;
+        self.ejected_until = None;
+        self.failures = 0;
+        self.grows_since = Some(until);
+        (self.state(now) == State::Up).then_some(Change::Back)
+    }
+
+    /// What the node is good for at `now`. Never [`State::Removed`], which is not for the node to say.
+    pub fn state(&self, now: Duration) -> State {
+        let is_ejected = self.ejected_until.is_some_and(|until| now < until);
+        match self.is_up {
+            Some(true) if self.is_draining => State::Draining,
+            Some(true) if !is_ejected => State::Up,
+            _ => State::Down,
+        }
+    }
+
+    /// Whether a probe has answered: the first round is over when this holds for every node.
+    pub fn is_known(&self) -> bool {
+        self.is_up.is_some()
+    }
+
+    /// How much of its weight counts at `now`: from [`FIRST_SHARE`] to 1 over `slow_start`.
+    pub fn share(&self, now: Duration) -> f32 {
+        let since = match self.ejected_until {
+            Some(until) if until <= now => Some(until),
+            _ => self.grows_since,
+        };
+        let (Some(since), over) = (since, self.rule.slow_start.as_secs_f32()) else { return 1.0 };
+        if over <= 0.0 {
+            return 1.0;
+        }
+        let done = (now.saturating_sub(since).as_secs_f32() / over).min(1.0);
+        FIRST_SHARE + (1.0 - FIRST_SHARE) * done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULE: Rule = Rule {
+        rise: 2,
+        fall: 3,
+        failures: 3,
+        eject: Duration::from_secs(30),
+        slow_start: Duration::from_secs(10),
+    };
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn up() -> Health {
+        let mut health = Health::new(RULE);
+        assert_eq!(health.on_probe(true, s(0)), Some(Change::Up));
+        health
+    }
+
+    fn probe(health: &mut Health, answers: &[bool], now: u64) -> Vec<Option<Change>> {
+        answers.iter().map(|ok| health.on_probe(*ok, s(now))).collect()
+    }
+
+    fn fail(health: &mut Health, times: usize, now: u64) -> Vec<Option<Change>> {
+        (0..times).map(|_| health.on_failure(s(now), false)).collect()
+    }
+
+    #[test]
+    fn the_first_probe_decides_at_once() {
+        let mut health = Health::new(RULE);
+        assert_eq!((health.state(s(0)), health.is_known()), (State::Down, false));
+        assert_eq!(health.clone().on_probe(true, s(0)), Some(Change::Up));
+        assert_eq!(health.on_probe(false, s(0)), Some(Change::Down));
+        assert_eq!((health.state(s(0)), health.is_known()), (State::Down, true));
+    }
+
+    #[test]
+    fn a_node_falls_after_failed_probes_in_a_row_and_rises_after_good_ones() {
+        let mut health = up();
+        assert_eq!(probe(&mut health, &[false, false, true, false, false], 1), [None; 5]);
+        assert_eq!(health.state(s(1)), State::Up);
+        assert_eq!(probe(&mut health, &[false, false], 1), [Some(Change::Down), None]);
+        assert_eq!(health.state(s(1)), State::Down);
+        assert_eq!(
+            probe(&mut health, &[true, false, true, true, true], 2),
+            [None, None, None, Some(Change::Up), None]
+        );
+        assert_eq!(health.state(s(2)), State::Up);
+    }
+
+    #[test]
+    fn a_rule_of_zero_counts_as_one() {
+        let mut health = Health::new(Rule { rise: 0, fall: 0, ..RULE });
+        let changes = probe(&mut health, &[true, false, true], 0);
+        assert_eq!(changes, [Some(Change::Up), Some(Change::Down), Some(Change::Up)]);
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_a_node_for_a_while() {
+        let mut health = up();
+        assert_eq!(fail(&mut health, 2, 5), [None, None]);
+        health.on_success();
+        assert_eq!(fail(&mut health, 3, 5), [None, None, Some(Change::Ejected)]);
+        assert_eq!(health.state(s(5)), State::Down);
+        assert_eq!(fail(&mut health, 9, 6), [None; 9], "tunnels under way fail late and change nothing");
+        assert_eq!(probe(&mut health, &[true; 5], 34), [None; 5], "good probes do not end an ejection");
+        assert_eq!(health.state(s(34)), State::Down);
+        assert_eq!(health.state(s(35)), State::Up);
+        assert_eq!((health.tick(s(35)), health.tick(s(35))), (Some(Change::Back), None));
+        assert_eq!(fail(&mut health, 3, 36), [None, None, Some(Change::Ejected)]);
+    }
+
+    #[test]
+    fn a_probe_reports_the_end_of_an_ejection_too() {
+        let mut health = up();
+        fail(&mut health, 3, 0);
+        assert_eq!(health.on_probe(true, s(30)), Some(Change::Back));
+        fail(&mut health, 3, 31);
+        assert_eq!(health.on_failure(s(61), false), Some(Change::Back));
+    }
+
+    #[test]
+    fn the_last_usable_node_is_not_ejected() {
+        let mut health = up();
+        assert_eq!((0..9).map(|_| health.on_failure(s(0), true)).collect::<Vec<_>>(), [None; 9]);
+        assert_eq!(health.state(s(0)), State::Up);
+        assert_eq!(health.on_failure(s(1), false), Some(Change::Ejected), "once another is up");
+    }
+
+    #[test]
+    fn no_number_of_failures_ejects_when_ejection_is_off() {
+        let mut health = Health::unprobed(Rule { failures: 0, ..RULE });
+        assert_eq!(health.state(s(0)), State::Up);
+        assert_eq!(fail(&mut health, 100, 0), [None; 100]);
+    }
+
+    #[test]
+    fn a_node_that_fell_while_it_was_ejected_stays_down() {
+        let mut health = up();
+        fail(&mut health, 3, 0);
+        assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(Change::Down)]);
+        assert_eq!((health.tick(s(40)), health.state(s(40))), (None, State::Down));
+        assert_eq!(probe(&mut health, &[true; 2], 41), [None, Some(Change::Up)]);
+    }
+
+    #[test]
+    fn a_node_drains_when_it_asks_to_and_only_while_it_is_well() {
+        let mut health = up();
+        assert_eq!(health.set_draining(true, s(1)), Some(Change::Draining));
+        assert_eq!(health.set_draining(true, s(1)), None);
+        assert_eq!(health.state(s(1)), State::Draining);
+        assert_eq!(fail(&mut health, 5, 1), [None; 5], "it is no candidate and so not ejected");
+        probe(&mut health, &[false; 3], 2);
+        assert_eq!(health.state(s(2)), State::Down);
+        probe(&mut health, &[true; 2], 3);
+        assert_eq!(health.state(s(3)), State::Draining);
+        assert_eq!(health.set_draining(false, s(4)), Some(Change::Undrained));
+        assert_eq!(health.state(s(4)), State::Up);
+    }
+
+    #[test]
+    fn the_share_of_a_returned_node_grows_and_the_first_start_is_whole() {
+        let mut health = up();
+        assert_eq!(health.share(s(0)), 1.0);
+        probe(&mut health, &[false; 3], 1);
+        probe(&mut health, &[true; 2], 100);
+        assert_eq!(health.share(s(100)), FIRST_SHARE);
+        assert!((health.share(s(105)) - 0.55).abs() < 1e-6);
+        assert_eq!((health.share(s(110)), health.share(s(1000))), (1.0, 1.0));
+        assert_eq!(health.share(s(0)), FIRST_SHARE, "a clock that is read late does no harm");
+    }
+
+    #[test]
+    fn the_share_grows_after_an_ejection_after_a_drain_and_for_a_node_that_joins() {
+        let mut ejected = up();
+        fail(&mut ejected, 3, 0);
+        assert!((ejected.share(s(35)) - 0.55).abs() < 1e-6, "before anyone ticks");
+        ejected.tick(s(36));
+        assert!((ejected.share(s(35)) - 0.55).abs() < 1e-6);
+
+        let mut drained = up();
+        drained.set_draining(true, s(1));
+        drained.set_draining(false, s(50));
+        assert_eq!(drained.share(s(50)), FIRST_SHARE);
+
+        let mut joining = Health::joining(RULE);
+        joining.on_probe(true, s(7));
+        assert_eq!(joining.share(s(7)), FIRST_SHARE);
+
+        let mut at_once = Health::joining(Rule { slow_start: Duration::ZERO, ..RULE });
+        at_once.on_probe(true, s(7));
+        assert_eq!(at_once.share(s(7)), 1.0);
+    }
+
+    #[test]
+    fn a_reloaded_rule_keeps_what_is_known() {
+        let mut health = up();
+        probe(&mut health, &[false; 2], 1);
+        health.set_rule(Rule { fall: 5, ..RULE });
+        assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(Change::Down)]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_change_of_state_is_reported(events in proptest::collection::vec((0_u8..6, 0_u64..20), 0..200)) {
+            let mut health = Health::new(RULE);
+            let mut now = 0;
+            for (event, later) in events {
+                now += later;
+                health.tick(s(now));
+                let before = health.state(s(now));
+                let change = match event {
+                    0 | 1 => health.on_probe(event == 0, s(now)),
+                    2 => health.on_failure(s(now), false),
+                    3 => { health.on_success(); None }
+                    _ => health.set_draining(event == 4, s(now)),
+                };
+                prop_assert!(change.is_some() || health.state(s(now)) == before);
+                prop_assert!((FIRST_SHARE..=1.0).contains(&health.share(s(now))));
+            }
+        }
+    }
 }

@@ -1,0 +1,772 @@
+//! The candidates for a session, in order of preference.
+//!
+//! Candidates instead of a choice: the caller dials the first, and asks for the next when that fails. Each is
+//! worked out when it is asked for, over what the nodes' loads are at that moment, in one or two passes over
+//! the nodes and without allocating (up to 128 nodes).
+//!
+//! The order: the pins that can be met, as they are wished; then, with a key, rendezvous order under the load
+//! bound; without a key, the pool's balance rule. A node that is not up is never a candidate; one that is full
+//! is none either, except that a plain request adds no tunnel and so may still follow a pin to it.
+
+mod balance;
+
+use std::net::IpAddr;
+
+use super::{Nodes, State};
+use crate::affinity::hash::{Arrival, Race};
+use crate::affinity::{Via, Wish, Wishes};
+
+/// How a pool places a client that nothing pins and no key places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// The node with the fewest live tunnels for its weight.
+    #[default]
+    LeastConnections,
+    /// Each node in turn, by weight.
+    RoundRobin,
+    /// The better of two drawn by weight.
+    RandomTwo,
+    /// The client's address is the key (whole IPv4, IPv6 /64).
+    ClientIp,
+}
+
+/// What changes about a node from one question to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Only a node that is up is a candidate.
+    pub state: State,
+    /// Its live tunnels, whole process.
+    pub live: u32,
+    /// How much of its weight counts under `least_connections` and `random_two`, 0 to 1: slow start.
+    pub share: f32,
+}
+
+/// What a session asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What the pool's affinity sources say.
+    pub wishes: &'a Wishes,
+    /// The rule when they say nothing.
+    pub balance: Balance,
+    /// Hashing passes over a node that would have more than this times its part of the tunnels; at least 1.
+    pub load_bound: f64,
+    /// The client's address, for [`Balance::ClientIp`].
+    pub client: IpAddr,
+    /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
+    pub tunnel: bool,
+    /// A random number, new for each session.
+    pub draw: u64,
+    /// How many sessions of the pool have asked before, for [`Balance::RoundRobin`].
+    pub turn: u64,
+}
+
+/// How a candidate came to be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A pin is honoured.
+    Kept,
+    /// A pin could not be met, or an earlier candidate failed.
+    Moved,
+    /// A key decides.
+    Hashed,
+    /// The balance rule decides.
+    Placed,
+}
+
+impl Outcome {
+    /// The value of the label `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Moved => "moved",
+            Self::Hashed => "hashed",
+            Self::Placed => "placed",
+        }
+    }
+}
+
+/// A node to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Index of the node.
+    pub node: usize,
+    /// The source that decides, or whose pin could not be met; `None` when no source said anything.
+    pub via: Option<Via>,
+    /// How it came to be a candidate.
+    pub outcome: Outcome,
+}
+
+impl Candidate {
+    /// The value of the label `source`.
+    pub fn source(&self) -> &'static str {
+        self.via.map_or("none", Via::as_str)
+    }
+}
+
+/// Why there is no candidate at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// No node is up.
+    NoneUp,
+    /// Some are up, and all of those are at their `max_connections`.
+    AllFull,
+}
+
+/// The candidates for one session; `loads` is asked for a node's load, by its index, whenever it matters.
+pub fn candidates<'a, L: Fn(usize) -> Load>(nodes: &'a Nodes, ask: Ask<'a>, loads: L) -> Candidates<'a, L> {
+    let missed = ask.wishes.lost();
+    Candidates { nodes, ask, loads, tried: Marks::default(), wish: 0, missed, has_failed: false }
+}
+
+/// The candidates for one session, best first; see [`candidates`].
+#[derive(Debug)]
+pub struct Candidates<'a, L> {
+    nodes: &'a Nodes,
+    ask: Ask<'a>,
+    loads: L,
+    /// The nodes that were given already.
+    tried: Marks,
+    /// The next wish to look at.
+    wish: usize,
+    /// The first source whose pin could not be met.
+    missed: Option<Via>,
+    /// Whether a candidate was given before: whoever asks for another could not use it.
+    has_failed: bool,
+}
+
+impl<L: Fn(usize) -> Load> Iterator for Candidates<'_, L> {
+    type Item = Candidate;
+
+    fn next(&mut self) -> Option<Candidate> {
+        let candidate = self.pinned().or_else(|| self.placed())?;
+        self.tried.set(candidate.node);
+        self.has_failed = true;
+        Some(candidate)
+    }
+}
+
+impl<L: Fn(usize) -> Load> Candidates<'_, L> {
+    /// Why no node can be a candidate, at this moment; `None` when some could be, even if each was tried.
+    pub fn shortage(&self) -> Option<Shortage> {
+        let mut shortage = Shortage::NoneUp;
+        for node in 0..self.nodes.len() {
+            let load = (self.loads)(node);
+            if load.state == State::Up {
+                if load.live < self.nodes.limits[node].max {
+                    return None;
+                }
+                shortage = Shortage::AllFull;
+            }
+        }
+        Some(shortage)
+    }
+
+    /// The next pin that can be met.
+    fn pinned(&mut self) -> Option<Candidate> {
+        while let Some(Wish::Pin { node, via }) = self.ask.wishes.list().get(self.wish).copied() {
+            self.wish += 1;
+            let outcome = if self.has_failed { Outcome::Moved } else { Outcome::Kept };
+            let source = if self.has_failed { self.missed.or(Some(via)) } else { Some(via) };
+            // Whoever comes here again could not use the pin.
+            self.missed = self.missed.or(Some(via));
+            if node < self.nodes.len() && !self.tried.has(node) && self.follows(node) {
+                return Some(Candidate { node, via: source, outcome });
+            }
+        }
+        None
+    }
+
+    /// The best node by key or by the balance rule.
+    fn placed(&self) -> Option<Candidate> {
+        let (node, via, outcome) = match self.ask.wishes.list().last() {
+            Some(Wish::Key { hash, via }) => (self.by_key(*hash)?, Some(*via), Outcome::Hashed),
+            _ => (self.by_balance()?, None, Outcome::Placed),
+        };
+        let has_moved = self.missed.is_some() || self.has_failed;
+        let outcome = if has_moved { Outcome::Moved } else { outcome };
+        Some(Candidate { node, via: self.missed.or(via), outcome })
+    }
+
+    /// The first node in rendezvous order that is under the load bound, or the first at all when none is.
+    fn by_key(&self, key: u64) -> Option<usize> {
+        let race = Race::new(key);
+        let (guess, total) = if self.nodes.equal { self.highest_draw(race) } else { self.earliest(race) };
+        // Mostly the very first can be taken, so that is asked of it alone and not of every node.
+        let first = match guess {
+            Some(first) if self.is_candidate(first) => first,
+            _ => self.first_in_order(race, |node| self.is_candidate(node))?,
+        };
+        if !self.is_over(first, total) {
+            return Some(first);
+        }
+        let is_wanted = |node| self.is_candidate(node) && !self.is_over(node, total);
+        self.first_in_order(race, is_wanted).or(Some(first))
+    }
+
+    /// The first of the nodes that are up in the order of equal weights.
+    fn highest_draw(&self, race: Race) -> (Option<usize>, Total) {
+        let (mut winner, mut highest, mut total) = (usize::MAX, 0, Total::default());
+        for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
+            let load = (self.loads)(node);
+            if load.state == State::Up {
+                total.add(load, limits.weight);
+                let draw = race.draw(stand);
+                (winner, highest) = if draw >= highest { (node, draw) } else { (winner, highest) };
+            }
+        }
+        (Some(winner).filter(|winner| *winner != usize::MAX), total)
+    }
+
+    /// The first of the nodes that are up in the order of different weights. Whoever may come soonest is almost
+    /// always the first, and needs no comparison when it comes before the next soonest can.
+    fn earliest(&self, race: Race) -> (Option<usize>, Total) {
+        let (mut guess, mut total) = (usize::MAX, Total::default());
+        let (mut soonest, mut next_soonest) = (u64::MAX, u64::MAX);
+        for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
+            let load = (self.loads)(node);
+            if load.state == State::Up {
+                total.add(load, limits.weight);
+                let time = stand.not_before(race.draw(stand));
+                next_soonest = next_soonest.min(time.max(soonest));
+                (guess, soonest) = if time <= soonest { (node, time) } else { (guess, soonest) };
+            }
+        }
+        match self.nodes.stands.get(guess) {
+            Some(stand) if stand.not_after(race.draw(stand)) < next_soonest => (Some(guess), total),
+            _ => (self.first_in_order(race, |node| (self.loads)(node).state == State::Up), total),
+        }
+    }
+
+    /// The first node in rendezvous order among those that are wanted.
+    fn first_in_order(&self, race: Race, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut best: Option<(usize, Arrival)> = None;
+        let mut deadline = u64::MAX;
+        for (node, stand) in self.nodes.stands.iter().enumerate() {
+            let draw = race.draw(stand);
+            if stand.not_before(draw) > deadline || !is_wanted(node) {
+                continue;
+            }
+            let arrival = stand.arrival(draw);
+            if best.is_none_or(|(_, first)| arrival.is_before(first)) {
+                best = Some((node, arrival));
+                deadline = arrival.deadline();
+            }
+        }
+        best.map(|(node, _)| node)
+    }
+
+    /// Whether one more tunnel would bring the node above `load_bound` times its part of all tunnels, rounded
+    /// up: live + 1 > ceil(x) is live >= x for whole numbers.
+    fn is_over(&self, node: usize, total: Total) -> bool {
+        let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight);
+        f64::from((self.loads)(node).live) >= self.ask.load_bound * (total.live as f64 + 1.0) * part
+    }
+
+    fn is_candidate(&self, node: usize) -> bool {
+        self.takes(node, (self.loads)(node))
+    }
+
+    /// Whether a node that was not tried can take one more.
+    #[inline]
+    fn takes(&self, node: usize, load: Load) -> bool {
+        load.state == State::Up
+            && load.live < self.nodes.limits[node].max
+            && !(self.has_failed && self.tried.has(node))
+    }
+
+    /// Whether a pin to the node can be met.
+    fn follows(&self, node: usize) -> bool {
+        let load = (self.loads)(node);
+        load.state == State::Up && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
+    }
+}
+
+/// What the nodes that are up carry together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Total {
+    live: u64,
+    weight: u32,
+}
+
+impl Total {
+    #[inline]
+    fn add(&mut self, load: Load, weight: u32) {
+        self.live += u64::from(load.live);
+        // Of another width than `live`, or the compiler puts both into one vector and the loop takes half as
+        // long again. It would take four million nodes of the greatest weight to wrap.
+        self.weight = self.weight.wrapping_add(weight);
+    }
+}
+
+/// The nodes that are marked; the first 128 need no allocation.
+#[derive(Debug, Default)]
+struct Marks {
+    first: [u64; 2],
+    more: Vec<usize>,
+}
+
+impl Marks {
+    #[inline]
+    fn has(&self, node: usize) -> bool {
+        match self.first.get(node / 64) {
+            Some(word) => word >> (node % 64) & 1 == 1,
+            None => self.has_beyond(node),
+        }
+    }
+
+    #[cold]
+    fn has_beyond(&self, node: usize) -> bool {
+        self.more.contains(&node)
+    }
+
+    fn set(&mut self, node: usize) {
+        match self.first.get_mut(node / 64) {
+            Some(word) => *word |= 1 << (node % 64),
+            None => self.more.push(node),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smallvec::SmallVec;
+
+    use super::super::Node;
+    use super::*;
+    use crate::affinity::{Directory, Request, Source, hash, wishes};
+
+    /// Nodes `ws0`, `ws1`, ... with these weights, all up and empty.
+    struct Fleet {
+        nodes: Nodes,
+        loads: Vec<Load>,
+        balance: Balance,
+        load_bound: f64,
+        tunnel: bool,
+    }
+
+    impl Fleet {
+        fn new(weights: &[u16]) -> Self {
+            Self::limited(weights, None)
+        }
+
+        fn limited(weights: &[u16], max_connections: Option<u32>) -> Self {
+            let node = |(index, weight): (usize, &u16)| Node {
+                id: format!("ws{index}").parse().unwrap(),
+                address: "127.0.0.1:1".parse().unwrap(),
+                weight: *weight,
+                max_connections,
+                release: None,
+            };
+            let nodes = Nodes::new("chat", weights.iter().enumerate().map(node).collect());
+            let loads = vec![Load { state: State::Up, live: 0, share: 1.0 }; weights.len()];
+            Self { nodes, loads, balance: Balance::LeastConnections, load_bound: 1.25, tunnel: true }
+        }
+
+        fn balanced(weights: &[u16], balance: Balance) -> Self {
+            Self { balance, ..Self::new(weights) }
+        }
+
+        fn ask<'a>(&self, wishes: &'a Wishes, random: u64) -> Ask<'a> {
+            let client = "192.0.2.1".parse().unwrap();
+            let Self { balance, load_bound, tunnel, .. } = *self;
+            Ask { wishes, balance, load_bound, client, tunnel, draw: random, turn: random }
+        }
+
+        fn all(&self, wishes: &Wishes, random: u64) -> Vec<Candidate> {
+            candidates(&self.nodes, self.ask(wishes, random), |node| self.loads[node]).collect()
+        }
+
+        fn first(&self, wishes: &Wishes, random: u64) -> Option<usize> {
+            self.all(wishes, random).first().map(|candidate| candidate.node)
+        }
+
+        fn shortage(&self) -> Option<Shortage> {
+            candidates(&self.nodes, self.ask(&Wishes::default(), 0), |node| self.loads[node]).shortage()
+        }
+
+        /// Places `count` clients in turn, each of which stays, and says what each node has then.
+        fn fill(&mut self, count: u64, wishes: impl Fn(u64) -> Wishes) -> Vec<u32> {
+            for client in 0..count {
+                let node = self.first(&wishes(client), client).unwrap();
+                self.loads[node].live += 1;
+            }
+            self.loads.iter().map(|load| load.live).collect()
+        }
+
+        /// What a request with these pins (cookies that nodes set, in order) and perhaps a user as key wishes.
+        fn wish(&self, pins: &[&str], user: Option<&str>) -> Wishes {
+            let cookies: Vec<String> =
+                pins.iter().enumerate().map(|(at, id)| format!("c{at}={id}")).collect();
+            let headers = [(http::header::COOKIE, cookies.join("; ").parse().unwrap())].into_iter().collect();
+            let mut sources: Vec<Source> =
+                (0..pins.len()).map(|at| Source::NodeCookie { name: format!("c{at}") }).collect();
+            sources.push(Source::Query("user".into()));
+            let query = user.map(|user| format!("user={user}"));
+            let client = "192.0.2.1".parse().unwrap();
+            let request =
+                Request { headers: &headers, query: query.as_deref(), client, now: 0, pool: "chat" };
+            wishes(&sources, &request, &self.nodes)
+        }
+
+        /// The nodes in rendezvous order, worked out the long way.
+        fn order(&self, user: &str) -> Vec<usize> {
+            let key = hash::key(user.as_bytes());
+            let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+            let stand = |node: usize| &self.nodes.stands[node];
+            order.sort_by(|a, b| {
+                let [a, b] = [*a, *b].map(|node| stand(node).arrival(Race::new(key).draw(stand(node))));
+                if a.is_before(b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
+            });
+            order
+        }
+    }
+
+    fn nodes_of(candidates: &[Candidate]) -> Vec<usize> {
+        candidates.iter().map(|candidate| candidate.node).collect()
+    }
+
+    fn labels(candidates: &[Candidate]) -> Vec<(usize, &'static str, &'static str)> {
+        let labels = |candidate: &Candidate| (candidate.node, candidate.source(), candidate.outcome.as_str());
+        candidates.iter().map(labels).collect()
+    }
+
+    #[test]
+    fn a_pin_comes_first_and_is_kept() {
+        let fleet = Fleet::new(&[1; 4]);
+        let wishes = fleet.wish(&["ws2"], None);
+        for random in 0..50 {
+            let all = fleet.all(&wishes, random);
+            assert_eq!(labels(&all)[0], (2, "node_cookie", "kept"));
+            assert!(
+                labels(&all)[1..]
+                    .iter()
+                    .all(|(_, source, outcome)| (*source, *outcome) == ("node_cookie", "moved"))
+            );
+            let mut nodes = nodes_of(&all);
+            nodes.sort_unstable();
+            assert_eq!(nodes, [0, 1, 2, 3], "each node once");
+        }
+    }
+
+    #[test]
+    fn a_pin_to_a_draining_down_or_removed_node_moves() {
+        for state in [State::Down, State::Draining, State::Removed] {
+            let mut fleet = Fleet::new(&[1; 4]);
+            fleet.loads[2].state = state;
+            let moved = fleet.all(&fleet.wish(&["ws2"], Some("ann")), 0);
+            let expected: Vec<usize> = fleet.order("ann").into_iter().filter(|node| *node != 2).collect();
+            assert_eq!(nodes_of(&moved), expected);
+            assert!(
+                labels(&moved)
+                    .iter()
+                    .all(|(_, source, outcome)| (*source, *outcome) == ("node_cookie", "moved"))
+            );
+            assert_eq!(labels(&fleet.all(&fleet.wish(&["ws2"], None), 0))[0].2, "moved");
+        }
+    }
+
+    #[test]
+    fn a_pin_to_a_node_that_is_no_longer_in_the_pool_moves() {
+        let fleet = Fleet::new(&[1; 3]);
+        let all = fleet.all(&fleet.wish(&["gone"], Some("ann")), 0);
+        assert_eq!(labels(&all)[0], (fleet.order("ann")[0], "node_cookie", "moved"));
+    }
+
+    #[test]
+    fn pins_are_tried_in_the_order_of_the_wishes_each_once() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        let wishes = fleet.wish(&["ws3", "ws1", "ws3"], Some("ann"));
+        assert_eq!(nodes_of(&fleet.all(&wishes, 0))[..2], [3, 1]);
+        assert_eq!(fleet.all(&wishes, 0).len(), 4);
+        fleet.loads[3].state = State::Down;
+        assert_eq!(labels(&fleet.all(&wishes, 0))[0], (1, "node_cookie", "kept"));
+        assert_eq!(labels(&fleet.all(&wishes, 0))[1].2, "moved");
+    }
+
+    #[test]
+    fn a_pin_is_not_held_to_the_load_bound() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        fleet.loads[2].live = 1_000_000;
+        assert_eq!(fleet.first(&fleet.wish(&["ws2"], Some("ann")), 0), Some(2));
+    }
+
+    #[test]
+    fn a_full_node_is_passed_over_but_a_plain_request_follows_its_pin() {
+        let mut fleet = Fleet::limited(&[1; 3], Some(10));
+        fleet.loads[1].live = 10;
+        let wishes = fleet.wish(&["ws1"], None);
+        assert_eq!(labels(&fleet.all(&wishes, 0))[0].2, "moved");
+        assert!(!nodes_of(&fleet.all(&wishes, 0)).contains(&1));
+        fleet.tunnel = false;
+        assert_eq!(labels(&fleet.all(&wishes, 0))[0], (1, "node_cookie", "kept"));
+        assert!(!nodes_of(&fleet.all(&fleet.wish(&[], None), 0)).contains(&1));
+        fleet.loads[1].state = State::Draining;
+        assert!(!nodes_of(&fleet.all(&wishes, 0)).contains(&1));
+    }
+
+    #[test]
+    fn a_key_gives_rendezvous_order() {
+        for weights in [vec![1; 9], vec![5, 1, 1, 9, 2], vec![1; 200]] {
+            let fleet = Fleet { load_bound: f64::INFINITY, ..Fleet::new(&weights) };
+            for user in ["ann", "bob", "eve", "x", ""] {
+                let wishes = fleet.wish(&[], Some(user).filter(|user| !user.is_empty()));
+                let all = fleet.all(&wishes, 7);
+                if user.is_empty() {
+                    assert!(all.iter().all(|candidate| candidate.via.is_none()));
+                } else {
+                    assert_eq!(nodes_of(&all), fleet.order(user));
+                    assert_eq!(labels(&all)[0], (fleet.order(user)[0], "query", "hashed"));
+                    assert_eq!(labels(&all)[1].2, "moved", "the first failed");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_passes_over_a_node_above_the_load_bound_and_comes_back_to_it_last() {
+        for weights in [[1; 4], [1, 2, 3, 2]] {
+            let mut fleet = Fleet::new(&weights);
+            let order = fleet.order("ann");
+            for load in &mut fleet.loads {
+                load.live = 100;
+            }
+            fleet.loads[order[0]].live = 1000;
+            let wishes = fleet.wish(&[], Some("ann"));
+            let all = fleet.all(&wishes, 0);
+            assert_ne!(all[0].node, order[0]);
+            assert_eq!((all[0].outcome, all[3].node), (Outcome::Hashed, order[0]));
+        }
+    }
+
+    #[test]
+    fn the_load_bound_is_a_ceiling_over_the_part_of_the_node() {
+        // One of four nodes, 1.25 times (39 + 1) / 4 is 12.5, rounded up 13.
+        let mut fleet = Fleet::new(&[1; 4]);
+        let first = fleet.order("ann")[0];
+        let wishes = fleet.wish(&[], Some("ann"));
+        let mut with = |live: u32| {
+            let others = [(39 - live) / 3, (39 - live) / 3, 39 - live - (39 - live) / 3 * 2];
+            let rest = (0..4).filter(|node| *node != first).zip(others).collect::<Vec<_>>();
+            for (node, live) in rest {
+                fleet.loads[node].live = live;
+            }
+            fleet.loads[first].live = live;
+            fleet.first(&wishes, 0)
+        };
+        assert_eq!(with(12), Some(first));
+        assert_ne!(with(13), Some(first));
+    }
+
+    #[test]
+    fn with_every_node_above_the_bound_or_full_the_order_is_the_bare_one() {
+        let mut fleet = Fleet::limited(&[1; 3], Some(10));
+        let order = fleet.order("ann");
+        fleet.loads[order[0]].live = 9;
+        fleet.loads[order[1]].live = 10;
+        fleet.loads[order[2]].live = 10;
+        let wishes = fleet.wish(&[], Some("ann"));
+        assert_eq!(nodes_of(&fleet.all(&wishes, 0)), [order[0]]);
+        fleet.load_bound = 0.01;
+        assert_eq!(nodes_of(&fleet.all(&wishes, 0)), [order[0]]);
+    }
+
+    #[test]
+    fn hashed_clients_never_load_a_node_above_the_bound() {
+        for weights in [vec![1; 8], vec![1, 2, 3, 4]] {
+            let mut fleet = Fleet::new(&weights);
+            let pin = Fleet::new(&weights);
+            let counts = fleet.fill(2_000, |client| pin.wish(&[], Some(&format!("user-{client}"))));
+            let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+            for (count, weight) in counts.iter().zip(&weights) {
+                assert!(
+                    f64::from(*count) <= (1.25 * 2_000.0 * f64::from(*weight) / total).ceil(),
+                    "{counts:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_returned_node_gets_its_hashed_clients_back_at_once() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        let wishes = fleet.wish(&[], Some("ann"));
+        let home = fleet.order("ann")[0];
+        fleet.loads[home].state = State::Down;
+        assert_eq!(fleet.first(&wishes, 0), Some(fleet.order("ann")[1]));
+        fleet.loads[home] = Load { state: State::Up, live: 0, share: 0.1 };
+        assert_eq!(fleet.first(&wishes, 0), Some(home));
+    }
+
+    #[test]
+    fn least_connections_fills_by_weight() {
+        let counts = Fleet::new(&[1, 2, 3]).fill(600, |_| Wishes::default());
+        assert_eq!(counts, [100, 200, 300]);
+        let placed = Fleet::new(&[1]).all(&Wishes::default(), 0);
+        assert_eq!(labels(&placed), [(0, "none", "placed")]);
+    }
+
+    #[test]
+    fn ties_of_least_connections_fall_evenly() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        fleet.loads[1].live = 1;
+        let mut counts = [0_u32; 4];
+        for random in 0..3_000 {
+            counts[fleet.first(&Wishes::default(), random).unwrap()] += 1;
+        }
+        assert_eq!(counts[1], 0);
+        assert!([0, 2, 3].iter().all(|node| (850..1_150).contains(&counts[*node])), "{counts:?}");
+    }
+
+    #[test]
+    fn a_node_in_slow_start_gets_its_share_and_is_not_flooded() {
+        for balance in [Balance::LeastConnections, Balance::RandomTwo] {
+            let mut fleet = Fleet::balanced(&[1; 3], balance);
+            fleet.loads[0].share = 0.1;
+            let counts = fleet.fill(2_100, |_| Wishes::default());
+            assert!(counts[0] <= 110, "{balance:?}: {counts:?}");
+            assert!(counts[0] > 0);
+        }
+        let mut fleet = Fleet::new(&[1; 2]);
+        for odd in [0.0, -1.0, f32::NAN] {
+            fleet.loads[0].share = odd;
+            assert_eq!(fleet.all(&Wishes::default(), 3).len(), 2, "a share of {odd} is the smallest");
+        }
+    }
+
+    #[test]
+    fn round_robin_takes_each_node_in_turn() {
+        let mut fleet = Fleet::balanced(&[7; 3], Balance::RoundRobin);
+        let turns = |fleet: &Fleet, count: u64| {
+            (0..count).map(|turn| fleet.first(&Wishes::default(), turn).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(&fleet, 6), [0, 1, 2, 0, 1, 2]);
+        fleet.loads[1].state = State::Down;
+        assert_eq!(turns(&fleet, 4), [0, 2, 0, 2]);
+        assert_eq!(fleet.first(&Wishes::default(), u64::MAX), Some(2));
+    }
+
+    #[test]
+    fn round_robin_gives_each_node_its_weight_smoothly() {
+        let fleet = Fleet::balanced(&[5, 1, 2, 4], Balance::RoundRobin);
+        let turns: Vec<usize> = (0..24).map(|turn| fleet.first(&Wishes::default(), turn).unwrap()).collect();
+        assert_eq!(turns[..12], turns[12..]);
+        let count = |node: usize| turns[..12].iter().filter(|at| **at == node).count();
+        assert_eq!([0, 1, 2, 3].map(count), [5, 1, 2, 4]);
+        assert!(turns.windows(3).all(|three| three[0] != three[1] || three[1] != three[2]), "{turns:?}");
+    }
+
+    #[test]
+    fn random_two_prefers_the_less_loaded_and_never_takes_the_most_loaded() {
+        let mut fleet = Fleet::balanced(&[1; 4], Balance::RandomTwo);
+        for (node, load) in fleet.loads.iter_mut().enumerate() {
+            load.live = [10, 20, 30, 40][node];
+        }
+        let mut counts = [0; 4];
+        for random in 0..6_000 {
+            counts[fleet.first(&Wishes::default(), random).unwrap()] += 1;
+        }
+        // Of six pairs the least loaded node is the better in three, the next in two, the third in one.
+        assert!((2_800..3_200).contains(&counts[0]) && (1_850..2_150).contains(&counts[1]), "{counts:?}");
+        assert!((880..1_120).contains(&counts[2]) && counts[3] == 0, "{counts:?}");
+        assert_eq!(fleet.all(&Wishes::default(), 5).len(), 4);
+    }
+
+    #[test]
+    fn random_two_draws_by_weight_and_finds_the_only_open_node() {
+        let counts = Fleet::balanced(&[1, 2, 3], Balance::RandomTwo).fill(6_000, |_| Wishes::default());
+        for (count, expected) in counts.iter().zip([1_000, 2_000, 3_000]) {
+            assert!(count.abs_diff(expected) < 120, "{counts:?}");
+        }
+        let mut fleet = Fleet::balanced(&[1; 100], Balance::RandomTwo);
+        for (node, load) in fleet.loads.iter_mut().enumerate() {
+            load.state = if node == 77 { State::Up } else { State::Down };
+        }
+        assert!((0..200).all(|random| fleet.first(&Wishes::default(), random) == Some(77)));
+    }
+
+    #[test]
+    fn balancing_by_client_address_hashes_it() {
+        let fleet = Fleet { load_bound: f64::INFINITY, ..Fleet::balanced(&[1; 5], Balance::ClientIp) };
+        let all = fleet.all(&Wishes::default(), 0);
+        assert_eq!(all, fleet.all(&Wishes::default(), 99));
+        assert_eq!(labels(&all)[0].1, "none");
+        assert_eq!((all[0].outcome, all[1].outcome), (Outcome::Placed, Outcome::Moved));
+    }
+
+    #[test]
+    fn a_shortage_says_whether_no_node_is_up_or_all_are_full() {
+        let mut fleet = Fleet::limited(&[1; 3], Some(5));
+        assert_eq!(fleet.shortage(), None);
+        for load in &mut fleet.loads {
+            load.live = 5;
+        }
+        assert_eq!((fleet.shortage(), fleet.first(&Wishes::default(), 0)), (Some(Shortage::AllFull), None));
+        fleet.loads[0].state = State::Down;
+        fleet.loads[1].state = State::Draining;
+        assert_eq!(fleet.shortage(), Some(Shortage::AllFull));
+        fleet.loads[2].state = State::Removed;
+        assert_eq!((fleet.shortage(), fleet.first(&Wishes::default(), 0)), (Some(Shortage::NoneUp), None));
+        assert_eq!(Fleet::new(&[]).shortage(), Some(Shortage::NoneUp));
+        for balance in [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp]
+        {
+            assert_eq!(Fleet::balanced(&[], balance).all(&Wishes::default(), 0), []);
+        }
+    }
+
+    #[test]
+    fn a_node_that_goes_down_between_two_questions_is_not_given() {
+        let fleet = Fleet::new(&[1; 3]);
+        let is_down = std::cell::Cell::new(None);
+        let loads = |node| Load {
+            state: if is_down.get() == Some(node) { State::Down } else { State::Up },
+            ..fleet.loads[node]
+        };
+        let wishes = fleet.wish(&[], Some("ann"));
+        let order = fleet.order("ann");
+        let mut candidates = candidates(&fleet.nodes, fleet.ask(&wishes, 0), loads);
+        assert_eq!(candidates.next().map(|candidate| candidate.node), Some(order[0]));
+        is_down.set(Some(order[1]));
+        assert_eq!(candidates.next().map(|candidate| candidate.node), Some(order[2]));
+        assert_eq!(candidates.next(), None);
+    }
+
+    #[test]
+    fn a_cookie_survives_the_removal_of_another_node() {
+        let (before, after) = (Fleet::new(&[1; 4]), Fleet::new(&[1; 3]));
+        for id in ["ws0", "ws1", "ws2"] {
+            let kept = |fleet: &Fleet| fleet.all(&fleet.wish(&[id], None), 0)[0];
+            assert_eq!(kept(&before), kept(&after));
+            assert_eq!(before.nodes.by_id(id), after.nodes.by_id(id));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_loads_each_open_node_is_given_once(
+            nodes in proptest::collection::vec((0_u8..4, 0_u32..12, 0_f32..1.1, 1_u16..1001), 0..150),
+            user in proptest::option::of("[a-z]{1,5}"),
+            pins in proptest::collection::vec(0_usize..160, 0..3),
+            rule in 0_usize..4,
+            bound in 0.5_f64..3.0,
+            random in any::<u64>(),
+        ) {
+            let weights: Vec<u16> = nodes.iter().map(|node| node.3).collect();
+            let mut fleet = Fleet::limited(&weights, Some(10));
+            fleet.load_bound = bound;
+            fleet.balance =
+                [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp][rule];
+            for (load, (state, live, share, _)) in fleet.loads.iter_mut().zip(&nodes) {
+                *load = Load { state: State::ALL[usize::from(*state)], live: *live, share: *share };
+            }
+            let pins: SmallVec<[String; 3]> = pins.iter().map(|pin| format!("ws{pin}")).collect();
+            let pins: Vec<&str> = pins.iter().map(|pin| &**pin).collect();
+            let mut given = nodes_of(&fleet.all(&fleet.wish(&pins, user.as_deref()), random));
+            given.sort_unstable();
+            let is_open = |node: &usize| fleet.loads[*node].state == State::Up && fleet.loads[*node].live < 10;
+            let open: Vec<usize> = (0..nodes.len()).filter(is_open).collect();
+            prop_assert_eq!(fleet.shortage().is_none(), !open.is_empty());
+            prop_assert_eq!(given, open);
+        }
+    }
+}
