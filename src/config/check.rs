@@ -12,7 +12,7 @@ use super::pools;
 use super::reader::{Section, Value};
 use super::units::{ANY_TIME, SOME_TIME};
 use super::{AccessLog, Admin, Config, Limits, ListenAddress, Listener, LogFormat, LogPath, Pool, Shutdown};
-use crate::route::Route;
+use crate::route::{Host, Route};
 
 const KEYS: &[&str] =
     &["listeners", "admin", "trusted_proxies", "limits", "access_log", "shutdown", "pools", "routes"];
@@ -41,12 +41,8 @@ fn listeners(top: &Section) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
         return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
     };
-    let items = value.items();
-    if items.is_empty() {
-        value.expected("at least one listener, such as `- address: \"0.0.0.0:8080\"`");
-    }
     let mut listeners: Vec<Listener> = Vec::new();
-    for item in items {
+    for item in value.some_items("- address: \"0.0.0.0:8080\"") {
         let section = item.section(&["address", "proxy_protocol", "tls"]);
         section.unavailable("proxy_protocol", "false");
         section.unavailable("tls", "null");
@@ -168,48 +164,74 @@ fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
             }
         };
     };
-    let items = value.items();
-    if items.is_empty() {
-        value.expected("at least one route, such as `- { path: /, pool: NAME }`");
-    }
     let mut lines = HashMap::new();
     let mut routes = Vec::new();
-    for item in items {
+    for item in value.some_items("- { path: /, pool: NAME }") {
         let Some(route) = route(&item, pools) else { continue };
-        let line = item.at().line;
-        let key = (route.host.as_ref().map(|host| format!("{host:?}")), route.path.clone());
-        if let Some(first) = lines.insert(key, line) {
+        if let Some(first) = wider(&route).find_map(|key| lines.get(&key)) {
             item.fault(format_args!(
-                "the route on line {first} has the same host and path, so this one is never reached"
+                "the route on line {first} takes all that this one would, so it is never reached; \
+                 write the narrower route first, or remove it"
             ));
         }
+        lines.entry((host_key(route.host.as_ref()), route.path.clone())).or_insert(item.at().line);
         routes.push(route);
     }
     routes
 }
 
+/// The hosts and paths of the routes that, before this one, would take all its requests.
+fn wider(route: &Route) -> impl Iterator<Item = (Option<String>, Option<String>)> {
+    let path = route.path.as_deref().unwrap_or_default();
+    let shorter = path.match_indices('/').map(|(slash, _)| path[..=slash].to_owned());
+    // Whatever request has a path is in `/`.
+    let paths = [None, Some("/".to_owned()), route.path.clone()].into_iter().chain(shorter.map(Some));
+    let hosts = [None, host_key(route.host.as_ref())];
+    paths.flat_map(move |path| hosts.clone().map(|host| (host, path.clone())))
+}
+
+fn host_key(host: Option<&Host>) -> Option<String> {
+    host.map(|host| match host {
+        Host::Exact(name) => name.clone(),
+        Host::Below(name) => format!("*.{name}"),
+    })
+}
+
+/// `None` after a fault.
 fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
     let section = item.section(&["host", "path", "origins", "pool"]);
     section.unavailable("origins", "[]");
-    let host = section.some("host").map(|value| value.from_text("a host name, such as chat.example.com"));
-    let path = section.some("path").map(|value| {
-        value.parsed("a path that begins with `/`, without `?` and spaces", |text| {
-            is_path(text).then(|| text.to_owned())
-        })
-    });
-    let pool = section.required("pool", "the name of a pool")?;
-    let name = pool.text("the name of a pool")?;
+    let host = match section.some("host") {
+        Some(value) => value.from_text("a host name, such as chat.example.com").map(Some),
+        None => Some(None),
+    };
+    let path = match section.some("path") {
+        Some(value) => value
+            .parsed("a path that begins with `/`, without `?` and spaces", |text| {
+                is_path(text).then(|| text.to_owned())
+            })
+            .map(Some),
+        None => Some(None),
+    };
+    let pool =
+        section.required("pool", "`pool:` and the name of one").and_then(|value| named_pool(&value, pools));
+    Some(Route { host: host?, path: path?, pool: pool? })
+}
+
+/// The name of one of the pools.
+fn named_pool(value: &Value, pools: &[Pool]) -> Option<Arc<str>> {
+    let name = value.text("the name of a pool")?;
     let known = pools.iter().map(|pool| &*pool.name);
-    let Some(found) = pools.iter().find(|pool| *pool.name == *name) else {
+    let found = pools.iter().find(|pool| *pool.name == *name);
+    // Without any pool, that is the fault.
+    if found.is_none() && !pools.is_empty() {
         let right = match nearest(name, known.clone()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("the pools are {}", known.collect::<Vec<_>>().join(", ")),
+            None => format!("the pools are: {}", known.collect::<Vec<_>>().join(", ")),
         };
-        pool.fault(format_args!("there is no pool {}; {right}", quoted(name)));
-        return None;
-    };
-    // A host or path that is wrong has been said; the route stands so that others are compared with it.
-    Some(Route { host: host.flatten(), path: path.flatten(), pool: Arc::clone(&found.name) })
+        value.fault(format_args!("there is no pool {}; {right}", quoted(name)));
+    }
+    found.map(|pool| Arc::clone(&pool.name))
 }
 
 /// Whether a request's path could begin so.

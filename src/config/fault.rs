@@ -34,11 +34,12 @@ impl Fault {
         Self { at: None, message: message.into() }
     }
 
-    /// `FILE:LINE:COLUMN: message`; `kind` comes before the message, `"warning: "` for instance.
+    /// `FILE:LINE:COLUMN: message`, always one line; `kind` comes before the message, `"warning: "` for instance.
     pub fn line(&self, file: &str, kind: &str) -> String {
+        let message = printable(&self.message);
         match self.at {
-            Some(Position { line, column }) => format!("{file}:{line}:{column}: {kind}{}", self.message),
-            None => format!("{file}: {kind}{}", self.message),
+            Some(Position { line, column }) => format!("{file}:{line}:{column}: {kind}{message}"),
+            None => format!("{file}: {kind}{message}"),
         }
     }
 }
@@ -76,15 +77,17 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
+/// Text that cannot break a line or speak to a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// A value from the file as a message shows it: in backticks, short, without control characters.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
-    let mut shown: String =
-        text.chars().take(LONGEST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push('…');
-    }
-    format!("`{shown}`")
+    let shown: String = text.chars().take(LONGEST).collect();
+    let more = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    format!("`{}{more}`", printable(&shown))
 }
 
 /// The known word that `wrong` most likely stands for, if one is near.
@@ -93,11 +96,13 @@ pub(super) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>)
     if wrong.chars().count() > 64 {
         return None;
     }
-    let near = |word: &&str| word.chars().count().max(wrong.chars().count()).div_ceil(3);
+    let near = |word: &str| word.chars().count().max(wrong.chars().count()).div_ceil(3);
+    // `least_conn` is no typo of `least_connections`, but no other word was meant either.
+    let begins = |word: &str| wrong.len() >= 3 && (word.starts_with(wrong) || wrong.starts_with(word));
     known
         .into_iter()
         .map(|word| (edits(wrong, word), word))
-        .filter(|(edits, word)| *edits <= near(word))
+        .filter(|(edits, word)| *edits <= near(word) || begins(word))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, word)| word)
 }
@@ -132,6 +137,8 @@ mod tests {
         assert_eq!(nearest("idel", known), Some("idle"));
         assert_eq!(nearest("handshke", known), Some("handshake"));
         assert_eq!(nearest("conect", known), Some("connect"));
+        assert_eq!(nearest("idle_timeout", known), Some("idle"));
+        assert_eq!(nearest("least_conn", ["random_two", "least_connections"]), Some("least_connections"));
     }
 
     #[test]

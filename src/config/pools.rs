@@ -32,12 +32,9 @@ const USUAL_QUIET: Duration = Duration::from_secs(45);
 
 /// The pools by name. A pool with faults is among them, so that its routes are not faults, too.
 pub(super) fn pools(top: &Section) -> Vec<Pool> {
-    let example = "`pools:` with a name, and below it `nodes`";
-    let Some(value) = top.required("pools", example) else { return Vec::new() };
-    let named = value.named();
-    if named.is_empty() {
-        value.expected(format_args!("at least one pool: {example}"));
-    }
+    const EXAMPLE: &str = "the name of a pool, such as `chat:`, and below it its `nodes`";
+    let Some(value) = top.required("pools", EXAMPLE) else { return Vec::new() };
+    let named = value.named(EXAMPLE);
     named.into_iter().map(|(at, name, value)| pool(at, name, &value)).collect()
 }
 
@@ -66,15 +63,13 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
 }
 
 fn nodes(pool: &Section) -> Vec<Node> {
-    const EXAMPLE: &str = "`- { id: ws1, address: \"127.0.0.1:3001\" }`";
-    let Some(value) = pool.required("nodes", &format!("a list with {EXAMPLE}, for instance")) else {
+    const EXAMPLE: &str = "- { id: ws1, address: \"127.0.0.1:3001\" }";
+    let Some(value) = pool.required("nodes", &format!("a list of them, such as `{EXAMPLE}`")) else {
         return Vec::new();
     };
-    let items = value.items();
-    match items.len() {
-        0 => value.expected(format_args!("at least one node, such as {EXAMPLE}")),
-        1 => value.warn("with one node, all its clients are cut off whenever it is; add a second"),
-        _ => {}
+    let items = value.some_items(EXAMPLE);
+    if items.len() == 1 {
+        value.warn("with one node, all its clients are cut off whenever it is; add a second");
     }
     let mut lines: HashMap<NodeId, usize> = HashMap::new();
     items.iter().filter_map(|item| node(item, &mut lines)).collect()

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use serde_yaml::granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
+use serde_yaml::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
 use super::fault::{Fault, Position, quoted};
 use super::variables;
@@ -46,6 +46,8 @@ pub(super) enum Kind {
     Null,
     /// Text, with the variables put in.
     Scalar(String),
+    /// Text whose variables could not be put in, which has been said; nothing else is wrong with it.
+    Unknown,
     /// A list.
     Sequence(Vec<Rc<Node>>),
     /// Keys and values, in order, each key once.
@@ -181,12 +183,14 @@ impl Tree<'_> {
             *key = Some((text.to_owned(), at));
             return Ok(());
         }
-        let text = variables::put_in(text, self.env).unwrap_or_else(|wrong| {
-            self.faults.extend(wrong.into_iter().map(|message| Fault::new(at, message)));
-            text.to_owned()
-        });
-        let null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
-        let kind = if null { Kind::Null } else { Kind::Scalar(text) };
+        let kind = match variables::put_in(text, self.env) {
+            Ok(text) if style == ScalarStyle::Plain && is_null(&text) => Kind::Null,
+            Ok(text) => Kind::Scalar(text),
+            Err(wrong) => {
+                self.faults.extend(wrong.into_iter().map(|message| Fault::new(at, message)));
+                Kind::Unknown
+            }
+        };
         self.finish(Node { at, kind, size: 1, height: 0 }, anchor)
     }
 
@@ -291,6 +295,11 @@ impl Tree<'_> {
     }
 }
 
+/// The words of the YAML 1.2 core schema for nothing, and no word at all.
+fn is_null(plain: &str) -> bool {
+    matches!(plain, "" | "~" | "null" | "Null" | "NULL")
+}
+
 fn position(mark: &Marker) -> Position {
     Position { line: mark.line(), column: mark.col() + 1 }
 }
@@ -299,6 +308,27 @@ fn too_deep(at: Position) -> Fault {
     Fault::new(at, format!("nested deeper than {DEEPEST} levels; no key of a config is that deep"))
 }
 
+/// What the parser said, and what would be right where an operator commonly goes wrong.
 fn syntax(error: &ScanError) -> String {
-    format!("not YAML: {}", error.info())
+    use ErrorKind::*;
+    let right = match error.kind() {
+        TabNotAllowed | TabInBlockIndentation | TabInIndentation => "; indent with spaces",
+        MappingValueNotAllowed | InvalidColonPlacement => {
+            "; quote a value that has `: ` in it, and close every bracket before"
+        }
+        ExpectedBlockMappingKey | ExpectedBlockSequenceEntry | InvalidIndentation => {
+            "; indent alike what belongs together, and quote a value that begins with a bracket"
+        }
+        UnclosedQuotedScalar => "; close the quote that begins here",
+        UnclosedFlowCollection { .. } | UnexpectedEofFlowMapping | UnexpectedEofFlowSequence => {
+            "; close the bracket that begins here"
+        }
+        UnexpectedCharacter { .. } | PlainScalarStartsWithDashFlowIndicator => "; quote the value",
+        RecursionLimitExceeded => "; no key of a config is that deep",
+        UnknownAnchor => {
+            "; write `&NAME` before the value that `*NAME` stands for, or quote a `*` that is text"
+        }
+        _ => "",
+    };
+    format!("not YAML: {}{right}", error.info())
 }

@@ -81,16 +81,21 @@ impl<'a> Value<'a> {
     /// What it is, for a message.
     fn shown(&self) -> String {
         match &self.node.kind {
-            Kind::Null => "nothing".into(),
+            Kind::Null | Kind::Unknown => "nothing".into(),
             Kind::Scalar(text) if text.is_empty() => "empty text".into(),
             Kind::Scalar(text) => quoted(text),
+            Kind::Sequence(items) if items.is_empty() => "an empty list".into(),
             Kind::Sequence(_) => "a list".into(),
+            Kind::Mapping(entries) if entries.is_empty() => "an empty mapping".into(),
             Kind::Mapping(_) => "a mapping".into(),
         }
     }
 
     /// Says that another form is needed; `expected` begins as in "a duration, such as 2s".
     pub(super) fn expected(&self, expected: impl Display) {
+        if matches!(self.node.kind, Kind::Unknown) {
+            return;
+        }
         self.fault(format_args!("{} where there must be {expected}", self.shown()));
     }
 
@@ -182,26 +187,37 @@ impl<'a> Value<'a> {
         Some(size)
     }
 
-    /// The items of a list.
+    /// The items of a list, which may be empty.
     pub(super) fn items(&self) -> Vec<Value<'a>> {
         match &self.node.kind {
             Kind::Sequence(items) => items.iter().map(|node| Value { node, ..*self }).collect(),
             _ => {
-                self.expected("a list: `- ` before each item");
+                self.expected("a list: `- ` before each item, or `[]` for none");
                 Vec::new()
             }
         }
     }
 
-    /// The entries of a mapping whose keys are names: where each name is, the name, and its value.
-    pub(super) fn named(&self) -> Vec<(Position, &'a str, Value<'a>)> {
+    /// The items of a list that has one at least; `example` is what a line of it looks like.
+    pub(super) fn some_items(&self, example: &str) -> Vec<Value<'a>> {
+        match &self.node.kind {
+            Kind::Sequence(items) if !items.is_empty() => self.items(),
+            _ => {
+                self.expected(format_args!("a list of at least one, such as `{example}`"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// The entries of a mapping of at least one name: where each name is, the name, and its value.
+    pub(super) fn named(&self, example: &str) -> Vec<(Position, &'a str, Value<'a>)> {
         let value = |entry: &'a Entry| Value { node: &entry.value, label: &entry.key, ..*self };
         match &self.node.kind {
-            Kind::Mapping(entries) => {
+            Kind::Mapping(entries) if !entries.is_empty() => {
                 entries.iter().map(|entry| (entry.at, entry.key.as_str(), value(entry))).collect()
             }
             _ => {
-                self.expected("a mapping: a name, `: ` and what it stands for");
+                self.expected(example);
                 Vec::new()
             }
         }
@@ -273,9 +289,9 @@ impl<'a> Section<'a> {
         value
     }
 
-    /// The keys that are there, as the file has them.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
-        self.entries.iter().map(|entry| entry.key.as_str())
+    /// How many keys there are, known or not; `None` after the fault that it is no mapping.
+    pub(super) fn key_count(&self) -> Option<usize> {
+        (!self.broken).then_some(self.entries.len())
     }
 
     /// The section under a key; without a key, one without keys.
@@ -312,6 +328,7 @@ impl<'a> Section<'a> {
         let is_off = match &value.node.kind {
             Kind::Sequence(items) => off == "[]" && items.is_empty(),
             Kind::Scalar(text) => text == off,
+            Kind::Unknown => true,
             Kind::Null | Kind::Mapping(_) => false,
         };
         if !is_off {

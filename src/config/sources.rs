@@ -60,11 +60,14 @@ fn source(item: &Value) -> Option<Source> {
     let section = item.section(KINDS);
     let mut named = KINDS.iter().filter_map(|kind| Some((*kind, section.value(kind)?)));
     let Some((kind, value)) = named.next() else {
-        if section.keys().next().is_none() {
+        if section.key_count() == Some(0) {
             item.expected("an affinity source, such as `client_ip: {}`");
         }
         return None;
     };
+    if value.is_null() && section.key_count() > Some(1) {
+        item.fault(format_args!("nothing belongs to `{kind}`; indent its keys deeper than `{kind}` itself"));
+    }
     if let Some((other, value)) = named.next() {
         value.fault(format_args!("a second source in one item; write `- ` before `{other}`, too"));
     }

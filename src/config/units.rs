@@ -17,9 +17,15 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     text.ends_with(|c: char| c.is_ascii_alphabetic()).then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
-/// A duration as [`duration`] reads it.
+/// A duration as [`duration`] reads it, to the millisecond.
 pub(super) fn show_duration(duration: &Duration) -> String {
-    humantime::format_duration(*duration).to_string().replace(' ', "")
+    let millis = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    match units.into_iter().find(|(length, _)| millis >= *length && millis.is_multiple_of(*length)) {
+        Some((length, unit)) => format!("{}{unit}", millis / length),
+        None if millis == 0 => "0s".into(),
+        None => format!("{millis}ms"),
+    }
 }
 
 /// `512B`, `16KiB`, `1MiB`, `2GiB`; bytes.
@@ -98,7 +104,7 @@ mod tests {
         for bytes in [0, 1, 1023, 1024, 16_384, 1 << 20, (1 << 20) + 1024, 3 << 30] {
             assert_eq!(size(&show_size(bytes)), Some(bytes));
         }
-        for millis in [1, 500, 2_000, 90_000, 5_400_000, 366 * 86_400_000] {
+        for millis in [0, 1, 500, 2_000, 90_000, 5_400_000, 366 * 86_400_000] {
             let time = Duration::from_millis(millis);
             assert_eq!(duration(&show_duration(&time)), Some(time), "{}", show_duration(&time));
         }
