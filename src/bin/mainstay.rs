@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 all is well, 1 the config has faults or the balancer could not run, 2 the command is not one.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -79,10 +79,11 @@ fn run(file: ConfigFile) -> Result<(), Failure> {
 fn check(file: ConfigFile) -> Result<(), Failure> {
     let config = load(&file.config)?;
     let name = file.config.display().to_string();
-    println!("{name}: ok");
-    print!("{}", Summary(&config));
+    let mut answer = format!("{name}: ok\n{}", Summary(&config));
     for warning in &config.warnings {
-        println!("{}", warning.line(&name, "warning: "));
+        answer.push_str(&warning.line(&name, "warning: "));
+        answer.push('\n');
     }
-    Ok(())
+    // `println!` would panic where a pipe is closed early, as `head` does.
+    Ok(io::stdout().write_all(answer.as_bytes())?)
 }

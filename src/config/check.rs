@@ -58,7 +58,7 @@ fn listeners(top: &Section) -> Vec<Listener> {
 }
 
 fn listen_address(value: &Value) -> Option<ListenAddress> {
-    value.from_text("an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/path\"")
+    value.typed("an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/path\"")
 }
 
 /// Whether two listeners cannot both have what they ask for.
@@ -202,7 +202,7 @@ fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
     let section = item.section(&["host", "path", "origins", "pool"]);
     section.unavailable("origins", "[]");
     let host = match section.some("host") {
-        Some(value) => value.from_text("a host name, such as chat.example.com").map(Some),
+        Some(value) => value.typed("a host name, such as chat.example.com").map(Some),
         None => Some(None),
     };
     let path = match section.some("path") {

@@ -3,7 +3,7 @@
 //! [`resolve`] goes from YAML as written to a [`Config`], or to every fault at once. The environment and the files
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
-//! In reading order: `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
+//! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
 //! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`.
 //! `summary` says in a few lines what a config amounts to.
 
@@ -274,6 +274,10 @@ impl Default for Drain {
 /// The config that the YAML `text` of `file` says, or everything that is wrong with it.
 ///
 /// `env` looks up the variables of `${NAME}`; `read` reads the files that the config names (a `secret_file`).
+///
+/// # Errors
+///
+/// Every fault of the file, in its order.
 pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
     let mut faults = Vec::new();
     let Some(root) = raw::parse(text, env, &mut faults) else {
@@ -287,6 +291,8 @@ pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Conf
         return Err(Faults::new(file, faults));
     }
     warnings.sort();
+    // What an anchor holds is read once for each alias.
+    warnings.dedup();
     config.warnings = warnings;
     Ok(config)
 }

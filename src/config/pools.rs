@@ -79,7 +79,7 @@ fn nodes(pool: &Section) -> Vec<Node> {
 fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
     let section = item.section(&["id", "address", "weight", "max_connections", "release"]);
     let id = section.required("id", "a name of its own, such as `id: ws1`").and_then(|value| {
-        let id: NodeId = value.from_text("a name, such as ws1")?;
+        let id: NodeId = value.typed("a name, such as ws1")?;
         if let Some(first) = lines.insert(id.clone(), value.at().line) {
             value.fault(format_args!(
                 "the node on line {first} is {id}, too; pins name nodes, so each has its own id"
@@ -89,7 +89,7 @@ fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
     });
     let address =
         section.required("address", "`address: \"127.0.0.1:3001\"`, for instance").and_then(|value| {
-            value.from_text("an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"")
+            value.typed("an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"")
         });
     let weight = section.number("weight", 1, 1..=1000);
     let max_connections = section.some("max_connections").and_then(|value| value.number(1..=u32::MAX));

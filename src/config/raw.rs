@@ -332,3 +332,130 @@ fn syntax(error: &ScanError) -> String {
     };
     format!("not YAML: {}{right}", error.info())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> (Option<Rc<Node>>, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let root = parse(text.as_bytes(), &|name| (name == "SET").then(|| "a: [b".to_owned()), &mut faults);
+        (root, faults)
+    }
+
+    /// The tree in a line, each value with its place.
+    fn shown(node: &Node) -> String {
+        let place = |at: Position| format!("@{}:{}", at.line, at.column);
+        let at = place(node.at);
+        match &node.kind {
+            Kind::Null => format!("null{at}"),
+            Kind::Unknown => format!("?{at}"),
+            Kind::Scalar(text) => format!("{text:?}{at}"),
+            Kind::Sequence(items) => {
+                let items: Vec<String> = items.iter().map(|item| shown(item)).collect();
+                format!("[{}]{at}", items.join(" "))
+            }
+            Kind::Mapping(entries) => {
+                let entry =
+                    |entry: &Entry| format!("{}{}={}", entry.key, place(entry.at), shown(&entry.value));
+                let entries: Vec<String> = entries.iter().map(entry).collect();
+                format!("{{{}}}{at}", entries.join(" "))
+            }
+        }
+    }
+
+    fn tree(text: &str) -> String {
+        let (root, faults) = read(text);
+        assert_eq!(faults, [], "{text}");
+        shown(&root.unwrap())
+    }
+
+    #[test]
+    fn every_value_has_its_place_in_characters() {
+        assert_eq!(
+            tree("é: { ü: x,\n  b: [1, 'y'] }\n"),
+            "{é@1:1={ü@1:6=\"x\"@1:9 b@2:3=[\"1\"@2:7 \"y\"@2:10]@2:6}@1:4}@1:1"
+        );
+    }
+
+    #[test]
+    fn windows_line_ends_and_a_byte_order_mark_change_nothing() {
+        assert_eq!(tree("a:\r\n  b: c\r\n"), tree("a:\n  b: c\n"));
+        assert!(tree("\u{feff}a: b\n").starts_with("{a@1:"));
+    }
+
+    #[test]
+    fn only_plain_words_are_null() {
+        assert_eq!(
+            tree("[null, ~, '', 'null', nothing]"),
+            "[null@1:2 null@1:8 \"\"@1:11 \"null\"@1:15 \"nothing\"@1:23]@1:1"
+        );
+    }
+
+    #[test]
+    fn a_variable_cannot_change_the_structure() {
+        assert_eq!(tree("x: ${SET}"), "{x@1:1=\"a: [b\"@1:4}@1:1");
+        let (root, faults) = read("x: ${GONE}\ny: ${GONE:-}");
+        assert_eq!(shown(&root.unwrap()), "{x@1:1=?@1:4 y@2:1=null@2:4}@1:1");
+        assert_eq!(faults.len(), 1);
+    }
+
+    #[test]
+    fn a_key_is_not_expanded() {
+        assert_eq!(tree("${SET}: x"), "{${SET}@1:1=\"x\"@1:9}@1:1");
+    }
+
+    #[test]
+    fn an_alias_is_the_value_it_stands_for_and_a_merge_adds_what_is_not_there() {
+        assert_eq!(
+            tree("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\n"),
+            "{a@1:1={x@1:8=\"1\"@1:11 y@1:14=\"2\"@1:17}@1:7 b@2:1={y@2:13=\"3\"@2:16 x@1:8=\"1\"@1:11}@2:4 \
+             c@3:1={x@1:8=\"1\"@1:11 y@1:14=\"2\"@1:17}@1:7}@1:1"
+        );
+    }
+
+    #[test]
+    fn the_first_of_two_equal_keys_counts_and_the_second_is_a_fault() {
+        let (root, faults) = read("a: 1\nb: 2\na: 3\n");
+        assert_eq!(shown(&root.unwrap()), "{a@1:1=\"1\"@1:4 b@2:1=\"2\"@2:4}@1:1");
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].at, Some(Position { line: 3, column: 1 }));
+    }
+
+    #[test]
+    fn aliases_cannot_make_a_small_file_large_or_deep() {
+        let wide = format!("a0: &a0 [x, x]\n{}", chain(1..40, "[*P, *P]"));
+        assert!(read(&wide).1[0].message.contains("aliases stand for"));
+        let deep = format!("a0: &a0 [x]\n{}", chain(1..40, "[*P]"));
+        assert!(read(&deep).1[0].message.contains("deeper"));
+    }
+
+    fn chain(range: std::ops::Range<usize>, value: &str) -> String {
+        range.map(|i| format!("a{i}: &a{i} {}\n", value.replace('P', &format!("a{}", i - 1)))).collect()
+    }
+
+    #[test]
+    fn the_largest_file_is_read_and_one_byte_more_is_not() {
+        let text = |length: usize| format!("a: b #{}", "x".repeat(length - 6));
+        assert!(read(&text(LARGEST_FILE)).0.is_some());
+        assert!(read(&text(LARGEST_FILE + 1)).1[0].message.contains("1 MiB"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut faults = Vec::new();
+            let root = parse(&bytes, &|_| None, &mut faults);
+            prop_assert!(root.is_some() || !faults.is_empty());
+        }
+
+        #[test]
+        fn whatever_looks_like_yaml_is_read_or_refused(text in "[ab:\\-\\[\\]{}&*!|>'\"%#,? \n\t<$~]{0,80}") {
+            let mut faults = Vec::new();
+            let root = parse(text.as_bytes(), &|_| None, &mut faults);
+            prop_assert!(root.is_some() || !faults.is_empty());
+        }
+    }
+}

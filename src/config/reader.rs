@@ -121,8 +121,9 @@ impl<'a> Value<'a> {
     }
 
     /// The text made into a `T`, whose own message says what is wrong.
-    pub(super) fn from_text<T: FromStr<Err = String>>(&self, expected: impl Display) -> Option<T> {
-        let Some(text) = self.scalar() else {
+    pub(super) fn typed<T: FromStr<Err = String>>(&self, expected: impl Display) -> Option<T> {
+        // The message of a `T` may show the text, so that of a whole novel is ours.
+        let Some(text) = self.scalar().filter(|text| text.len() <= 1024) else {
             self.expected(expected);
             return None;
         };
@@ -334,5 +335,77 @@ impl<'a> Section<'a> {
         if !is_off {
             value.fault(format_args!("not available in this version; write `{off}` or leave the key out"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::{Config, Faults, resolve};
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let read = |_: &Path| Err(io::ErrorKind::NotFound.into());
+        let result: Result<Config, Faults> = resolve("f", text.as_bytes(), &|_| None, &read);
+        result
+            .map(|_| Vec::new())
+            .unwrap_or_else(|faults| faults.list().iter().map(|fault| fault.line("f", "")).collect())
+    }
+
+    const NODES: &str = "nodes: [{id: a, address: \"a:1\"}, {id: b, address: \"b:1\"}]";
+
+    #[test]
+    fn the_key_decides_the_type_and_not_the_quotes() {
+        let text = format!(
+            "pools: {{p: {{{NODES}, load_bound: \"1.5\", health: {{rise: '3', interval: \"2s\"}}}}}}"
+        );
+        assert_eq!(faults(&text), [""; 0]);
+    }
+
+    #[test]
+    fn a_section_with_all_its_keys_commented_out_has_the_defaults() {
+        let text =
+            format!("limits:\nshutdown:\npools:\n  p:\n    {NODES}\n    timeouts:\n      # idle: 1h\n");
+        assert_eq!(faults(&text), [""; 0]);
+    }
+
+    #[test]
+    fn a_wrong_section_is_one_fault_and_nothing_is_missing_in_it() {
+        assert_eq!(faults("pools: { p: 3 }").len(), 1);
+        assert_eq!(faults(&format!("listeners: [x]\npools: {{p: {{{NODES}}}}}")).len(), 1);
+    }
+
+    #[test]
+    fn a_range_has_both_its_ends_and_nothing_beyond() {
+        let with = |weight: &str| {
+            faults(&format!("pools: {{p: {{nodes: [{{id: a, address: \"a:1\", weight: {weight}}}]}}}}")).len()
+        };
+        assert_eq!(["1", "1000"].map(with), [0, 0]);
+        assert_eq!(["0", "1001", "-1", "1.0", "1e2", "0x10", "\"\"", "[]", "{}", "null", "1 "].map(with), {
+            [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+        });
+    }
+
+    #[test]
+    fn a_very_long_value_is_shown_short() {
+        let long = "x".repeat(500_000);
+        let said =
+            faults(&format!("listeners: [{{address: {long}}}]\npools: {{p: {{{NODES}, balance: {long}}}}}"));
+        assert_eq!(said.len(), 2);
+        assert!(said.iter().all(|line| line.len() < 400), "{said:?}");
+    }
+
+    #[test]
+    fn the_config_never_asks_for_a_file_that_it_does_not_name() {
+        let asked: RefCell<Vec<PathBuf>> = RefCell::default();
+        let read = |path: &Path| {
+            asked.borrow_mut().push(path.to_owned());
+            Err(io::ErrorKind::PermissionDenied.into())
+        };
+        let text = format!("pools: {{p: {{{NODES}, affinity: [cookie: {{secret_file: keys/a}}]}}}}");
+        let said = resolve("f", text.as_bytes(), &|_| None, &read).unwrap_err().to_string();
+        assert!(said.contains("keys/a: it cannot be read: permission denied"), "{said}");
+        assert_eq!(asked.into_inner(), [PathBuf::from("keys/a")]);
     }
 }
