@@ -77,7 +77,7 @@ mod tests {
         let faults = faults_of(SIGNED, None);
         assert!(
             faults
-                .starts_with("DIR/balancer.yaml:4:37: secret_file: secret: it cannot be read: No such file"),
+                .starts_with("DIR/balancer.yaml:4:39: secret_file: secret: it cannot be read: No such file"),
             "{faults}"
         );
     }
