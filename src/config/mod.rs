@@ -1,1 +1,298 @@
-//! The config as used: resolved, checked, defaults beside the fields.
+//! The config as used: resolved and checked, with the defaults beside the fields.
+//!
+//! [`resolve`] goes from YAML as written to a [`Config`], or to every fault at once. The environment and the files
+//! that the config names come in as arguments, so nothing here touches the world.
+//!
+//! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`.
+//! `summary` says in a few lines what a config amounts to.
+
+mod address;
+mod check;
+mod fault;
+mod pools;
+mod raw;
+mod reader;
+mod sources;
+mod summary;
+mod units;
+mod variables;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::affinity::Source;
+use crate::pool::Node;
+use crate::pool::health::Rule;
+use crate::pool::pick::Balance;
+use crate::route::Route;
+
+pub use address::ListenAddress;
+pub use fault::{Fault, Faults, Position};
+pub use raw::{Env, LARGEST_FILE};
+pub use reader::ReadFile;
+pub use summary::Summary;
+
+/// Everything that the balancer was told, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where clients come in; at least one. `0.0.0.0:8080` unless told.
+    pub listeners: Vec<Listener>,
+    /// Metrics and health; `None` when it is turned off (`admin: null`).
+    pub admin: Option<Admin>,
+    /// Peers whose word about the client's address is believed; nobody unless told.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What a client may take.
+    pub limits: Limits,
+    /// Where sessions are written down.
+    pub access_log: AccessLog,
+    /// The orderly end.
+    pub shutdown: Shutdown,
+    /// The pools, in the order of the file; at least one, names unique.
+    pub pools: Vec<Pool>,
+    /// The routes, first match wins; at least one. Without any in the file: everything to the only pool.
+    pub routes: Vec<Route>,
+    /// What is allowed and unwise, in the order of the file.
+    pub warnings: Vec<Fault>,
+}
+
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The address; no two listeners share one, but for port 0.
+    pub address: ListenAddress,
+}
+
+/// Where metrics and health are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// A loopback address or a Unix socket: there is no token in this version.
+    pub address: ListenAddress,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()) }
+    }
+}
+
+/// What a client may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of a request head, 8 KiB to 1 MiB.
+    pub request_head: usize,
+    /// How long a whole request head may take.
+    pub head_time: Duration,
+    /// How long a kept-alive client connection may be silent.
+    pub keep_alive: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_head: 16 << 10,
+            head_time: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Where sessions are written down.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AccessLog {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Where the lines go.
+    pub path: LogPath,
+}
+
+/// How a line of the access log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// `key=value` words.
+    Text,
+    /// No access log.
+    Off,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogPath {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// The orderly end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long the closing of all tunnels is spread over; the process ends by then.
+    pub drain: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain: Duration::from_secs(30) }
+    }
+}
+
+/// A set of nodes and how it is used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    /// Name: 1 to 64 of `A-Z a-z 0-9 _ . -`; routes share it.
+    pub name: Arc<str>,
+    /// The nodes, ids unique; at least one.
+    pub nodes: Vec<Node>,
+    /// Where a client's pin or key comes from, first match wins. One balancer cookie unless told; may be empty.
+    pub affinity: Vec<Source>,
+    /// How a client is placed that none of these place.
+    pub balance: Balance,
+    /// Hashing takes no node past this times the average; 1.0 to 1000.0.
+    pub load_bound: f64,
+    /// How nodes are probed.
+    pub health: Health,
+    /// How probes and failures are judged.
+    pub rule: Rule,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// What a message may be.
+    pub messages: Messages,
+    /// How tunnels are closed when their node is taken out.
+    pub drain: Drain,
+}
+
+/// The default of [`Pool::load_bound`].
+pub const LOAD_BOUND: f64 = 1.25;
+
+/// The default of [`Pool::rule`].
+pub const RULE: Rule = Rule {
+    rise: 2,
+    fall: 3,
+    failures: 5,
+    eject: Duration::from_secs(30),
+    slow_start: Duration::from_secs(30),
+};
+
+/// How nodes are probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// From one probe to the next.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Http { path: "/health".into(), status: 200 },
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What a probe asks of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A GET.
+    Http {
+        /// Its path, with query if any.
+        path: String,
+        /// The status of a good answer, 200 to 599.
+        status: u16,
+    },
+    /// A connection.
+    Tcp,
+    /// A WebSocket handshake.
+    WebSocket {
+        /// Its path, with query if any.
+        path: String,
+    },
+    /// Nothing (`health: null`): a node is up until real traffic fails on it.
+    Off,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect to a node.
+    pub connect: Duration,
+    /// From the request to the node's answer to an Upgrade.
+    pub handshake: Duration,
+    /// How long a tunnel may carry nothing in either direction.
+    pub idle: Duration,
+    /// From a plain request to the head of its answer.
+    pub request: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(60 * 60),
+            request: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a message may be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Messages {
+    /// The most bytes of one message; a longer one ends the tunnel with 1009. `None` is no limit.
+    pub max_size: Option<u64>,
+}
+
+/// How tunnels are closed when their node is taken out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// How long the closes are spread over.
+    pub over: Duration,
+    /// The close code: 1001, 1012, 1013 or 3000 to 4999.
+    pub code: u16,
+    /// The close reason, at most 123 bytes (RFC 6455 section 5.5).
+    pub reason: String,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { over: Duration::from_secs(30), code: 1012, reason: "service restart".into() }
+    }
+}
+
+/// The config that the YAML `text` of `file` says, or everything that is wrong with it.
+///
+/// `env` looks up the variables of `${NAME}`; `read` reads the files that the config names (a `secret_file`).
+///
+/// # Errors
+///
+/// Every fault of the file, in its order.
+pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
+    let mut faults = Vec::new();
+    let Some(root) = raw::parse(text, env, &mut faults) else {
+        return Err(Faults::new(file, faults));
+    };
+    let reader = reader::Reader::new(read);
+    let mut config = check::config(reader::Value::root(&reader, &root));
+    let (found, mut warnings) = reader.into_findings();
+    faults.extend(found);
+    if !faults.is_empty() {
+        return Err(Faults::new(file, faults));
+    }
+    warnings.sort();
+    // What an anchor holds is read once for each alias.
+    warnings.dedup();
+    config.warnings = warnings;
+    Ok(config)
+}

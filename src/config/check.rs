@@ -1,0 +1,240 @@
+//! The sections at the top of the config: each key, what it must be, and what it is when absent.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::fault::{nearest, quoted};
+use super::pools;
+use super::reader::{Section, Value};
+use super::units::{ANY_TIME, SOME_TIME};
+use super::{AccessLog, Admin, Config, Limits, ListenAddress, Listener, LogFormat, LogPath, Pool, Shutdown};
+use crate::route::{Host, Route};
+
+const KEYS: &[&str] =
+    &["listeners", "admin", "trusted_proxies", "limits", "access_log", "shutdown", "pools", "routes"];
+
+/// The whole config; of no use when the reader has heard of a fault.
+pub(super) fn config(root: Value) -> Config {
+    let top = root.section(KEYS);
+    let listeners = listeners(&top);
+    let admin = admin(&top, &listeners);
+    let pools = pools::pools(&top);
+    let routes = routes(&top, &pools);
+    Config {
+        listeners,
+        admin,
+        trusted_proxies: trusted_proxies(&top),
+        limits: limits(&top),
+        access_log: access_log(&top),
+        shutdown: shutdown(&top),
+        pools,
+        routes,
+        warnings: Vec::new(),
+    }
+}
+
+fn listeners(top: &Section) -> Vec<Listener> {
+    let Some(value) = top.value("listeners") else {
+        return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
+    };
+    let mut listeners: Vec<Listener> = Vec::new();
+    for item in value.some_items("- address: \"0.0.0.0:8080\"") {
+        let section = item.section(&["address", "proxy_protocol", "tls"]);
+        section.unavailable("proxy_protocol", "false");
+        section.unavailable("tls", "null");
+        let example = "`address: \"0.0.0.0:8080\"`, for instance";
+        let Some(value) = section.required("address", example) else { continue };
+        let Some(address) = listen_address(&value) else { continue };
+        if listeners.iter().any(|other| clash(&other.address, &address)) {
+            value.fault(format_args!("another listener has {address} already"));
+        }
+        listeners.push(Listener { address });
+    }
+    listeners
+}
+
+fn listen_address(value: &Value) -> Option<ListenAddress> {
+    value.typed("an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/path\"")
+}
+
+/// Whether two listeners cannot both have what they ask for.
+fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let chosen_by_the_system = matches!(one, ListenAddress::Tcp(address) if address.port() == 0);
+    one == other && !chosen_by_the_system
+}
+
+fn admin(top: &Section, listeners: &[Listener]) -> Option<Admin> {
+    if top.value("admin").is_some_and(|admin| admin.is_null()) {
+        return None;
+    }
+    let section = top.section("admin", &["address", "token_file"]);
+    section.unavailable("token_file", "null");
+    let Some(value) = section.value("address") else { return Some(Admin::default()) };
+    let address = listen_address(&value)?;
+    if let ListenAddress::Tcp(tcp) = &address
+        && !tcp.ip().is_loopback()
+    {
+        value.fault(format_args!(
+            "{tcp} is open to others, which needs a token, and tokens are not available in this version; \
+             write 127.0.0.1:{}, [::1]:{} or unix:/path",
+            tcp.port(),
+            tcp.port()
+        ));
+    }
+    if listeners.iter().any(|listener| clash(&listener.address, &address)) {
+        value.fault(format_args!("a listener has {address} already"));
+    }
+    Some(Admin { address })
+}
+
+fn trusted_proxies(top: &Section) -> Vec<IpNet> {
+    let items = top.value("trusted_proxies").map(|value| value.items()).unwrap_or_default();
+    items.iter().filter_map(trusted_proxy).collect()
+}
+
+/// `10.0.0.0/8`, or one address.
+fn trusted_proxy(value: &Value) -> Option<IpNet> {
+    let net = value.parsed("a network, such as 10.0.0.0/8, or one address", |text| {
+        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    })?;
+    if net != net.trunc() {
+        value.fault(format_args!("{net} has bits beyond its prefix; write {}", net.trunc()));
+    }
+    Some(net)
+}
+
+fn limits(top: &Section) -> Limits {
+    // A buffer below 8 KiB is refused by the HTTP library; 1 MiB is far over any browser's cookies.
+    const HEADS: std::ops::RangeInclusive<u64> = 8 << 10..=1 << 20;
+    const KEYS: &[&str] = &[
+        "connections",
+        "connections_per_client",
+        "handshakes_per_second",
+        "request_head",
+        "head_time",
+        "keep_alive",
+    ];
+    let section = top.section("limits", KEYS);
+    section.unavailable("connections", "auto");
+    section.unavailable("connections_per_client", "0");
+    section.unavailable("handshakes_per_second", "0");
+    let default = Limits::default();
+    let head = section.value("request_head").and_then(|value| value.size(HEADS));
+    Limits {
+        request_head: head.and_then(|bytes| bytes.try_into().ok()).unwrap_or(default.request_head),
+        head_time: section.duration("head_time", default.head_time, SOME_TIME),
+        keep_alive: section.duration("keep_alive", default.keep_alive, SOME_TIME),
+    }
+}
+
+fn access_log(top: &Section) -> AccessLog {
+    const FORMATS: &[(&str, LogFormat)] =
+        &[("json", LogFormat::Json), ("text", LogFormat::Text), ("off", LogFormat::Off)];
+    let section = top.section("access_log", &["format", "path"]);
+    let path = section.value("path").and_then(|value| value.text("`stdout` or the path of a file"));
+    AccessLog {
+        format: section.word("format", LogFormat::default(), FORMATS),
+        path: match path {
+            None | Some("stdout") => LogPath::Stdout,
+            Some(path) => LogPath::File(PathBuf::from(path)),
+        },
+    }
+}
+
+fn shutdown(top: &Section) -> Shutdown {
+    let section = top.section("shutdown", &["drain"]);
+    Shutdown { drain: section.duration("drain", Shutdown::default().drain, ANY_TIME) }
+}
+
+fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
+    let Some(value) = top.value("routes") else {
+        return match pools {
+            [only] => vec![Route { host: None, path: None, pool: Arc::clone(&only.name) }],
+            [] => Vec::new(),
+            _ => {
+                top.whole().fault(format_args!(
+                    "`routes` is missing, and there are {} pools; write which host or path goes to which",
+                    pools.len()
+                ));
+                Vec::new()
+            }
+        };
+    };
+    let mut lines = HashMap::new();
+    let mut routes = Vec::new();
+    for item in value.some_items("- { path: /, pool: NAME }") {
+        let Some(route) = route(&item, pools) else { continue };
+        if let Some(first) = wider(&route).find_map(|key| lines.get(&key)) {
+            item.fault(format_args!(
+                "the route on line {first} takes all that this one would, so it is never reached; \
+                 write the narrower route first, or remove it"
+            ));
+        }
+        lines.entry((host_key(route.host.as_ref()), route.path.clone())).or_insert(item.at().line);
+        routes.push(route);
+    }
+    routes
+}
+
+/// The hosts and paths of the routes that, before this one, would take all its requests.
+fn wider(route: &Route) -> impl Iterator<Item = (Option<String>, Option<String>)> {
+    let path = route.path.as_deref().unwrap_or_default();
+    let shorter = path.match_indices('/').map(|(slash, _)| path[..=slash].to_owned());
+    // Whatever request has a path is in `/`.
+    let paths = [None, Some("/".to_owned()), route.path.clone()].into_iter().chain(shorter.map(Some));
+    let hosts = [None, host_key(route.host.as_ref())];
+    paths.flat_map(move |path| hosts.clone().map(|host| (host, path.clone())))
+}
+
+fn host_key(host: Option<&Host>) -> Option<String> {
+    host.map(|host| match host {
+        Host::Exact(name) => name.clone(),
+        Host::Below(name) => format!("*.{name}"),
+    })
+}
+
+/// `None` after a fault.
+fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
+    let section = item.section(&["host", "path", "origins", "pool"]);
+    section.unavailable("origins", "[]");
+    let host = match section.some("host") {
+        Some(value) => value.typed("a host name, such as chat.example.com").map(Some),
+        None => Some(None),
+    };
+    let path = match section.some("path") {
+        Some(value) => value
+            .parsed("a path that begins with `/`, without `?` and spaces", |text| {
+                is_path(text).then(|| text.to_owned())
+            })
+            .map(Some),
+        None => Some(None),
+    };
+    let pool =
+        section.required("pool", "`pool:` and the name of one").and_then(|value| named_pool(&value, pools));
+    Some(Route { host: host?, path: path?, pool: pool? })
+}
+
+/// The name of one of the pools.
+fn named_pool(value: &Value, pools: &[Pool]) -> Option<Arc<str>> {
+    let name = value.text("the name of a pool")?;
+    let known = pools.iter().map(|pool| &*pool.name);
+    let found = pools.iter().find(|pool| *pool.name == *name);
+    // Without any pool, that is the fault.
+    if found.is_none() && !pools.is_empty() {
+        let right = match nearest(name, known.clone()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the pools are: {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        value.fault(format_args!("there is no pool {}; {right}", quoted(name)));
+    }
+    found.map(|pool| Arc::clone(&pool.name))
+}
+
+/// Whether a request's path could begin so.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#')
+}

@@ -1,0 +1,227 @@
+//! The pools: their nodes and how they are used.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::fault::{Position, quoted};
+use super::reader::{Section, Value};
+use super::sources;
+use super::units::{ANY_TIME, SOME_TIME, show_duration};
+use super::{Drain, Health, LOAD_BOUND, Messages, Pool, Probe, RULE, Timeouts};
+use crate::pool::health::Rule;
+use crate::pool::pick::Balance;
+use crate::pool::{Node, NodeId};
+
+const KEYS: &[&str] = &[
+    "nodes",
+    "affinity",
+    "balance",
+    "load_bound",
+    "health",
+    "passive",
+    "slow_start",
+    "timeouts",
+    "messages",
+    "drain",
+    "rebalance",
+    "source_addresses",
+];
+
+/// Below this, idle connections of common clients are cut between two of their pings (Socket.IO: 25 s + 20 s).
+const USUAL_QUIET: Duration = Duration::from_secs(45);
+
+/// The pools by name. A pool with faults is among them, so that its routes are not faults, too.
+pub(super) fn pools(top: &Section) -> Vec<Pool> {
+    const EXAMPLE: &str = "the name of a pool, such as `chat:`, and below it its `nodes`";
+    let Some(value) = top.required("pools", EXAMPLE) else { return Vec::new() };
+    let named = value.named(EXAMPLE);
+    named.into_iter().map(|(at, name, value)| pool(at, name, &value)).collect()
+}
+
+fn pool(at: Position, name: &str, value: &Value) -> Pool {
+    // The rule of node ids: both become labels of metrics and parts of admin paths.
+    if name.parse::<NodeId>().is_err() {
+        let message = format!("{} is no name of a pool; write 1 to 64 of A-Z a-z 0-9 _ . -", quoted(name));
+        value.reader.fault(at, message);
+    }
+    let section = value.section(KEYS);
+    section.unavailable("rebalance", "null");
+    section.unavailable("source_addresses", "[]");
+    let health = section.section("health", HEALTH_KEYS);
+    Pool {
+        name: name.into(),
+        nodes: nodes(&section),
+        affinity: sources::sources(&section),
+        balance: section.word("balance", Balance::default(), BALANCES),
+        load_bound: load_bound(&section),
+        health: probing(&section, &health),
+        rule: rule(&section, &health),
+        timeouts: timeouts(&section),
+        messages: messages(&section),
+        drain: drain(&section),
+    }
+}
+
+fn nodes(pool: &Section) -> Vec<Node> {
+    const EXAMPLE: &str = "- { id: ws1, address: \"127.0.0.1:3001\" }";
+    let Some(value) = pool.required("nodes", &format!("a list of them, such as `{EXAMPLE}`")) else {
+        return Vec::new();
+    };
+    let items = value.some_items(EXAMPLE);
+    if items.len() == 1 {
+        value.warn("with one node, all its clients are cut off whenever it is; add a second");
+    }
+    let mut lines: HashMap<NodeId, usize> = HashMap::new();
+    items.iter().filter_map(|item| node(item, &mut lines)).collect()
+}
+
+/// A node; `lines` tells on which line each id is.
+fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
+    let section = item.section(&["id", "address", "weight", "max_connections", "release"]);
+    let id = section.required("id", "a name of its own, such as `id: ws1`").and_then(|value| {
+        let id: NodeId = value.typed("a name, such as ws1")?;
+        if let Some(first) = lines.insert(id.clone(), value.at().line) {
+            value.fault(format_args!(
+                "the node on line {first} is {id}, too; pins name nodes, so each has its own id"
+            ));
+        }
+        Some(id)
+    });
+    let address =
+        section.required("address", "`address: \"127.0.0.1:3001\"`, for instance").and_then(|value| {
+            value.typed("an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"")
+        });
+    let weight = section.number("weight", 1, 1..=1000);
+    let max_connections = section.some("max_connections").and_then(|value| value.number(1..=u32::MAX));
+    let release = section.some("release").and_then(|value| {
+        value.parsed("a release of at most 64 visible characters, such as v7", |text| {
+            let visible = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
+            visible.then(|| text.to_owned())
+        })
+    });
+    Some(Node { id: id?, address: address?, weight, max_connections, release })
+}
+
+const BALANCES: &[(&str, Balance)] = &[
+    ("least_connections", Balance::LeastConnections),
+    ("round_robin", Balance::RoundRobin),
+    ("random_two", Balance::RandomTwo),
+    ("client_ip", Balance::ClientIp),
+];
+
+fn load_bound(pool: &Section) -> f64 {
+    let Some(value) = pool.value("load_bound") else { return LOAD_BOUND };
+    // NaN is in no range, so what comes out is a number.
+    let bound = value.number(1.0..=1000.0).unwrap_or(LOAD_BOUND);
+    if bound < 1.05 {
+        value.warn("below 1.05, hashing gives up its node at the slightest unevenness; 1.25 is usual");
+    }
+    bound
+}
+
+const HEALTH_KEYS: &[&str] = &["http", "tcp", "websocket", "interval", "timeout", "rise", "fall"];
+
+fn probing(pool: &Section, health: &Section) -> Health {
+    let default = Health::default();
+    let probe = match pool.value("health") {
+        Some(value) if value.is_null() => Probe::Off,
+        _ => probe(health).unwrap_or(default.probe),
+    };
+    Health {
+        probe,
+        interval: health.duration("interval", default.interval, SOME_TIME),
+        timeout: health.duration("timeout", default.timeout, SOME_TIME),
+    }
+}
+
+/// The one probe that the section names, if it names any.
+fn probe(health: &Section) -> Option<Probe> {
+    let mut named =
+        ["http", "tcp", "websocket"].into_iter().filter_map(|kind| Some((kind, health.value(kind)?)));
+    let (kind, value) = named.next()?;
+    for (other, value) in named {
+        value.fault(format_args!("`{kind}` is the probe already; keep one of `{kind}` and `{other}`"));
+    }
+    Some(match kind {
+        "http" => {
+            let section = value.section(&["path", "status"]);
+            Probe::Http {
+                path: probe_path(&section, "/health"),
+                status: section.number("status", 200, 200..=599),
+            }
+        }
+        "websocket" => Probe::WebSocket { path: probe_path(&value.section(&["path"]), "/") },
+        _ => {
+            value.section(&[]);
+            Probe::Tcp
+        }
+    })
+}
+
+fn probe_path(section: &Section, default: &str) -> String {
+    let path = section.value("path").and_then(|value| {
+        value.parsed("a path that begins with `/`, without spaces", |text| {
+            let sendable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+            (text.starts_with('/') && sendable).then(|| text.to_owned())
+        })
+    });
+    path.unwrap_or_else(|| default.to_owned())
+}
+
+fn rule(pool: &Section, health: &Section) -> Rule {
+    let passive = pool.section("passive", &["failures", "eject"]);
+    Rule {
+        rise: health.number("rise", RULE.rise, 1..=1000),
+        fall: health.number("fall", RULE.fall, 1..=1000),
+        failures: passive.number("failures", RULE.failures, 0..=1_000_000),
+        eject: passive.duration("eject", RULE.eject, SOME_TIME),
+        slow_start: pool.duration("slow_start", RULE.slow_start, ANY_TIME),
+    }
+}
+
+fn timeouts(pool: &Section) -> Timeouts {
+    let section = pool.section("timeouts", &["connect", "handshake", "idle", "request"]);
+    let default = Timeouts::default();
+    let idle = section.duration("idle", default.idle, SOME_TIME);
+    if let Some(value) = section.value("idle").filter(|_| idle < USUAL_QUIET) {
+        value.warn(format_args!(
+            "{} is less than the {} that clients are usually quiet; write {} or more",
+            show_duration(&idle),
+            show_duration(&USUAL_QUIET),
+            show_duration(&USUAL_QUIET)
+        ));
+    }
+    Timeouts {
+        connect: section.duration("connect", default.connect, SOME_TIME),
+        handshake: section.duration("handshake", default.handshake, SOME_TIME),
+        idle,
+        request: section.duration("request", default.request, SOME_TIME),
+    }
+}
+
+fn messages(pool: &Section) -> Messages {
+    let section = pool.section("messages", &["max_size", "ping"]);
+    section.unavailable("ping", "null");
+    Messages { max_size: section.some("max_size").and_then(|value| value.size(1..=1 << 40)) }
+}
+
+fn drain(pool: &Section) -> Drain {
+    let section = pool.section("drain", &["over", "code", "reason"]);
+    let default = Drain::default();
+    let code = section.value("code").and_then(|value| {
+        // 1000 ends some clients for good (Phoenix), 1008 and 1011 others (graphql-ws); the rest must not be sent.
+        value.parsed("1012, 1001, 1013 or 3000 to 4999: codes after which clients come back", |text| {
+            let sent = |code: &u16| matches!(code, 1001 | 1012 | 1013 | 3000..=4999);
+            text.parse().ok().filter(sent)
+        })
+    });
+    let reason = section.value("reason").and_then(|value| {
+        // RFC 6455 section 5.5: a control frame carries 125 bytes, two of them are the code.
+        value.parsed("a reason of at most 123 bytes", |text| (text.len() <= 123).then(|| text.to_owned()))
+    });
+    Drain {
+        over: section.duration("over", default.over, ANY_TIME),
+        code: code.unwrap_or(default.code),
+        reason: reason.unwrap_or(default.reason),
+    }
+}

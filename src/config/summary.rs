@@ -1,0 +1,61 @@
+//! What a config amounts to, in a few lines: the answer of `mainstay check`.
+
+use std::fmt;
+
+use super::{Config, Pool};
+use crate::affinity::Source;
+use crate::route::{Host, Route};
+
+/// A config as an operator wants to see it confirmed.
+pub struct Summary<'a>(pub &'a Config);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { listeners, admin, pools, routes, .. } = self.0;
+        for listener in listeners {
+            writeln!(f, "listener  {}", listener.address)?;
+        }
+        match admin {
+            Some(admin) => writeln!(f, "admin     {}", admin.address)?,
+            None => writeln!(f, "admin     off")?,
+        }
+        for pool in pools {
+            write_pool(f, pool)?;
+        }
+        routes.iter().try_for_each(|route| writeln!(f, "route     {} -> {}", route_text(route), route.pool))
+    }
+}
+
+fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {
+    let affinity: Vec<String> = pool.affinity.iter().map(source_text).collect();
+    let affinity = if affinity.is_empty() { "none".into() } else { affinity.join(", ") };
+    writeln!(f, "pool      {}: affinity {affinity}", pool.name)?;
+    pool.nodes.iter().try_for_each(|node| {
+        let weight = if node.weight == 1 { String::new() } else { format!(", weight {}", node.weight) };
+        writeln!(f, "  node    {} at {}{weight}", node.id, node.address)
+    })
+}
+
+fn source_text(source: &Source) -> String {
+    match source {
+        Source::Cookie(rule) if rule.keys.is_some() => format!("cookie {} (signed)", rule.name),
+        Source::Cookie(rule) => format!("cookie {}", rule.name),
+        Source::NodeCookie { name } => format!("cookie {name} (set by the node)"),
+        Source::EngineIo => "engine_io".into(),
+        Source::Header(name) => format!("header {name}"),
+        Source::Query(name) => format!("query {name}"),
+        Source::ClientIp(cut) => format!("client_ip /{} /{}", cut.ipv4, cut.ipv6),
+    }
+}
+
+fn route_text(route: &Route) -> String {
+    let host = match &route.host {
+        Some(Host::Exact(name)) => name.clone(),
+        Some(Host::Below(name)) => format!("*.{name}"),
+        None => "any host".into(),
+    };
+    match &route.path {
+        Some(path) => format!("{host}, path {path}"),
+        None => host,
+    }
+}

@@ -1,0 +1,266 @@
+//! The corpus of configs: what is valid is accepted without a word, what is not gets the very answer beside it.
+//!
+//! After a change of a message: `mainstay check -c NAME.yaml 2> NAME.txt` in `tests/config/invalid`, then read the diff.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use mainstay::affinity::{Prefixes, Source};
+use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary, resolve};
+use mainstay::pool::pick::Balance;
+
+/// The config of a file, in an environment with nothing but `env`.
+fn load(path: &Path, env: &[(&str, &str)]) -> Result<Config, Faults> {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let variable = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+    let read = |named: &Path| fs::read(path.parent().unwrap().join(named));
+    resolve(name, &fs::read(path).unwrap(), &variable, &read)
+}
+
+fn corpus(directory: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(directory);
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    files.sort();
+    files
+}
+
+fn valid(name: &str) -> Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid").join(name);
+    load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+#[test]
+fn valid_configs_are_accepted_without_a_word() {
+    let files = corpus("valid");
+    assert!(files.len() >= 6, "the corpus has {} files", files.len());
+    for file in files {
+        let config = load(&file, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(config.warnings, [], "{}", file.display());
+    }
+}
+
+#[test]
+fn i8_a_bad_config_says_everything_that_is_wrong_with_it_at_once() {
+    let files = corpus("invalid");
+    assert!(files.len() >= 25, "the corpus has {} files", files.len());
+    let wrong: Vec<String> = files.iter().filter_map(|file| difference(file)).collect();
+    assert!(wrong.is_empty(), "{} files get another answer:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The first line in which the answer to a file is not the expected one.
+fn difference(file: &Path) -> Option<String> {
+    let expected = fs::read_to_string(file.with_extension("txt")).unwrap();
+    let said = load(file, &[]).map(|_| "no fault".to_owned()).unwrap_or_else(|faults| faults.to_string());
+    let (mut said, mut expected) = (said.lines(), expected.lines());
+    loop {
+        match (said.next(), expected.next()) {
+            (None, None) => return None,
+            (said, expected) if said == expected => {}
+            (said, expected) => return Some(format!("  said     {said:?}\n  expected {expected:?}")),
+        }
+    }
+}
+
+#[test]
+fn the_reference_config_is_valid_and_says_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("balancer.yaml");
+    let reference = load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+    let short = "pools: { chat: { nodes: [\
+        { id: ws1, address: \"127.0.0.1:3001\" }, { id: ws2, address: \"127.0.0.1:3002\" }, \
+        { id: ws3, address: \"127.0.0.1:3003\" }] } }";
+    let defaults = resolve("short.yaml", short.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+    assert_eq!(reference, defaults);
+}
+
+#[test]
+fn the_reference_config_names_every_key_that_has_an_effect() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("balancer.yaml")).unwrap();
+    let keys = [
+        "listeners",
+        "address",
+        "admin",
+        "trusted_proxies",
+        "limits",
+        "request_head",
+        "head_time",
+        "keep_alive",
+        "access_log",
+        "format",
+        "path",
+        "shutdown",
+        "drain",
+        "pools",
+        "nodes",
+        "id",
+        "weight",
+        "max_connections",
+        "release",
+        "affinity",
+        "cookie",
+        "name",
+        "set_by",
+        "secret_file",
+        "max_age",
+        "same_site",
+        "secure",
+        "partitioned",
+        "domain",
+        "engine_io",
+        "header",
+        "query",
+        "client_ip",
+        "ipv4_prefix",
+        "ipv6_prefix",
+        "balance",
+        "load_bound",
+        "health",
+        "http",
+        "status",
+        "tcp",
+        "websocket",
+        "interval",
+        "timeout",
+        "rise",
+        "fall",
+        "passive",
+        "failures",
+        "eject",
+        "slow_start",
+        "timeouts",
+        "connect",
+        "handshake",
+        "idle",
+        "request",
+        "messages",
+        "max_size",
+        "over",
+        "code",
+        "reason",
+        "routes",
+        "host",
+        "pool",
+    ];
+    for key in keys {
+        assert!(text.contains(&format!("{key}:")), "balancer.yaml does not name {key}");
+    }
+}
+
+#[test]
+fn the_fleets_of_the_migration_examples_can_be_put_on_any_port() {
+    let env = [
+        ("LISTEN", "127.0.0.1:0"),
+        ("ADMIN", "[::1]:0"),
+        ("NODE_1", "40001"),
+        ("NODE_2", "40002"),
+        ("NODE_3", "40003"),
+    ];
+    for name in [
+        "nginx-ip-hash.yaml",
+        "nginx-map-cookie-io.yaml",
+        "haproxy-balance-source.yaml",
+        "socketio-sticky.yaml",
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid").join(name);
+        let config = load(&path, &env).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:0", "{name}");
+        assert_eq!(config.admin.unwrap().address.to_string(), "[::1]:0", "{name}");
+        let nodes: Vec<String> = config.pools[0].nodes.iter().map(|node| node.address.to_string()).collect();
+        assert_eq!(nodes, ["127.0.0.1:40001", "127.0.0.1:40002", "127.0.0.1:40003"], "{name}");
+    }
+}
+
+#[test]
+fn every_key_reaches_its_field() {
+    let config = valid("everything.yaml");
+    assert_eq!(config.listeners.len(), 4);
+    assert!(matches!(&config.admin.unwrap().address, ListenAddress::Unix(_)));
+    assert_eq!(config.trusted_proxies.len(), 3);
+    assert_eq!(config.limits.request_head, 32 << 10);
+    assert_eq!(config.limits.head_time, Duration::from_millis(500));
+    assert_eq!(config.limits.keep_alive, Duration::from_secs(5400));
+    assert_eq!(config.access_log.format, LogFormat::Off);
+    assert_eq!(config.shutdown.drain, Duration::ZERO);
+    let [a, b, c] = &config.pools[..] else { panic!("{} pools", config.pools.len()) };
+    assert_eq!((a.nodes[0].weight, a.nodes[0].max_connections), (1000, Some(50_000)));
+    assert_eq!(a.nodes[0].release.as_deref(), Some("v7"));
+    assert_eq!(a.affinity.len(), 6);
+    assert!(matches!(&a.affinity[0], Source::Cookie(rule) if rule.keys.is_some() && rule.partitioned));
+    assert_eq!(a.affinity[5], Source::ClientIp(Prefixes { ipv4: 24, ipv6: 56 }));
+    assert_eq!((a.balance, a.load_bound), (Balance::RandomTwo, 2.0));
+    assert_eq!(a.health.probe, Probe::WebSocket { path: "/ws".into() });
+    assert_eq!((a.rule.rise, a.rule.fall, a.rule.failures), (1, 1, 0));
+    assert_eq!((a.rule.eject, a.rule.slow_start), (Duration::from_secs(60), Duration::ZERO));
+    assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
+    assert_eq!(a.messages.max_size, Some(1 << 20));
+    assert_eq!((a.drain.code, a.drain.reason.as_str()), (4000, "moved"));
+    assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, Balance::RoundRobin, &Probe::Tcp));
+    assert_eq!((&c.health.probe, c.timeouts.idle), (&Probe::Off, a.timeouts.idle));
+    assert_eq!(config.routes.len(), 3);
+}
+
+#[test]
+fn what_is_unwise_is_a_warning_with_its_place() {
+    let text = "pools:\n  chat:\n    nodes: [{ id: ws1, address: \"127.0.0.1:3001\" }]\n    load_bound: 1.0\n    \
+        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }]\n";
+    let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+    let lines: Vec<String> =
+        config.warnings.iter().map(|warning| warning.line("w.yaml", "warning: ")).collect();
+    let places: Vec<&str> = lines.iter().filter_map(|line| line.split(" warning: ").next()).collect();
+    assert_eq!(places, ["w.yaml:3:12:", "w.yaml:4:17:", "w.yaml:5:23:", "w.yaml:6:37:"], "{lines:#?}");
+}
+
+#[test]
+fn check_answers_0_and_a_summary_or_1_and_every_fault() {
+    let check = |file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config"));
+        command.args(["check", "-c", file]).output().unwrap()
+    };
+    let good = check("valid/shortest.yaml");
+    let said = String::from_utf8(good.stdout).unwrap();
+    assert_eq!(good.status.code(), Some(0));
+    assert_eq!(said, format!("valid/shortest.yaml: ok\n{}", Summary(&valid("shortest.yaml"))));
+
+    let bad = check("invalid/duplicate-keys.yaml");
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(bad.stdout.is_empty());
+    let faults = String::from_utf8(bad.stderr).unwrap();
+    assert_eq!(faults.lines().count(), 2, "{faults}");
+    assert!(faults.lines().all(|line| line.starts_with("invalid/duplicate-keys.yaml:")), "{faults}");
+}
+
+#[test]
+fn a_command_that_is_none_ends_with_2() {
+    for arguments in [&["chekc"][..], &["demo", "--nodes", "0"], &["-c"], &["-c", "x.yaml", "check"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_mainstay")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+proptest::proptest! {
+    /// What happens to files: something is overwritten, cut off or put in twice.
+    #[test]
+    fn a_damaged_config_is_accepted_or_refused_with_places_inside_the_file(
+        start in 0_usize..8_000, length in 0_usize..60, put_in in "[a-z0-9:\\-\\[\\]{}&*!|>'\"%#,? \n\t<$~\u{0}\u{e9}]{0,12}",
+    ) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/everything.yaml");
+        let mut text = fs::read(&path).unwrap();
+        let start = start % text.len();
+        let end = (start + length).min(text.len());
+        text.splice(start..end, put_in.bytes());
+        let lines = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let read = |named: &Path| fs::read(path.parent().unwrap().join(named));
+        if let Err(faults) = resolve("damaged.yaml", &text, &|_| None, &read) {
+            proptest::prop_assert!(!faults.list().is_empty());
+            for fault in faults.list() {
+                let at = fault.at.expect("the file could be read");
+                proptest::prop_assert!(at.line >= 1 && at.line <= lines && at.column >= 1, "{:?}", fault);
+                proptest::prop_assert!(!fault.line("damaged.yaml", "").contains('\n'));
+            }
+        }
+    }
+}
