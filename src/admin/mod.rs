@@ -1,1 +1,412 @@
-//! admin
+//! The admin address: metrics, liveness and readiness over HTTP/1.1.
+//!
+//! Small on purpose and safe to leave running: it answers `GET` and `HEAD` only, reads no body, bounds a request's
+//! head and the time for it, and serves a bounded number of connections at once, the rest wait in the kernel. It
+//! answers while the process drains and ends when everything has stopped. Errors are JSON: `{"error", "faults"}`.
+
+mod answer;
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::metrics::Metrics;
+use crate::shutdown::{Phase, Shutdown};
+
+/// What one client can take from the others.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Connections that are served at once.
+    connections: usize,
+    /// The time for a whole request head; a kept-alive connection may be silent for as long.
+    head_time: Duration,
+    /// The longest that a connection keeps its place.
+    connection_time: Duration,
+    /// How long an answer that is being written at a connection's end is waited for.
+    last_answer: Duration,
+}
+
+/// Room for a few scrapers and operators. Ten minutes a connection, so that clients who never read cannot hold
+/// all the places for ever; a scraper connects anew.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    head_time: Duration::from_secs(10),
+    connection_time: Duration::from_secs(600),
+    last_answer: Duration::from_secs(1),
+};
+
+/// Bytes of a request head, and of what is buffered of it.
+const HEAD_SIZE: usize = 16 * 1024;
+
+/// The pause after a failed accept: the usual cause, no free descriptor, does not go away at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound listener of the admin address.
+pub enum Listener {
+    /// An IP address and port.
+    Tcp(TcpListener),
+    /// A socket in the file system.
+    Unix(UnixListener),
+}
+
+/// Whether new sessions can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Yes.
+    Ready,
+    /// No, and why: starting, draining, no node up.
+    NotReady(&'static str),
+}
+
+/// What the admin server shows.
+pub struct View {
+    /// The counters behind `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Asked for each `/readyz`.
+    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+}
+
+/// Serves the listener until everything has stopped; then closes it and every connection, and returns.
+pub async fn serve(listener: Listener, view: Arc<View>, shutdown: Shutdown) {
+    serve_within(LIMITS, listener, view, shutdown).await;
+}
+
+async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutdown: Shutdown) {
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        tokio::select! {
+            () = shutdown.reached(Phase::Stopped) => break,
+            (stream, place) = accept(&listener, &places) => {
+                let (view, shutdown) = (Arc::clone(&view), shutdown.clone());
+                connections.spawn(async move {
+                    serve_connection(limits, stream, &view, &shutdown).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> (Box<dyn Stream>, OwnedSemaphorePermit) {
+    let place = Arc::clone(places).acquire_owned().await.expect("nobody closes this semaphore");
+    loop {
+        let accepted: io::Result<Box<dyn Stream>> = match listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as _),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as _),
+        };
+        match accepted {
+            Ok(stream) => return (stream, place),
+            Err(fault) => {
+                warn!(%fault, "admin address cannot accept");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until its client leaves it, it breaks a limit, or everything has stopped.
+async fn serve_connection(limits: Limits, stream: Box<dyn Stream>, view: &View, shutdown: &Shutdown) {
+    let service = service_fn(|request| ready(Ok::<_, Infallible>(reply(&request, view))));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        // Elapsed or stopped: both mean that the answer under way is the last.
+        _ = time::timeout(limits.connection_time, shutdown.reached(Phase::Stopped)) => {
+            connection.as_mut().graceful_shutdown();
+            // Who does not read it by then does without it.
+            time::timeout(limits.last_answer, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(fault) = ended {
+        debug!(%fault, "admin connection ended");
+    }
+}
+
+/// The answer to one request. Its body is not read; where there is one, hyper closes after the answer.
+fn reply(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
+    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        return answer::method_not_allowed();
+    }
+    if !names_one_host(request) {
+        return answer::error(StatusCode::BAD_REQUEST, "exactly one Host is expected");
+    }
+    match request.uri().path() {
+        "/metrics" => answer::metrics(view.metrics.render()),
+        "/healthz" => answer::text("ok\n"),
+        "/readyz" => match (view.readiness)() {
+            Readiness::Ready => answer::text("ready\n"),
+            Readiness::NotReady(why) => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),
+        },
+        _ => answer::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
+    }
+}
+
+/// RFC 9112, section 3.2: a request without a Host, or with two, is answered with 400; HTTP/1.0, which simple
+/// health checkers still speak, may leave it out.
+fn names_one_host(request: &Request<Incoming>) -> bool {
+    match request.headers().get_all(header::HOST).iter().count() {
+        0 => request.version() == Version::HTTP_10,
+        count => count == 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// The server on a free port, in a process that says these things of itself.
+    struct Admin {
+        address: SocketAddr,
+        shutdown: Shutdown,
+        metrics: Arc<Metrics>,
+        /// How often the readiness was asked for.
+        asked: Arc<AtomicUsize>,
+        server: JoinSet<()>,
+    }
+
+    impl Admin {
+        async fn start(limits: Limits) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+            let (metrics, asked) = (Metrics::new(1), Arc::new(AtomicUsize::new(0)));
+            let readiness = Box::new({
+                let (shutdown, asked) = (shutdown.clone(), Arc::clone(&asked));
+                move || {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    match shutdown.phase() {
+                        Phase::Serving => Readiness::Ready,
+                        _ => Readiness::NotReady("draining"),
+                    }
+                }
+            });
+            let view = Arc::new(View { metrics: Arc::clone(&metrics), readiness });
+            let mut server = JoinSet::new();
+            server.spawn(serve_within(limits, Listener::Tcp(listener), view, shutdown.clone()));
+            Self { address, shutdown, metrics, asked, server }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        /// Sends these bytes on a connection of their own and gives all that comes back until its end.
+        async fn answer(&self, request: &str) -> String {
+            let mut stream = self.connect().await;
+            stream.write_all(request.as_bytes()).await.unwrap();
+            rest(&mut stream).await
+        }
+
+        async fn get(&self, path: &str) -> String {
+            self.answer(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
+        }
+    }
+
+    /// All until the end; a reset is an end.
+    async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// One answer with a short body on a connection that stays.
+    async fn asks(stream: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        while !text.contains("\r\n\r\n") || !text.ends_with('\n') || text.ends_with("\r\n\r\n") {
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).await.unwrap();
+            assert_ne!(count, 0, "the connection ended within an answer: {text}");
+            text.push_str(str::from_utf8(&bytes[..count]).unwrap());
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn the_metrics_are_served_in_the_text_format() {
+        let admin = Admin::start(LIMITS).await;
+        admin.metrics.node("chat", "ws1").state("up");
+        let answer = admin.get("/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+        assert!(
+            answer.contains("mainstay_node_state{pool=\"chat\",node=\"ws1\",state=\"up\"} 1\n"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_process_that_drains_is_alive_and_not_ready() {
+        let admin = Admin::start(LIMITS).await;
+        assert!(admin.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+        admin.shutdown.begin();
+        let answer = admin.get("/readyz?verbose").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains(r#""error":"draining""#), "{answer}");
+        assert!(admin.get("/healthz").await.ends_with("\r\n\r\nok\n"));
+    }
+
+    #[tokio::test]
+    async fn at_the_end_the_listener_and_every_connection_are_closed() {
+        let mut admin = Admin::start(LIMITS).await;
+        let mut idle = admin.connect().await;
+        asks(&mut idle, "/healthz").await;
+        let mut silent = admin.connect().await;
+        admin.shutdown.stop();
+        admin.server.join_next().await.unwrap().unwrap();
+        assert_eq!([rest(&mut idle).await, rest(&mut silent).await], ["", ""]);
+        assert!(TcpStream::connect(admin.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_unknown_path_and_another_method_get_an_error_in_json() {
+        let admin = Admin::start(LIMITS).await;
+        for path in ["/", "/metrics/", "/METRICS", "//metrics", "/api/status", "/%6detrics"] {
+            let answer = admin.get(path).await;
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+            assert!(answer.contains("content-type: application/json"), "{path}: {answer}");
+            let body = answer.split_once("\r\n\r\n").unwrap().1;
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(body["faults"], serde_json::json!([]));
+            assert!(body["error"].is_string());
+        }
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+            let request = format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let answer = admin.answer(&request).await;
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{method}: {answer}");
+            assert!(answer.contains("allow: GET, HEAD"), "{method}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn head_is_answered_as_get_without_the_body() {
+        let admin = Admin::start(LIMITS).await;
+        let answer = admin.answer("HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("content-length: 3\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_host_or_with_two_is_refused() {
+        let admin = Admin::start(LIMITS).await;
+        for hosts in ["", "Host: a\r\nHost: a\r\n"] {
+            let answer =
+                admin.answer(&format!("GET /metrics HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        }
+        let old = admin.answer("GET /healthz HTTP/1.0\r\n\r\n").await;
+        assert!(old.starts_with("HTTP/1.0 200 "), "HTTP/1.0 knows no Host: {old}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_or_too_large_a_one_ends_the_connection() {
+        let admin = Admin::start(LIMITS).await;
+        let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(2 * HEAD_SIZE));
+        for bad in
+            ["\u{0}\u{1}\u{16}\u{3}\r\n\r\n", "GET\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &large]
+        {
+            let answer = admin.answer(bad).await;
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        }
+        assert!(admin.get("/healthz").await.starts_with("HTTP/1.1 200 "), "others are served as before");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_not_taken_for_the_next_request() {
+        let admin = Admin::start(LIMITS).await;
+        let smuggled = "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n";
+        let request = format!(
+            "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{smuggled}",
+            smuggled.len()
+        );
+        let answer = admin.answer(&request).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert_eq!(admin.asked.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_ends_its_head_is_cut_off() {
+        let admin = Admin::start(Limits { head_time: Duration::from_millis(30), ..LIMITS }).await;
+        for start in ["", "G", "GET /metrics HTTP/1.1\r\nHost: a\r\n"] {
+            assert!(!admin.answer(start).await.contains("200 OK"), "after {start:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_gives_its_place_back_after_its_time() {
+        let admin = Admin::start(Limits { connection_time: Duration::from_millis(30), ..LIMITS }).await;
+        let mut stream = admin.connect().await;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        // Kept alive for ten seconds more, were it not for the time.
+        assert!(rest(&mut stream).await.matches("HTTP/1.1 200").count() <= 1);
+    }
+
+    #[tokio::test]
+    async fn connections_over_the_limit_wait_for_a_place() {
+        let admin = Admin::start(Limits { connections: 1, ..LIMITS }).await;
+        let mut first = admin.connect().await;
+        asks(&mut first, "/healthz").await;
+        let mut second = admin.connect().await;
+        second.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        for _ in 0..20 {
+            asks(&mut first, "/healthz").await;
+        }
+        assert_eq!(admin.asked.load(Ordering::Relaxed), 0, "the second is not served yet");
+        drop(first);
+        assert!(rest(&mut second).await.ends_with("ready\n"));
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_served_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+        let shutdown = Shutdown::new();
+        let view = Arc::new(View { metrics: Metrics::new(1), readiness: Box::new(|| Readiness::Ready) });
+        let client = async {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+            let answer = rest(&mut stream).await;
+            shutdown.stop();
+            answer
+        };
+        let ((), answer) = tokio::join!(serve(listener, view, shutdown.clone()), client);
+        assert!(answer.ends_with("ready\n"), "{answer}");
+    }
+}
