@@ -1,1 +1,14 @@
-//! http
+//! HTTP at the front desk: strict framing before hyper sees a byte, header fields on their way through, and the one
+//! table of failures.
+
+pub mod headers;
+pub mod reply;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// Any fault of a body in transit.
+pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body on its way through.
+pub type Body = UnsyncBoxBody<Bytes, BodyFault>;

@@ -109,6 +109,16 @@ impl Live {
         }
     }
 
+    /// Both ends, for their sockets.
+    pub fn ends(&self) -> &[End; 2] {
+        &self.ends
+    }
+
+    /// Whether a sweep at `now` has something to look at.
+    pub fn wants_sweep(&self, now: u64) -> bool {
+        self.deadline != u64::MAX || now.saturating_sub(self.active) >= self.idle
+    }
+
     /// One of the two ends.
     pub fn end(&mut self, index: usize) -> &mut End {
         &mut self.ends[index]

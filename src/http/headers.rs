@@ -1,0 +1,250 @@
+//! Header fields on their way through: what is for this hop only, and what is said about the client.
+//!
+//! Forwarding fields are believed from trusted peers only. From anyone else they are replaced, so that a node can
+//! take what it reads there as true.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST,
+    HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use ipnet::IpNet;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    EXPECT,
+];
+
+/// Fields that a client may not have removed by naming them in Connection: routing and security rest on them.
+const KEPT: [HeaderName; 11] = [
+    HOST,
+    AUTHORIZATION,
+    COOKIE,
+    ORIGIN,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    FORWARDED,
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_REAL_IP,
+];
+
+/// Removes what is for this hop only, also what Connection names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::try_from(token.trim()).ok())
+        .filter(|name| !KEPT.contains(name) && !name.as_str().starts_with("sec-websocket-"))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Whether the answer may be kept by a shared cache: then no client's cookie may ride on it.
+pub fn is_shared(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|directive| {
+        let directive = directive.trim().to_ascii_lowercase();
+        directive == "public" || directive.starts_with("s-maxage")
+    })
+}
+
+/// What is believed about where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The client.
+    pub client: IpAddr,
+    /// The client came over https.
+    pub https: bool,
+    /// The peer's word is believed.
+    trusted: bool,
+}
+
+/// Reads the forwarding fields, as far as `peer` is trusted.
+pub fn origin(peer: IpAddr, https: bool, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
+    let peer = peer.to_canonical();
+    if !is_trusted(peer) {
+        return Origin { client: peer, https, trusted: false };
+    }
+    let mut chain = forwarded_for(headers);
+    // From the right: each trusted hop vouches for the one before it; the first that is not trusted is the client.
+    // Something unreadable ends what is vouched for.
+    let mut client = peer;
+    while let Some(Some(hop)) = chain.pop() {
+        client = hop;
+        if !is_trusted(hop) {
+            break;
+        }
+    }
+    let proto = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    let https = proto.map_or(https, |proto| proto.trim().eq_ignore_ascii_case("https"));
+    Origin { client, https, trusted: true }
+}
+
+/// The chain of X-Forwarded-For, or of Forwarded where that is missing; `None` for what is no address.
+fn forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    if headers.contains_key(X_FORWARDED_FOR) {
+        return list(headers, &X_FORWARDED_FOR).map(address).collect();
+    }
+    let elements = list(headers, &FORWARDED);
+    elements.map(|element| element.split(';').find_map(for_parameter).and_then(address)).collect()
+}
+
+fn for_parameter(pair: &str) -> Option<&str> {
+    let (name, value) = pair.split_once('=')?;
+    name.trim().eq_ignore_ascii_case("for").then(|| value.trim().trim_matches('"'))
+}
+
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"));
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// An address, perhaps with a port, perhaps in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let parsed = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+    parsed.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// Writes the forwarding fields for the node.
+pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
+    let peer = peer.to_canonical();
+    let proto = if origin.https { "https" } else { "http" };
+    let host = headers.get(HOST).cloned().unwrap_or(HeaderValue::from_static(""));
+    let element = forwarded_element(peer, proto, host.to_str().unwrap_or_default());
+    append_or_replace(headers, X_FORWARDED_FOR, &peer.to_string(), origin.trusted);
+    append_or_replace(headers, FORWARDED, &element, origin.trusted);
+    if !(origin.trusted && headers.contains_key(X_FORWARDED_HOST)) {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    if let Ok(client) = HeaderValue::try_from(origin.client.to_string()) {
+        headers.insert(X_REAL_IP, client);
+    }
+}
+
+fn forwarded_element(peer: IpAddr, proto: &str, host: &str) -> String {
+    let node = match peer {
+        IpAddr::V4(peer) => peer.to_string(),
+        IpAddr::V6(peer) => format!("\"[{peer}]\""),
+    };
+    let host: String = host.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
+    format!("for={node};host=\"{host}\";proto={proto}")
+}
+
+fn append_or_replace(headers: &mut HeaderMap, name: HeaderName, value: &str, append: bool) {
+    let before: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    let mut whole = if append { before.join(&b", "[..]) } else { Vec::new() };
+    if !whole.is_empty() {
+        whole.extend_from_slice(b", ");
+    }
+    whole.extend_from_slice(value.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&whole) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn trusted() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap()]
+    }
+
+    #[test]
+    fn what_connection_names_is_stripped_but_not_what_routing_and_security_rest_on() {
+        let mut map = headers(&[
+            ("connection", "close, x-secret, cookie, host, x-forwarded-for, sec-websocket-key"),
+            ("x-secret", "1"),
+            ("cookie", "a=b"),
+            ("host", "example.com"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("sec-websocket-key", "k"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("keep-alive", "timeout=5"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "cookie", "host", "sec-websocket-key", "x-forwarded-for"]);
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_who_the_client_is() {
+        let mut map = headers(&[("host", "h"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
+        let seen = origin(ip("9.9.9.9"), false, &map, &trusted());
+        assert_eq!((seen.client, seen.https), (ip("9.9.9.9"), false));
+        set_forwarded(&mut map, ip("9.9.9.9"), &seen);
+        assert_eq!(map["x-forwarded-for"], "9.9.9.9");
+        assert_eq!(map["x-forwarded-proto"], "http");
+        assert_eq!(map["x-real-ip"], "9.9.9.9");
+        assert_eq!(map["forwarded"], "for=9.9.9.9;host=\"h\";proto=http");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_up_to_the_first_stranger_from_the_right() {
+        let map = headers(&[("x-forwarded-for", "6.6.6.6, 2.2.2.2"), ("x-forwarded-for", "10.1.1.1")]);
+        let seen = origin(ip("::ffff:10.0.0.1"), false, &map, &trusted());
+        assert_eq!(seen.client, ip("2.2.2.2"));
+        let map = headers(&[("x-forwarded-for", "2.2.2.2, nonsense, 10.1.1.1")]);
+        assert_eq!(origin(ip("10.0.0.1"), false, &map, &trusted()).client, ip("10.1.1.1"));
+        let map = headers(&[("forwarded", "for=\"[2001:db8::1]:80\";proto=https, for=10.2.2.2")]);
+        assert_eq!(origin(ip("10.0.0.1"), false, &map, &trusted()).client, ip("2001:db8::1"));
+    }
+
+    #[test]
+    fn a_trusted_chain_grows_by_the_peer() {
+        let mut map =
+            headers(&[("host", "h"), ("x-forwarded-for", "2.2.2.2"), ("x-forwarded-host", "shop.example")]);
+        let seen = origin(ip("10.0.0.1"), false, &map, &trusted());
+        set_forwarded(&mut map, ip("10.0.0.1"), &seen);
+        assert_eq!(map["x-forwarded-for"], "2.2.2.2, 10.0.0.1");
+        assert_eq!(map["x-forwarded-host"], "shop.example");
+        assert_eq!(map["x-real-ip"], "2.2.2.2");
+    }
+
+    #[test]
+    fn no_cookie_rides_on_what_a_shared_cache_may_keep() {
+        assert!(is_shared(&headers(&[("cache-control", "max-age=60, Public")])));
+        assert!(is_shared(&headers(&[("cache-control", "s-maxage=60")])));
+        assert!(!is_shared(&headers(&[("cache-control", "private, max-age=60")])));
+    }
+}
