@@ -6,6 +6,7 @@
 
 use std::array;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -218,7 +219,14 @@ impl Meter {
     }
 }
 
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Meter({}/{}, {} live)", self.pool, self.node, self.live())
+    }
+}
+
 /// A tunnel's place on its node: counted as long as it exists.
+#[derive(Debug)]
 pub struct Seat(Arc<Meter>);
 
 impl Deref for Seat {

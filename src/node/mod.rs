@@ -153,7 +153,7 @@ mod tests {
     use futures_util::{SinkExt, StreamExt};
     use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::task::JoinHandle;
+    use tokio::task::JoinSet;
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
     use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -166,7 +166,8 @@ mod tests {
     struct Served {
         address: std::net::SocketAddr,
         shutdown: CancellationToken,
-        ended: JoinHandle<()>,
+        /// The server's one task.
+        server: JoinSet<()>,
     }
 
     impl Served {
@@ -174,13 +175,14 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let shutdown = CancellationToken::new();
-            let ended = tokio::spawn(serve("ws1".into(), listener, shutdown.clone()));
-            Self { address, shutdown, ended }
+            let mut server = JoinSet::new();
+            server.spawn(serve("ws1".into(), listener, shutdown.clone()));
+            Self { address, shutdown, server }
         }
 
         async fn end(self) {
             self.shutdown.cancel();
-            tokio::time::timeout(Duration::from_secs(10), self.ended).await.expect("the node ends").unwrap();
+            tokio::time::timeout(Duration::from_secs(10), self.server.join_all()).await.expect("the node ends");
         }
 
         /// Opens a WebSocket and takes the hello.
