@@ -115,7 +115,7 @@ test('a preflight with a tagged sid reaches the node of the sid, and so does the
 });
 
 test('a node sees who the client is, and the browser\'s origin', async (t) => {
-  const balancer = await Balancer.start(config(fleet));
+  const balancer = await Balancer.start(config(fleet, { affinity: [{ client_ip: {} }] }));
   t.after(() => balancer.stop());
   for (const transports of TRANSPORTS) {
     const client = await new User({ from: '127.9.8.7' }).connect(balancer.url, { transports });

@@ -89,8 +89,8 @@ export class Client {
   async connected(times) {
     const ready = () => this.connects >= times && this.socket.connected;
     await within(this.#when('connect', ready),
-      () => `connected ${times} times; so far ${this.connects}, disconnects ${JSON.stringify(this.disconnects)}, ` +
-        `faults ${JSON.stringify(this.faults)}`);
+      () => `connected ${times} times; so far ${this.connects}, the last disconnects ` +
+        `${JSON.stringify(this.disconnects.slice(-3))}, the last faults ${JSON.stringify(this.faults.slice(-3))}`);
   }
 
   /** Until polling has become WebSocket. */
