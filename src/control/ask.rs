@@ -416,19 +416,15 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_hangs_anywhere_is_a_timeout() {
         for start in [b"".as_slice(), b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhal"] {
-            for probe in [http(), websocket()] {
-                let (address, task) = endless(start, b"").await;
-                let result = ask(&address, &probe, SHORT).await;
-                if probe == websocket() && start.len() > 20 {
-                    assert_eq!(result.unwrap_err().to_string(), "expected status 101, got 200");
-                } else {
-                    let fault = result.unwrap_err();
-                    assert!(matches!(fault, AskFault::Timeout(SHORT)), "{fault:?}");
-                    assert_eq!(fault.to_string(), "no answer within 100ms");
-                }
-                task.await.unwrap();
-            }
+            let (address, task) = endless(start, b"").await;
+            let fault = ask(&address, &http(), SHORT).await.unwrap_err();
+            assert!(matches!(fault, AskFault::Timeout(SHORT)), "{fault:?}");
+            assert_eq!(fault.to_string(), "no answer within 100ms");
+            task.await.unwrap();
         }
+        let (address, task) = endless(b"HTTP/1.1 101 Swi", b"").await;
+        assert!(matches!(ask(&address, &websocket(), SHORT).await, Err(AskFault::Timeout(SHORT))));
+        task.await.unwrap();
     }
 
     #[tokio::test]
@@ -535,8 +531,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_refuses_the_connection_fails_every_probe() {
-        let (listener, address) = listener().await;
-        drop(listener);
+        // Bound and not listening: nobody else can have the port.
+        let holder = tokio::net::TcpSocket::new_v4().unwrap();
+        holder.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = holder.local_addr().unwrap().to_string().parse().unwrap();
         for probe in [Probe::Tcp, http(), websocket()] {
             assert_eq!(ask(&address, &probe, SOON).await.unwrap_err().to_string(), "connection refused");
         }
@@ -546,12 +544,12 @@ mod tests {
     #[tokio::test]
     async fn a_path_that_cannot_be_sent_is_a_fault() {
         let (_listener, address) = listener().await;
-        for path in ["", "a b", "/a b", "/\r\nx: y", "/é"] {
+        for path in ["", "a b", "/a b", "/\r\nx: y", "/<"] {
             for probe in
                 [Probe::Http { path: path.into(), status: 200 }, Probe::WebSocket { path: path.into() }]
             {
-                let fault = ask(&address, &probe, SHORT).await.unwrap_err();
-                assert!(matches!(fault, AskFault::Request(_) | AskFault::Timeout(_)), "{path:?}: {fault:?}");
+                let fault = ask(&address, &probe, SOON).await.unwrap_err();
+                assert!(matches!(fault, AskFault::Request(_)), "{path:?}: {fault:?}");
             }
         }
     }
@@ -599,7 +597,7 @@ mod tests {
         let (result, rest) =
             shaken(|accept| format!("{YES}Sec-WebSocket-Accept: {accept}\r\n\r\n\u{1}\u{2}hi")).await;
         assert_eq!(result.unwrap(), Answer::default());
-        assert!(rest.is_empty() || rest.len() == 8, "{rest:?}");
+        assert_is_normal_close(&rest);
     }
 
     #[tokio::test]

@@ -66,6 +66,15 @@ async fn dial_tcp(host: &str, port: u16, within: Duration) -> Result<TcpStream, 
     let resolved = timeout(within, lookup_host((host, port))).await;
     let addresses = resolved.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Resolve)?;
     let addresses: Vec<SocketAddr> = addresses.collect();
+    dial_each(&addresses, within, begun).await
+}
+
+/// The first of `addresses` that answers, all of them within `within` of `begun`.
+async fn dial_each(
+    addresses: &[SocketAddr],
+    within: Duration,
+    begun: Instant,
+) -> Result<TcpStream, DialFault> {
     let none = io::Error::new(io::ErrorKind::NotFound, "it has no address");
     let mut last = DialFault::Resolve(none);
     for (index, address) in addresses.iter().enumerate() {
@@ -118,10 +127,22 @@ mod tests {
         }
     }
 
+    /// A socket that has a port of 127.0.0.1, so that nobody else can have it; with `queue` it listens and has room
+    /// for one connection, which nobody accepts.
+    fn holder(queue: bool) -> (socket2::Socket, SocketAddr) {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        if queue {
+            socket.listen(0).unwrap();
+        }
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
     #[tokio::test]
     async fn a_port_that_nobody_listens_on_refuses() {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let target = Target::Tcp { host: "127.0.0.1", port: free.port() };
+        let (_holder, address) = holder(false);
+        let target = Target::Tcp { host: "127.0.0.1", port: address.port() };
         let fault = dial(target, SOON).await.unwrap_err();
         assert!(matches!(fault, DialFault::Refused), "{fault:?}");
         assert_eq!(fault.to_string(), "connection refused");
@@ -129,11 +150,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_is_a_timeout() {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        socket.listen(0).unwrap();
-        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
-        let target = Target::Tcp { host: "127.0.0.1", port };
+        let (_holder, address) = holder(true);
+        let target = Target::Tcp { host: "127.0.0.1", port: address.port() };
         let _first = dial(target, SOON).await.unwrap();
         let within = Duration::from_millis(50);
         let fault = dial(target, within).await.unwrap_err();
@@ -142,11 +160,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_that_refuses_or_hangs_does_not_hide_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let (_refusing, refuses) = holder(false);
+        let (_hanging, hangs) = holder(true);
+        let _first = TcpStream::connect(hangs).await.unwrap();
+        let within = Duration::from_millis(600);
+        let stream = dial_each(&[refuses, hangs, good], within, Instant::now()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        let fault = dial_each(&[hangs, refuses], within, Instant::now()).await.unwrap_err();
+        assert!(matches!(fault, DialFault::Refused), "the last one is told: {fault:?}");
+        let fault = dial_each(&[], within, Instant::now()).await.unwrap_err();
+        assert_eq!(fault.to_string(), "the name cannot be resolved: it has no address");
+    }
+
+    #[tokio::test]
     async fn a_name_that_is_none_cannot_be_resolved() {
-        for host in ["", "a b", "\0", "no-such-name.invalid"] {
+        for host in ["", "\0", &"x".repeat(2000)] {
             let fault = dial(Target::Tcp { host, port: 1 }, SOON).await.unwrap_err();
-            let told = matches!(fault, DialFault::Resolve(_) | DialFault::Timeout(_));
-            assert!(told, "{host:?}: {fault:?}");
+            assert!(matches!(fault, DialFault::Resolve(_)), "{host:?}: {fault:?}");
         }
     }
 
