@@ -1,3 +1,4 @@
 //! control
 
+pub mod ask;
 pub mod load;

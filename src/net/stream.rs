@@ -1,0 +1,209 @@
+//! One connection, over TCP or a Unix socket, as the front desk reads and writes it.
+//!
+//! It is a plain socket in tokio's hands: nothing is buffered here, so [`Stream::into_fd`] can take it out again
+//! without losing a byte. TLS does not belong here.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A peer that has been quiet this long is asked whether it is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// From one keepalive probe to the next.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Keepalive probes without an answer before the connection is dead.
+const KEEPALIVE_TRIES: u32 = 3;
+/// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482). It also bounds how long a peer may keep
+/// a zero window, that is, how long it may read nothing of what it is sent.
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// See the module.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// The address of the other side; a Unix socket has none, nor has a connection that is already broken.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The bare socket, still non-blocking; tokio has forgotten it.
+    ///
+    /// # Errors
+    ///
+    /// What the poller says when it cannot give the socket up.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(tcp) => tcp.into_std().map(OwnedFd::from),
+            Self::Unix(unix) => unix.into_std().map(OwnedFd::from),
+        }
+    }
+
+    /// Sets what a long-lived connection needs: no delay, and an end when the peer has silently gone.
+    pub fn tune(&self) {
+        match self {
+            Self::Tcp(tcp) => tune(&SockRef::from(tcp)),
+            Self::Unix(_) => {}
+        }
+    }
+}
+
+/// The options of [`Stream::tune`]. On a listener they hold for everything that it accepts (tcp(7)).
+pub(super) fn tune(socket: &socket2::Socket) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_TRIES);
+    // They fail only on a socket that is broken, and then the next read says so.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => tcp.is_write_vectored(),
+            Self::Unix(unix) => unix.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn tcp_pair() -> (Stream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        (Stream::Tcp(near), Stream::Tcp(far))
+    }
+
+    fn unix_pair() -> (Stream, Stream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (Stream::Unix(near), Stream::Unix(far))
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_until_the_end_over_either_kind() {
+        for (mut near, mut far) in [tcp_pair().await, unix_pair()] {
+            assert!(near.is_write_vectored());
+            let slices = [IoSlice::new(b"he"), IoSlice::new(b"llo")];
+            assert_eq!(near.write_vectored(&slices).await.unwrap(), 5);
+            near.flush().await.unwrap();
+            near.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"hello");
+            far.write_all(b"world").await.unwrap();
+            drop(far);
+            got.clear();
+            near.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"world");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tcp_stream_knows_its_peer_and_a_unix_stream_has_none() {
+        let (near, far) = tcp_pair().await;
+        let Stream::Tcp(tcp) = &far else { unreachable!() };
+        assert_eq!(near.peer(), Some(tcp.local_addr().unwrap()));
+        assert_eq!(unix_pair().0.peer(), None);
+    }
+
+    #[tokio::test]
+    async fn the_bare_socket_is_non_blocking_and_keeps_unread_bytes() {
+        for (mut near, far) in [tcp_pair().await, unix_pair()] {
+            near.write_all(b"early").await.unwrap();
+            let fd = far.into_fd().unwrap();
+            assert!(rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+            drop(near);
+            let mut got = [0; 16];
+            // Over loopback what is written is there at once.
+            assert_eq!(rustix::io::read(&fd, &mut got).unwrap(), 5);
+            assert_eq!(rustix::io::read(&fd, &mut got).unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tuned_stream_does_not_delay_and_notices_a_peer_that_has_gone() {
+        let (near, _far) = tcp_pair().await;
+        near.tune();
+        let Stream::Tcp(tcp) = &near else { unreachable!() };
+        let socket = SockRef::from(tcp);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_TRIES);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn tuning_a_unix_stream_leaves_it_working() {
+        let (mut near, mut far) = unix_pair();
+        near.tune();
+        near.write_all(b"x").await.unwrap();
+        assert_eq!(far.read_u8().await.unwrap(), b'x');
+    }
+}
