@@ -1,4 +1,5 @@
-//! control
+//! The control plane: loading the config, and watching the nodes.
 
 pub mod ask;
 pub mod load;
+pub mod probe;

@@ -1,6 +1,8 @@
 //! HTTP at the front desk: strict framing before hyper sees a byte, header fields on their way through, and the one
 //! table of failures.
 
+pub mod framing;
+pub mod guard;
 pub mod headers;
 pub mod reply;
 

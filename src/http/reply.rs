@@ -44,7 +44,7 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Head(HeadFault::TooSlow) => StatusCode::REQUEST_TIMEOUT,
-            Self::Head(HeadFault::TooLarge | HeadFault::TooManyFields) => {
+            Self::Head(HeadFault::TooLarge(_) | HeadFault::TooManyFields(_)) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::Upgrade(RequestFault::Version) => StatusCode::UPGRADE_REQUIRED,

@@ -1,1 +1,161 @@
-//! proxy
+//! The data plane: from an accepted connection to a tunnel in the relay, or to an ordinary answer.
+//!
+//! A [`State`] is one generation of what the config says, built once and never changed; what lives longer than a
+//! generation (health, meters, kept connections) hangs on the [`upstream::Upstream`]s. A session takes one
+//! generation at its request and keeps it to its adoption (invariant I3).
+
+pub mod accept;
+mod forward;
+mod session;
+mod upgrade;
+pub mod upstream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use tokio_util::task::TaskTracker;
+
+use crate::affinity::Source;
+use crate::affinity::hash::mix;
+use crate::config::{self, Config};
+use crate::log::access::AccessLog;
+use crate::metrics::{Metrics, PoolMeter};
+use crate::pool::Nodes;
+use crate::pool::pick::Balance;
+use crate::relay::Relay;
+use crate::route::Routes;
+use crate::shutdown::Shutdown;
+
+use upstream::Upstream;
+
+/// One generation of the data plane.
+pub struct State {
+    /// Counts up from 1.
+    pub generation: u32,
+    /// Host and path to pool.
+    pub routes: Routes,
+    /// The pools by name.
+    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    /// Whose word about the client is believed.
+    pub trusted: Vec<IpNet>,
+    /// What a client may take.
+    pub limits: config::Limits,
+}
+
+/// One pool of a generation.
+pub struct Pool {
+    /// What the config says.
+    pub config: config::Pool,
+    /// The nodes as the picker sees them.
+    pub nodes: Nodes,
+    /// The nodes as they are dialled, with the same indices.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Its counters.
+    pub meter: Arc<PoolMeter>,
+    /// Sessions that asked for a candidate so far.
+    turn: AtomicU64,
+}
+
+impl State {
+    /// Generation 1 of a process.
+    pub fn new(config: &Config, metrics: &Metrics) -> Self {
+        let pool = |pool: &config::Pool| (Arc::clone(&pool.name), Arc::new(Pool::new(pool.clone(), metrics)));
+        metrics.set_generation(1);
+        Self {
+            generation: 1,
+            routes: Routes::new(config.routes.clone()),
+            pools: config.pools.iter().map(pool).collect(),
+            trusted: config.trusted_proxies.clone(),
+            limits: config.limits.clone(),
+        }
+    }
+}
+
+impl Pool {
+    fn new(config: config::Pool, metrics: &Metrics) -> Self {
+        let upstreams = config.nodes.iter().map(|node| Arc::new(Upstream::new(node, &config, metrics)));
+        Self {
+            upstreams: upstreams.collect(),
+            nodes: Nodes::new(&config.name, config.nodes.clone()),
+            meter: metrics.pool(&config.name),
+            turn: AtomicU64::new(0),
+            config,
+        }
+    }
+
+    /// How many nodes take clients now.
+    pub fn up(&self, now: Duration) -> usize {
+        self.upstreams.iter().filter(|upstream| upstream.is_up(now)).count()
+    }
+
+    fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Relaxed)
+    }
+
+    fn balance(&self) -> Balance {
+        self.config.balance
+    }
+
+    /// Socket.IO session ids carry node tags here.
+    fn tags_sids(&self) -> bool {
+        self.config.affinity.contains(&Source::EngineIo)
+    }
+}
+
+/// What every connection of the process shares.
+pub struct Front {
+    /// The present generation.
+    pub state: ArcSwap<State>,
+    /// Where tunnels live.
+    pub relay: Relay,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where sessions are written down.
+    pub access: Arc<AccessLog>,
+    /// How far the process is.
+    pub shutdown: Shutdown,
+    /// The zero of the clock that health is told.
+    pub started: Instant,
+    /// Owns the tasks of client and node connections.
+    pub tasks: TaskTracker,
+    /// Sessions so far, from a start that differs between processes.
+    ids: AtomicU64,
+    seed: u64,
+}
+
+impl Front {
+    /// Ready to serve `state`. `seed` is random, of this process.
+    pub fn new(
+        state: State,
+        relay: Relay,
+        metrics: Arc<Metrics>,
+        access: Arc<AccessLog>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            state: ArcSwap::from_pointee(state),
+            relay,
+            metrics,
+            access,
+            shutdown: Shutdown::new(),
+            started: Instant::now(),
+            tasks: TaskTracker::new(),
+            ids: AtomicU64::new(0),
+            seed,
+        }
+    }
+
+    /// The clock of health.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A session id; mixed, so that it serves as a random number too.
+    fn next_id(&self) -> u64 {
+        mix(self.seed.wrapping_add(self.ids.fetch_add(1, Relaxed)))
+    }
+}

@@ -13,7 +13,7 @@ pub mod pipe;
 mod tunnel;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -32,7 +32,7 @@ pub struct Record {
     /// Unique in the process.
     pub id: u64,
     /// The client, as the front desk believes it to be.
-    pub client: SocketAddr,
+    pub client: IpAddr,
     /// Counts the tunnel as live on its node until the record is dropped.
     pub seat: Seat,
     /// The route that the request matched, as written in the config.

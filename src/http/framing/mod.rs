@@ -1,0 +1,570 @@
+//! The framing of HTTP/1 requests as a client sends them: which bytes are a head, which are its body, and where the
+//! next head begins. Strict, so that no two readers of the same bytes can disagree (RFC 9112, 11.2).
+//!
+//! It does no I/O and keeps no bytes. Its owner shows it the front of what has not been released
+//! ([`Framer::next`]), and does what the [`Step`] says. A faulty head, and whatever comes behind it, is never
+//! released; nor is anything behind a head that asks for an upgrade.
+
+mod chunked;
+mod fault;
+mod head;
+
+use chunked::Chunked;
+use head::{Follows, check_head};
+
+pub use chunked::{MAX_EXTENSION, MAX_TRAILERS};
+pub use fault::{BodyFault, HeadFault};
+pub use head::MAX_FIELDS;
+
+/// What the owner of the bytes does next. Counts are of bytes from the front of what was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing can be said yet: come back with the same bytes and more behind them.
+    More,
+    /// Drop so many: the empty line that may stand before a head.
+    Skip(usize),
+    /// Release so many: one whole, sound head.
+    Head(usize),
+    /// Release so many, at least one: bytes of a body.
+    Body(usize),
+    /// Release nothing from here on: what should be a head is not.
+    HeadFault(HeadFault),
+    /// Release nothing from here on: the body has lost its framing.
+    BodyFault(BodyFault),
+    /// Release nothing from here on: the last head asked for an upgrade.
+    Hold,
+}
+
+/// Follows one client's stream through heads and bodies.
+#[derive(Debug)]
+pub struct Framer {
+    place: Place,
+    /// Bytes that one head may have, with its empty line.
+    limit: usize,
+    /// Bytes at the front of the coming head that were looked at already.
+    seen: usize,
+    /// The empty line before the coming head has been.
+    has_skipped: bool,
+}
+
+/// Where the stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Head,
+    /// Bytes left, at least one.
+    Body(u64),
+    Chunks(Chunked),
+    Upgrade,
+    HeadFailed(HeadFault),
+    BodyFailed(BodyFault),
+}
+
+impl Framer {
+    /// `limit` is the most bytes that a request head may have.
+    pub fn new(limit: usize) -> Self {
+        Self { place: Place::Head, limit, seen: 0, has_skipped: false }
+    }
+
+    /// Looks at the bytes that are not yet released, all of them, from the first.
+    pub fn next(&mut self, bytes: &[u8]) -> Step {
+        match self.place {
+            Place::Head => self.look_for_head(bytes),
+            _ if bytes.is_empty() => self.without_bytes(),
+            Place::Body(left) => {
+                let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                let left = left - here as u64;
+                self.place = if left == 0 { Place::Head } else { Place::Body(left) };
+                Step::Body(here)
+            }
+            Place::Chunks(chunked) => self.follow_chunks(chunked, bytes),
+            Place::Upgrade | Place::HeadFailed(_) | Place::BodyFailed(_) => self.without_bytes(),
+        }
+    }
+
+    /// The next byte belongs to a head, or stands before one.
+    pub fn is_at_head(&self) -> bool {
+        self.place == Place::Head
+    }
+
+    /// A body is being passed on.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.place, Place::Body(_) | Place::Chunks(_))
+    }
+
+    /// Bytes that certainly belong to the body of the current request, whatever they are.
+    pub fn body_left(&self) -> u64 {
+        match self.place {
+            Place::Body(left) => left,
+            _ => 0,
+        }
+    }
+
+    fn without_bytes(&self) -> Step {
+        match self.place {
+            Place::Head | Place::Body(_) | Place::Chunks(_) => Step::More,
+            Place::Upgrade => Step::Hold,
+            Place::HeadFailed(fault) => Step::HeadFault(fault),
+            Place::BodyFailed(fault) => Step::BodyFault(fault),
+        }
+    }
+
+    fn look_for_head(&mut self, bytes: &[u8]) -> Step {
+        if self.seen == 0 && bytes.starts_with(b"\r\n") {
+            if self.has_skipped {
+                return self.refuse(HeadFault::LeadingLines);
+            }
+            self.has_skipped = true;
+            return Step::Skip(2);
+        }
+        match self.find_end(bytes) {
+            Err(fault) => self.refuse(fault),
+            Ok(None) if bytes.len() >= self.limit => self.refuse(HeadFault::TooLarge(self.limit)),
+            Ok(None) => Step::More,
+            Ok(Some(end)) => self.judge(&bytes[..end]),
+        }
+    }
+
+    /// Where the head ends, if it does so within the limit. Control bytes and broken line ends are found as they
+    /// come in: a head of bare LFs has no end to wait for.
+    fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadFault> {
+        let within = &bytes[..bytes.len().min(self.limit)];
+        for at in self.seen..within.len() {
+            let after_cr = at > 0 && within[at - 1] == b'\r';
+            match within[at] {
+                b'\n' if !after_cr => return Err(HeadFault::BareLf),
+                b'\n' if within[..at].ends_with(b"\r\n\r") => return Ok(Some(at + 1)),
+                b'\n' => {}
+                _ if after_cr => return Err(HeadFault::BareCr),
+                b'\r' | b'\t' => {}
+                byte if byte.is_ascii_control() => return Err(HeadFault::Control(byte)),
+                _ => {}
+            }
+        }
+        // A CR at the very front may still become the empty line before the head, so it is looked at again.
+        self.seen = if within == b"\r" { 0 } else { within.len() };
+        Ok(None)
+    }
+
+    fn judge(&mut self, head: &[u8]) -> Step {
+        self.place = match check_head(head) {
+            Err(fault) => return self.refuse(fault),
+            Ok(Follows::Head) => Place::Head,
+            Ok(Follows::Body(length)) => Place::Body(length),
+            Ok(Follows::Chunks) => Place::Chunks(Chunked::START),
+            Ok(Follows::Upgrade) => Place::Upgrade,
+        };
+        self.seen = 0;
+        self.has_skipped = false;
+        Step::Head(head.len())
+    }
+
+    fn refuse(&mut self, fault: HeadFault) -> Step {
+        self.place = Place::HeadFailed(fault);
+        Step::HeadFault(fault)
+    }
+
+    fn follow_chunks(&mut self, mut chunked: Chunked, bytes: &[u8]) -> Step {
+        let (taken, fault) = chunked.advance(bytes);
+        self.place = match fault {
+            Some(fault) => Place::BodyFailed(fault),
+            None if chunked == Chunked::End => Place::Head,
+            None => Place::Chunks(chunked),
+        };
+        if taken == 0 { self.without_bytes() } else { Step::Body(taken) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 512;
+
+    /// What a stream led to: the released bytes, and why nothing followed (`Step::More` when more may).
+    #[derive(Debug, PartialEq)]
+    struct Seen {
+        released: Vec<u8>,
+        heads: usize,
+        stop: Step,
+    }
+
+    /// Shows the framer a stream in pieces of the given sizes, over and over.
+    fn follow(stream: &[u8], pieces: &[usize]) -> Seen {
+        let mut framer = Framer::new(LIMIT);
+        let mut seen = Seen { released: Vec::new(), heads: 0, stop: Step::More };
+        let (mut front, mut end) = (0, 0);
+        let mut sizes = pieces.iter().cycle();
+        loop {
+            match framer.next(&stream[front..end]) {
+                Step::More if end == stream.len() => return seen,
+                Step::More => end = stream.len().min(end + sizes.next().expect("pieces are given")),
+                Step::Skip(length) => front += length,
+                Step::Head(length) => {
+                    seen.heads += 1;
+                    seen.released.extend_from_slice(&stream[front..front + length]);
+                    front += length;
+                }
+                Step::Body(length) => {
+                    assert!(length > 0);
+                    seen.released.extend_from_slice(&stream[front..front + length]);
+                    front += length;
+                }
+                stop => {
+                    assert_eq!(framer.next(&stream[front..]), stop, "a stop is for good");
+                    assert_eq!(framer.next(b""), stop, "a stop is for good");
+                    seen.stop = stop;
+                    return seen;
+                }
+            }
+        }
+    }
+
+    /// The fault of a stream, whole and byte by byte, which must agree; nothing of the head may be released.
+    fn fault_of(head: &[u8]) -> HeadFault {
+        let seen = follow(head, &[usize::MAX / 2]);
+        assert_eq!(follow(head, &[1]), seen, "{}", head.escape_ascii());
+        assert_eq!(seen.released, b"", "{}", head.escape_ascii());
+        match seen.stop {
+            Step::HeadFault(fault) => fault,
+            other => panic!("{other:?} for {}", head.escape_ascii()),
+        }
+    }
+
+    fn fault_with(fields: &str) -> HeadFault {
+        fault_of(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n").as_bytes())
+    }
+
+    fn fault_with_line(line: &str) -> HeadFault {
+        fault_of(format!("{line}\r\nHost: a\r\n\r\n").as_bytes())
+    }
+
+    fn is_released_whole(stream: &[u8]) {
+        for pieces in [&[usize::MAX / 2][..], &[1], &[3, 1, 7]] {
+            let seen = follow(stream, pieces);
+            assert_eq!(seen.stop, Step::More, "{}", stream.escape_ascii());
+            assert_eq!(seen.released, stream, "{}", stream.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn sound_requests_are_released_as_they_are() {
+        for stream in [
+            &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"GET /a?b=c%20d HTTP/1.1\r\nhost:a.example:8080\r\nx:\t y \t\r\nempty:\r\n\r\n",
+            b"GET http://A.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            b"OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0A;x=\"y\"\r\n0123456789\r\n\
+              000\r\nA: b\r\nc:\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nx-latin: \xe9t\xe9\r\n\r\n",
+        ] {
+            is_released_whole(stream);
+        }
+    }
+
+    #[test]
+    fn a_line_ends_in_cr_lf_and_nothing_else() {
+        assert_eq!(fault_of(b"GET / HTTP/1.1\nHost: a\n\n"), HeadFault::BareLf);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\n\n"), HeadFault::BareLf);
+        assert_eq!(fault_of(b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), HeadFault::BareLf);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n"), HeadFault::BareCr);
+        assert_eq!(fault_of(b"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n"), HeadFault::BareCr);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n"), HeadFault::BareCr);
+    }
+
+    #[test]
+    fn control_bytes_are_refused_at_once() {
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\nx: a\0b"), HeadFault::Control(0));
+        assert_eq!(fault_of(b"GET /\x7f HTTP/1.1\r\n"), HeadFault::Control(0x7f));
+        // A TLS hello on a plain port.
+        assert_eq!(fault_of(b"\x16\x03\x01\x02\x00"), HeadFault::Control(0x16));
+    }
+
+    #[test]
+    fn one_empty_line_may_stand_before_a_head_and_is_dropped() {
+        let seen = follow(b"\r\nGET / HTTP/1.0\r\n\r\n\r\nGET /2 HTTP/1.0\r\n\r\n", &[1]);
+        assert_eq!((seen.heads, seen.stop), (2, Step::More));
+        assert_eq!(seen.released, b"GET / HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n");
+        assert_eq!(fault_of(b"\r\n\r\nGET / HTTP/1.0\r\n\r\n"), HeadFault::LeadingLines);
+    }
+
+    #[test]
+    fn a_request_line_is_three_words() {
+        for line in
+            ["GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1", "GET / a HTTP/1.1", "x"]
+        {
+            assert_eq!(fault_with_line(line), HeadFault::RequestLine, "{line}");
+        }
+        assert_eq!(fault_with_line("G@T / HTTP/1.1"), HeadFault::Method);
+        assert_eq!(fault_with_line("GET\t / HTTP/1.1"), HeadFault::Method);
+        for version in ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "http/1.1", "HTTP/1.1x", "ICY"] {
+            assert_eq!(fault_with_line(&format!("GET / {version}")), HeadFault::Version, "{version}");
+        }
+        assert_eq!(fault_of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), HeadFault::Http2Preface);
+    }
+
+    #[test]
+    fn a_target_has_the_form_of_its_method() {
+        for target in
+            ["a", "*", "a.example:80", "/a#b", "/<", "ftp://a/", "http://", "http:///x", "http://u@a/", "?"]
+        {
+            assert_eq!(fault_with_line(&format!("GET {target} HTTP/1.1")), HeadFault::Target, "{target}");
+        }
+        assert_eq!(fault_with_line("CONNECT / HTTP/1.1"), HeadFault::Target);
+        assert_eq!(fault_with_line("GET /\u{e9} HTTP/1.1"), HeadFault::TargetNotAscii);
+    }
+
+    #[test]
+    fn there_is_one_host_and_the_target_agrees() {
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\n\r\n"), HeadFault::NoHost);
+        assert_eq!(fault_of(b"GET http://a/ HTTP/1.1\r\n\r\n"), HeadFault::NoHost);
+        assert_eq!(fault_with("host: a"), HeadFault::TwoHosts);
+        assert_eq!(fault_with("HOST: b"), HeadFault::TwoHosts);
+        assert_eq!(fault_with_line("GET http://b/ HTTP/1.1"), HeadFault::HostDiffers);
+        assert_eq!(fault_with_line("GET http://a:81/ HTTP/1.1"), HeadFault::HostDiffers);
+        assert_eq!(fault_with_line("GET http://b/ HTTP/1.0"), HeadFault::HostDiffers);
+        assert_eq!(fault_with_line("CONNECT b:80 HTTP/1.1"), HeadFault::HostDiffers);
+        for host in ["", "a b", "a/b", "u@a", "a:b", "a:99999", "a:", ":80", "a?b", "a\u{e9}"] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(fault_of(head.as_bytes()), HeadFault::Host, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_a_token_a_colon_and_a_value_on_one_line() {
+        for line in ["x : y", ": y", "x", "x\ty: z", "x(: y", "\u{e9}: y"] {
+            assert_eq!(fault_with(line), HeadFault::FieldName, "{line}");
+        }
+        assert_eq!(fault_with("x: y\r\n z"), HeadFault::ObsFold);
+        assert_eq!(fault_with("x: y\r\n\tz"), HeadFault::ObsFold);
+        // Before the first field, too: some readers would make it a part of the request line.
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"), HeadFault::ObsFold);
+    }
+
+    #[test]
+    fn transfer_encoding_is_chunked_once_or_nothing() {
+        for value in [
+            "gzip, chunked",
+            "chunked, gzip",
+            "xchunked",
+            "identity",
+            "",
+            "chunked,",
+            "chunked;a=b",
+            "\"chunked\"",
+        ] {
+            assert_eq!(
+                fault_with(&format!("Transfer-Encoding: {value}")),
+                HeadFault::TransferEncoding,
+                "{value}"
+            );
+        }
+        for again in ["chunked", "identity", "gzip"] {
+            let fields = format!("Transfer-Encoding: chunked\r\ntransfer-encoding: {again}");
+            assert_eq!(fault_with(&fields), HeadFault::TransferEncoding);
+        }
+        // Vertical tabs and form feeds are control bytes, and a no-break space is no white space.
+        assert_eq!(fault_with("Transfer-Encoding:\u{b}chunked"), HeadFault::Control(0xb));
+        assert_eq!(fault_with("Transfer-Encoding: \u{a0}chunked"), HeadFault::TransferEncoding);
+    }
+
+    #[test]
+    fn transfer_encoding_and_content_length_exclude_each_other() {
+        let (encoding, length) = ("Transfer-Encoding: chunked", "Content-Length: 5");
+        assert_eq!(fault_with(&format!("{encoding}\r\n{length}")), HeadFault::EncodingAndLength);
+        assert_eq!(fault_with(&format!("{length}\r\n{encoding}")), HeadFault::EncodingAndLength);
+        assert_eq!(
+            fault_of(format!("POST / HTTP/1.0\r\n{encoding}\r\n\r\n").as_bytes()),
+            HeadFault::EncodingInHttp10
+        );
+    }
+
+    #[test]
+    fn content_length_is_one_plain_number() {
+        for value in ["", "+5", "-5", "5, 5", "5,5", "0x5", "5 5", "5.0", "9223372036854775808", "\u{665}"] {
+            assert_eq!(fault_with(&format!("Content-Length: {value}")), HeadFault::ContentLength, "{value}");
+        }
+        assert_eq!(fault_with("Content-Length: 5\r\nContent-Length: 5"), HeadFault::TwoLengths);
+        assert_eq!(fault_with("Content-Length: 5\r\ncontent-length: 6"), HeadFault::TwoLengths);
+    }
+
+    #[test]
+    fn a_head_has_a_limit_in_bytes_and_fields() {
+        let head = |length: usize| {
+            let mut head = b"GET / HTTP/1.1\r\nHost: a\r\nx: ".to_vec();
+            head.resize(length - 4, b'a');
+            head.extend_from_slice(b"\r\n\r\n");
+            head
+        };
+        is_released_whole(&head(LIMIT));
+        assert_eq!(fault_of(&head(LIMIT + 1)), HeadFault::TooLarge(LIMIT));
+        assert_eq!(fault_of(&head(LIMIT + 4)[..LIMIT]), HeadFault::TooLarge(LIMIT));
+        let fields = |count: usize| format!("GET / HTTP/1.0\r\n{}\r\n", "a:\r\n".repeat(count));
+        is_released_whole(fields(MAX_FIELDS).as_bytes());
+        assert_eq!(fault_of(fields(MAX_FIELDS + 1).as_bytes()), HeadFault::TooManyFields(MAX_FIELDS));
+    }
+
+    #[test]
+    fn nothing_behind_an_upgrade_is_released() {
+        for head in [
+            &b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\r\nUPGRADE: h2c\r\nContent-Length: 3\r\n\r\n",
+            b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
+        ] {
+            let stream = [head, b"abcGET / HTTP/1.0\r\n\r\n"].concat();
+            let seen = follow(&stream, &[5]);
+            assert_eq!((seen.released.as_slice(), seen.stop), (head, Step::Hold));
+        }
+    }
+
+    #[test]
+    fn nothing_at_or_behind_a_faulty_head_is_released() {
+        let good = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let stream = [good, &b"GET /bad HTTP/1.1\r\n\r\n"[..], good].concat();
+        let seen = follow(&stream, &[4]);
+        assert_eq!((seen.released.as_slice(), seen.stop), (&good[..], Step::HeadFault(HeadFault::NoHost)));
+    }
+
+    fn body_fault(body: &[u8]) -> BodyFault {
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let stream = [head, body].concat();
+        let seen = follow(&stream, &[usize::MAX / 2]);
+        assert_eq!(follow(&stream, &[1]), seen);
+        match seen.stop {
+            Step::BodyFault(fault) => fault,
+            other => panic!("{other:?} for {}", body.escape_ascii()),
+        }
+    }
+
+    #[test]
+    fn chunks_are_strict() {
+        for size in
+            ["\r\n", ";x\r\n", "g\r\n", "0x5\r\n", "+5\r\n", "-1\r\n", " 5\r\n", "5 \r\n", "5\n", "5_\r\n"]
+        {
+            assert_eq!(body_fault(size.as_bytes()), BodyFault::ChunkSize, "{size:?}");
+        }
+        assert_eq!(body_fault(b"00000000000000000\r\n"), BodyFault::ChunkSize);
+        for line in ["5\r\r", "5;a\n", "5;a\0", "5;a\r\r\n"] {
+            assert_eq!(body_fault(line.as_bytes()), BodyFault::ChunkLine, "{line:?}");
+        }
+        let extension = |length: usize| format!("1{}\r\nx\r\n", ";".repeat(length));
+        assert_eq!(body_fault(extension(usize::from(MAX_EXTENSION) + 1).as_bytes()), BodyFault::ChunkLine);
+        assert_eq!(
+            body_fault((extension(usize::from(MAX_EXTENSION)) + "!").as_bytes()),
+            BodyFault::ChunkSize
+        );
+        for data in ["1\r\nxy", "1\r\nx\n", "1\r\nx\rx"] {
+            assert_eq!(body_fault(data.as_bytes()), BodyFault::ChunkEnd, "{data:?}");
+        }
+        // 16 digits are a size of 64 bits, which cannot wrap around to a small one.
+        let whole =
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc";
+        is_released_whole(whole);
+    }
+
+    #[test]
+    fn trailers_are_strict_and_bounded() {
+        for line in ["x\r\n", ":y\r\n", "x :y\r\n", " x: y\r\n", "x: y\n", "x: y\r\r", "x: \0", "\n", "\rx"] {
+            assert_eq!(body_fault(format!("0\r\n{line}").as_bytes()), BodyFault::Trailer, "{line:?}");
+        }
+        let long = format!("0\r\nx:{}", "y".repeat(usize::from(MAX_TRAILERS)));
+        assert_eq!(body_fault(long.as_bytes()), BodyFault::TrailersTooLarge);
+    }
+
+    #[test]
+    fn every_fault_says_what_is_wrong_and_what_is_right() {
+        use HeadFault::*;
+        let faults = [BareLf, BareCr, LeadingLines, RequestLine, Method, TargetNotAscii, Target, Version];
+        let more = [Http2Preface, FieldName, ObsFold, NoHost, TwoHosts, Host, HostDiffers, TransferEncoding];
+        let rest = [EncodingAndLength, EncodingInHttp10, TwoLengths, ContentLength, TooSlow, Control(0)];
+        for fault in [&faults[..], &more, &rest, &[TooLarge(9)], &[TooManyFields(9)]].concat() {
+            assert!(fault.to_string().contains("; "), "{fault:?}");
+        }
+    }
+
+    fn sound_request() -> impl Strategy<Value = Vec<u8>> {
+        let body = prop::collection::vec(any::<u8>(), 0..40);
+        (0..3u8, body, prop::collection::vec(1..9usize, 1..4), any::<bool>()).prop_map(
+            |(kind, body, sizes, blank)| {
+                let mut request = if blank { b"\r\n".to_vec() } else { Vec::new() };
+                request.extend_from_slice(b"POST /p HTTP/1.1\r\nHost: a\r\n");
+                match kind {
+                    0 => request.extend_from_slice(b"\r\n"),
+                    1 => {
+                        request
+                            .extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+                        request.extend_from_slice(&body);
+                    }
+                    _ => {
+                        request.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                        for chunk in body.chunks(sizes[0]) {
+                            request.extend_from_slice(format!("{:X};e\r\n", chunk.len()).as_bytes());
+                            request.extend_from_slice(chunk);
+                            request.extend_from_slice(b"\r\n");
+                        }
+                        request.extend_from_slice(b"0\r\nt: v\r\n\r\n");
+                    }
+                }
+                request
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn where_a_stream_is_cut_makes_no_difference(
+            requests in prop::collection::vec(sound_request(), 1..5),
+            pieces in prop::collection::vec(1..60usize, 1..20),
+        ) {
+            let stream = requests.concat();
+            let whole = follow(&stream, &[usize::MAX / 2]);
+            prop_assert_eq!(whole.heads, requests.len());
+            prop_assert_eq!(&whole.stop, &Step::More);
+            prop_assert_eq!(follow(&stream, &pieces), whole);
+        }
+
+        #[test]
+        fn a_broken_byte_anywhere_reads_the_same_in_any_pieces(
+            requests in prop::collection::vec(sound_request(), 1..4),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            pieces in prop::collection::vec(1..60usize, 1..20),
+        ) {
+            let mut stream = requests.concat();
+            let at = at.index(stream.len());
+            stream[at] = byte;
+            let whole = follow(&stream, &[usize::MAX / 2]);
+            // What is released is the stream as it came, but for the empty lines.
+            prop_assert!(whole.released.len() <= stream.len());
+            prop_assert_eq!(follow(&stream, &pieces), whole);
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            garbage in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b':')], 0..700),
+            pieces in prop::collection::vec(1..90usize, 1..9),
+        ) {
+            let seen = follow(&garbage, &pieces);
+            prop_assert!(seen.released.len() <= garbage.len());
+        }
+
+        #[test]
+        fn a_faulty_head_ends_what_is_released(
+            requests in prop::collection::vec(sound_request(), 0..4),
+            pieces in prop::collection::vec(1..60usize, 1..20),
+            behind in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let sound = requests.concat();
+            let before = follow(&sound, &[1]);
+            let stream = [&sound[..], b"GET /bad HTTP/1.1\r\nHost : a\r\n\r\n", &behind].concat();
+            let seen = follow(&stream, &pieces);
+            prop_assert_eq!(seen.released, before.released);
+            prop_assert_eq!(seen.stop, Step::HeadFault(HeadFault::FieldName));
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Accepting: one task per client connection until it ends or becomes a tunnel.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Front;
+use super::session;
+use super::upgrade::Adoptable;
+use crate::http::guard::{Guard, Link, Rules};
+use crate::net::listen::Listener;
+use crate::net::stream::Stream;
+use crate::shutdown::Phase;
+
+/// The pause after a failed accept (no file descriptors left, mostly), so that the loop does not spin.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long, and how much, a client may still send after its last answer, so that the answer reaches it.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
+
+/// What the requests of one client connection share.
+pub struct Connection {
+    /// The process.
+    pub front: Arc<Front>,
+    /// The other end of the socket; a Unix socket's counts as this machine.
+    pub peer: IpAddr,
+    /// The guard of the framing.
+    pub link: Arc<Link>,
+    /// A tunnel to be, once its 101 is on the way to the client.
+    pub handoff: Mutex<Option<Adoptable>>,
+}
+
+/// Accepts until draining begins.
+pub async fn run(front: Arc<Front>, listener: Listener) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = front.shutdown.reached(Phase::Draining) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical());
+                front.tasks.spawn(serve(Arc::clone(&front), stream, peer));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(front: Arc<Front>, stream: Stream, peer: IpAddr) {
+    let limits = front.state.load().limits.clone();
+    let rules = Rules {
+        request_head: limits.request_head,
+        head_time: limits.head_time,
+        keep_alive: limits.keep_alive,
+        body_time: limits.keep_alive,
+    };
+    let (guard, link) = Guard::new(stream, rules);
+    let connection = Arc::new(Connection { front, peer, link, handoff: Mutex::new(None) });
+    let shared = Arc::clone(&connection);
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(session::serve(&shared, request).await) })
+    });
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None).auto_date_header(false).max_buf_size(limits.request_head.max(16 << 10));
+    let mut served = http.serve_connection(TokioIo::new(guard), service);
+    let mut asked_to_end = pin!(connection.front.shutdown.reached(Phase::Draining));
+    let mut is_ending = false;
+    let outcome = loop {
+        tokio::select! {
+            outcome = poll_fn(|cx| served.poll_without_shutdown(cx)) => break outcome,
+            () = &mut asked_to_end, if !is_ending => {
+                is_ending = true;
+                std::pin::Pin::new(&mut served).graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = &outcome {
+        tracing::debug!(%error, "client connection ended");
+    }
+    let parts = served.into_parts();
+    let (stream, held) = parts.io.into_inner().into_parts();
+    let handoff = connection.handoff.lock().take();
+    match (handoff, outcome) {
+        (Some(adoptable), Ok(())) => adopt(&connection, adoptable, stream, parts.read_buf, held),
+        (Some(adoptable), Err(_)) => adoptable.client_vanished(),
+        (None, _) => linger(stream).await,
+    }
+}
+
+fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: Bytes, held: Bytes) {
+    let mut early = BytesMut::from(&read[..]);
+    early.extend_from_slice(&held);
+    match stream.into_fd() {
+        Ok(client) => adoptable.adopt(&connection.front, client, early.freeze()),
+        Err(error) => {
+            tracing::warn!(%error, "client socket could not be handed to the relay");
+            adoptable.client_vanished();
+        }
+    }
+}
+
+/// Closes without a reset: what the client still sends is read and thrown away, for a moment, or the kernel's reset
+/// could overtake the answer.
+async fn linger(mut stream: Stream) {
+    let (time, most) = LINGER;
+    let end = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        let (mut buffer, mut read) = ([0; 4096], 0);
+        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+            read += len;
+            if read > most {
+                return;
+            }
+        }
+    };
+    // Out of time is as good an end as any.
+    let _ = tokio::time::timeout(time, end).await;
+}

@@ -1,0 +1,164 @@
+//! Plain HTTP: a request to its node and the answer back, both streamed.
+//!
+//! Another candidate is tried only when nothing of the request was sent. A request that went out on a kept
+//! connection that turns out stale is sent once more, to the same node, if it is idempotent and has no body.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+
+use super::accept::Connection;
+use super::session::Session;
+use super::upstream::Upstream;
+use crate::affinity::engine_io;
+use crate::http::reply::Failure;
+use crate::http::{Body, BodyFault, headers};
+use crate::pool::pick::Candidate;
+
+/// The longest answer that is looked at for a Socket.IO sid. Handshake answers have some 120 bytes.
+const HANDSHAKE: u64 = 4096;
+
+/// Serves a plain request.
+pub async fn serve(
+    connection: &Connection,
+    session: &Session,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Failure> {
+    let is_handshake = session.pool.tags_sids()
+        && engine_io::is_polling_handshake(request.method(), request.uri().query());
+    let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+    *request.version_mut() = Version::HTTP_11;
+    headers::strip_hop_by_hop(request.headers_mut());
+    headers::set_forwarded(request.headers_mut(), connection.peer, &session.origin);
+    let within = session.pool.config.timeouts.request;
+    let sent = send(connection, session, request);
+    let (candidate, answer, sender) =
+        tokio::time::timeout(within, sent).await.unwrap_or(Err(Failure::TooSlow))?;
+    session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
+    let upstream = Arc::clone(&session.pool.upstreams[candidate.node]);
+    let mut answer = answer.map(|body| Answer { body, keep: Some((sender, upstream)) }.boxed_unsync());
+    headers::strip_hop_by_hop(answer.headers_mut());
+    session.set_cookies(&candidate, answer.headers_mut());
+    if is_handshake { tag_sid(session, &candidate, answer).await } else { Ok(answer) }
+}
+
+type Sent = (Candidate, Response<Incoming>, SendRequest<Body>);
+
+async fn send(connection: &Connection, session: &Session, request: Request<Body>) -> Result<Sent, Failure> {
+    let front = &connection.front;
+    let spare = spare(&request);
+    let mut request = Some(request);
+    let mut candidates = session.candidates(front, false);
+    while let Some(candidate) = candidates.next() {
+        let upstream = &session.pool.upstreams[candidate.node];
+        let mut fresh = false;
+        // At most twice: on a kept connection, and on a new one if that was stale.
+        while let Some(unsent) = request.take().or_else(|| spare.as_ref().map(copy)) {
+            let Ok(mut lease) = upstream.lease(fresh, &front.tasks).await else {
+                request = Some(unsent);
+                session.blame(front, candidate.node);
+                break;
+            };
+            match lease.sender.try_send_request(unsent).await {
+                Ok(answer) => {
+                    session.praise(front, candidate.node);
+                    return Ok((candidate, answer, lease.sender));
+                }
+                Err(mut fault) => {
+                    request = fault.take_message();
+                    let again = lease.is_reused && (request.is_some() || spare.is_some());
+                    if !again {
+                        session.blame(front, candidate.node);
+                        return Err(Failure::BadAnswer(format!("the node's answer broke off: {}", fault.error())));
+                    }
+                    fresh = true;
+                }
+            }
+        }
+    }
+    Err(Session::failure(candidates.shortage()))
+}
+
+/// A copy to send once more, of a request that may be.
+fn spare(request: &Request<Body>) -> Option<Request<()>> {
+    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE];
+    let may = request.body().is_end_stream() && idempotent.contains(request.method());
+    may.then(|| copy_head(request))
+}
+
+fn copy_head<B>(request: &Request<B>) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn copy(spare: &Request<()>) -> Request<Body> {
+    copy_head(spare).map(|()| Empty::new().map_err(|never| match never {}).boxed_unsync())
+}
+
+/// Puts the node's tag into the sid of a Socket.IO handshake's answer; what is not understood stays as it is.
+async fn tag_sid(
+    session: &Session,
+    candidate: &Candidate,
+    answer: Response<Body>,
+) -> Result<Response<Body>, Failure> {
+    let is_short = answer.body().size_hint().upper().is_some_and(|most| most <= HANDSHAKE);
+    let is_text = answer.headers().get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !(answer.status().is_success() && is_short && is_text) {
+        return Ok(answer);
+    }
+    let (mut parts, body) = answer.into_parts();
+    let body = body.collect().await;
+    let body = body.map_err(|fault| Failure::BadAnswer(format!("the node's answer broke off: {fault}")))?;
+    let mut body = body.to_bytes();
+    let tag = session.pool.nodes.tag(candidate.node);
+    if let Some(tagged) = tag.and_then(|tag| engine_io::tag_answer(&body, tag)) {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(tagged.len()));
+        body = tagged.into();
+    }
+    Ok(Response::from_parts(parts, Full::new(body).map_err(|never| match never {}).boxed_unsync()))
+}
+
+/// A node's answer; its connection is kept for the next request once it has been read to the end.
+struct Answer {
+    body: Incoming,
+    keep: Option<(SendRequest<Body>, Arc<Upstream>)>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.body.is_end_stream()
+            && let Some((sender, upstream)) = self.keep.take()
+        {
+            upstream.keep(sender);
+        }
+    }
+}

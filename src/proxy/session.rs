@@ -1,0 +1,207 @@
+//! The story of a request, top to bottom: head, route, affinity, and then a tunnel or a plain answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::accept::Connection;
+use super::{Front, Pool, State, forward, upgrade};
+use crate::affinity::{self, Wishes, engine_io};
+use crate::http::guard::InFlight;
+use crate::http::headers::{self, Origin};
+use crate::http::reply::Failure;
+use crate::http::Body;
+use crate::affinity::Directory as _;
+use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
+use crate::ws::handshake;
+
+/// A request that has a pool: what dialling, answering and adopting need to know.
+pub struct Session {
+    /// Unique in the process, and random enough to draw from.
+    pub id: u64,
+    /// The generation that it sees from here to its adoption (invariant I3).
+    pub state: Arc<State>,
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// Its route, as written in the config.
+    pub route: Arc<str>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What the affinity sources say.
+    pub wishes: Wishes,
+    /// When its head was read.
+    pub begun: Instant,
+    /// The same, on the calendar.
+    pub opened_at: SystemTime,
+}
+
+/// Serves one request.
+pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Response<Body> {
+    let (fault, in_flight) = connection.link.begin_request();
+    let front = &connection.front;
+    let is_upgrade = handshake::is_upgrade(request.headers());
+    let answer = match fault {
+        Some(fault) => Err(Failure::Head(fault)),
+        None => route_and_serve(connection, request).await,
+    };
+    let response = answer.unwrap_or_else(|failure| {
+        tracing::debug!(%failure, peer = %connection.peer, "request refused");
+        if is_upgrade && matches!(failure, Failure::NoRoute | Failure::Target) {
+            front.metrics.unrouted_handshake(failure.handshake());
+        } else if matches!(failure, Failure::NoRoute | Failure::Target | Failure::Head(_)) {
+            front.metrics.unrouted(failure.status().as_u16());
+        }
+        failure.reply(front.next_id())
+    });
+    while_in_flight(response, in_flight)
+}
+
+/// Keeps the connection's clocks still until the answer has gone out.
+fn while_in_flight(response: Response<Body>, in_flight: InFlight) -> Response<Body> {
+    response.map(|body| {
+        let mut in_flight = Some(in_flight);
+        let body = body.map_frame(move |frame| {
+            let _ = &mut in_flight;
+            frame
+        });
+        body.boxed_unsync()
+    })
+}
+
+async fn route_and_serve(
+    connection: &Connection,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Failure> {
+    let front = &connection.front;
+    let is_upgrade = handshake::is_upgrade(request.headers());
+    if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
+        return Err(Failure::Target);
+    }
+    let mut session = open(front, connection.peer, &request)?;
+    retarget(&mut request, &mut session)?;
+    if is_upgrade {
+        let answer = upgrade::serve(connection, &session, request).await;
+        if let Err(failure) = &answer {
+            session.pool.meter.handshake(failure.handshake());
+        }
+        return answer;
+    }
+    let answer = forward::serve(connection, &session, request).await;
+    let status = answer.as_ref().map_or_else(Failure::status, Response::status);
+    session.pool.meter.request(status.as_u16());
+    answer
+}
+
+/// Route and affinity.
+fn open(front: &Front, peer: IpAddr, request: &Request<Incoming>) -> Result<Session, Failure> {
+    let (begun, opened_at) = (Instant::now(), SystemTime::now());
+    let state = front.state.load_full();
+    let host = host(request.headers());
+    let (_, route) = state.routes.find(host, request.uri().path()).ok_or(Failure::NoRoute)?;
+    let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
+    let name = match (&route.host, &route.path) {
+        (None, None) => "*".into(),
+        (host, path) => {
+            let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!("{host}{}", path.as_deref().unwrap_or_default()).into()
+        }
+    };
+    let origin = headers::origin(peer, false, request.headers(), &state.trusted);
+    let asked = affinity::Request {
+        headers: request.headers(),
+        query: request.uri().query(),
+        client: origin.client,
+        now: unix(opened_at),
+        pool: &pool.config.name,
+    };
+    let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
+    Ok(Session { id: front.next_id(), state, pool, route: name, origin, wishes, begun, opened_at })
+}
+
+fn host(headers: &HeaderMap) -> &str {
+    headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+}
+
+/// Unix seconds.
+pub fn unix(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Makes the target a path, without the balancer's own tag in a Socket.IO sid.
+fn retarget(request: &mut Request<Incoming>, session: &mut Session) -> Result<(), Failure> {
+    let uri = request.uri();
+    let untagged = uri.query().filter(|_| session.pool.tags_sids()).and_then(engine_io::untag);
+    let known = untagged.filter(|(tag, _)| session.pool.nodes.by_tag(*tag).is_some());
+    let target = match known {
+        Some((_, query)) => format!("{}?{query}", uri.path()).parse::<PathAndQuery>().ok(),
+        None => uri.path_and_query().cloned(),
+    };
+    *request.uri_mut() = Uri::from(target.ok_or(Failure::Target)?);
+    Ok(())
+}
+
+impl Session {
+    /// The candidates for this session. A plain request adds no tunnel (`tunnel` is false).
+    pub fn candidates<'a>(
+        &'a self,
+        front: &'a Front,
+        tunnel: bool,
+    ) -> Candidates<'a, impl Fn(usize) -> Load + 'a> {
+        let ask = Ask {
+            wishes: &self.wishes,
+            balance: self.pool.balance(),
+            load_bound: self.pool.config.load_bound,
+            client: self.origin.client,
+            tunnel,
+            draw: self.id,
+            turn: self.pool.next_turn(),
+        };
+        let now = front.now();
+        candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
+    }
+
+    /// Why a list of candidates came to its end.
+    pub fn failure(shortage: Option<Shortage>) -> Failure {
+        match shortage {
+            Some(Shortage::NoneUp) => Failure::NoneUp,
+            Some(Shortage::AllFull) => Failure::AllFull,
+            None => Failure::Unreachable,
+        }
+    }
+
+    /// Sets the cookies that pin the client to `candidate`'s node.
+    pub fn set_cookies(&self, candidate: &Candidate, headers: &mut HeaderMap) {
+        let Some(tag) = self.pool.nodes.tag(candidate.node) else { return };
+        if headers::is_shared(headers) {
+            return;
+        }
+        for rule in self.wishes.cookies_due(&self.pool.config.affinity, candidate.node) {
+            let now = unix(self.opened_at);
+            if let Some(cookie) = rule.set_cookie(&self.pool.config.name, tag, now, self.origin.https) {
+                headers.append(http::header::SET_COOKIE, cookie);
+            }
+        }
+    }
+
+    /// Real traffic found the node unreachable, or its answer none.
+    pub fn blame(&self, front: &Front, node: usize) {
+        let now = front.now();
+        let others = self.pool.upstreams.iter().enumerate();
+        let is_last = !others.filter(|(index, _)| *index != node).any(|(_, other)| other.is_up(now));
+        self.pool.upstreams[node].judge(now, |health| health.on_failure(now, is_last));
+    }
+
+    /// Real traffic went well.
+    pub fn praise(&self, front: &Front, node: usize) {
+        self.pool.upstreams[node].judge(front.now(), |health| {
+            health.on_success();
+            None
+        });
+    }
+}

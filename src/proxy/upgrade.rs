@@ -1,0 +1,225 @@
+//! An upgrade: from a client's request to a tunnel that the relay adopts, or to the node's own refusal.
+//!
+//! Invariant I5 lives here: the client's 101 is made from a node's valid 101, and what the client sent after its
+//! head stays in the guard until then.
+
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{HeaderMap, Request, Response, Uri, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::Front;
+use super::accept::Connection;
+use super::session::Session;
+use crate::http::reply::Failure;
+use crate::http::{Body, headers};
+use crate::log::access;
+use crate::metrics::{Handshake, PoolMeter, Seat};
+use crate::net::stream::Stream;
+use crate::pool::pick::Candidate;
+use crate::relay::{Record, Rules, Tunnel};
+use crate::ws::handshake::{self, Offer};
+
+/// A tunnel to be: the node has said yes, and the client is being told.
+pub struct Adoptable {
+    node: Stream,
+    from_node: Bytes,
+    rules: Rules,
+    record: Record,
+    begun: Instant,
+    meter: Arc<PoolMeter>,
+}
+
+/// Serves an upgrade request.
+pub async fn serve(
+    connection: &Connection,
+    session: &Session,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Failure> {
+    let (parts, _) = request.into_parts();
+    let offer = handshake::check_request(&parts.method, parts.version, &parts.headers);
+    let offer = offer.map_err(Failure::Upgrade)?;
+    let fields = fields_for_node(connection, session, parts.headers);
+    let within = session.pool.config.timeouts.handshake;
+    let asked = ask_candidates(connection, session, (&parts.uri, &fields), &offer);
+    tokio::time::timeout(within, asked).await.unwrap_or(Err(Failure::TooSlow))
+}
+
+fn fields_for_node(connection: &Connection, session: &Session, mut fields: HeaderMap) -> HeaderMap {
+    headers::strip_hop_by_hop(&mut fields);
+    headers::set_forwarded(&mut fields, connection.peer, &session.origin);
+    as_upgrade(&mut fields);
+    fields
+}
+
+fn as_upgrade(fields: &mut HeaderMap) {
+    fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Dials the candidates in turn; the first that is reached is asked, and its answer is final.
+async fn ask_candidates(
+    connection: &Connection,
+    session: &Session,
+    head: (&Uri, &HeaderMap),
+    offer: &Offer,
+) -> Result<Response<Body>, Failure> {
+    let front = &connection.front;
+    let mut candidates = session.candidates(front, true);
+    while let Some(candidate) = candidates.next() {
+        let upstream = &session.pool.upstreams[candidate.node];
+        let seat = upstream.meter.seat();
+        match upstream.dial().await {
+            Ok(stream) => return ask(connection, session, (candidate, seat, stream), head, offer).await,
+            Err(fault) => {
+                tracing::debug!(node = %upstream.node.id, %fault, "node not reached, the next is tried");
+                session.blame(front, candidate.node);
+            }
+        }
+    }
+    Err(Session::failure(candidates.shortage()))
+}
+
+async fn ask(
+    connection: &Connection,
+    session: &Session,
+    (candidate, seat, stream): (Candidate, Seat, Stream),
+    (target, fields): (&Uri, &HeaderMap),
+    offer: &Offer,
+) -> Result<Response<Body>, Failure> {
+    let front = &connection.front;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = target.clone();
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = fields.clone();
+    let bad = |error: hyper::Error| Failure::BadAnswer(format!("the node's answer broke off: {error}"));
+    let (mut sender, mut http) = http1::handshake(TokioIo::new(stream)).await.map_err(bad)?;
+    let mut answer = Box::pin(sender.send_request(request));
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        ended = poll_fn(|cx| http.poll_without_shutdown(cx)) => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(error),
+        },
+    };
+    let answer = answer.map_err(|error| {
+        session.blame(front, candidate.node);
+        bad(error)
+    })?;
+    session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
+    if answer.status() != handshake::YES {
+        // The client hears the node's own words; the connection to it ends with them, as the guard has stopped.
+        front.tasks.spawn(async move {
+            let _ = http.await;
+        });
+        session.praise(front, candidate.node);
+        session.pool.meter.handshake(Handshake::Refused);
+        return Ok(pass_refusal(session, &candidate, answer));
+    }
+    if let Err(fault) = offer.check_answer(answer.headers()) {
+        session.blame(front, candidate.node);
+        return Err(Failure::BadAnswer(fault.to_string()));
+    }
+    poll_fn(|cx| Pin::new(&mut http).poll_without_shutdown(cx)).await.map_err(bad)?;
+    session.praise(front, candidate.node);
+    let parts = http.into_parts();
+    let adoptable = Adoptable {
+        node: parts.io.into_inner(),
+        from_node: parts.read_buf,
+        rules: Rules {
+            idle: session.pool.config.timeouts.idle,
+            max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
+        },
+        record: record(session, &candidate, seat),
+        begun: session.begun,
+        meter: Arc::clone(&session.pool.meter),
+    };
+    *connection.handoff.lock() = Some(adoptable);
+    Ok(yes(session, &candidate, answer.headers()))
+}
+
+fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
+    Record {
+        id: session.id,
+        client: session.origin.client,
+        seat,
+        route: Arc::clone(&session.route),
+        generation: session.state.generation,
+        opened_at: session.opened_at,
+        affinity: (candidate.source(), candidate.outcome.as_str()),
+    }
+}
+
+/// The client's 101: the node's fields, and the pin.
+fn yes(session: &Session, candidate: &Candidate, fields: &HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = handshake::YES;
+    let mut fields = fields.clone();
+    headers::strip_hop_by_hop(&mut fields);
+    as_upgrade(&mut fields);
+    session.set_cookies(candidate, &mut fields);
+    *response.headers_mut() = fields;
+    response
+}
+
+fn pass_refusal(session: &Session, candidate: &Candidate, answer: Response<Incoming>) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    session.set_cookies(candidate, &mut parts.headers);
+    Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+}
+
+impl Adoptable {
+    /// Hands both sockets to the relay. The session is open from here on.
+    pub fn adopt(self, front: &Front, client: OwnedFd, from_client: Bytes) {
+        let node = match self.node.into_fd() {
+            Ok(node) => node,
+            Err(error) => {
+                tracing::warn!(%error, "node socket could not be handed to the relay");
+                return self.meter.handshake(Handshake::Failed);
+            }
+        };
+        self.meter.handshake(Handshake::Upgraded);
+        self.meter.handshake_seconds(self.begun.elapsed());
+        front.access.open(open_event(&self.record));
+        let tunnel = Tunnel {
+            client,
+            node,
+            from_client,
+            from_node: self.from_node,
+            rules: self.rules,
+            record: self.record,
+        };
+        if !front.relay.adopt(tunnel) {
+            tracing::error!("the relay has ended, a tunnel is lost");
+        }
+    }
+
+    /// The client was gone before it could be told.
+    pub fn client_vanished(self) {
+        self.meter.handshake(Handshake::Failed);
+    }
+}
+
+fn open_event(record: &Record) -> access::Open {
+    access::Open {
+        id: record.id,
+        at: SystemTime::now(),
+        client: Some(record.client),
+        route: Arc::clone(&record.route),
+        pool: Arc::clone(&record.seat.pool),
+        node: Arc::clone(&record.seat.node),
+        affinity_source: record.affinity.0,
+        affinity_outcome: record.affinity.1,
+    }
+}
