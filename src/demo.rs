@@ -23,7 +23,8 @@ pub fn run(nodes: u16, port: u16) -> io::Result<()> {
             tasks.spawn(node::serve(Arc::from(id), listener, stop.clone()));
         }
         let text = config_text(&written, port);
-        let config = config::resolve("demo", text.as_bytes(), &|_| None, &|_| Err(io::ErrorKind::NotFound.into()));
+        let config =
+            config::resolve("demo", text.as_bytes(), &|_| None, &|_| Err(io::ErrorKind::NotFound.into()));
         let app = App::start(&config.map_err(io::Error::other)?).await?;
         tracing::info!("open http://{}/", app.listeners().first().map_or("", String::as_str));
         Ok(app)

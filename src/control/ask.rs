@@ -243,6 +243,7 @@ fn random<const N: usize>() -> Result<[u8; N], AskFault> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};

@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_stranger_cannot_say_who_the_client_is() {
-        let mut map = headers(&[("host", "h"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
+        let mut map =
+            headers(&[("host", "h"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
         let seen = origin(ip("9.9.9.9"), false, &map, &trusted());
         assert_eq!((seen.client, seen.https), (ip("9.9.9.9"), false));
         set_forwarded(&mut map, ip("9.9.9.9"), &seen);

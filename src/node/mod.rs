@@ -182,7 +182,9 @@ mod tests {
 
         async fn end(self) {
             self.shutdown.cancel();
-            tokio::time::timeout(Duration::from_secs(10), self.server.join_all()).await.expect("the node ends");
+            tokio::time::timeout(Duration::from_secs(10), self.server.join_all())
+                .await
+                .expect("the node ends");
         }
 
         /// Opens a WebSocket and takes the hello.

@@ -32,8 +32,8 @@ pub async fn serve(
     session: &Session,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    let is_handshake = session.pool.tags_sids()
-        && engine_io::is_polling_handshake(request.method(), request.uri().query());
+    let is_handshake =
+        session.pool.tags_sids() && engine_io::is_polling_handshake(request.method(), request.uri().query());
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     *request.version_mut() = Version::HTTP_11;
     headers::strip_hop_by_hop(request.headers_mut());
@@ -57,7 +57,7 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
     let spare = spare(&request);
     let mut request = Some(request);
     let mut candidates = session.candidates(front, false);
-    while let Some(candidate) = candidates.next() {
+    for candidate in candidates.by_ref() {
         let upstream = &session.pool.upstreams[candidate.node];
         let mut fresh = false;
         // At most twice: on a kept connection, and on a new one if that was stale.
@@ -77,7 +77,10 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
                     let again = lease.is_reused && (request.is_some() || spare.is_some());
                     if !again {
                         session.blame(front, candidate.node);
-                        return Err(Failure::BadAnswer(format!("the node's answer broke off: {}", fault.error())));
+                        return Err(Failure::BadAnswer(format!(
+                            "the node's answer broke off: {}",
+                            fault.error()
+                        )));
                     }
                     fresh = true;
                 }
@@ -114,7 +117,8 @@ async fn tag_sid(
     answer: Response<Body>,
 ) -> Result<Response<Body>, Failure> {
     let is_short = answer.body().size_hint().upper().is_some_and(|most| most <= HANDSHAKE);
-    let is_text = answer.headers().get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let is_text =
+        answer.headers().get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
     if !(answer.status().is_success() && is_short && is_text) {
         return Ok(answer);
     }
@@ -140,7 +144,10 @@ impl http_body::Body for Answer {
     type Data = Bytes;
     type Error = BodyFault;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
     }
 

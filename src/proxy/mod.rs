@@ -129,13 +129,7 @@ pub struct Front {
 
 impl Front {
     /// Ready to serve `state`. `seed` is random, of this process.
-    pub fn new(
-        state: State,
-        relay: Relay,
-        metrics: Arc<Metrics>,
-        access: Arc<AccessLog>,
-        seed: u64,
-    ) -> Self {
+    pub fn new(state: State, relay: Relay, metrics: Arc<Metrics>, access: Arc<AccessLog>, seed: u64) -> Self {
         Self {
             state: ArcSwap::from_pointee(state),
             relay,

@@ -12,12 +12,12 @@ use hyper::body::Incoming;
 
 use super::accept::Connection;
 use super::{Front, Pool, State, forward, upgrade};
+use crate::affinity::Directory as _;
 use crate::affinity::{self, Wishes, engine_io};
+use crate::http::Body;
 use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
-use crate::http::Body;
-use crate::affinity::Directory as _;
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
 use crate::ws::handshake;
 

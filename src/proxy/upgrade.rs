@@ -75,7 +75,7 @@ async fn ask_candidates(
 ) -> Result<Response<Body>, Failure> {
     let front = &connection.front;
     let mut candidates = session.candidates(front, true);
-    while let Some(candidate) = candidates.next() {
+    for candidate in candidates.by_ref() {
         let upstream = &session.pool.upstreams[candidate.node];
         let seat = upstream.meter.seat();
         match upstream.dial().await {

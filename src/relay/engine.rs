@@ -147,8 +147,8 @@ impl Engine {
             let (place, index) = ((token >> 1) as usize, (token & 1) as usize);
             let Some(Some(live)) = self.tunnels.get_mut(place) else { continue };
             let flags = event.flags;
-            let hung_up = flags
-                .intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            let hung_up =
+                flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             live.end(index).wake(
                 flags.contains(epoll::EventFlags::IN),
                 flags.contains(epoll::EventFlags::OUT),

@@ -160,7 +160,12 @@ mod tests {
     const NO_LIMIT: u64 = u64::MAX;
 
     /// Feeds `stream` in pieces of the given sizes, as the relay does, and returns what went on.
-    fn relay(tracker: &mut Tracker, stream: &[u8], cuts: &[usize], tally: &mut Tally) -> (Vec<u8>, Option<u16>) {
+    fn relay(
+        tracker: &mut Tracker,
+        stream: &[u8],
+        cuts: &[usize],
+        tally: &mut Tally,
+    ) -> (Vec<u8>, Option<u16>) {
         let (mut out, mut close, mut at, mut cut) = (Vec::new(), None, 0, 0);
         while at < stream.len() {
             let size = cuts.get(cut).copied().unwrap_or(stream.len()).clamp(1, stream.len() - at);

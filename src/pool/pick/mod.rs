@@ -16,6 +16,9 @@ use super::{Nodes, State};
 use crate::affinity::hash::{Arrival, Race};
 use crate::affinity::{Via, Wish, Wishes};
 
+/// Tunnels below which a node is not held to the load bound.
+const FEW: u32 = 10;
+
 /// How a pool places a client that nothing pins and no key places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
@@ -256,10 +259,12 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     }
 
     /// Whether one more tunnel would bring the node above `load_bound` times its part of all tunnels, rounded
-    /// up: live + 1 > ceil(x) is live >= x for whole numbers.
+    /// up: live + 1 > ceil(x) is live >= x for whole numbers. A node with few tunnels is never above it: among few,
+    /// a client's own tunnels would tip the balance between the requests of one Socket.IO session.
     fn is_over(&self, node: usize, total: Total) -> bool {
+        let live = (self.loads)(node).live;
         let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight);
-        f64::from((self.loads)(node).live) >= self.ask.load_bound * (total.live as f64 + 1.0) * part
+        live >= FEW && f64::from(live) >= self.ask.load_bound * (total.live as f64 + 1.0) * part
     }
 
     fn is_candidate(&self, node: usize) -> bool {
@@ -537,6 +542,17 @@ mod tests {
             assert_ne!(all[0].node, order[0]);
             assert_eq!((all[0].outcome, all[3].node), (Outcome::Hashed, order[0]));
         }
+    }
+
+    #[test]
+    fn a_node_with_few_tunnels_is_not_held_to_the_load_bound() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        let home = fleet.order("ann")[0];
+        let wishes = fleet.wish(&[], Some("ann"));
+        fleet.loads[home].live = FEW - 1;
+        assert_eq!(fleet.first(&wishes, 0), Some(home));
+        fleet.loads[home].live = FEW;
+        assert_ne!(fleet.first(&wishes, 0), Some(home));
     }
 
     #[test]

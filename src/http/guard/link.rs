@@ -1,0 +1,112 @@
+//! What a guard and the service behind hyper know of each other: which head a call belongs to, and when its answer
+//! is done.
+//!
+//! The two sides never meet otherwise: hyper stands between them. Counting is enough, because hyper calls the
+//! service once for each head, in order, and gets the next head only after the last answer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::http::framing::HeadFault;
+
+/// What a guard and the service behind hyper know of each other.
+#[derive(Debug, Default)]
+pub struct Link(Mutex<Heads>);
+
+/// Heads are counted, so that a fault meets the call that it belongs to.
+#[derive(Debug, Default)]
+struct Heads {
+    /// Heads given to hyper, stand-ins too.
+    released: u64,
+    /// Calls of the service.
+    begun: u64,
+    /// Answers that are done.
+    answered: u64,
+    /// What was wrong with the last released head. There is none behind a faulty one.
+    fault: Option<HeadFault>,
+    /// The connection's task, while the guard waits for an answer to be done.
+    waker: Option<Waker>,
+}
+
+impl Link {
+    /// Begins the service of the next request: call it first in each call of the service. With a fault the request
+    /// is a stand-in, to be answered with an error and `Connection: close`. Keep the [`InFlight`] until the body of
+    /// the answer has been sent or dropped.
+    pub fn begin_request(self: &Arc<Self>) -> (Option<HeadFault>, InFlight) {
+        let mut heads = self.0.lock();
+        heads.begun += 1;
+        let fault = if heads.begun == heads.released { heads.fault } else { None };
+        (fault, InFlight(self.clone()))
+    }
+
+    /// Counts a head that hyper is about to get.
+    pub(super) fn note_head(&self, fault: Option<HeadFault>) {
+        let mut heads = self.0.lock();
+        heads.released += 1;
+        heads.fault = fault;
+    }
+
+    /// Ready when every released head has been answered.
+    pub(super) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut heads = self.0.lock();
+        if heads.answered >= heads.released {
+            heads.waker = None;
+            return Poll::Ready(());
+        }
+        match &mut heads.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+/// A request that is being answered. Dropping it lets the guard go on to the next head.
+#[derive(Debug)]
+pub struct InFlight(Arc<Link>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let waker = {
+            let mut heads = self.0.0.lock();
+            heads.answered += 1;
+            heads.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_belongs_to_the_call_for_its_head() {
+        let link = Arc::new(Link::default());
+        link.note_head(None);
+        link.note_head(Some(HeadFault::NoHost));
+        let (first, _flight) = link.begin_request();
+        let (second, _flight) = link.begin_request();
+        let (beyond, _flight) = link.begin_request();
+        assert_eq!((first, second, beyond), (None, Some(HeadFault::NoHost), None));
+    }
+
+    #[test]
+    fn a_head_is_in_flight_from_its_release_to_the_end_of_its_answer() {
+        let link = Arc::new(Link::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(link.poll_answered(&mut cx).is_ready());
+        link.note_head(None);
+        assert!(link.poll_answered(&mut cx).is_pending(), "the service has not been called yet");
+        let (_, in_flight) = link.begin_request();
+        assert!(link.poll_answered(&mut cx).is_pending());
+        drop(in_flight);
+        assert!(link.poll_answered(&mut cx).is_ready());
+    }
+}
