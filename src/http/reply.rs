@@ -29,8 +29,6 @@ pub enum Failure {
     NoneUp,
     /// Every node that is up is at its `max_connections`.
     AllFull,
-    /// The balancer is stopping.
-    Stopping,
     /// The nodes': no candidate could be reached.
     Unreachable,
     /// A node's: its answer did not come in time.
@@ -51,7 +49,7 @@ impl Failure {
             Self::Upgrade(RequestFault::Method) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(_) | Self::Upgrade(_) | Self::Target | Self::Body => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoneUp | Self::AllFull | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoneUp | Self::AllFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::TooSlow => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -60,7 +58,7 @@ impl Failure {
     /// The label of `handshakes_total`, when the request was an upgrade.
     pub fn handshake(&self) -> Handshake {
         match self {
-            Self::AllFull | Self::Stopping => Handshake::Limited,
+            Self::AllFull => Handshake::Limited,
             _ if self.status().is_client_error() => Handshake::Refused,
             _ => Handshake::Failed,
         }
@@ -103,7 +101,6 @@ impl fmt::Display for Failure {
             Self::NoRoute => f.write_str("no route for this host and path"),
             Self::NoneUp => f.write_str("no node is up"),
             Self::AllFull => f.write_str("every node is full"),
-            Self::Stopping => f.write_str("the balancer is stopping"),
             Self::Unreachable => f.write_str("no node could be reached"),
             Self::TooSlow => f.write_str("the node did not answer in time"),
             Self::BadAnswer(what) => f.write_str(what),

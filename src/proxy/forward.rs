@@ -76,11 +76,7 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
                     request = fault.take_message();
                     let again = lease.is_reused && (request.is_some() || spare.is_some());
                     if !again {
-                        session.blame(front, candidate.node);
-                        return Err(Failure::BadAnswer(format!(
-                            "the node's answer broke off: {}",
-                            fault.error()
-                        )));
+                        return Err(broke_off(connection, session, candidate.node, fault.error()));
                     }
                     fresh = true;
                 }
@@ -88,6 +84,15 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
         }
     }
     Err(Session::failure(candidates.shortage()))
+}
+
+/// Whose fault it is that there is no answer: a client whose body broke off must not get a node ejected.
+fn broke_off(connection: &Connection, session: &Session, node: usize, error: &hyper::Error) -> Failure {
+    if error.is_user() {
+        return Failure::Body;
+    }
+    session.blame(&connection.front, node);
+    Failure::BadAnswer(format!("the node's answer broke off: {error}"))
 }
 
 /// A copy to send once more, of a request that may be.
