@@ -1,0 +1,163 @@
+//! The stage: a balancer from YAML text, a node that is a listener, and raw sockets with deadlines.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use mainstay::app::App;
+use mainstay::config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What a test waits at most for anything that has to happen.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// What a test watches for anything that must not happen.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// A sound upgrade request with the key of RFC 6455.
+pub const REQUEST: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                           Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// The sound answer to it.
+pub const YES: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// What `event` comes to, within the deadline.
+pub async fn soon<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, event).await.expect("it did not happen within the deadline")
+}
+
+/// Asserts that `event` does not happen for a moment.
+pub async fn not_soon<T>(event: impl Future<Output = T>) {
+    assert!(tokio::time::timeout(WATCH, event).await.is_err(), "it happened");
+}
+
+/// A balancer with its one node.
+pub struct Stage {
+    pub app: App,
+    pub node: TcpListener,
+}
+
+impl Stage {
+    /// With `pool` among the keys of the pool.
+    pub async fn set(pool: &str) -> Self {
+        Self::logging("{ format: off }", pool).await
+    }
+
+    /// With this access log, too.
+    pub async fn logging(log: &str, pool: &str) -> Self {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nodes = format!("{{ id: ws1, address: \"{}\" }}", node.local_addr().unwrap());
+        Self { app: start(log, &nodes, pool).await, node }
+    }
+
+    /// A new client, not yet heard of.
+    pub async fn client(&self) -> Raw {
+        client(&self.app).await
+    }
+
+    /// The node's side of the next connection, with the request head read.
+    pub async fn asked(&self) -> Raw {
+        asked(&self.node).await
+    }
+
+    /// Client and node with an open tunnel between them.
+    pub async fn tunnel(&self) -> (Raw, Raw) {
+        let mut client = self.client().await;
+        client.send(REQUEST).await;
+        let mut node = self.asked().await;
+        node.send(YES).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        (client, node)
+    }
+}
+
+/// A balancer in front of `nodes`.
+pub async fn start(log: &str, nodes: &str, pool: &str) -> App {
+    let text = format!(
+        "listeners: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ address: \"127.0.0.1:0\" }}\n\
+         access_log: {log}\nshutdown: {{ drain: 1s }}\n\
+         pools:\n  chat:\n    nodes: [{nodes}]\n    health: null\n{pool}"
+    );
+    let read = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
+    let config = config::resolve("it", text.as_bytes(), &|_| None, &read);
+    soon(App::start(&config.unwrap_or_else(|faults| panic!("{faults}")))).await.unwrap()
+}
+
+/// A new client of `app`.
+pub async fn client(app: &App) -> Raw {
+    Raw(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap())
+}
+
+/// The next connection to `node`, with the request head read.
+pub async fn asked(node: &TcpListener) -> Raw {
+    let mut node = Raw(soon(node.accept()).await.unwrap().0);
+    let head = node.head().await;
+    assert!(head.starts_with("GET /chat HTTP/1.1\r\n"), "{head}");
+    node
+}
+
+/// A socket.
+pub struct Raw(pub TcpStream);
+
+impl Raw {
+    /// Sends all of it.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        soon(self.0.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Reads a head and nothing behind it.
+    pub async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match soon(self.0.read_u8()).await {
+                Ok(byte) => head.push(byte),
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
+            }
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Reads exactly `bytes`.
+    pub async fn expect(&mut self, bytes: &[u8]) {
+        let mut read = vec![0; bytes.len()];
+        soon(self.0.read_exact(&mut read)).await.unwrap();
+        assert_eq!(read, bytes);
+    }
+
+    /// All until the end of the stream.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        soon(self.0.read_to_end(&mut rest)).await.unwrap();
+        rest
+    }
+
+    /// Reads until the stream ends, well or badly.
+    pub async fn gone(&mut self) {
+        let _ = soon(self.0.read_to_end(&mut Vec::new())).await;
+    }
+
+    /// Reads a Close frame, masked or not, and gives its code.
+    pub async fn close_code(&mut self) -> u16 {
+        let mut head = [0; 2];
+        soon(self.0.read_exact(&mut head)).await.unwrap();
+        assert_eq!(head[0], 0x88, "no Close frame");
+        let mut mask = [0; 4];
+        if head[1] & 0x80 != 0 {
+            soon(self.0.read_exact(&mut mask)).await.unwrap();
+        }
+        let mut payload = vec![0; usize::from(head[1] & 0x7f)];
+        soon(self.0.read_exact(&mut payload)).await.unwrap();
+        u16::from_be_bytes([payload[0] ^ mask[0], payload[1] ^ mask[1]])
+    }
+}
+
+/// A short frame as a client sends it: masked, with a mask of zeros.
+pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let len = 0x80 | u8::try_from(payload.len()).unwrap();
+    [&[0x80 | opcode, len, 0, 0, 0, 0], payload].concat()
+}
+
+/// A short frame as a node sends it.
+pub fn plain(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0x80 | opcode, u8::try_from(payload.len()).unwrap()], payload].concat()
+}
