@@ -3,4 +3,5 @@
 mod ends;
 mod handshake;
 mod play;
+mod plain;
 mod pressure;

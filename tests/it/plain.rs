@@ -1,0 +1,44 @@
+//! Plain HTTP through the balancer, where a scripted node shows what a real one would not.
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::play::{Raw, client, soon, start};
+
+#[tokio::test]
+async fn a_client_whose_body_breaks_off_gets_400_and_ejects_no_node() {
+    let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = node.local_addr().unwrap();
+    let nodes = format!("{{ id: a, address: \"{address}\" }}, {{ id: b, address: \"{address}\" }}");
+    let app = start("{ format: off }", &nodes, "    passive: { failures: 1, eject: 1h }\n").await;
+    for _ in 0..2 {
+        let mut client = client(&app).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 400 "));
+    }
+    let mut admin = Raw(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
+    admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let metrics = String::from_utf8(admin.rest().await).unwrap();
+    for node in ["a", "b"] {
+        let up = format!("mainstay_node_state{{pool=\"chat\",node=\"{node}\",state=\"up\"}} 1\n");
+        assert!(metrics.contains(&up), "{metrics}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_went_stale_is_replaced_without_the_client_noticing() {
+    let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nodes = format!("{{ id: a, address: \"{}\" }}", node.local_addr().unwrap());
+    let app = start("{ format: off }", &nodes, "    affinity: []\n").await;
+    let mut client = client(&app).await;
+    for _ in 0..2 {
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut asked = Raw(soon(node.accept()).await.unwrap().0);
+        assert!(asked.head().await.starts_with("GET /x HTTP/1.1\r\n"));
+        asked.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        client.expect(b"ok").await;
+        // Dropped here: the balancer's kept connection is dead, whether it has noticed by the next request or not.
+    }
+    app.stop().await;
+}
