@@ -1,12 +1,16 @@
 //! The story of a request, top to bottom: head, route, affinity, and then a tunnel or a plain answer.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -14,10 +18,10 @@ use super::accept::Connection;
 use super::{Front, Pool, State, forward, upgrade};
 use crate::affinity::Directory as _;
 use crate::affinity::{self, Wishes, engine_io};
-use crate::http::Body;
 use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
+use crate::http::{Body, BodyFault};
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
 use crate::ws::handshake;
 
@@ -64,14 +68,33 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
 
 /// Keeps the connection's clocks still until the answer has gone out.
 fn while_in_flight(response: Response<Body>, in_flight: InFlight) -> Response<Body> {
-    response.map(|body| {
-        let mut in_flight = Some(in_flight);
-        let body = body.map_frame(move |frame| {
-            let _ = &mut in_flight;
-            frame
-        });
-        body.boxed_unsync()
-    })
+    response.map(|body| Flying { body, _in_flight: in_flight }.boxed_unsync())
+}
+
+/// An answer's body; the request is in flight for as long as it exists.
+struct Flying {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl http_body::Body for Flying {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn route_and_serve(
