@@ -1,0 +1,343 @@
+//! What the relay costs: CPU time per message against a bare epoll relay, and memory per idle tunnel.
+//!
+//! `cargo bench --bench relay`. The CPU time is that of the relay's own thread (`schedstat`), in rounds that
+//! alternate between the relay and the floor: a thread that reads 64 KiB and writes it, and nothing else. Both have
+//! the same driver and 16 closed-loop connections over loopback. A message is one frame in one direction. The
+//! memory is the slope of the private memory (`smaps_rollup`) between two counts of idle tunnels, whose peers are
+//! held by a child process.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use mainstay::metrics::{Meter, Metrics};
+use mainstay::relay::{Closing, Ledger, Record, Relay, Rules, Tunnel};
+
+const CONNECTIONS: usize = 16;
+const ROUNDS: usize = 11;
+/// Payload, round trips of each connection in a round, and the target for the ratio.
+const SIZES: [(usize, u32, f64); 2] = [(128, 1500, 1.15), (16 * 1024, 700, 1.10)];
+/// Idle tunnels between which the slope is taken.
+const IDLE: [usize; 2] = [2_000, 9_000];
+const TARGET_BYTES: usize = 512;
+/// No send of a round fills it, so that no write is partial.
+const SEND_BUFFER: usize = 1 << 20;
+const FLOOR: &str = "floor-0";
+/// The argument that makes this program the holder of the peers' sockets.
+const PEERS: &str = "hold-peers";
+
+fn main() -> io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    raise_descriptors()?;
+    if let [mode, port] = arguments.as_slice()
+        && mode == PEERS
+    {
+        return hold_peers(port.parse().expect("a port"));
+    }
+    // Memory first, while the heap is fresh.
+    memory()?;
+    cpu()
+}
+
+fn raise_descriptors() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}
+
+fn cpu() -> io::Result<()> {
+    let relay = start_relay()?;
+    let mut relayed = Driver::new(|pairs| {
+        let meter = meter();
+        for (id, [client, node]) in pairs.into_iter().enumerate() {
+            assert!(relay.adopt(tunnel(id as u64, client, node, &meter)), "the relay runs");
+        }
+        Ok(())
+    })?;
+    let mut floor = None;
+    let mut floored = Driver::new(|pairs| {
+        floor = Some(start_floor(pairs)?);
+        Ok(())
+    })?;
+    for (payload, trips, target) in SIZES {
+        relayed.run(payload, trips)?;
+        floored.run(payload, trips)?;
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            ours.push(cost(&mut relayed, "relay-0", payload, trips)?);
+            bare.push(cost(&mut floored, FLOOR, payload, trips)?);
+        }
+        let (ours, bare) = (median(ours), median(bare));
+        println!(
+            "cpu, {payload:>5} B payload: relay {ours:>7.0} ns, floor {bare:>7.0} ns per message, \
+             ratio {:.3} (target {target:.2})",
+            ours / bare
+        );
+    }
+    drop((relayed, floored));
+    floor.expect("started").join().expect("the floor does not panic")?;
+    stop(&relay);
+    Ok(())
+}
+
+/// CPU nanoseconds of the thread for each message of a round.
+fn cost(driver: &mut Driver, thread: &str, payload: usize, trips: u32) -> io::Result<f64> {
+    let before = thread_nanos(thread)?;
+    driver.run(payload, trips)?;
+    let nanos = thread_nanos(thread)? - before;
+    Ok(nanos as f64 / (2.0 * f64::from(trips) * CONNECTIONS as f64))
+}
+
+fn median(mut rounds: Vec<f64>) -> f64 {
+    rounds.sort_by(f64::total_cmp);
+    rounds[rounds.len() / 2]
+}
+
+/// CPU time so far of this process's thread of that name.
+fn thread_nanos(name: &str) -> io::Result<u64> {
+    for task in fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.trim_end() == name {
+            let stat = fs::read_to_string(task.join("schedstat"))?;
+            let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
+            return nanos.ok_or_else(|| io::Error::other("schedstat without a number"));
+        }
+    }
+    Err(io::Error::other(format!("no thread {name}")))
+}
+
+/// Both ends of all connections, and the frames they send.
+struct Driver {
+    epoll: OwnedFd,
+    /// Client and node of each connection by turns.
+    ends: Vec<TcpStream>,
+    scratch: Vec<u8>,
+}
+
+impl Driver {
+    /// `carry` is given the client's and the node's socket of each connection.
+    fn new(carry: impl FnOnce(Vec<[OwnedFd; 2]>) -> io::Result<()>) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let (mut ends, mut pairs) = (Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS {
+            let mut pair = || -> io::Result<OwnedFd> {
+                let end = TcpStream::connect(listener.local_addr()?)?;
+                end.set_nodelay(true)?;
+                epoll::add(&epoll, &end, EventData::new_u64(ends.len() as u64), EventFlags::IN)?;
+                ends.push(end);
+                accept(&listener, true)
+            };
+            pairs.push([pair()?, pair()?]);
+        }
+        carry(pairs)?;
+        Ok(Self { epoll, ends, scratch: vec![0; 64 * 1024] })
+    }
+
+    /// Each client sends a frame and waits for the node's, `trips` times.
+    fn run(&mut self, payload: usize, trips: u32) -> io::Result<()> {
+        // By sender: the client masks, the node does not.
+        let frames = [frame(payload, true), frame(payload, false)];
+        let mut got = vec![0; self.ends.len()];
+        let mut left = vec![trips; self.ends.len()];
+        for client in self.ends.iter_mut().step_by(2) {
+            client.write_all(&frames[0])?;
+        }
+        let mut running = CONNECTIONS;
+        let mut events = Vec::with_capacity(2 * CONNECTIONS);
+        while running > 0 {
+            events.clear();
+            epoll::wait(&self.epoll, spare_capacity(&mut events), None)?;
+            for event in &events {
+                let at = event.data.u64() as usize;
+                let read = self.ends[at].read(&mut self.scratch)?;
+                assert!(read > 0, "a connection ended");
+                got[at] += read;
+                if got[at] < frames[(at + 1) % 2].len() {
+                    continue;
+                }
+                got[at] = 0;
+                left[at] -= 1;
+                if at % 2 == 0 && left[at] == 0 {
+                    running -= 1;
+                } else {
+                    self.ends[at].write_all(&frames[at % 2])?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A whole binary message.
+fn frame(payload: usize, masked: bool) -> Vec<u8> {
+    let mut frame = vec![0x82, if masked { 0x80 | 126 } else { 126 }];
+    frame.extend((payload as u16).to_be_bytes());
+    if payload < 126 {
+        frame.truncate(1);
+        frame.push(payload as u8 | if masked { 0x80 } else { 0 });
+    }
+    if masked {
+        frame.extend([0x37, 0xfa, 0x21, 0x3d]);
+    }
+    frame.extend((0..payload).map(|at| at as u8));
+    frame
+}
+
+/// A socket as the relay takes it.
+fn accept(listener: &TcpListener, large: bool) -> io::Result<OwnedFd> {
+    let (socket, _) = listener.accept()?;
+    socket.set_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    if large {
+        rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER)?;
+    }
+    Ok(socket.into())
+}
+
+/// The least a relay can do.
+fn start_floor(pairs: Vec<[OwnedFd; 2]>) -> io::Result<JoinHandle<io::Result<()>>> {
+    let sockets: Vec<OwnedFd> = pairs.into_iter().flatten().collect();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (at, socket) in sockets.iter().enumerate() {
+        epoll::add(&epoll, socket, EventData::new_u64(at as u64), EventFlags::IN | EventFlags::ET)?;
+    }
+    std::thread::Builder::new().name(FLOOR.into()).spawn(move || {
+        let mut scratch = vec![0; 64 * 1024];
+        let mut events = Vec::with_capacity(1024);
+        loop {
+            events.clear();
+            epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+            for event in &events {
+                let at = event.data.u64() as usize;
+                let read = rustix::io::read(&sockets[at], &mut scratch[..])?;
+                if read == 0 {
+                    return Ok(());
+                }
+                let written = rustix::io::write(&sockets[at ^ 1], &scratch[..read])?;
+                assert_eq!(written, read, "the send buffer is large enough");
+            }
+        }
+    })
+}
+
+fn start_relay() -> io::Result<Relay> {
+    let ledger: Ledger = Arc::new(|_, _| ());
+    Relay::start(1, &ledger)
+}
+
+fn stop(relay: &Relay) {
+    let zero = Duration::ZERO;
+    relay.close(&Closing { code: 1001, reason: "".into(), over: zero, grace: zero });
+    relay.join();
+}
+
+fn meter() -> Arc<Meter> {
+    Metrics::new(1).node("chat", "ws1")
+}
+
+fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel {
+    let record = Record {
+        id,
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        seat: meter.seat(),
+        route: Arc::from("/"),
+        generation: 1,
+        opened_at: SystemTime::now(),
+        affinity: ("none", "none"),
+    };
+    let rules = Rules { idle: Duration::from_secs(3600), max_message: 1 << 20 };
+    Tunnel { client, node, from_client: Bytes::new(), from_node: Bytes::new(), rules, record }
+}
+
+fn memory() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut peers = Peers::start(listener.local_addr()?.port())?;
+    let relay = start_relay()?;
+    let meter = meter();
+    let mut bytes = [0; 2];
+    let mut open = 0;
+    for (count, bytes) in IDLE.into_iter().zip(&mut bytes) {
+        while open < count {
+            peers.ask(b'c')?;
+            let (client, node) = (accept(&listener, false)?, accept(&listener, false)?);
+            assert!(relay.adopt(tunnel(open as u64, client, node, &meter)), "the relay runs");
+            open += 1;
+        }
+        // The relay adopts in order: what the last tunnel carries says that all are there.
+        peers.ask(b'p')?;
+        peers.answers.read_exact(&mut [0])?;
+        assert_eq!(relay.live(), count);
+        *bytes = private_bytes()?;
+    }
+    let slope = (bytes[1] as f64 - bytes[0] as f64) / (IDLE[1] - IDLE[0]) as f64;
+    println!("memory: {slope:.0} B private per idle tunnel (target {TARGET_BYTES})");
+    stop(&relay);
+    peers.stop()
+}
+
+/// The private memory of this process.
+fn private_bytes() -> io::Result<u64> {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup")?;
+    let private = |line: &&str| line.starts_with("Private_Dirty:") || line.starts_with("Private_Clean:");
+    let kib = |line: &str| line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    Ok(rollup.lines().filter(private).filter_map(kib).sum::<u64>() * 1024)
+}
+
+/// The child process with the peers' ends of the tunnels.
+struct Peers {
+    child: Child,
+    orders: ChildStdin,
+    answers: ChildStdout,
+}
+
+impl Peers {
+    fn start(port: u16) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([PEERS, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let orders = child.stdin.take().expect("piped");
+        let answers = child.stdout.take().expect("piped");
+        Ok(Self { child, orders, answers })
+    }
+
+    fn ask(&mut self, order: u8) -> io::Result<()> {
+        self.orders.write_all(&[order])
+    }
+
+    fn stop(self) -> io::Result<()> {
+        let Self { mut child, orders, answers } = self;
+        drop((orders, answers));
+        child.wait().map(drop)
+    }
+}
+
+/// The child: `c` connects a client and a node, `p` sends a message through the last of them; the end of the
+/// orders ends it.
+fn hold_peers(port: u16) -> io::Result<()> {
+    let mut held: Vec<[TcpStream; 2]> = Vec::new();
+    let mut orders = io::stdin().lock();
+    let mut order = [0];
+    while orders.read(&mut order)? > 0 {
+        if order == *b"c" {
+            let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            held.push([connect()?, connect()?]);
+        } else if let Some([client, node]) = held.last_mut() {
+            client.write_all(&frame(1, true))?;
+            node.read_exact(&mut frame(1, true))?;
+            let mut answers = io::stdout();
+            answers.write_all(b"p")?;
+            answers.flush()?;
+        }
+    }
+    Ok(())
+}
