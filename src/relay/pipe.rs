@@ -7,8 +7,9 @@
 
 use crate::ws::tracker::{Tally, Tracker, Verdict};
 
-/// Room that the reader keeps in front of what it reads, for bytes held from the read before.
-pub const HEADROOM: usize = crate::ws::frame::MAX_HEADER;
+/// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
+/// kernel copies slower to an address that is not aligned.
+pub const HEADROOM: usize = crate::ws::frame::MAX_HEADER.next_multiple_of(16);
 
 /// What makes a balancer end a tunnel by itself, seen in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
