@@ -167,7 +167,7 @@ impl Driver {
                 }
                 got[at] = 0;
                 left[at] -= 1;
-                if at % 2 == 0 && left[at] == 0 {
+                if at.is_multiple_of(2) && left[at] == 0 {
                     running -= 1;
                 } else {
                     self.ends[at].write_all(&frames[at % 2])?;
