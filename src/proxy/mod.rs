@@ -56,7 +56,7 @@ pub struct Pool {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its counters.
     pub meter: Arc<PoolMeter>,
-    /// Sessions that asked for a candidate so far.
+    /// Sessions that were placed without a pin or a key so far.
     turn: AtomicU64,
 }
 
@@ -92,8 +92,10 @@ impl Pool {
         self.upstreams.iter().filter(|upstream| upstream.is_up(now)).count()
     }
 
-    fn next_turn(&self) -> u64 {
-        self.turn.fetch_add(1, Relaxed)
+    /// The turn of a session. Only one that the balance rule places uses its turn up: those that a pin brings back
+    /// in between must not decide where the next new one goes.
+    fn turn(&self, is_placed: bool) -> u64 {
+        if is_placed { self.turn.fetch_add(1, Relaxed) } else { self.turn.load(Relaxed) }
     }
 
     fn balance(&self) -> Balance {

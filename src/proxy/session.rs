@@ -183,7 +183,7 @@ impl Session {
             client: self.origin.client,
             tunnel,
             draw: self.id,
-            turn: self.pool.next_turn(),
+            turn: self.pool.turn(self.wishes.list().is_empty()),
         };
         let now = front.now();
         candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
