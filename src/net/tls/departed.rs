@@ -1,0 +1,87 @@
+//! A TLS connection that has left rustls: what a record layer needs to go on with it, and nothing else.
+//!
+//! It holds live traffic keys. It is never printed, never copied, wiped when dropped, and has one owner: two that
+//! send with the same key and sequence number would break the cipher for good.
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The protocol version of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// TLS 1.2 (RFC 5246); AEAD suites only.
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
+}
+
+/// The AEAD that protects its records, with the hash of its key schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// AES-128-GCM, SHA-256.
+    Aes128Gcm,
+    /// AES-256-GCM, SHA-384.
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 (RFC 8439), SHA-256.
+    Chacha20Poly1305,
+}
+
+impl Suite {
+    /// The length of its key, in bytes.
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::Chacha20Poly1305 => 32,
+        }
+    }
+
+    /// The length of its traffic secrets, in bytes: that of its hash.
+    pub const fn secret_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm | Self::Chacha20Poly1305 => 32,
+            Self::Aes256Gcm => 48,
+        }
+    }
+}
+
+/// The keys of one direction.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct Keys {
+    /// The present traffic secret, the first [`Suite::secret_len`] bytes of it (RFC 8446 section 7.1); zeros in
+    /// TLS 1.2, which has no KeyUpdate.
+    pub secret: [u8; 48],
+    /// The AEAD key, the first [`Suite::key_len`] bytes of it.
+    pub key: [u8; 32],
+    /// The static part of the nonce; for TLS 1.2 AES-GCM the salt, then the start of the explicit part.
+    pub iv: [u8; 12],
+    /// The number of the next record.
+    pub seq: u64,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(hidden)")
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Departed {
+    /// Its version.
+    pub version: Version,
+    /// Its AEAD.
+    pub suite: Suite,
+    /// What we send with.
+    pub tx: Keys,
+    /// What we receive with.
+    pub rx: Keys,
+    /// Bytes received and not decrypted: at least the whole of one record that has begun, perhaps more records.
+    pub undecrypted: Vec<u8>,
+    /// Records made and not written to the socket yet; they go before anything else.
+    pub unsent: Vec<u8>,
+    /// Bytes decrypted and not consumed.
+    pub plain: Vec<u8>,
+    /// The peer has sent close_notify.
+    pub is_closed: bool,
+}
