@@ -23,5 +23,5 @@ test: setup build ## every test; installs what they need when it is missing
 setup: ## what the tests need from Debian and npm, when it is missing
 	@tests/setup.sh
 
-bench: ## the figures: relay and pick (on a quiet machine)
+bench: ## the figures: pick, tracker, relay, and the whole beside nginx and HAProxy (on a quiet machine)
 	cargo bench
