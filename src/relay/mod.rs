@@ -15,6 +15,7 @@ mod end;
 mod engine;
 mod listing;
 pub mod pipe;
+mod pulse;
 mod round;
 mod tunnel;
 
@@ -67,6 +68,9 @@ pub struct Rules {
     pub idle: Duration,
     /// The most payload bytes of one message; `u64::MAX` is no limit. Over it both sides get 1009.
     pub max_message: u64,
+    /// A client that sends nothing for this long is asked with a Ping of the balancer's; nothing for as long again,
+    /// and the tunnel is closed. `None`: clients are not asked.
+    pub ping: Option<Duration>,
 }
 
 /// A tunnel on its way into the relay.
@@ -107,6 +111,8 @@ pub enum Why {
     Drained,
     /// An operator ended this session.
     Killed,
+    /// The client did not answer the balancer's Ping.
+    Silent,
 }
 
 impl Why {
@@ -122,6 +128,7 @@ impl Why {
             Self::Shutdown => "shutdown",
             Self::Drained => "drained",
             Self::Killed => "killed",
+            Self::Silent => "silent",
         }
     }
 }
