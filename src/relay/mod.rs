@@ -13,6 +13,7 @@
 mod closing;
 mod end;
 mod engine;
+mod farewell;
 mod listing;
 pub mod pipe;
 mod pulse;
@@ -526,7 +527,7 @@ mod tests {
     #[tokio::test]
     async fn pages_of_a_listing_hold_every_session_once_in_order() {
         let stage = Stage::set(3);
-        let ids: Vec<u64> = (0..120).map(|at| crate::affinity::hash::mix(at)).collect();
+        let ids: Vec<u64> = (0..120).map(crate::affinity::hash::mix).collect();
         let _peers: Vec<Peers> = ids.iter().map(|id| stage.tunnel(*id, "ws1")).collect();
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
@@ -575,6 +576,21 @@ mod tests {
         assert_eq!(read(&mut peers.client, 10)[..2], [0x89, 8]);
         assert_eq!(close_code(&mut peers.client), 1001);
         assert_eq!(peers.client.read(&mut [0]).unwrap(), 0);
+        stage.end();
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_any_more_is_silent_whatever_the_node_sends() {
+        let stage = Stage::set(1);
+        let ping = Some(Duration::from_millis(1));
+        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping };
+        let mut peers = stage.ruled(1, "ws1", rules);
+        peers.node.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let news = frame(2, &[0; 100], None);
+        while peers.node.write_all(&news).is_ok() {}
+        assert_eq!(close_code(&mut peers.node), 1001);
+        drop(peers.node);
+        assert_eq!(stage.outcome().1.why, Why::Silent);
         stage.end();
     }
 
