@@ -5,3 +5,5 @@ mod handshake;
 mod play;
 mod plain;
 mod pressure;
+mod quiet;
+mod threads;
