@@ -11,7 +11,7 @@ use super::fault::{nearest, quoted};
 use super::pools;
 use super::reader::{Section, Value};
 use super::units::{ANY_TIME, SOME_TIME};
-use super::{AccessLog, Admin, Config, Limits, ListenAddress, Listener, LogFormat, LogPath, Pool, Shutdown};
+use super::{AccessLog, Admin, Config, Limits, ListenAddress, Listener, LogFormat, LogPath, Places, Pool, Shutdown};
 use crate::route::{Host, Route};
 
 const KEYS: &[&str] =
@@ -20,8 +20,9 @@ const KEYS: &[&str] =
 /// The whole config; of no use when the reader has heard of a fault.
 pub(super) fn config(root: Value) -> Config {
     let top = root.section(KEYS);
-    let listeners = listeners(&top);
-    let admin = admin(&top, &listeners);
+    let mut places = Places::default();
+    let listeners = listeners(&top, &mut places);
+    let admin = admin(&top, &listeners, &mut places);
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {
@@ -34,10 +35,11 @@ pub(super) fn config(root: Value) -> Config {
         pools,
         routes,
         warnings: Vec::new(),
+        places,
     }
 }
 
-fn listeners(top: &Section) -> Vec<Listener> {
+fn listeners(top: &Section, places: &mut Places) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
         return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
     };
@@ -52,6 +54,7 @@ fn listeners(top: &Section) -> Vec<Listener> {
         if listeners.iter().any(|other| clash(&other.address, &address)) {
             value.fault(format_args!("another listener has {address} already"));
         }
+        places.listeners.push(value.at());
         listeners.push(Listener { address });
     }
     listeners
@@ -67,13 +70,14 @@ fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
     one == other && !chosen_by_the_system
 }
 
-fn admin(top: &Section, listeners: &[Listener]) -> Option<Admin> {
+fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<Admin> {
     if top.value("admin").is_some_and(|admin| admin.is_null()) {
         return None;
     }
     let section = top.section("admin", &["address", "token_file"]);
     section.unavailable("token_file", "null");
     let Some(value) = section.value("address") else { return Some(Admin::default()) };
+    places.admin = Some(value.at());
     let address = listen_address(&value)?;
     if let ListenAddress::Tcp(tcp) = &address
         && !tcp.ip().is_loopback()

@@ -5,10 +5,11 @@
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
 //! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`.
-//! `summary` says in a few lines what a config amounts to.
+//! `summary` says in a few lines what a config amounts to, and `diff` what is different in another one.
 
 mod address;
 mod check;
+mod diff;
 mod fault;
 mod pools;
 mod raw;
@@ -31,6 +32,7 @@ use crate::pool::pick::Balance;
 use crate::route::Route;
 
 pub use address::ListenAddress;
+pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
 pub use fault::{Fault, Faults, Position};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
@@ -57,6 +59,17 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What is allowed and unwise, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// Where the file says what can fail only when it is tried.
+    pub places: Places,
+}
+
+/// Where in the file the addresses stand that have to be bound.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// One for each of [`Config::listeners`]; none when the file does not name any.
+    pub listeners: Vec<Position>,
+    /// The admin address, when the file names it.
+    pub admin: Option<Position>,
 }
 
 /// Where clients come in.
