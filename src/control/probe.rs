@@ -77,7 +77,13 @@ async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
     };
     let now = front.now();
     node.judge(now, |health| health.on_probe(answer.is_ok(), now));
-    if answer.is_ok() {
-        node.judge(now, |health| health.set_draining(draining, now));
+    match answer {
+        Ok(answer) => {
+            node.meter.reported(answer.load);
+            node.judge(now, |health| health.set_draining(draining, now));
+        }
+        // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
+        Err(_) if !node.is_up(now) => node.meter.reported(None),
+        Err(_) => {}
     }
 }

@@ -118,6 +118,9 @@ fn code_index(code: u16) -> usize {
 /// Not yet in one of [`STATES`].
 const NO_STATE: u8 = u8::MAX;
 
+/// No load was reported. The bits of a NaN, which no quotient of two counts has.
+const NO_LOAD: u64 = u64::MAX;
+
 /// The counters of one node of one pool.
 pub struct Meter {
     /// The pool's name.
@@ -128,6 +131,8 @@ pub struct Meter {
     live: AtomicU32,
     /// The most tunnels that the node takes; 0 is no limit.
     capacity: AtomicU32,
+    /// The node's own word about its load, used / max, as the bits of an `f64`; [`NO_LOAD`] without one.
+    reported: AtomicU64,
     /// Index into [`STATES`], or [`NO_STATE`].
     state: AtomicU8,
     /// Tunnels that ended, by [`Side`] and by index into [`CODES`].
@@ -145,6 +150,7 @@ impl Meter {
             node,
             live: AtomicU32::new(0),
             capacity: AtomicU32::new(0),
+            reported: AtomicU64::new(NO_LOAD),
             state: AtomicU8::new(NO_STATE),
             closes: Default::default(),
             probes: Default::default(),
@@ -191,11 +197,20 @@ impl Meter {
         self.capacity.store(max.unwrap_or(0), Relaxed);
     }
 
-    /// Live tunnels per allowed tunnel; `None` without a limit.
+    /// What the node says of itself: its connections and the most that it takes, all balancers together. `None`
+    /// when it says nothing (any more); a most of 0 is as nothing.
+    pub fn reported(&self, load: Option<(u64, u64)>) {
+        let load = load.filter(|(_, max)| *max > 0);
+        let bits = load.map_or(NO_LOAD, |(used, max)| (used as f64 / max as f64).to_bits());
+        self.reported.store(bits, Relaxed);
+    }
+
+    /// The node's own word about its load; else live tunnels per allowed tunnel, `None` without a limit.
     pub(super) fn utilization(&self) -> Option<f64> {
-        match self.capacity.load(Relaxed) {
-            0 => None,
-            max => Some(f64::from(self.live()) / f64::from(max)),
+        match (self.reported.load(Relaxed), self.capacity.load(Relaxed)) {
+            (NO_LOAD, 0) => None,
+            (NO_LOAD, max) => Some(f64::from(self.live()) / f64::from(max)),
+            (bits, _) => Some(f64::from_bits(bits)),
         }
     }
 
