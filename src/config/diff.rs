@@ -4,6 +4,7 @@
 //! forgotten here. A sentence may show what the file says, never a secret: of keys it only says that they are others.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,7 +176,14 @@ fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section)
         (None, None) => {}
         (None, Some(new)) => section.push(What::Added(new.address.to_string())),
         (Some(_), None) => section.push(What::Removed(String::new())),
-        (Some(Admin { address }), Some(new)) => section.number("address", address, &new.address),
+        (Some(Admin { address, token_file, tokens }), Some(new)) => {
+            section.number("address", address, &new.address);
+            let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
+            section.set("token_file", token_file, &new.token_file, path);
+            if *tokens != new.tokens {
+                section.push(What::Replaced("tokens".into()));
+            }
+        }
     }
 }
 

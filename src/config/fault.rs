@@ -59,6 +59,11 @@ impl Faults {
         Self { file: file.into(), list }
     }
 
+    /// The file, as it was named.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// The faults in the order of the file.
     pub fn list(&self) -> &[Fault] {
         &self.list
