@@ -1,5 +1,14 @@
-//! The control plane: loading the config, and watching the nodes.
+//! The control plane: loading the config and putting another one into effect, and watching the nodes.
+//!
+//! [`Reload`] is the way in: it has the running config, and whoever wants another one asks it.
 
+mod apply;
 pub mod ask;
+mod doors;
+mod leave;
 pub mod load;
 pub mod probe;
+pub mod watch;
+
+pub use apply::{Reload, ServeAdmin, access_log, warn_of};
+pub use doors::{Bound, bind};

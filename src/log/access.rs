@@ -125,7 +125,19 @@ impl AccessLog {
     pub fn off() -> Self {
         let dropped =
             IntCounter::new("dropped", "events").expect("a literal without a space is a metric name");
+        Self::silent(dropped)
+    }
+
+    /// A log that writes nothing, until it goes on as another: what that does not write is counted in `dropped`.
+    pub fn silent(dropped: IntCounter) -> Self {
         Self { queue: RwLock::new(None), writer: Mutex::new(None), dropped }
+    }
+
+    /// Goes on as `next`: what is logged from now on is written there. Gives what it was before, to be finished.
+    pub fn replace(&self, next: Self) -> Self {
+        let queue = mem::replace(&mut *self.queue.write(), next.queue.write().take());
+        let writer = mem::replace(&mut *self.writer.lock(), next.writer.lock().take());
+        Self { queue: RwLock::new(queue), writer: Mutex::new(writer), dropped: self.dropped.clone() }
     }
 
     /// Opens the file, where there is one, and starts the writer. What does not get written is counted in
