@@ -140,6 +140,7 @@ async fn ask(
         rules: Rules {
             idle: session.pool.config.timeouts.idle,
             max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
+            ping: session.pool.config.messages.ping,
         },
         record: record(session, &candidate, seat),
         begun: session.begun,
