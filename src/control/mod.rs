@@ -2,4 +2,5 @@
 
 pub mod ask;
 pub mod load;
+pub mod pages;
 pub mod probe;

@@ -11,6 +11,8 @@ use http::header::{
 };
 use ipnet::IpNet;
 
+use super::trace::{TRACEPARENT, TRACESTATE};
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,8 +33,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     EXPECT,
 ];
 
-/// Fields that a client may not have removed by naming them in Connection: routing and security rest on them.
-const KEPT: [HeaderName; 11] = [
+/// Fields that a client may not have removed by naming them in Connection: routing, security and tracing rest on them.
+const KEPT: [HeaderName; 13] = [
     HOST,
     AUTHORIZATION,
     COOKIE,
@@ -44,6 +46,8 @@ const KEPT: [HeaderName; 11] = [
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
     X_REAL_IP,
+    TRACEPARENT,
+    TRACESTATE,
 ];
 
 /// Removes what is for this hop only, also what Connection names.

@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
 
 /// What the relay may need to know about a session, and gives back with its outcome.
@@ -43,6 +44,23 @@ pub struct Record {
     pub opened_at: SystemTime,
     /// Which affinity source placed the session, and how: the labels of `affinity_total`.
     pub affinity: (&'static str, &'static str),
+    /// The trace that the node was told.
+    pub trace: [u8; 16],
+}
+
+impl Record {
+    /// What the access log says of the session.
+    pub fn session(&self) -> Session {
+        Session {
+            id: self.id,
+            trace: self.trace,
+            client: Some(self.client),
+            route: Arc::clone(&self.route),
+            pool: Arc::clone(&self.seat.pool),
+            node: Arc::clone(&self.seat.node),
+            affinity: self.affinity,
+        }
+    }
 }
 
 /// What a tunnel is held to.
