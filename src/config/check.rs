@@ -22,6 +22,7 @@ pub(super) fn config(root: Value) -> Config {
     let top = root.section(KEYS);
     let listeners = listeners(&top);
     let admin = admin(&top, &listeners);
+    root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {

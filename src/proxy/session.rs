@@ -56,7 +56,7 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         Some(fault) => Err(Failure::Head(fault)),
         None => route_and_serve(connection, request).await,
     };
-    let response = answer.unwrap_or_else(|failure| {
+    let mut response = answer.unwrap_or_else(|failure| {
         tracing::debug!(%failure, peer = %connection.peer, "request refused");
         if is_upgrade && matches!(failure, Failure::NoRoute | Failure::Target) {
             front.metrics.unrouted_handshake(failure.handshake());
@@ -65,6 +65,9 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         }
         failure.reply(front.next_id())
     });
+    if response.status() != handshake::YES {
+        headers::ensure_date(response.headers_mut(), SystemTime::now());
+    }
     while_in_flight(response, in_flight)
 }
 
