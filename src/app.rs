@@ -10,9 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Readiness, View};
-use crate::config::{Config, ListenAddress, LogFormat, LogPath};
-use crate::control::probe;
-use crate::log::access::{self, AccessLog, To};
+use crate::config::{Config, ListenAddress};
+use crate::control::{pages, probe};
+use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
@@ -40,7 +40,8 @@ impl App {
             config.listeners.iter().map(|listener| bind(&listener.address)).collect::<io::Result<_>>()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
-        let access = Arc::new(access_log(config, &metrics)?);
+        let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped())?;
+        let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access))?;
         let seed = RandomState::new().hash_one(std::process::id());
         let front = Front::new(State::new(config, &metrics), relay, metrics, access, seed);
@@ -51,6 +52,7 @@ impl App {
             admin: None,
             servers: JoinSet::new(),
         };
+        app.servers.spawn(pages::turn_on_usr1(Arc::clone(&app.front))?);
         app.serve_admin(config)?;
         probe::first_round(&app.front).await;
         probe::start(&app.front);
@@ -128,19 +130,6 @@ fn bind(address: &ListenAddress) -> io::Result<Listener> {
     bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
-fn access_log(config: &Config, metrics: &Metrics) -> io::Result<AccessLog> {
-    let format = match config.access_log.format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Text => Format::Text,
-        LogFormat::Off => return Ok(AccessLog::off()),
-    };
-    let to = match &config.access_log.path {
-        LogPath::Stdout => To::Stdout,
-        LogPath::File(path) => To::File(path.clone()),
-    };
-    AccessLog::start(format, &to, metrics.access_log_dropped())
-}
-
 /// Where each tunnel's one outcome is counted and written down (invariant I7).
 fn ledger(access: &Arc<AccessLog>) -> Ledger {
     let access = Arc::clone(access);
@@ -152,22 +141,14 @@ fn ledger(access: &Arc<AccessLog>) -> Ledger {
 
 fn close_event(record: &Record, outcome: &Outcome) -> access::Close {
     access::Close {
-        id: record.id,
         at: SystemTime::now(),
-        client: Some(record.client),
-        route: Arc::clone(&record.route),
-        pool: Arc::clone(&record.seat.pool),
-        node: Arc::clone(&record.seat.node),
-        affinity_source: record.affinity.0,
-        affinity_outcome: record.affinity.1,
+        session: record.session(),
         side: outcome.side.as_str(),
         code: outcome.code,
         why: outcome.why.as_str(),
         duration: outcome.duration,
-        bytes_in: outcome.bytes[0],
-        bytes_out: outcome.bytes[1],
-        messages_in: outcome.messages[0],
-        messages_out: outcome.messages[1],
+        bytes: outcome.bytes,
+        messages: outcome.messages,
     }
 }
 

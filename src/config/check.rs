@@ -24,6 +24,7 @@ pub(super) fn config(root: Value) -> Config {
     let mut places = Places::default();
     let listeners = listeners(&top, &mut places);
     let admin = admin(&top, &listeners, &mut places);
+    root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {

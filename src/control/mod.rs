@@ -7,6 +7,7 @@ pub mod ask;
 mod doors;
 mod leave;
 pub mod load;
+pub mod pages;
 pub mod probe;
 pub mod watch;
 

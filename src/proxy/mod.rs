@@ -207,6 +207,18 @@ impl Front {
         self.started.elapsed()
     }
 
+    /// Random bytes, for names that must be unique in the world. Without a source of randomness, which aws-lc does not
+    /// know on any system that this runs on, they are those of the next session ids.
+    fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+            bytes
+                .chunks_mut(8)
+                .for_each(|part| part.copy_from_slice(&self.next_id().to_be_bytes()[..part.len()]));
+        }
+        bytes
+    }
+
     /// A session id; mixed, so that it serves as a random number too.
     fn next_id(&self) -> u64 {
         mix(self.seed.wrapping_add(self.ids.fetch_add(1, Relaxed)))

@@ -160,6 +160,7 @@ fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
         generation: session.state.generation,
         opened_at: session.opened_at,
         affinity: (candidate.source(), candidate.outcome.as_str()),
+        trace: session.trace,
     }
 }
 
@@ -195,7 +196,7 @@ impl Adoptable {
         };
         self.meter.handshake(Handshake::Upgraded);
         self.meter.handshake_seconds(self.begun.elapsed());
-        front.access.open(open_event(&self.record));
+        front.access.open(access::Open { at: SystemTime::now(), session: self.record.session() });
         let tunnel = Tunnel {
             client,
             node,
@@ -212,18 +213,5 @@ impl Adoptable {
     /// The client was gone before it could be told.
     pub fn client_vanished(self) {
         self.meter.handshake(Handshake::Failed);
-    }
-}
-
-fn open_event(record: &Record) -> access::Open {
-    access::Open {
-        id: record.id,
-        at: SystemTime::now(),
-        client: Some(record.client),
-        route: Arc::clone(&record.route),
-        pool: Arc::clone(&record.seat.pool),
-        node: Arc::clone(&record.seat.node),
-        affinity_source: record.affinity.0,
-        affinity_outcome: record.affinity.1,
     }
 }

@@ -37,6 +37,7 @@ use tokio::sync::oneshot;
 pub use closing::{Closing, Departures, Which};
 pub use listing::{Filter, Snapshot};
 
+use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
@@ -59,6 +60,23 @@ pub struct Record {
     pub opened_at: SystemTime,
     /// Which affinity source placed the session, and how: the labels of `affinity_total`.
     pub affinity: (&'static str, &'static str),
+    /// The trace that the node was told.
+    pub trace: [u8; 16],
+}
+
+impl Record {
+    /// What the access log says of the session.
+    pub fn session(&self) -> Session {
+        Session {
+            id: self.id,
+            trace: self.trace,
+            client: Some(self.client),
+            route: Arc::clone(&self.route),
+            pool: Arc::clone(&self.seat.pool),
+            node: Arc::clone(&self.seat.node),
+            affinity: self.affinity,
+        }
+    }
 }
 
 /// What a tunnel is held to.
