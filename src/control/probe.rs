@@ -1,7 +1,7 @@
 //! Probing: one task per node asks it how it is, from before service starts until the balancer drains.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
 
@@ -9,7 +9,7 @@ use super::ask::ask;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
-use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream::{Probed, Upstream};
 use crate::proxy::{Front, Pool};
 use crate::shutdown::Phase;
 
@@ -75,6 +75,12 @@ async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
             false
         }
     };
+    node.note_probe(Probed {
+        at: SystemTime::now(),
+        fault: answer.as_ref().err().map(ToString::to_string),
+        load: answer.as_ref().ok().and_then(|answer| answer.load),
+        release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
+    });
     let now = front.now();
     node.judge(now, |health| health.on_probe(answer.is_ok(), now));
     match answer {

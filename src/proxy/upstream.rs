@@ -1,7 +1,7 @@
 //! A node as it is dialled: its health, its meter and its kept-alive HTTP connections.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -30,7 +30,22 @@ pub struct Upstream {
     pub meter: Arc<Meter>,
     connect: Duration,
     health: Mutex<Health>,
+    /// What its last probe brought; `None` before the first.
+    probed: Mutex<Option<Probed>>,
     kept: Mutex<Vec<(Instant, SendRequest<Body>)>>,
+}
+
+/// What a probe of a node brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// When its answer came, or the lack of one was certain.
+    pub at: SystemTime,
+    /// Why it failed; `None` where it did not.
+    pub fault: Option<String>,
+    /// What the node says of its load: its connections and the most that it takes, all balancers together.
+    pub load: Option<(u64, u64)>,
+    /// The release that the node says it runs.
+    pub release: Option<String>,
 }
 
 /// A connection to send a request on.
@@ -54,6 +69,7 @@ impl Upstream {
             meter,
             connect: pool.timeouts.connect,
             health: Mutex::new(health),
+            probed: Mutex::default(),
             kept: Mutex::default(),
         }
     }
@@ -83,6 +99,16 @@ impl Upstream {
             Some(change) => tracing::info!(pool, node, %change, "node state changed"),
             None => {}
         }
+    }
+
+    /// Remembers what a probe brought.
+    pub fn note_probe(&self, probed: Probed) {
+        *self.probed.lock() = Some(probed);
+    }
+
+    /// What the last probe brought.
+    pub fn probed(&self) -> Option<Probed> {
+        self.probed.lock().clone()
     }
 
     /// A new connection.
