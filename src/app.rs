@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::status::{Process, status};
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress};
 use crate::control::{pages, probe};
@@ -66,22 +67,13 @@ impl App {
 
     fn serve_admin(&mut self, config: &Config) -> io::Result<()> {
         let Some(admin) = &config.admin else { return Ok(()) };
-        let listener = bind(&admin.address)?;
+        let listener = bind_admin(&admin.address)?;
         let address = listener.local();
         tracing::info!(%address, "admin listening");
         self.admin = Some(address);
-        let front = Arc::clone(&self.front);
-        let metrics = Arc::clone(&front.metrics);
-        let shutdown = front.shutdown.clone();
-        let view = View { metrics, readiness: Box::new(move || readiness(&front)) };
-        self.servers.spawn(async move {
-            // The socket's file lives as long as the server.
-            let (listener, _file) = match listener {
-                Listener::Tcp(listener) => (admin::Listener::Tcp(listener), None),
-                Listener::Unix(listener, file) => (admin::Listener::Unix(listener), Some(file)),
-            };
-            admin::serve(listener, Arc::new(view), shutdown).await;
-        });
+        let process = Process { started_at: SystemTime::now(), listeners: self.listeners.clone() };
+        let view = view(&self.front, Arc::new(config.clone()), process);
+        self.servers.spawn(admin::serve(listener, Arc::new(view), self.front.shutdown.clone()));
         Ok(())
     }
 
@@ -122,11 +114,37 @@ impl App {
     }
 }
 
+/// What the admin server shows and can bring about.
+fn view(front: &Arc<Front>, config: Arc<Config>, process: Process) -> View {
+    let (ready, shown) = (Arc::clone(front), Arc::clone(front));
+    View {
+        metrics: Arc::clone(&front.metrics),
+        readiness: Box::new(move || readiness(&ready)),
+        config: Box::new(move || Arc::clone(&config)),
+        status: Box::new(move || status(&shown, &process)),
+        sessions: Box::new(|_| Box::pin(async { Vec::new() })),
+        close: Box::new(|_| Box::pin(async { false })),
+        reload: Box::new(|| Box::pin(async { Ok(Vec::new()) })),
+    }
+}
+
+/// The file of a Unix socket is its owner's alone: who can connect to it needs no token.
+fn bind_admin(address: &ListenAddress) -> io::Result<Listener> {
+    match address {
+        ListenAddress::Tcp(_) => bind(address),
+        ListenAddress::Unix(path) => said(address, Listener::bind_private_unix(path)),
+    }
+}
+
 fn bind(address: &ListenAddress) -> io::Result<Listener> {
     let bound = match address {
         ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
         ListenAddress::Unix(path) => Listener::bind_unix(path),
     };
+    said(address, bound)
+}
+
+fn said(address: &ListenAddress, bound: io::Result<Listener>) -> io::Result<Listener> {
     bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 

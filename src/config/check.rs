@@ -120,7 +120,10 @@ pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
 }
 
 fn token_file(admin: &Section) -> Option<PathBuf> {
-    admin.some("token_file").and_then(|value| value.text("the path of a token file, or null")).map(PathBuf::from)
+    admin
+        .some("token_file")
+        .and_then(|value| value.text("the path of a token file, or null"))
+        .map(PathBuf::from)
 }
 
 /// What the token file says.

@@ -181,17 +181,8 @@ fn source(source: &Source) -> Value {
 }
 
 fn cookie(rule: &CookieRule) -> Value {
-    let CookieRule {
-        name,
-        keys: _,
-        secret_file,
-        max_age,
-        same_site,
-        secure,
-        partitioned,
-        path,
-        domain,
-    } = rule;
+    let CookieRule { name, keys: _, secret_file, max_age, same_site, secure, partitioned, path, domain } =
+        rule;
     let same_site = match same_site {
         SameSite::Lax => "lax",
         SameSite::Strict => "strict",

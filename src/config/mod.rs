@@ -97,11 +97,7 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()),
-            token_file: None,
-            tokens: None,
-        }
+        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()), token_file: None, tokens: None }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use super::ask::ask;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
-use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream::{Probed, Upstream};
 use crate::proxy::{Front, Pool, State};
 use crate::shutdown::Phase;
 
@@ -106,6 +106,12 @@ async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
             false
         }
     };
+    node.note_probe(Probed {
+        at: SystemTime::now(),
+        fault: answer.as_ref().err().map(ToString::to_string),
+        load: answer.as_ref().ok().and_then(|answer| answer.load),
+        release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
+    });
     let now = front.now();
     node.judge(now, |health| health.on_probe(answer.is_ok(), now));
     match answer {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -40,6 +40,8 @@ pub struct Upstream {
 struct Vitals {
     /// What probes and real traffic say.
     health: Mutex<Health>,
+    /// What its last probe brought; `None` before the first.
+    probed: Mutex<Option<Probed>>,
     /// Unused connections, and since when they are.
     kept: Mutex<Vec<(Instant, SendRequest<Body>)>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
@@ -48,6 +50,19 @@ struct Vitals {
     is_probed: AtomicBool,
     /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
     asked: AtomicU64,
+}
+
+/// What a probe of a node brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// When its answer came, or the lack of one was certain.
+    pub at: SystemTime,
+    /// Why it failed; `None` where it did not.
+    pub fault: Option<String>,
+    /// What the node says of its load: its connections and the most that it takes, all balancers together.
+    pub load: Option<(u64, u64)>,
+    /// The release that the node says it runs.
+    pub release: Option<String>,
 }
 
 /// A connection to send a request on.
@@ -74,6 +89,7 @@ impl Upstream {
         let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
         let vitals = Vitals {
             health: Mutex::new(health),
+            probed: Mutex::default(),
             kept: Mutex::default(),
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
@@ -154,6 +170,16 @@ impl Upstream {
             Some(change) => tracing::info!(pool, node, %change, "node state changed"),
             None => {}
         }
+    }
+
+    /// Remembers what a probe brought.
+    pub fn note_probe(&self, probed: Probed) {
+        *self.vitals.probed.lock() = Some(probed);
+    }
+
+    /// What the last probe brought.
+    pub fn probed(&self) -> Option<Probed> {
+        self.vitals.probed.lock().clone()
     }
 
     /// A new connection.
