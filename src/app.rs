@@ -11,17 +11,25 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress, LogFormat, LogPath};
-use crate::control::probe;
+use crate::control::{probe, report};
 use crate::log::access::{self, AccessLog, To};
 use crate::log::{self, Format};
 use crate::metrics::Metrics;
+use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{self, Front, State};
 use crate::relay::{Closing, Ledger, Outcome, Record, Relay};
+use crate::service;
 use crate::ws::close;
 
 /// The longest that a tunnel waits for its peers' answers to a Close at the end of the process.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// The part of the drain time, at most, that is kept for what comes after the last tunnel.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+
+/// How much later than that a relay thread may be, before the end goes on without it.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A running balancer.
 pub struct App {
@@ -29,15 +37,23 @@ pub struct App {
     drain: Duration,
     listeners: Vec<String>,
     admin: Option<String>,
-    /// Accept loops and the admin server.
+    /// Accept loops, the admin server, and the reports to the service manager.
     servers: JoinSet<()>,
 }
 
 impl App {
     /// Binds, asks every node once, and serves.
     pub async fn start(config: &Config) -> io::Result<Self> {
-        let listeners: Vec<Listener> =
-            config.listeners.iter().map(|listener| bind(&listener.address)).collect::<io::Result<_>>()?;
+        Self::start_on(config, Inherited::default()).await
+    }
+
+    /// The same, on those of the inherited sockets that the config names.
+    pub async fn start_on(config: &Config, mut inherited: Inherited) -> io::Result<Self> {
+        let listeners: Vec<Listener> = config
+            .listeners
+            .iter()
+            .map(|listener| open(&listener.address, &mut inherited))
+            .collect::<io::Result<_>>()?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
         let access = Arc::new(access_log(config, &metrics)?);
@@ -51,7 +67,8 @@ impl App {
             admin: None,
             servers: JoinSet::new(),
         };
-        app.serve_admin(config)?;
+        app.serve_admin(config, &mut inherited)?;
+        inherited.close_rest();
         probe::first_round(&app.front).await;
         probe::start(&app.front);
         for listener in listeners {
@@ -59,12 +76,14 @@ impl App {
             app.servers.spawn(proxy::accept::run(Arc::clone(&app.front), listener));
         }
         tracing::info!("serving");
+        service::ready(&report::status(&app.front));
+        app.servers.spawn(report::run(Arc::clone(&app.front)));
         Ok(app)
     }
 
-    fn serve_admin(&mut self, config: &Config) -> io::Result<()> {
+    fn serve_admin(&mut self, config: &Config, inherited: &mut Inherited) -> io::Result<()> {
         let Some(admin) = &config.admin else { return Ok(()) };
-        let listener = bind(&admin.address)?;
+        let listener = open(&admin.address, inherited)?;
         let address = listener.local();
         tracing::info!(%address, "admin listening");
         self.admin = Some(address);
@@ -98,9 +117,10 @@ impl App {
         let front = Arc::clone(&self.front);
         tracing::info!(tunnels = front.relay.live(), "stopping");
         front.shutdown.begin();
+        service::stopping(&report::status(&front));
         let grace = GRACE.min(self.drain / 2);
-        let closing =
-            Closing { code: close::GOING_AWAY, reason: "going away".into(), over: self.drain - grace, grace };
+        let over = self.drain - grace - LAST_STEPS.min(self.drain / 10);
+        let closing = Closing { code: close::GOING_AWAY, reason: "going away".into(), over, grace };
         front.relay.close(&closing);
         front.tasks.close();
         for pool in front.state.load().pools.values() {
@@ -109,9 +129,12 @@ impl App {
         let finishing = tokio::time::timeout(self.drain, front.tasks.wait());
         let relay = Arc::clone(&front);
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
-        let (finished, joined) = tokio::join!(finishing, joined);
-        if finished.is_err() || joined.is_err() {
+        let (finished, joined) = tokio::join!(finishing, tokio::time::timeout(self.drain + LATE, joined));
+        if finished.is_err() {
             tracing::warn!("some requests were cut at the end of the drain time");
+        }
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("a relay thread did not end in time");
         }
         front.shutdown.stop();
         while self.servers.join_next().await.is_some() {}
@@ -120,7 +143,16 @@ impl App {
     }
 }
 
-fn bind(address: &ListenAddress) -> io::Result<Listener> {
+/// A listener on `address`: the inherited one, or one that is bound.
+fn open(address: &ListenAddress, inherited: &mut Inherited) -> io::Result<Listener> {
+    let found = match address {
+        ListenAddress::Tcp(address) => inherited.tcp(*address),
+        ListenAddress::Unix(path) => inherited.unix(path),
+    };
+    if let Some(listener) = found {
+        tracing::info!(%address, "took over an inherited socket");
+        return Ok(listener);
+    }
     let bound = match address {
         ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
         ListenAddress::Unix(path) => Listener::bind_unix(path),
@@ -183,12 +215,18 @@ fn readiness(front: &Front) -> Readiness {
     Readiness::NotReady("no node is up")
 }
 
-/// Runs a balancer until SIGTERM or SIGINT.
+/// Runs a balancer until SIGTERM or SIGINT; see [`run_until`].
 pub fn run(config: Config) -> io::Result<()> {
-    run_until(async move { App::start(&config).await })
+    // While there is one thread only: it takes variables out of the environment.
+    let inherited = Inherited::from_env();
+    run_until(async move { App::start_on(&config, inherited).await })
 }
 
-/// Runs what `start` starts until SIGTERM or SIGINT; a second one ends at once.
+/// Runs what `start` starts until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// What keeps it from starting; `Interrupted` when a second signal cut the orderly end short.
 pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()> {
     log::init(Format::Text);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -204,12 +242,15 @@ pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()>
             _ = int.recv() => {}
         }
         tokio::select! {
-            () = app.stop() => {}
-            _ = term.recv() => tracing::warn!("ended at once, as asked a second time"),
-            _ = int.recv() => tracing::warn!("ended at once, as asked a second time"),
+            () = app.stop() => Ok(()),
+            _ = term.recv() => Err(cut_short()),
+            _ = int.recv() => Err(cut_short()),
         }
-        Ok(())
     });
     runtime.shutdown_background();
     outcome
+}
+
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "ended at once, as asked by a second signal")
 }
