@@ -199,8 +199,6 @@ impl Engine {
         let _ = rustix::io::read(&*self.wake, &mut counter);
         while let Ok(command) = self.inbox.try_recv() {
             match command {
-                // Who asked may have given up by now.
-                Command::Answer(to) => drop(to.send(())),
                 Command::Adopt(tunnel) => self.adopt(*tunnel),
                 Command::Close(closing) => self.begin_last_call(closing),
             }

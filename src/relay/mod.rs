@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
@@ -127,8 +127,6 @@ pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 
 /// What a relay thread can be told.
 enum Command {
-    /// Say that the loop turns.
-    Answer(Sender<()>),
     Adopt(Box<Tunnel>),
     Close(Closing),
 }
@@ -190,16 +188,6 @@ impl Relay {
         for thread in &self.threads {
             thread.tell(Command::Close(closing.clone()));
         }
-    }
-
-    /// Whether every thread's loop turns within this time. Blocks for as long at most.
-    pub fn answers(&self, within: Duration) -> bool {
-        let end = Instant::now() + within;
-        let (answer, answers) = channel();
-        let asked = self.threads.iter().all(|thread| thread.tell(Command::Answer(answer.clone())));
-        drop(answer);
-        let left = || end.saturating_duration_since(Instant::now());
-        asked && self.threads.iter().all(|_| answers.recv_timeout(left()).is_ok())
     }
 
     /// Waits for the threads to end, which they do after [`close`](Self::close). Blocks.
