@@ -6,12 +6,20 @@
 //! Rules of the hot path: one read and one write per message; no allocation, no lock, no clock call, no log. The
 //! time is taken once per turn of a thread's loop; one sweep a second serves all idle deadlines. Nothing here knows
 //! pools, routes or config: a tunnel carries the few values it needs ([`Rules`]).
+//!
+//! While tunnels run, the threads can be told to close some of them ([`Relay::close_some`]) and asked what they are
+//! ([`Relay::sessions`]).
 
+mod closing;
 mod end;
 mod engine;
+mod listing;
 pub mod pipe;
+mod round;
 mod tunnel;
 
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -23,8 +31,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::oneshot;
+
+pub use closing::{Closing, Departures, Which};
+pub use listing::{Filter, Snapshot};
 
 use crate::metrics::{Seat, Side};
+
+/// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
+const STRETCH: usize = 512;
 
 /// What the relay may need to know about a session, and gives back with its outcome.
 #[derive(Debug)]
@@ -88,6 +103,10 @@ pub enum Why {
     Garbage,
     /// The balancer stops.
     Shutdown,
+    /// The tunnel's node, or pool, is drained.
+    Drained,
+    /// An operator ended this session.
+    Killed,
 }
 
 impl Why {
@@ -101,6 +120,8 @@ impl Why {
             Self::TooBig => "message_too_big",
             Self::Garbage => "garbage",
             Self::Shutdown => "shutdown",
+            Self::Drained => "drained",
+            Self::Killed => "killed",
         }
     }
 }
@@ -128,20 +149,8 @@ pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 /// What a relay thread can be told.
 enum Command {
     Adopt(Box<Tunnel>),
-    Close(Closing),
-}
-
-/// Ends every tunnel, and the thread once the last is gone.
-#[derive(Debug, Clone)]
-pub struct Closing {
-    /// The close code for both sides.
-    pub code: u16,
-    /// The reason in the Close frame.
-    pub reason: Arc<str>,
-    /// The closes are spread evenly over this time, in random order.
-    pub over: Duration,
-    /// How long each waits for its peers to answer the Close.
-    pub grace: Duration,
+    Close(Box<round::Round>),
+    List(Box<listing::Listing>),
 }
 
 /// The relay threads.
@@ -183,11 +192,45 @@ impl Relay {
         self.threads.iter().map(|thread| thread.tunnels.load(Relaxed)).sum()
     }
 
-    /// Begins to end every tunnel; [`join`](Self::join) returns when the last is gone.
+    /// Begins to end every tunnel, also those that are still to come; [`join`](Self::join) returns when the last
+    /// is gone.
     pub fn close(&self, closing: &Closing) {
+        self.begin(Which::All, closing, true);
+    }
+
+    /// Begins to close some of the tunnels, spread over all threads together; the threads live on.
+    ///
+    /// Tunnels that are adopted later are not touched: first see to it that no new session comes to what is being
+    /// closed, and ask again for those that were on their way.
+    pub fn close_some(&self, which: Which, closing: &Closing) -> Departures {
+        self.begin(which, closing, false)
+    }
+
+    fn begin(&self, which: Which, closing: &Closing, is_last: bool) -> Departures {
+        let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
+        let seed = RandomState::new().hash_one(closing.over);
+        let plan = closing::Plan::new(which, closing.clone(), seed, wakes);
         for thread in &self.threads {
-            thread.tell(Command::Close(closing.clone()));
+            thread.tell(Command::Close(Box::new(round::Round::new(Arc::clone(&plan), is_last))));
         }
+        Departures::new(&plan)
+    }
+
+    /// The `limit` sessions with the lowest ids above `after`, in their order. A page that is full may have more
+    /// behind it: ask again with its last id.
+    pub fn sessions(
+        &self,
+        filter: &Filter,
+        after: Option<u64>,
+        limit: usize,
+    ) -> impl Future<Output = Vec<Snapshot>> + Send + use<> {
+        let query = Arc::new(listing::Query { filter: filter.clone(), after, limit });
+        let ask = |thread: &Thread| {
+            let (reply, answer) = oneshot::channel();
+            thread.tell(Command::List(Box::new(listing::Listing::new(Arc::clone(&query), reply))));
+            answer
+        };
+        listing::page(self.threads.iter().map(ask).collect(), limit)
     }
 
     /// Waits for the threads to end, which they do after [`close`](Self::close). Blocks.
@@ -216,8 +259,17 @@ impl Thread {
 
     fn tell(&self, command: Command) -> bool {
         let told = self.commands.send(command).is_ok();
-        // A full eventfd counter means that the thread is being woken already.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        wake(&self.wake);
         told
     }
+}
+
+fn wake(eventfd: &OwnedFd) {
+    // A full counter means that the thread is being woken already.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+/// As the threads' clocks count; a time too long to be told is the longest.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,9 +4,12 @@
 //! own (idle, too big, garbage, shutdown). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
 use super::end::{End, Read};
 use super::pipe::{Fault, HEADROOM, Pipe};
-use super::{Outcome, Record, Tunnel, Why};
+use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
 use crate::ws::close;
 use crate::ws::tracker::Tally;
@@ -70,9 +73,11 @@ pub struct Live {
     /// Idle time allowed. In milliseconds.
     idle: u64,
     /// When the tunnel was adopted, on the thread's clock.
-    adopted: u64,
+    pub adopted: u64,
     /// When a byte last passed, on the thread's clock.
     active: u64,
+    /// When a text or binary message last began, on the thread's clock; 0 before the first.
+    messaged: u64,
     /// When the tunnel is cut whatever the peers do; `u64::MAX` while nothing closes it.
     deadline: u64,
     /// Who began the end, with which code, and why.
@@ -89,9 +94,10 @@ impl Live {
             pipes: Default::default(),
             record: tunnel.record,
             max_message: tunnel.rules.max_message,
-            idle: u64::try_from(tunnel.rules.idle.as_millis()).unwrap_or(u64::MAX),
+            idle: millis(tunnel.rules.idle),
             adopted: turn.now,
             active: turn.now,
+            messaged: 0,
             deadline: u64::MAX,
             cause: None,
             queued: false,
@@ -180,6 +186,9 @@ impl Live {
         let fault = pipe.feed(piece, self.max_message, &mut tally, |bytes| to.put(bytes));
         let shard = self.record.seat.shard(turn.thread);
         shard.add(if from == CLIENT { Direction::In } else { Direction::Out }, len as u64, &tally);
+        if tally[0] + tally[1] > 0 {
+            self.messaged = turn.now.max(1);
+        }
         if tally[4] > 0 {
             self.note_close(from, turn.now);
         }
@@ -244,11 +253,6 @@ impl Live {
         if self.is_over() { Progress::Over } else { Progress::Rests }
     }
 
-    /// A deadline runs.
-    pub fn is_closing(&self) -> bool {
-        self.deadline != u64::MAX
-    }
-
     /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
     fn is_over(&self) -> bool {
         if self.ends.iter().all(|end| (end.ended && end.finished) || end.broken) {
@@ -267,6 +271,37 @@ impl Live {
         (heard && !end.is_backed_up()) || end.broken
     }
 
+    /// The session as it is at `now` on the thread's clock, which is `wall` on the wall.
+    pub fn snapshot(&self, now: u64, wall: SystemTime) -> Snapshot {
+        let record = &self.record;
+        let ago = Duration::from_millis(now.saturating_sub(self.messaged));
+        Snapshot {
+            id: record.id,
+            client: record.client,
+            pool: Arc::clone(&record.seat.pool),
+            node: Arc::clone(&record.seat.node),
+            route: Arc::clone(&record.route),
+            generation: record.generation,
+            opened_at: record.opened_at,
+            affinity: record.affinity,
+            bytes: self.bytes(),
+            messages: self.messages(),
+            last_message_at: if self.messaged == 0 { None } else { wall.checked_sub(ago) },
+            round_trip: None,
+            is_closing: self.deadline != u64::MAX,
+        }
+    }
+
+    /// Bytes read from the client and from the node.
+    fn bytes(&self) -> [u64; 2] {
+        [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()]
+    }
+
+    /// Text and binary messages from the client and from the node.
+    fn messages(&self) -> [u64; 2] {
+        [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()]
+    }
+
     /// The one outcome. The sockets close when `self` is dropped.
     pub fn outcome(&self, now: u64) -> Outcome {
         let cut = (Side::Balancer, close::ABNORMAL, Why::Broken);
@@ -275,9 +310,9 @@ impl Live {
             side,
             code,
             why,
-            duration: std::time::Duration::from_millis(now - self.adopted),
-            bytes: [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()],
-            messages: [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()],
+            duration: Duration::from_millis(now - self.adopted),
+            bytes: self.bytes(),
+            messages: self.messages(),
         }
     }
 }
