@@ -107,7 +107,7 @@ fn pool(pool: &Pool) -> Value {
         health,
         rule,
         timeouts: Timeouts { connect, handshake, idle, request },
-        messages: Messages { max_size },
+        messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
     } = pool;
     let Rule { rise: _, fall: _, failures, eject, slow_start } = rule;
@@ -125,7 +125,7 @@ fn pool(pool: &Pool) -> Value {
             "idle": time(idle),
             "request": time(request),
         },
-        "messages": { "max_size": max_size.map(show_size) },
+        "messages": { "max_size": max_size.map(show_size), "ping": ping.as_ref().map(time) },
         "drain": { "over": time(over), "code": code, "reason": reason },
     })
 }

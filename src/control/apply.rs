@@ -8,7 +8,6 @@
 //! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
 
 use std::future::Future;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,13 +22,13 @@ use tokio_util::task::TaskTracker;
 use super::doors::{Bound, Doors};
 use super::leave::Leaving;
 use super::load::{Reading, read};
+use super::pages;
 use super::probe::{self, Probes};
-use crate::config::{Change, Config, Fault, Faults, LogFormat, LogPath, diff};
-use crate::log::Format;
-use crate::log::access::{AccessLog, To};
-use crate::metrics::Metrics;
+use super::report;
+use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
 use crate::proxy::{self, Front};
+use crate::service;
 use crate::shutdown::Phase;
 
 /// How long after a fault the files are read once more: a certificate and its key, or a file that is written in
@@ -110,9 +109,9 @@ impl Reload {
         self.config.load_full()
     }
 
-    /// The config file, where there is one.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// What every connection shares.
+    pub fn front(&self) -> &Arc<Front> {
+        &self.front
     }
 
     /// The config file and all that it names, as they were read last.
@@ -166,6 +165,7 @@ impl Reload {
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
             let mut turn = this.turn.lock().await;
+            service::reloading();
             let outcome = this.put_into_effect(&mut turn, config).await;
             this.tell(&outcome);
             outcome
@@ -201,6 +201,7 @@ impl Reload {
                 return None;
             }
         }
+        service::reloading();
         turn.seen = Some(reading.digest);
         *self.files.lock() = reading.files;
         match reading.config {
@@ -222,10 +223,6 @@ impl Reload {
             return Ok(changes);
         }
         let bound = self.doors.lock().bind(&old, &new).map_err(|faults| Faults::new(&self.file(), faults))?;
-        let log = match old.access_log == new.access_log {
-            true => None,
-            false => Some(access_log(&new, &front.metrics).map_err(|error| self.fault(error))?),
-        };
         let before = front.state.load_full();
         let next = Arc::new(before.next(&new, &front.metrics));
         let mut joining = probe::nodes(&next);
@@ -234,6 +231,8 @@ impl Reload {
         if front.shutdown.phase() != Phase::Serving {
             return Err(self.fault("the balancer is stopping"));
         }
+        let logged = front.access.change(pages::wish(&new.access_log));
+        logged.map_err(|error| self.fault(format_args!("access_log: cannot be opened: {error}")))?;
         let new = Arc::new(new);
         self.config.store(Arc::clone(&new));
         // No wait from here to the doors: a change is whole at any moment.
@@ -242,7 +241,6 @@ impl Reload {
         turn.probes.follow(front);
         let closing = self.open(bound, &old, &new);
         closing.wait().await;
-        self.finish_log(log.map(|log| front.access.replace(log))).await;
         Ok(changes)
     }
 
@@ -270,17 +268,9 @@ impl Reload {
         self.doors.lock().open(bound, (old, new), [&clients, &admin])
     }
 
-    /// The lines that the log before had queued are written; a slow disk holds up this reload only.
-    async fn finish_log(&self, before: Option<AccessLog>) {
-        if let Some(before) = before {
-            let finished = self.front.tasks.spawn_blocking(move || before.finish());
-            // A panic of the writer has been said by its thread.
-            let _ = finished.await;
-        }
-    }
-
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
         self.front.metrics.reload(outcome.is_ok());
+        service::ready(&report::status(&self.front));
         match outcome {
             Ok(changes) => {
                 for change in changes {
@@ -308,7 +298,7 @@ impl Reload {
 }
 
 /// Logs what is unwise in a config.
-pub fn warn_of(config: &Config, file: &str) {
+fn warn_of(config: &Config, file: &str) {
     for warning in &config.warnings {
         tracing::warn!(warning = %warning.line(file, ""), "config is unwise");
     }
@@ -319,23 +309,4 @@ async fn read_aside(path: &Path) -> Reading {
     let owned = path.to_owned();
     let reading = tokio::task::spawn_blocking(move || read(&owned)).await;
     reading.unwrap_or_else(|_| Reading::broken_off(path))
-}
-
-/// The access log that `config` asks for.
-///
-/// # Errors
-///
-/// When its file cannot be opened or no thread can be had.
-pub fn access_log(config: &Config, metrics: &Metrics) -> io::Result<AccessLog> {
-    let format = match config.access_log.format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Text => Format::Text,
-        LogFormat::Off => return Ok(AccessLog::silent(metrics.access_log_dropped())),
-    };
-    let to = match &config.access_log.path {
-        LogPath::Stdout => To::Stdout,
-        LogPath::File(path) => To::File(path.clone()),
-    };
-    AccessLog::start(format, &to, metrics.access_log_dropped())
-        .map_err(|error| io::Error::new(error.kind(), format!("access_log: cannot be opened: {error}")))
 }

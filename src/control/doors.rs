@@ -4,7 +4,6 @@
 //! address stays is not touched: its queue of connections in the kernel outlives every reload.
 
 use std::io;
-use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,19 +42,20 @@ pub(super) type Accept<'a> = &'a dyn Fn(Listener, CancellationToken) -> JoinHand
 pub(super) struct Closing(Vec<Door>);
 
 impl Bound {
-    /// Binds everything that `config` names, for a start: `bind` makes one listener.
+    /// Binds everything that `config` names, for a start. `bind` makes one listener, and is told whether it is the
+    /// one of the admin API.
     ///
     /// # Errors
     ///
     /// The first address that cannot be bound.
     pub fn all(
         config: &Config,
-        mut bind: impl FnMut(&ListenAddress) -> io::Result<Listener>,
+        mut bind: impl FnMut(&ListenAddress, bool) -> io::Result<Listener>,
     ) -> io::Result<Self> {
-        let clients = config.listeners.iter().map(|listener| bind(&listener.address).map(Some));
+        let clients = config.listeners.iter().map(|listener| bind(&listener.address, false).map(Some));
         Ok(Self {
             clients: clients.collect::<io::Result<_>>()?,
-            admin: config.admin.as_ref().map(|admin| bind(&admin.address)).transpose()?,
+            admin: config.admin.as_ref().map(|admin| bind(&admin.address, true)).transpose()?,
         })
     }
 }
@@ -68,7 +68,8 @@ impl Doors {
     /// A fault for each address that cannot be bound; nothing stays bound then.
     pub fn bind(&self, old: &Config, new: &Config) -> Result<Bound, Vec<Fault>> {
         let mut faults = Vec::new();
-        let mut try_bind = |address: &ListenAddress, at: Option<&Position>| {
+        type Bind = fn(&ListenAddress) -> io::Result<Listener>;
+        let mut try_bind = |bind: Bind, address: &ListenAddress, at: Option<&Position>| {
             let fault = |error| fault(old, address, at, &error);
             bind(address).map_err(|error| faults.push(fault(error))).ok()
         };
@@ -76,12 +77,12 @@ impl Doors {
         let wanted = new.listeners.iter().zip(places).enumerate();
         let clients = wanted.map(|(index, (listener, place))| match place {
             Some(_) => None,
-            None => try_bind(&listener.address, new.places.listeners.get(index)),
+            None => try_bind(bind, &listener.address, new.places.listeners.get(index)),
         });
         let clients = clients.collect();
         let present = old.admin.as_ref().map(|admin| &admin.address);
         let wanted = new.admin.as_ref().map(|admin| &admin.address).filter(|address| present != Some(*address));
-        let admin = wanted.and_then(|address| try_bind(address, new.places.admin.as_ref()));
+        let admin = wanted.and_then(|address| try_bind(bind_admin, address, new.places.admin.as_ref()));
         if faults.is_empty() { Ok(Bound { clients, admin }) } else { Err(faults) }
     }
 
@@ -142,6 +143,22 @@ pub fn bind(address: &ListenAddress) -> io::Result<Listener> {
         ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
         ListenAddress::Unix(path) => Listener::bind_unix(path),
     };
+    said(address, bound)
+}
+
+/// The same for the admin API: the file of a Unix socket is its owner's alone, who can connect to it needs no token.
+///
+/// # Errors
+///
+/// As in bind(2), with the address.
+pub fn bind_admin(address: &ListenAddress) -> io::Result<Listener> {
+    match address {
+        ListenAddress::Tcp(_) => bind(address),
+        ListenAddress::Unix(path) => said(address, Listener::bind_private_unix(path)),
+    }
+}
+
+fn said(address: &ListenAddress, bound: io::Result<Listener>) -> io::Result<Listener> {
     bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 

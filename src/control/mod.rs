@@ -1,4 +1,5 @@
-//! The control plane: loading the config and putting another one into effect, and watching the nodes.
+//! The control plane: loading the config and putting another one into effect, watching the nodes, and telling the
+//! service manager.
 //!
 //! [`Reload`] is the way in: it has the running config, and whoever wants another one asks it.
 
@@ -9,7 +10,8 @@ mod leave;
 pub mod load;
 pub mod pages;
 pub mod probe;
+pub mod report;
 pub mod watch;
 
-pub use apply::{Reload, ServeAdmin, access_log, warn_of};
-pub use doors::{Bound, bind};
+pub use apply::{Reload, ServeAdmin};
+pub use doors::{Bound, bind, bind_admin};
