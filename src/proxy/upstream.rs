@@ -30,7 +30,8 @@ pub struct Upstream {
     pub meter: Arc<Meter>,
     connect: Duration,
     health: Mutex<Health>,
-    kept: Mutex<Vec<(Instant, SendRequest<Body>)>>,
+    /// Unused connections and since when they are; `None` once they have been let go of.
+    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
 }
 
 /// A connection to send a request on.
@@ -54,7 +55,7 @@ impl Upstream {
             meter,
             connect: pool.timeouts.connect,
             health: Mutex::new(health),
-            kept: Mutex::default(),
+            kept: Mutex::new(Some(Vec::new())),
         }
     }
 
@@ -113,12 +114,13 @@ impl Upstream {
     }
 
     fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
-        self.kept.lock().pop()
+        self.kept.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
         let mut kept = self.kept.lock();
+        let Some(kept) = kept.as_mut() else { return };
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
         }
@@ -126,8 +128,9 @@ impl Upstream {
         kept.drain(..first);
     }
 
-    /// Lets go of every unused connection.
+    /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
+    /// would hold up the end until its node closes it.
     pub fn release(&self) {
-        self.kept.lock().clear();
+        *self.kept.lock() = None;
     }
 }
