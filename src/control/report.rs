@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::proxy::Front;
 use crate::service;
@@ -54,7 +54,7 @@ pub fn status(front: &Front) -> String {
         Phase::Draining | Phase::Stopped => "draining",
     };
     let generation = front.state.load().generation;
-    format!("{phase}, {} tunnels, generation {generation}", front.relay.live())
+    format!("{phase}, tunnels: {}, generation: {generation}", front.relay.live())
 }
 
 async fn is_alive(front: &Arc<Front>, within: Duration) -> bool {
@@ -62,7 +62,6 @@ async fn is_alive(front: &Arc<Front>, within: Duration) -> bool {
         return true;
     }
     let mut asked = JoinSet::new();
-    let relay = Arc::clone(front);
-    asked.spawn(async move { spawn_blocking(move || relay.relay.answers(within)).await.unwrap_or(false) });
-    asked.join_next().await.is_some_and(|answer| answer.unwrap_or(false))
+    asked.spawn(timeout(within, front.relay.turned()));
+    matches!(asked.join_next().await, Some(Ok(Ok(true))))
 }

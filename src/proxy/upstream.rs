@@ -40,6 +40,7 @@ pub struct Upstream {
 struct Vitals {
     /// What probes and real traffic say.
     health: Mutex<Health>,
+<<<<<<< HEAD
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
     /// Unused connections, and since when they are.
@@ -63,6 +64,10 @@ pub struct Probed {
     pub load: Option<(u64, u64)>,
     /// The release that the node says it runs.
     pub release: Option<String>,
+=======
+    /// Unused connections and since when they are; `None` once they have been let go of.
+    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
+>>>>>>> h-ops
 }
 
 /// A connection to send a request on.
@@ -89,6 +94,7 @@ impl Upstream {
         let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
         let vitals = Vitals {
             health: Mutex::new(health),
+<<<<<<< HEAD
             probed: Mutex::default(),
             kept: Mutex::default(),
             is_removed: AtomicBool::new(false),
@@ -113,6 +119,9 @@ impl Upstream {
         if self.vitals.is_probed.swap(is_probed, Relaxed) && !is_probed {
             // What its probes said last would stay for ever.
             *health = Health::unprobed(pool.rule);
+=======
+            kept: Mutex::new(Some(Vec::new())),
+>>>>>>> h-ops
         }
         self.meter.capacity(self.node.max_connections);
         self.meter.state(health.state(now).as_str());
@@ -210,15 +219,24 @@ impl Upstream {
     }
 
     fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
+<<<<<<< HEAD
         self.vitals.kept.lock().pop()
+=======
+        self.kept.lock().as_mut()?.pop()
+>>>>>>> h-ops
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
+<<<<<<< HEAD
         let mut kept = self.vitals.kept.lock();
         if self.vitals.is_removed.load(Relaxed) {
             return;
         }
+=======
+        let mut kept = self.kept.lock();
+        let Some(kept) = kept.as_mut() else { return };
+>>>>>>> h-ops
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
         }
@@ -226,8 +244,13 @@ impl Upstream {
         kept.drain(..first);
     }
 
-    /// Lets go of every unused connection.
+    /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
+    /// would hold up the end until its node closes it.
     pub fn release(&self) {
+<<<<<<< HEAD
         self.vitals.kept.lock().clear();
+=======
+        *self.vitals.kept.lock() = None;
+>>>>>>> h-ops
     }
 }

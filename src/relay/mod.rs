@@ -173,6 +173,8 @@ pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 
 /// What a relay thread can be told.
 enum Command {
+    /// Say that the loop turns.
+    Answer(oneshot::Sender<()>),
     Adopt(Box<Tunnel>),
     Close(Box<round::Round>),
     List(Box<listing::Listing>),
@@ -258,6 +260,24 @@ impl Relay {
         listing::page(self.threads.iter().map(ask).collect(), limit)
     }
 
+    /// True once the loop of every thread has turned; false when one has ended.
+    pub fn turned(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |thread: &Thread| {
+            let (reply, answer) = oneshot::channel();
+            thread.tell(Command::Answer(reply)).then_some(answer)
+        };
+        let answers: Vec<_> = self.threads.iter().map(ask).collect();
+        async move {
+            for answer in answers {
+                let Some(answer) = answer else { return false };
+                if answer.await.is_err() {
+                    return false;
+                }
+            }
+            true
+        }
+    }
+
     /// Waits for the threads to end, which they do after [`close`](Self::close). Blocks.
     pub fn join(&self) {
         for thread in &self.threads {
@@ -297,4 +317,21 @@ fn wake(eventfd: &OwnedFd) {
 /// As the threads' clocks count; a time too long to be told is the longest.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn idle_threads_turn_when_asked_and_ended_ones_do_not() {
+        let ledger: Ledger = Arc::new(|_, _| {});
+        let relay = Relay::start(3, &ledger).unwrap();
+        assert!(relay.turned().await);
+        let unanswered = relay.turned();
+        relay.close(&Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO });
+        relay.join();
+        assert!(!relay.turned().await);
+        drop(unanswered);
+    }
 }

@@ -208,7 +208,7 @@ impl Raw {
                 String::from_utf8_lossy(&rest)
             );
         }
-        String::from_utf8(rest).unwrap()
+        String::from_utf8_lossy(&rest).into_owned()
     }
 }
 

@@ -159,7 +159,7 @@ fn an_address_in_use_is_said_with_1() {
     let config = config(&node, "1s", "health: null").replacen("127.0.0.1:0", &taken, 1);
     let mut balancer = Balancer::start(&config, |_| {});
     assert_eq!(balancer.exit_code(), 1);
-    let said = format!("mainstay: cannot listen on {taken}: Address in use (os error 98)");
+    let said = format!("mainstay: cannot listen on {taken}: Address already in use (os error 98)");
     assert!(balancer.log().ends_with(&said), "{}", balancer.log());
     drop(Raw::new(TcpStream::connect(&taken).unwrap()));
 }

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use crate::balancer::{Balancer, DEADLINE, Raw, asked, close_code, config, node, path_in, tunnel};
 
 /// The service manager's side of the notification socket.
-struct Manager {
+struct Supervisor {
     socket: UnixDatagram,
     folder: TempDir,
 }
 
-impl Manager {
+impl Supervisor {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(path_in(&folder, "notify")).unwrap();
@@ -51,56 +51,56 @@ impl Manager {
 
 #[test]
 fn it_is_ready_when_the_first_probes_are_answered_and_says_when_it_stops() {
-    let (manager, node) = (Manager::new(), node());
+    let (supervisor, node) = (Supervisor::new(), node());
     let config = config(&node, "1s", "health: { http: {}, timeout: 1h, interval: 1h }");
-    let mut balancer = Balancer::start(&config, |command| manager.introduce(command));
+    let mut balancer = Balancer::start(&config, |command| supervisor.introduce(command));
     let (mut probed, _) = asked(&node);
-    manager.has_heard_nothing();
+    supervisor.has_heard_nothing();
     probed.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(manager.heard(), ["READY=1", "STATUS=serving, 0 tunnels, generation 1"]);
+    assert_eq!(supervisor.heard(), ["READY=1", "STATUS=serving, tunnels: 0, generation: 1"]);
     balancer.wait_until_serving();
     balancer.signal(Signal::TERM);
-    let mut last = manager.heard();
+    let mut last = supervisor.heard();
     while last[0] != "STOPPING=1" {
-        assert_eq!(last, ["STATUS=serving, 0 tunnels, generation 1"]);
-        last = manager.heard();
+        assert_eq!(last, ["STATUS=serving, tunnels: 0, generation: 1"]);
+        last = supervisor.heard();
     }
-    assert_eq!(last, ["STOPPING=1", "STATUS=draining, 0 tunnels, generation 1"]);
+    assert_eq!(last, ["STOPPING=1", "STATUS=draining, tunnels: 0, generation: 1"]);
     assert_eq!(balancer.exit_code(), 0);
 }
 
 #[test]
 fn the_watchdog_gets_signs_of_life_to_the_very_end_and_the_status_follows() {
-    let (manager, node) = (Manager::new(), node());
+    let (supervisor, node) = (Supervisor::new(), node());
     let mut balancer = Balancer::start(&config(&node, "2s", "health: null"), |command| {
-        manager.introduce(command);
+        supervisor.introduce(command);
         command.env("WATCHDOG_USEC", "200000");
     });
     balancer.wait_until_serving();
     for _ in 0..3 {
-        manager.hears("WATCHDOG=1");
+        supervisor.hears("WATCHDOG=1");
     }
     let (mut client, _node) = tunnel(&balancer, &node);
-    manager.hears("STATUS=serving, 1 tunnels, generation 1");
+    supervisor.hears("STATUS=serving, tunnels: 1, generation: 1");
     balancer.signal(Signal::TERM);
-    manager.hears("STOPPING=1");
-    manager.hears("WATCHDOG=1");
+    supervisor.hears("STOPPING=1");
+    supervisor.hears("WATCHDOG=1");
     assert_eq!(close_code(&mut client), 1001);
     assert_eq!(balancer.exit_code(), 0, "{}", balancer.log());
 }
 
 #[test]
 fn the_watchdog_of_another_process_is_not_fed() {
-    let (manager, node) = (Manager::new(), node());
+    let (supervisor, node) = (Supervisor::new(), node());
     let mut balancer = Balancer::start(&config(&node, "1s", "health: null"), |command| {
-        manager.introduce(command);
+        supervisor.introduce(command);
         command.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1");
     });
     balancer.wait_until_serving();
-    manager.hears("READY=1");
+    supervisor.hears("READY=1");
     balancer.signal(Signal::TERM);
     loop {
-        let heard = manager.heard();
+        let heard = supervisor.heard();
         assert!(!heard.contains(&"WATCHDOG=1".to_owned()));
         if heard.contains(&"STOPPING=1".to_owned()) {
             break;
