@@ -40,11 +40,10 @@ pub struct Upstream {
 struct Vitals {
     /// What probes and real traffic say.
     health: Mutex<Health>,
-<<<<<<< HEAD
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
-    /// Unused connections, and since when they are.
-    kept: Mutex<Vec<(Instant, SendRequest<Body>)>>,
+    /// Unused connections and since when they are; `None` once they have been let go of.
+    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
@@ -64,10 +63,6 @@ pub struct Probed {
     pub load: Option<(u64, u64)>,
     /// The release that the node says it runs.
     pub release: Option<String>,
-=======
-    /// Unused connections and since when they are; `None` once they have been let go of.
-    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
->>>>>>> h-ops
 }
 
 /// A connection to send a request on.
@@ -94,9 +89,8 @@ impl Upstream {
         let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
         let vitals = Vitals {
             health: Mutex::new(health),
-<<<<<<< HEAD
             probed: Mutex::default(),
-            kept: Mutex::default(),
+            kept: Mutex::new(Some(Vec::new())),
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
             asked: AtomicU64::new(0),
@@ -119,9 +113,6 @@ impl Upstream {
         if self.vitals.is_probed.swap(is_probed, Relaxed) && !is_probed {
             // What its probes said last would stay for ever.
             *health = Health::unprobed(pool.rule);
-=======
-            kept: Mutex::new(Some(Vec::new())),
->>>>>>> h-ops
         }
         self.meter.capacity(self.node.max_connections);
         self.meter.state(health.state(now).as_str());
@@ -132,7 +123,7 @@ impl Upstream {
         let _health = self.vitals.health.lock();
         self.vitals.is_removed.store(true, Relaxed);
         self.meter.state(State::Removed.as_str());
-        self.vitals.kept.lock().clear();
+        self.release();
     }
 
     /// What the picker wants to know.
@@ -219,24 +210,13 @@ impl Upstream {
     }
 
     fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
-<<<<<<< HEAD
-        self.vitals.kept.lock().pop()
-=======
-        self.kept.lock().as_mut()?.pop()
->>>>>>> h-ops
+        self.vitals.kept.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
-<<<<<<< HEAD
         let mut kept = self.vitals.kept.lock();
-        if self.vitals.is_removed.load(Relaxed) {
-            return;
-        }
-=======
-        let mut kept = self.kept.lock();
         let Some(kept) = kept.as_mut() else { return };
->>>>>>> h-ops
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
         }
@@ -247,10 +227,6 @@ impl Upstream {
     /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
     /// would hold up the end until its node closes it.
     pub fn release(&self) {
-<<<<<<< HEAD
-        self.vitals.kept.lock().clear();
-=======
         *self.vitals.kept.lock() = None;
->>>>>>> h-ops
     }
 }

@@ -188,6 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ws::tracker::Token;
     use crate::ws::{close, frame};
 
     fn up_to(limit: u64) -> Heed {
@@ -293,7 +294,79 @@ mod tests {
         assert_eq!(out, close::close_frame(1002, "", None));
     }
 
+    #[test]
+    fn a_ping_does_not_take_the_place_of_a_close_that_waits() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        let hello = text("hello");
+        feed(&mut pipe, &hello[..4], &mut out);
+        let (ping, bye) =
+            (frame::control(frame::opcode::PING, b"", None), close::close_frame(1012, "", None));
+        pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(ping, false, |bytes| out.extend_from_slice(bytes));
+        feed(&mut pipe, &hello[4..], &mut out);
+        assert_eq!(out, [hello, bye].concat());
+    }
+
+    /// What a stream of frames of one kind looks like to a reader.
+    fn read_frames(mut stream: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while let frame::Decoded::Header(header) = frame::decode(stream) {
+            let (one, rest) = stream.split_at(usize::from(header.size) + header.len as usize);
+            frames.push(one.to_vec());
+            stream = rest;
+        }
+        assert_eq!(stream, b"", "the stream ends between two frames");
+        frames
+    }
+
     proptest! {
+        #[test]
+        fn i6_pings_and_a_close_come_out_between_frames_and_our_pongs_not_at_all(
+            sizes in prop::collection::vec((0usize..300, 0u8..3), 1..20),
+            chunks in prop::collection::vec(1usize..40, 1..100),
+            pings in prop::collection::vec(0usize..100, 0..6), close_at in 0usize..150,
+        ) {
+            let token = Token(0x0102_0304_0506_0708);
+            let heed = Heed { limit: u64::MAX, pings: Some(token) };
+            let frame = |(at, &(size, kind)): (usize, &(usize, u8))| match kind {
+                0 => frame::control(frame::opcode::PONG, &token.payload(), Some([at as u8; 4])),
+                1 => frame::control(frame::opcode::PONG, &[at as u8; 8], Some([3; 4])),
+                _ => [&[0x82, 126][..], &(size as u16).to_be_bytes(), &vec![at as u8; size]].concat(),
+            };
+            let sent: Vec<Vec<u8>> = sizes.iter().enumerate().map(frame).collect();
+            let theirs: Vec<_> = sent.iter().zip(&sizes).filter(|(_, kind)| kind.1 != 0).map(|(f, _)| f).collect();
+            let (ping, bye) = (frame::control(frame::opcode::PING, b"ours", None), close::close_frame(1012, "", None));
+            let (mut pipe, mut out, stream) = (Pipe::default(), Vec::new(), sent.concat());
+            let (mut at, mut turn, mut closed_at) = (0, 0, None);
+            while at < stream.len() {
+                if pings.contains(&turn) {
+                    pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
+                }
+                if turn == close_at {
+                    pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
+                    closed_at = Some(at);
+                }
+                let size = chunks[turn % chunks.len()].min(stream.len() - at);
+                heeding(&mut pipe, &stream[at..at + size], heed, &mut out);
+                (at, turn) = (at + size, turn + 1);
+            }
+            let seen = read_frames(&out);
+            let ours = |frame: &Vec<u8>| *frame == ping || *frame == bye;
+            let passed: Vec<_> = seen.iter().filter(|frame| !ours(frame)).collect();
+            prop_assert_eq!(&passed[..], &theirs[..passed.len()]);
+            match closed_at {
+                None => prop_assert_eq!(passed.len(), theirs.len()),
+                Some(at) => {
+                    prop_assert_eq!(seen.last(), Some(&bye));
+                    prop_assert_eq!(seen.iter().filter(|frame| **frame == bye).count(), 1);
+                    // The frame that was passing is whole, and no other behind it.
+                    let whole: usize = passed.iter().map(|frame| frame.len()).sum();
+                    prop_assert!(whole <= at + 304);
+                }
+            }
+        }
+
         #[test]
         fn i6_wherever_a_frame_is_put_in_both_streams_stay_whole(
             sizes in prop::collection::vec(0usize..125, 1..10), cut in 0usize..1000, chunk in 1usize..50

@@ -327,6 +327,44 @@ mod tests {
         assert_eq!(scan, Scan { pass: good.len(), verdict: Verdict::Garbage, close: None });
     }
 
+    #[test]
+    fn a_pong_to_a_ping_of_our_own_is_cut_out_and_counts_nowhere() {
+        let token = Token(0x1122_3344_5566_7788);
+        let own = frame::control(opcode::PONG, &token.payload(), Some([9, 8, 7, 6]));
+        assert_eq!(own.len(), MAX_HEADER);
+        let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+        let heed = Heed { limit: u64::MAX, pings: Some(token.next()) };
+        for cut in 1..own.len() {
+            let held = tracker.scan(&own[..cut], heed, false, &mut tally);
+            assert_eq!(held, Scan { pass: 0, verdict: Verdict::UsedUp, close: None });
+            assert!(tracker.at_boundary());
+            let piece = [tracker.held(), &own[cut..], &[0x81]].concat();
+            let verdict = Verdict::OwnPong { size: 14, number: 0x88 };
+            assert_eq!(tracker.scan(&piece, heed, false, &mut tally), Scan { pass: 0, verdict, close: None });
+        }
+        assert_eq!(tally, [0; 5]);
+    }
+
+    #[test]
+    fn a_pong_that_is_not_ours_passes() {
+        let token = Token(0x1122_3344_5566_7788);
+        let heed = Heed { limit: u64::MAX, pings: Some(token) };
+        let other = frame::control(opcode::PONG, &Token(!token.0).payload(), Some([1; 4]));
+        let longer = frame::control(opcode::PONG, &[&token.payload()[..], b"9"].concat(), Some([1; 4]));
+        let ping = frame::control(opcode::PING, &token.payload(), Some([1; 4]));
+        let empty = frame::control(opcode::PONG, b"", Some([1; 4]));
+        for foreign in [other, longer, ping, empty] {
+            let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+            let whole = Scan { pass: foreign.len(), verdict: Verdict::UsedUp, close: None };
+            assert_eq!(tracker.scan(&foreign, heed, false, &mut tally), whole);
+            assert_eq!(tally.iter().sum::<u32>(), 1);
+        }
+        // Without Pings of ours, nothing is held for them.
+        let own = frame::control(opcode::PONG, &token.payload(), Some([1; 4]));
+        let scan = Tracker::default().scan(&own[..9], NO_LIMIT, false, &mut Tally::default());
+        assert_eq!(scan, Scan { pass: 9, verdict: Verdict::UsedUp, close: None });
+    }
+
     fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let payload = prop::collection::vec(any::<u8>(), 0..300);
         let one = (any::<bool>(), 0u8..8, payload, any::<Option<[u8; 4]>>(), any::<bool>());
