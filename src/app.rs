@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::sessions::Session;
 use crate::admin::status::{Process, status};
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress, LogFormat, LogPath};
@@ -18,7 +19,7 @@ use crate::log::{self, Format};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::proxy::{self, Front, State};
-use crate::relay::{Closing, Ledger, Outcome, Record, Relay};
+use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Which};
 use crate::ws::close;
 
 /// The longest that a tunnel waits for its peers' answers to a Close at the end of the process.
@@ -114,15 +115,31 @@ impl App {
 
 /// What the admin server shows and can bring about.
 fn view(front: &Arc<Front>, config: Arc<Config>, process: Process) -> View {
-    let (ready, shown) = (Arc::clone(front), Arc::clone(front));
+    let [ready, shown, listed, closed] = [(); 4].map(|()| Arc::clone(front));
     View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || Arc::clone(&config)),
         status: Box::new(move || status(&shown, &process)),
-        sessions: Box::new(|_| Box::pin(async { Vec::new() })),
-        close: Box::new(|_| Box::pin(async { false })),
+        sessions: Box::new(move |wanted| {
+            let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
+            Box::pin(async { page.await.into_iter().map(Session::from).collect() })
+        }),
+        close: Box::new(move |id| {
+            let departures = closed.relay.close_some(Which::Session(id), &killing());
+            Box::pin(async move { departures.counted().await > 0 })
+        }),
         reload: Box::new(|| Box::pin(async { Ok(Vec::new()) })),
+    }
+}
+
+/// How an operator ends a session. The client may come back, so not 1000.
+fn killing() -> Closing {
+    Closing {
+        code: close::SERVICE_RESTART,
+        reason: "closed by an operator".into(),
+        over: Duration::ZERO,
+        grace: GRACE,
     }
 }
 
