@@ -146,9 +146,7 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || config.config()),
-        status: Box::new(move || {
-            status(&shown, &Process { started_at, listeners: listening.listeners() })
-        }),
+        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
         sessions: Box::new(move |wanted| {
             let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
             Box::pin(async { page.await.into_iter().map(Session::from).collect() })
