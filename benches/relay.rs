@@ -254,6 +254,7 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
         generation: 1,
         opened_at: SystemTime::now(),
         affinity: ("none", "none"),
+        trace: [0; 16],
     };
     let rules = Rules {
         idle: Duration::from_secs(3600),

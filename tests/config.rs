@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use mainstay::affinity::{Prefixes, Source};
-use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary, resolve};
+use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary};
+use mainstay::config::{admin_place, effective, resolve};
 use mainstay::pool::pick::Balance;
 
 /// The config of a file, in an environment with nothing but `env`.
@@ -83,6 +84,7 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "listeners",
         "address",
         "admin",
+        "token_file",
         "trusted_proxies",
         "limits",
         "request_head",
@@ -177,7 +179,9 @@ fn the_fleets_of_the_migration_examples_can_be_put_on_any_port() {
 fn every_key_reaches_its_field() {
     let config = valid("everything.yaml");
     assert_eq!(config.listeners.len(), 4);
-    assert!(matches!(&config.admin.unwrap().address, ListenAddress::Unix(_)));
+    let admin = config.admin.unwrap();
+    assert!(matches!(&admin.address, ListenAddress::Unix(_)));
+    assert!(admin.tokens.is_some_and(|tokens| tokens.accept(b"old-token-of-the-operators")));
     assert_eq!(config.trusted_proxies.len(), 3);
     assert_eq!(config.limits.request_head, 32 << 10);
     assert_eq!(config.limits.head_time, Duration::from_millis(500));
@@ -203,19 +207,100 @@ fn every_key_reaches_its_field() {
 }
 
 #[test]
+fn the_effective_config_is_a_config_that_says_the_same() {
+    let files = corpus("valid");
+    for file in files {
+        let config = load(&file, &[]).unwrap();
+        let text = serde_json::to_string_pretty(&effective(&config)).unwrap();
+        let read = |named: &Path| fs::read(file.parent().unwrap().join(named));
+        let again = resolve("effective.yaml", text.as_bytes(), &|_| None, &read);
+        let again = again.unwrap_or_else(|faults| panic!("{}: {faults}\n{text}", file.display()));
+        assert_eq!(Config { warnings: Vec::new(), ..again }, Config { warnings: Vec::new(), ..config });
+    }
+}
+
+#[test]
+fn the_effective_config_names_secrets_by_their_file_and_every_default() {
+    let text = effective(&valid("everything.yaml")).to_string();
+    assert!(text.contains("everything.secret") && text.contains("everything.token"), "{text}");
+    for file in ["everything.secret", "everything.token"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid").join(file);
+        let secrets = fs::read_to_string(path).unwrap();
+        let mut words = secrets.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).peekable();
+        assert!(words.peek().is_some());
+        for word in words {
+            let secret = word.split_once(':').map_or(word, |(_, secret)| secret);
+            assert!(!text.contains(secret), "{secret}");
+        }
+    }
+    let short = "pools: { p: { nodes: [{ id: a, address: \"a:1\" }], drain: { reason: \"$${HOME}\" } } }";
+    let config = resolve("f", short.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+    let shown = effective(&config);
+    assert_eq!(shown["pools"]["p"]["timeouts"]["idle"], "1h");
+    assert_eq!(shown["admin"]["address"], "127.0.0.1:9090");
+    assert_eq!(shown["pools"]["p"]["drain"]["reason"], "$${HOME}", "as a config file has to write it");
+}
+
+#[test]
+fn the_admin_place_is_found_whatever_else_is_wrong() {
+    let place = |text: &str| admin_place("f", text.as_bytes(), &|_| None);
+    let address = |text: &str| place(text).unwrap().address.map(|address| address.to_string());
+    assert_eq!(address("pools: 3").as_deref(), Some("127.0.0.1:9090"));
+    assert_eq!(address("admin: { address: \"unix:/a\" }\nbogus: ${NOT_SET}\n").as_deref(), Some("unix:/a"));
+    assert_eq!(address("admin: null").as_deref(), None);
+    let with_token = place("admin: { address: \"0.0.0.0:1\", token_file: t }").unwrap();
+    assert_eq!(with_token.token_file, Some(PathBuf::from("t")));
+    for bad in
+        ["admin: { address: 7 }", "admin: [", "admin: { address: \"${NOT_SET}\" }", "admin: { adress: x }"]
+    {
+        assert!(!place(bad).unwrap_err().list().is_empty(), "{bad}");
+    }
+}
+
+#[test]
 fn what_is_unwise_is_a_warning_with_its_place() {
     let text = "pools:\n  chat:\n    nodes: [{ id: ws1, address: \"127.0.0.1:3001\" }]\n    load_bound: 1.0\n    \
-        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }]\n    \
-        messages: { ping: 44s }\n";
+         timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    balance: client_ip\n    \
+         messages: { ping: 44s }\n";
     let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
     let lines: Vec<String> =
         config.warnings.iter().map(|warning| warning.line("w.yaml", "warning: ")).collect();
+    let places: Vec<&str> = lines.iter().filter_map(|line| line.split(": ").nth(2)).collect();
+    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "balance", "ping"];
+    assert_eq!(places, expected, "{lines:#?}");
     let places: Vec<&str> = lines.iter().filter_map(|line| line.split(" warning: ").next()).collect();
-    assert_eq!(
-        places,
-        ["w.yaml:3:12:", "w.yaml:4:17:", "w.yaml:5:23:", "w.yaml:6:37:", "w.yaml:7:23:"],
-        "{lines:#?}"
-    );
+    let expected = ["3:12", "4:17", "5:23", "6:37", "6:56", "7:14", "8:23"].map(|place| format!("w.yaml:{place}:"));
+    assert_eq!(places, expected, "{lines:#?}");
+}
+
+#[test]
+fn whoever_says_that_there_is_no_proxy_is_not_warned_of_one() {
+    let pool = "pools: { a: { nodes: [{ id: x, address: \"x:1\" }, { id: y, address: \"y:1\" }], \
+        affinity: [client_ip: {}], balance: client_ip } }";
+    for (said, warnings) in [("", 2), ("trusted_proxies: []", 0), ("trusted_proxies: [10.0.0.0/8]", 0)] {
+        let text = format!("{said}\n{pool}\n");
+        let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+        assert_eq!(config.warnings.len(), warnings, "{said}: {:?}", config.warnings);
+    }
+}
+
+#[test]
+fn every_path_of_a_probe_that_is_accepted_can_be_sent() {
+    let mut accepted = 0;
+    for sign in '!'..='~' {
+        let path = format!("/a{sign}b?c{sign}d");
+        let text = format!(
+            "pools: {{ a: {{ nodes: [{{ id: x, address: \"x:1\" }}], health: {{ http: {{ path: {} }} }} }} }}",
+            serde_json::to_string(&path.replace('$', "$$")).unwrap()
+        );
+        let Ok(config) = resolve("p.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)) else {
+            continue;
+        };
+        let Probe::Http { path, .. } = &config.pools[0].health.probe else { panic!("{text}") };
+        assert!(http::Request::get(path).body(()).is_ok(), "{path}");
+        accepted += 1;
+    }
+    assert!(accepted > 80, "{accepted}");
 }
 
 #[test]

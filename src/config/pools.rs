@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
+
 use super::fault::{Position, quoted};
 use super::reader::{Section, Value};
 use super::sources;
@@ -54,7 +56,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         name: name.into(),
         nodes: nodes(&section),
         affinity: sources::sources(&section),
-        balance: section.word("balance", Balance::default(), BALANCES),
+        balance: balance(&section),
         load_bound: load_bound(&section),
         health: probing(&section, &health),
         rule: rule(&section, &health),
@@ -111,6 +113,14 @@ const BALANCES: &[(&str, Balance)] = &[
     ("client_ip", Balance::ClientIp),
 ];
 
+fn balance(pool: &Section) -> Balance {
+    let balance = pool.word("balance", Balance::default(), BALANCES);
+    if let Some(value) = pool.value("balance").filter(|_| balance == Balance::ClientIp) {
+        value.warn_of_proxies();
+    }
+    balance
+}
+
 fn load_bound(pool: &Section) -> f64 {
     let Some(value) = pool.value("load_bound") else { return LOAD_BOUND };
     // NaN is in no range, so what comes out is a number.
@@ -162,8 +172,10 @@ fn probe(health: &Section) -> Option<Probe> {
 
 fn probe_path(section: &Section, default: &str) -> String {
     let path = section.value("path").and_then(|value| {
-        value.parsed("a path that begins with `/`, without spaces", |text| {
-            let sendable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        value.parsed("a path that begins with `/`, of visible characters without any of \" # < >", |text| {
+            // The last word is the HTTP library's: what it does not take, the probe could not send.
+            let visible = text.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>".contains(&b));
+            let sendable = visible && text.parse::<PathAndQuery>().is_ok();
             (text.starts_with('/') && sendable).then(|| text.to_owned())
         })
     });

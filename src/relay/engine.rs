@@ -210,6 +210,8 @@ impl Engine {
         self.inbox_waits = true;
         for _ in 0..COMMANDS {
             match self.inbox.try_recv() {
+                // Who asked may have given up by now.
+                Ok(Command::Answer(to)) => drop(to.send(())),
                 Ok(Command::Adopt(tunnel)) => self.adopt(*tunnel),
                 Ok(Command::Close(mut round)) => {
                     round.begin(self.start, self.now);

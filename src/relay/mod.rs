@@ -38,6 +38,7 @@ use tokio::sync::oneshot;
 pub use closing::{Closing, Departures, Which};
 pub use listing::{Filter, Snapshot};
 
+use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
@@ -60,6 +61,23 @@ pub struct Record {
     pub opened_at: SystemTime,
     /// Which affinity source placed the session, and how: the labels of `affinity_total`.
     pub affinity: (&'static str, &'static str),
+    /// The trace that the node was told.
+    pub trace: [u8; 16],
+}
+
+impl Record {
+    /// What the access log says of the session.
+    pub fn session(&self) -> Session {
+        Session {
+            id: self.id,
+            trace: self.trace,
+            client: Some(self.client),
+            route: Arc::clone(&self.route),
+            pool: Arc::clone(&self.seat.pool),
+            node: Arc::clone(&self.seat.node),
+            affinity: self.affinity,
+        }
+    }
 }
 
 /// What a tunnel is held to.
@@ -156,6 +174,8 @@ pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 
 /// What a relay thread can be told.
 enum Command {
+    /// Say that the loop turns.
+    Answer(oneshot::Sender<()>),
     Adopt(Box<Tunnel>),
     Close(Box<round::Round>),
     List(Box<listing::Listing>),
@@ -239,6 +259,24 @@ impl Relay {
             answer
         };
         listing::page(self.threads.iter().map(ask).collect(), limit)
+    }
+
+    /// True once the loop of every thread has turned; false when one has ended.
+    pub fn turned(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |thread: &Thread| {
+            let (reply, answer) = oneshot::channel();
+            thread.tell(Command::Answer(reply)).then_some(answer)
+        };
+        let answers: Vec<_> = self.threads.iter().map(ask).collect();
+        async move {
+            for answer in answers {
+                let Some(answer) = answer else { return false };
+                if answer.await.is_err() {
+                    return false;
+                }
+            }
+            true
+        }
     }
 
     /// Waits for the threads to end, which they do after [`close`](Self::close). Blocks.
@@ -334,6 +372,7 @@ mod tests {
                 generation: 3,
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("cookie", "kept"),
+                trace: [0; 16],
             };
             let pair = || {
                 let (ours, theirs) = UnixStream::pair().unwrap();
@@ -652,5 +691,17 @@ mod tests {
         assert_eq!((outcome.bytes[0], outcome.messages[0]), (33, 3));
         assert!(is_exact());
         stage.end();
+    }
+
+    #[tokio::test]
+    async fn idle_threads_turn_when_asked_and_ended_ones_do_not() {
+        let ledger: Ledger = Arc::new(|_, _| {});
+        let relay = Relay::start(3, &ledger).unwrap();
+        assert!(relay.turned().await);
+        let unanswered = relay.turned();
+        relay.close(&Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO });
+        relay.join();
+        assert!(!relay.turned().await);
+        drop(unanswered);
     }
 }

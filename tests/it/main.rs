@@ -7,3 +7,4 @@ mod plain;
 mod pressure;
 mod quiet;
 mod threads;
+mod reload;
