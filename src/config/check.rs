@@ -12,7 +12,7 @@ use super::pools;
 use super::reader::{Section, Value};
 use super::units::{ANY_TIME, SOME_TIME};
 use super::{AccessLog, Admin, AdminPlace, Config, Limits, ListenAddress, Listener, LogFormat, LogPath};
-use super::{Pool, Shutdown, Tokens};
+use super::{Places, Pool, Shutdown, Tokens};
 use crate::route::{Host, Route};
 
 const KEYS: &[&str] =
@@ -21,8 +21,10 @@ const KEYS: &[&str] =
 /// The whole config; of no use when the reader has heard of a fault.
 pub(super) fn config(root: Value) -> Config {
     let top = root.section(KEYS);
-    let listeners = listeners(&top);
-    let admin = admin(&top, &listeners);
+    let mut places = Places::default();
+    let listeners = listeners(&top, &mut places);
+    let admin = admin(&top, &listeners, &mut places);
+    root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {
@@ -35,10 +37,11 @@ pub(super) fn config(root: Value) -> Config {
         pools,
         routes,
         warnings: Vec::new(),
+        places,
     }
 }
 
-fn listeners(top: &Section) -> Vec<Listener> {
+fn listeners(top: &Section, places: &mut Places) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
         return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
     };
@@ -53,6 +56,7 @@ fn listeners(top: &Section) -> Vec<Listener> {
         if listeners.iter().any(|other| clash(&other.address, &address)) {
             value.fault(format_args!("another listener has {address} already"));
         }
+        places.listeners.push(value.at());
         listeners.push(Listener { address });
     }
     listeners
@@ -68,7 +72,7 @@ fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
     one == other && !chosen_by_the_system
 }
 
-fn admin(top: &Section, listeners: &[Listener]) -> Option<Admin> {
+fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<Admin> {
     let value = top.value("admin");
     if value.is_some_and(|admin| admin.is_null()) {
         return None;
@@ -79,6 +83,7 @@ fn admin(top: &Section, listeners: &[Listener]) -> Option<Admin> {
     let Some(value) = section.value("address") else {
         return Some(Admin { token_file, tokens, ..Admin::default() });
     };
+    places.admin = Some(value.at());
     let address = listen_address(&value)?;
     if let ListenAddress::Tcp(tcp) = &address
         && !tcp.ip().is_loopback()

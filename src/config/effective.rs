@@ -31,6 +31,7 @@ pub fn effective(config: &Config) -> Value {
         pools,
         routes,
         warnings: _,
+        places: _,
     } = config;
     let pools = pools.iter().map(|shown| (shown.name.to_string(), pool(shown)));
     escaped(json!({
@@ -106,7 +107,7 @@ fn pool(pool: &Pool) -> Value {
         health,
         rule,
         timeouts: Timeouts { connect, handshake, idle, request },
-        messages: Messages { max_size },
+        messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
     } = pool;
     let Rule { rise: _, fall: _, failures, eject, slow_start } = rule;
@@ -124,7 +125,7 @@ fn pool(pool: &Pool) -> Value {
             "idle": time(idle),
             "request": time(request),
         },
-        "messages": { "max_size": max_size.map(show_size) },
+        "messages": { "max_size": max_size.map(show_size), "ping": ping.as_ref().map(time) },
         "drain": { "over": time(over), "code": code, "reason": reason },
     })
 }

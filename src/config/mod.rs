@@ -5,10 +5,12 @@
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
 //! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`, and `token`
-//! (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it.
+//! (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
+//! `diff` what is different in another one.
 
 mod address;
 mod check;
+mod diff;
 mod effective;
 mod fault;
 mod pools;
@@ -33,6 +35,7 @@ use crate::pool::pick::Balance;
 use crate::route::Route;
 
 pub use address::ListenAddress;
+pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
 pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
 pub use raw::{Env, LARGEST_FILE};
@@ -61,6 +64,17 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What is allowed and unwise, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// Where the file says what can fail only when it is tried.
+    pub places: Places,
+}
+
+/// Where in the file the addresses stand that have to be bound.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// One for each of [`Config::listeners`]; none when the file does not name any.
+    pub listeners: Vec<Position>,
+    /// The admin address, when the file names it.
+    pub admin: Option<Position>,
 }
 
 /// Where clients come in.
@@ -260,6 +274,9 @@ impl Default for Timeouts {
 pub struct Messages {
     /// The most bytes of one message; a longer one ends the tunnel with 1009. `None` is no limit.
     pub max_size: Option<u64>,
+    /// How long a client may send nothing before the balancer asks whether it is there, and then again before its
+    /// tunnel is closed: 1 s to 1 day. `None`: clients are not asked.
+    pub ping: Option<Duration>,
 }
 
 /// How tunnels are closed when their node is taken out.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::stream::{self, Stream};
@@ -33,7 +33,7 @@ pub enum Listener {
 pub struct SocketFile {
     /// Where it is.
     path: PathBuf,
-    /// Device and inode. Another file at the path belongs to somebody else.
+    /// Device and inode. Another file at the path belongs to somebody else; `None`: this one does, too.
     identity: Option<(u64, u64)>,
 }
 
@@ -93,6 +93,29 @@ impl Listener {
         listening(&socket)?;
         let file = SocketFile { path: path.to_owned(), identity: identity(path) };
         Ok(Self::Unix(UnixListener::from_std(socket.into())?, file))
+    }
+
+    /// Goes on with a TCP socket that listens already. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be polled.
+    pub fn adopt_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        stream::tune(&SockRef::from(&socket));
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket).map(Self::Tcp)
+    }
+
+    /// Goes on with a Unix socket that listens on `path` already; the file stays when it goes. Must be called within
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be polled.
+    pub fn adopt_unix(socket: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let file = SocketFile { path: path.to_owned(), identity: None };
+        Ok(Self::Unix(UnixListener::from_std(socket)?, file))
     }
 
     /// The next connection, tuned, and where it comes from (a Unix socket says nothing about that).
@@ -157,7 +180,6 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
