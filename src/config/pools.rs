@@ -1,6 +1,7 @@
 //! The pools: their nodes and how they are used.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -50,6 +51,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
     section.unavailable("rebalance", "null");
     section.unavailable("source_addresses", "[]");
     let health = section.section("health", HEALTH_KEYS);
+    let timeouts = timeouts(&section);
     Pool {
         name: name.into(),
         nodes: nodes(&section),
@@ -58,8 +60,8 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         load_bound: load_bound(&section),
         health: probing(&section, &health),
         rule: rule(&section, &health),
-        timeouts: timeouts(&section),
-        messages: messages(&section),
+        messages: messages(&section, timeouts.idle),
+        timeouts,
         drain: drain(&section),
     }
 }
@@ -211,10 +213,23 @@ fn timeouts(pool: &Section) -> Timeouts {
     }
 }
 
-fn messages(pool: &Section) -> Messages {
+/// Quiet clients are looked at once a second; one that may be gone for more than a day is not asked at all.
+const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+
+fn messages(pool: &Section, idle: Duration) -> Messages {
     let section = pool.section("messages", &["max_size", "ping"]);
-    section.unavailable("ping", "null");
-    Messages { max_size: section.some("max_size").and_then(|value| value.size(1..=1 << 40)) }
+    let max_size = section.some("max_size").and_then(|value| value.size(1..=1 << 40));
+    let ping = section.some("ping").and_then(|value| {
+        let ping = value.duration(PING)?;
+        if ping >= idle {
+            value.warn(format_args!(
+                "the idle timeout of {} closes a quiet tunnel before its client is asked; write less than that",
+                show_duration(&idle)
+            ));
+        }
+        Some(ping)
+    });
+    Messages { max_size, ping }
 }
 
 fn drain(pool: &Section) -> Drain {

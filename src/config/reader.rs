@@ -124,6 +124,18 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The same, for who does not judge it.
+    pub(super) fn as_text(&self) -> Option<&'a str> {
+        self.scalar()
+    }
+
+    /// What a key of a mapping says, without a look at the other keys.
+    pub(super) fn entry(&self, key: &str) -> Option<Value<'a>> {
+        let Kind::Mapping(entries) = &self.node.kind else { return None };
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(Value { node: &entry.value, label: &entry.key, ..*self })
+    }
+
     /// The text made into a `T`; `expected` says what makes one.
     pub(super) fn parsed<T>(
         &self,

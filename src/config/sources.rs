@@ -31,6 +31,7 @@ fn default_cookie() -> CookieRule {
     CookieRule {
         name: "mainstay".into(),
         keys: None,
+        secret_file: None,
         max_age: None,
         same_site: SameSite::Lax,
         secure: Secure::Auto,
@@ -153,6 +154,7 @@ fn balancer_cookie(section: &Section) -> CookieRule {
     let rule = CookieRule {
         name: section.value("name").and_then(|value| cookie_name(&value)).unwrap_or(default.name),
         keys: section.some("secret_file").and_then(|value| key_ring(&value)),
+        secret_file: section.some("secret_file").and_then(|value| value.as_text()).map(str::to_owned),
         max_age: section.value("max_age").and_then(|value| max_age(&value)),
         same_site: section.word("same_site", default.same_site, SITES),
         secure: section.word("secure", default.secure, SECURES),

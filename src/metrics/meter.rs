@@ -210,7 +210,7 @@ impl Meter {
     }
 
     /// The node's own word about its load; else live tunnels per allowed tunnel, `None` without a limit.
-    pub(super) fn utilization(&self) -> Option<f64> {
+    pub fn utilization(&self) -> Option<f64> {
         match (self.reported.load(Relaxed), self.capacity.load(Relaxed)) {
             (NO_LOAD, 0) => None,
             (NO_LOAD, max) => Some(f64::from(self.live()) / f64::from(max)),

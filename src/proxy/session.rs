@@ -133,13 +133,7 @@ fn open(front: &Front, peer: IpAddr, request: &mut Request<Incoming>) -> Result<
     let host = host(request.headers());
     let (_, route) = state.routes.find(host, request.uri().path()).ok_or(Failure::NoRoute)?;
     let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
-    let name = match (&route.host, &route.path) {
-        (None, None) => "*".into(),
-        (host, path) => {
-            let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
-            format!("{host}{}", path.as_deref().unwrap_or_default()).into()
-        }
-    };
+    let name = route.name().into();
     let trace = trace::carry(request.headers_mut(), || front.random());
     let origin = headers::origin(peer, false, request.headers(), &state.trusted);
     let asked = affinity::Request {

@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::Front;
 use super::accept::Connection;
 use super::session::Session;
+use super::{Front, State};
 use crate::http::reply::Failure;
 use crate::http::{Body, headers};
 use crate::log::access;
@@ -37,6 +37,8 @@ pub struct Adoptable {
     record: Record,
     begun: Instant,
     meter: Arc<PoolMeter>,
+    /// Who waits for the last session of its generation waits for its adoption, too.
+    _state: Arc<State>,
 }
 
 /// Serves an upgrade request.
@@ -139,10 +141,12 @@ async fn ask(
         rules: Rules {
             idle: session.pool.config.timeouts.idle,
             max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
+            ping: session.pool.config.messages.ping,
         },
         record: record(session, &candidate, seat),
         begun: session.begun,
         meter: Arc::clone(&session.pool.meter),
+        _state: Arc::clone(&session.state),
     };
     *connection.handoff.lock() = Some(adoptable);
     Ok(yes(session, &candidate, answer.headers()))
