@@ -51,6 +51,8 @@ struct Limits {
     connections: usize,
     /// The time for a whole request head.
     head_time: Duration,
+    /// The time for a whole request body, however slowly it comes.
+    body_time: Duration,
     /// How long a kept-alive connection may be silent.
     keep_alive: Duration,
     /// The longest that a connection keeps its place.
@@ -64,6 +66,7 @@ struct Limits {
 const LIMITS: Limits = Limits {
     connections: 64,
     head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
     keep_alive: Duration::from_secs(75),
     connection_time: Duration::from_secs(600),
     last_answer: Duration::from_secs(1),
@@ -73,8 +76,6 @@ const LIMITS: Limits = Limits {
 const HEAD_SIZE: usize = 16 * 1024;
 /// Bytes of a request body.
 const BODY_SIZE: usize = 16 * 1024;
-/// The time for a whole body, however slowly it comes.
-const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The pause after a failed accept: the usual cause, no free descriptor, does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -177,10 +178,10 @@ async fn serve_connection(
         request_head: HEAD_SIZE,
         head_time: limits.head_time,
         keep_alive: limits.keep_alive,
-        body_time: BODY_TIME,
+        body_time: limits.body_time,
     };
     let (guard, link) = Guard::new(stream, rules);
-    let service = service_fn(|request| Box::pin(reply(request, view, &link)));
+    let service = service_fn(|request| Box::pin(reply(request, view, limits.body_time, &link)));
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_SIZE);
     let mut connection = http.serve_connection(TokioIo::new(guard), service);
@@ -220,12 +221,13 @@ async fn told_to_end(limits: Limits, shutdown: &Shutdown, asked_to_leave: onesho
 async fn reply(
     request: Request<Incoming>,
     view: &View,
+    body_time: Duration,
     link: &Arc<Link>,
 ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
     let (fault, in_flight) = link.begin_request();
     let answer = match fault {
         Some(fault) => api::refusal(&fault),
-        None => api::reply(request, view).await,
+        None => api::reply(request, body_time, view).await,
     };
     let hold = move |never| {
         let _in_flight = &in_flight;
@@ -467,6 +469,16 @@ mod tests {
             () = drip => "reset".into(),
         };
         assert!(!answer.contains("200 OK"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_ends_its_body_is_cut_off() {
+        let admin = Admin::start(Limits { body_time: Duration::from_millis(30), ..LIMITS }).await;
+        let head = "POST /api/reload HTTP/1.1\r\nHost: localhost\r\n";
+        for body in ["Content-Length: 5\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2\r\n{"] {
+            let answer = admin.answer(&format!("{head}{body}")).await;
+            assert!(answer.starts_with("HTTP/1.1 4") || answer.is_empty(), "after {body:?}: {answer}");
+        }
     }
 
     #[tokio::test]

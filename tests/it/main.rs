@@ -1,5 +1,6 @@
 //! The balancer in process, between a raw client and a node that the test plays byte by byte.
 
+mod admin;
 mod ends;
 mod handshake;
 mod play;
