@@ -19,13 +19,12 @@ use crate::http::framing::HeadFault;
 
 /// The answer to one request.
 pub(super) async fn reply(request: Request<Incoming>, body_time: Duration, view: &View) -> Answer {
-    let config = (view.config)();
-    // A config without an admin section has no server; until its end this one stays as strict as it was.
-    let admitted = match &config.admin {
-        Some(admin) => gate::admit(&request, admin),
-        None => Err(answer::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
+    let refusal = match &(view.config)().admin {
+        Some(admin) => gate::refusal(&request, admin),
+        // A reload has turned it off, and this connection has not ended yet.
+        None => Some(answer::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
     };
-    if let Err(refusal) = admitted {
+    if let Some(refusal) = refusal {
         return refusal;
     }
     if !names_one_host(&request) {

@@ -21,30 +21,30 @@ use crate::config::{Admin, ListenAddress};
 /// Who sends this, as browsers say it (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// `Ok` when the request may be answered, or the refusal.
-pub(super) fn admit<B>(request: &Request<B>, admin: &Admin) -> Result<(), Answer> {
+/// The refusal of a request that may not be answered.
+pub(super) fn refusal<B>(request: &Request<B>, admin: &Admin) -> Option<Answer> {
     let path = request.uri().path();
     if matches!(path, "/healthz" | "/readyz") {
-        return Ok(());
+        return None;
     }
     if let Some(tokens) = &admin.tokens
         && !shown_token(request.headers()).is_some_and(|token| tokens.accept(token))
     {
-        return Err(answer::no_token());
+        return Some(answer::no_token());
     }
     if !is_api(path) {
-        return Ok(());
+        return None;
     }
     if admin.tokens.is_none() && is_loopback(admin) && !names_this_machine(request.headers()) {
         let what = "the Host is a name, which a web page could have made point here; \
                     ask by IP address or as localhost, or set a `token_file`";
-        return Err(answer::error(StatusCode::FORBIDDEN, what));
+        return Some(answer::error(StatusCode::FORBIDDEN, what));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if !reads && is_from_elsewhere(request.headers()) {
-        return Err(answer::error(StatusCode::FORBIDDEN, "a page of another origin may not ask for this"));
+        return Some(answer::error(StatusCode::FORBIDDEN, "a page of another origin may not ask for this"));
     }
-    Ok(())
+    None
 }
 
 fn is_api(path: &str) -> bool {
@@ -112,7 +112,7 @@ mod tests {
         let request = headers
             .iter()
             .fold(Request::builder().method(method).uri(path), |b, (name, value)| b.header(*name, *value));
-        admit(&request.body(()).unwrap(), admin).map_or_else(|answer| answer.status().as_u16(), |()| 200)
+        refusal(&request.body(()).unwrap(), admin).map_or(200, |answer| answer.status().as_u16())
     }
 
     #[test]
