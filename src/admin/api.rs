@@ -14,13 +14,14 @@ use tokio::time;
 
 use super::answer::{self, Answer};
 use super::sessions::{self, Page};
-use super::{BODY_SIZE, Readiness, View, gate};
+use super::{BODY_SIZE, Readiness, Server, View, gate};
 use crate::http::framing::HeadFault;
 
 /// The answer to one request.
-pub(super) async fn reply(request: Request<Incoming>, body_time: Duration, view: &View) -> Answer {
+pub(super) async fn reply(request: Request<Incoming>, server: &Server) -> Answer {
+    let view = &*server.view;
     let refusal = match &(view.config)().admin {
-        Some(admin) => gate::refusal(&request, admin),
+        Some(admin) => gate::refusal(&request, server.reach, admin.tokens.as_ref()),
         // A reload has turned it off, and this connection has not ended yet.
         None => Some(answer::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
     };
@@ -31,7 +32,7 @@ pub(super) async fn reply(request: Request<Incoming>, body_time: Duration, view:
         return answer::error(StatusCode::BAD_REQUEST, "exactly one Host is expected");
     }
     let (head, body) = request.into_parts();
-    match whole(&head, body, body_time).await {
+    match whole(&head, body, server.limits.body_time).await {
         Ok(body) => route(&head, &body, view).await,
         Err(refusal) => answer::last(refusal),
     }

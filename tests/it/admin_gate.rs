@@ -3,7 +3,7 @@
 use tokio::net::TcpStream;
 
 use crate::admin::{app_in, asks, config_with, gets, raw};
-use crate::play::{Stage, soon};
+use crate::play::{Raw, Stage, soon};
 
 #[tokio::test]
 async fn a_token_is_needed_where_the_config_names_some_and_can_be_rotated() {
@@ -34,6 +34,31 @@ async fn a_token_is_needed_where_the_config_names_some_and_can_be_rotated() {
     std::fs::write(&token, "the-second-token-012\n").unwrap();
     assert_eq!(asks(&app, "POST", "/api/reload", second).await.status, 200);
     assert_eq!(asks(&app, "GET", "/api/status", first).await.status, 401);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_moves_the_admin_address_is_answered_and_the_old_one_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = "{ id: ws1, address: \"127.0.0.1:1\" }";
+    let app = app_in(directory.path(), &config_with("{ address: \"127.0.0.1:0\" }", node)).await;
+    let old = app.admin().unwrap();
+    let mut kept = Raw(soon(TcpStream::connect(&old)).await.unwrap());
+    kept.send("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    kept.head().await;
+    let moved = config_with("{ address: \"127.0.0.2:0\" }", node);
+    std::fs::write(directory.path().join("balancer.yaml"), moved).unwrap();
+    // The watch of the file may be faster than this request, which then finds nothing changed, or nobody there.
+    if let Ok(stream) = soon(TcpStream::connect(&old)).await {
+        let mut asking = Raw(stream);
+        asking.send("POST /api/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        let answer = String::from_utf8_lossy(&asking.rest().await).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    assert_eq!(kept.rest().await, b"");
+    assert!(app.admin().unwrap().starts_with("127.0.0.2:"));
+    gets(&app, "/api/status").await;
+    assert!(soon(TcpStream::connect(&old)).await.is_err());
     app.stop().await;
 }
 
