@@ -1,0 +1,1 @@
+//! The Grafana dashboard: what its queries name exists.
