@@ -16,7 +16,7 @@
 //! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
 //! 9. adopt: both sockets and the bytes already read go to the relay thread with the fewest tunnels.
-//! 10. relay until a close, a limit or a timeout ([`relay`]).
+//! 10. relay until a close, a drain, a limit or a timeout ([`relay`]).
 //! 11. one [`relay::Outcome`], logged once and counted once.
 //!
 //! # Order of the modules
@@ -36,6 +36,7 @@
 //! - I7 Every session ends in exactly one `Outcome`, logged once and counted once.
 //! - I8 A bad config changes nothing, and says everything that is wrong with it at once.
 //! - I10 What a slow reader does not take is bounded: the balancer stops reading from the other side.
+//! - I11 Every closing of tunnels ends by its deadline.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

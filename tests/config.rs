@@ -195,7 +195,7 @@ fn every_key_reaches_its_field() {
     assert_eq!((a.rule.rise, a.rule.fall, a.rule.failures), (1, 1, 0));
     assert_eq!((a.rule.eject, a.rule.slow_start), (Duration::from_secs(60), Duration::ZERO));
     assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
-    assert_eq!(a.messages.max_size, Some(1 << 20));
+    assert_eq!((a.messages.max_size, a.messages.ping), (Some(1 << 20), Some(Duration::from_secs(30))));
     assert_eq!((a.drain.code, a.drain.reason.as_str()), (4000, "moved"));
     assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, Balance::RoundRobin, &Probe::Tcp));
     assert_eq!((&c.health.probe, c.timeouts.idle), (&Probe::Off, a.timeouts.idle));
@@ -205,15 +205,17 @@ fn every_key_reaches_its_field() {
 #[test]
 fn what_is_unwise_is_a_warning_with_its_place() {
     let text = "pools:\n  chat:\n    nodes: [{ id: ws1, address: \"127.0.0.1:3001\" }]\n    load_bound: 1.0\n    \
-        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    balance: client_ip\n";
+        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    \
+        messages: { ping: 44s }\n    balance: client_ip\n";
     let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
     let lines: Vec<String> =
         config.warnings.iter().map(|warning| warning.line("w.yaml", "warning: ")).collect();
     let places: Vec<&str> = lines.iter().filter_map(|line| line.split(": ").nth(2)).collect();
-    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "balance"];
+    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "ping", "balance"];
     assert_eq!(places, expected, "{lines:#?}");
     let places: Vec<&str> = lines.iter().filter_map(|line| line.split(" warning: ").next()).collect();
-    let expected = ["3:12", "4:17", "5:23", "6:37", "6:56", "7:14"].map(|place| format!("w.yaml:{place}:"));
+    let expected =
+        ["3:12", "4:17", "5:23", "6:37", "6:56", "7:23", "8:14"].map(|place| format!("w.yaml:{place}:"));
     assert_eq!(places, expected, "{lines:#?}");
 }
 

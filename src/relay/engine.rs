@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use super::farewell::Farewell;
 use super::listing::Listing;
 use super::pipe::HEADROOM;
 use super::round::{Round, Task};
-use super::tunnel::{Farewell, Live, Progress, Turn};
+use super::tunnel::{Live, Progress, Turn};
 use super::{Command, Ledger, STRETCH, Tunnel, millis};
 
 /// Bytes that one read may give.
@@ -211,7 +212,11 @@ impl Engine {
             match self.inbox.try_recv() {
                 // Who asked may have given up by now.
                 Ok(Command::Answer(to)) => drop(to.send(())),
-                Ok(Command::Adopt(tunnel)) => self.adopt(*tunnel),
+                Ok(Command::Adopt(mut arriving)) => {
+                    if let Some(tunnel) = arriving.tunnel.take() {
+                        self.adopt(tunnel);
+                    }
+                }
                 Ok(Command::Close(mut round)) => {
                     round.begin(self.start, self.now);
                     self.rounds.push(*round);

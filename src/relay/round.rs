@@ -106,8 +106,9 @@ impl Round {
     pub fn count(&mut self, tunnels: &[Option<Box<Live>>]) {
         let Stage::Counting { at, found } = &mut self.stage else { return };
         let until = tunnels.len().min(*at + STRETCH);
-        for place in mem::replace(at, until)..until {
-            if let Some(live) = &tunnels[place]
+        let stretch = tunnels.iter().enumerate().take(until).skip(mem::replace(at, until));
+        for (place, live) in stretch {
+            if let Some(live) = live
                 && live.adopted <= self.heard
                 && self.plan.which.matches(&live.record)
                 && self.open.insert(live.record.id)

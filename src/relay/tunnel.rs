@@ -1,14 +1,15 @@
 //! A tunnel in its relay thread: two ends, two pipes, and how it comes to its one outcome.
 //!
 //! Its life: bytes pass until a peer closes, ends its stream or breaks, or until the balancer begins a close of its
-//! own (idle, silent, too big, garbage, a closing). After a Close in both directions, or a close of the balancer's, a
+//! own (nothing passes, no client answers, a fault, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::end::{End, Read};
-use super::pipe::{Fault, HEADROOM, Pipe};
+use super::farewell::{Farewell, SETTLE};
+use super::pipe::{HEADROOM, Pipe};
 use super::pulse::{Look, Pulse, Way};
 use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
@@ -22,9 +23,6 @@ pub const NODE: usize = 1;
 
 /// Bytes that one tunnel may move in one direction in one turn.
 const QUANTUM: usize = 256 * 1024;
-
-/// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
-const SETTLE: u64 = 5_000;
 
 /// What a relay thread lends to the tunnel whose turn it is.
 pub struct Turn<'a> {
@@ -47,19 +45,6 @@ pub enum Progress {
     WantsMore,
     /// Over.
     Over,
-}
-
-/// A close that the balancer begins.
-#[derive(Debug, Clone, Copy)]
-pub struct Farewell<'a> {
-    /// The close code.
-    pub code: u16,
-    /// The reason in the Close frames.
-    pub reason: &'a str,
-    /// Why, for the outcome.
-    pub why: Why,
-    /// How long the peers have to answer. In milliseconds.
-    pub grace: u64,
 }
 
 /// See the module.
@@ -308,6 +293,8 @@ impl Live {
         self.cause.get_or_insert((Side::Client, close::ABNORMAL, Why::Silent));
         self.farewell(&Farewell::SILENT, turn);
         self.ends[CLIENT].broken = true;
+        // What it has not taken is dropped at the next flush, so that the node's answer is read.
+        self.ends[CLIENT].wake(false, true, false);
     }
 
     /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
@@ -369,24 +356,6 @@ impl Live {
             duration: Duration::from_millis(now - self.adopted),
             bytes: self.bytes(),
             messages: self.messages(),
-        }
-    }
-}
-
-impl Farewell<'static> {
-    const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
-    const SILENT: Self =
-        Self { code: close::GOING_AWAY, reason: "no answer to a ping", why: Why::Silent, grace: SETTLE };
-
-    fn of(fault: Fault) -> Self {
-        match fault {
-            Fault::TooBig => {
-                Self { code: close::TOO_BIG, reason: "message too big", why: Why::TooBig, grace: SETTLE }
-            }
-            Fault::Garbage => {
-                let reason = "not a WebSocket frame";
-                Self { code: close::PROTOCOL_ERROR, reason, why: Why::Garbage, grace: SETTLE }
-            }
         }
     }
 }

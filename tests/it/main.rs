@@ -9,4 +9,6 @@ mod numbers;
 mod play;
 mod plain;
 mod pressure;
+mod quiet;
 mod scrape;
+mod threads;

@@ -1,0 +1,163 @@
+//! The relay threads with many tunnels, told and asked while messages pass.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use mainstay::metrics::Metrics;
+use mainstay::relay::{Closing, Filter, Ledger, Record, Relay, Rules, Tunnel, Which, Why};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::play::{Raw, masked, plain, soon};
+
+const TUNNELS: u64 = 1_000;
+const RULES: Rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None };
+
+/// A relay with tunnels by turns on two nodes.
+struct Threads {
+    relay: Relay,
+    /// Client and node of each tunnel; its id is its place.
+    peers: Vec<[Raw; 2]>,
+    drained: Arc<AtomicUsize>,
+}
+
+impl Threads {
+    async fn set() -> Self {
+        raise_descriptors();
+        let drained = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&drained);
+        let ledger: Ledger = Arc::new(move |_, outcome| {
+            count.fetch_add(usize::from(outcome.why == Why::Drained), Relaxed);
+        });
+        let (relay, metrics) = (Relay::start(3, &ledger).unwrap(), Metrics::new(3));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peers = Vec::new();
+        for id in 0..TUNNELS {
+            let (client, ours) = connect(&listener).await;
+            let (node, theirs) = connect(&listener).await;
+            let record = Record {
+                id,
+                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                seat: metrics.node("chat", ["ws1", "ws2"][(id % 2) as usize]).seat(),
+                route: Arc::from("/"),
+                generation: 1,
+                opened_at: SystemTime::now(),
+                affinity: ("none", "none"),
+            };
+            let (client, node) = (client.into_std().unwrap().into(), node.into_std().unwrap().into());
+            let (from_client, from_node) = (Bytes::new(), Bytes::new());
+            assert!(relay.adopt(Tunnel { client, node, from_client, from_node, rules: RULES, record }));
+            peers.push([ours, theirs]);
+        }
+        Self { relay, peers, drained }
+    }
+
+    fn end(self) {
+        let zero = Duration::ZERO;
+        self.relay.close(&Closing { code: 1001, reason: "".into(), over: zero, grace: zero });
+        self.relay.join();
+    }
+}
+
+/// The relay's socket and the peer's.
+async fn connect(listener: &TcpListener) -> (TcpStream, Raw) {
+    let peer = TcpStream::connect(listener.local_addr().unwrap());
+    let (peer, accepted) = tokio::join!(peer, listener.accept());
+    (accepted.unwrap().0, Raw(peer.unwrap()))
+}
+
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
+#[tokio::test]
+async fn a_thousand_tunnels_are_listed_page_by_page_with_what_they_carried() {
+    let mut threads = Threads::set().await;
+    for [client, node] in threads.peers.iter_mut().step_by(100) {
+        client.send(masked(2, b"ping me")).await;
+        node.expect(&masked(2, b"ping me")).await;
+        node.send(plain(1, b"ok")).await;
+        client.expect(&plain(1, b"ok")).await;
+    }
+    let (mut ids, mut after) = (Vec::new(), None);
+    loop {
+        let page = soon(threads.relay.sessions(&Filter::default(), after, 300)).await;
+        for session in &page {
+            let (bytes, messages) = if session.id % 100 == 0 { ([13, 4], [1, 1]) } else { ([0; 2], [0; 2]) };
+            assert_eq!((session.bytes, session.messages), (bytes, messages));
+            assert_eq!(session.last_message_at.is_some(), session.id % 100 == 0);
+            ids.push(session.id);
+        }
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+    }
+    assert_eq!(ids, Vec::from_iter(0..TUNNELS));
+    let filter = Filter { pool: Some("chat".into()), node: Some("ws2".into()) };
+    let page = soon(threads.relay.sessions(&filter, Some(500), 10)).await;
+    let ids: Vec<u64> = page.iter().map(|session| session.id).collect();
+    assert_eq!(ids, Vec::from_iter((501..520).step_by(2)));
+    threads.end();
+}
+
+#[tokio::test]
+async fn one_nodes_tunnels_are_closed_between_frames_and_the_others_carry_on() {
+    let mut threads = Threads::set().await;
+    let which = Which::Node { pool: "chat".into(), node: "ws1".into() };
+    // A frame that is half way through when the Close comes.
+    let frame = plain(2, &[7; 100]);
+    threads.peers[0][1].send(&frame[..50]).await;
+    threads.peers[0][0].expect(&frame[..50]).await;
+    let closing = Closing {
+        code: 1012,
+        reason: "moved".into(),
+        over: Duration::from_millis(300),
+        grace: Duration::from_secs(60),
+    };
+    let departures = threads.relay.close_some(which, &closing);
+    assert_eq!(soon(departures.counted()).await, 500);
+    for (id, peers) in threads.peers.iter_mut().enumerate() {
+        let [client, node] = peers;
+        if id % 2 == 1 {
+            client.send(masked(1, b"still here")).await;
+            node.expect(&masked(1, b"still here")).await;
+            continue;
+        }
+        assert_eq!(node.close_code().await, 1012);
+        if id == 0 {
+            node.send(&frame[50..]).await;
+            client.expect(&frame[50..]).await;
+        }
+        assert_eq!(client.close_code().await, 1012);
+        client.send(masked(8, &1012u16.to_be_bytes())).await;
+        node.send(plain(8, &1012u16.to_be_bytes())).await;
+    }
+    soon(departures.finished()).await;
+    assert_eq!((departures.closed(), departures.left(), threads.relay.live()), (500, 0, 500));
+    assert_eq!(threads.drained.load(Relaxed), 500);
+    let page = soon(threads.relay.sessions(&Filter::default(), None, 1_000)).await;
+    assert!(page.iter().all(|session| &*session.node == "ws2" && !session.is_closing));
+    threads.end();
+}
+
+#[tokio::test]
+async fn one_session_is_killed_and_its_neighbours_are_not() {
+    let mut threads = Threads::set().await;
+    let zero = Duration::ZERO;
+    let closing = Closing { code: 1012, reason: "".into(), over: zero, grace: Duration::from_secs(60) };
+    let departures = threads.relay.close_some(Which::Session(500), &closing);
+    let [client, node] = &mut threads.peers[500];
+    assert_eq!((client.close_code().await, node.close_code().await), (1012, 1012));
+    let filter = Filter::default();
+    let page = soon(threads.relay.sessions(&filter, Some(498), 3)).await;
+    let closing: Vec<_> = page.iter().map(|session| (session.id, session.is_closing)).collect();
+    assert_eq!(closing, [(499, false), (500, true), (501, false)]);
+    client.send(masked(8, &1012u16.to_be_bytes())).await;
+    node.send(plain(8, &1012u16.to_be_bytes())).await;
+    soon(departures.finished()).await;
+    assert_eq!(threads.relay.live(), TUNNELS as usize - 1);
+    threads.end();
+}
