@@ -5,7 +5,7 @@
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
 //! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`.
-//! `summary` says in a few lines what a config amounts to.
+//! `summary` says in a few lines what a config amounts to, `schema` what a config may look like.
 
 mod address;
 mod check;
@@ -13,6 +13,7 @@ mod fault;
 mod pools;
 mod raw;
 mod reader;
+pub mod schema;
 mod sources;
 mod summary;
 mod units;
