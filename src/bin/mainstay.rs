@@ -74,7 +74,7 @@ fn main() -> ExitCode {
 
 fn run(file: ConfigFile) -> Result<(), Failure> {
     let config = load(&file.config)?;
-    Ok(mainstay::app::run(config)?)
+    Ok(mainstay::app::run(&file.config, &config)?)
 }
 
 fn check(file: ConfigFile) -> Result<(), Failure> {

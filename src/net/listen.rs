@@ -4,9 +4,10 @@
 //! is in use. It is lenient with what a dead process left behind: sockets in TIME_WAIT, a socket file nobody
 //! listens on.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -52,7 +53,8 @@ impl Listener {
         }
         // What is accepted inherits the options, which saves five system calls for each connection.
         stream::tune(&socket);
-        listening(&socket, &address.into())?;
+        socket.bind(&address.into())?;
+        listening(&socket)?;
         TcpListener::from_std(socket.into()).map(Self::Tcp)
     }
 
@@ -62,15 +64,33 @@ impl Listener {
     ///
     /// `AddrInUse` when somebody listens there or when the file is no socket; else as in bind(2).
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
+        Self::bind_unix_within(path, None)
+    }
+
+    /// The same for a socket that only its owner (and root) may connect to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::bind_unix`], and what chmod(2) says.
+    pub fn bind_private_unix(path: &Path) -> io::Result<Self> {
+        Self::bind_unix_within(path, Some(0o600))
+    }
+
+    fn bind_unix_within(path: &Path, mode: Option<u32>) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        match listening(&socket, &address) {
+        match socket.bind(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path, &address)? => {
                 std::fs::remove_file(path)?;
-                listening(&socket, &address)?;
+                socket.bind(&address)?;
             }
             result => result?,
         }
+        if let Some(mode) = mode {
+            // Nobody can have connected yet: the socket is bound and does not listen.
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        listening(&socket)?;
         let file = SocketFile { path: path.to_owned(), identity: identity(path) };
         Ok(Self::Unix(UnixListener::from_std(socket.into())?, file))
     }
@@ -128,8 +148,7 @@ impl Listener {
     }
 }
 
-fn listening(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-    socket.bind(address)?;
+fn listening(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)
 }

@@ -28,6 +28,22 @@ pub enum Which {
         /// The node's name.
         node: Arc<str>,
     },
+    /// Those of one route to a pool. They are drained.
+    Route {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// The route, as [`Record::route`] has it.
+        route: Arc<str>,
+    },
+    /// Those of `of` that were opened under a generation from `since` on and before `before`.
+    Opened {
+        /// Which of them.
+        of: Box<Which>,
+        /// The first generation that is meant.
+        since: u32,
+        /// The first that is not.
+        before: u32,
+    },
     /// The one of this session. It is killed.
     Session(u64),
 }
@@ -38,14 +54,19 @@ impl Which {
             Self::All => true,
             Self::Pool(pool) => record.seat.pool == *pool,
             Self::Node { pool, node } => record.seat.node == *node && record.seat.pool == *pool,
+            Self::Route { pool, route } => record.route == *route && record.seat.pool == *pool,
+            Self::Opened { of, since, before } => {
+                (*since..*before).contains(&record.generation) && of.matches(record)
+            }
             Self::Session(id) => record.id == *id,
         }
     }
 
-    pub(super) const fn why(&self) -> Why {
+    pub(super) fn why(&self) -> Why {
         match self {
             Self::All => Why::Shutdown,
-            Self::Pool(_) | Self::Node { .. } => Why::Drained,
+            Self::Pool(_) | Self::Node { .. } | Self::Route { .. } => Why::Drained,
+            Self::Opened { of, .. } => of.why(),
             Self::Session(_) => Why::Killed,
         }
     }

@@ -195,8 +195,11 @@ impl Engine {
         let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place);
         (self.ledger)(&live.record, &live.outcome(self.now));
-        self.rounds.iter_mut().for_each(|round| round.forget(live.record.id));
+        let id = live.record.id;
+        // Whoever waits for a closing then sees the node's count without this tunnel.
+        drop(live);
         self.count.fetch_sub(1, Relaxed);
+        self.rounds.iter_mut().for_each(|round| round.forget(id));
     }
 
     fn take_commands(&mut self) {
