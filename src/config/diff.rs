@@ -164,7 +164,9 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
     }
     for (listener, place) in new.iter().zip(places) {
         match place.map(|at| &old[at]) {
-            None => changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) }),
+            None => {
+                changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) })
+            }
             // The address is all that there is, and it is the same.
             Some(Listener { address: _ }) => {}
         }
@@ -178,7 +180,8 @@ fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section)
         (Some(_), None) => section.push(What::Removed(String::new())),
         (Some(Admin { address, token_file, tokens }), Some(new)) => {
             section.number("address", address, &new.address);
-            let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
+            let path =
+                |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
             section.set("token_file", token_file, &new.token_file, path);
             if *tokens != new.tokens {
                 section.push(What::Replaced("tokens".into()));
@@ -257,7 +260,8 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
         let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
         both.map(|node| node.id.clone()).collect()
     };
-    section.set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
+    section
+        .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
 }
 
 fn balance_text(balance: &Balance) -> String {

@@ -79,7 +79,12 @@ enum Cause {
 
 impl Reload {
     /// For a process that serves `config`, read from `path`, and has opened nothing yet.
-    pub fn new(front: Arc<Front>, config: Config, path: Option<PathBuf>, serve_admin: ServeAdmin) -> Arc<Self> {
+    pub fn new(
+        front: Arc<Front>,
+        config: Config,
+        path: Option<PathBuf>,
+        serve_admin: ServeAdmin,
+    ) -> Arc<Self> {
         Arc::new(Self {
             front,
             files: Mutex::new(path.iter().cloned().collect()),
@@ -206,7 +211,9 @@ impl Reload {
         *self.files.lock() = reading.files;
         match reading.config {
             // Between the start of the process and the first look nothing has changed.
-            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => None,
+            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => {
+                None
+            }
             Ok(config) => Some(self.put_into_effect(turn, config).await),
             Err(faults) => Some(Err(faults)),
         }

@@ -81,7 +81,8 @@ impl Doors {
         });
         let clients = clients.collect();
         let present = old.admin.as_ref().map(|admin| &admin.address);
-        let wanted = new.admin.as_ref().map(|admin| &admin.address).filter(|address| present != Some(*address));
+        let wanted =
+            new.admin.as_ref().map(|admin| &admin.address).filter(|address| present != Some(*address));
         let admin = wanted.and_then(|address| try_bind(bind_admin, address, new.places.admin.as_ref()));
         if faults.is_empty() { Ok(Bound { clients, admin }) } else { Err(faults) }
     }
@@ -90,7 +91,8 @@ impl Doors {
     pub fn open(&mut self, bound: Bound, (old, new): (&Config, &Config), accept: [Accept; 2]) -> Closing {
         let [clients, admin] = accept;
         let mut before: Vec<Option<Door>> = self.clients.drain(..).map(Some).collect();
-        for (listener, place) in bound.clients.into_iter().zip(same_listeners(&old.listeners, &new.listeners)) {
+        for (listener, place) in bound.clients.into_iter().zip(same_listeners(&old.listeners, &new.listeners))
+        {
             let kept = place.and_then(|at| before.get_mut(at)?.take());
             self.clients.extend(kept.or_else(|| Some(Door::open(listener?, clients))));
         }

@@ -20,13 +20,13 @@ use ipnet::IpNet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::affinity::{Directory as _, Source};
 use crate::affinity::hash::mix;
+use crate::affinity::{Directory as _, Source};
 use crate::config::{self, Config};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
-use crate::pool::{Node, Nodes};
 use crate::pool::pick::Balance;
+use crate::pool::{Node, Nodes};
 use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
