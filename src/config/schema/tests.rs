@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::super::{Config, Faults, resolve};
+use super::super::{Config, Faults, Places, resolve};
 use super::form::Form;
 use super::*;
 
@@ -154,7 +154,8 @@ fn the_defaults_of_the_schema_are_those_of_the_reader() {
     ] } } });
     let [written, left_out] = [&written, &left_out]
         .map(|config| read(config).unwrap_or_else(|faults| panic!("{faults}\n{config:#}")));
-    assert_eq!(written, left_out);
+    // Only one of them says where its addresses are.
+    assert_eq!(Config { places: Places::default(), ..written }, left_out);
 }
 
 #[test]
