@@ -43,7 +43,9 @@ fn completions_know_the_commands_and_the_shells_can_read_them() {
 fn the_manual_has_a_page_for_each_command_and_one_for_the_config() {
     let folder = tempfile::tempdir().unwrap();
     text(mainstay(&["man", folder.path().to_str().unwrap()]));
-    let page = |name: &str| std::fs::read_to_string(path_in(&folder, name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let page = |name: &str| {
+        std::fs::read_to_string(path_in(&folder, name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    };
     for name in ["mainstay.1", "mainstay-check.1", "mainstay-reload.1"] {
         assert!(page(name).contains(".TH mainstay"), "{name}");
     }
