@@ -206,14 +206,16 @@ impl Reload {
                 return None;
             }
         }
-        service::reloading();
         turn.seen = Some(reading.digest);
         *self.files.lock() = reading.files;
-        match reading.config {
+        let is_same = |config: &Config| diff(&self.config(), config).is_empty();
+        if cause == Cause::Watch && is_first && reading.config.as_ref().is_ok_and(is_same) {
             // Between the start of the process and the first look nothing has changed.
-            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => {
-                None
-            }
+            return None;
+        }
+        // From here on there is an outcome, and `tell` says that the reload is over.
+        service::reloading();
+        match reading.config {
             Ok(config) => Some(self.put_into_effect(turn, config).await),
             Err(faults) => Some(Err(faults)),
         }

@@ -2,5 +2,6 @@
 
 mod balancer;
 mod ending;
+mod generate;
 mod rotation;
 mod service;
