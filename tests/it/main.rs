@@ -11,4 +11,5 @@ mod plain;
 mod pressure;
 mod quiet;
 mod scrape;
+mod server;
 mod threads;

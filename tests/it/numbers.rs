@@ -1,64 +1,15 @@
 //! The metrics of a running balancer: every one of the contract by name, and that each moves when it should.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
 use mainstay::affinity::cookie::NodeTag;
 use mainstay::app::App;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 
 use crate::contract::{CONTRACT, VALUES, metric};
 use crate::play::{REQUEST, Raw, Stage, YES, asked, client, masked, parsed, plain, run, soon};
 use crate::scrape::Scrape;
-
-/// A node that answers by the path: `/status/404` with this status, a polling handshake with an open packet, all
-/// else with 200; and on each answer it says its load, if it has one.
-struct Server {
-    address: SocketAddr,
-    _tasks: JoinSet<()>,
-}
-
-impl Server {
-    async fn start(load: Option<&'static str>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut answers = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                answers.spawn(answer(stream, load));
-            }
-        });
-        Self { address, _tasks: tasks }
-    }
-}
-
-async fn answer(mut stream: TcpStream, load: Option<&str>) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => return,
-        }
-    }
-    let head = String::from_utf8(head).unwrap();
-    let target = head.split(' ').nth(1).unwrap();
-    let status = target.strip_prefix("/status/").unwrap_or("200");
-    let body = if target.contains("transport=polling") {
-        r#"0{"sid":"abc","upgrades":[],"pingInterval":25000,"pingTimeout":20000}"#
-    } else {
-        ""
-    };
-    let load = load.map(|load| format!("X-Mainstay-Load: {load}\r\n")).unwrap_or_default();
-    let answer = format!(
-        "HTTP/1.1 {status} So\r\n{load}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    // A client that has gone needs no answer.
-    let _ = stream.write_all(answer.as_bytes()).await;
-}
+use crate::server::Server;
 
 /// A balancer whose pools are written in `pools`, each line with four spaces before it.
 async fn balancer(pools: &str, routes: &str) -> App {
