@@ -23,9 +23,22 @@ use mainstay::control::load::load;
 use generate::{Completions, Manual};
 use remote::{Remote, Wanted};
 
+/// What is not an argument, for the help and the manual.
+const ENVIRONMENT: &str = "\
+Environment:
+  RUST_LOG  what is logged on standard error: error, warn, info (the default),
+            debug or trace; for a part of it, too: RUST_LOG=info,mainstay::proxy=debug
+            shows every request that is refused
+  NO_COLOR  no colors in the log
+
+Signals:
+  HUP       reload the config
+  USR1      open the access log's file anew
+  TERM INT  end in order; a second one at once";
+
 /// Balances WebSocket connections over a fleet of nodes and keeps each client on its node.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = ENVIRONMENT)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
