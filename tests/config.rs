@@ -265,16 +265,17 @@ fn the_admin_place_is_found_whatever_else_is_wrong() {
 #[test]
 fn what_is_unwise_is_a_warning_with_its_place() {
     let text = "pools:\n  chat:\n    nodes: [{ id: ws1, address: \"127.0.0.1:3001\" }]\n    load_bound: 1.0\n    \
-         timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    balance: client_ip\n    \
-         messages: { ping: 44s }\n";
+        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    \
+        messages: { ping: 44s }\n    balance: client_ip\n";
     let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
     let lines: Vec<String> =
         config.warnings.iter().map(|warning| warning.line("w.yaml", "warning: ")).collect();
     let places: Vec<&str> = lines.iter().filter_map(|line| line.split(": ").nth(2)).collect();
-    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "balance", "ping"];
+    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "ping", "balance"];
     assert_eq!(places, expected, "{lines:#?}");
     let places: Vec<&str> = lines.iter().filter_map(|line| line.split(" warning: ").next()).collect();
-    let expected = ["3:12", "4:17", "5:23", "6:37", "6:56", "7:14", "8:23"].map(|place| format!("w.yaml:{place}:"));
+    let expected =
+        ["3:12", "4:17", "5:23", "6:37", "6:56", "7:23", "8:14"].map(|place| format!("w.yaml:{place}:"));
     assert_eq!(places, expected, "{lines:#?}");
 }
 

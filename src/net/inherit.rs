@@ -50,11 +50,10 @@ impl Inherited {
             if is_listening(&SockRef::from(&socket)) {
                 return self.tcp.push(socket);
             }
-        } else if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
-            if is_listening(&SockRef::from(&socket)) {
+        } else if let Ok(Some(socket)) = sockets.take_unix_listener(index)
+            && is_listening(&SockRef::from(&socket)) {
                 return self.unix.push(socket);
             }
-        }
         self.strange.push(FIRST + index);
     }
 

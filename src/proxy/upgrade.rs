@@ -207,7 +207,7 @@ impl Adoptable {
             record: self.record,
         };
         if !front.relay.adopt(tunnel) {
-            tracing::error!("the relay has ended, a tunnel is lost");
+            tracing::debug!("a tunnel came after the end of the relay");
         }
     }
 

@@ -212,7 +212,11 @@ impl Engine {
             match self.inbox.try_recv() {
                 // Who asked may have given up by now.
                 Ok(Command::Answer(to)) => drop(to.send(())),
-                Ok(Command::Adopt(tunnel)) => self.adopt(*tunnel),
+                Ok(Command::Adopt(mut arriving)) => {
+                    if let Some(tunnel) = arriving.tunnel.take() {
+                        self.adopt(tunnel);
+                    }
+                }
                 Ok(Command::Close(mut round)) => {
                     round.begin(self.start, self.now);
                     self.rounds.push(*round);

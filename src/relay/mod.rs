@@ -40,6 +40,7 @@ pub use listing::{Filter, Snapshot};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
+use crate::ws::close;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
 const STRETCH: usize = 512;
@@ -176,9 +177,32 @@ pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 enum Command {
     /// Say that the loop turns.
     Answer(oneshot::Sender<()>),
-    Adopt(Box<Tunnel>),
+    Adopt(Box<Arriving>),
     Close(Box<round::Round>),
     List(Box<listing::Listing>),
+}
+
+/// A tunnel on its way to its thread. If it does not get there, because the thread has ended, that is its outcome:
+/// the session is open, and every open session has one (invariant I7).
+struct Arriving {
+    /// `None` once it is there.
+    tunnel: Option<Tunnel>,
+    ledger: Ledger,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let Some(Tunnel { record, .. }) = &self.tunnel else { return };
+        let outcome = Outcome {
+            side: Side::Balancer,
+            code: close::GOING_AWAY,
+            why: Why::Shutdown,
+            duration: Duration::ZERO,
+            bytes: [0; 2],
+            messages: [0; 2],
+        };
+        (self.ledger)(record, &outcome);
+    }
 }
 
 /// The relay threads.
@@ -192,6 +216,8 @@ struct Thread {
     wake: Arc<OwnedFd>,
     /// Tunnels on this thread, with those on their way to it.
     tunnels: Arc<AtomicUsize>,
+    /// For tunnels that it does not take any more.
+    ledger: Ledger,
     handle: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -203,12 +229,13 @@ impl Relay {
     }
 
     /// Gives the tunnel to the thread with the fewest. False when that thread has ended; the sockets are then
-    /// closed.
+    /// closed, and the ledger has heard of it.
     pub fn adopt(&self, tunnel: Tunnel) -> bool {
         let fewest = self.threads.iter().min_by_key(|thread| thread.tunnels.load(Relaxed));
         let Some(thread) = fewest else { return false };
         thread.tunnels.fetch_add(1, Relaxed);
-        let taken = thread.tell(Command::Adopt(Box::new(tunnel)));
+        let arriving = Arriving { tunnel: Some(tunnel), ledger: Arc::clone(&thread.ledger) };
+        let taken = thread.tell(Command::Adopt(Box::new(arriving)));
         if !taken {
             thread.tunnels.fetch_sub(1, Relaxed);
         }
@@ -297,10 +324,10 @@ impl Thread {
         let tunnels = Arc::new(AtomicUsize::new(0));
         let (commands, inbox) = channel();
         let count = Arc::clone(&tunnels);
-        let engine = engine::Engine::new(number, Arc::clone(&wake), inbox, count, ledger)?;
+        let engine = engine::Engine::new(number, Arc::clone(&wake), inbox, count, Arc::clone(&ledger))?;
         let handle =
             std::thread::Builder::new().name(format!("relay-{number}")).spawn(move || engine.run())?;
-        Ok(Self { commands, wake, tunnels, handle: parking_lot::Mutex::new(Some(handle)) })
+        Ok(Self { commands, wake, tunnels, ledger, handle: parking_lot::Mutex::new(Some(handle)) })
     }
 
     fn tell(&self, command: Command) -> bool {
@@ -329,7 +356,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::ws::{close, frame};
+    use crate::ws::frame;
 
     /// What anything that has to happen may take at most.
     const DEADLINE: Duration = Duration::from_secs(10);
@@ -364,6 +391,12 @@ mod tests {
         }
 
         fn ruled(&self, id: u64, node: &str, rules: Rules) -> Peers {
+            let (tunnel, peers) = self.arriving(id, node, rules);
+            assert!(self.relay.adopt(tunnel));
+            peers
+        }
+
+        fn arriving(&self, id: u64, node: &str, rules: Rules) -> (Tunnel, Peers) {
             let record = Record {
                 id,
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -383,8 +416,7 @@ mod tests {
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
             let early = Bytes::new();
             let tunnel = Tunnel { client, node, from_client: early.clone(), from_node: early, rules, record };
-            assert!(self.relay.adopt(tunnel));
-            Peers { client: client_peer, node: node_peer }
+            (tunnel, Peers { client: client_peer, node: node_peer })
         }
 
         fn outcome(&self) -> (u64, Outcome) {
@@ -616,6 +648,20 @@ mod tests {
         assert_eq!(close_code(&mut peers.client), 1001);
         assert_eq!(peers.client.read(&mut [0]).unwrap(), 0);
         stage.end();
+    }
+
+    #[test]
+    fn i7_a_tunnel_that_comes_after_the_end_has_its_outcome_too() {
+        let stage = Stage::set(1);
+        stage.relay.close(&closing(0, 0));
+        stage.relay.join();
+        let meter = stage.metrics.node("chat", "a");
+        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None };
+        let (tunnel, _peers) = stage.arriving(7, "a", rules);
+        assert!(!stage.relay.adopt(tunnel));
+        let (id, outcome) = stage.outcome();
+        assert_eq!((id, outcome.side, outcome.code, outcome.why), (7, Side::Balancer, 1001, Why::Shutdown));
+        assert_eq!((meter.live(), stage.relay.live()), (0, 0));
     }
 
     #[test]

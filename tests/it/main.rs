@@ -2,11 +2,17 @@
 
 mod admin;
 mod admin_gate;
+mod contract;
+mod dashboard;
 mod ends;
 mod handshake;
+mod lines;
+mod numbers;
 mod play;
 mod plain;
 mod pressure;
 mod quiet;
+mod scrape;
+mod server;
 mod threads;
 mod reload;

@@ -45,6 +45,7 @@ impl Threads {
                 generation: 1,
                 opened_at: SystemTime::now(),
                 affinity: ("none", "none"),
+                trace: [0; 16],
             };
             let (client, node) = (client.into_std().unwrap().into(), node.into_std().unwrap().into());
             let (from_client, from_node) = (Bytes::new(), Bytes::new());

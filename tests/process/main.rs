@@ -4,4 +4,6 @@ mod balancer;
 mod commands;
 mod ending;
 mod reload;
+mod generate;
+mod rotation;
 mod service;
