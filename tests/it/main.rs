@@ -5,3 +5,4 @@ mod handshake;
 mod play;
 mod plain;
 mod pressure;
+mod reload;

@@ -3,4 +3,5 @@
 mod balancer;
 mod ending;
 mod generate;
+mod reload;
 mod service;
