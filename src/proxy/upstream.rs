@@ -43,7 +43,7 @@ struct Vitals {
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
     /// Unused connections and since when they are; `None` once they have been let go of.
-    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
+    kept: Mutex<Option<Kept>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
@@ -64,6 +64,8 @@ pub struct Probed {
     /// The release that the node says it runs.
     pub release: Option<String>,
 }
+
+type Kept = Vec<(Instant, SendRequest<Body>)>;
 
 /// A connection to send a request on.
 pub struct Lease {
