@@ -3,7 +3,7 @@
 mod balancer;
 mod commands;
 mod ending;
-mod reload;
 mod generate;
+mod reload;
 mod rotation;
 mod service;
