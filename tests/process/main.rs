@@ -3,5 +3,6 @@
 mod balancer;
 mod ending;
 mod generate;
+mod reload;
 mod rotation;
 mod service;
