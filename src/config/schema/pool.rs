@@ -260,10 +260,10 @@ const REBALANCE: &[Key] = &[
 const TLS: &[Key] = &[
     key(
         "ca",
-        Form::Maybe(&Form::Text(FILE)),
-        "Whoever signed the nodes' certificates, as PEM; null: the authorities of the system.",
+        Form::Text(FILE),
+        "Whoever signed the nodes' certificates, as PEM; no authority is believed unsaid.",
     )
-    .or("null"),
+    .required(),
     key(
         "server_name",
         Form::Maybe(&Form::Text(Text("a host name", ""))),

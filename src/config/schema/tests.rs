@@ -109,6 +109,31 @@ fn the_schema_has_exactly_the_keys_that_the_reader_knows() {
     }
 }
 
+#[test]
+fn what_the_schema_requires_the_reader_misses_and_nothing_else() {
+    for place in places() {
+        if known_to_the_reader(&place).is_none() {
+            continue;
+        }
+        let said = faults(&place.with(json!({})));
+        // Naming no probe and no source is another fault, if it is one.
+        let missed: BTreeSet<&str> = said
+            .iter()
+            .filter_map(|line| line.split_once(" is missing; "))
+            .filter_map(|(before, _)| before.rsplit('`').nth(1))
+            .collect();
+        for key in place.keys {
+            assert_eq!(
+                key.is_required,
+                missed.contains(key.name),
+                "{} in {}: {said:?}",
+                key.name,
+                place.shown()
+            );
+        }
+    }
+}
+
 /// Keys of a pool that the reader of this version does not know at all. It only ever gets shorter.
 const LATER: &[&str] = &["send_proxy_protocol", "tls"];
 
