@@ -7,7 +7,7 @@ use mainstay::app::App;
 use tokio::net::TcpListener;
 
 use crate::contract::{CONTRACT, VALUES, metric};
-use crate::play::{REQUEST, Raw, Stage, YES, asked, client, masked, parsed, plain, run, soon};
+use crate::play::{REQUEST, Raw, Stage, YES, asked, client, masked, plain, resolved, run, soon};
 use crate::scrape::Scrape;
 use crate::server::Server;
 
@@ -335,7 +335,7 @@ async fn counters_survive_a_reload_and_what_was_removed_leaves_the_exposition() 
     for _ in 0..4 {
         ask(&app, "/", "").await;
     }
-    soon(app.reload().apply(parsed(&nodes("a")))).await.unwrap();
+    soon(app.reload().apply(resolved(&nodes("a")))).await.unwrap();
     ask(&app, "/", "").await;
     let has_left =
         |scrape: &Scrape| !scrape.samples.iter().any(|s| s.labels.get("node").is_some_and(|n| n == "b"));
@@ -348,7 +348,7 @@ async fn counters_survive_a_reload_and_what_was_removed_leaves_the_exposition() 
     };
     assert_eq!(reloads(&scrape), (1.0, 0.0, 1.0));
     let taken = nodes("ab").replacen("127.0.0.1:0", &b.to_string(), 1);
-    assert!(soon(app.reload().apply(parsed(&taken))).await.is_err(), "the address is in use");
+    assert!(soon(app.reload().apply(resolved(&taken))).await.is_err(), "the address is in use");
     let scrape = Scrape::of(&app).await;
     assert_eq!(reloads(&scrape), (1.0, 1.0, 0.0));
     assert_eq!(scrape.value("mainstay_config_generation", &[]), Some(2.0));

@@ -83,11 +83,11 @@ pub async fn start(log: &str, nodes: &str, pool: &str) -> App {
 
 /// A balancer with this config.
 pub async fn run(text: &str) -> App {
-    soon(App::start(&parsed(text))).await.unwrap()
+    soon(App::start(&resolved(text))).await.unwrap()
 }
 
-/// The config that `text` says.
-pub fn parsed(text: &str) -> Config {
+/// What this YAML says; it names no files.
+pub fn resolved(text: &str) -> Config {
     let read = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
     let config = config::resolve("it", text.as_bytes(), &|_| None, &read);
     config.unwrap_or_else(|faults| panic!("{faults}"))
