@@ -103,7 +103,7 @@ async fn serve(front: Arc<Front>, stream: Stream, peer: IpAddr) {
 fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: Bytes, held: Bytes) {
     let mut early = BytesMut::from(&read[..]);
     early.extend_from_slice(&held);
-    match stream.into_fd() {
+    match stream.leave().map(|(fd, _)| fd) {
         Ok(client) => adoptable.adopt(&connection.front, client, early.freeze()),
         Err(error) => {
             tracing::warn!(%error, "client socket could not be handed to the relay");

@@ -182,7 +182,7 @@ fn pass_refusal(session: &Session, candidate: &Candidate, answer: Response<Incom
 impl Adoptable {
     /// Hands both sockets to the relay. The session is open from here on.
     pub fn adopt(self, front: &Front, client: OwnedFd, from_client: Bytes) {
-        let node = match self.node.into_fd() {
+        let node = match self.node.leave().map(|(fd, _)| fd) {
             Ok(node) => node,
             Err(error) => {
                 tracing::warn!(%error, "node socket could not be handed to the relay");
