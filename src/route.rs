@@ -25,6 +25,32 @@ impl Route {
         let host_fits = self.host.as_ref().is_none_or(|wanted| wanted.covers(host));
         host_fits && self.path.as_ref().is_none_or(|wanted| covers_path(wanted, path))
     }
+
+    /// Whether every request that `other` covers is covered by this one, too.
+    pub fn includes(&self, other: &Self) -> bool {
+        let host = match (&self.host, &other.host) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(wide), Some(Host::Exact(name))) => wide.covers(name),
+            (Some(wide), Some(below)) => wide == below || wide.covers(&below.to_string()),
+        };
+        let path = match (&self.path, &other.path) {
+            (None, _) => true,
+            (Some(wide), path) => wide == "/" || path.as_ref().is_some_and(|path| covers_path(wide, path)),
+        };
+        host && path
+    }
+
+    /// Its host and path as written, `*` for one that takes everything: the word for logs.
+    pub fn name(&self) -> String {
+        match (&self.host, &self.path) {
+            (None, None) => "*".into(),
+            (host, path) => {
+                let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!("{host}{}", path.as_deref().unwrap_or_default())
+            }
+        }
+    }
 }
 
 /// The `routes` of the config, in order.

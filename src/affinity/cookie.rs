@@ -60,6 +60,8 @@ pub struct CookieRule {
     pub name: String,
     /// Keys that sign and verify; `None` leaves the cookie unsigned.
     pub keys: Option<KeyRing>,
+    /// Where the keys were read from, as written; only to be shown.
+    pub secret_file: Option<String>,
     /// How long the browser keeps it; `None` is a session cookie.
     pub max_age: Option<Duration>,
     /// The `SameSite` attribute.
@@ -315,6 +317,7 @@ mod tests {
         CookieRule {
             name: "mainstay".into(),
             keys,
+            secret_file: None,
             max_age: max_age.map(Duration::from_secs),
             same_site: SameSite::Lax,
             secure: Secure::Auto,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,7 +11,8 @@ use super::fault::{nearest, quoted};
 use super::pools;
 use super::reader::{Section, Value};
 use super::units::{ANY_TIME, SOME_TIME};
-use super::{AccessLog, Admin, Config, Limits, ListenAddress, Listener, LogFormat, LogPath, Pool, Shutdown};
+use super::{AccessLog, Admin, AdminPlace, Config, Limits, ListenAddress, Listener, LogFormat, LogPath};
+use super::{Places, Pool, Shutdown, Tokens};
 use crate::route::{Host, Route};
 
 const KEYS: &[&str] =
@@ -20,8 +21,10 @@ const KEYS: &[&str] =
 /// The whole config; of no use when the reader has heard of a fault.
 pub(super) fn config(root: Value) -> Config {
     let top = root.section(KEYS);
-    let listeners = listeners(&top);
-    let admin = admin(&top, &listeners);
+    let mut places = Places::default();
+    let listeners = listeners(&top, &mut places);
+    let admin = admin(&top, &listeners, &mut places);
+    root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {
@@ -34,10 +37,11 @@ pub(super) fn config(root: Value) -> Config {
         pools,
         routes,
         warnings: Vec::new(),
+        places,
     }
 }
 
-fn listeners(top: &Section) -> Vec<Listener> {
+fn listeners(top: &Section, places: &mut Places) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
         return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
     };
@@ -52,6 +56,7 @@ fn listeners(top: &Section) -> Vec<Listener> {
         if listeners.iter().any(|other| clash(&other.address, &address)) {
             value.fault(format_args!("another listener has {address} already"));
         }
+        places.listeners.push(value.at());
         listeners.push(Listener { address });
     }
     listeners
@@ -67,28 +72,70 @@ fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
     one == other && !chosen_by_the_system
 }
 
-fn admin(top: &Section, listeners: &[Listener]) -> Option<Admin> {
-    if top.value("admin").is_some_and(|admin| admin.is_null()) {
+fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<Admin> {
+    let value = top.value("admin");
+    if value.is_some_and(|admin| admin.is_null()) {
         return None;
     }
-    let section = top.section("admin", &["address", "token_file"]);
-    section.unavailable("token_file", "null");
-    let Some(value) = section.value("address") else { return Some(Admin::default()) };
+    let section = top.section("admin", ADMIN_KEYS);
+    let tokens = section.some("token_file").and_then(|value| tokens(&value));
+    let token_file = token_file(&section);
+    let Some(value) = section.value("address") else {
+        return Some(Admin { token_file, tokens, ..Admin::default() });
+    };
+    places.admin = Some(value.at());
     let address = listen_address(&value)?;
     if let ListenAddress::Tcp(tcp) = &address
         && !tcp.ip().is_loopback()
+        && section.some("token_file").is_none()
     {
+        let port = tcp.port();
         value.fault(format_args!(
-            "{tcp} is open to others, which needs a token, and tokens are not available in this version; \
-             write 127.0.0.1:{}, [::1]:{} or unix:/path",
-            tcp.port(),
-            tcp.port()
+            "{tcp} is open to others, which needs a token; write `token_file:` and a file with one,              or 127.0.0.1:{port}, [::1]:{port} or unix:/path"
         ));
     }
     if listeners.iter().any(|listener| clash(&listener.address, &address)) {
         value.fault(format_args!("a listener has {address} already"));
     }
-    Some(Admin { address })
+    Some(Admin { address, token_file, tokens })
+}
+
+const ADMIN_KEYS: &[&str] = &["address", "token_file"];
+
+/// Where the admin API is, without a look at anything else; `None` where the address cannot be read.
+pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
+    let default = Admin::default().address;
+    let Some(value) = root.entry("admin") else {
+        return Some(AdminPlace { address: Some(default), token_file: None });
+    };
+    if value.is_null() {
+        return Some(AdminPlace { address: None, token_file: None });
+    }
+    let section = value.section(ADMIN_KEYS);
+    let address = match section.value("address") {
+        Some(value) => listen_address(&value)?,
+        None => default,
+    };
+    Some(AdminPlace { address: Some(address), token_file: token_file(&section) })
+}
+
+fn token_file(admin: &Section) -> Option<PathBuf> {
+    admin
+        .some("token_file")
+        .and_then(|value| value.text("the path of a token file, or null"))
+        .map(PathBuf::from)
+}
+
+/// What the token file says.
+fn tokens(value: &Value) -> Option<Tokens> {
+    // What is no path is said by `token_file`.
+    let path = value.as_text()?;
+    let text = match (value.reader.read)(Path::new(path)) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not text".to_owned()),
+        Err(error) => Err(format!("it cannot be read: {error}")),
+    };
+    let tokens = text.and_then(|text| Tokens::parse(&text));
+    tokens.map_err(|message| value.fault(format_args!("{path}: {message}"))).ok()
 }
 
 fn trusted_proxies(top: &Section) -> Vec<IpNet> {

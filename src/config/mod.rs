@@ -4,17 +4,21 @@
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
-//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`.
-//! `summary` says in a few lines what a config amounts to.
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`, and `token`
+//! (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
+//! `diff` what is different in another one.
 
 mod address;
 mod check;
+mod diff;
+mod effective;
 mod fault;
 mod pools;
 mod raw;
 mod reader;
 mod sources;
 mod summary;
+mod token;
 mod units;
 mod variables;
 
@@ -31,10 +35,13 @@ use crate::pool::pick::Balance;
 use crate::route::Route;
 
 pub use address::ListenAddress;
+pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
+pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use summary::Summary;
+pub use token::Tokens;
 
 /// Everything that the balancer was told, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +64,17 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What is allowed and unwise, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// Where the file says what can fail only when it is tried.
+    pub places: Places,
+}
+
+/// Where in the file the addresses stand that have to be bound.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// One for each of [`Config::listeners`]; none when the file does not name any.
+    pub listeners: Vec<Position>,
+    /// The admin address, when the file names it.
+    pub admin: Option<Position>,
 }
 
 /// Where clients come in.
@@ -69,13 +87,17 @@ pub struct Listener {
 /// Where metrics and health are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// A loopback address or a Unix socket: there is no token in this version.
+    /// The address; a loopback address or a Unix socket where there are no tokens.
     pub address: ListenAddress,
+    /// Where the tokens were read from, as written.
+    pub token_file: Option<PathBuf>,
+    /// Who does not show one of these is refused; `None` trusts everybody who can reach the address.
+    pub tokens: Option<Tokens>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()) }
+        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()), token_file: None, tokens: None }
     }
 }
 
@@ -252,6 +274,9 @@ impl Default for Timeouts {
 pub struct Messages {
     /// The most bytes of one message; a longer one ends the tunnel with 1009. `None` is no limit.
     pub max_size: Option<u64>,
+    /// How long a client may send nothing before the balancer asks whether it is there, and then again before its
+    /// tunnel is closed: 1 s to 1 day. `None`: clients are not asked.
+    pub ping: Option<Duration>,
 }
 
 /// How tunnels are closed when their node is taken out.
@@ -295,4 +320,34 @@ pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Conf
     warnings.dedup();
     config.warnings = warnings;
     Ok(config)
+}
+
+/// Where the admin API of a config is, whatever else is wrong with the config; for the commands that speak to a
+/// running balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminPlace {
+    /// Where it listens; `None` when it is turned off.
+    pub address: Option<ListenAddress>,
+    /// The file with its tokens, as written.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Where the admin API of the config in `text` is. Faults elsewhere do not matter, as long as the YAML can be read.
+///
+/// # Errors
+///
+/// The faults of the section `admin`, or those of the YAML.
+pub fn admin_place(file: &str, text: &[u8], env: Env) -> Result<AdminPlace, Faults> {
+    let mut faults = Vec::new();
+    let root = raw::parse(text, env, &mut faults);
+    let reader = reader::Reader::new(&|_| Err(std::io::ErrorKind::Unsupported.into()));
+    let place = root.as_ref().and_then(|root| check::admin_place(reader::Value::root(&reader, root)));
+    let (found, _) = reader.into_findings();
+    match place {
+        Some(place) if found.is_empty() => Ok(place),
+        _ => {
+            faults.extend(found);
+            Err(Faults::new(file, faults))
+        }
+    }
 }

@@ -36,7 +36,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {
     })
 }
 
-fn source_text(source: &Source) -> String {
+pub(super) fn source_text(source: &Source) -> String {
     match source {
         Source::Cookie(rule) if rule.keys.is_some() => format!("cookie {} (signed)", rule.name),
         Source::Cookie(rule) => format!("cookie {}", rule.name),
@@ -48,7 +48,7 @@ fn source_text(source: &Source) -> String {
     }
 }
 
-fn route_text(route: &Route) -> String {
+pub(super) fn route_text(route: &Route) -> String {
     let host = match &route.host {
         Some(Host::Exact(name)) => name.clone(),
         Some(Host::Below(name)) => format!("*.{name}"),

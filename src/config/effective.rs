@@ -1,0 +1,212 @@
+//! The config as it is in effect: every key of it, with the defaults filled in.
+//!
+//! Its keys and values are those of the config file, so what it says is a config again: [`super::resolve`] makes the
+//! same of it. Of secrets it has the path of their file and never what is in there. Each struct is taken apart
+//! without `..`, so that a key that is forgotten here does not compile.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::units::{show_duration, show_size};
+use super::{AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool};
+use super::{Probe, Shutdown, Timeouts};
+use crate::affinity::cookie::{CookieRule, SameSite, Secure};
+use crate::affinity::{Prefixes, Source};
+use crate::pool::Node;
+use crate::pool::health::Rule;
+use crate::pool::pick::Balance;
+use crate::route::Route;
+
+/// All of `config`, as a tree with the keys of the config file.
+pub fn effective(config: &Config) -> Value {
+    let Config {
+        listeners,
+        admin,
+        trusted_proxies,
+        limits,
+        access_log,
+        shutdown: Shutdown { drain },
+        pools,
+        routes,
+        warnings: _,
+        places: _,
+    } = config;
+    let pools = pools.iter().map(|shown| (shown.name.to_string(), pool(shown)));
+    escaped(json!({
+        "listeners": listeners.iter().map(listener).collect::<Value>(),
+        "admin": admin.as_ref().map(admin_section),
+        "trusted_proxies": trusted_proxies.iter().map(text).collect::<Value>(),
+        "limits": limits_section(limits),
+        "access_log": access_log_section(access_log),
+        "shutdown": { "drain": time(drain) },
+        "pools": pools.collect::<Value>(),
+        "routes": routes.iter().map(route).collect::<Value>(),
+    }))
+}
+
+/// In a config file `${` begins a variable; the sign itself is written `$${`.
+fn escaped(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace("${", "$${")),
+        Value::Array(items) => items.into_iter().map(escaped).collect(),
+        Value::Object(entries) => entries.into_iter().map(|(key, value)| (key, escaped(value))).collect(),
+        plain => plain,
+    }
+}
+
+fn text(shown: impl Display) -> Value {
+    shown.to_string().into()
+}
+
+fn time(duration: &Duration) -> Value {
+    show_duration(duration).into()
+}
+
+fn listener(listener: &Listener) -> Value {
+    let Listener { address } = listener;
+    json!({ "address": text(address) })
+}
+
+fn admin_section(admin: &Admin) -> Value {
+    let Admin { address, token_file, tokens: _ } = admin;
+    json!({ "address": text(address), "token_file": token_file.as_ref().map(|path| text(path.display())) })
+}
+
+fn limits_section(limits: &Limits) -> Value {
+    let Limits { request_head, head_time, keep_alive } = limits;
+    json!({
+        "request_head": show_size(*request_head as u64),
+        "head_time": time(head_time),
+        "keep_alive": time(keep_alive),
+    })
+}
+
+fn access_log_section(log: &AccessLog) -> Value {
+    let AccessLog { format, path } = log;
+    let format = match format {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+        LogFormat::Off => "off",
+    };
+    let path = match path {
+        LogPath::Stdout => "stdout".into(),
+        LogPath::File(path) => text(path.display()),
+    };
+    json!({ "format": format, "path": path })
+}
+
+fn pool(pool: &Pool) -> Value {
+    let Pool {
+        name: _,
+        nodes,
+        affinity,
+        balance,
+        load_bound,
+        health,
+        rule,
+        timeouts: Timeouts { connect, handshake, idle, request },
+        messages: Messages { max_size, ping },
+        drain: Drain { over, code, reason },
+    } = pool;
+    let Rule { rise: _, fall: _, failures, eject, slow_start } = rule;
+    json!({
+        "nodes": nodes.iter().map(node).collect::<Value>(),
+        "affinity": affinity.iter().map(source).collect::<Value>(),
+        "balance": balance_word(*balance),
+        "load_bound": load_bound,
+        "health": health_section(health, rule),
+        "passive": { "failures": failures, "eject": time(eject) },
+        "slow_start": time(slow_start),
+        "timeouts": {
+            "connect": time(connect),
+            "handshake": time(handshake),
+            "idle": time(idle),
+            "request": time(request),
+        },
+        "messages": { "max_size": max_size.map(show_size), "ping": ping.as_ref().map(time) },
+        "drain": { "over": time(over), "code": code, "reason": reason },
+    })
+}
+
+fn node(node: &Node) -> Value {
+    let Node { id, address, weight, max_connections, release } = node;
+    json!({
+        "id": id.as_str(),
+        "address": text(address),
+        "weight": weight,
+        "max_connections": max_connections,
+        "release": release,
+    })
+}
+
+fn balance_word(balance: Balance) -> &'static str {
+    match balance {
+        Balance::LeastConnections => "least_connections",
+        Balance::RoundRobin => "round_robin",
+        Balance::RandomTwo => "random_two",
+        Balance::ClientIp => "client_ip",
+    }
+}
+
+fn health_section(health: &Health, rule: &Rule) -> Value {
+    let Health { probe, interval, timeout } = health;
+    let (kind, asked) = match probe {
+        Probe::Http { path, status } => ("http", json!({ "path": path, "status": status })),
+        Probe::Tcp => ("tcp", json!({})),
+        Probe::WebSocket { path } => ("websocket", json!({ "path": path })),
+        Probe::Off => return Value::Null,
+    };
+    json!({
+        kind: asked,
+        "interval": time(interval),
+        "timeout": time(timeout),
+        "rise": rule.rise,
+        "fall": rule.fall,
+    })
+}
+
+fn source(source: &Source) -> Value {
+    match source {
+        Source::Cookie(rule) => json!({ "cookie": cookie(rule) }),
+        Source::NodeCookie { name } => json!({ "cookie": { "name": name, "set_by": "node" } }),
+        Source::EngineIo => json!({ "engine_io": {} }),
+        Source::Header(name) => json!({ "header": { "name": name.as_str() } }),
+        Source::Query(name) => json!({ "query": { "name": name } }),
+        Source::ClientIp(Prefixes { ipv4, ipv6 }) => {
+            json!({ "client_ip": { "ipv4_prefix": ipv4, "ipv6_prefix": ipv6 } })
+        }
+    }
+}
+
+fn cookie(rule: &CookieRule) -> Value {
+    let CookieRule { name, keys: _, secret_file, max_age, same_site, secure, partitioned, path, domain } =
+        rule;
+    let same_site = match same_site {
+        SameSite::Lax => "lax",
+        SameSite::Strict => "strict",
+        SameSite::None => "none",
+    };
+    let secure = match secure {
+        Secure::Auto => "auto",
+        Secure::Always => "always",
+        Secure::Never => "never",
+    };
+    json!({
+        "name": name,
+        "set_by": "balancer",
+        "secret_file": secret_file,
+        "max_age": max_age.as_ref().map_or("session".into(), time),
+        "same_site": same_site,
+        "secure": secure,
+        "partitioned": partitioned,
+        "path": path,
+        "domain": domain,
+    })
+}
+
+fn route(route: &Route) -> Value {
+    let Route { host, path, pool } = route;
+    json!({ "host": host.as_ref().map(text), "path": path, "pool": &**pool })
+}
