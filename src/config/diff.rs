@@ -12,13 +12,13 @@ use super::summary::{route_text, source_text};
 use super::units::{show_duration, show_size};
 use super::{
     AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool, Probe,
-    Shutdown, Timeouts,
+    ProxyVersion, Shutdown, Timeouts,
 };
 use crate::affinity::Source;
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
 use crate::pool::{Node, NodeId};
-use crate::route::Route;
+use crate::route::{Origins, Route};
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,9 +164,13 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
     }
     for (listener, place) in new.iter().zip(places) {
         match place.map(|at| &old[at]) {
-            None => changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) }),
-            // The address is all that there is, and it is the same.
-            Some(Listener { address: _ }) => {}
+            None => {
+                changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) })
+            }
+            Some(Listener { address: _, proxy_protocol }) => {
+                let mut section = Section { subject: subject(listener), changes: &mut *changes };
+                section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
+            }
         }
     }
 }
@@ -178,7 +182,8 @@ fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section)
         (Some(_), None) => section.push(What::Removed(String::new())),
         (Some(Admin { address, token_file, tokens }), Some(new)) => {
             section.number("address", address, &new.address);
-            let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
+            let path =
+                |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
             section.set("token_file", token_file, &new.token_file, path);
             if *tokens != new.tokens {
                 section.push(What::Replaced("tokens".into()));
@@ -188,7 +193,18 @@ fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section)
 }
 
 fn compare_limits(old: &Limits, new: &Limits, mut section: Section) {
-    let Limits { request_head, head_time, keep_alive } = old;
+    let Limits {
+        connections,
+        connections_per_client,
+        handshakes_per_second,
+        request_head,
+        head_time,
+        keep_alive,
+    } = old;
+    let auto = |number: &Option<u32>| number.map_or("auto".into(), |number| number.to_string());
+    section.set("connections", connections, &new.connections, auto);
+    section.number("connections_per_client", connections_per_client, &new.connections_per_client);
+    section.number("handshakes_per_second", handshakes_per_second, &new.handshakes_per_second);
     section.set("request_head", request_head, &new.request_head, |bytes| show_size(*bytes as u64));
     section.time("head_time", head_time, &new.head_time);
     section.time("keep_alive", keep_alive, &new.keep_alive);
@@ -231,7 +247,20 @@ fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
 }
 
 fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
-    let Pool { name, nodes, affinity, balance, load_bound, health, rule, timeouts, messages, drain } = old;
+    let Pool {
+        name,
+        nodes,
+        affinity,
+        balance,
+        load_bound,
+        health,
+        rule,
+        timeouts,
+        messages,
+        drain,
+        send_proxy_protocol,
+        source_addresses,
+    } = old;
     compare_nodes(name, nodes, &new.nodes, changes);
     let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
     compare_affinity(affinity, &new.affinity, &mut section);
@@ -252,12 +281,16 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     section.time("drain.over", over, &new.drain.over);
     section.number("drain.code", code, &new.drain.code);
     section.number("drain.reason", reason, &new.drain.reason);
+    let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
+    section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
+    section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
     // The order of the nodes decides ties and the turn of round_robin.
     let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
         let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
         both.map(|node| node.id.clone()).collect()
     };
-    section.set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
+    section
+        .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
 }
 
 fn balance_text(balance: &Balance) -> String {
@@ -361,7 +394,9 @@ fn compare_routes(old: &[Route], new: &[Route], changes: &mut Vec<Change>) {
             section.push(What::Added(format!("pool {}", route.pool)));
             continue;
         };
-        let Route { host: _, path: _, pool } = old;
+        let Route { host: _, path: _, origins, pool } = old;
+        let list = |origins: &Origins| listed(&origins.iter().collect::<Vec<_>>());
+        section.set("origins", origins, &route.origins, list);
         section.number("pool", &pool.to_string(), &route.pool.to_string());
     }
     let order = |routes: &[Route], others: &[Route]| -> Vec<String> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::units::{show_duration, show_size};
 use super::{AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool};
-use super::{Probe, Shutdown, Timeouts};
+use super::{Probe, ProxyVersion, Shutdown, Timeouts};
 use crate::affinity::cookie::{CookieRule, SameSite, Secure};
 use crate::affinity::{Prefixes, Source};
 use crate::pool::Node;
@@ -65,8 +65,8 @@ fn time(duration: &Duration) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { address } = listener;
-    json!({ "address": text(address) })
+    let Listener { address, proxy_protocol } = listener;
+    json!({ "address": text(address), "proxy_protocol": proxy_protocol })
 }
 
 fn admin_section(admin: &Admin) -> Value {
@@ -75,8 +75,18 @@ fn admin_section(admin: &Admin) -> Value {
 }
 
 fn limits_section(limits: &Limits) -> Value {
-    let Limits { request_head, head_time, keep_alive } = limits;
+    let Limits {
+        connections,
+        connections_per_client,
+        handshakes_per_second,
+        request_head,
+        head_time,
+        keep_alive,
+    } = limits;
     json!({
+        "connections": connections.map_or("auto".into(), Value::from),
+        "connections_per_client": connections_per_client,
+        "handshakes_per_second": handshakes_per_second,
         "request_head": show_size(*request_head as u64),
         "head_time": time(head_time),
         "keep_alive": time(keep_alive),
@@ -109,6 +119,8 @@ fn pool(pool: &Pool) -> Value {
         timeouts: Timeouts { connect, handshake, idle, request },
         messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
+        send_proxy_protocol,
+        source_addresses,
     } = pool;
     let Rule { rise: _, fall: _, failures, eject, slow_start } = rule;
     json!({
@@ -127,6 +139,8 @@ fn pool(pool: &Pool) -> Value {
         },
         "messages": { "max_size": max_size.map(show_size), "ping": ping.as_ref().map(time) },
         "drain": { "over": time(over), "code": code, "reason": reason },
+        "send_proxy_protocol": send_proxy_protocol.map(ProxyVersion::as_str),
+        "source_addresses": source_addresses.iter().map(text).collect::<Value>(),
     })
 }
 
@@ -207,6 +221,11 @@ fn cookie(rule: &CookieRule) -> Value {
 }
 
 fn route(route: &Route) -> Value {
-    let Route { host, path, pool } = route;
-    json!({ "host": host.as_ref().map(text), "path": path, "pool": &**pool })
+    let Route { host, path, origins, pool } = route;
+    json!({
+        "host": host.as_ref().map(text),
+        "path": path,
+        "origins": origins.iter().map(text).collect::<Value>(),
+        "pool": &**pool,
+    })
 }

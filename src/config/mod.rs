@@ -4,7 +4,7 @@
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
-//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`, and `token`
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `limits`, `pools`, `sources`, and `token`
 //! (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
 //! `diff` what is different in another one.
 
@@ -13,6 +13,7 @@ mod check;
 mod diff;
 mod effective;
 mod fault;
+mod limits;
 mod pools;
 mod raw;
 mod reader;
@@ -22,6 +23,7 @@ mod token;
 mod units;
 mod variables;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,7 @@ pub use address::ListenAddress;
 pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
 pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
+pub use limits::{Budget, Limits};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use summary::Summary;
@@ -82,6 +85,8 @@ pub struct Places {
 pub struct Listener {
     /// The address; no two listeners share one, but for port 0.
     pub address: ListenAddress,
+    /// Each connection begins with a PROXY header, and only `trusted_proxies` may open one.
+    pub proxy_protocol: bool,
 }
 
 /// Where metrics and health are served.
@@ -98,27 +103,6 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()), token_file: None, tokens: None }
-    }
-}
-
-/// What a client may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// The most bytes of a request head, 8 KiB to 1 MiB.
-    pub request_head: usize,
-    /// How long a whole request head may take.
-    pub head_time: Duration,
-    /// How long a kept-alive client connection may be silent.
-    pub keep_alive: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            request_head: 16 << 10,
-            head_time: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(60),
-        }
     }
 }
 
@@ -189,6 +173,29 @@ pub struct Pool {
     pub messages: Messages,
     /// How tunnels are closed when their node is taken out.
     pub drain: Drain,
+    /// The PROXY header that begins each connection to a node; `None` sends none.
+    pub send_proxy_protocol: Option<ProxyVersion>,
+    /// Where connections to the nodes come from; empty leaves it to the system.
+    pub source_addresses: Vec<IpAddr>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl ProxyVersion {
+    /// Its word in a config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
 }
 
 /// The default of [`Pool::load_bound`].
