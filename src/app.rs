@@ -145,9 +145,7 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || config.config()),
-        status: Box::new(move || {
-            status(&shown, &Process { started_at, listeners: listening.listeners() })
-        }),
+        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
         sessions: Box::new(|_| Box::pin(async { Vec::new() })),
         close: Box::new(|_| Box::pin(async { false })),
         reload: Box::new(move || {

@@ -27,6 +27,7 @@ use super::probe::{self, Probes};
 use super::report;
 use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
+use crate::proxy::entrance::Entrance;
 use crate::proxy::{self, Front};
 use crate::service;
 use crate::shutdown::Phase;
@@ -79,7 +80,12 @@ enum Cause {
 
 impl Reload {
     /// For a process that serves `config`, read from `path`, and has opened nothing yet.
-    pub fn new(front: Arc<Front>, config: Config, path: Option<PathBuf>, serve_admin: ServeAdmin) -> Arc<Self> {
+    pub fn new(
+        front: Arc<Front>,
+        config: Config,
+        path: Option<PathBuf>,
+        serve_admin: ServeAdmin,
+    ) -> Arc<Self> {
         Arc::new(Self {
             front,
             files: Mutex::new(path.iter().cloned().collect()),
@@ -95,7 +101,7 @@ impl Reload {
     /// Opens for the first time. The admin API answers at once, clients are accepted when every node was asked once.
     pub async fn start(self: &Arc<Self>, bound: Bound) {
         let config = self.config();
-        let admin = Bound { clients: config.listeners.iter().map(|_| None).collect(), admin: bound.admin };
+        let admin = Bound { clients: Vec::new(), entrances: Vec::new(), admin: bound.admin };
         let mut turn = self.turn.lock().await;
         self.open(admin, &config, &config);
         let state = self.front.state.load_full();
@@ -206,7 +212,9 @@ impl Reload {
         *self.files.lock() = reading.files;
         match reading.config {
             // Between the start of the process and the first look nothing has changed.
-            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => None,
+            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => {
+                None
+            }
             Ok(config) => Some(self.put_into_effect(turn, config).await),
             Err(faults) => Some(Err(faults)),
         }
@@ -245,16 +253,17 @@ impl Reload {
     }
 
     fn open(self: &Arc<Self>, bound: Bound, old: &Config, new: &Config) -> super::doors::Closing {
-        let clients = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
-            tracing::info!(address = %listener.local(), "listening");
-            let front = Arc::clone(&self.front);
-            self.front.tasks.spawn(async move {
-                tokio::select! {
-                    () = proxy::accept::run(front, listener) => {}
-                    () = stop.cancelled() => {}
-                }
-            })
-        };
+        let clients =
+            |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| -> JoinHandle<()> {
+                tracing::info!(address = %listener.local(), "listening");
+                let front = Arc::clone(&self.front);
+                self.front.tasks.spawn(async move {
+                    tokio::select! {
+                        () = proxy::accept::run(front, listener, entrance) => {}
+                        () = stop.cancelled() => {}
+                    }
+                })
+            };
         let admin = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
             tracing::info!(address = %listener.local(), "admin listening");
             let serving = (self.serve_admin)(self, listener);
@@ -265,7 +274,7 @@ impl Reload {
                 }
             })
         };
-        self.doors.lock().open(bound, (old, new), [&clients, &admin])
+        self.doors.lock().open(bound, (old, new), (&clients, &admin))
     }
 
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {

@@ -70,7 +70,8 @@ impl Leaving {
         self.generations.retain(|generation| !generation.is_cancelled());
         self.generations.push(before.out_of_use());
         let nodes = gone_nodes(old, new).into_iter();
-        let nodes: Vec<_> = nodes.map(|(pool, node, drain)| (self.since(pool, node), pool, node, drain)).collect();
+        let nodes: Vec<_> =
+            nodes.map(|(pool, node, drain)| (self.since(pool, node), pool, node, drain)).collect();
         self.welcome(old, new, generation);
         front.state.store(Arc::clone(&next));
         for (_, pool, node, _) in &nodes {
@@ -81,7 +82,8 @@ impl Leaving {
         next.take_effect(&front.metrics, front.now());
         front.metrics.retain(&|pool, node| knows(new, pool, node));
         for (since, pool, node, drain) in nodes {
-            let what = Gone::Node { pool: Arc::clone(pool), node: node.id.clone(), address: node.address.clone() };
+            let what =
+                Gone::Node { pool: Arc::clone(pool), node: node.id.clone(), address: node.address.clone() };
             self.see_off(front, what, (since, generation), drain);
         }
         for (route, drain) in gone_routes(old, new) {

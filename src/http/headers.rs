@@ -20,6 +20,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here.
@@ -165,6 +166,19 @@ pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
     }
 }
 
+/// Says whose certificate the client has shown (RFC 4514). What anybody else says about it is taken out, whoever is
+/// trusted: also with `_` for `-`, which some nodes read as the same.
+pub fn set_client_subject(headers: &mut HeaderMap, subject: Option<&HeaderValue>) {
+    let says_so = |name: &&HeaderName| name.as_str().replace('_', "-") == X_CLIENT_CERT_SUBJECT.as_str();
+    let said: Vec<HeaderName> = headers.keys().filter(says_so).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+    if let Some(subject) = subject {
+        headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
+    }
+}
+
 fn forwarded_element(peer: IpAddr, proto: &str, host: &str) -> String {
     let node = match peer {
         IpAddr::V4(peer) => peer.to_string(),
@@ -275,6 +289,19 @@ mod tests {
         assert_eq!(map["x-forwarded-for"], "2.2.2.2, 10.0.0.1");
         assert_eq!(map["x-forwarded-host"], "shop.example");
         assert_eq!(map["x-real-ip"], "2.2.2.2");
+    }
+
+    #[test]
+    fn only_the_balancer_says_whose_certificate_a_client_has() {
+        let said =
+            [("x-client-cert-subject", "CN=admin"), ("X_Client-Cert_Subject", "CN=admin"), ("accept", "*/*")];
+        let mut map = headers(&said);
+        map.append("x-client-cert-subject", "CN=root".parse().unwrap());
+        set_client_subject(&mut map, None);
+        assert_eq!(map, headers(&said[2..]));
+        let mut map = headers(&said);
+        set_client_subject(&mut map, Some(&HeaderValue::from_static("CN=alice")));
+        assert_eq!(map, headers(&[("x-client-cert-subject", "CN=alice"), said[2]]));
     }
 
     #[test]

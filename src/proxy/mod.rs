@@ -5,6 +5,7 @@
 //! generation at its request and keeps it to its adoption (invariant I3).
 
 pub mod accept;
+pub mod entrance;
 mod forward;
 mod session;
 mod upgrade;
@@ -20,13 +21,13 @@ use ipnet::IpNet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::affinity::{Directory as _, Source};
 use crate::affinity::hash::mix;
+use crate::affinity::{Directory as _, Source};
 use crate::config::{self, Config};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
-use crate::pool::{Node, Nodes};
 use crate::pool::pick::Balance;
+use crate::pool::{Node, Nodes};
 use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;

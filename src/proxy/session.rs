@@ -1,6 +1,5 @@
 //! The story of a request, top to bottom: head, route, affinity, and then a tunnel or a plain answer.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -106,12 +105,11 @@ async fn route_and_serve(
     connection: &Connection,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    let front = &connection.front;
     let is_upgrade = handshake::is_upgrade(request.headers());
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
         return Err(Failure::Target);
     }
-    let mut session = open(front, connection.peer, &mut request)?;
+    let mut session = open(connection, &mut request)?;
     retarget(&mut request, &mut session)?;
     if is_upgrade {
         let answer = upgrade::serve(connection, &session, request).await;
@@ -127,7 +125,8 @@ async fn route_and_serve(
 }
 
 /// Route, trace and affinity.
-fn open(front: &Front, peer: IpAddr, request: &mut Request<Incoming>) -> Result<Session, Failure> {
+fn open(connection: &Connection, request: &mut Request<Incoming>) -> Result<Session, Failure> {
+    let front = &connection.front;
     let (begun, opened_at) = (Instant::now(), SystemTime::now());
     let state = front.state.load_full();
     let host = host(request.headers());
@@ -135,7 +134,7 @@ fn open(front: &Front, peer: IpAddr, request: &mut Request<Incoming>) -> Result<
     let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
     let name = route.name().into();
     let trace = trace::carry(request.headers_mut(), || front.random());
-    let origin = headers::origin(peer, false, request.headers(), &state.trusted);
+    let origin = headers::origin(connection.peer, connection.is_secure, request.headers(), &state.trusted);
     let asked = affinity::Request {
         headers: request.headers(),
         query: request.uri().query(),

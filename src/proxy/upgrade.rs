@@ -25,6 +25,7 @@ use crate::http::{Body, headers};
 use crate::log::access;
 use crate::metrics::{Handshake, PoolMeter, Seat};
 use crate::net::stream::Stream;
+use crate::net::tls::departed::Departed;
 use crate::pool::pick::Candidate;
 use crate::relay::{Record, Rules, Tunnel};
 use crate::ws::handshake::{self, Offer};
@@ -59,6 +60,7 @@ pub async fn serve(
 fn fields_for_node(connection: &Connection, session: &Session, mut fields: HeaderMap) -> HeaderMap {
     headers::strip_hop_by_hop(&mut fields);
     headers::set_forwarded(&mut fields, connection.peer, &session.origin);
+    headers::set_client_subject(&mut fields, connection.subject.as_ref());
     as_upgrade(&mut fields);
     fields
 }
@@ -186,8 +188,8 @@ fn pass_refusal(session: &Session, candidate: &Candidate, answer: Response<Incom
 
 impl Adoptable {
     /// Hands both sockets to the relay. The session is open from here on.
-    pub fn adopt(self, front: &Front, client: OwnedFd, from_client: Bytes) {
-        let node = match self.node.leave().map(|(fd, _)| fd) {
+    pub fn adopt(self, front: &Front, client: (OwnedFd, Option<Departed>), from_client: Bytes) {
+        let (node, node_tls) = match self.node.leave() {
             Ok(node) => node,
             Err(error) => {
                 tracing::warn!(%error, "node socket could not be handed to the relay");
@@ -197,9 +199,12 @@ impl Adoptable {
         self.meter.handshake(Handshake::Upgraded);
         self.meter.handshake_seconds(self.begun.elapsed());
         front.access.open(access::Open { at: SystemTime::now(), session: self.record.session() });
+        let (client, client_tls) = client;
         let tunnel = Tunnel {
             client,
             node,
+            client_tls,
+            node_tls,
             from_client,
             from_node: self.from_node,
             rules: self.rules,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Probe};
@@ -17,6 +18,7 @@ use crate::http::Body;
 use crate::metrics::{Meter, Metrics};
 use crate::net::dial::{DialFault, Target, dial};
 use crate::net::stream::Stream;
+use crate::net::tls::client::Client;
 use crate::pool::health::{Change, Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
@@ -33,6 +35,8 @@ pub struct Upstream {
     /// Its counters.
     pub meter: Arc<Meter>,
     connect: Duration,
+    /// TLS to it, and the name that its certificate must be for.
+    tls: Option<(Client, Option<ServerName<'static>>)>,
     vitals: Arc<Vitals>,
 }
 
@@ -96,13 +100,14 @@ impl Upstream {
             asked: AtomicU64::new(0),
         };
         let meter = metrics.node(&pool.name, node.id.as_str());
-        Self { node: node.clone(), meter, connect: pool.timeouts.connect, vitals: Arc::new(vitals) }
+        let tls = tls(node, pool);
+        Self { node: node.clone(), meter, connect: pool.timeouts.connect, tls, vitals: Arc::new(vitals) }
     }
 
     /// The same node at the same place, as another generation has it.
     pub fn renewed(&self, node: &Node, pool: &config::Pool) -> Self {
         let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.vitals));
-        Self { node: node.clone(), meter, connect: pool.timeouts.connect, vitals }
+        Self { node: node.clone(), meter, connect: pool.timeouts.connect, tls: tls(node, pool), vitals }
     }
 
     /// What its pool says counts from now on; what is known of the node stays.
@@ -184,11 +189,23 @@ impl Upstream {
 
     /// A new connection.
     pub async fn dial(&self) -> Result<Stream, DialFault> {
+        self.dial_within(self.connect).await
+    }
+
+    /// A new connection, with its TLS handshake, within this time.
+    pub async fn dial_within(&self, within: Duration) -> Result<Stream, DialFault> {
         let target = match &self.node.address {
             Address::Tcp { host, port } => Target::Tcp { host, port: *port },
             Address::Unix(path) => Target::Unix(path),
         };
-        dial(target, self.connect).await
+        let begun = Instant::now();
+        let stream = dial(target, within).await?;
+        let Some((client, name)) = &self.tls else { return Ok(stream) };
+        let name = name.clone().ok_or(DialFault::NoName)?;
+        let left = within.saturating_sub(begun.elapsed());
+        // In a box: a plain dial does not carry the room for a TLS handshake.
+        let secured = tokio::time::timeout(left, Box::pin(client.connect(name, stream))).await;
+        secured.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Tls)
     }
 
     /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept.
@@ -229,4 +246,10 @@ impl Upstream {
     pub fn release(&self) {
         *self.vitals.kept.lock() = None;
     }
+}
+
+fn tls(node: &Node, pool: &config::Pool) -> Option<(Client, Option<ServerName<'static>>)> {
+    let tls = pool.tls.as_ref()?;
+    let identity = tls.identity.as_ref().map(|identity| Arc::clone(&identity.certified));
+    Some((Client::new(Arc::clone(&tls.ca.roots), identity), config::node_name(tls, &node.address)))
 }

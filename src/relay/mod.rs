@@ -39,6 +39,7 @@ pub use listing::{Filter, Snapshot};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
+use crate::net::tls::departed::Departed;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
 const STRETCH: usize = 512;
@@ -98,6 +99,10 @@ pub struct Tunnel {
     pub client: OwnedFd,
     /// The node's socket, non-blocking.
     pub node: OwnedFd,
+    /// The client's TLS connection, if it has one; what it has decrypted follows `from_client`.
+    pub client_tls: Option<Departed>,
+    /// The TLS connection to the node, if it has one; what it has decrypted follows `from_node`.
+    pub node_tls: Option<Departed>,
     /// Bytes already read from the client, for the node.
     pub from_client: Bytes,
     /// Bytes already read from the node, for the client.

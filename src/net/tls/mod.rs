@@ -40,21 +40,23 @@ use secrets::Secrets;
 /// The only protocol that is agreed on (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// The cryptography of every connection.
+/// The cryptography of every connection. Whoever asks for it first is about to have keys, so from there on the process
+/// leaves no core dumps.
 fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        forbid_dumps();
+        Arc::new(default_provider())
+    });
     Arc::clone(&PROVIDER)
 }
 
-/// Keeps keys out of core dumps: from here on the kernel makes none of this process (PR_SET_DUMPABLE), and processes
-/// of the same user cannot look into its memory. RLIMIT_CORE would not do: the kernel ignores it when dumps go to a
+/// Keeps keys out of core dumps: the kernel makes none of this process any more (PR_SET_DUMPABLE), and processes of
+/// the same user cannot look into its memory. RLIMIT_CORE would not do: the kernel ignores it when dumps go to a
 /// program (core(5)), which is what systemd-coredump and apport are.
-///
-/// # Errors
-///
-/// As in prctl(2).
-pub fn forbid_dumps() -> io::Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)
+fn forbid_dumps() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps cannot be forbidden, they would hold TLS keys");
+    }
 }
 
 /// A TLS connection in rustls' hands, in either role.
