@@ -49,7 +49,10 @@ impl Identity {
             // Not every key tells its public part; what signs with such a one shows at the first handshake.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(_) => {
-                return Err(format!("it is not the key of {}; write the one it was made for", cert.display()));
+                return Err(format!(
+                    "it is not the key of {}; write the one it was made for",
+                    cert.display()
+                ));
             }
         }
         Ok(Self {
