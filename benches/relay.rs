@@ -256,7 +256,16 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
         affinity: ("none", "none"),
     };
     let rules = Rules { idle: Duration::from_secs(3600), max_message: 1 << 20 };
-    Tunnel { client, node, from_client: Bytes::new(), from_node: Bytes::new(), rules, record }
+    Tunnel {
+        client,
+        node,
+        client_tls: None,
+        node_tls: None,
+        from_client: Bytes::new(),
+        from_node: Bytes::new(),
+        rules,
+        record,
+    }
 }
 
 fn memory() -> io::Result<()> {

@@ -195,6 +195,8 @@ impl Adoptable {
         let tunnel = Tunnel {
             client,
             node,
+            client_tls: None,
+            node_tls: None,
             from_client,
             from_node: self.from_node,
             rules: self.rules,

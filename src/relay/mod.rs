@@ -10,6 +10,7 @@
 mod end;
 mod engine;
 pub mod pipe;
+pub mod tls;
 mod tunnel;
 
 use std::io;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::metrics::{Seat, Side};
+use crate::net::tls::departed::Departed;
 
 /// What the relay may need to know about a session, and gives back with its outcome.
 #[derive(Debug)]
@@ -61,6 +63,10 @@ pub struct Tunnel {
     pub client: OwnedFd,
     /// The node's socket, non-blocking.
     pub node: OwnedFd,
+    /// The client's TLS connection, if it has one; what it has decrypted follows `from_client`.
+    pub client_tls: Option<Departed>,
+    /// The TLS connection to the node, if it has one; what it has decrypted follows `from_node`.
+    pub node_tls: Option<Departed>,
     /// Bytes already read from the client, for the node.
     pub from_client: Bytes,
     /// Bytes already read from the node, for the client.
@@ -86,6 +92,8 @@ pub enum Why {
     TooBig,
     /// The framing was lost.
     Garbage,
+    /// TLS 1.2 keys have sealed almost as many records as they may.
+    Worn,
     /// The balancer stops.
     Shutdown,
 }
@@ -100,6 +108,7 @@ impl Why {
             Self::Idle => "idle",
             Self::TooBig => "message_too_big",
             Self::Garbage => "garbage",
+            Self::Worn => "tls_keys_used_up",
             Self::Shutdown => "shutdown",
         }
     }

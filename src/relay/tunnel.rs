@@ -4,10 +4,14 @@
 //! own (idle, too big, garbage, shutdown). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
+use std::os::fd::OwnedFd;
+
 use super::end::{End, Read};
 use super::pipe::{Fault, HEADROOM, Pipe};
+use super::tls::Role;
 use super::{Outcome, Record, Tunnel, Why};
 use crate::metrics::{Direction, Side};
+use crate::net::tls::departed::Departed;
 use crate::ws::close;
 use crate::ws::tracker::Tally;
 
@@ -21,6 +25,9 @@ const QUANTUM: usize = 256 * 1024;
 
 /// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
 const SETTLE: u64 = 5_000;
+
+/// How long a peer that broke TLS has to read the alert. In milliseconds.
+const LINGER: u64 = 1_000;
 
 /// What a relay thread lends to the tunnel whose turn it is.
 pub struct Turn<'a> {
@@ -84,8 +91,10 @@ pub struct Live {
 impl Live {
     /// Takes a tunnel over; the bytes that were read with it pass at once.
     pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
+        let (client, from_client) = end(tunnel.client, tunnel.client_tls, Role::Server);
+        let (node, from_node) = end(tunnel.node, tunnel.node_tls, Role::Client);
         let mut live = Self {
-            ends: [End::new(tunnel.client), End::new(tunnel.node)],
+            ends: [client, node],
             pipes: Default::default(),
             record: tunnel.record,
             max_message: tunnel.rules.max_message,
@@ -97,7 +106,9 @@ impl Live {
             queued: false,
         };
         live.pass_early(NODE, &tunnel.from_node, turn);
+        live.pass_early(NODE, &from_node, turn);
         live.pass_early(CLIENT, &tunnel.from_client, turn);
+        live.pass_early(CLIENT, &from_client, turn);
         live
     }
 
@@ -116,7 +127,12 @@ impl Live {
 
     /// Whether a sweep at `now` has something to look at.
     pub fn wants_sweep(&self, now: u64) -> bool {
-        self.deadline != u64::MAX || now.saturating_sub(self.active) >= self.idle
+        let is_idle = now.saturating_sub(self.active) >= self.idle;
+        self.deadline != u64::MAX || is_idle || self.is_worn()
+    }
+
+    fn is_worn(&self) -> bool {
+        self.ends.iter().any(|end| end.worn)
     }
 
     /// One of the two ends.
@@ -130,7 +146,7 @@ impl Live {
         let from_client = self.pump(CLIENT, turn);
         let from_node = self.pump(NODE, turn);
         if from_client == Progress::Over || from_node == Progress::Over || self.is_over() {
-            return Progress::Over;
+            return self.over();
         }
         if from_client == Progress::WantsMore { from_client } else { from_node }
     }
@@ -164,6 +180,10 @@ impl Live {
                 Read::Nothing => return Progress::Rests,
                 Read::End => self.source_ended(from),
                 Read::Broken => return self.source_broke(from),
+                Read::Lost(len) => {
+                    moved += len;
+                    self.source_lost(from, turn.now);
+                }
             }
         }
     }
@@ -210,7 +230,28 @@ impl Live {
     fn source_ended(&mut self, from: usize) {
         let to = &mut self.ends[1 - from];
         self.pipes[from].end(|bytes| to.put(bytes));
-        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Ended));
+        let mut why = Why::Ended;
+        if self.ends[from].was_cut() {
+            why = Why::Broken;
+            self.ends[1 - from].fall_silent();
+        } else if self.ends[from].must_part() {
+            self.pipes[1 - from].mute();
+            self.ends[from].finish();
+        }
+        self.cause.get_or_insert((side(from), close::ABNORMAL, why));
+    }
+
+    /// The peer broke TLS: it has been sent an alert. Both streams end, and it has a moment to read it.
+    #[cold]
+    fn source_lost(&mut self, from: usize, now: u64) {
+        if !self.ends[from].finishing {
+            tracing::debug!(id = self.record.id, side = side(from).as_str(), "peer broke TLS");
+        }
+        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Broken));
+        self.deadline = self.deadline.min(now + LINGER);
+        self.pipes.iter_mut().for_each(Pipe::mute);
+        self.ends[1 - from].fall_silent();
+        self.ends.iter_mut().for_each(End::finish);
     }
 
     /// A reset is passed on as a reset, behind the bytes that came before it.
@@ -236,12 +277,22 @@ impl Live {
     /// Idle for too long, or past its deadline?
     pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
         if turn.now >= self.deadline {
-            return Progress::Over;
+            return self.over();
         }
-        if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
+        if self.deadline == u64::MAX && self.is_worn() {
+            self.farewell(&Farewell::WORN, turn);
+        } else if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
             self.farewell(&Farewell::IDLE, turn);
         }
-        if self.is_over() { Progress::Over } else { Progress::Rests }
+        if self.is_over() { self.over() } else { Progress::Rests }
+    }
+
+    /// The last thing before the sockets are closed: goodbye, where TLS still owes it.
+    fn over(&mut self) -> Progress {
+        self.ends.iter_mut().for_each(|end| {
+            end.part();
+        });
+        Progress::Over
     }
 
     /// A deadline runs.
@@ -285,6 +336,9 @@ impl Live {
 impl Farewell<'static> {
     const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
 
+    const WORN: Self =
+        Self { code: close::GOING_AWAY, reason: "TLS keys used up", why: Why::Worn, grace: SETTLE };
+
     fn of(fault: Fault) -> Self {
         match fault {
             Fault::TooBig => {
@@ -295,6 +349,14 @@ impl Farewell<'static> {
                 Self { code: close::PROTOCOL_ERROR, reason, why: Why::Garbage, grace: SETTLE }
             }
         }
+    }
+}
+
+/// One end, and what was read from it before.
+fn end(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (End, Vec<u8>) {
+    match tls {
+        Some(departed) => End::sealed(socket, departed, role),
+        None => (End::new(socket), Vec::new()),
     }
 }
 
