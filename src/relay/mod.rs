@@ -17,6 +17,7 @@ mod listing;
 pub mod pipe;
 mod pulse;
 mod round;
+pub mod tls;
 mod tunnel;
 
 use std::future::Future;
@@ -128,6 +129,8 @@ pub enum Why {
     TooBig,
     /// The framing was lost.
     Garbage,
+    /// TLS 1.2 keys have sealed almost as many records as they may.
+    Worn,
     /// The balancer stops.
     Shutdown,
     /// The tunnel's node, or pool, is drained.
@@ -148,6 +151,7 @@ impl Why {
             Self::Idle => "idle",
             Self::TooBig => "message_too_big",
             Self::Garbage => "garbage",
+            Self::Worn => "tls_keys_used_up",
             Self::Shutdown => "shutdown",
             Self::Drained => "drained",
             Self::Killed => "killed",
