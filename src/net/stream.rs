@@ -42,6 +42,14 @@ impl Stream {
         }
     }
 
+    /// The address of this side; a Unix socket has none.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The bare socket, still non-blocking; tokio has forgotten it.
     ///
     /// # Errors
