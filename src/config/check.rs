@@ -26,6 +26,7 @@ pub(super) fn config(root: Value) -> Config {
     let trusted_proxies = trusted_proxies(&top);
     let listeners = listeners(&top, !trusted_proxies.is_empty(), &mut places);
     let admin = admin(&top, &listeners, &mut places);
+    root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {

@@ -273,8 +273,10 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
     section.time("timeouts.idle", idle, &new.timeouts.idle);
     section.time("timeouts.request", request, &new.timeouts.request);
-    let Messages { max_size } = messages;
+    let Messages { max_size, ping } = messages;
     section.set("messages.max_size", max_size, &new.messages.max_size, |size| size.map_or(none(), show_size));
+    let time = |time: &Option<Duration>| time.as_ref().map_or(none(), show_duration);
+    section.set("messages.ping", ping, &new.messages.ping, time);
     let Drain { over, code, reason } = drain;
     section.time("drain.over", over, &new.drain.over);
     section.number("drain.code", code, &new.drain.code);

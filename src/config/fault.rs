@@ -64,6 +64,11 @@ impl Faults {
         &self.file
     }
 
+    /// One line a fault: `FILE:LINE:COLUMN: message`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(|fault| fault.line(&self.file, ""))
+    }
+
     /// The faults in the order of the file.
     pub fn list(&self) -> &[Fault] {
         &self.list

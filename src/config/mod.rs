@@ -281,6 +281,9 @@ impl Default for Timeouts {
 pub struct Messages {
     /// The most bytes of one message; a longer one ends the tunnel with 1009. `None` is no limit.
     pub max_size: Option<u64>,
+    /// How long a client may send nothing before the balancer asks whether it is there, and then again before its
+    /// tunnel is closed: 1 s to 1 day. `None`: clients are not asked.
+    pub ping: Option<Duration>,
 }
 
 /// How tunnels are closed when their node is taken out.

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use http::uri::PathAndQuery;
 
 use super::fault::{Position, quoted};
 use super::reader::{Section, Value};
@@ -50,16 +53,17 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
     section.unavailable("rebalance", "null");
     let health = section.section("health", HEALTH_KEYS);
     let source_addresses = source_addresses(&section);
+    let timeouts = timeouts(&section);
     Pool {
         name: name.into(),
         nodes: nodes(&section, source_addresses.len()),
         affinity: sources::sources(&section),
-        balance: section.word("balance", Balance::default(), BALANCES),
+        balance: balance(&section),
         load_bound: load_bound(&section),
         health: probing(&section, &health),
         rule: rule(&section, &health),
-        timeouts: timeouts(&section),
-        messages: messages(&section),
+        messages: messages(&section, timeouts.idle),
+        timeouts,
         drain: drain(&section),
         send_proxy_protocol: section.some("send_proxy_protocol").and_then(|value| value.word(PROXY_VERSIONS)),
         source_addresses,
@@ -148,6 +152,14 @@ const BALANCES: &[(&str, Balance)] = &[
     ("client_ip", Balance::ClientIp),
 ];
 
+fn balance(pool: &Section) -> Balance {
+    let balance = pool.word("balance", Balance::default(), BALANCES);
+    if let Some(value) = pool.value("balance").filter(|_| balance == Balance::ClientIp) {
+        value.warn_of_proxies();
+    }
+    balance
+}
+
 fn load_bound(pool: &Section) -> f64 {
     let Some(value) = pool.value("load_bound") else { return LOAD_BOUND };
     // NaN is in no range, so what comes out is a number.
@@ -199,8 +211,10 @@ fn probe(health: &Section) -> Option<Probe> {
 
 fn probe_path(section: &Section, default: &str) -> String {
     let path = section.value("path").and_then(|value| {
-        value.parsed("a path that begins with `/`, without spaces", |text| {
-            let sendable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        value.parsed("a path that begins with `/`, of visible characters without any of \" # < >", |text| {
+            // The last word is the HTTP library's: what it does not take, the probe could not send.
+            let visible = text.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>".contains(&b));
+            let sendable = visible && text.parse::<PathAndQuery>().is_ok();
             (text.starts_with('/') && sendable).then(|| text.to_owned())
         })
     });
@@ -238,10 +252,23 @@ fn timeouts(pool: &Section) -> Timeouts {
     }
 }
 
-fn messages(pool: &Section) -> Messages {
+/// Quiet clients are looked at once a second; one that may be gone for more than a day is not asked at all.
+const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+
+fn messages(pool: &Section, idle: Duration) -> Messages {
     let section = pool.section("messages", &["max_size", "ping"]);
-    section.unavailable("ping", "null");
-    Messages { max_size: section.some("max_size").and_then(|value| value.size(1..=1 << 40)) }
+    let max_size = section.some("max_size").and_then(|value| value.size(1..=1 << 40));
+    let ping = section.some("ping").and_then(|value| {
+        let ping = value.duration(PING)?;
+        if ping >= idle {
+            value.warn(format_args!(
+                "the idle timeout of {} closes a quiet tunnel before its client is asked; write less than that",
+                show_duration(&idle)
+            ));
+        }
+        Some(ping)
+    });
+    Messages { max_size, ping }
 }
 
 fn drain(pool: &Section) -> Drain {

@@ -6,7 +6,7 @@
 //! Rules: a key is asked for by the name that its section listed as known; what is not listed is a fault with the
 //! nearest name that is.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io;
 use std::ops::RangeInclusive;
@@ -27,11 +27,18 @@ pub(super) struct Reader<'a> {
     pub read: ReadFile<'a>,
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
+    /// The config does not say which proxies there are, not even that there are none.
+    pub proxies_unsaid: Cell<bool>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(read: ReadFile<'a>) -> Self {
-        Self { read, faults: RefCell::default(), warnings: RefCell::default() }
+        Self {
+            read,
+            faults: RefCell::default(),
+            warnings: RefCell::default(),
+            proxies_unsaid: Cell::new(false),
+        }
     }
 
     /// The faults and the warnings, each as they were found.
@@ -72,6 +79,16 @@ impl<'a> Value<'a> {
     pub(super) fn warn(&self, message: impl Display) {
         let warning = Fault::new(self.node.at, format!("{}: {message}", self.label));
         self.reader.warnings.borrow_mut().push(warning);
+    }
+
+    /// Says that the client's address decides here, where nobody has said whether it is the client's.
+    pub(super) fn warn_of_proxies(&self) {
+        if self.reader.proxies_unsaid.get() {
+            self.warn(
+                "behind a proxy every client has the proxy's address and goes to one node; name the proxy in \
+                 `trusted_proxies`, or write `trusted_proxies: []` where clients come in directly",
+            );
+        }
     }
 
     pub(super) fn is_null(&self) -> bool {

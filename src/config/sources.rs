@@ -100,6 +100,7 @@ fn query(value: &Value) -> Option<Source> {
 }
 
 fn client_ip(value: &Value) -> Source {
+    value.warn_of_proxies();
     let section = value.section(&["ipv4_prefix", "ipv6_prefix"]);
     let default = Prefixes::default();
     Source::ClientIp(Prefixes {

@@ -4,12 +4,16 @@
 //! take what it reads there as true.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST,
-    HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, Entry,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use ipnet::IpNet;
+
+use super::trace::{TRACEPARENT, TRACESTATE};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -31,8 +35,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     EXPECT,
 ];
 
-/// Fields that a client may not have removed by naming them in Connection: routing and security rest on them.
-const KEPT: [HeaderName; 11] = [
+/// Fields that a client may not have removed by naming them in Connection: routing, security and tracing rest on them.
+const KEPT: [HeaderName; 13] = [
     HOST,
     AUTHORIZATION,
     COOKIE,
@@ -44,6 +48,8 @@ const KEPT: [HeaderName; 11] = [
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
     X_REAL_IP,
+    TRACEPARENT,
+    TRACESTATE,
 ];
 
 /// Removes what is for this hop only, also what Connection names.
@@ -68,6 +74,19 @@ pub fn is_shared(headers: &HeaderMap) -> bool {
         let directive = directive.trim().to_ascii_lowercase();
         directive == "public" || directive.starts_with("s-maxage")
     })
+}
+
+/// Adds the Date that an answer has to have, whether it is the balancer's or a node's that has no clock (RFC 9110,
+/// section 6.6.1).
+pub fn ensure_date(headers: &mut HeaderMap, now: SystemTime) {
+    // A clock that is not set has no date that could be written.
+    let is_set = (UNIX_EPOCH..UNIX_EPOCH + Duration::from_secs(253_402_300_800)).contains(&now);
+    if let Entry::Vacant(date) = headers.entry(DATE)
+        && is_set
+        && let Ok(value) = HeaderValue::try_from(httpdate::fmt_http_date(now))
+    {
+        date.insert(value);
+    }
 }
 
 /// What is believed about where a request comes from.
@@ -185,6 +204,22 @@ mod tests {
 
     fn trusted() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap()]
+    }
+
+    #[test]
+    fn an_answer_without_a_date_gets_one_and_a_node_s_own_stays() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let mut headers = HeaderMap::new();
+        ensure_date(&mut headers, now);
+        assert_eq!(headers[DATE], "Sun, 06 Nov 1994 08:49:37 GMT", "the example of RFC 9110");
+        ensure_date(&mut headers, now + Duration::from_secs(60));
+        assert_eq!(headers.get_all(DATE).iter().collect::<Vec<_>>(), ["Sun, 06 Nov 1994 08:49:37 GMT"]);
+        let mut headers = HeaderMap::new();
+        for unset in [UNIX_EPOCH - Duration::from_secs(1), UNIX_EPOCH + Duration::from_secs(300_000_000_000)]
+        {
+            ensure_date(&mut headers, unset);
+        }
+        assert!(headers.is_empty());
     }
 
     #[test]

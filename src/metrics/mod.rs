@@ -223,7 +223,7 @@ mod tests {
         pool.handshake(Handshake::Upgraded);
         pool.handshake_seconds(Duration::from_millis(3));
         pool.request(204);
-        pool.affinity("cookie", "pinned");
+        pool.affinity("cookie", "kept");
         node.shard(0).add(Direction::In, 100, &[1, 0, 2, 0, 0]);
         node.shard(1).add(Direction::In, 30, &[4, 0, 0, 0, 1]);
         node.shard(1).add(Direction::Out, 7, &[0, 1, 0, 0, 0]);

@@ -11,7 +11,9 @@ use prometheus::TextEncoder;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::meter::{CLASSES, CODES, Direction, Handshake, KINDS, Meter, PoolMeter, STATES, Side, Totals};
+use super::meter::{
+    CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, SOURCES, STATES, Side, Totals,
+};
 use super::{Pool, process};
 
 /// What the table reads.
@@ -238,8 +240,13 @@ fn requests(scrape: &Scrape, series: &mut Series) {
 
 fn affinity(scrape: &Scrape, series: &mut Series) {
     for pool in pools(scrape) {
-        for ((source, outcome), count) in pool.affinities() {
-            series.add(&[&pool.pool, source, outcome], count as f64);
+        for (at, source) in SOURCES.into_iter().enumerate() {
+            for (outcome_at, outcome) in OUTCOMES.into_iter().enumerate() {
+                match pool.affinities(at, outcome_at) {
+                    0 => {}
+                    count => series.add(&[&pool.pool, source, outcome], count as f64),
+                }
+            }
         }
     }
 }

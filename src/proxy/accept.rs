@@ -114,7 +114,7 @@ fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: By
 
 /// Closes without a reset: what the client still sends is read and thrown away, for a moment, or the kernel's reset
 /// could overtake the answer.
-async fn linger(mut stream: Stream) {
+pub async fn linger(mut stream: Stream) {
     let (time, most) = LINGER;
     let end = async {
         if stream.shutdown().await.is_err() {

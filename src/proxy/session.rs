@@ -21,7 +21,7 @@ use crate::affinity::{self, Wishes, engine_io};
 use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
-use crate::http::{Body, BodyFault};
+use crate::http::{Body, BodyFault, trace};
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
 use crate::ws::handshake;
 
@@ -37,6 +37,8 @@ pub struct Session {
     pub route: Arc<str>,
     /// Where it comes from.
     pub origin: Origin,
+    /// The trace that it is part of; its node is told.
+    pub trace: [u8; 16],
     /// What the affinity sources say.
     pub wishes: Wishes,
     /// When its head was read.
@@ -54,7 +56,7 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         Some(fault) => Err(Failure::Head(fault)),
         None => route_and_serve(connection, request).await,
     };
-    let response = answer.unwrap_or_else(|failure| {
+    let mut response = answer.unwrap_or_else(|failure| {
         tracing::debug!(%failure, peer = %connection.peer, "request refused");
         if is_upgrade && matches!(failure, Failure::NoRoute | Failure::Target) {
             front.metrics.unrouted_handshake(failure.handshake());
@@ -63,6 +65,9 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         }
         failure.reply(front.next_id())
     });
+    if response.status() != handshake::YES {
+        headers::ensure_date(response.headers_mut(), SystemTime::now());
+    }
     while_in_flight(response, in_flight)
 }
 
@@ -106,7 +111,7 @@ async fn route_and_serve(
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
         return Err(Failure::Target);
     }
-    let mut session = open(front, connection.peer, &request)?;
+    let mut session = open(front, connection.peer, &mut request)?;
     retarget(&mut request, &mut session)?;
     if is_upgrade {
         let answer = upgrade::serve(connection, &session, request).await;
@@ -121,14 +126,15 @@ async fn route_and_serve(
     answer
 }
 
-/// Route and affinity.
-fn open(front: &Front, peer: IpAddr, request: &Request<Incoming>) -> Result<Session, Failure> {
+/// Route, trace and affinity.
+fn open(front: &Front, peer: IpAddr, request: &mut Request<Incoming>) -> Result<Session, Failure> {
     let (begun, opened_at) = (Instant::now(), SystemTime::now());
     let state = front.state.load_full();
     let host = host(request.headers());
     let (_, route) = state.routes.find(host, request.uri().path()).ok_or(Failure::NoRoute)?;
     let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
     let name = route.name().into();
+    let trace = trace::carry(request.headers_mut(), || front.random());
     let origin = headers::origin(peer, false, request.headers(), &state.trusted);
     let asked = affinity::Request {
         headers: request.headers(),
@@ -138,7 +144,7 @@ fn open(front: &Front, peer: IpAddr, request: &Request<Incoming>) -> Result<Sess
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-    Ok(Session { id: front.next_id(), state, pool, route: name, origin, wishes, begun, opened_at })
+    Ok(Session { id: front.next_id(), state, pool, route: name, origin, trace, wishes, begun, opened_at })
 }
 
 fn host(headers: &HeaderMap) -> &str {

@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::Front;
 use super::accept::Connection;
 use super::session::Session;
+use super::{Front, State};
 use crate::http::reply::Failure;
 use crate::http::{Body, headers};
 use crate::log::access;
@@ -37,6 +37,8 @@ pub struct Adoptable {
     record: Record,
     begun: Instant,
     meter: Arc<PoolMeter>,
+    /// Who waits for the last session of its generation waits for its adoption, too.
+    _state: Arc<State>,
 }
 
 /// Serves an upgrade request.
@@ -132,16 +134,19 @@ async fn ask(
     poll_fn(|cx| Pin::new(&mut http).poll_without_shutdown(cx)).await.map_err(bad)?;
     session.praise(front, candidate.node);
     let parts = http.into_parts();
+    session.pool.doctor.hear_tunnel(&session.pool.config, target.query(), &parts.read_buf);
     let adoptable = Adoptable {
         node: parts.io.into_inner(),
         from_node: parts.read_buf,
         rules: Rules {
             idle: session.pool.config.timeouts.idle,
             max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
+            ping: session.pool.config.messages.ping,
         },
         record: record(session, &candidate, seat),
         begun: session.begun,
         meter: Arc::clone(&session.pool.meter),
+        _state: Arc::clone(&session.state),
     };
     *connection.handoff.lock() = Some(adoptable);
     Ok(yes(session, &candidate, answer.headers()))
@@ -156,6 +161,7 @@ fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
         generation: session.state.generation,
         opened_at: session.opened_at,
         affinity: (candidate.source(), candidate.outcome.as_str()),
+        trace: session.trace,
     }
 }
 
@@ -191,7 +197,7 @@ impl Adoptable {
         };
         self.meter.handshake(Handshake::Upgraded);
         self.meter.handshake_seconds(self.begun.elapsed());
-        front.access.open(open_event(&self.record));
+        front.access.open(access::Open { at: SystemTime::now(), session: self.record.session() });
         let tunnel = Tunnel {
             client,
             node,
@@ -208,18 +214,5 @@ impl Adoptable {
     /// The client was gone before it could be told.
     pub fn client_vanished(self) {
         self.meter.handshake(Handshake::Failed);
-    }
-}
-
-fn open_event(record: &Record) -> access::Open {
-    access::Open {
-        id: record.id,
-        at: SystemTime::now(),
-        client: Some(record.client),
-        route: Arc::clone(&record.route),
-        pool: Arc::clone(&record.seat.pool),
-        node: Arc::clone(&record.seat.node),
-        affinity_source: record.affinity.0,
-        affinity_outcome: record.affinity.1,
     }
 }

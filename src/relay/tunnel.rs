@@ -1,15 +1,19 @@
 //! A tunnel in its relay thread: two ends, two pipes, and how it comes to its one outcome.
 //!
 //! Its life: bytes pass until a peer closes, ends its stream or breaks, or until the balancer begins a close of its
-//! own (idle, too big, garbage, shutdown). After a Close in both directions, or a close of the balancer's, a
+//! own (idle, silent, too big, garbage, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::end::{End, Read};
 use super::pipe::{Fault, HEADROOM, Pipe};
-use super::{Outcome, Record, Tunnel, Why};
+use super::pulse::{Look, Pulse, Way};
+use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
-use crate::ws::close;
-use crate::ws::tracker::Tally;
+use crate::ws::tracker::{Heed, Tally};
+use crate::ws::{close, frame};
 
 /// The client's index in a pair of ends or pipes; a pipe has the index of the end that it reads from.
 pub const CLIENT: usize = 0;
@@ -70,13 +74,19 @@ pub struct Live {
     /// Idle time allowed. In milliseconds.
     idle: u64,
     /// When the tunnel was adopted, on the thread's clock.
-    adopted: u64,
-    /// When a byte last passed, on the thread's clock.
+    pub adopted: u64,
+    /// When a byte of the peers' last passed, on the thread's clock.
     active: u64,
+    /// When a text or binary message last began, on the thread's clock; 0 before the first.
+    messaged: u64,
     /// When the tunnel is cut whatever the peers do; `u64::MAX` while nothing closes it.
     deadline: u64,
     /// Who began the end, with which code, and why.
     cause: Option<(Side, u16, Why)>,
+    /// Whether the client is there.
+    pulse: Pulse,
+    /// The balancer has begun a close.
+    parting: bool,
     /// In the thread's list of tunnels that want a turn.
     pub queued: bool,
 }
@@ -87,11 +97,14 @@ impl Live {
         let mut live = Self {
             ends: [End::new(tunnel.client), End::new(tunnel.node)],
             pipes: Default::default(),
+            pulse: Pulse::new(tunnel.rules.ping, tunnel.record.id, turn.now),
+            parting: false,
             record: tunnel.record,
             max_message: tunnel.rules.max_message,
-            idle: u64::try_from(tunnel.rules.idle.as_millis()).unwrap_or(u64::MAX),
+            idle: millis(tunnel.rules.idle),
             adopted: turn.now,
             active: turn.now,
+            messaged: 0,
             deadline: u64::MAX,
             cause: None,
             queued: false,
@@ -116,7 +129,7 @@ impl Live {
 
     /// Whether a sweep at `now` has something to look at.
     pub fn wants_sweep(&self, now: u64) -> bool {
-        self.deadline != u64::MAX || now.saturating_sub(self.active) >= self.idle
+        self.deadline != u64::MAX || now.saturating_sub(self.active) >= self.idle || self.pulse.is_quiet(now)
     }
 
     /// One of the two ends.
@@ -158,7 +171,6 @@ impl Live {
             match self.ends[from].read(&mut turn.scratch[HEADROOM..]) {
                 Read::Bytes(len) => {
                     moved += len;
-                    self.active = turn.now;
                     self.pass(from, len, turn);
                 }
                 Read::Nothing => return Progress::Rests,
@@ -177,13 +189,31 @@ impl Live {
         turn.scratch[start..HEADROOM].copy_from_slice(held);
         let piece = &turn.scratch[start..HEADROOM + len];
         let mut tally = Tally::default();
-        let fault = pipe.feed(piece, self.max_message, &mut tally, |bytes| to.put(bytes));
+        let pings = if from == CLIENT { self.pulse.token() } else { None };
+        let heed = Heed { limit: self.max_message, pings };
+        let mut passed = false;
+        let seen = pipe.feed(piece, heed, &mut tally, |bytes| {
+            passed = true;
+            to.put(bytes);
+        });
+        if passed {
+            self.active = turn.now;
+        }
+        if from == CLIENT {
+            self.pulse.heard = turn.now;
+        }
         let shard = self.record.seat.shard(turn.thread);
         shard.add(if from == CLIENT { Direction::In } else { Direction::Out }, len as u64, &tally);
+        if tally[0] + tally[1] > 0 {
+            self.messaged = turn.now.max(1);
+        }
         if tally[4] > 0 {
             self.note_close(from, turn.now);
         }
-        if let Some(fault) = fault {
+        if let Some(number) = seen.pong {
+            self.pulse.answered(number, turn.now);
+        }
+        if let Some(fault) = seen.fault {
             self.farewell(&Farewell::of(fault), turn);
         }
         self.note_break(1 - from);
@@ -224,6 +254,7 @@ impl Live {
     /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
     pub fn farewell(&mut self, farewell: &Farewell<'_>, turn: &Turn<'_>) {
         self.cause.get_or_insert((Side::Balancer, farewell.code, farewell.why));
+        self.parting = true;
         self.deadline = self.deadline.min(turn.now + farewell.grace);
         for from in [CLIENT, NODE] {
             let to = &mut self.ends[1 - from];
@@ -233,7 +264,7 @@ impl Live {
         }
     }
 
-    /// Idle for too long, or past its deadline?
+    /// Past its deadline, idle for too long, or without a client?
     pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
         if turn.now >= self.deadline {
             return Progress::Over;
@@ -241,12 +272,42 @@ impl Live {
         if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
             self.farewell(&Farewell::IDLE, turn);
         }
+        if self.may_be_asked() {
+            self.look_at_client(turn);
+        }
         if self.is_over() { Progress::Over } else { Progress::Rests }
     }
 
-    /// A deadline runs.
-    pub fn is_closing(&self) -> bool {
-        self.deadline != u64::MAX
+    /// A Ping would reach the client, and it would answer (RFC 6455, section 5.5.2: not behind a Close).
+    fn may_be_asked(&self) -> bool {
+        let client = &self.ends[CLIENT];
+        let is_open = !(client.ended || client.finished || client.broken);
+        is_open && self.deadline == u64::MAX && self.pipes.iter().all(|pipe| pipe.close_seen().is_none())
+    }
+
+    fn look_at_client(&mut self, turn: &Turn<'_>) {
+        let pipe = &mut self.pipes[NODE];
+        let client = &mut self.ends[CLIENT];
+        let way = match (client.is_backed_up(), pipe.is_waiting()) {
+            (true, _) => Way::Backlog(pipe.bytes()),
+            (false, true) => Way::Frame,
+            (false, false) => Way::Clear,
+        };
+        match self.pulse.look(turn.now, way) {
+            Look::Fine => {}
+            Look::Ask(payload) => {
+                let ping = frame::control(frame::opcode::PING, &payload, None);
+                pipe.inject(ping, false, |bytes| client.put(bytes));
+            }
+            Look::Silent => self.give_up_client(turn),
+        }
+    }
+
+    /// The node is told and may answer; the client is told, too, in case it hears, but not waited for.
+    fn give_up_client(&mut self, turn: &Turn<'_>) {
+        self.cause.get_or_insert((Side::Client, close::ABNORMAL, Why::Silent));
+        self.farewell(&Farewell::SILENT, turn);
+        self.ends[CLIENT].broken = true;
     }
 
     /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
@@ -257,14 +318,44 @@ impl Live {
         if self.ends.iter().any(|end| end.broken && end.ended) {
             return true;
         }
-        let closing = matches!(self.cause, Some((Side::Balancer, ..)));
-        closing && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
+        self.parting && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
     }
 
     fn has_answered(&self, index: usize) -> bool {
         let end = &self.ends[index];
         let heard = self.pipes[index].close_seen().is_some() || end.ended;
         (heard && !end.is_backed_up()) || end.broken
+    }
+
+    /// The session as it is at `now` on the thread's clock, which is `wall` on the wall.
+    pub fn snapshot(&self, now: u64, wall: SystemTime) -> Snapshot {
+        let record = &self.record;
+        let ago = Duration::from_millis(now.saturating_sub(self.messaged));
+        Snapshot {
+            id: record.id,
+            client: record.client,
+            pool: Arc::clone(&record.seat.pool),
+            node: Arc::clone(&record.seat.node),
+            route: Arc::clone(&record.route),
+            generation: record.generation,
+            opened_at: record.opened_at,
+            affinity: record.affinity,
+            bytes: self.bytes(),
+            messages: self.messages(),
+            last_message_at: if self.messaged == 0 { None } else { wall.checked_sub(ago) },
+            round_trip: self.pulse.round_trip(),
+            is_closing: self.deadline != u64::MAX,
+        }
+    }
+
+    /// Bytes read from the client and from the node.
+    fn bytes(&self) -> [u64; 2] {
+        [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()]
+    }
+
+    /// Text and binary messages from the client and from the node.
+    fn messages(&self) -> [u64; 2] {
+        [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()]
     }
 
     /// The one outcome. The sockets close when `self` is dropped.
@@ -275,15 +366,17 @@ impl Live {
             side,
             code,
             why,
-            duration: std::time::Duration::from_millis(now - self.adopted),
-            bytes: [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()],
-            messages: [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()],
+            duration: Duration::from_millis(now - self.adopted),
+            bytes: self.bytes(),
+            messages: self.messages(),
         }
     }
 }
 
 impl Farewell<'static> {
     const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
+    const SILENT: Self =
+        Self { code: close::GOING_AWAY, reason: "no answer to a ping", why: Why::Silent, grace: SETTLE };
 
     fn of(fault: Fault) -> Self {
         match fault {

@@ -1,7 +1,12 @@
 //! The balancer in process, between a raw client and a node that the test plays byte by byte.
 
+mod contract;
+mod dashboard;
 mod ends;
 mod handshake;
+mod lines;
+mod numbers;
 mod play;
 mod plain;
 mod pressure;
+mod scrape;
