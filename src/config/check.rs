@@ -11,6 +11,7 @@ use super::fault::{nearest, quoted};
 use super::limits;
 use super::pools;
 use super::reader::{Section, Value};
+use super::tls;
 use super::units::ANY_TIME;
 use super::{AccessLog, Admin, AdminPlace, Config, ListenAddress, Listener, LogFormat, LogPath};
 use super::{Places, Pool, Shutdown, Tokens};
@@ -47,13 +48,13 @@ pub(super) fn config(root: Value) -> Config {
 fn listeners(top: &Section, has_proxies: bool, places: &mut Places) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
         let address = ListenAddress::Tcp(([0, 0, 0, 0], 8080).into());
-        return vec![Listener { address, proxy_protocol: false }];
+        return vec![Listener { address, proxy_protocol: false, tls: None }];
     };
     let mut listeners: Vec<Listener> = Vec::new();
     for item in value.some_items("- address: \"0.0.0.0:8080\"") {
         let section = item.section(&["address", "proxy_protocol", "tls"]);
         let proxy_protocol = proxy_protocol(&section, has_proxies);
-        section.unavailable("tls", "null");
+        let tls = tls::listener(&section);
         let example = "`address: \"0.0.0.0:8080\"`, for instance";
         let Some(value) = section.required("address", example) else { continue };
         let Some(address) = listen_address(&value) else { continue };
@@ -61,7 +62,7 @@ fn listeners(top: &Section, has_proxies: bool, places: &mut Places) -> Vec<Liste
             value.fault(format_args!("another listener has {address} already"));
         }
         places.listeners.push(value.at());
-        listeners.push(Listener { address, proxy_protocol });
+        listeners.push(Listener { address, proxy_protocol, tls });
     }
     listeners
 }

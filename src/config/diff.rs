@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::ServerName;
+
 use super::summary::{route_text, source_text};
 use super::units::{show_duration, show_size};
 use super::{
-    AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool, Probe,
-    ProxyVersion, Shutdown, Timeouts,
+    AccessLog, Admin, Authorities, Config, Drain, Health, Identity, Limits, Listener, ListenerTls, LogFormat,
+    LogPath, Messages, Pool, PoolTls, Probe, ProxyVersion, Shutdown, Timeouts,
 };
 use crate::affinity::Source;
 use crate::pool::health::Rule;
@@ -167,12 +169,65 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
             None => {
                 changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) })
             }
-            Some(Listener { address: _, proxy_protocol }) => {
+            Some(Listener { address: _, proxy_protocol, tls }) => {
                 let mut section = Section { subject: subject(listener), changes: &mut *changes };
                 section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
+                compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
             }
         }
     }
+}
+
+fn on_or_off(is_on: &bool) -> String {
+    if *is_on { "on" } else { "off" }.into()
+}
+
+fn compare_listener_tls(old: Option<&ListenerTls>, new: Option<&ListenerTls>, section: &mut Section) {
+    let (Some(old), Some(new)) = (old, new) else {
+        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
+    };
+    let ListenerTls { certificates, client_ca, min_version, ticket_secret_file, tickets } = old;
+    for now in new.certificates.iter().filter(|now| !certificates.contains(now)) {
+        section.push(What::Replaced(format!("certificate {} (until {})", now.cert.display(), now.expires)));
+    }
+    let files = |list: &Vec<Identity>| {
+        listed(&list.iter().map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
+    };
+    section.set("tls.certificates", &files(certificates), &files(&new.certificates), String::clone);
+    compare_authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
+    section.set("tls.min_version", min_version, &new.min_version, |version| version.as_str().into());
+    let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
+    section.set("tls.ticket_secret_file", ticket_secret_file, &new.ticket_secret_file, path);
+    if *tickets != new.tickets {
+        section.push(What::Replaced("ticket secrets".into()));
+    }
+}
+
+fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
+    let (Some(old), Some(new)) = (old, new) else {
+        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
+    };
+    let PoolTls { ca, server_name, identity } = old;
+    compare_authorities("tls.ca", Some(ca), Some(&new.ca), section);
+    let name =
+        |name: &Option<ServerName<'_>>| name.as_ref().map_or(none(), |name| name.to_str().into_owned());
+    section.set("tls.server_name", server_name, &new.server_name, name);
+    if *identity != new.identity {
+        section.push(What::Replaced("certificate shown to nodes".into()));
+    }
+}
+
+fn compare_authorities(
+    key: &'static str,
+    old: Option<&Authorities>,
+    new: Option<&Authorities>,
+    section: &mut Section,
+) {
+    let file = |ca: &Option<&Authorities>| ca.map_or(none(), |ca| ca.file.display().to_string());
+    if old.is_some() && file(&old) == file(&new) && old != new {
+        section.push(What::Replaced(format!("authorities of {}", file(&new))));
+    }
+    section.set(key, &file(&old), &file(&new), String::clone);
 }
 
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
@@ -260,6 +315,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
         drain,
         send_proxy_protocol,
         source_addresses,
+        tls,
     } = old;
     compare_nodes(name, nodes, &new.nodes, changes);
     let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
@@ -284,6 +340,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
     section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
     section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
+    compare_pool_tls(tls.as_ref(), new.tls.as_ref(), &mut section);
     // The order of the nodes decides ties and the turn of round_robin.
     let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
         let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));

@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use super::fault::{Position, quoted};
 use super::reader::{Section, Value};
 use super::sources;
+use super::tls;
 use super::units::{ANY_TIME, SOME_TIME, show_duration};
 use super::{Drain, Health, LOAD_BOUND, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
 use crate::pool::health::Rule;
@@ -30,6 +31,7 @@ const KEYS: &[&str] = &[
     "rebalance",
     "source_addresses",
     "send_proxy_protocol",
+    "tls",
 ];
 
 /// Below this, idle connections of common clients are cut between two of their pings (Socket.IO: 25 s + 20 s).
@@ -52,11 +54,13 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
     let section = value.section(KEYS);
     section.unavailable("rebalance", "null");
     let health = section.section("health", HEALTH_KEYS);
-    let source_addresses = source_addresses(&section);
     let timeouts = timeouts(&section);
+    let source_addresses = source_addresses(&section);
+    let nodes = nodes(&section, source_addresses.len());
     Pool {
         name: name.into(),
-        nodes: nodes(&section, source_addresses.len()),
+        tls: tls::pool(&section, &nodes),
+        nodes,
         affinity: sources::sources(&section),
         balance: balance(&section),
         load_bound: load_bound(&section),

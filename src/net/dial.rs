@@ -56,6 +56,12 @@ pub enum DialFault {
     /// Ours: the file limit is reached.
     #[error("no file descriptor is left: {0}")]
     NoFile(io::Error),
+    /// Its certificate is not to be believed, or it does not speak TLS.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
+    /// Nothing says what its certificate must be for.
+    #[error("no certificate can be for its address")]
+    NoName,
     /// Something else: no route, no file.
     #[error("no connection: {0}")]
     Other(io::Error),

@@ -39,6 +39,8 @@ pub use listing::{Filter, Snapshot};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
+use crate::net::places::Place;
+use crate::net::tls::departed::Departed;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
 const STRETCH: usize = 512;
@@ -62,6 +64,8 @@ pub struct Record {
     pub affinity: (&'static str, &'static str),
     /// The trace that the node was told.
     pub trace: [u8; 16],
+    /// Counts the client's connection until the record is dropped; `None` where nobody counts.
+    pub place: Option<Place>,
 }
 
 impl Record {
@@ -98,6 +102,10 @@ pub struct Tunnel {
     pub client: OwnedFd,
     /// The node's socket, non-blocking.
     pub node: OwnedFd,
+    /// The client's TLS connection, if it has one; what it has decrypted follows `from_client`.
+    pub client_tls: Option<Departed>,
+    /// The TLS connection to the node, if it has one; what it has decrypted follows `from_node`.
+    pub node_tls: Option<Departed>,
     /// Bytes already read from the client, for the node.
     pub from_client: Bytes,
     /// Bytes already read from the node, for the client.
@@ -372,6 +380,7 @@ mod tests {
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("cookie", "kept"),
                 trace: [0; 16],
+                place: None,
             };
             let pair = || {
                 let (ours, theirs) = UnixStream::pair().unwrap();
