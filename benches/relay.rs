@@ -262,7 +262,16 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
         max_message: 1 << 20,
         ping: Some(Duration::from_secs(3600)),
     };
-    Tunnel { client, node, from_client: Bytes::new(), from_node: Bytes::new(), rules, record }
+    Tunnel {
+        client,
+        node,
+        client_tls: None,
+        node_tls: None,
+        from_client: Bytes::new(),
+        from_node: Bytes::new(),
+        rules,
+        record,
+    }
 }
 
 fn memory() -> io::Result<()> {

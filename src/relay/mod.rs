@@ -17,6 +17,7 @@ mod listing;
 pub mod pipe;
 mod pulse;
 mod round;
+pub mod tls;
 mod tunnel;
 
 use std::future::Future;
@@ -131,6 +132,8 @@ pub enum Why {
     TooBig,
     /// The framing was lost.
     Garbage,
+    /// TLS 1.2 keys have sealed almost as many records as they may.
+    Worn,
     /// The balancer stops.
     Shutdown,
     /// The tunnel's node, or pool, is drained.
@@ -151,6 +154,7 @@ impl Why {
             Self::Idle => "idle",
             Self::TooBig => "message_too_big",
             Self::Garbage => "garbage",
+            Self::Worn => "tls_keys_used_up",
             Self::Shutdown => "shutdown",
             Self::Drained => "drained",
             Self::Killed => "killed",
@@ -390,7 +394,16 @@ mod tests {
             };
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
             let early = Bytes::new();
-            let tunnel = Tunnel { client, node, from_client: early.clone(), from_node: early, rules, record };
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: None,
+                node_tls: None,
+                from_client: early.clone(),
+                from_node: early,
+                rules,
+                record,
+            };
             assert!(self.relay.adopt(tunnel));
             Peers { client: client_peer, node: node_peer }
         }

@@ -4,14 +4,17 @@
 //! own (idle, silent, too big, garbage, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::end::{End, Read};
 use super::pipe::{Fault, HEADROOM, Pipe};
 use super::pulse::{Look, Pulse, Way};
+use super::tls::Role;
 use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
+use crate::net::tls::departed::Departed;
 use crate::ws::tracker::{Heed, Tally};
 use crate::ws::{close, frame};
 
@@ -25,6 +28,9 @@ const QUANTUM: usize = 256 * 1024;
 
 /// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
 const SETTLE: u64 = 5_000;
+
+/// How long a peer that broke TLS has to read the alert. In milliseconds.
+const LINGER: u64 = 1_000;
 
 /// What a relay thread lends to the tunnel whose turn it is.
 pub struct Turn<'a> {
@@ -94,8 +100,10 @@ pub struct Live {
 impl Live {
     /// Takes a tunnel over; the bytes that were read with it pass at once.
     pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
+        let (client, from_client) = end(tunnel.client, tunnel.client_tls, Role::Server);
+        let (node, from_node) = end(tunnel.node, tunnel.node_tls, Role::Client);
         let mut live = Self {
-            ends: [End::new(tunnel.client), End::new(tunnel.node)],
+            ends: [client, node],
             pipes: Default::default(),
             pulse: Pulse::new(tunnel.rules.ping, tunnel.record.id, turn.now),
             parting: false,
@@ -110,7 +118,9 @@ impl Live {
             queued: false,
         };
         live.pass_early(NODE, &tunnel.from_node, turn);
+        live.pass_early(NODE, &from_node, turn);
         live.pass_early(CLIENT, &tunnel.from_client, turn);
+        live.pass_early(CLIENT, &from_client, turn);
         live
     }
 
@@ -129,7 +139,12 @@ impl Live {
 
     /// Whether a sweep at `now` has something to look at.
     pub fn wants_sweep(&self, now: u64) -> bool {
-        self.deadline != u64::MAX || now.saturating_sub(self.active) >= self.idle || self.pulse.is_quiet(now)
+        let is_idle = now.saturating_sub(self.active) >= self.idle;
+        self.deadline != u64::MAX || is_idle || self.is_worn() || self.pulse.is_quiet(now)
+    }
+
+    fn is_worn(&self) -> bool {
+        self.ends.iter().any(|end| end.worn)
     }
 
     /// One of the two ends.
@@ -143,7 +158,7 @@ impl Live {
         let from_client = self.pump(CLIENT, turn);
         let from_node = self.pump(NODE, turn);
         if from_client == Progress::Over || from_node == Progress::Over || self.is_over() {
-            return Progress::Over;
+            return self.over();
         }
         if from_client == Progress::WantsMore { from_client } else { from_node }
     }
@@ -176,6 +191,10 @@ impl Live {
                 Read::Nothing => return Progress::Rests,
                 Read::End => self.source_ended(from),
                 Read::Broken => return self.source_broke(from),
+                Read::Lost(len) => {
+                    moved += len;
+                    self.source_lost(from, turn.now);
+                }
             }
         }
     }
@@ -240,7 +259,28 @@ impl Live {
     fn source_ended(&mut self, from: usize) {
         let to = &mut self.ends[1 - from];
         self.pipes[from].end(|bytes| to.put(bytes));
-        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Ended));
+        let mut why = Why::Ended;
+        if self.ends[from].was_cut() {
+            why = Why::Broken;
+            self.ends[1 - from].fall_silent();
+        } else if self.ends[from].must_part() {
+            self.pipes[1 - from].mute();
+            self.ends[from].finish();
+        }
+        self.cause.get_or_insert((side(from), close::ABNORMAL, why));
+    }
+
+    /// The peer broke TLS: it has been sent an alert. Both streams end, and it has a moment to read it.
+    #[cold]
+    fn source_lost(&mut self, from: usize, now: u64) {
+        if !self.ends[from].finishing {
+            tracing::debug!(id = self.record.id, side = side(from).as_str(), "peer broke TLS");
+        }
+        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Broken));
+        self.deadline = self.deadline.min(now + LINGER);
+        self.pipes.iter_mut().for_each(Pipe::mute);
+        self.ends[1 - from].fall_silent();
+        self.ends.iter_mut().for_each(End::finish);
     }
 
     /// A reset is passed on as a reset, behind the bytes that came before it.
@@ -267,15 +307,25 @@ impl Live {
     /// Past its deadline, idle for too long, or without a client?
     pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
         if turn.now >= self.deadline {
-            return Progress::Over;
+            return self.over();
         }
-        if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
+        if self.deadline == u64::MAX && self.is_worn() {
+            self.farewell(&Farewell::WORN, turn);
+        } else if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
             self.farewell(&Farewell::IDLE, turn);
         }
         if self.may_be_asked() {
             self.look_at_client(turn);
         }
-        if self.is_over() { Progress::Over } else { Progress::Rests }
+        if self.is_over() { self.over() } else { Progress::Rests }
+    }
+
+    /// The last thing before the sockets are closed: goodbye, where TLS still owes it.
+    fn over(&mut self) -> Progress {
+        self.ends.iter_mut().for_each(|end| {
+            end.part();
+        });
+        Progress::Over
     }
 
     /// A Ping would reach the client, and it would answer (RFC 6455, section 5.5.2: not behind a Close).
@@ -378,6 +428,9 @@ impl Farewell<'static> {
     const SILENT: Self =
         Self { code: close::GOING_AWAY, reason: "no answer to a ping", why: Why::Silent, grace: SETTLE };
 
+    const WORN: Self =
+        Self { code: close::GOING_AWAY, reason: "TLS keys used up", why: Why::Worn, grace: SETTLE };
+
     fn of(fault: Fault) -> Self {
         match fault {
             Fault::TooBig => {
@@ -388,6 +441,14 @@ impl Farewell<'static> {
                 Self { code: close::PROTOCOL_ERROR, reason, why: Why::Garbage, grace: SETTLE }
             }
         }
+    }
+}
+
+/// One end, and what was read from it before.
+fn end(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (End, Vec<u8>) {
+    match tls {
+        Some(departed) => End::sealed(socket, departed, role),
+        None => (End::new(socket), Vec::new()),
     }
 }
 
