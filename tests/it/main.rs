@@ -12,3 +12,4 @@ mod play;
 mod pressure;
 mod scrape;
 mod tls;
+mod reload;
