@@ -19,6 +19,7 @@ use crate::control::{self, Bound, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::Metrics;
+use crate::net::files;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{Front, State};
@@ -60,6 +61,7 @@ impl App {
         path: Option<&Path>,
         mut inherited: Inherited,
     ) -> io::Result<Self> {
+        files::raise_limit();
         let watch = path.map(|_| Watch::new()).transpose()?;
         let bound = Bound::all(config, |address, is_admin| open(address, is_admin, &mut inherited))?;
         inherited.close_rest();
@@ -146,9 +148,7 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || config.config()),
-        status: Box::new(move || {
-            status(&shown, &Process { started_at, listeners: listening.listeners() })
-        }),
+        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
         sessions: Box::new(move |wanted| {
             let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
             Box::pin(async { page.await.into_iter().map(Session::from).collect() })

@@ -36,6 +36,7 @@
 //! - I6 Nothing is injected except between two frames.
 //! - I7 Every session ends in exactly one `Outcome`, logged once and counted once.
 //! - I8 A bad config changes nothing, and says everything that is wrong with it at once.
+//! - I9 A reload closes no connection whose route and node are still there.
 //! - I10 What a slow reader does not take is bounded: the balancer stops reading from the other side.
 
 #![forbid(unsafe_code)]

@@ -463,3 +463,190 @@ fn compare_routes(old: &[Route], new: &[Route], changes: &mut Vec<Change>) {
     let mut section = Section::top("routes", changes);
     section.set("the order", &order(old, new), &order(new, old), |names| listed(names));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::resolve;
+
+    const BASE: &str = "\
+listeners: [{ address: \"127.0.0.1:8080\" }]
+pools:
+  chat:
+    nodes: [{ id: ws1, address: \"10.0.0.1:3001\" }, { id: ws2, address: \"10.0.0.2:3001\" }]
+    affinity: [cookie: { name: pin, secret_file: secret }]
+    timeouts: { idle: 1h }
+  feed:
+    nodes: [{ id: a, address: \"10.0.0.9:80\" }]
+routes:
+  - { path: /chat, pool: chat }
+  - { path: /feed, pool: feed }
+";
+
+    fn read(secret: &'static str) -> impl Fn(&Path) -> io::Result<Vec<u8>> {
+        move |_| Ok(format!("k1:{}=\n", secret.repeat(43)).into_bytes())
+    }
+
+    fn config(text: &str) -> Config {
+        resolve("t", text.as_bytes(), &|_| None, &read("A")).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn said(old: &Config, new: &Config) -> Vec<String> {
+        diff(old, new).iter().map(ToString::to_string).collect()
+    }
+
+    /// What is said when this is put in the place of that.
+    fn replaced(from: &str, to: &str) -> Vec<String> {
+        assert!(BASE.contains(from), "{from}");
+        said(&config(BASE), &config(&BASE.replace(from, to)))
+    }
+
+    #[test]
+    fn each_change_is_one_plain_sentence() {
+        let node = "{ id: ws2, address: \"10.0.0.2:3001\" }";
+        for (from, to, sentence) in [
+            (
+                node,
+                "{ id: ws2, address: \"10.0.0.2:3001\" }, { id: ws4, address: \"10.0.0.4:3001\" }",
+                "pool chat: node ws4 added (10.0.0.4:3001)",
+            ),
+            (&*format!(", {node}"), "", "pool chat: node ws2 removed (10.0.0.2:3001)"),
+            (
+                "10.0.0.2:3001",
+                "10.0.0.3:3001",
+                "pool chat: node ws2 moved to 10.0.0.3:3001, was at 10.0.0.2:3001",
+            ),
+            ("id: ws2,", "id: ws2, weight: 3,", "pool chat: node ws2: weight is 3 now, was 1"),
+            (
+                "id: ws2,",
+                "id: ws2, max_connections: 9,",
+                "pool chat: node ws2: max_connections is 9 now, was none",
+            ),
+            ("id: ws2,", "id: ws2, release: v7,", "pool chat: node ws2: release is v7 now, was none"),
+            ("idle: 1h", "idle: 2h", "pool chat: timeouts.idle is 2h now, was 1h"),
+            (
+                "timeouts:",
+                "balance: random_two\n    timeouts:",
+                "pool chat: balance is random_two now, was least_connections",
+            ),
+            (
+                "timeouts:",
+                "health: null\n    timeouts:",
+                "pool chat: health is none now, was http /health with status 200",
+            ),
+            (
+                "timeouts:",
+                "drain: { code: 3001 }\n    timeouts:",
+                "pool chat: drain.code is 3001 now, was 1012",
+            ),
+            (
+                "timeouts:",
+                "messages: { ping: 5s }\n    timeouts:",
+                "pool chat: messages.ping is 5s now, was none",
+            ),
+            (
+                "name: pin",
+                "name: other",
+                "pool chat: affinity is [cookie other (signed)] now, was [cookie pin (signed)]",
+            ),
+            ("name: pin,", "name: pin, same_site: strict,", "pool chat: attributes of cookie pin replaced"),
+            ("path: /feed", "path: /news", "route any host, path /news added (pool feed)"),
+            (
+                "path: /feed, pool: feed",
+                "path: /feed, pool: chat",
+                "route any host, path /feed: pool is chat now, was feed",
+            ),
+            ("8080", "8081", "listener 127.0.0.1:8081 added (listening)"),
+            (
+                "pools:",
+                "limits: { request_head: 32KiB }\npools:",
+                "limits: request_head is 32KiB now, was 16KiB",
+            ),
+            (
+                "pools:",
+                "trusted_proxies: [10.0.0.0/8]\npools:",
+                "trusted_proxies: the list is [10.0.0.0/8] now, was []",
+            ),
+            ("pools:", "access_log: { format: off }\npools:", "access_log: format is off now, was json"),
+            ("pools:", "admin: null\npools:", "admin removed"),
+            (
+                "pools:",
+                "admin: { address: \"127.0.0.1:1\" }\npools:",
+                "admin: address is 127.0.0.1:1 now, was 127.0.0.1:9090",
+            ),
+            ("pools:", "shutdown: { drain: 1s }\npools:", "shutdown: drain is 1s now, was 30s"),
+            (
+                "  feed:\n",
+                "  more: { nodes: [{ id: m, address: \"x:1\" }] }\n  feed:\n",
+                "pool more added (1 node)",
+            ),
+        ] {
+            let said = replaced(from, to);
+            assert!(said.contains(&sentence.to_owned()), "{sentence}\n{said:?}");
+            assert!(said.len() <= 2, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_is_said_too() {
+        assert_eq!(replaced("8080", "8081")[0], "listener 127.0.0.1:8080 removed");
+        let without = BASE.replace("  feed:\n    nodes: [{ id: a, address: \"10.0.0.9:80\" }]\n", "");
+        let without = without.replace("  - { path: /feed, pool: feed }\n", "");
+        let expected = ["pool feed removed (1 node)", "route any host, path /feed removed (pool feed)"];
+        assert_eq!(said(&config(BASE), &config(&without)), expected);
+    }
+
+    #[test]
+    fn spelling_order_of_keys_and_comments_change_nothing() {
+        let spelt =
+            BASE.replace("idle: 1h", "idle: 60m, connect: 2s # as ever").replace("pools:", "\n\npools:");
+        assert_eq!(said(&config(BASE), &config(&spelt)), [""; 0]);
+    }
+
+    #[test]
+    fn the_order_of_routes_and_nodes_counts() {
+        let [chat, feed] = ["  - { path: /chat, pool: chat }\n", "  - { path: /feed, pool: feed }\n"];
+        let turned = BASE.replace(&format!("{chat}{feed}"), &format!("{feed}{chat}"));
+        let expected = "routes: the order is [any host, path /feed, any host, path /chat] now, \
+                        was [any host, path /chat, any host, path /feed]";
+        assert_eq!(said(&config(BASE), &config(&turned)), [expected]);
+    }
+
+    #[test]
+    fn other_secrets_are_said_and_never_shown() {
+        let old = config(BASE);
+        let new = resolve("t", BASE.as_bytes(), &|_| None, &read("B")).unwrap();
+        assert_eq!(said(&old, &new), ["pool chat: keys of cookie pin replaced"]);
+    }
+
+    #[test]
+    fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
+        let listener = |text: &str| Listener { address: text.parse().unwrap() };
+        let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
+        let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);
+        assert_eq!(same_listeners(&old, &new), [Some(0), Some(2), None]);
+    }
+
+    #[test]
+    fn a_route_is_still_there_when_one_takes_its_place_or_all_that_it_took() {
+        let routes = |text: &str| {
+            let tail = BASE.find("routes:").unwrap();
+            config(&format!("{}routes: [{text}, {{ path: /only-feed, pool: feed }}]\n", &BASE[..tail])).routes
+        };
+        let old = &routes("{ host: a.example, path: /chat/, pool: chat }")[0];
+        for (new, expected) in [
+            ("{ host: a.example, path: /chat/, pool: feed }", true),
+            ("{ host: a.example, path: /chat, pool: chat }", true),
+            ("{ host: \"*.example\", pool: chat }", true),
+            ("{ path: /, pool: chat }", true),
+            ("{ path: /, pool: feed }", false),
+            ("{ host: b.example, path: /chat/, pool: chat }", false),
+            ("{ host: a.example, path: /chat/x, pool: chat }", false),
+        ] {
+            assert_eq!(is_still_there(old, &routes(new)), expected, "{new}");
+        }
+    }
+}
