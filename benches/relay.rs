@@ -254,8 +254,13 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
         generation: 1,
         opened_at: SystemTime::now(),
         affinity: ("none", "none"),
+        trace: [0; 16],
     };
-    let rules = Rules { idle: Duration::from_secs(3600), max_message: 1 << 20 };
+    let rules = Rules {
+        idle: Duration::from_secs(3600),
+        max_message: 1 << 20,
+        ping: Some(Duration::from_secs(3600)),
+    };
     Tunnel {
         client,
         node,

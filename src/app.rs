@@ -3,142 +3,172 @@
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::status::{Process, status};
 use crate::admin::{self, Readiness, View};
-use crate::config::{Config, ListenAddress, LogFormat, LogPath};
-use crate::control::probe;
-use crate::log::access::{self, AccessLog, To};
+use crate::config::{Config, ListenAddress};
+use crate::control::watch::Watch;
+use crate::control::{self, Bound, Reload, pages, report};
+use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::Metrics;
+use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
-use crate::proxy::{self, Front, State};
+use crate::proxy::{Front, State};
 use crate::relay::{Closing, Ledger, Outcome, Record, Relay};
+use crate::service;
 use crate::ws::close;
 
 /// The longest that a tunnel waits for its peers' answers to a Close at the end of the process.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The part of the drain time, at most, that is kept for what comes after the last tunnel.
+const LAST_STEPS: Duration = Duration::from_millis(500);
+
+/// How much later than that a relay thread may be, before the end goes on without it.
+const LATE: Duration = Duration::from_secs(1);
+
 /// A running balancer.
 pub struct App {
     front: Arc<Front>,
-    drain: Duration,
-    listeners: Vec<String>,
-    admin: Option<String>,
-    /// Accept loops and the admin server.
+    reload: Arc<Reload>,
+    /// The watch of the files, the pages of the access log, and the reports to the service manager.
     servers: JoinSet<()>,
 }
 
 impl App {
     /// Binds, asks every node once, and serves.
     pub async fn start(config: &Config) -> io::Result<Self> {
-        let listeners: Vec<Listener> =
-            config.listeners.iter().map(|listener| bind(&listener.address)).collect::<io::Result<_>>()?;
+        Self::start_on(config, None, Inherited::default()).await
+    }
+
+    /// The same with a config that was read from the file at `path`, which is watched from now on.
+    pub async fn start_from(path: &Path, config: &Config) -> io::Result<Self> {
+        Self::start_on(config, Some(path), Inherited::default()).await
+    }
+
+    /// The same, on those of the inherited sockets that the config names.
+    pub async fn start_on(
+        config: &Config,
+        path: Option<&Path>,
+        mut inherited: Inherited,
+    ) -> io::Result<Self> {
+        let watch = path.map(|_| Watch::new()).transpose()?;
+        let bound = Bound::all(config, |address, is_admin| open(address, is_admin, &mut inherited))?;
+        inherited.close_rest();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
-        let access = Arc::new(access_log(config, &metrics)?);
+        let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped())?;
+        let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access))?;
         let seed = RandomState::new().hash_one(std::process::id());
-        let front = Front::new(State::new(config, &metrics), relay, metrics, access, seed);
-        let mut app = Self {
-            front: Arc::new(front),
-            drain: config.shutdown.drain,
-            listeners: listeners.iter().map(Listener::local).collect(),
-            admin: None,
-            servers: JoinSet::new(),
+        let front = Arc::new(Front::new(State::new(config, &metrics), relay, metrics, access, seed));
+        let started_at = SystemTime::now();
+        let serve_admin = move |reload: &Arc<Reload>, listener| -> admin::Later<()> {
+            let view = Arc::new(view(reload, started_at));
+            Box::pin(admin::serve(listener, view, reload.front().shutdown.clone()))
         };
-        app.serve_admin(config)?;
-        probe::first_round(&app.front).await;
-        probe::start(&app.front);
-        for listener in listeners {
-            tracing::info!(address = %listener.local(), "listening");
-            app.servers.spawn(proxy::accept::run(Arc::clone(&app.front), listener));
-        }
+        let reload =
+            Reload::new(Arc::clone(&front), config.clone(), path.map(Path::to_owned), Box::new(serve_admin));
+        let mut servers = JoinSet::new();
+        servers.spawn(pages::turn_on_usr1(Arc::clone(&front))?);
+        reload.start(bound).await;
         tracing::info!("serving");
-        Ok(app)
+        service::ready(&report::status(&front));
+        servers.spawn(report::run(Arc::clone(&front)));
+        if let Some(watch) = watch {
+            servers.spawn(watch.run(Arc::clone(&reload), front.shutdown.clone()));
+        }
+        Ok(Self { front, reload, servers })
     }
 
-    fn serve_admin(&mut self, config: &Config) -> io::Result<()> {
-        let Some(admin) = &config.admin else { return Ok(()) };
-        let listener = bind(&admin.address)?;
-        let address = listener.local();
-        tracing::info!(%address, "admin listening");
-        self.admin = Some(address);
-        let front = Arc::clone(&self.front);
-        let metrics = Arc::clone(&front.metrics);
-        let shutdown = front.shutdown.clone();
-        let view = View { metrics, readiness: Box::new(move || readiness(&front)) };
-        self.servers.spawn(async move {
-            // The socket's file lives as long as the server.
-            let (listener, _file) = match listener {
-                Listener::Tcp(listener) => (admin::Listener::Tcp(listener), None),
-                Listener::Unix(listener, file) => (admin::Listener::Unix(listener), Some(file)),
-            };
-            admin::serve(listener, Arc::new(view), shutdown).await;
-        });
-        Ok(())
+    /// The running config, and the way to another one.
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.reload
     }
 
-    /// Where clients come in, as bound.
-    pub fn listeners(&self) -> &[String] {
-        &self.listeners
+    /// Where clients come in, as bound, in the order of the config.
+    pub fn listeners(&self) -> Vec<String> {
+        self.reload.listeners()
     }
 
     /// Where metrics and health are, as bound.
-    pub fn admin(&self) -> Option<&str> {
-        self.admin.as_deref()
+    pub fn admin(&self) -> Option<String> {
+        self.reload.admin()
     }
 
     /// Ends in order: no new connections, every tunnel closed with 1001, spread over the drain time.
     pub async fn stop(mut self) {
         let front = Arc::clone(&self.front);
+        let drain = self.reload.config().shutdown.drain;
         tracing::info!(tunnels = front.relay.live(), "stopping");
         front.shutdown.begin();
-        let grace = GRACE.min(self.drain / 2);
-        let closing =
-            Closing { code: close::GOING_AWAY, reason: "going away".into(), over: self.drain - grace, grace };
+        service::stopping(&report::status(&front));
+        let grace = GRACE.min(drain / 2);
+        let over = drain - grace - LAST_STEPS.min(drain / 10);
+        let closing = Closing { code: close::GOING_AWAY, reason: "going away".into(), over, grace };
         front.relay.close(&closing);
         front.tasks.close();
         for pool in front.state.load().pools.values() {
             pool.upstreams.iter().for_each(|upstream| upstream.release());
         }
-        let finishing = tokio::time::timeout(self.drain, front.tasks.wait());
+        let finishing = tokio::time::timeout(drain, front.tasks.wait());
         let relay = Arc::clone(&front);
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
-        let (finished, joined) = tokio::join!(finishing, joined);
-        if finished.is_err() || joined.is_err() {
+        let (finished, joined) = tokio::join!(finishing, tokio::time::timeout(drain + LATE, joined));
+        if finished.is_err() {
             tracing::warn!("some requests were cut at the end of the drain time");
         }
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("a relay thread did not end in time");
+        }
         front.shutdown.stop();
+        self.reload.closed().await;
         while self.servers.join_next().await.is_some() {}
         front.access.finish();
         tracing::info!("stopped");
     }
 }
 
-fn bind(address: &ListenAddress) -> io::Result<Listener> {
-    let bound = match address {
-        ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
-        ListenAddress::Unix(path) => Listener::bind_unix(path),
-    };
-    bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+/// What the admin server shows and can bring about.
+fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
+    let front = reload.front();
+    let (ready, shown) = (Arc::clone(front), Arc::clone(front));
+    let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
+    View {
+        metrics: Arc::clone(&front.metrics),
+        readiness: Box::new(move || readiness(&ready)),
+        config: Box::new(move || config.config()),
+        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
+        sessions: Box::new(|_| Box::pin(async { Vec::new() })),
+        close: Box::new(|_| Box::pin(async { false })),
+        reload: Box::new(move || {
+            let reload = Arc::clone(&asked);
+            Box::pin(async move {
+                let changes = reload.from_file().await?;
+                Ok(changes.iter().map(ToString::to_string).collect())
+            })
+        }),
+    }
 }
 
-fn access_log(config: &Config, metrics: &Metrics) -> io::Result<AccessLog> {
-    let format = match config.access_log.format {
-        LogFormat::Json => Format::Json,
-        LogFormat::Text => Format::Text,
-        LogFormat::Off => return Ok(AccessLog::off()),
+/// A listener on `address`: the inherited one, or one that is bound.
+fn open(address: &ListenAddress, is_admin: bool, inherited: &mut Inherited) -> io::Result<Listener> {
+    let found = match address {
+        ListenAddress::Tcp(address) => inherited.tcp(*address),
+        ListenAddress::Unix(path) => inherited.unix(path),
     };
-    let to = match &config.access_log.path {
-        LogPath::Stdout => To::Stdout,
-        LogPath::File(path) => To::File(path.clone()),
-    };
-    AccessLog::start(format, &to, metrics.access_log_dropped())
+    if let Some(listener) = found {
+        tracing::info!(%address, "took over an inherited socket");
+        return Ok(listener);
+    }
+    if is_admin { control::bind_admin(address) } else { control::bind(address) }
 }
 
 /// Where each tunnel's one outcome is counted and written down (invariant I7).
@@ -152,22 +182,14 @@ fn ledger(access: &Arc<AccessLog>) -> Ledger {
 
 fn close_event(record: &Record, outcome: &Outcome) -> access::Close {
     access::Close {
-        id: record.id,
         at: SystemTime::now(),
-        client: Some(record.client),
-        route: Arc::clone(&record.route),
-        pool: Arc::clone(&record.seat.pool),
-        node: Arc::clone(&record.seat.node),
-        affinity_source: record.affinity.0,
-        affinity_outcome: record.affinity.1,
+        session: record.session(),
         side: outcome.side.as_str(),
         code: outcome.code,
         why: outcome.why.as_str(),
         duration: outcome.duration,
-        bytes_in: outcome.bytes[0],
-        bytes_out: outcome.bytes[1],
-        messages_in: outcome.messages[0],
-        messages_out: outcome.messages[1],
+        bytes: outcome.bytes,
+        messages: outcome.messages,
     }
 }
 
@@ -183,12 +205,18 @@ fn readiness(front: &Front) -> Readiness {
     Readiness::NotReady("no node is up")
 }
 
-/// Runs a balancer until SIGTERM or SIGINT.
-pub fn run(config: Config) -> io::Result<()> {
-    run_until(async move { App::start(&config).await })
+/// Runs a balancer with the config that was read from the file at `path` until SIGTERM or SIGINT; see [`run_until`].
+pub fn run(path: &Path, config: &Config) -> io::Result<()> {
+    // While there is one thread only: it takes variables out of the environment.
+    let inherited = Inherited::from_env();
+    run_until(async move { App::start_on(config, Some(path), inherited).await })
 }
 
-/// Runs what `start` starts until SIGTERM or SIGINT; a second one ends at once.
+/// Runs what `start` starts until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// What keeps it from starting; `Interrupted` when a second signal cut the orderly end short.
 pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()> {
     log::init(Format::Text);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -204,12 +232,15 @@ pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()>
             _ = int.recv() => {}
         }
         tokio::select! {
-            () = app.stop() => {}
-            _ = term.recv() => tracing::warn!("ended at once, as asked a second time"),
-            _ = int.recv() => tracing::warn!("ended at once, as asked a second time"),
+            () = app.stop() => Ok(()),
+            _ = term.recv() => Err(cut_short()),
+            _ = int.recv() => Err(cut_short()),
         }
-        Ok(())
     });
     runtime.shutdown_background();
     outcome
+}
+
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "ended at once, as asked by a second signal")
 }

@@ -50,6 +50,7 @@ pub mod config;
 
 // mechanism: I/O without policy
 pub mod shutdown;
+pub mod service;
 pub mod metrics;
 pub mod log;
 pub mod net;

@@ -205,12 +205,46 @@ fn every_key_reaches_its_field() {
 #[test]
 fn what_is_unwise_is_a_warning_with_its_place() {
     let text = "pools:\n  chat:\n    nodes: [{ id: ws1, address: \"127.0.0.1:3001\" }]\n    load_bound: 1.0\n    \
-        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }]\n";
+        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    balance: client_ip\n";
     let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
     let lines: Vec<String> =
         config.warnings.iter().map(|warning| warning.line("w.yaml", "warning: ")).collect();
+    let places: Vec<&str> = lines.iter().filter_map(|line| line.split(": ").nth(2)).collect();
+    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "balance"];
+    assert_eq!(places, expected, "{lines:#?}");
     let places: Vec<&str> = lines.iter().filter_map(|line| line.split(" warning: ").next()).collect();
-    assert_eq!(places, ["w.yaml:3:12:", "w.yaml:4:17:", "w.yaml:5:23:", "w.yaml:6:37:"], "{lines:#?}");
+    let expected = ["3:12", "4:17", "5:23", "6:37", "6:56", "7:14"].map(|place| format!("w.yaml:{place}:"));
+    assert_eq!(places, expected, "{lines:#?}");
+}
+
+#[test]
+fn whoever_says_that_there_is_no_proxy_is_not_warned_of_one() {
+    let pool = "pools: { a: { nodes: [{ id: x, address: \"x:1\" }, { id: y, address: \"y:1\" }], \
+        affinity: [client_ip: {}], balance: client_ip } }";
+    for (said, warnings) in [("", 2), ("trusted_proxies: []", 0), ("trusted_proxies: [10.0.0.0/8]", 0)] {
+        let text = format!("{said}\n{pool}\n");
+        let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+        assert_eq!(config.warnings.len(), warnings, "{said}: {:?}", config.warnings);
+    }
+}
+
+#[test]
+fn every_path_of_a_probe_that_is_accepted_can_be_sent() {
+    let mut accepted = 0;
+    for sign in '!'..='~' {
+        let path = format!("/a{sign}b?c{sign}d");
+        let text = format!(
+            "pools: {{ a: {{ nodes: [{{ id: x, address: \"x:1\" }}], health: {{ http: {{ path: {} }} }} }} }}",
+            serde_json::to_string(&path.replace('$', "$$")).unwrap()
+        );
+        let Ok(config) = resolve("p.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)) else {
+            continue;
+        };
+        let Probe::Http { path, .. } = &config.pools[0].health.probe else { panic!("{text}") };
+        assert!(http::Request::get(path).body(()).is_ok(), "{path}");
+        accepted += 1;
+    }
+    assert!(accepted > 80, "{accepted}");
 }
 
 #[test]

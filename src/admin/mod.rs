@@ -1,69 +1,83 @@
-//! The admin address: metrics, liveness and readiness over HTTP/1.1.
+//! The admin address: metrics, liveness, readiness and the API over HTTP/1.1.
 //!
-//! Small on purpose and safe to leave running: it answers `GET` and `HEAD` only, reads no body, bounds a request's
-//! head and the time for it, and serves a bounded number of connections at once, the rest wait in the kernel. It
+//! Safe to leave running: it bounds a request's head and body and the time for each, and serves a bounded number of
+//! connections at once; when all places are taken, the connection that has had one for the longest gives way. It
 //! answers while the process drains and ends when everything has stopped. Errors are JSON: `{"error", "faults"}`.
+//!
+//! In reading order: `gate` (who may ask), `api` (which path is answered how), `status` and `sessions` (what is
+//! shown), `answer`; and [`client`], the other end, for the commands.
 
 mod answer;
+mod api;
+pub mod client;
+mod gate;
+pub mod sessions;
+pub mod status;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::ready;
-use std::io;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Full;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::config::{Config, Faults};
+use crate::http::guard::{Guard, Link, Rules};
 use crate::metrics::Metrics;
+use crate::net::listen::Listener;
+use crate::net::stream::Stream;
+use crate::proxy::accept::linger;
 use crate::shutdown::{Phase, Shutdown};
+
+use sessions::{Session, Wanted};
+use status::Status;
 
 /// What one client can take from the others.
 #[derive(Clone, Copy)]
 struct Limits {
     /// Connections that are served at once.
     connections: usize,
-    /// The time for a whole request head; a kept-alive connection may be silent for as long.
+    /// The time for a whole request head.
     head_time: Duration,
+    /// How long a kept-alive connection may be silent.
+    keep_alive: Duration,
     /// The longest that a connection keeps its place.
     connection_time: Duration,
     /// How long an answer that is being written at a connection's end is waited for.
     last_answer: Duration,
 }
 
-/// Room for a few scrapers and operators. Ten minutes a connection, so that clients who never read cannot hold
-/// all the places for ever; a scraper connects anew.
+/// Room for a few scrapers and operators. A scraper that asks once a minute keeps its connection. Ten minutes a
+/// connection, so that clients who never read cannot hold their places for ever; a scraper connects anew.
 const LIMITS: Limits = Limits {
     connections: 64,
     head_time: Duration::from_secs(10),
+    keep_alive: Duration::from_secs(75),
     connection_time: Duration::from_secs(600),
     last_answer: Duration::from_secs(1),
 };
 
-/// Bytes of a request head, and of what is buffered of it.
+/// Bytes of a request head.
 const HEAD_SIZE: usize = 16 * 1024;
+/// Bytes of a request body.
+const BODY_SIZE: usize = 16 * 1024;
+/// The time for a whole body, however slowly it comes.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The pause after a failed accept: the usual cause, no free descriptor, does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A bound listener of the admin address.
-pub enum Listener {
-    /// An IP address and port.
-    Tcp(TcpListener),
-    /// A socket in the file system.
-    Unix(UnixListener),
-}
 
 /// Whether new sessions can be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,12 +88,26 @@ pub enum Readiness {
     NotReady(&'static str),
 }
 
-/// What the admin server shows.
+/// What takes a moment.
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the admin server shows and can bring about.
 pub struct View {
     /// The counters behind `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Asked for each `/readyz`.
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// The config in effect: who may ask, and `/api/config`.
+    pub config: Box<dyn Fn() -> Arc<Config> + Send + Sync>,
+    /// Asked for each `/api/status`.
+    pub status: Box<dyn Fn() -> Status + Send + Sync>,
+    /// The first live sessions in the order of their ids that are wanted, and one more than `limit` where there is one.
+    pub sessions: Box<dyn Fn(Wanted) -> Later<Vec<Session>> + Send + Sync>,
+    /// Begins to end the session with this id; false where there is none.
+    pub close: Box<dyn Fn(u64) -> Later<bool> + Send + Sync>,
+    /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
+    /// happens when the client goes away.
+    pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
 }
 
 /// Serves the listener until everything has stopped; then closes it and every connection, and returns.
@@ -90,13 +118,17 @@ pub async fn serve(listener: Listener, view: Arc<View>, shutdown: Shutdown) {
 async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutdown: Shutdown) {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.connections));
+    let mut oldest_first = VecDeque::new();
     loop {
         tokio::select! {
             () = shutdown.reached(Phase::Stopped) => break,
-            (stream, place) = accept(&listener, &places) => {
+            (stream, place) = accept(&listener, &places, &mut oldest_first) => {
                 let (view, shutdown) = (Arc::clone(&view), shutdown.clone());
+                let (leave, asked_to_leave) = oneshot::channel();
+                oldest_first.retain(|leave: &oneshot::Sender<()>| !leave.is_closed());
+                oldest_first.push_back(leave);
                 connections.spawn(async move {
-                    serve_connection(limits, stream, &view, &shutdown).await;
+                    serve_connection(limits, stream, &view, (&shutdown, asked_to_leave)).await;
                     drop(place);
                 });
             }
@@ -107,77 +139,95 @@ async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutd
     connections.wait().await;
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
-
-/// The next connection, once there is a place for it.
-async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> (Box<dyn Stream>, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await.expect("nobody closes this semaphore");
-    loop {
-        let accepted: io::Result<Box<dyn Stream>> = match listener {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as _),
-            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as _),
-        };
-        match accepted {
-            Ok(stream) => return (stream, place),
+/// The next connection, and a place for it, which the oldest one makes when there is none: somebody who only holds
+/// connections open must not keep out a health check.
+async fn accept(
+    listener: &Listener,
+    places: &Arc<Semaphore>,
+    oldest_first: &mut VecDeque<oneshot::Sender<()>>,
+) -> (Stream, OwnedSemaphorePermit) {
+    let stream = loop {
+        match listener.accept().await {
+            Ok((stream, _)) => break stream,
             Err(fault) => {
                 warn!(%fault, "admin address cannot accept");
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    };
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return (stream, place);
     }
+    while let Some(leave) = oldest_first.pop_front() {
+        if leave.send(()).is_ok() {
+            break;
+        }
+    }
+    (stream, Arc::clone(places).acquire_owned().await.expect("nobody closes this semaphore"))
 }
 
-/// Serves one connection until its client leaves it, it breaks a limit, or everything has stopped.
-async fn serve_connection(limits: Limits, stream: Box<dyn Stream>, view: &View, shutdown: &Shutdown) {
-    let service = service_fn(|request| ready(Ok::<_, Infallible>(reply(&request, view))));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time)
-        .max_buf_size(HEAD_SIZE)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
+/// Serves one connection until its client leaves it, it breaks a limit, it is asked to leave, or everything has stopped.
+async fn serve_connection(
+    limits: Limits,
+    stream: Stream,
+    view: &View,
+    (shutdown, asked_to_leave): (&Shutdown, oneshot::Receiver<()>),
+) {
+    let rules = Rules {
+        request_head: HEAD_SIZE,
+        head_time: limits.head_time,
+        keep_alive: limits.keep_alive,
+        body_time: BODY_TIME,
+    };
+    let (guard, link) = Guard::new(stream, rules);
+    let service = service_fn(|request| Box::pin(reply(request, view, &link)));
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None).max_buf_size(HEAD_SIZE);
+    let mut connection = http.serve_connection(TokioIo::new(guard), service);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        // Elapsed or stopped: both mean that the answer under way is the last.
-        _ = time::timeout(limits.connection_time, shutdown.reached(Phase::Stopped)) => {
-            connection.as_mut().graceful_shutdown();
-            // Who does not read it by then does without it.
-            time::timeout(limits.last_answer, connection).await.unwrap_or(Ok(()))
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+        () = told_to_end(limits, shutdown, asked_to_leave) => {
+            // The answer under way is the last, and who does not read it by then does without it.
+            Pin::new(&mut connection).graceful_shutdown();
+            let rest = poll_fn(|cx| connection.poll_without_shutdown(cx));
+            time::timeout(limits.last_answer, rest).await.unwrap_or(Ok(()))
         }
     };
     if let Err(fault) = ended {
         debug!(%fault, "admin connection ended");
     }
-}
-
-/// The answer to one request. Its body is not read; where there is one, hyper closes after the answer.
-fn reply(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
-    if *request.method() != Method::GET && *request.method() != Method::HEAD {
-        return answer::method_not_allowed();
-    }
-    if !names_one_host(request) {
-        return answer::error(StatusCode::BAD_REQUEST, "exactly one Host is expected");
-    }
-    match request.uri().path() {
-        "/metrics" => answer::metrics(view.metrics.render()),
-        "/healthz" => answer::text("ok\n"),
-        "/readyz" => match (view.readiness)() {
-            Readiness::Ready => answer::text("ready\n"),
-            Readiness::NotReady(why) => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),
-        },
-        _ => answer::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
+    let (stream, _) = connection.into_parts().io.into_inner().into_parts();
+    tokio::select! {
+        () = linger(stream) => {}
+        () = shutdown.reached(Phase::Stopped) => {}
     }
 }
 
-/// RFC 9112, section 3.2: a request without a Host, or with two, is answered with 400; HTTP/1.0, which simple
-/// health checkers still speak, may leave it out.
-fn names_one_host(request: &Request<Incoming>) -> bool {
-    match request.headers().get_all(header::HOST).iter().count() {
-        0 => request.version() == Version::HTTP_10,
-        count => count == 1,
+async fn told_to_end(limits: Limits, shutdown: &Shutdown, asked_to_leave: oneshot::Receiver<()>) {
+    tokio::select! {
+        () = time::sleep(limits.connection_time) => {}
+        () = shutdown.reached(Phase::Stopped) => {}
+        // An error says that nobody can ask any more, which is at the end of the server.
+        Ok(()) = asked_to_leave => {}
     }
+}
+
+/// The answer to one request, in flight for the guard until its body has gone out.
+async fn reply(
+    request: Request<Incoming>,
+    view: &View,
+    link: &Arc<Link>,
+) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+    let (fault, in_flight) = link.begin_request();
+    let answer = match fault {
+        Some(fault) => api::refusal(&fault),
+        None => api::reply(request, view).await,
+    };
+    let hold = move |never| {
+        let _in_flight = &in_flight;
+        never
+    };
+    Ok(answer.map(|body| body.map_err(hold).boxed_unsync()))
 }
 
 #[cfg(test)]

@@ -395,6 +395,7 @@ mod tests {
         CookieRule {
             name: "mainstay".into(),
             keys,
+            secret_file: None,
             max_age: Some(Duration::from_secs(1000)),
             same_site: SameSite::Lax,
             secure: Secure::Auto,

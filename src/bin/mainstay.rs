@@ -1,6 +1,7 @@
 //! The balancer's command line.
 //!
-//! Exit codes: 0 all is well, 1 the config has faults or the balancer could not run, 2 the command is not one.
+//! Exit codes: 0 all is well; 1 the config has faults, the balancer could not run, or a second signal cut its end
+//! short; 2 the command is not one.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
 
 fn run(file: ConfigFile) -> Result<(), Failure> {
     let config = load(&file.config)?;
-    Ok(mainstay::app::run(config)?)
+    Ok(mainstay::app::run(&file.config, &config)?)
 }
 
 fn check(file: ConfigFile) -> Result<(), Failure> {

@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::fault::{nearest, quoted};
+use super::limits;
 use super::pools;
 use super::reader::{Section, Value};
-use super::units::{ANY_TIME, SOME_TIME};
-use super::{AccessLog, Admin, Config, Limits, ListenAddress, Listener, LogFormat, LogPath, Pool, Shutdown};
-use crate::route::{Host, Route};
+use super::tls;
+use super::units::ANY_TIME;
+use super::{AccessLog, Admin, AdminPlace, Config, ListenAddress, Listener, LogFormat, LogPath};
+use super::{Places, Pool, Shutdown, Tokens};
+use crate::route::{Host, Origins, Route};
 
 const KEYS: &[&str] =
     &["listeners", "admin", "trusted_proxies", "limits", "access_log", "shutdown", "pools", "routes"];
@@ -20,41 +23,57 @@ const KEYS: &[&str] =
 /// The whole config; of no use when the reader has heard of a fault.
 pub(super) fn config(root: Value) -> Config {
     let top = root.section(KEYS);
-    let listeners = listeners(&top);
-    let admin = admin(&top, &listeners);
+    let mut places = Places::default();
+    let trusted_proxies = trusted_proxies(&top);
+    let listeners = listeners(&top, !trusted_proxies.is_empty(), &mut places);
+    let admin = admin(&top, &listeners, &mut places);
+    root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
     Config {
         listeners,
         admin,
-        trusted_proxies: trusted_proxies(&top),
-        limits: limits(&top),
+        trusted_proxies,
+        limits: limits::limits(&top),
         access_log: access_log(&top),
         shutdown: shutdown(&top),
         pools,
         routes,
         warnings: Vec::new(),
+        places,
     }
 }
 
-fn listeners(top: &Section) -> Vec<Listener> {
+/// The listeners; `has_proxies` says whether anybody is trusted to send a PROXY header.
+fn listeners(top: &Section, has_proxies: bool, places: &mut Places) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
-        return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
+        let address = ListenAddress::Tcp(([0, 0, 0, 0], 8080).into());
+        return vec![Listener { address, proxy_protocol: false, tls: None }];
     };
     let mut listeners: Vec<Listener> = Vec::new();
     for item in value.some_items("- address: \"0.0.0.0:8080\"") {
         let section = item.section(&["address", "proxy_protocol", "tls"]);
-        section.unavailable("proxy_protocol", "false");
-        section.unavailable("tls", "null");
+        let proxy_protocol = proxy_protocol(&section, has_proxies);
+        let tls = tls::listener(&section);
         let example = "`address: \"0.0.0.0:8080\"`, for instance";
         let Some(value) = section.required("address", example) else { continue };
         let Some(address) = listen_address(&value) else { continue };
         if listeners.iter().any(|other| clash(&other.address, &address)) {
             value.fault(format_args!("another listener has {address} already"));
         }
-        listeners.push(Listener { address });
+        places.listeners.push(value.at());
+        listeners.push(Listener { address, proxy_protocol, tls });
     }
     listeners
+}
+
+fn proxy_protocol(listener: &Section, has_proxies: bool) -> bool {
+    let Some(value) = listener.value("proxy_protocol") else { return false };
+    let is_on = value.boolean().unwrap_or(false);
+    if is_on && !has_proxies {
+        value.fault("nobody is trusted to send it, so every connection would be cut; name the proxies in `trusted_proxies`");
+    }
+    is_on
 }
 
 fn listen_address(value: &Value) -> Option<ListenAddress> {
@@ -67,28 +86,70 @@ fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
     one == other && !chosen_by_the_system
 }
 
-fn admin(top: &Section, listeners: &[Listener]) -> Option<Admin> {
-    if top.value("admin").is_some_and(|admin| admin.is_null()) {
+fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<Admin> {
+    let value = top.value("admin");
+    if value.is_some_and(|admin| admin.is_null()) {
         return None;
     }
-    let section = top.section("admin", &["address", "token_file"]);
-    section.unavailable("token_file", "null");
-    let Some(value) = section.value("address") else { return Some(Admin::default()) };
+    let section = top.section("admin", ADMIN_KEYS);
+    let tokens = section.some("token_file").and_then(|value| tokens(&value));
+    let token_file = token_file(&section);
+    let Some(value) = section.value("address") else {
+        return Some(Admin { token_file, tokens, ..Admin::default() });
+    };
+    places.admin = Some(value.at());
     let address = listen_address(&value)?;
     if let ListenAddress::Tcp(tcp) = &address
         && !tcp.ip().is_loopback()
+        && section.some("token_file").is_none()
     {
+        let port = tcp.port();
         value.fault(format_args!(
-            "{tcp} is open to others, which needs a token, and tokens are not available in this version; \
-             write 127.0.0.1:{}, [::1]:{} or unix:/path",
-            tcp.port(),
-            tcp.port()
+            "{tcp} is open to others, which needs a token; write `token_file:` and a file with one,              or 127.0.0.1:{port}, [::1]:{port} or unix:/path"
         ));
     }
     if listeners.iter().any(|listener| clash(&listener.address, &address)) {
         value.fault(format_args!("a listener has {address} already"));
     }
-    Some(Admin { address })
+    Some(Admin { address, token_file, tokens })
+}
+
+const ADMIN_KEYS: &[&str] = &["address", "token_file"];
+
+/// Where the admin API is, without a look at anything else; `None` where the address cannot be read.
+pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
+    let default = Admin::default().address;
+    let Some(value) = root.entry("admin") else {
+        return Some(AdminPlace { address: Some(default), token_file: None });
+    };
+    if value.is_null() {
+        return Some(AdminPlace { address: None, token_file: None });
+    }
+    let section = value.section(ADMIN_KEYS);
+    let address = match section.value("address") {
+        Some(value) => listen_address(&value)?,
+        None => default,
+    };
+    Some(AdminPlace { address: Some(address), token_file: token_file(&section) })
+}
+
+fn token_file(admin: &Section) -> Option<PathBuf> {
+    admin
+        .some("token_file")
+        .and_then(|value| value.text("the path of a token file, or null"))
+        .map(PathBuf::from)
+}
+
+/// What the token file says.
+fn tokens(value: &Value) -> Option<Tokens> {
+    // What is no path is said by `token_file`.
+    let path = value.as_text()?;
+    let text = match (value.reader.read)(Path::new(path)) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not text".to_owned()),
+        Err(error) => Err(format!("it cannot be read: {error}")),
+    };
+    let tokens = text.and_then(|text| Tokens::parse(&text));
+    tokens.map_err(|message| value.fault(format_args!("{path}: {message}"))).ok()
 }
 
 fn trusted_proxies(top: &Section) -> Vec<IpNet> {
@@ -105,30 +166,6 @@ fn trusted_proxy(value: &Value) -> Option<IpNet> {
         value.fault(format_args!("{net} has bits beyond its prefix; write {}", net.trunc()));
     }
     Some(net)
-}
-
-fn limits(top: &Section) -> Limits {
-    // A buffer below 8 KiB is refused by the HTTP library; 1 MiB is far over any browser's cookies.
-    const HEADS: std::ops::RangeInclusive<u64> = 8 << 10..=1 << 20;
-    const KEYS: &[&str] = &[
-        "connections",
-        "connections_per_client",
-        "handshakes_per_second",
-        "request_head",
-        "head_time",
-        "keep_alive",
-    ];
-    let section = top.section("limits", KEYS);
-    section.unavailable("connections", "auto");
-    section.unavailable("connections_per_client", "0");
-    section.unavailable("handshakes_per_second", "0");
-    let default = Limits::default();
-    let head = section.value("request_head").and_then(|value| value.size(HEADS));
-    Limits {
-        request_head: head.and_then(|bytes| bytes.try_into().ok()).unwrap_or(default.request_head),
-        head_time: section.duration("head_time", default.head_time, SOME_TIME),
-        keep_alive: section.duration("keep_alive", default.keep_alive, SOME_TIME),
-    }
 }
 
 fn access_log(top: &Section) -> AccessLog {
@@ -153,7 +190,7 @@ fn shutdown(top: &Section) -> Shutdown {
 fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
     let Some(value) = top.value("routes") else {
         return match pools {
-            [only] => vec![Route { host: None, path: None, pool: Arc::clone(&only.name) }],
+            [only] => vec![everything_to(only)],
             [] => Vec::new(),
             _ => {
                 top.whole().fault(format_args!(
@@ -180,6 +217,10 @@ fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
     routes
 }
 
+fn everything_to(pool: &Pool) -> Route {
+    Route { host: None, path: None, origins: Origins::default(), pool: Arc::clone(&pool.name) }
+}
+
 /// The hosts and paths of the routes that, before this one, would take all its requests.
 fn wider(route: &Route) -> impl Iterator<Item = (Option<String>, Option<String>)> {
     let path = route.path.as_deref().unwrap_or_default();
@@ -200,7 +241,7 @@ fn host_key(host: Option<&Host>) -> Option<String> {
 /// `None` after a fault.
 fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
     let section = item.section(&["host", "path", "origins", "pool"]);
-    section.unavailable("origins", "[]");
+    let origins = origins(&section);
     let host = match section.some("host") {
         Some(value) => value.typed("a host name, such as chat.example.com").map(Some),
         None => Some(None),
@@ -215,7 +256,21 @@ fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
     };
     let pool =
         section.required("pool", "`pool:` and the name of one").and_then(|value| named_pool(&value, pools));
-    Some(Route { host: host?, path: path?, pool: pool? })
+    Some(Route { host: host?, path: path?, origins, pool: pool? })
+}
+
+fn origins(route: &Section) -> Origins {
+    let items = route.value("origins").map(|value| value.items()).unwrap_or_default();
+    let origin = |item: &Value| {
+        if item.is_null() {
+            item.fault(
+                "an entry of nothing; for the opaque origin of sandboxed pages, write \"null\" in quotes",
+            );
+            return None;
+        }
+        item.typed("an origin, such as \"https://example.com\", or \"null\"")
+    };
+    Origins::new(items.iter().filter_map(origin).collect())
 }
 
 /// The name of one of the pools.

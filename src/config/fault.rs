@@ -59,6 +59,16 @@ impl Faults {
         Self { file: file.into(), list }
     }
 
+    /// The file, as it was named.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// One line a fault: `FILE:LINE:COLUMN: message`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(|fault| fault.line(&self.file, ""))
+    }
+
     /// The faults in the order of the file.
     pub fn list(&self) -> &[Fault] {
         &self.list

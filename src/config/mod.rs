@@ -4,20 +4,28 @@
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
-//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`.
-//! `summary` says in a few lines what a config amounts to.
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `limits`, `pools`, `sources`, `tls` (with
+//! the certificates of `identity`), and `token` (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
+//! `diff` what is different in another one.
 
 mod address;
 mod check;
+mod diff;
+mod effective;
 mod fault;
+mod identity;
+mod limits;
 mod pools;
 mod raw;
 mod reader;
 mod sources;
 mod summary;
+mod tls;
+mod token;
 mod units;
 mod variables;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +39,16 @@ use crate::pool::pick::Balance;
 use crate::route::Route;
 
 pub use address::ListenAddress;
+pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
+pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
+pub use identity::{Authorities, Identity};
+pub use limits::{Budget, Limits};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use summary::Summary;
+pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
+pub use token::Tokens;
 
 /// Everything that the balancer was told, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,46 +71,44 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What is allowed and unwise, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// Where the file says what can fail only when it is tried.
+    pub places: Places,
+}
+
+/// Where in the file the addresses stand that have to be bound.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// One for each of [`Config::listeners`]; none when the file does not name any.
+    pub listeners: Vec<Position>,
+    /// The admin address, when the file names it.
+    pub admin: Option<Position>,
 }
 
 /// Where clients come in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// The address; no two listeners share one, but for port 0.
     pub address: ListenAddress,
+    /// Each connection begins with a PROXY header, and only `trusted_proxies` may open one.
+    pub proxy_protocol: bool,
+    /// How it speaks TLS; `None` is plain text.
+    pub tls: Option<ListenerTls>,
 }
 
 /// Where metrics and health are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// A loopback address or a Unix socket: there is no token in this version.
+    /// The address; a loopback address or a Unix socket where there are no tokens.
     pub address: ListenAddress,
+    /// Where the tokens were read from, as written.
+    pub token_file: Option<PathBuf>,
+    /// Who does not show one of these is refused; `None` trusts everybody who can reach the address.
+    pub tokens: Option<Tokens>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()) }
-    }
-}
-
-/// What a client may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// The most bytes of a request head, 8 KiB to 1 MiB.
-    pub request_head: usize,
-    /// How long a whole request head may take.
-    pub head_time: Duration,
-    /// How long a kept-alive client connection may be silent.
-    pub keep_alive: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            request_head: 16 << 10,
-            head_time: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(60),
-        }
+        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()), token_file: None, tokens: None }
     }
 }
 
@@ -167,6 +179,31 @@ pub struct Pool {
     pub messages: Messages,
     /// How tunnels are closed when their node is taken out.
     pub drain: Drain,
+    /// The PROXY header that begins each connection to a node; `None` sends none.
+    pub send_proxy_protocol: Option<ProxyVersion>,
+    /// Where connections to the nodes come from; empty leaves it to the system.
+    pub source_addresses: Vec<IpAddr>,
+    /// How the nodes are spoken to over TLS; `None` is plain text.
+    pub tls: Option<PoolTls>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl ProxyVersion {
+    /// Its word in a config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
 }
 
 /// The default of [`Pool::load_bound`].
@@ -252,6 +289,9 @@ impl Default for Timeouts {
 pub struct Messages {
     /// The most bytes of one message; a longer one ends the tunnel with 1009. `None` is no limit.
     pub max_size: Option<u64>,
+    /// How long a client may send nothing before the balancer asks whether it is there, and then again before its
+    /// tunnel is closed: 1 s to 1 day. `None`: clients are not asked.
+    pub ping: Option<Duration>,
 }
 
 /// How tunnels are closed when their node is taken out.
@@ -273,17 +313,36 @@ impl Default for Drain {
 
 /// The config that the YAML `text` of `file` says, or everything that is wrong with it.
 ///
-/// `env` looks up the variables of `${NAME}`; `read` reads the files that the config names (a `secret_file`).
+/// `env` looks up the variables of `${NAME}`; `read` reads the files that the config names (a `secret_file`). Whether
+/// certificates are valid now is not asked; [`resolve_at`] does.
 ///
 /// # Errors
 ///
 /// Every fault of the file, in its order.
 pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
+    resolve_for((file, None), text, env, read)
+}
+
+/// The same at a time, in Unix seconds: a certificate that has expired, or is not valid yet, is a fault.
+///
+/// # Errors
+///
+/// Every fault of the file, in its order.
+pub fn resolve_at(file: &str, now: i64, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
+    resolve_for((file, Some(now)), text, env, read)
+}
+
+fn resolve_for(
+    (file, now): (&str, Option<i64>),
+    text: &[u8],
+    env: Env,
+    read: ReadFile,
+) -> Result<Config, Faults> {
     let mut faults = Vec::new();
     let Some(root) = raw::parse(text, env, &mut faults) else {
         return Err(Faults::new(file, faults));
     };
-    let reader = reader::Reader::new(read);
+    let reader = reader::Reader::new(read, now);
     let mut config = check::config(reader::Value::root(&reader, &root));
     let (found, mut warnings) = reader.into_findings();
     faults.extend(found);
@@ -295,4 +354,34 @@ pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Conf
     warnings.dedup();
     config.warnings = warnings;
     Ok(config)
+}
+
+/// Where the admin API of a config is, whatever else is wrong with the config; for the commands that speak to a
+/// running balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminPlace {
+    /// Where it listens; `None` when it is turned off.
+    pub address: Option<ListenAddress>,
+    /// The file with its tokens, as written.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Where the admin API of the config in `text` is. Faults elsewhere do not matter, as long as the YAML can be read.
+///
+/// # Errors
+///
+/// The faults of the section `admin`, or those of the YAML.
+pub fn admin_place(file: &str, text: &[u8], env: Env) -> Result<AdminPlace, Faults> {
+    let mut faults = Vec::new();
+    let root = raw::parse(text, env, &mut faults);
+    let reader = reader::Reader::new(&|_| Err(std::io::ErrorKind::Unsupported.into()), None);
+    let place = root.as_ref().and_then(|root| check::admin_place(reader::Value::root(&reader, root)));
+    let (found, _) = reader.into_findings();
+    match place {
+        Some(place) if found.is_empty() => Ok(place),
+        _ => {
+            faults.extend(found);
+            Err(Faults::new(file, faults))
+        }
+    }
 }

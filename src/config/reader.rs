@@ -6,7 +6,7 @@
 //! Rules: a key is asked for by the name that its section listed as known; what is not listed is a fault with the
 //! nearest name that is.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io;
 use std::ops::RangeInclusive;
@@ -25,13 +25,23 @@ pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 pub(super) struct Reader<'a> {
     /// Reads a file that the config names.
     pub read: ReadFile<'a>,
+    /// Unix seconds; `None` where nothing depends on it.
+    pub now: Option<i64>,
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
+    /// The config does not say which proxies there are, not even that there are none.
+    pub proxies_unsaid: Cell<bool>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(read: ReadFile<'a>) -> Self {
-        Self { read, faults: RefCell::default(), warnings: RefCell::default() }
+    pub(super) fn new(read: ReadFile<'a>, now: Option<i64>) -> Self {
+        Self {
+            read,
+            now,
+            faults: RefCell::default(),
+            warnings: RefCell::default(),
+            proxies_unsaid: Cell::new(false),
+        }
     }
 
     /// The faults and the warnings, each as they were found.
@@ -74,6 +84,16 @@ impl<'a> Value<'a> {
         self.reader.warnings.borrow_mut().push(warning);
     }
 
+    /// Says that the client's address decides here, where nobody has said whether it is the client's.
+    pub(super) fn warn_of_proxies(&self) {
+        if self.reader.proxies_unsaid.get() {
+            self.warn(
+                "behind a proxy every client has the proxy's address and goes to one node; name the proxy in \
+                 `trusted_proxies`, or write `trusted_proxies: []` where clients come in directly",
+            );
+        }
+    }
+
     pub(super) fn is_null(&self) -> bool {
         matches!(self.node.kind, Kind::Null)
     }
@@ -105,6 +125,18 @@ impl<'a> Value<'a> {
             Kind::Scalar(text) if !text.is_empty() => Some(text),
             _ => None,
         }
+    }
+
+    /// The same, for who does not judge it.
+    pub(super) fn as_text(&self) -> Option<&'a str> {
+        self.scalar()
+    }
+
+    /// What a key of a mapping says, without a look at the other keys.
+    pub(super) fn entry(&self, key: &str) -> Option<Value<'a>> {
+        let Kind::Mapping(entries) = &self.node.kind else { return None };
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(Value { node: &entry.value, label: &entry.key, ..*self })
     }
 
     /// The text made into a `T`; `expected` says what makes one.

@@ -31,6 +31,7 @@ fn default_cookie() -> CookieRule {
     CookieRule {
         name: "mainstay".into(),
         keys: None,
+        secret_file: None,
         max_age: None,
         same_site: SameSite::Lax,
         secure: Secure::Auto,
@@ -99,6 +100,7 @@ fn query(value: &Value) -> Option<Source> {
 }
 
 fn client_ip(value: &Value) -> Source {
+    value.warn_of_proxies();
     let section = value.section(&["ipv4_prefix", "ipv6_prefix"]);
     let default = Prefixes::default();
     Source::ClientIp(Prefixes {
@@ -152,6 +154,7 @@ fn balancer_cookie(section: &Section) -> CookieRule {
     let rule = CookieRule {
         name: section.value("name").and_then(|value| cookie_name(&value)).unwrap_or(default.name),
         keys: section.some("secret_file").and_then(|value| key_ring(&value)),
+        secret_file: section.some("secret_file").and_then(|value| value.as_text()).map(str::to_owned),
         max_age: section.value("max_age").and_then(|value| max_age(&value)),
         same_site: section.word("same_site", default.same_site, SITES),
         secure: section.word("secure", default.secure, SECURES),
@@ -173,7 +176,8 @@ fn max_age(value: &Value) -> Option<Duration> {
     })?
 }
 
-fn key_ring(value: &Value) -> Option<KeyRing> {
+/// The keys of a secret file; `None` after a fault.
+pub(super) fn key_ring(value: &Value) -> Option<KeyRing> {
     let path = value.text("the path of a secret file, or null")?;
     let text = match (value.reader.read)(Path::new(path)) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not text".to_owned()),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, Pool};
+use super::{Config, ListenerTls, Pool};
 use crate::affinity::Source;
 use crate::route::{Host, Route};
 
@@ -13,7 +13,11 @@ impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { listeners, admin, pools, routes, .. } = self.0;
         for listener in listeners {
-            writeln!(f, "listener  {}", listener.address)?;
+            write!(f, "listener  {}", listener.address)?;
+            match &listener.tls {
+                Some(tls) => writeln!(f, " (TLS for {})", hosts(tls))?,
+                None => writeln!(f)?,
+            }
         }
         match admin {
             Some(admin) => writeln!(f, "admin     {}", admin.address)?,
@@ -26,6 +30,14 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
+/// The hosts that the certificates are for.
+fn hosts(tls: &ListenerTls) -> String {
+    let mut hosts: Vec<&str> =
+        tls.certificates.iter().flat_map(|one| &one.names).map(String::as_str).collect();
+    hosts.dedup();
+    if hosts.is_empty() { "no named host".into() } else { hosts.join(", ") }
+}
+
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {
     let affinity: Vec<String> = pool.affinity.iter().map(source_text).collect();
     let affinity = if affinity.is_empty() { "none".into() } else { affinity.join(", ") };
@@ -36,7 +48,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {
     })
 }
 
-fn source_text(source: &Source) -> String {
+pub(super) fn source_text(source: &Source) -> String {
     match source {
         Source::Cookie(rule) if rule.keys.is_some() => format!("cookie {} (signed)", rule.name),
         Source::Cookie(rule) => format!("cookie {}", rule.name),
@@ -48,7 +60,7 @@ fn source_text(source: &Source) -> String {
     }
 }
 
-fn route_text(route: &Route) -> String {
+pub(super) fn route_text(route: &Route) -> String {
     let host = match &route.host {
         Some(Host::Exact(name)) => name.clone(),
         Some(Host::Below(name)) => format!("*.{name}"),

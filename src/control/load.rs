@@ -3,14 +3,28 @@
 //! This is the only place where the config touches the world. A relative path in the config counts from the
 //! directory of the config file, so that it means the same whatever directory the balancer is started in.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{self, Config, Fault, Faults, LARGEST_FILE};
 
-/// The most bytes of a file that the config names: a hundred keys of a secret file are a tenth of it.
-const LARGEST_SECRET: usize = 64 << 10;
+/// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
+const LARGEST_NAMED: usize = 1 << 20;
+
+/// What reading a config came to, and from which files.
+pub struct Reading {
+    /// The config, or everything that is wrong with it.
+    pub config: Result<Config, Faults>,
+    /// The config file and all that it names, as far as they were asked for.
+    pub files: Vec<PathBuf>,
+    /// Of the names of these files and of what is in them: two readings with the same digest read the same.
+    pub digest: u64,
+}
 
 /// The config in the file at `path`, or everything that is wrong with it.
 ///
@@ -18,21 +32,71 @@ const LARGEST_SECRET: usize = 64 << 10;
 ///
 /// The faults of the config, or the one fault that the file cannot be read.
 pub fn load(path: &Path) -> Result<Config, Faults> {
+    read(path).config
+}
+
+/// Reads the config in the file at `path`, and remembers what was read.
+pub fn read(path: &Path) -> Reading {
     let file = path.display().to_string();
-    // One byte more than it may have is enough to see that it has too many.
-    let text = read_at_most(path, LARGEST_FILE + 1).map_err(|error| {
-        let message = format!("the config cannot be read: {error}; name another file with -c FILE");
-        Faults::new(&file, vec![Fault::of_file(message)])
-    })?;
     let directory = path.parent().unwrap_or(Path::new(""));
+    let seen = RefCell::new(Seen::default());
+    // One byte more than it may have is enough to see that it has too many.
+    let text = seen.borrow_mut().read(path, LARGEST_FILE + 1);
     let read = |named: &Path| {
-        let bytes = read_at_most(&directory.join(named), LARGEST_SECRET + 1)?;
-        if bytes.len() > LARGEST_SECRET {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 64 KiB"));
+        let bytes = seen.borrow_mut().read(&directory.join(named), LARGEST_NAMED + 1)?;
+        if bytes.len() > LARGEST_NAMED {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
         }
         Ok(bytes)
     };
-    config::resolve(&file, &text, &|name| std::env::var(name).ok(), &read)
+    let config = match text {
+        Ok(text) => config::resolve_at(&file, unix(), &text, &|name| std::env::var(name).ok(), &read),
+        Err(error) => {
+            let message = format!("the config cannot be read: {error}; name another file with -c FILE");
+            Err(Faults::new(&file, vec![Fault::of_file(message)]))
+        }
+    };
+    let Seen { files, digest } = seen.into_inner();
+    Reading { config, files, digest: digest.digest() }
+}
+
+impl Reading {
+    /// What there is to say where the reading itself broke off.
+    pub(super) fn broken_off(path: &Path) -> Self {
+        let fault = Fault::of_file("reading the config broke off; this is a bug");
+        let config = Err(Faults::new(&path.display().to_string(), vec![fault]));
+        Self { config, files: vec![path.to_owned()], digest: 0 }
+    }
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Seen {
+    files: Vec<PathBuf>,
+    digest: Xxh3,
+}
+
+impl Seen {
+    fn read(&mut self, path: &Path, most: usize) -> io::Result<Vec<u8>> {
+        let content = read_at_most(path, most);
+        // Lengths between the parts, so that no two readings give the same bytes.
+        let mut part = |bytes: &[u8]| {
+            self.digest.update(&bytes.len().to_le_bytes());
+            self.digest.update(bytes);
+        };
+        part(path.as_os_str().as_encoded_bytes());
+        match &content {
+            Ok(bytes) => part(bytes),
+            Err(error) => part(error.to_string().as_bytes()),
+        }
+        self.files.push(path.to_owned());
+        content
+    }
+}
+
+fn unix() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn read_at_most(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
@@ -84,8 +148,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_read_whole() {
-        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_SECRET + 1]));
-        assert!(faults.contains("larger than 64 KiB"), "{faults}");
+        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_NAMED + 1]));
+        assert!(faults.contains("larger than 1 MiB"), "{faults}");
         assert!(faults_of(&vec![b'#'; LARGEST_FILE + 1], None).contains("larger than 1 MiB"));
         let endless = load(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(endless.contains("larger than 1 MiB"), "{endless}");

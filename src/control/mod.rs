@@ -1,5 +1,17 @@
-//! The control plane: loading the config, and watching the nodes.
+//! The control plane: loading the config and putting another one into effect, watching the nodes, and telling the
+//! service manager.
+//!
+//! [`Reload`] is the way in: it has the running config, and whoever wants another one asks it.
 
+mod apply;
 pub mod ask;
+mod doors;
+mod leave;
 pub mod load;
+pub mod pages;
 pub mod probe;
+pub mod report;
+pub mod watch;
+
+pub use apply::{Reload, ServeAdmin};
+pub use doors::{Bound, bind, bind_admin};

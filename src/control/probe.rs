@@ -1,72 +1,104 @@
-//! Probing: one task per node asks it how it is, from before service starts until the balancer drains.
+//! Probing: one task per node asks it how it is, from before it takes clients until the config names it no more or
+//! the balancer drains.
 
+use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::ask::ask;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
-use crate::proxy::upstream::Upstream;
-use crate::proxy::{Front, Pool};
+use crate::proxy::upstream::{Probed, Upstream};
+use crate::proxy::{Front, Pool, State};
 use crate::shutdown::Phase;
 
 /// Probes are spread by this part of their interval, so that balancers do not ask in step.
 const SPREAD: f64 = 0.2;
 
-/// Asks every node once; returns when each has answered or failed to.
-pub async fn first_round(front: &Arc<Front>) {
+/// Asks each of these once; returns when each has answered or failed to.
+pub async fn first_round(front: &Arc<Front>, nodes: Vec<(Arc<Pool>, Arc<Upstream>)>) {
     let mut round = JoinSet::new();
-    for (pool, node) in nodes(front) {
+    for (pool, node) in nodes.into_iter().filter(|(pool, _)| pool.config.health.probe != Probe::Off) {
         let front = Arc::clone(front);
         round.spawn(async move { probe(&front, &pool, &node).await });
     }
     while round.join_next().await.is_some() {}
 }
 
-/// Goes on asking until draining begins.
-pub fn start(front: &Arc<Front>) {
-    for (pool, node) in nodes(front) {
-        let task = watch(Arc::clone(front), pool, node);
-        front.tasks.spawn(task);
-    }
-}
-
-fn nodes(front: &Front) -> Vec<(Arc<Pool>, Arc<Upstream>)> {
-    let state = front.state.load();
+/// Every node of a generation, with its pool.
+pub fn nodes(state: &State) -> Vec<(Arc<Pool>, Arc<Upstream>)> {
     let of = |pool: &Arc<Pool>| {
         let pool = Arc::clone(pool);
         let upstreams = pool.upstreams.clone();
         upstreams.into_iter().map(move |node| (Arc::clone(&pool), node))
     };
-    state.pools.values().filter(|pool| pool.config.health.probe != Probe::Off).flat_map(of).collect()
+    state.pools.values().flat_map(of).collect()
 }
 
-async fn watch(front: Arc<Front>, pool: Arc<Pool>, node: Arc<Upstream>) {
+/// The tasks that probe the nodes of the present generation. They end when draining begins, too.
+#[derive(Default)]
+pub struct Probes {
+    /// One for each probed node.
+    tasks: Vec<Task>,
+}
+
+struct Task {
+    node: Arc<Upstream>,
+    stop: CancellationToken,
+}
+
+impl Probes {
+    /// Probes the nodes of the present generation from now on, and no others. A task whose node is the same goes on.
+    pub fn follow(&mut self, front: &Arc<Front>) {
+        let mut before = mem::take(&mut self.tasks);
+        for (pool, node) in nodes(&front.state.load()) {
+            if pool.config.health.probe == Probe::Off {
+                continue;
+            }
+            if let Some(at) = before.iter().position(|task| Arc::ptr_eq(&task.node, &node)) {
+                self.tasks.push(before.swap_remove(at));
+                continue;
+            }
+            let stop = CancellationToken::new();
+            front.tasks.spawn(watch(Arc::clone(front), pool, Arc::clone(&node), stop.clone()));
+            self.tasks.push(Task { node, stop });
+        }
+        before.iter().for_each(|task| task.stop.cancel());
+    }
+}
+
+async fn watch(front: Arc<Front>, pool: Arc<Pool>, node: Arc<Upstream>, stop: CancellationToken) {
     let mut draw = front.now().as_nanos() as u64 ^ Arc::as_ptr(&node) as u64;
     loop {
         draw = mix(draw.wrapping_add(1));
         let pause = jitter(pool.config.health.interval, SPREAD, draw);
-        if wait(&front, pause).await {
+        // A reload may have begun this task between two probes: their time goes on.
+        let since = node.asked().map_or(Duration::ZERO, |asked| front.now().saturating_sub(asked));
+        if is_over(&front, &stop, pause.saturating_sub(since)).await {
             return;
         }
         probe(&front, &pool, &node).await;
     }
 }
 
-/// True when draining has begun.
-async fn wait(front: &Front, pause: Duration) -> bool {
+/// After the pause, whether the node is to be asked no more.
+async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(pause) => false,
+        () = stop.cancelled() => true,
         () = front.shutdown.reached(Phase::Draining) => true,
     }
 }
 
 async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
     let health = &pool.config.health;
-    let answer = ask(&node.node.address, &health.probe, health.timeout).await;
+    node.note_asked(front.now());
+    let answer =
+        ask(node.dial_within(health.timeout), &node.node.address, &health.probe, health.timeout).await;
     node.meter.probe(answer.is_ok());
     let draining = match &answer {
         Ok(answer) => answer.draining,
@@ -75,9 +107,21 @@ async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
             false
         }
     };
+    node.note_probe(Probed {
+        at: SystemTime::now(),
+        fault: answer.as_ref().err().map(ToString::to_string),
+        load: answer.as_ref().ok().and_then(|answer| answer.load),
+        release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
+    });
     let now = front.now();
     node.judge(now, |health| health.on_probe(answer.is_ok(), now));
-    if answer.is_ok() {
-        node.judge(now, |health| health.set_draining(draining, now));
+    match answer {
+        Ok(answer) => {
+            node.meter.reported(answer.load);
+            node.judge(now, |health| health.set_draining(draining, now));
+        }
+        // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
+        Err(_) if !node.is_up(now) => node.meter.reported(None),
+        Err(_) => {}
     }
 }

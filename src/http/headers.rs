@@ -4,18 +4,23 @@
 //! take what it reads there as true.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST,
-    HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, Entry,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use ipnet::IpNet;
+
+use super::trace::{TRACEPARENT, TRACESTATE};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here.
@@ -31,8 +36,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     EXPECT,
 ];
 
-/// Fields that a client may not have removed by naming them in Connection: routing and security rest on them.
-const KEPT: [HeaderName; 11] = [
+/// Fields that a client may not have removed by naming them in Connection: routing, security and tracing rest on them.
+const KEPT: [HeaderName; 13] = [
     HOST,
     AUTHORIZATION,
     COOKIE,
@@ -44,6 +49,8 @@ const KEPT: [HeaderName; 11] = [
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
     X_REAL_IP,
+    TRACEPARENT,
+    TRACESTATE,
 ];
 
 /// Removes what is for this hop only, also what Connection names.
@@ -68,6 +75,19 @@ pub fn is_shared(headers: &HeaderMap) -> bool {
         let directive = directive.trim().to_ascii_lowercase();
         directive == "public" || directive.starts_with("s-maxage")
     })
+}
+
+/// Adds the Date that an answer has to have, whether it is the balancer's or a node's that has no clock (RFC 9110,
+/// section 6.6.1).
+pub fn ensure_date(headers: &mut HeaderMap, now: SystemTime) {
+    // A clock that is not set has no date that could be written.
+    let is_set = (UNIX_EPOCH..UNIX_EPOCH + Duration::from_secs(253_402_300_800)).contains(&now);
+    if let Entry::Vacant(date) = headers.entry(DATE)
+        && is_set
+        && let Ok(value) = HeaderValue::try_from(httpdate::fmt_http_date(now))
+    {
+        date.insert(value);
+    }
 }
 
 /// What is believed about where a request comes from.
@@ -146,6 +166,19 @@ pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
     }
 }
 
+/// Says whose certificate the client has shown (RFC 4514). What anybody else says about it is taken out, whoever is
+/// trusted: also with `_` for `-`, which some nodes read as the same.
+pub fn set_client_subject(headers: &mut HeaderMap, subject: Option<&HeaderValue>) {
+    let says_so = |name: &&HeaderName| name.as_str().replace('_', "-") == X_CLIENT_CERT_SUBJECT.as_str();
+    let said: Vec<HeaderName> = headers.keys().filter(says_so).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+    if let Some(subject) = subject {
+        headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
+    }
+}
+
 fn forwarded_element(peer: IpAddr, proto: &str, host: &str) -> String {
     let node = match peer {
         IpAddr::V4(peer) => peer.to_string(),
@@ -185,6 +218,22 @@ mod tests {
 
     fn trusted() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap()]
+    }
+
+    #[test]
+    fn an_answer_without_a_date_gets_one_and_a_node_s_own_stays() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let mut headers = HeaderMap::new();
+        ensure_date(&mut headers, now);
+        assert_eq!(headers[DATE], "Sun, 06 Nov 1994 08:49:37 GMT", "the example of RFC 9110");
+        ensure_date(&mut headers, now + Duration::from_secs(60));
+        assert_eq!(headers.get_all(DATE).iter().collect::<Vec<_>>(), ["Sun, 06 Nov 1994 08:49:37 GMT"]);
+        let mut headers = HeaderMap::new();
+        for unset in [UNIX_EPOCH - Duration::from_secs(1), UNIX_EPOCH + Duration::from_secs(300_000_000_000)]
+        {
+            ensure_date(&mut headers, unset);
+        }
+        assert!(headers.is_empty());
     }
 
     #[test]
@@ -240,6 +289,19 @@ mod tests {
         assert_eq!(map["x-forwarded-for"], "2.2.2.2, 10.0.0.1");
         assert_eq!(map["x-forwarded-host"], "shop.example");
         assert_eq!(map["x-real-ip"], "2.2.2.2");
+    }
+
+    #[test]
+    fn only_the_balancer_says_whose_certificate_a_client_has() {
+        let said =
+            [("x-client-cert-subject", "CN=admin"), ("X_Client-Cert_Subject", "CN=admin"), ("accept", "*/*")];
+        let mut map = headers(&said);
+        map.append("x-client-cert-subject", "CN=root".parse().unwrap());
+        set_client_subject(&mut map, None);
+        assert_eq!(map, headers(&said[2..]));
+        let mut map = headers(&said);
+        set_client_subject(&mut map, Some(&HeaderValue::from_static("CN=alice")));
+        assert_eq!(map, headers(&[("x-client-cert-subject", "CN=alice"), said[2]]));
     }
 
     #[test]

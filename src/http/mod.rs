@@ -5,6 +5,7 @@ pub mod framing;
 pub mod guard;
 pub mod headers;
 pub mod reply;
+pub mod trace;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Format;
-use super::access::{Close, Event, Open};
+use super::access::{Close, Event, Open, Session};
 
-/// Appends the event and a line feed.
-pub(super) fn write(out: &mut Vec<u8>, format: Format, event: &Event) {
+/// Appends the event and a line feed; false for an event that is no line.
+pub(super) fn write(out: &mut Vec<u8>, format: Format, event: &Event) -> bool {
     let line = match event {
-        Event::Open(open) => Line::from(open),
-        Event::Close(close) => Line::from(close),
+        Event::Open(Open { at, session }) => Line::new("open", *at, session, None),
+        Event::Close(close) => Line::new("close", close.at, &close.session, Some(End::from(close))),
+        Event::Turn => return false,
     };
     match format {
         // Neither a `Vec` nor these types can make the serializer fail.
@@ -24,19 +25,28 @@ pub(super) fn write(out: &mut Vec<u8>, format: Format, event: &Event) {
         Format::Text => text(out, &line),
     }
     out.push(b'\n');
+    true
 }
 
-/// A line's fields, in the order in which they are written.
+/// A line's fields, in the order in which they are written. The names are a contract: programs read them.
 #[derive(Serialize)]
 struct Line<'a> {
+    /// `open` or `close`.
     event: &'static str,
+    /// RFC 3339 in UTC, with milliseconds.
     time: String,
+    /// The session, in 16 hexadecimal digits; the same in both lines and in the admin API.
     id: String,
+    /// The client's address; null behind a Unix socket.
     client: Option<IpAddr>,
+    /// The route as written in the config, host and path in one; `*` takes everything.
     route: &'a str,
     pool: &'a str,
     node: &'a str,
+    /// What decided the node: the labels of `mainstay_affinity_total`.
     affinity: Affinity,
+    /// The trace, in 32 hexadecimal digits.
+    trace_id: String,
     #[serde(flatten)]
     end: Option<End>,
 }
@@ -50,64 +60,67 @@ struct Affinity {
 /// What only a close has.
 #[derive(Serialize)]
 struct End {
+    /// Who ended it: `client`, `node` or `balancer`.
     side: &'static str,
+    /// The close code; 1006 when there was none.
     code: u16,
+    /// Why, in a word.
     why: &'static str,
     /// Seconds, to the millisecond.
     duration: f64,
+    /// Bytes relayed.
     bytes: Both,
+    /// Text and binary messages relayed.
     messages: Both,
 }
 
+/// `in` is from the client.
 #[derive(Serialize)]
 struct Both {
     r#in: u64,
     out: u64,
 }
 
-impl<'a> From<&'a Open> for Line<'a> {
-    fn from(open: &'a Open) -> Self {
+impl<'a> Line<'a> {
+    fn new(event: &'static str, at: SystemTime, session: &'a Session, end: Option<End>) -> Self {
+        let (source, outcome) = session.affinity;
         Self {
-            event: "open",
-            time: time(open.at),
-            id: format!("{:016x}", open.id),
-            client: open.client.map(|client| client.to_canonical()),
-            route: &open.route,
-            pool: &open.pool,
-            node: &open.node,
-            affinity: Affinity { source: open.affinity_source, outcome: open.affinity_outcome },
-            end: None,
+            event,
+            time: time(at),
+            id: format!("{:016x}", session.id),
+            client: session.client.map(|client| client.to_canonical()),
+            route: &session.route,
+            pool: &session.pool,
+            node: &session.node,
+            affinity: Affinity { source, outcome },
+            trace_id: format!("{:032x}", u128::from_be_bytes(session.trace)),
+            end,
         }
     }
 }
 
-impl<'a> From<&'a Close> for Line<'a> {
-    fn from(close: &'a Close) -> Self {
-        let end = End {
+impl From<&Close> for End {
+    fn from(close: &Close) -> Self {
+        Self {
             side: close.side,
             code: close.code,
             why: close.why,
             duration: seconds(close.duration),
-            bytes: Both { r#in: close.bytes_in, out: close.bytes_out },
-            messages: Both { r#in: close.messages_in, out: close.messages_out },
-        };
-        Self {
-            event: "close",
-            time: time(close.at),
-            id: format!("{:016x}", close.id),
-            client: close.client.map(|client| client.to_canonical()),
-            route: &close.route,
-            pool: &close.pool,
-            node: &close.node,
-            affinity: Affinity { source: close.affinity_source, outcome: close.affinity_outcome },
-            end: Some(end),
+            bytes: close.bytes.into(),
+            messages: close.messages.into(),
         }
+    }
+}
+
+impl From<[u64; 2]> for Both {
+    fn from([r#in, out]: [u64; 2]) -> Self {
+        Self { r#in, out }
     }
 }
 
 /// RFC 3339 in UTC with milliseconds. A clock that is before 1970 or after 9999 is not set; it reads as the
 /// nearest of the two, which is what the format can say.
-fn time(at: SystemTime) -> String {
+pub fn time(at: SystemTime) -> String {
     /// The last second of 9999.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let at = at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST);
@@ -129,6 +142,7 @@ fn text(out: &mut Vec<u8>, line: &Line) {
     words.into_iter().for_each(|(key, value)| word(out, key, value));
     word(out, "affinity", line.affinity.source);
     word(out, "outcome", line.affinity.outcome);
+    word(out, "trace_id", &line.trace_id);
     let Some(end) = &line.end else { return };
     word(out, "side", end.side);
     let _ = write!(out, " code={}", end.code);
@@ -167,7 +181,8 @@ mod tests {
         let expected = json!({
             "event": "open", "time": "2026-11-24T10:20:30.045Z", "id": "00000000000000ab",
             "client": "203.0.113.7", "route": "chat.example.com/socket.io/", "pool": "chat", "node": "ws1",
-            "affinity": { "source": "cookie", "outcome": "pinned" },
+            "affinity": { "source": "cookie", "outcome": "kept" },
+            "trace_id": "30313233343536373839616263646566",
         });
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), expected);
         assert!(line.starts_with(r#"{"event":"open","time":"#), "{line}");
@@ -182,8 +197,8 @@ mod tests {
         assert_eq!(line["duration"], 1.235);
         assert_eq!(line["bytes"], json!({ "in": 10, "out": 20 }));
         assert_eq!(line["messages"], json!({ "in": 1, "out": 2 }));
-        assert_eq!(line["affinity"], json!({ "source": "cookie", "outcome": "pinned" }));
-        assert_eq!(line.as_object().unwrap().len(), 14);
+        assert_eq!(line["affinity"], json!({ "source": "cookie", "outcome": "kept" }));
+        assert_eq!(line.as_object().unwrap().len(), 15);
     }
 
     #[test]
@@ -191,21 +206,26 @@ mod tests {
         assert_eq!(
             written(Format::Text, &Event::Open(opened(1))),
             "2026-11-24T10:20:30.045Z open id=0000000000000001 client=203.0.113.7 \
-             route=chat.example.com/socket.io/ pool=chat node=ws1 affinity=cookie outcome=pinned\n"
+             route=chat.example.com/socket.io/ pool=chat node=ws1 affinity=cookie outcome=kept \
+             trace_id=30313233343536373839616263646566\n"
         );
         assert_eq!(
             written(Format::Text, &Event::Close(closed(1))),
             "2026-11-24T10:20:30.045Z close id=0000000000000001 client=203.0.113.7 \
-             route=chat.example.com/socket.io/ pool=chat node=ws1 affinity=cookie outcome=pinned side=client \
-             code=1001 why=\"close frame\" duration=1.235 bytes_in=10 bytes_out=20 messages_in=1 messages_out=2\n"
+             route=chat.example.com/socket.io/ pool=chat node=ws1 affinity=cookie outcome=kept \
+             trace_id=30313233343536373839616263646566 side=client code=1001 why=\"close frame\" duration=1.235 bytes_in=10 bytes_out=20 messages_in=1 messages_out=2\n"
         );
     }
 
     #[test]
     fn an_ipv4_client_on_an_ipv6_listener_is_ipv4_and_no_address_is_said_to_be_none() {
-        let mapped = Open { client: Some("::ffff:203.0.113.7".parse().unwrap()), ..opened(1) };
-        assert!(written(Format::Text, &Event::Open(mapped)).contains(" client=203.0.113.7 "));
-        let unix = Event::Open(Open { client: None, ..opened(1) });
+        let from = |client: Option<&str>| {
+            let mut open = opened(1);
+            open.session.client = client.map(|client| client.parse().unwrap());
+            Event::Open(open)
+        };
+        assert!(written(Format::Text, &from(Some("::ffff:203.0.113.7"))).contains(" client=203.0.113.7 "));
+        let unix = from(None);
         assert!(written(Format::Text, &unix).contains(" client=- "));
         assert!(written(Format::Json, &unix).contains(r#""client":null"#));
     }
@@ -222,7 +242,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_can_write_a_second_line_or_a_key_of_its_own(name in any::<String>()) {
-            let event = Event::Open(Open { pool: name.as_str().into(), ..opened(1) });
+            let mut open = opened(1);
+            open.session.pool = name.as_str().into();
+            let event = Event::Open(open);
             let json = written(Format::Json, &event);
             prop_assert_eq!(json.matches('\n').count(), 1);
             let value: Value = serde_json::from_str(&json).unwrap();

@@ -14,7 +14,8 @@ use tracing::warn;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-pub use access::{AccessLog, Close, Open, To};
+pub use access::{AccessLog, Close, Open, To, Wish};
+pub use line::time;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

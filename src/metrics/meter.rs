@@ -2,17 +2,15 @@
 //!
 //! A relay thread counts bytes and messages on its own [`Shard`]: one writer, so a plain load and store, no
 //! locked instruction, no cache line that two threads write. What happens once per session (a handshake, a close)
-//! is an atomic addition. Nothing here allocates after its creation but `affinity`, once for each pair of labels.
+//! is an atomic addition. Nothing here allocates or locks after its creation.
 
 use std::array;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts};
 
 /// Which way bytes went, seen from the balancer's clients.
@@ -99,6 +97,12 @@ pub const STATES: [&str; 4] = ["up", "down", "draining", "removed"];
 /// The values of the label `status`.
 pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// The values of the label `source`.
+pub const SOURCES: [&str; 7] = ["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"];
+
+/// The values of the label `outcome`.
+pub const OUTCOMES: [&str; 4] = ["kept", "moved", "hashed", "placed"];
+
 /// The values of the label `code`: RFC 6455's own codes one by one, then the registered range, the private range
 /// and whatever else a peer puts there.
 pub const CODES: [&str; 19] = [
@@ -118,6 +122,9 @@ fn code_index(code: u16) -> usize {
 /// Not yet in one of [`STATES`].
 const NO_STATE: u8 = u8::MAX;
 
+/// No load was reported. The bits of a NaN, which no quotient of two counts has.
+const NO_LOAD: u64 = u64::MAX;
+
 /// The counters of one node of one pool.
 pub struct Meter {
     /// The pool's name.
@@ -128,6 +135,8 @@ pub struct Meter {
     live: AtomicU32,
     /// The most tunnels that the node takes; 0 is no limit.
     capacity: AtomicU32,
+    /// The node's own word about its load, used / max, as the bits of an `f64`; [`NO_LOAD`] without one.
+    reported: AtomicU64,
     /// Index into [`STATES`], or [`NO_STATE`].
     state: AtomicU8,
     /// Tunnels that ended, by [`Side`] and by index into [`CODES`].
@@ -145,6 +154,7 @@ impl Meter {
             node,
             live: AtomicU32::new(0),
             capacity: AtomicU32::new(0),
+            reported: AtomicU64::new(NO_LOAD),
             state: AtomicU8::new(NO_STATE),
             closes: Default::default(),
             probes: Default::default(),
@@ -191,11 +201,20 @@ impl Meter {
         self.capacity.store(max.unwrap_or(0), Relaxed);
     }
 
-    /// Live tunnels per allowed tunnel; `None` without a limit.
-    pub(super) fn utilization(&self) -> Option<f64> {
-        match self.capacity.load(Relaxed) {
-            0 => None,
-            max => Some(f64::from(self.live()) / f64::from(max)),
+    /// What the node says of itself: its connections and the most that it takes, all balancers together. `None`
+    /// when it says nothing (any more); a most of 0 is as nothing.
+    pub fn reported(&self, load: Option<(u64, u64)>) {
+        let load = load.filter(|(_, max)| *max > 0);
+        let bits = load.map_or(NO_LOAD, |(used, max)| (used as f64 / max as f64).to_bits());
+        self.reported.store(bits, Relaxed);
+    }
+
+    /// The node's own word about its load; else live tunnels per allowed tunnel, `None` without a limit.
+    pub fn utilization(&self) -> Option<f64> {
+        match (self.reported.load(Relaxed), self.capacity.load(Relaxed)) {
+            (NO_LOAD, 0) => None,
+            (NO_LOAD, max) => Some(f64::from(self.live()) / f64::from(max)),
+            (bits, _) => Some(f64::from_bits(bits)),
         }
     }
 
@@ -318,8 +337,8 @@ pub struct PoolMeter {
     pub(super) seconds: Histogram,
     /// Plain requests by index into [`CLASSES`].
     requests: [AtomicU64; CLASSES.len()],
-    /// Sessions by affinity source and outcome; the words are the program's own, so the map stays small.
-    affinity: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    /// Sessions by index into [`SOURCES`] and into [`OUTCOMES`].
+    affinity: [[AtomicU64; OUTCOMES.len()]; SOURCES.len()],
 }
 
 impl PoolMeter {
@@ -331,7 +350,7 @@ impl PoolMeter {
             handshakes: Default::default(),
             seconds: Histogram::with_opts(options).expect("the name is a literal and the bounds rise"),
             requests: Default::default(),
-            affinity: Mutex::default(),
+            affinity: Default::default(),
         }
     }
 
@@ -354,9 +373,14 @@ impl PoolMeter {
         self.requests[class].fetch_add(1, Relaxed);
     }
 
-    /// A session was placed: which affinity source decided, and how that went.
+    /// A session was placed: which affinity source decided, one of [`SOURCES`], and how that went, one of
+    /// [`OUTCOMES`]. Other words are not counted.
     pub fn affinity(&self, source: &'static str, outcome: &'static str) {
-        *self.affinity.lock().entry((source, outcome)).or_default() += 1;
+        let source = SOURCES.iter().position(|known| *known == source);
+        let outcome = OUTCOMES.iter().position(|known| *known == outcome);
+        if let Some((source, outcome)) = source.zip(outcome) {
+            self.affinity[source][outcome].fetch_add(1, Relaxed);
+        }
     }
 
     pub(super) fn handshakes(&self, result: Handshake) -> u64 {
@@ -367,8 +391,8 @@ impl PoolMeter {
         self.requests[class].load(Relaxed)
     }
 
-    pub(super) fn affinities(&self) -> BTreeMap<(&'static str, &'static str), u64> {
-        self.affinity.lock().clone()
+    pub(super) fn affinities(&self, source: usize, outcome: usize) -> u64 {
+        self.affinity[source][outcome].load(Relaxed)
     }
 }
 
@@ -422,6 +446,19 @@ mod tests {
         }
         meter.probe(true);
         assert_eq!([meter.probes(true), meter.probes(false)], [1, 0]);
+    }
+
+    #[test]
+    fn every_word_of_affinity_has_a_counter_and_no_other_word_makes_one() {
+        let pool = PoolMeter::new("chat".into());
+        for source in SOURCES {
+            OUTCOMES.into_iter().for_each(|outcome| pool.affinity(source, outcome));
+        }
+        pool.affinity("tea_leaves", "kept");
+        pool.affinity("cookie", "lost");
+        for (source, outcome) in (0..SOURCES.len()).flat_map(|s| (0..OUTCOMES.len()).map(move |o| (s, o))) {
+            assert_eq!(pool.affinities(source, outcome), 1);
+        }
     }
 
     #[test]

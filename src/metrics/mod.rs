@@ -14,7 +14,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -32,6 +32,10 @@ pub struct Metrics {
     nowhere: PoolMeter,
     /// The generation of the state that new sessions get; 0 before there is one.
     generation: AtomicU64,
+    /// Changes of the config: rejected, applied.
+    reloads: [AtomicU64; 2],
+    /// The last change was applied. The config that the process started with counts as applied here, not above.
+    last_reload_applied: AtomicBool,
     /// Lines that the access log had no room for.
     access_log_dropped: IntCounter,
     /// What of `process_*` never changes.
@@ -64,6 +68,8 @@ impl Metrics {
             pools: Mutex::default(),
             nowhere: PoolMeter::new("".into()),
             generation: AtomicU64::new(0),
+            reloads: Default::default(),
+            last_reload_applied: AtomicBool::new(true),
             access_log_dropped: IntCounter::new("access_log_dropped", "dropped lines")
                 .expect("a literal name without a space is a metric name"),
             process: process::Constants::read(),
@@ -117,6 +123,12 @@ impl Metrics {
         self.generation.store(generation, Ordering::Relaxed);
     }
 
+    /// A change of the config was applied, or rejected for its faults. A file that is found unchanged is no change.
+    pub fn reload(&self, applied: bool) {
+        self.reloads[usize::from(applied)].fetch_add(1, Ordering::Relaxed);
+        self.last_reload_applied.store(applied, Ordering::Relaxed);
+    }
+
     /// The counter of the lines that the access log dropped, for the log to count on.
     pub fn access_log_dropped(&self) -> IntCounter {
         self.access_log_dropped.clone()
@@ -130,6 +142,8 @@ impl Metrics {
             pools: &pools,
             nowhere: &self.nowhere,
             generation: self.generation.load(Ordering::Relaxed),
+            reloads: [0, 1].map(|applied| self.reloads[applied].load(Ordering::Relaxed)),
+            last_reload_applied: self.last_reload_applied.load(Ordering::Relaxed),
             access_log_dropped: self.access_log_dropped.get(),
             process: self.process.sample(),
         })
@@ -171,8 +185,8 @@ mod tests {
 
     use super::*;
 
-    /// The metrics of the outside contract that exist so far.
-    const CONTRACT: [&str; 14] = [
+    /// The metrics of the outside contract, and the one of the access log.
+    const CONTRACT: [&str; 16] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -185,6 +199,8 @@ mod tests {
         "mainstay_node_utilization",
         "mainstay_health_checks_total",
         "mainstay_config_generation",
+        "mainstay_config_reloads_total",
+        "mainstay_config_last_reload_success",
         "mainstay_access_log_dropped_total",
         "mainstay_build_info",
     ];
@@ -207,7 +223,7 @@ mod tests {
         pool.handshake(Handshake::Upgraded);
         pool.handshake_seconds(Duration::from_millis(3));
         pool.request(204);
-        pool.affinity("cookie", "pinned");
+        pool.affinity("cookie", "kept");
         node.shard(0).add(Direction::In, 100, &[1, 0, 2, 0, 0]);
         node.shard(1).add(Direction::In, 30, &[4, 0, 0, 0, 1]);
         node.shard(1).add(Direction::Out, 7, &[0, 1, 0, 0, 0]);
@@ -433,6 +449,42 @@ mod tests {
         assert_eq!(value(&metrics, utilization), None);
         assert_eq!(node.live(), 2);
         drop(seats);
+    }
+
+    #[test]
+    fn reloads_are_counted_by_result_and_the_last_one_is_shown() {
+        let metrics = Metrics::new(1);
+        let shown = || {
+            [
+                r#"mainstay_config_reloads_total{result="applied"}"#,
+                r#"mainstay_config_reloads_total{result="rejected"}"#,
+                "mainstay_config_last_reload_success",
+            ]
+            .map(|series| value(&metrics, series).unwrap())
+        };
+        assert_eq!(shown(), [0.0, 0.0, 1.0], "what a process starts with is a success");
+        metrics.reload(false);
+        assert_eq!(shown(), [0.0, 1.0, 0.0]);
+        metrics.reload(true);
+        assert_eq!(shown(), [1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn a_node_that_reports_its_own_load_is_believed_until_it_says_nothing() {
+        let metrics = counted();
+        let node = metrics.node("chat", "ws1");
+        let utilization = || value(&metrics, r#"mainstay_node_utilization{pool="chat",node="ws1"}"#);
+        assert_eq!(utilization(), Some(0.0));
+        node.reported(Some((30, 40)));
+        assert_eq!(utilization(), Some(0.75));
+        node.reported(Some((50, 40)));
+        assert_eq!(utilization(), Some(1.25), "a node may be over its own limit");
+        node.reported(Some((1, 0)));
+        assert_eq!(utilization(), Some(0.0), "a load of no places says nothing");
+        node.reported(None);
+        let seat = node.seat();
+        assert_eq!(utilization(), Some(0.125));
+        drop(seat);
     }
 
     #[test]

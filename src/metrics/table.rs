@@ -11,7 +11,9 @@ use prometheus::TextEncoder;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::meter::{CLASSES, CODES, Direction, Handshake, KINDS, Meter, PoolMeter, STATES, Side, Totals};
+use super::meter::{
+    CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, SOURCES, STATES, Side, Totals,
+};
 use super::{Pool, process};
 
 /// What the table reads.
@@ -19,6 +21,9 @@ pub(super) struct Scrape<'a> {
     pub pools: &'a BTreeMap<Arc<str>, Pool>,
     pub nowhere: &'a PoolMeter,
     pub generation: u64,
+    /// Rejected, applied.
+    pub reloads: [u64; 2],
+    pub last_reload_applied: bool,
     pub access_log_dropped: u64,
     pub process: process::Sample,
 }
@@ -58,11 +63,15 @@ static TABLE: &[Row] = &[
     Row { name: "mainstay_node_state", kind: GAUGE, labels: &["pool", "node", "state"], collect: node_state,
           help: "1 for the state that the node is in, 0 for the others." },
     Row { name: "mainstay_node_utilization", kind: GAUGE, labels: &["pool", "node"], collect: node_utilization,
-          help: "Open tunnels per allowed tunnel, for nodes that have max_connections." },
+          help: "The load that the node reports, else open tunnels per allowed tunnel where it has max_connections." },
     Row { name: "mainstay_health_checks_total", kind: COUNTER, labels: &["pool", "node", "result"], collect: health_checks,
           help: "Health probes by result." },
     Row { name: "mainstay_config_generation", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(scrape.generation as f64)),
           help: "Generation of the state that new sessions get." },
+    Row { name: "mainstay_config_reloads_total", kind: COUNTER, labels: &["result"], collect: reloads,
+          help: "Changes of the config since the start, by result." },
+    Row { name: "mainstay_config_last_reload_success", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(f64::from(u8::from(scrape.last_reload_applied)))),
+          help: "1 if the last change of the config was applied, 0 if it was rejected." },
     Row { name: "mainstay_access_log_dropped_total", kind: COUNTER, labels: &[], collect: |scrape, series| series.one(Some(scrape.access_log_dropped as f64)),
           help: "Access log lines that were dropped because the log could not keep up." },
     Row { name: "mainstay_build_info", kind: GAUGE, labels: &["version"], collect: |_, series| series.add(&[env!("CARGO_PKG_VERSION")], 1.0),
@@ -231,8 +240,13 @@ fn requests(scrape: &Scrape, series: &mut Series) {
 
 fn affinity(scrape: &Scrape, series: &mut Series) {
     for pool in pools(scrape) {
-        for ((source, outcome), count) in pool.affinities() {
-            series.add(&[&pool.pool, source, outcome], count as f64);
+        for (at, source) in SOURCES.into_iter().enumerate() {
+            for (outcome_at, outcome) in OUTCOMES.into_iter().enumerate() {
+                match pool.affinities(at, outcome_at) {
+                    0 => {}
+                    count => series.add(&[&pool.pool, source, outcome], count as f64),
+                }
+            }
         }
     }
 }
@@ -259,5 +273,11 @@ fn health_checks(scrape: &Scrape, series: &mut Series) {
         for (ok, result) in [(true, "ok"), (false, "failed")] {
             series.add(&[&node.pool, &node.node, result], node.probes(ok) as f64);
         }
+    }
+}
+
+fn reloads(scrape: &Scrape, series: &mut Series) {
+    for (result, count) in ["rejected", "applied"].into_iter().zip(scrape.reloads) {
+        series.add(&[result], count as f64);
     }
 }

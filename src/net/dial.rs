@@ -39,6 +39,12 @@ pub enum DialFault {
     /// The name has no address, or the resolver failed.
     #[error("the name cannot be resolved: {0}")]
     Resolve(io::Error),
+    /// Its certificate is not to be believed, or it does not speak TLS.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
+    /// Nothing says what its certificate must be for.
+    #[error("no certificate can be for its address")]
+    NoName,
     /// Something else: no route, no file, no descriptors left.
     #[error("no connection: {0}")]
     Other(io::Error),

@@ -4,12 +4,13 @@
 //! is in use. It is lenient with what a dead process left behind: sockets in TIME_WAIT, a socket file nobody
 //! listens on.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::stream::{self, Stream};
@@ -32,7 +33,7 @@ pub enum Listener {
 pub struct SocketFile {
     /// Where it is.
     path: PathBuf,
-    /// Device and inode. Another file at the path belongs to somebody else.
+    /// Device and inode. Another file at the path belongs to somebody else; `None`: this one does, too.
     identity: Option<(u64, u64)>,
 }
 
@@ -52,7 +53,8 @@ impl Listener {
         }
         // What is accepted inherits the options, which saves five system calls for each connection.
         stream::tune(&socket);
-        listening(&socket, &address.into())?;
+        socket.bind(&address.into())?;
+        listening(&socket)?;
         TcpListener::from_std(socket.into()).map(Self::Tcp)
     }
 
@@ -62,17 +64,58 @@ impl Listener {
     ///
     /// `AddrInUse` when somebody listens there or when the file is no socket; else as in bind(2).
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
+        Self::bind_unix_within(path, None)
+    }
+
+    /// The same for a socket that only its owner (and root) may connect to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::bind_unix`], and what chmod(2) says.
+    pub fn bind_private_unix(path: &Path) -> io::Result<Self> {
+        Self::bind_unix_within(path, Some(0o600))
+    }
+
+    fn bind_unix_within(path: &Path, mode: Option<u32>) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        match listening(&socket, &address) {
+        match socket.bind(&address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path, &address)? => {
                 std::fs::remove_file(path)?;
-                listening(&socket, &address)?;
+                socket.bind(&address)?;
             }
             result => result?,
         }
+        if let Some(mode) = mode {
+            // Nobody can have connected yet: the socket is bound and does not listen.
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        listening(&socket)?;
         let file = SocketFile { path: path.to_owned(), identity: identity(path) };
         Ok(Self::Unix(UnixListener::from_std(socket.into())?, file))
+    }
+
+    /// Goes on with a TCP socket that listens already. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be polled.
+    pub fn adopt_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        stream::tune(&SockRef::from(&socket));
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket).map(Self::Tcp)
+    }
+
+    /// Goes on with a Unix socket that listens on `path` already; the file stays when it goes. Must be called within
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be polled.
+    pub fn adopt_unix(socket: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let file = SocketFile { path: path.to_owned(), identity: None };
+        Ok(Self::Unix(UnixListener::from_std(socket)?, file))
     }
 
     /// The next connection, tuned, and where it comes from (a Unix socket says nothing about that).
@@ -105,8 +148,7 @@ impl Listener {
     }
 }
 
-fn listening(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-    socket.bind(address)?;
+fn listening(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)
 }
@@ -138,7 +180,6 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;

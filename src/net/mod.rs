@@ -3,6 +3,7 @@
 //! It knows addresses, not pools or routes: whoever calls says where to and for how long.
 
 pub mod dial;
+pub mod inherit;
 pub mod listen;
 pub mod stream;
 pub mod tls;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -14,11 +15,13 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Front;
+use super::entrance::Entrance;
 use super::session;
 use super::upgrade::Adoptable;
 use crate::http::guard::{Guard, Link, Rules};
 use crate::net::listen::Listener;
 use crate::net::stream::Stream;
+use crate::net::tls::Secured;
 use crate::shutdown::Phase;
 
 /// The pause after a failed accept (no file descriptors left, mostly), so that the loop does not spin.
@@ -32,6 +35,10 @@ pub struct Connection {
     pub front: Arc<Front>,
     /// The other end of the socket; a Unix socket's counts as this machine.
     pub peer: IpAddr,
+    /// TLS lies below it.
+    pub is_secure: bool,
+    /// The subject of the certificate that the client had to show.
+    pub subject: Option<HeaderValue>,
     /// The guard of the framing.
     pub link: Arc<Link>,
     /// A tunnel to be, once its 101 is on the way to the client.
@@ -39,7 +46,7 @@ pub struct Connection {
 }
 
 /// Accepts until draining begins.
-pub async fn run(front: Arc<Front>, listener: Listener) {
+pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -48,7 +55,7 @@ pub async fn run(front: Arc<Front>, listener: Listener) {
         match accepted {
             Ok((stream, peer)) => {
                 let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical());
-                front.tasks.spawn(serve(Arc::clone(&front), stream, peer));
+                front.tasks.spawn(serve(Arc::clone(&front), Arc::clone(&entrance), stream, peer));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -58,8 +65,13 @@ pub async fn run(front: Arc<Front>, listener: Listener) {
     }
 }
 
-async fn serve(front: Arc<Front>, stream: Stream, peer: IpAddr) {
+async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, stream: Stream, peer: IpAddr) {
     let limits = front.state.load().limits.clone();
+    let Some(stream) = entrance.receive(&front, stream, limits.head_time).await else { return };
+    drop(entrance);
+    let is_secure = stream.tls().is_some();
+    let subject = stream.tls().and_then(Secured::peer_subject);
+    let subject = subject.and_then(|subject| HeaderValue::try_from(subject).ok());
     let rules = Rules {
         request_head: limits.request_head,
         head_time: limits.head_time,
@@ -67,7 +79,8 @@ async fn serve(front: Arc<Front>, stream: Stream, peer: IpAddr) {
         body_time: limits.keep_alive,
     };
     let (guard, link) = Guard::new(stream, rules);
-    let connection = Arc::new(Connection { front, peer, link, handoff: Mutex::new(None) });
+    let connection =
+        Arc::new(Connection { front, peer, is_secure, subject, link, handoff: Mutex::new(None) });
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
@@ -103,10 +116,10 @@ async fn serve(front: Arc<Front>, stream: Stream, peer: IpAddr) {
 fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: Bytes, held: Bytes) {
     let mut early = BytesMut::from(&read[..]);
     early.extend_from_slice(&held);
-    match stream.into_fd() {
+    match stream.leave() {
         Ok(client) => adoptable.adopt(&connection.front, client, early.freeze()),
         Err(error) => {
-            tracing::warn!(%error, "client socket could not be handed to the relay");
+            tracing::debug!(%error, "client socket could not be handed to the relay");
             adoptable.client_vanished();
         }
     }
@@ -114,7 +127,7 @@ fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: By
 
 /// Closes without a reset: what the client still sends is read and thrown away, for a moment, or the kernel's reset
 /// could overtake the answer.
-async fn linger(mut stream: Stream) {
+pub async fn linger(mut stream: Stream) {
     let (time, most) = LINGER;
     let end = async {
         if stream.shutdown().await.is_err() {

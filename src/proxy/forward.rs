@@ -38,6 +38,7 @@ pub async fn serve(
     *request.version_mut() = Version::HTTP_11;
     headers::strip_hop_by_hop(request.headers_mut());
     headers::set_forwarded(request.headers_mut(), connection.peer, &session.origin);
+    headers::set_client_subject(request.headers_mut(), connection.subject.as_ref());
     let within = session.pool.config.timeouts.request;
     let sent = send(connection, session, request);
     let (candidate, answer, sender) =

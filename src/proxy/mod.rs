@@ -5,6 +5,7 @@
 //! generation at its request and keeps it to its adoption (invariant I3).
 
 pub mod accept;
+pub mod entrance;
 mod forward;
 mod session;
 mod upgrade;
@@ -17,15 +18,16 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::affinity::Source;
 use crate::affinity::hash::mix;
+use crate::affinity::{Directory as _, Source};
 use crate::config::{self, Config};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
-use crate::pool::Nodes;
 use crate::pool::pick::Balance;
+use crate::pool::{Node, Nodes};
 use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
@@ -44,6 +46,8 @@ pub struct State {
     pub trusted: Vec<IpNet>,
     /// What a client may take.
     pub limits: config::Limits,
+    /// Tells who waits for it that nobody sees this generation any more.
+    in_use: DropGuard,
 }
 
 /// One pool of a generation.
@@ -63,28 +67,82 @@ pub struct Pool {
 impl State {
     /// Generation 1 of a process.
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
-        let pool = |pool: &config::Pool| (Arc::clone(&pool.name), Arc::new(Pool::new(pool.clone(), metrics)));
-        metrics.set_generation(1);
+        let state = Self::of(config, 1, |pool| Arc::new(Pool::new(pool, metrics)));
+        state.take_effect(metrics, Duration::ZERO);
+        state
+    }
+
+    /// The generation after this one. A pool that is the same stays as it is; of a pool that changed, the nodes that
+    /// are still at their place keep what is known of them. Nothing has an effect before [`State::take_effect`].
+    pub fn next(&self, config: &Config, metrics: &Metrics) -> Self {
+        Self::of(config, self.generation + 1, |pool| match self.pools.get(&pool.name) {
+            Some(known) if known.config == *pool => Arc::clone(known),
+            Some(known) => Arc::new(known.next(pool, metrics)),
+            None => Arc::new(Pool::new(pool, metrics)),
+        })
+    }
+
+    fn of(config: &Config, generation: u32, pool: impl Fn(&config::Pool) -> Arc<Pool>) -> Self {
         Self {
-            generation: 1,
+            generation,
             routes: Routes::new(config.routes.clone()),
-            pools: config.pools.iter().map(pool).collect(),
+            pools: config.pools.iter().map(|config| (Arc::clone(&config.name), pool(config))).collect(),
             trusted: config.trusted_proxies.clone(),
             limits: config.limits.clone(),
+            in_use: CancellationToken::new().drop_guard(),
         }
+    }
+
+    /// New sessions see this generation from now on.
+    pub fn take_effect(&self, metrics: &Metrics, now: Duration) {
+        metrics.set_generation(self.generation.into());
+        for pool in self.pools.values() {
+            pool.upstreams.iter().for_each(|upstream| upstream.take_effect(&pool.config, now));
+        }
+    }
+
+    /// Cancelled once the last session that sees this generation has been adopted or has ended.
+    pub fn out_of_use(&self) -> CancellationToken {
+        self.in_use.token().clone()
+    }
+
+    /// The upstream of a node that has its place here, too.
+    pub fn upstream(&self, pool: &str, node: &Node) -> Option<&Arc<Upstream>> {
+        self.pools.get(pool)?.upstream(node)
     }
 }
 
 impl Pool {
-    fn new(config: config::Pool, metrics: &Metrics) -> Self {
-        let upstreams = config.nodes.iter().map(|node| Arc::new(Upstream::new(node, &config, metrics)));
+    fn new(config: &config::Pool, metrics: &Metrics) -> Self {
+        let upstreams = config.nodes.iter().map(|node| Arc::new(Upstream::new(node, config, metrics)));
+        Self::of(config, upstreams.collect(), metrics)
+    }
+
+    /// This pool with another config.
+    fn next(&self, config: &config::Pool, metrics: &Metrics) -> Self {
+        let upstream = |node: &Node| match self.upstream(node) {
+            Some(known) => Arc::new(known.renewed(node, config)),
+            None => Arc::new(Upstream::joining(node, config, metrics)),
+        };
+        let next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
+        next.turn.store(self.turn.load(Relaxed), Relaxed);
+        next
+    }
+
+    fn of(config: &config::Pool, upstreams: Vec<Arc<Upstream>>, metrics: &Metrics) -> Self {
         Self {
-            upstreams: upstreams.collect(),
+            upstreams,
             nodes: Nodes::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
             turn: AtomicU64::new(0),
-            config,
+            config: config.clone(),
         }
+    }
+
+    /// The upstream of this node, if it has the same place here.
+    fn upstream(&self, node: &Node) -> Option<&Arc<Upstream>> {
+        let known = &self.upstreams[self.nodes.by_id(node.id.as_str())?];
+        (known.node.address == node.address).then_some(known)
     }
 
     /// How many nodes take clients now.
@@ -148,6 +206,18 @@ impl Front {
     /// The clock of health.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Random bytes, for names that must be unique in the world. Without a source of randomness, which aws-lc does not
+    /// know on any system that this runs on, they are those of the next session ids.
+    fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+            bytes
+                .chunks_mut(8)
+                .for_each(|part| part.copy_from_slice(&self.next_id().to_be_bytes()[..part.len()]));
+        }
+        bytes
     }
 
     /// A session id; mixed, so that it serves as a random number too.

@@ -1,6 +1,5 @@
 //! The story of a request, top to bottom: head, route, affinity, and then a tunnel or a plain answer.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,7 +20,7 @@ use crate::affinity::{self, Wishes, engine_io};
 use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
-use crate::http::{Body, BodyFault};
+use crate::http::{Body, BodyFault, trace};
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
 use crate::ws::handshake;
 
@@ -37,6 +36,8 @@ pub struct Session {
     pub route: Arc<str>,
     /// Where it comes from.
     pub origin: Origin,
+    /// The trace that it is part of; its node is told.
+    pub trace: [u8; 16],
     /// What the affinity sources say.
     pub wishes: Wishes,
     /// When its head was read.
@@ -54,7 +55,7 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         Some(fault) => Err(Failure::Head(fault)),
         None => route_and_serve(connection, request).await,
     };
-    let response = answer.unwrap_or_else(|failure| {
+    let mut response = answer.unwrap_or_else(|failure| {
         tracing::debug!(%failure, peer = %connection.peer, "request refused");
         if is_upgrade && matches!(failure, Failure::NoRoute | Failure::Target) {
             front.metrics.unrouted_handshake(failure.handshake());
@@ -63,6 +64,9 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         }
         failure.reply(front.next_id())
     });
+    if response.status() != handshake::YES {
+        headers::ensure_date(response.headers_mut(), SystemTime::now());
+    }
     while_in_flight(response, in_flight)
 }
 
@@ -101,12 +105,11 @@ async fn route_and_serve(
     connection: &Connection,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    let front = &connection.front;
     let is_upgrade = handshake::is_upgrade(request.headers());
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
         return Err(Failure::Target);
     }
-    let mut session = open(front, connection.peer, &request)?;
+    let mut session = open(connection, &mut request)?;
     retarget(&mut request, &mut session)?;
     if is_upgrade {
         let answer = upgrade::serve(connection, &session, request).await;
@@ -121,21 +124,17 @@ async fn route_and_serve(
     answer
 }
 
-/// Route and affinity.
-fn open(front: &Front, peer: IpAddr, request: &Request<Incoming>) -> Result<Session, Failure> {
+/// Route, trace and affinity.
+fn open(connection: &Connection, request: &mut Request<Incoming>) -> Result<Session, Failure> {
+    let front = &connection.front;
     let (begun, opened_at) = (Instant::now(), SystemTime::now());
     let state = front.state.load_full();
     let host = host(request.headers());
     let (_, route) = state.routes.find(host, request.uri().path()).ok_or(Failure::NoRoute)?;
     let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
-    let name = match (&route.host, &route.path) {
-        (None, None) => "*".into(),
-        (host, path) => {
-            let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
-            format!("{host}{}", path.as_deref().unwrap_or_default()).into()
-        }
-    };
-    let origin = headers::origin(peer, false, request.headers(), &state.trusted);
+    let name = route.name().into();
+    let trace = trace::carry(request.headers_mut(), || front.random());
+    let origin = headers::origin(connection.peer, connection.is_secure, request.headers(), &state.trusted);
     let asked = affinity::Request {
         headers: request.headers(),
         query: request.uri().query(),
@@ -144,7 +143,7 @@ fn open(front: &Front, peer: IpAddr, request: &Request<Incoming>) -> Result<Sess
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-    Ok(Session { id: front.next_id(), state, pool, route: name, origin, wishes, begun, opened_at })
+    Ok(Session { id: front.next_id(), state, pool, route: name, origin, trace, wishes, begun, opened_at })
 }
 
 fn host(headers: &HeaderMap) -> &str {

@@ -17,14 +17,15 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::Front;
 use super::accept::Connection;
 use super::session::Session;
+use super::{Front, State};
 use crate::http::reply::Failure;
 use crate::http::{Body, headers};
 use crate::log::access;
 use crate::metrics::{Handshake, PoolMeter, Seat};
 use crate::net::stream::Stream;
+use crate::net::tls::departed::Departed;
 use crate::pool::pick::Candidate;
 use crate::relay::{Record, Rules, Tunnel};
 use crate::ws::handshake::{self, Offer};
@@ -37,6 +38,8 @@ pub struct Adoptable {
     record: Record,
     begun: Instant,
     meter: Arc<PoolMeter>,
+    /// Who waits for the last session of its generation waits for its adoption, too.
+    _state: Arc<State>,
 }
 
 /// Serves an upgrade request.
@@ -57,6 +60,7 @@ pub async fn serve(
 fn fields_for_node(connection: &Connection, session: &Session, mut fields: HeaderMap) -> HeaderMap {
     headers::strip_hop_by_hop(&mut fields);
     headers::set_forwarded(&mut fields, connection.peer, &session.origin);
+    headers::set_client_subject(&mut fields, connection.subject.as_ref());
     as_upgrade(&mut fields);
     fields
 }
@@ -138,10 +142,12 @@ async fn ask(
         rules: Rules {
             idle: session.pool.config.timeouts.idle,
             max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
+            ping: session.pool.config.messages.ping,
         },
         record: record(session, &candidate, seat),
         begun: session.begun,
         meter: Arc::clone(&session.pool.meter),
+        _state: Arc::clone(&session.state),
     };
     *connection.handoff.lock() = Some(adoptable);
     Ok(yes(session, &candidate, answer.headers()))
@@ -156,6 +162,7 @@ fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
         generation: session.state.generation,
         opened_at: session.opened_at,
         affinity: (candidate.source(), candidate.outcome.as_str()),
+        trace: session.trace,
     }
 }
 
@@ -181,8 +188,8 @@ fn pass_refusal(session: &Session, candidate: &Candidate, answer: Response<Incom
 
 impl Adoptable {
     /// Hands both sockets to the relay. The session is open from here on.
-    pub fn adopt(self, front: &Front, client: OwnedFd, from_client: Bytes) {
-        let node = match self.node.into_fd() {
+    pub fn adopt(self, front: &Front, client: (OwnedFd, Option<Departed>), from_client: Bytes) {
+        let (node, node_tls) = match self.node.leave() {
             Ok(node) => node,
             Err(error) => {
                 tracing::warn!(%error, "node socket could not be handed to the relay");
@@ -191,12 +198,13 @@ impl Adoptable {
         };
         self.meter.handshake(Handshake::Upgraded);
         self.meter.handshake_seconds(self.begun.elapsed());
-        front.access.open(open_event(&self.record));
+        front.access.open(access::Open { at: SystemTime::now(), session: self.record.session() });
+        let (client, client_tls) = client;
         let tunnel = Tunnel {
             client,
             node,
-            client_tls: None,
-            node_tls: None,
+            client_tls,
+            node_tls,
             from_client,
             from_node: self.from_node,
             rules: self.rules,
@@ -210,18 +218,5 @@ impl Adoptable {
     /// The client was gone before it could be told.
     pub fn client_vanished(self) {
         self.meter.handshake(Handshake::Failed);
-    }
-}
-
-fn open_event(record: &Record) -> access::Open {
-    access::Open {
-        id: record.id,
-        at: SystemTime::now(),
-        client: Some(record.client),
-        route: Arc::clone(&record.route),
-        pool: Arc::clone(&record.seat.pool),
-        node: Arc::clone(&record.seat.node),
-        affinity_source: record.affinity.0,
-        affinity_outcome: record.affinity.1,
     }
 }

@@ -1,11 +1,16 @@
 //! A node as it is dialled: its health, its meter and its kept-alive HTTP connections.
+//!
+//! What the config says about it belongs to one generation. What is known of it (its [`Vitals`]) outlives that: the
+//! upstreams of one node in several generations share it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Probe};
@@ -13,7 +18,8 @@ use crate::http::Body;
 use crate::metrics::{Meter, Metrics};
 use crate::net::dial::{DialFault, Target, dial};
 use crate::net::stream::Stream;
-use crate::pool::health::{Change, Health};
+use crate::net::tls::client::Client;
+use crate::pool::health::{Change, Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
 
@@ -29,8 +35,38 @@ pub struct Upstream {
     /// Its counters.
     pub meter: Arc<Meter>,
     connect: Duration,
+    /// TLS to it, and the name that its certificate must be for.
+    tls: Option<(Client, Option<ServerName<'static>>)>,
+    vitals: Arc<Vitals>,
+}
+
+/// What outlives a generation.
+struct Vitals {
+    /// What probes and real traffic say.
     health: Mutex<Health>,
-    kept: Mutex<Vec<(Instant, SendRequest<Body>)>>,
+    /// What its last probe brought; `None` before the first.
+    probed: Mutex<Option<Probed>>,
+    /// Unused connections and since when they are; `None` once they have been let go of.
+    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
+    /// The config names the node no more, or another place for it. Changes once, with `health` locked.
+    is_removed: AtomicBool,
+    /// Probes decide whether it is up.
+    is_probed: AtomicBool,
+    /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
+    asked: AtomicU64,
+}
+
+/// What a probe of a node brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// When its answer came, or the lack of one was certain.
+    pub at: SystemTime,
+    /// Why it failed; `None` where it did not.
+    pub fault: Option<String>,
+    /// What the node says of its load: its connections and the most that it takes, all balancers together.
+    pub load: Option<(u64, u64)>,
+    /// The release that the node says it runs.
+    pub release: Option<String>,
 }
 
 /// A connection to send a request on.
@@ -42,36 +78,92 @@ pub struct Lease {
 }
 
 impl Upstream {
-    /// Not dialled yet.
+    /// A node of a new pool, not dialled yet.
     pub fn new(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
-        let meter = metrics.node(&pool.name, node.id.as_str());
-        meter.capacity(node.max_connections);
-        let probed = pool.health.probe != Probe::Off;
-        let health = if probed { Health::new(pool.rule) } else { Health::unprobed(pool.rule) };
-        meter.state(health.state(Duration::ZERO).as_str());
-        Self {
-            node: node.clone(),
-            meter,
-            connect: pool.timeouts.connect,
+        Self::with(Health::new, node, pool, metrics)
+    }
+
+    /// A node that joins a running pool, not dialled yet.
+    pub fn joining(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
+        Self::with(Health::joining, node, pool, metrics)
+    }
+
+    fn with(health: fn(Rule) -> Health, node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
+        let is_probed = pool.health.probe != Probe::Off;
+        let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
+        let vitals = Vitals {
             health: Mutex::new(health),
-            kept: Mutex::default(),
+            probed: Mutex::default(),
+            kept: Mutex::new(Some(Vec::new())),
+            is_removed: AtomicBool::new(false),
+            is_probed: AtomicBool::new(is_probed),
+            asked: AtomicU64::new(0),
+        };
+        let meter = metrics.node(&pool.name, node.id.as_str());
+        let tls = tls(node, pool);
+        Self { node: node.clone(), meter, connect: pool.timeouts.connect, tls, vitals: Arc::new(vitals) }
+    }
+
+    /// The same node at the same place, as another generation has it.
+    pub fn renewed(&self, node: &Node, pool: &config::Pool) -> Self {
+        let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.vitals));
+        Self { node: node.clone(), meter, connect: pool.timeouts.connect, tls: tls(node, pool), vitals }
+    }
+
+    /// What its pool says counts from now on; what is known of the node stays.
+    pub fn take_effect(&self, pool: &config::Pool, now: Duration) {
+        let mut health = self.vitals.health.lock();
+        health.set_rule(pool.rule);
+        let is_probed = pool.health.probe != Probe::Off;
+        if self.vitals.is_probed.swap(is_probed, Relaxed) && !is_probed {
+            // What its probes said last would stay for ever.
+            *health = Health::unprobed(pool.rule);
         }
+        self.meter.capacity(self.node.max_connections);
+        self.meter.state(health.state(now).as_str());
+    }
+
+    /// The config names it no more: no session is placed on it from now on, whatever generation it sees.
+    pub fn remove(&self) {
+        let _health = self.vitals.health.lock();
+        self.vitals.is_removed.store(true, Relaxed);
+        self.meter.state(State::Removed.as_str());
+        self.release();
     }
 
     /// What the picker wants to know.
     pub fn load(&self, now: Duration) -> Load {
-        let health = self.health.lock();
-        Load { state: health.state(now), live: self.meter.live(), share: health.share(now) }
+        let health = self.vitals.health.lock();
+        Load { state: self.state(&health, now), live: self.meter.live(), share: health.share(now) }
     }
 
     /// Takes clients now.
     pub fn is_up(&self, now: Duration) -> bool {
-        self.health.lock().state(now) == State::Up
+        self.load(now).state == State::Up
+    }
+
+    fn state(&self, health: &Health, now: Duration) -> State {
+        if self.vitals.is_removed.load(Relaxed) { State::Removed } else { health.state(now) }
+    }
+
+    /// When it was last asked how it is, on the clock of health.
+    pub fn asked(&self) -> Option<Duration> {
+        Some(self.vitals.asked.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_millis)
+    }
+
+    /// It is being asked now.
+    pub fn note_asked(&self, now: Duration) {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.vitals.asked.store(millis.max(1), Relaxed);
     }
 
     /// Changes the health, tells the meter, and logs what changed.
     pub fn judge(&self, now: Duration, judge: impl FnOnce(&mut Health) -> Option<Change>) {
-        let mut health = self.health.lock();
+        let mut health = self.vitals.health.lock();
+        if self.vitals.is_removed.load(Relaxed) {
+            // Its name in the metrics may belong to another place by now.
+            return;
+        }
         let change = judge(&mut health);
         self.meter.state(health.state(now).as_str());
         drop(health);
@@ -85,13 +177,35 @@ impl Upstream {
         }
     }
 
+    /// Remembers what a probe brought.
+    pub fn note_probe(&self, probed: Probed) {
+        *self.vitals.probed.lock() = Some(probed);
+    }
+
+    /// What the last probe brought.
+    pub fn probed(&self) -> Option<Probed> {
+        self.vitals.probed.lock().clone()
+    }
+
     /// A new connection.
     pub async fn dial(&self) -> Result<Stream, DialFault> {
+        self.dial_within(self.connect).await
+    }
+
+    /// A new connection, with its TLS handshake, within this time.
+    pub async fn dial_within(&self, within: Duration) -> Result<Stream, DialFault> {
         let target = match &self.node.address {
             Address::Tcp { host, port } => Target::Tcp { host, port: *port },
             Address::Unix(path) => Target::Unix(path),
         };
-        dial(target, self.connect).await
+        let begun = Instant::now();
+        let stream = dial(target, within).await?;
+        let Some((client, name)) = &self.tls else { return Ok(stream) };
+        let name = name.clone().ok_or(DialFault::NoName)?;
+        let left = within.saturating_sub(begun.elapsed());
+        // In a box: a plain dial does not carry the room for a TLS handshake.
+        let secured = tokio::time::timeout(left, Box::pin(client.connect(name, stream))).await;
+        secured.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Tls)
     }
 
     /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept.
@@ -113,12 +227,13 @@ impl Upstream {
     }
 
     fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
-        self.kept.lock().pop()
+        self.vitals.kept.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
-        let mut kept = self.kept.lock();
+        let mut kept = self.vitals.kept.lock();
+        let Some(kept) = kept.as_mut() else { return };
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
         }
@@ -126,8 +241,15 @@ impl Upstream {
         kept.drain(..first);
     }
 
-    /// Lets go of every unused connection.
+    /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
+    /// would hold up the end until its node closes it.
     pub fn release(&self) {
-        self.kept.lock().clear();
+        *self.vitals.kept.lock() = None;
     }
+}
+
+fn tls(node: &Node, pool: &config::Pool) -> Option<(Client, Option<ServerName<'static>>)> {
+    let tls = pool.tls.as_ref()?;
+    let identity = tls.identity.as_ref().map(|identity| Arc::clone(&identity.certified));
+    Some((Client::new(Arc::clone(&tls.ca.roots), identity), config::node_name(tls, &node.address)))
 }

@@ -2,7 +2,8 @@
 //!
 //! Each socket is registered once, edge-triggered. One turn of the loop serves every tunnel that is ready, each up
 //! to its quantum; a tunnel that wants more comes round again behind the others. Commands arrive over a channel,
-//! and an eventfd wakes the thread for them.
+//! and an eventfd wakes the thread for them. What concerns all tunnels (the sweep, a closing, a listing) takes a
+//! stretch of the slab each turn, so that a turn is short however many tunnels there are.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -16,10 +17,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use super::farewell::Farewell;
+use super::listing::Listing;
 use super::pipe::HEADROOM;
-use super::tunnel::{Farewell, Live, Progress, Turn};
-use super::{Closing, Command, Ledger, Tunnel, Why};
-use crate::pace::Schedule;
+use super::round::{Round, Task};
+use super::tunnel::Live;
+use super::turn::{Progress, Turn};
+use super::{Command, Ledger, STRETCH, Tunnel, millis};
 
 /// Bytes that one read may give.
 const READ: usize = 64 * 1024;
@@ -27,10 +31,12 @@ const READ: usize = 64 * 1024;
 const EVENTS: usize = 256;
 /// The wake-up's token; tunnels have the smaller ones.
 const WAKE: u64 = u64::MAX;
-/// Time between two sweeps for deadlines.
+/// Commands that one turn takes: a storm of handshakes does not hold up the messages of the others.
+const COMMANDS: usize = 128;
+/// Tunnels that one turn begins to close.
+const CLOSES: usize = 128;
+/// Time between two sweeps for deadlines, in milliseconds.
 const SWEEP: u64 = 1_000;
-/// The same while tunnels are being closed, so that a drain ends close to its deadline.
-const BRISK_SWEEP: u64 = 100;
 
 /// See the module.
 pub struct Engine {
@@ -50,22 +56,18 @@ pub struct Engine {
     start: Instant,
     /// Milliseconds since `start`, taken once per turn.
     now: u64,
+    /// When the next sweep begins.
     next_sweep: u64,
-    /// A tunnel may be running against a deadline.
-    closing: bool,
-    /// The end of all tunnels, once it is asked for.
-    last_call: Option<LastCall>,
+    /// Where the sweep that is under way goes on.
+    sweep_at: Option<usize>,
+    /// Commands are left for the next turn.
+    inbox_waits: bool,
+    /// The closings that are under way.
+    rounds: Vec<Round>,
+    /// The listings that are asked for; the first is being made.
+    listings: VecDeque<Listing>,
     /// State of the generator that masks our frames to nodes; it guards nothing.
     random: u64,
-}
-
-/// All tunnels are being ended.
-struct LastCall {
-    closing: Closing,
-    /// When it began.
-    since: u64,
-    /// Who is closed when, soonest first: due time since `since`, place, session id.
-    due: VecDeque<(u64, usize, u64)>,
 }
 
 impl Engine {
@@ -93,13 +95,15 @@ impl Engine {
             start: Instant::now(),
             now: 0,
             next_sweep: SWEEP,
-            closing: false,
-            last_call: None,
+            sweep_at: None,
+            inbox_waits: false,
+            rounds: Vec::new(),
+            listings: VecDeque::new(),
             random: RandomState::new().hash_one(number),
         })
     }
 
-    /// Runs until every tunnel has ended after a [`Closing`].
+    /// Runs until every tunnel has ended in the last closing.
     pub fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
@@ -111,27 +115,30 @@ impl Engine {
                     return;
                 }
             }
-            self.now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.now = millis(self.start.elapsed());
             let woken = self.sort_events(&mut events);
             self.serve_ready();
-            if woken {
+            if woken || self.inbox_waits {
                 self.take_commands();
             }
             self.close_due();
-            if self.now >= self.next_sweep {
-                self.sweep();
-            }
-            if self.last_call.is_some() && self.count.load(Relaxed) == 0 {
+            self.list();
+            self.sweep();
+            if self.rounds.iter().any(Round::is_last) && self.count.load(Relaxed) == 0 {
                 return;
             }
         }
     }
 
     fn wait(&self) -> Timespec {
-        let due = self.last_call.as_ref().and_then(|call| Some(call.since + call.due.front()?.0));
-        let until = due.map_or(self.next_sweep, |due| due.min(self.next_sweep));
-        let wait = if self.ready.is_empty() { until.saturating_sub(self.now) } else { 0 };
-        let wait = Duration::from_millis(wait);
+        let walks = self.sweep_at.is_some() || !self.listings.is_empty();
+        let is_busy = !self.ready.is_empty() || self.inbox_waits || walks;
+        if is_busy || self.rounds.iter().any(Round::is_counting) {
+            return Timespec { tv_sec: 0, tv_nsec: 0 };
+        }
+        let due = self.rounds.iter().filter_map(Round::next);
+        let until = due.fold(self.next_sweep, u64::min);
+        let wait = Duration::from_millis(until.saturating_sub(self.now));
         Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
     }
 
@@ -177,7 +184,7 @@ impl Engine {
         let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
         live.queued = false;
         match visit(live, &mut turn) {
-            Progress::Rests => self.closing |= live.is_closing(),
+            Progress::Rests => {}
             Progress::WantsMore => {
                 live.queued = true;
                 self.ready.push_back(place);
@@ -190,17 +197,32 @@ impl Engine {
         let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place);
         (self.ledger)(&live.record, &live.outcome(self.now));
+        let id = live.record.id;
+        // Whoever waits for a closing then sees the node's count without this tunnel.
+        drop(live);
         self.count.fetch_sub(1, Relaxed);
+        self.rounds.iter_mut().for_each(|round| round.forget(id));
     }
 
     fn take_commands(&mut self) {
         let mut counter = [0; 8];
         // Only the wake-up matters; the channel holds what is to be done.
         let _ = rustix::io::read(&*self.wake, &mut counter);
-        while let Ok(command) = self.inbox.try_recv() {
-            match command {
-                Command::Adopt(tunnel) => self.adopt(*tunnel),
-                Command::Close(closing) => self.begin_last_call(closing),
+        self.inbox_waits = true;
+        for _ in 0..COMMANDS {
+            match self.inbox.try_recv() {
+                // Who asked may have given up by now.
+                Ok(Command::Answer(to)) => drop(to.send(())),
+                Ok(Command::Adopt(tunnel)) => self.adopt(*tunnel),
+                Ok(Command::Close(mut round)) => {
+                    round.begin(self.start, self.now);
+                    self.rounds.push(*round);
+                }
+                Ok(Command::List(listing)) => self.listings.push_back(*listing),
+                Err(_) => {
+                    self.inbox_waits = false;
+                    return;
+                }
             }
         }
     }
@@ -220,8 +242,8 @@ impl Engine {
             tracing::error!(%error, "a socket could not be polled, its tunnel ends");
             return self.end(place);
         }
-        if let Some(call) = &mut self.last_call {
-            call.due.push_front((0, place, id));
+        if let Some(last) = self.rounds.iter_mut().find(|round| round.is_last()) {
+            last.join(place, id);
         }
         self.visit(place, |live, turn| live.turn(turn));
     }
@@ -236,49 +258,62 @@ impl Engine {
         Ok(())
     }
 
-    fn begin_last_call(&mut self, closing: Closing) {
-        let open = self.tunnels.iter().enumerate();
-        let open: Vec<(usize, u64)> =
-            open.filter_map(|(place, live)| Some((place, live.as_ref()?.record.id))).collect();
-        let schedule = Schedule::new(open.len() as u64, closing.over, self.draw());
-        let due = |index: usize| u64::try_from(schedule.due(index as u64).as_millis()).unwrap_or(u64::MAX);
-        let mut due: Vec<_> =
-            open.iter().enumerate().map(|(index, &(place, id))| (due(index), place, id)).collect();
-        due.sort_unstable();
-        self.last_call = Some(LastCall { closing, since: self.now, due: due.into() });
+    /// Goes on with the closings: counts a stretch, closes whose time has come, cuts whose deadline is here.
+    fn close_due(&mut self) {
+        if let Some(round) = self.rounds.iter_mut().find(|round| round.is_counting()) {
+            round.count(&self.tunnels);
+        }
+        let mut closes = 0;
+        for index in 0..self.rounds.len() {
+            self.rounds[index].settle();
+            while closes < CLOSES
+                && let Some(task) = self.rounds[index].task(self.now)
+            {
+                closes += 1;
+                match task {
+                    Task::Cut(place) => self.visit(place, |live, turn| live.sweep(turn)),
+                    Task::Close(place, grace) => self.close(place, index, grace),
+                }
+            }
+        }
+        self.rounds.retain(|round| !round.is_over());
     }
 
-    /// Closes those whose time in the last call has come.
-    fn close_due(&mut self) {
-        loop {
-            let Some(call) = &mut self.last_call else { return };
-            let elapsed = self.now - call.since;
-            let Some(&(due, place, id)) = call.due.front() else { return };
-            if due > elapsed {
-                return;
-            }
-            call.due.pop_front();
-            let Closing { code, ref reason, grace, .. } = call.closing;
-            let (reason, grace) = (Arc::clone(reason), u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
-            self.visit(place, |live, turn| {
-                if live.record.id == id {
-                    live.farewell(&Farewell { code, reason: &reason, why: Why::Shutdown, grace }, turn);
-                }
-                live.turn(turn)
-            });
+    fn close(&mut self, place: usize, round: usize, grace: u64) {
+        let plan = Arc::clone(self.rounds[round].plan());
+        let (code, reason, why) = (plan.closing.code, &*plan.closing.reason, plan.which.why());
+        self.visit(place, |live, turn| {
+            live.farewell(&Farewell { code, reason, why, grace }, turn);
+            live.turn(turn)
+        });
+    }
+
+    /// Goes on with the listing that is being made.
+    fn list(&mut self) {
+        if let Some(listing) = self.listings.front_mut()
+            && listing.walk(&self.tunnels, self.now)
+            && let Some(listing) = self.listings.pop_front()
+        {
+            listing.finish();
         }
     }
 
+    /// Looks at a stretch of the slab for tunnels that are idle or past their deadline.
     fn sweep(&mut self) {
-        self.closing = self.last_call.is_some();
-        for place in 0..self.tunnels.len() {
+        if self.sweep_at.is_none() && self.now >= self.next_sweep {
+            self.sweep_at = Some(0);
+            self.next_sweep = self.now + SWEEP;
+        }
+        let Some(at) = self.sweep_at else { return };
+        let until = self.tunnels.len().min(at + STRETCH);
+        for place in at..until {
             if let Some(Some(live)) = self.tunnels.get(place)
                 && live.wants_sweep(self.now)
             {
                 self.visit(place, |live, turn| live.sweep(turn));
             }
         }
-        self.next_sweep = self.now + if self.closing { BRISK_SWEEP } else { SWEEP };
+        self.sweep_at = (until < self.tunnels.len()).then_some(until);
     }
 
     fn draw(&mut self) -> u64 {

@@ -6,13 +6,24 @@
 //! Rules of the hot path: one read and one write per message; no allocation, no lock, no clock call, no log. The
 //! time is taken once per turn of a thread's loop; one sweep a second serves all idle deadlines. Nothing here knows
 //! pools, routes or config: a tunnel carries the few values it needs ([`Rules`]).
+//!
+//! While tunnels run, the threads can be told to close some of them ([`Relay::close_some`]) and asked what they are
+//! ([`Relay::sessions`]).
 
+mod closing;
 mod end;
 mod engine;
+mod farewell;
+mod listing;
 pub mod pipe;
+mod pulse;
+mod round;
 pub mod tls;
 mod tunnel;
+mod turn;
 
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -24,9 +35,17 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::oneshot;
 
+pub use closing::{Closing, Departures, Which};
+pub use listing::{Filter, Snapshot};
+
+use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
 use crate::net::tls::departed::Departed;
+
+/// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
+const STRETCH: usize = 512;
 
 /// What the relay may need to know about a session, and gives back with its outcome.
 #[derive(Debug)]
@@ -45,6 +64,23 @@ pub struct Record {
     pub opened_at: SystemTime,
     /// Which affinity source placed the session, and how: the labels of `affinity_total`.
     pub affinity: (&'static str, &'static str),
+    /// The trace that the node was told.
+    pub trace: [u8; 16],
+}
+
+impl Record {
+    /// What the access log says of the session.
+    pub fn session(&self) -> Session {
+        Session {
+            id: self.id,
+            trace: self.trace,
+            client: Some(self.client),
+            route: Arc::clone(&self.route),
+            pool: Arc::clone(&self.seat.pool),
+            node: Arc::clone(&self.seat.node),
+            affinity: self.affinity,
+        }
+    }
 }
 
 /// What a tunnel is held to.
@@ -54,6 +90,9 @@ pub struct Rules {
     pub idle: Duration,
     /// The most payload bytes of one message; `u64::MAX` is no limit. Over it both sides get 1009.
     pub max_message: u64,
+    /// A client that sends nothing for this long is asked with a Ping of the balancer's; nothing for as long again,
+    /// and the tunnel is closed. `None`: clients are not asked.
+    pub ping: Option<Duration>,
 }
 
 /// A tunnel on its way into the relay.
@@ -96,6 +135,12 @@ pub enum Why {
     Worn,
     /// The balancer stops.
     Shutdown,
+    /// The tunnel's node, or pool, is drained.
+    Drained,
+    /// An operator ended this session.
+    Killed,
+    /// The client did not answer the balancer's Ping.
+    Silent,
 }
 
 impl Why {
@@ -110,6 +155,9 @@ impl Why {
             Self::Garbage => "garbage",
             Self::Worn => "tls_keys_used_up",
             Self::Shutdown => "shutdown",
+            Self::Drained => "drained",
+            Self::Killed => "killed",
+            Self::Silent => "silent",
         }
     }
 }
@@ -136,21 +184,11 @@ pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 
 /// What a relay thread can be told.
 enum Command {
+    /// Say that the loop turns.
+    Answer(oneshot::Sender<()>),
     Adopt(Box<Tunnel>),
-    Close(Closing),
-}
-
-/// Ends every tunnel, and the thread once the last is gone.
-#[derive(Debug, Clone)]
-pub struct Closing {
-    /// The close code for both sides.
-    pub code: u16,
-    /// The reason in the Close frame.
-    pub reason: Arc<str>,
-    /// The closes are spread evenly over this time, in random order.
-    pub over: Duration,
-    /// How long each waits for its peers to answer the Close.
-    pub grace: Duration,
+    Close(Box<round::Round>),
+    List(Box<listing::Listing>),
 }
 
 /// The relay threads.
@@ -192,10 +230,62 @@ impl Relay {
         self.threads.iter().map(|thread| thread.tunnels.load(Relaxed)).sum()
     }
 
-    /// Begins to end every tunnel; [`join`](Self::join) returns when the last is gone.
+    /// Begins to end every tunnel, also those that are still to come; [`join`](Self::join) returns when the last
+    /// is gone.
     pub fn close(&self, closing: &Closing) {
+        self.begin(Which::All, closing, true);
+    }
+
+    /// Begins to close some of the tunnels, spread over all threads together; the threads live on.
+    ///
+    /// Tunnels that are adopted later are not touched: first see to it that no new session comes to what is being
+    /// closed, and ask again for those that were on their way.
+    pub fn close_some(&self, which: Which, closing: &Closing) -> Departures {
+        self.begin(which, closing, false)
+    }
+
+    fn begin(&self, which: Which, closing: &Closing, is_last: bool) -> Departures {
+        let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
+        let seed = RandomState::new().hash_one(closing.over);
+        let plan = closing::Plan::new(which, closing.clone(), seed, wakes);
         for thread in &self.threads {
-            thread.tell(Command::Close(closing.clone()));
+            thread.tell(Command::Close(Box::new(round::Round::new(Arc::clone(&plan), is_last))));
+        }
+        Departures::new(&plan)
+    }
+
+    /// The `limit` sessions with the lowest ids above `after`, in their order. A page that is full may have more
+    /// behind it: ask again with its last id.
+    pub fn sessions(
+        &self,
+        filter: &Filter,
+        after: Option<u64>,
+        limit: usize,
+    ) -> impl Future<Output = Vec<Snapshot>> + Send + use<> {
+        let query = Arc::new(listing::Query { filter: filter.clone(), after, limit });
+        let ask = |thread: &Thread| {
+            let (reply, answer) = oneshot::channel();
+            thread.tell(Command::List(Box::new(listing::Listing::new(Arc::clone(&query), reply))));
+            answer
+        };
+        listing::page(self.threads.iter().map(ask).collect(), limit)
+    }
+
+    /// True once the loop of every thread has turned; false when one has ended.
+    pub fn turned(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |thread: &Thread| {
+            let (reply, answer) = oneshot::channel();
+            thread.tell(Command::Answer(reply)).then_some(answer)
+        };
+        let answers: Vec<_> = self.threads.iter().map(ask).collect();
+        async move {
+            for answer in answers {
+                let Some(answer) = answer else { return false };
+                if answer.await.is_err() {
+                    return false;
+                }
+            }
+            true
         }
     }
 
@@ -225,8 +315,388 @@ impl Thread {
 
     fn tell(&self, command: Command) -> bool {
         let told = self.commands.send(command).is_ok();
-        // A full eventfd counter means that the thread is being woken already.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        wake(&self.wake);
         told
+    }
+}
+
+fn wake(eventfd: &OwnedFd) {
+    // A full counter means that the thread is being woken already.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+/// As the threads' clocks count; a time too long to be told is the longest.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Shutdown};
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::ws::{close, frame};
+
+    /// What anything that has to happen may take at most.
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    /// A relay, the nodes' meters, and the outcomes as they come.
+    struct Stage {
+        relay: Relay,
+        metrics: Arc<Metrics>,
+        outcomes: Receiver<(u64, Outcome)>,
+    }
+
+    /// Both peers of a tunnel.
+    struct Peers {
+        client: UnixStream,
+        node: UnixStream,
+    }
+
+    impl Stage {
+        fn set(threads: usize) -> Self {
+            let (sender, outcomes) = channel();
+            let sender = parking_lot::Mutex::new(sender);
+            let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
+                let _ = sender.lock().send((record.id, *outcome));
+            });
+            let relay = Relay::start(threads, &ledger).unwrap();
+            Self { relay, metrics: Metrics::new(threads), outcomes }
+        }
+
+        fn tunnel(&self, id: u64, node: &str) -> Peers {
+            let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None };
+            self.ruled(id, node, rules)
+        }
+
+        fn ruled(&self, id: u64, node: &str, rules: Rules) -> Peers {
+            let record = Record {
+                id,
+                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                seat: self.metrics.node("chat", node).seat(),
+                route: Arc::from("/"),
+                generation: 3,
+                opened_at: SystemTime::UNIX_EPOCH,
+                affinity: ("cookie", "kept"),
+                trace: [0; 16],
+            };
+            let pair = || {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                ours.set_nonblocking(true).unwrap();
+                theirs.set_read_timeout(Some(DEADLINE)).unwrap();
+                (OwnedFd::from(ours), theirs)
+            };
+            let ((client, client_peer), (node, node_peer)) = (pair(), pair());
+            let early = Bytes::new();
+            let tunnel = Tunnel { client, node, from_client: early.clone(), from_node: early, rules, record };
+            assert!(self.relay.adopt(tunnel));
+            Peers { client: client_peer, node: node_peer }
+        }
+
+        fn outcome(&self) -> (u64, Outcome) {
+            self.outcomes.recv_timeout(DEADLINE).expect("a tunnel ends")
+        }
+
+        fn end(self) {
+            self.relay.close(&closing(0, 0));
+            self.relay.join();
+        }
+    }
+
+    impl Peers {
+        /// A message of the client's that reaches the node.
+        fn say(&mut self, word: &str) {
+            let said = frame(1, word.as_bytes(), Some([1; 4]));
+            self.client.write_all(&said).unwrap();
+            assert_eq!(read(&mut self.node, said.len()), said);
+        }
+
+        /// Both hear a Close with this code and answer it.
+        fn part(&mut self, code: u16) {
+            assert_eq!((close_code(&mut self.client), close_code(&mut self.node)), (code, code));
+            self.client.write_all(&close::close_frame(code, "", Some([1; 4]))).unwrap();
+            self.node.write_all(&close::close_frame(code, "", None)).unwrap();
+        }
+    }
+
+    fn frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+        frame::control(opcode, payload, mask)
+    }
+
+    fn read(peer: &mut UnixStream, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        peer.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn close_code(peer: &mut UnixStream) -> u16 {
+        let head = read(peer, 2);
+        assert_eq!(head[0], 0x88, "a Close");
+        let mask = if head[1] & 0x80 == 0 { vec![0; 4] } else { read(peer, 4) };
+        let payload = read(peer, usize::from(head[1] & 0x7f));
+        u16::from_be_bytes([payload[0] ^ mask[0], payload[1] ^ mask[1]])
+    }
+
+    fn closing(over: u64, grace: u64) -> Closing {
+        let millis = Duration::from_millis;
+        Closing { code: 1012, reason: "moved".into(), over: millis(over), grace: millis(grace) }
+    }
+
+    fn node(node: &str) -> Which {
+        Which::Node { pool: "chat".into(), node: node.into() }
+    }
+
+    #[tokio::test]
+    async fn closing_the_tunnels_of_one_node_leaves_the_others_and_the_threads() {
+        let stage = Stage::set(3);
+        let mut leaving: Vec<Peers> = (0..7).map(|id| stage.tunnel(id, "ws1")).collect();
+        let mut staying: Vec<Peers> = (7..12).map(|id| stage.tunnel(id, "ws2")).collect();
+        let departures = stage.relay.close_some(node("ws1"), &closing(50, 60_000));
+        assert_eq!(departures.counted().await, 7);
+        let mut late = stage.tunnel(12, "ws1");
+        leaving.iter_mut().for_each(|peers| peers.part(1012));
+        departures.finished().await;
+        assert_eq!((departures.matched(), departures.left(), departures.closed()), (7, 0, 7));
+        for _ in 0..7 {
+            let (id, outcome) = stage.outcome();
+            assert!(id < 7);
+            assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Balancer, 1012, Why::Drained));
+        }
+        staying.iter_mut().for_each(|peers| peers.say("still here"));
+        late.say("came later");
+        assert_eq!(stage.relay.live(), 6);
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn i11_a_closing_that_nobody_answers_ends_all_the_same() {
+        let stage = Stage::set(2);
+        let peers: Vec<Peers> = (0..40).map(|id| stage.tunnel(id, "ws1")).collect();
+        let departures = stage.relay.close_some(Which::Pool("chat".into()), &closing(60, 40));
+        departures.finished().await;
+        assert_eq!((departures.matched(), stage.relay.live()), (40, 0));
+        for mut peers in peers {
+            assert_eq!((close_code(&mut peers.client), close_code(&mut peers.node)), (1012, 1012));
+            assert_eq!((peers.client.read(&mut [0]).unwrap(), peers.node.read(&mut [0]).unwrap()), (0, 0));
+        }
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn one_session_is_killed_and_an_unknown_one_is_counted_as_none() {
+        let stage = Stage::set(2);
+        let (mut one, mut other) = (stage.tunnel(u64::MAX, "ws1"), stage.tunnel(5, "ws1"));
+        assert_eq!(stage.relay.close_some(Which::Session(4), &closing(0, 0)).counted().await, 0);
+        let departures = stage.relay.close_some(Which::Session(u64::MAX), &closing(0, 60_000));
+        assert_eq!(departures.counted().await, 1);
+        one.part(1012);
+        departures.finished().await;
+        let (id, outcome) = stage.outcome();
+        assert_eq!((id, outcome.why), (u64::MAX, Why::Killed));
+        other.say("untouched");
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_ends_by_itself_is_not_left_to_a_closing() {
+        let stage = Stage::set(1);
+        let peers: Vec<Peers> = (0..3).map(|id| stage.tunnel(id, "ws1")).collect();
+        let first = stage.relay.close_some(Which::Pool("chat".into()), &closing(3_600_000, 0));
+        assert_eq!(first.counted().await, 3);
+        // One is due at the start of each window, the others much later.
+        assert_eq!(stage.outcome().1.why, Why::Drained);
+        let second = stage.relay.close_some(node("ws1"), &closing(3_600_000, 0));
+        assert_eq!(second.counted().await, 2);
+        assert_eq!(stage.outcome().1.why, Why::Drained);
+        // The thread answers when the turn that ended it is over.
+        assert_eq!(stage.relay.sessions(&Filter::default(), None, 9).await.len(), 1);
+        assert_eq!((first.left(), second.left()), (1, 1));
+        drop(peers);
+        assert_ne!(stage.outcome().1.side, Side::Balancer);
+        first.finished().await;
+        second.finished().await;
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_process_overtakes_a_closing_and_takes_what_comes_late() {
+        let stage = Stage::set(2);
+        let _peers: Vec<Peers> = (0..6).map(|id| stage.tunnel(id, "ws1")).collect();
+        let departures = stage.relay.close_some(node("ws1"), &closing(3_600_000, 3_600_000));
+        assert_eq!(departures.counted().await, 6);
+        stage.relay.close(&closing(0, 60_000));
+        let mut late = stage.tunnel(6, "ws1");
+        late.part(1012);
+        stage.relay.close(&closing(0, 0));
+        stage.relay.join();
+        departures.finished().await;
+        let ends: Vec<_> = stage.outcomes.try_iter().collect();
+        assert_eq!(ends.len(), 7);
+        // One was due at the start of the window.
+        let drained = ends.iter().filter(|(_, outcome)| outcome.why == Why::Drained).count();
+        let shut = ends.iter().filter(|(_, outcome)| outcome.why == Why::Shutdown).count();
+        assert_eq!((drained, shut), (1, 6), "{ends:?}");
+        let gone = stage.relay.close_some(node("ws1"), &closing(0, 0));
+        assert_eq!(gone.counted().await, 0);
+        assert_eq!(stage.relay.sessions(&Filter::default(), None, 10).await, []);
+    }
+
+    #[tokio::test]
+    async fn a_listing_shows_tunnels_as_they_run() {
+        let stage = Stage::set(2);
+        let (mut one, _other) = (stage.tunnel(9, "ws1"), stage.tunnel(4, "ws2"));
+        one.say("hello");
+        one.say("again");
+        one.node.write_all(&frame(1, b"yes", None)).unwrap();
+        read(&mut one.client, 5);
+        let [quiet, busy] = &stage.relay.sessions(&Filter::default(), None, 10).await[..] else {
+            panic!("two sessions")
+        };
+        assert_eq!((quiet.id, quiet.last_message_at, quiet.bytes), (4, None, [0, 0]));
+        assert_eq!((busy.id, busy.bytes, busy.messages), (9, [22, 5], [2, 1]));
+        assert!(busy.last_message_at.is_some_and(|at| at.elapsed().unwrap_or_default() < DEADLINE));
+        assert_eq!((&*busy.pool, &*busy.node, &*busy.route), ("chat", "ws1", "/"));
+        assert_eq!((busy.generation, busy.opened_at), (3, SystemTime::UNIX_EPOCH));
+        assert_eq!((busy.affinity, busy.round_trip, busy.is_closing), (("cookie", "kept"), None, false));
+        let of = |pool: &str, node: Option<&str>| {
+            let filter = Filter { pool: Some(pool.into()), node: node.map(String::from) };
+            let page = stage.relay.sessions(&filter, None, 10);
+            async { page.await.iter().map(|session| session.id).collect::<Vec<_>>() }
+        };
+        assert_eq!(of("chat", Some("ws2")).await, [4]);
+        assert_eq!(of("chat", None).await, [4, 9]);
+        assert_eq!(of("other", None).await, [0; 0]);
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn pages_of_a_listing_hold_every_session_once_in_order() {
+        let stage = Stage::set(3);
+        let ids: Vec<u64> = (0..120).map(|at| crate::affinity::hash::mix(at)).collect();
+        let _peers: Vec<Peers> = ids.iter().map(|id| stage.tunnel(*id, "ws1")).collect();
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = stage.relay.sessions(&Filter::default(), after, 50).await;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            listed.extend(page.iter().map(|session| session.id));
+        }
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        assert_eq!(listed, sorted);
+        assert_eq!(stage.relay.sessions(&Filter::default(), None, 0).await, []);
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn a_quiet_client_is_asked_and_its_pong_never_reaches_the_node() {
+        let stage = Stage::set(1);
+        let ping = Some(Duration::from_millis(1));
+        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping };
+        let mut peers = stage.ruled(1, "ws1", rules);
+        for _ in 0..2 {
+            let asked = read(&mut peers.client, 10);
+            assert_eq!(asked[..2], [0x89, 8]);
+            let pong = frame(frame::opcode::PONG, &asked[2..], Some([5, 6, 7, 8]));
+            peers.client.write_all(&pong[..7]).unwrap();
+            peers.client.write_all(&pong[7..]).unwrap();
+            peers.say("behind it");
+        }
+        let session = stage.relay.sessions(&Filter::default(), None, 1).await.remove(0);
+        assert!(session.round_trip.is_some());
+        assert_eq!((session.bytes[0], session.messages[0]), (2 * (14 + 15), 2));
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_answer_is_closed_and_the_node_is_told() {
+        let stage = Stage::set(1);
+        let ping = Some(Duration::from_millis(1));
+        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping };
+        let mut peers = stage.ruled(1, "ws1", rules);
+        assert_eq!(close_code(&mut peers.node), 1001);
+        peers.node.write_all(&close::close_frame(1001, "", None)).unwrap();
+        let (_, outcome) = stage.outcome();
+        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Client, 1006, Why::Silent));
+        assert_eq!(read(&mut peers.client, 10)[..2], [0x89, 8]);
+        assert_eq!(close_code(&mut peers.client), 1001);
+        assert_eq!(peers.client.read(&mut [0]).unwrap(), 0);
+        stage.end();
+    }
+
+    #[test]
+    fn pongs_of_our_own_do_not_keep_an_idle_tunnel_open() {
+        let stage = Stage::set(1);
+        let rules = Rules {
+            idle: Duration::from_millis(2_500),
+            max_message: u64::MAX,
+            ping: Some(Duration::from_millis(1)),
+        };
+        let mut peers = stage.ruled(1, "ws1", rules);
+        loop {
+            let head = read(&mut peers.client, 2);
+            let payload = read(&mut peers.client, usize::from(head[1]));
+            if head[0] == 0x88 {
+                assert_eq!(payload[2..], *b"idle");
+                break;
+            }
+            peers.client.write_all(&frame(frame::opcode::PONG, &payload, Some([5; 4]))).unwrap();
+        }
+        drop(peers);
+        assert_eq!(stage.outcome().1.why, Why::Idle);
+        stage.end();
+    }
+
+    #[test]
+    fn a_client_that_has_closed_or_ended_its_stream_is_not_asked() {
+        let stage = Stage::set(1);
+        let ping = Some(Duration::from_millis(1));
+        let rules = Rules { idle: Duration::from_millis(2_500), max_message: u64::MAX, ping };
+        let (mut closed, mut ended) = (stage.ruled(1, "ws1", rules), stage.ruled(2, "ws1", rules));
+        closed.client.write_all(&close::close_frame(1000, "", Some([1; 4]))).unwrap();
+        ended.client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((close_code(&mut closed.client), close_code(&mut ended.client)), (1001, 1001));
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn what_was_relayed_is_in_the_metrics_while_a_tunnel_runs_and_after_it() {
+        let stage = Stage::set(2);
+        let mut peers = stage.tunnel(1, "ws1");
+        let is_exact = || {
+            let text = stage.metrics.render();
+            let lines = [
+                "mainstay_bytes_total{pool=\"chat\",direction=\"in\"} 33\n",
+                "mainstay_messages_total{pool=\"chat\",direction=\"in\",kind=\"text\"} 3\n",
+            ];
+            lines.iter().all(|line| text.contains(line))
+        };
+        for _ in 0..3 {
+            peers.say("hello");
+        }
+        // The thread answers when the turn that relayed the last of them is over.
+        assert_eq!(stage.relay.sessions(&Filter::default(), None, 1).await[0].messages, [3, 0]);
+        assert!(is_exact());
+        drop(peers);
+        let (_, outcome) = stage.outcome();
+        assert_eq!((outcome.bytes[0], outcome.messages[0]), (33, 3));
+        assert!(is_exact());
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn idle_threads_turn_when_asked_and_ended_ones_do_not() {
+        let ledger: Ledger = Arc::new(|_, _| {});
+        let relay = Relay::start(3, &ledger).unwrap();
+        assert!(relay.turned().await);
+        let unanswered = relay.turned();
+        relay.close(&Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO });
+        relay.join();
+        assert!(!relay.turned().await);
+        drop(unanswered);
     }
 }

@@ -5,7 +5,7 @@
 //! when the current frame's payload has gone by. After the balancer's Close, or a fault that will bring one, nothing
 //! of the peer goes on any more; it is still read, to see the peer's Close.
 
-use crate::ws::tracker::{Tally, Tracker, Verdict};
+use crate::ws::tracker::{Heed, Tally, Tracker, Verdict};
 
 /// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
 /// kernel copies slower to an address that is not aligned.
@@ -18,6 +18,15 @@ pub enum Fault {
     TooBig,
     /// The framing is lost.
     Garbage,
+}
+
+/// What was seen in a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// The first fault.
+    pub fault: Option<Fault>,
+    /// The number of the last Ping of the balancer's own that was answered.
+    pub pong: Option<u8>,
 }
 
 /// See the module.
@@ -78,33 +87,27 @@ impl Pipe {
 
     /// Takes a piece that was read (held bytes in front, `fresh` bytes new) and hands on what may go on.
     #[inline]
-    pub fn feed(
-        &mut self,
-        piece: &[u8],
-        limit: u64,
-        tally: &mut Tally,
-        mut out: impl FnMut(&[u8]),
-    ) -> Option<Fault> {
+    pub fn feed(&mut self, piece: &[u8], heed: Heed, tally: &mut Tally, mut out: impl FnMut(&[u8])) -> Seen {
         self.bytes += (piece.len() - self.tracker.held().len()) as u64;
         let before = tally[0] + tally[1];
-        let fault = self.scan(piece, limit, tally, &mut out);
+        let seen = self.scan(piece, heed, tally, &mut out);
         self.messages += u64::from(tally[0] + tally[1] - before);
-        fault
+        seen
     }
 
     #[inline]
     fn scan(
         &mut self,
         mut piece: &[u8],
-        mut limit: u64,
+        mut heed: Heed,
         tally: &mut Tally,
         out: &mut impl FnMut(&[u8]),
-    ) -> Option<Fault> {
-        let mut fault = None;
+    ) -> Seen {
+        let mut seen = Seen::default();
         while !self.lost {
-            let scan = self.tracker.scan(piece, limit, self.waiting.is_some(), tally);
+            let scan = self.tracker.scan(piece, heed, self.waiting.is_some(), tally);
             self.close = self.close.or(scan.close);
-            let (pass, rest) = piece.split_at(scan.pass);
+            let (pass, mut rest) = piece.split_at(scan.pass);
             if self.flow == Flow::Open && !pass.is_empty() {
                 out(pass);
             }
@@ -113,17 +116,21 @@ impl Pipe {
                 Verdict::Boundary => self.release(out),
                 Verdict::TooBig => {
                     // The message is read to its end, so that the peer's Close behind it is found.
-                    limit = u64::MAX;
-                    fault = self.stop(Fault::TooBig);
+                    heed.limit = u64::MAX;
+                    seen.fault = self.stop(Fault::TooBig);
+                }
+                Verdict::OwnPong { size, number } => {
+                    rest = &rest[usize::from(size)..];
+                    seen.pong = Some(number);
                 }
                 Verdict::Garbage => {
                     self.lost = true;
-                    fault = fault.or(self.stop(Fault::Garbage));
+                    seen.fault = seen.fault.or(self.stop(Fault::Garbage));
                 }
             }
             piece = rest;
         }
-        fault
+        seen
     }
 
     /// Stops the flow at the boundary where it stands; a fault counts only while the flow is open.
@@ -135,10 +142,15 @@ impl Pipe {
         Some(fault)
     }
 
+    /// A frame of the balancer's own waits for a boundary.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Puts a frame in at the next boundary, now if the stream stands at one. With `last` it is the balancer's
-    /// Close. Behind a Close of the source nothing is put in.
+    /// Close, and takes the place of whatever waits. Behind a Close of the source nothing is put in.
     pub fn inject(&mut self, frame: Vec<u8>, last: bool, mut out: impl FnMut(&[u8])) {
-        if self.flow == Flow::Closed || (self.flow == Flow::Stopped && !last) {
+        if self.flow == Flow::Closed || (!last && (self.flow == Flow::Stopped || self.is_waiting())) {
             return;
         }
         self.waiting = Some(Box::new(Injection { frame, last }));
@@ -176,11 +188,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ws::tracker::Token;
     use crate::ws::{close, frame};
 
+    fn up_to(limit: u64) -> Heed {
+        Heed { limit, pings: None }
+    }
+
     fn feed(pipe: &mut Pipe, fresh: &[u8], out: &mut Vec<u8>) -> Option<Fault> {
+        heeding(pipe, fresh, up_to(1 << 20), out).fault
+    }
+
+    fn heeding(pipe: &mut Pipe, fresh: &[u8], heed: Heed, out: &mut Vec<u8>) -> Seen {
         let piece = [pipe.held(), fresh].concat();
-        pipe.feed(&piece, 1 << 20, &mut Tally::default(), |bytes| out.extend_from_slice(bytes))
+        pipe.feed(&piece, heed, &mut Tally::default(), |bytes| out.extend_from_slice(bytes))
     }
 
     fn text(payload: &str) -> Vec<u8> {
@@ -254,11 +275,12 @@ mod tests {
         let big = [&[0x82, 126, 1, 0][..], &[0; 256]].concat();
         let stream = [good.clone(), big, text("more"), close::close_frame(1009, "", None)].concat();
         let mut sink = |bytes: &[u8]| out.extend_from_slice(bytes);
-        let fault = pipe.feed(&stream[..20], 100, &mut Tally::default(), &mut sink);
-        assert_eq!(fault, Some(Fault::TooBig));
+        let fault = pipe.feed(&stream[..20], up_to(100), &mut Tally::default(), &mut sink);
+        assert_eq!(fault.fault, Some(Fault::TooBig));
         let bye = close::close_frame(1009, "", Some([0; 4]));
         pipe.inject(bye.clone(), true, &mut sink);
-        assert_eq!(pipe.feed(&stream[20..], 100, &mut Tally::default(), &mut sink), None);
+        let seen = pipe.feed(&stream[20..], up_to(100), &mut Tally::default(), &mut sink);
+        assert_eq!(seen, Seen::default());
         assert_eq!(out, [good, bye].concat());
         assert_eq!(pipe.close_seen(), Some(1009));
     }
@@ -272,7 +294,79 @@ mod tests {
         assert_eq!(out, close::close_frame(1002, "", None));
     }
 
+    #[test]
+    fn a_ping_does_not_take_the_place_of_a_close_that_waits() {
+        let (mut pipe, mut out) = (Pipe::default(), Vec::new());
+        let hello = text("hello");
+        feed(&mut pipe, &hello[..4], &mut out);
+        let (ping, bye) =
+            (frame::control(frame::opcode::PING, b"", None), close::close_frame(1012, "", None));
+        pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(ping, false, |bytes| out.extend_from_slice(bytes));
+        feed(&mut pipe, &hello[4..], &mut out);
+        assert_eq!(out, [hello, bye].concat());
+    }
+
+    /// What a stream of frames of one kind looks like to a reader.
+    fn read_frames(mut stream: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while let frame::Decoded::Header(header) = frame::decode(stream) {
+            let (one, rest) = stream.split_at(usize::from(header.size) + header.len as usize);
+            frames.push(one.to_vec());
+            stream = rest;
+        }
+        assert_eq!(stream, b"", "the stream ends between two frames");
+        frames
+    }
+
     proptest! {
+        #[test]
+        fn i6_pings_and_a_close_come_out_between_frames_and_our_pongs_not_at_all(
+            sizes in prop::collection::vec((0usize..300, 0u8..3), 1..20),
+            chunks in prop::collection::vec(1usize..40, 1..100),
+            pings in prop::collection::vec(0usize..100, 0..6), close_at in 0usize..150,
+        ) {
+            let token = Token(0x0102_0304_0506_0708);
+            let heed = Heed { limit: u64::MAX, pings: Some(token) };
+            let frame = |(at, &(size, kind)): (usize, &(usize, u8))| match kind {
+                0 => frame::control(frame::opcode::PONG, &token.payload(), Some([at as u8; 4])),
+                1 => frame::control(frame::opcode::PONG, &[at as u8; 8], Some([3; 4])),
+                _ => [&[0x82, 126][..], &(size as u16).to_be_bytes(), &vec![at as u8; size]].concat(),
+            };
+            let sent: Vec<Vec<u8>> = sizes.iter().enumerate().map(frame).collect();
+            let theirs: Vec<_> = sent.iter().zip(&sizes).filter(|(_, kind)| kind.1 != 0).map(|(f, _)| f).collect();
+            let (ping, bye) = (frame::control(frame::opcode::PING, b"ours", None), close::close_frame(1012, "", None));
+            let (mut pipe, mut out, stream) = (Pipe::default(), Vec::new(), sent.concat());
+            let (mut at, mut turn, mut closed_at) = (0, 0, None);
+            while at < stream.len() {
+                if pings.contains(&turn) {
+                    pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
+                }
+                if turn == close_at {
+                    pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
+                    closed_at = Some(at);
+                }
+                let size = chunks[turn % chunks.len()].min(stream.len() - at);
+                heeding(&mut pipe, &stream[at..at + size], heed, &mut out);
+                (at, turn) = (at + size, turn + 1);
+            }
+            let seen = read_frames(&out);
+            let ours = |frame: &Vec<u8>| *frame == ping || *frame == bye;
+            let passed: Vec<_> = seen.iter().filter(|frame| !ours(frame)).collect();
+            prop_assert_eq!(&passed[..], &theirs[..passed.len()]);
+            match closed_at {
+                None => prop_assert_eq!(passed.len(), theirs.len()),
+                Some(at) => {
+                    prop_assert_eq!(seen.last(), Some(&bye));
+                    prop_assert_eq!(seen.iter().filter(|frame| **frame == bye).count(), 1);
+                    // The frame that was passing is whole, and no other behind it.
+                    let whole: usize = passed.iter().map(|frame| frame.len()).sum();
+                    prop_assert!(whole <= at + 304);
+                }
+            }
+        }
+
         #[test]
         fn i6_wherever_a_frame_is_put_in_both_streams_stay_whole(
             sizes in prop::collection::vec(0usize..125, 1..10), cut in 0usize..1000, chunk in 1usize..50

@@ -1,19 +1,22 @@
 //! A tunnel in its relay thread: two ends, two pipes, and how it comes to its one outcome.
 //!
 //! Its life: bytes pass until a peer closes, ends its stream or breaks, or until the balancer begins a close of its
-//! own (idle, too big, garbage, shutdown). After a Close in both directions, or a close of the balancer's, a
+//! own (idle, silent, too big, garbage, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::end::{End, Read};
-use super::pipe::{Fault, HEADROOM, Pipe};
+use super::farewell::{Farewell, SETTLE};
+use super::pipe::{HEADROOM, Pipe};
+use super::pulse::{Look, Pulse, Way};
 use super::tls::Role;
-use super::{Outcome, Record, Tunnel, Why};
+use super::turn::{Progress, Turn};
+use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
-use crate::net::tls::departed::Departed;
-use crate::ws::close;
-use crate::ws::tracker::Tally;
+use crate::ws::tracker::{Heed, Tally};
+use crate::ws::{close, frame};
 
 /// The client's index in a pair of ends or pipes; a pipe has the index of the end that it reads from.
 pub const CLIENT: usize = 0;
@@ -23,47 +26,8 @@ pub const NODE: usize = 1;
 /// Bytes that one tunnel may move in one direction in one turn.
 const QUANTUM: usize = 256 * 1024;
 
-/// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
-const SETTLE: u64 = 5_000;
-
 /// How long a peer that broke TLS has to read the alert. In milliseconds.
 const LINGER: u64 = 1_000;
-
-/// What a relay thread lends to the tunnel whose turn it is.
-pub struct Turn<'a> {
-    /// Room for a read, with [`HEADROOM`] in front.
-    pub scratch: &'a mut [u8],
-    /// Number of the thread, for its shard of the counters.
-    pub thread: usize,
-    /// Milliseconds since the thread began.
-    pub now: u64,
-    /// A masking key for frames to nodes.
-    pub mask: [u8; 4],
-}
-
-/// What a turn came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// All that could be moved was moved.
-    Rests,
-    /// The quantum is spent; there may be more.
-    WantsMore,
-    /// Over.
-    Over,
-}
-
-/// A close that the balancer begins.
-#[derive(Debug, Clone, Copy)]
-pub struct Farewell<'a> {
-    /// The close code.
-    pub code: u16,
-    /// The reason in the Close frames.
-    pub reason: &'a str,
-    /// Why, for the outcome.
-    pub why: Why,
-    /// How long the peers have to answer. In milliseconds.
-    pub grace: u64,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -77,13 +41,19 @@ pub struct Live {
     /// Idle time allowed. In milliseconds.
     idle: u64,
     /// When the tunnel was adopted, on the thread's clock.
-    adopted: u64,
-    /// When a byte last passed, on the thread's clock.
+    pub adopted: u64,
+    /// When a byte of the peers' last passed, on the thread's clock.
     active: u64,
+    /// When a text or binary message last began, on the thread's clock; 0 before the first.
+    messaged: u64,
     /// When the tunnel is cut whatever the peers do; `u64::MAX` while nothing closes it.
     deadline: u64,
     /// Who began the end, with which code, and why.
     cause: Option<(Side, u16, Why)>,
+    /// Whether the client is there.
+    pulse: Pulse,
+    /// The balancer has begun a close.
+    parting: bool,
     /// In the thread's list of tunnels that want a turn.
     pub queued: bool,
 }
@@ -91,16 +61,19 @@ pub struct Live {
 impl Live {
     /// Takes a tunnel over; the bytes that were read with it pass at once.
     pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
-        let (client, from_client) = end(tunnel.client, tunnel.client_tls, Role::Server);
-        let (node, from_node) = end(tunnel.node, tunnel.node_tls, Role::Client);
+        let (client, from_client) = End::with(tunnel.client, tunnel.client_tls, Role::Server);
+        let (node, from_node) = End::with(tunnel.node, tunnel.node_tls, Role::Client);
         let mut live = Self {
             ends: [client, node],
             pipes: Default::default(),
+            pulse: Pulse::new(tunnel.rules.ping, tunnel.record.id, turn.now),
+            parting: false,
             record: tunnel.record,
             max_message: tunnel.rules.max_message,
-            idle: u64::try_from(tunnel.rules.idle.as_millis()).unwrap_or(u64::MAX),
+            idle: millis(tunnel.rules.idle),
             adopted: turn.now,
             active: turn.now,
+            messaged: 0,
             deadline: u64::MAX,
             cause: None,
             queued: false,
@@ -128,7 +101,7 @@ impl Live {
     /// Whether a sweep at `now` has something to look at.
     pub fn wants_sweep(&self, now: u64) -> bool {
         let is_idle = now.saturating_sub(self.active) >= self.idle;
-        self.deadline != u64::MAX || is_idle || self.is_worn()
+        self.deadline != u64::MAX || is_idle || self.pulse.is_quiet(now) || self.is_worn()
     }
 
     fn is_worn(&self) -> bool {
@@ -174,7 +147,6 @@ impl Live {
             match self.ends[from].read(&mut turn.scratch[HEADROOM..]) {
                 Read::Bytes(len) => {
                     moved += len;
-                    self.active = turn.now;
                     self.pass(from, len, turn);
                 }
                 Read::Nothing => return Progress::Rests,
@@ -197,13 +169,31 @@ impl Live {
         turn.scratch[start..HEADROOM].copy_from_slice(held);
         let piece = &turn.scratch[start..HEADROOM + len];
         let mut tally = Tally::default();
-        let fault = pipe.feed(piece, self.max_message, &mut tally, |bytes| to.put(bytes));
+        let pings = if from == CLIENT { self.pulse.token() } else { None };
+        let heed = Heed { limit: self.max_message, pings };
+        let mut passed = false;
+        let seen = pipe.feed(piece, heed, &mut tally, |bytes| {
+            passed = true;
+            to.put(bytes);
+        });
+        if passed {
+            self.active = turn.now;
+        }
+        if from == CLIENT {
+            self.pulse.heard = turn.now;
+        }
         let shard = self.record.seat.shard(turn.thread);
         shard.add(if from == CLIENT { Direction::In } else { Direction::Out }, len as u64, &tally);
+        if tally[0] + tally[1] > 0 {
+            self.messaged = turn.now.max(1);
+        }
         if tally[4] > 0 {
             self.note_close(from, turn.now);
         }
-        if let Some(fault) = fault {
+        if let Some(number) = seen.pong {
+            self.pulse.answered(number, turn.now);
+        }
+        if let Some(fault) = seen.fault {
             self.farewell(&Farewell::of(fault), turn);
         }
         self.note_break(1 - from);
@@ -265,6 +255,7 @@ impl Live {
     /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
     pub fn farewell(&mut self, farewell: &Farewell<'_>, turn: &Turn<'_>) {
         self.cause.get_or_insert((Side::Balancer, farewell.code, farewell.why));
+        self.parting = true;
         self.deadline = self.deadline.min(turn.now + farewell.grace);
         for from in [CLIENT, NODE] {
             let to = &mut self.ends[1 - from];
@@ -274,7 +265,7 @@ impl Live {
         }
     }
 
-    /// Idle for too long, or past its deadline?
+    /// Past its deadline, idle for too long, or without a client?
     pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
         if turn.now >= self.deadline {
             return self.over();
@@ -283,6 +274,9 @@ impl Live {
             self.farewell(&Farewell::WORN, turn);
         } else if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
             self.farewell(&Farewell::IDLE, turn);
+        }
+        if self.may_be_asked() {
+            self.look_at_client(turn);
         }
         if self.is_over() { self.over() } else { Progress::Rests }
     }
@@ -295,9 +289,36 @@ impl Live {
         Progress::Over
     }
 
-    /// A deadline runs.
-    pub fn is_closing(&self) -> bool {
-        self.deadline != u64::MAX
+    /// A Ping would reach the client, and it would answer (RFC 6455, section 5.5.2: not behind a Close).
+    fn may_be_asked(&self) -> bool {
+        let client = &self.ends[CLIENT];
+        let is_open = !(client.ended || client.finished || client.broken);
+        is_open && self.deadline == u64::MAX && self.pipes.iter().all(|pipe| pipe.close_seen().is_none())
+    }
+
+    fn look_at_client(&mut self, turn: &Turn<'_>) {
+        let pipe = &mut self.pipes[NODE];
+        let client = &mut self.ends[CLIENT];
+        let way = match (client.is_backed_up(), pipe.is_waiting()) {
+            (true, _) => Way::Backlog(pipe.bytes()),
+            (false, true) => Way::Frame,
+            (false, false) => Way::Clear,
+        };
+        match self.pulse.look(turn.now, way) {
+            Look::Fine => {}
+            Look::Ask(payload) => {
+                let ping = frame::control(frame::opcode::PING, &payload, None);
+                pipe.inject(ping, false, |bytes| client.put(bytes));
+            }
+            Look::Silent => self.give_up_client(turn),
+        }
+    }
+
+    /// The node is told and may answer; the client is told, too, in case it hears, but not waited for.
+    fn give_up_client(&mut self, turn: &Turn<'_>) {
+        self.cause.get_or_insert((Side::Client, close::ABNORMAL, Why::Silent));
+        self.farewell(&Farewell::SILENT, turn);
+        self.ends[CLIENT].broken = true;
     }
 
     /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
@@ -308,14 +329,44 @@ impl Live {
         if self.ends.iter().any(|end| end.broken && end.ended) {
             return true;
         }
-        let closing = matches!(self.cause, Some((Side::Balancer, ..)));
-        closing && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
+        self.parting && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
     }
 
     fn has_answered(&self, index: usize) -> bool {
         let end = &self.ends[index];
         let heard = self.pipes[index].close_seen().is_some() || end.ended;
         (heard && !end.is_backed_up()) || end.broken
+    }
+
+    /// The session as it is at `now` on the thread's clock, which is `wall` on the wall.
+    pub fn snapshot(&self, now: u64, wall: SystemTime) -> Snapshot {
+        let record = &self.record;
+        let ago = Duration::from_millis(now.saturating_sub(self.messaged));
+        Snapshot {
+            id: record.id,
+            client: record.client,
+            pool: Arc::clone(&record.seat.pool),
+            node: Arc::clone(&record.seat.node),
+            route: Arc::clone(&record.route),
+            generation: record.generation,
+            opened_at: record.opened_at,
+            affinity: record.affinity,
+            bytes: self.bytes(),
+            messages: self.messages(),
+            last_message_at: if self.messaged == 0 { None } else { wall.checked_sub(ago) },
+            round_trip: self.pulse.round_trip(),
+            is_closing: self.deadline != u64::MAX,
+        }
+    }
+
+    /// Bytes read from the client and from the node.
+    fn bytes(&self) -> [u64; 2] {
+        [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()]
+    }
+
+    /// Text and binary messages from the client and from the node.
+    fn messages(&self) -> [u64; 2] {
+        [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()]
     }
 
     /// The one outcome. The sockets close when `self` is dropped.
@@ -326,37 +377,10 @@ impl Live {
             side,
             code,
             why,
-            duration: std::time::Duration::from_millis(now - self.adopted),
-            bytes: [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()],
-            messages: [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()],
+            duration: Duration::from_millis(now - self.adopted),
+            bytes: self.bytes(),
+            messages: self.messages(),
         }
-    }
-}
-
-impl Farewell<'static> {
-    const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
-
-    const WORN: Self =
-        Self { code: close::GOING_AWAY, reason: "TLS keys used up", why: Why::Worn, grace: SETTLE };
-
-    fn of(fault: Fault) -> Self {
-        match fault {
-            Fault::TooBig => {
-                Self { code: close::TOO_BIG, reason: "message too big", why: Why::TooBig, grace: SETTLE }
-            }
-            Fault::Garbage => {
-                let reason = "not a WebSocket frame";
-                Self { code: close::PROTOCOL_ERROR, reason, why: Why::Garbage, grace: SETTLE }
-            }
-        }
-    }
-}
-
-/// One end, and what was read from it before.
-fn end(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (End, Vec<u8>) {
-    match tls {
-        Some(departed) => End::sealed(socket, departed, role),
-        None => (End::new(socket), Vec::new()),
     }
 }
 

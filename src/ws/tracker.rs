@@ -3,7 +3,8 @@
 //! It is fed every byte that was read, in pieces of any size, and says how many of them may go on. Bytes of a
 //! header that is not whole yet are *held* (at most 14) and come back in front of the next piece, so what has
 //! gone on always ends inside a payload or exactly between two frames. That is what makes the boundary known at
-//! which a frame may be injected (invariant I6). No payload is kept, and the whole state is 32 bytes.
+//! which a frame may be injected (invariant I6). No payload is kept, and the whole state is 32 bytes. The one frame
+//! that may be cut out of the stream, a Pong to the balancer's own Ping, is as short as a header and held like one.
 
 use super::close;
 use super::frame::{self, Decoded, Header, MAX_HEADER, opcode};
@@ -13,6 +14,44 @@ pub const KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
 
 /// Messages seen, by kind in the order of [`KINDS`]. A message counts when its first header is whole.
 pub type Tally = [u32; 5];
+
+/// What a scan heeds.
+#[derive(Debug, Clone, Copy)]
+pub struct Heed {
+    /// The most bytes of payload that a message may have; `u64::MAX` is no limit.
+    pub limit: u64,
+    /// The Pings of the balancer's own whose Pongs come back here, if it sends any.
+    pub pings: Option<Token>,
+}
+
+/// The payload of the balancer's Pings in one tunnel: seven bytes of its own and, last, a number.
+///
+/// With its header and mask the Pong is as long as the longest header, 14 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token(pub u64);
+
+impl Token {
+    /// The same tunnel's next.
+    pub fn next(self) -> Self {
+        Self(self.0 & !0xff | u64::from(self.number().wrapping_add(1)))
+    }
+
+    /// Which of the tunnel's Pings it is, modulo 256.
+    pub fn number(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The payload.
+    pub fn payload(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// The number of the Ping that was answered with `payload`, if it was one of this tunnel's.
+    fn answered(self, payload: [u8; 8]) -> Option<u8> {
+        let answer = Self(u64::from_be_bytes(payload));
+        (answer.0 >> 8 == self.0 >> 8).then_some(answer.number())
+    }
+}
 
 /// Place in a stream of frames. See the module.
 #[derive(Debug, Default)]
@@ -47,6 +86,14 @@ pub enum Verdict {
     UsedUp,
     /// Asked to stop at a boundary, and here is one. The rest of the piece has not been looked at.
     Boundary,
+    /// The next `size` bytes are a Pong to the balancer's own Ping of this number: the caller drops them. The rest
+    /// of the piece has not been looked at.
+    OwnPong {
+        /// Length of the frame.
+        size: u8,
+        /// Of the Ping; see [`Token::number`].
+        number: u8,
+    },
     /// The next frame would make its message longer than the limit.
     TooBig,
     /// What comes next is not a frame header.
@@ -71,10 +118,9 @@ impl Tracker {
 
     /// Reads `piece`, which begins with what was [`held`](Self::held).
     ///
-    /// `limit` is the most bytes of payload a message may have. With `stop` the scan ends at the first boundary,
-    /// which may be right at the start.
+    /// With `stop` the scan ends at the first boundary, which may be right at the start.
     #[inline]
-    pub fn scan(&mut self, piece: &[u8], limit: u64, stop: bool, tally: &mut Tally) -> Scan {
+    pub fn scan(&mut self, piece: &[u8], heed: Heed, stop: bool, tally: &mut Tally) -> Scan {
         self.held_len = 0;
         let (mut at, mut close) = (0, None);
         loop {
@@ -93,14 +139,21 @@ impl Tracker {
                 Decoded::Partial => return self.hold(rest, at, close),
                 Decoded::Garbage => return Scan { pass: at, verdict: Verdict::Garbage, close },
             };
-            if header.opcode == opcode::CLOSE {
-                match close_code(&header, rest) {
-                    Some(code) => close = close.or(Some(code)),
-                    None => return self.hold(rest, at, close),
+            if header.opcode >= opcode::CLOSE {
+                match control(&header, rest, heed.pings) {
+                    Control::Partial => return self.hold(rest, at, close),
+                    Control::Close(code) => {
+                        close = close.or(Some(code));
+                        self.closed = true;
+                    }
+                    Control::OwnPong(number) => {
+                        let verdict = Verdict::OwnPong { size: header.size + header.len as u8, number };
+                        return Scan { pass: at, verdict, close };
+                    }
+                    Control::Foreign => {}
                 }
-                self.closed = true;
             }
-            if self.message_with(&header) > limit {
+            if self.message_with(&header) > heed.limit {
                 return Scan { pass: at, verdict: Verdict::TooBig, close };
             }
             count(&header, tally);
@@ -110,7 +163,7 @@ impl Tracker {
     }
 
     fn hold(&mut self, rest: &[u8], at: usize, close: Option<u16>) -> Scan {
-        // A header, or a Close with its code, is whole within 14 bytes, so what is not whole is shorter.
+        // A header, a Close with its code or a Pong of ours is whole within 14 bytes, so what is not is shorter.
         let len = rest.len().min(MAX_HEADER);
         self.held[..len].copy_from_slice(&rest[..len]);
         self.held_len = len as u8;
@@ -125,6 +178,33 @@ impl Tracker {
             _ => return 0,
         }
         self.message
+    }
+}
+
+/// What a control frame means here.
+enum Control {
+    /// More bytes are needed to tell.
+    Partial,
+    /// A Close with this code.
+    Close(u16),
+    /// The answer to our Ping of this number.
+    OwnPong(u8),
+    /// The peers' own business.
+    Foreign,
+}
+
+/// Reads the control frame at the head of `rest`.
+fn control(header: &Header, rest: &[u8], pings: Option<Token>) -> Control {
+    match (header.opcode, pings) {
+        (opcode::CLOSE, _) => close_code(header, rest).map_or(Control::Partial, Control::Close),
+        (opcode::PONG, Some(token)) if header.len == 8 => {
+            let payload = rest.get(usize::from(header.size)..).and_then(<[u8]>::first_chunk::<8>);
+            let Some(payload) = payload else { return Control::Partial };
+            let mask = header.mask.unwrap_or_default();
+            let payload = std::array::from_fn(|at| payload[at] ^ mask[at % 4]);
+            token.answered(payload).map_or(Control::Foreign, Control::OwnPong)
+        }
+        _ => Control::Foreign,
     }
 }
 
@@ -157,7 +237,11 @@ mod tests {
 
     use super::*;
 
-    const NO_LIMIT: u64 = u64::MAX;
+    const NO_LIMIT: Heed = up_to(u64::MAX);
+
+    const fn up_to(limit: u64) -> Heed {
+        Heed { limit, pings: None }
+    }
 
     /// Feeds `stream` in pieces of the given sizes, as the relay does, and returns what went on.
     fn relay(
@@ -227,11 +311,11 @@ mod tests {
         let last = data_frame(true, opcode::CONTINUATION, &[0; 600], None);
         let stream = [first.clone(), ping.clone(), last].concat();
         let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
-        let scan = tracker.scan(&stream, 1000, false, &mut tally);
+        let scan = tracker.scan(&stream, up_to(1000), false, &mut tally);
         assert_eq!(scan, Scan { pass: first.len() + ping.len(), verdict: Verdict::TooBig, close: None });
         assert!(tracker.at_boundary());
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.scan(&stream, 1200, false, &mut tally).verdict, Verdict::UsedUp);
+        assert_eq!(tracker.scan(&stream, up_to(1200), false, &mut tally).verdict, Verdict::UsedUp);
     }
 
     #[test]
@@ -241,6 +325,44 @@ mod tests {
         let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
         let scan = tracker.scan(&stream, NO_LIMIT, false, &mut tally);
         assert_eq!(scan, Scan { pass: good.len(), verdict: Verdict::Garbage, close: None });
+    }
+
+    #[test]
+    fn a_pong_to_a_ping_of_our_own_is_cut_out_and_counts_nowhere() {
+        let token = Token(0x1122_3344_5566_7788);
+        let own = frame::control(opcode::PONG, &token.payload(), Some([9, 8, 7, 6]));
+        assert_eq!(own.len(), MAX_HEADER);
+        let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+        let heed = Heed { limit: u64::MAX, pings: Some(token.next()) };
+        for cut in 1..own.len() {
+            let held = tracker.scan(&own[..cut], heed, false, &mut tally);
+            assert_eq!(held, Scan { pass: 0, verdict: Verdict::UsedUp, close: None });
+            assert!(tracker.at_boundary());
+            let piece = [tracker.held(), &own[cut..], &[0x81]].concat();
+            let verdict = Verdict::OwnPong { size: 14, number: 0x88 };
+            assert_eq!(tracker.scan(&piece, heed, false, &mut tally), Scan { pass: 0, verdict, close: None });
+        }
+        assert_eq!(tally, [0; 5]);
+    }
+
+    #[test]
+    fn a_pong_that_is_not_ours_passes() {
+        let token = Token(0x1122_3344_5566_7788);
+        let heed = Heed { limit: u64::MAX, pings: Some(token) };
+        let other = frame::control(opcode::PONG, &Token(!token.0).payload(), Some([1; 4]));
+        let longer = frame::control(opcode::PONG, &[&token.payload()[..], b"9"].concat(), Some([1; 4]));
+        let ping = frame::control(opcode::PING, &token.payload(), Some([1; 4]));
+        let empty = frame::control(opcode::PONG, b"", Some([1; 4]));
+        for foreign in [other, longer, ping, empty] {
+            let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
+            let whole = Scan { pass: foreign.len(), verdict: Verdict::UsedUp, close: None };
+            assert_eq!(tracker.scan(&foreign, heed, false, &mut tally), whole);
+            assert_eq!(tally.iter().sum::<u32>(), 1);
+        }
+        // Without Pings of ours, nothing is held for them.
+        let own = frame::control(opcode::PONG, &token.payload(), Some([1; 4]));
+        let scan = Tracker::default().scan(&own[..9], NO_LIMIT, false, &mut Tally::default());
+        assert_eq!(scan, Scan { pass: 9, verdict: Verdict::UsedUp, close: None });
     }
 
     fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
@@ -288,11 +410,11 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_scanned_without_a_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..20), stop: bool) {
+        fn any_bytes_are_scanned_without_a_panic(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..20), stop: bool, pings: Option<u64>) {
             let (mut tracker, mut tally) = (Tracker::default(), Tally::default());
             for piece in pieces {
                 let piece = [tracker.held(), &piece].concat();
-                let scan = tracker.scan(&piece, 1000, stop, &mut tally);
+                let scan = tracker.scan(&piece, Heed { limit: 1000, pings: pings.map(Token) }, stop, &mut tally);
                 prop_assert!(scan.pass <= piece.len());
                 if scan.verdict != Verdict::UsedUp { break; }
             }

@@ -11,7 +11,6 @@
 pub mod alert;
 mod contexts;
 mod record;
-mod schedule;
 
 use crate::net::tls::departed::{Departed, Version};
 

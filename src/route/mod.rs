@@ -1,11 +1,16 @@
 //! Routes: host and path to a pool, first match wins.
 //!
 //! A host is compared without its port, without a trailing dot and without regard to case. A path is compared
-//! byte by byte as it was sent, without its query; nothing is decoded and no `..` is resolved.
+//! byte by byte as it was sent, without its query; nothing is decoded and no `..` is resolved. Which pages may open a
+//! WebSocket there is in `origins`.
+
+mod origins;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+pub use origins::{Origin, Origins};
 
 /// One entry of `routes`.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +20,8 @@ pub struct Route {
     /// The path prefix that the request must have; `None` is any. One that ends in `/` is a plain prefix;
     /// any other ends at a segment: `/chat` is `/chat` and `/chat/x`, not `/chatter`.
     pub path: Option<String>,
+    /// The pages that may open a WebSocket here.
+    pub origins: Origins,
     /// Name of the pool.
     pub pool: Arc<str>,
 }
@@ -24,6 +31,32 @@ impl Route {
     pub fn covers(&self, host: &str, path: &str) -> bool {
         let host_fits = self.host.as_ref().is_none_or(|wanted| wanted.covers(host));
         host_fits && self.path.as_ref().is_none_or(|wanted| covers_path(wanted, path))
+    }
+
+    /// Whether every request that `other` covers is covered by this one, too.
+    pub fn includes(&self, other: &Self) -> bool {
+        let host = match (&self.host, &other.host) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(wide), Some(Host::Exact(name))) => wide.covers(name),
+            (Some(wide), Some(below)) => wide == below || wide.covers(&below.to_string()),
+        };
+        let path = match (&self.path, &other.path) {
+            (None, _) => true,
+            (Some(wide), path) => wide == "/" || path.as_ref().is_some_and(|path| covers_path(wide, path)),
+        };
+        host && path
+    }
+
+    /// Its host and path as written, `*` for one that takes everything: the word for logs.
+    pub fn name(&self) -> String {
+        match (&self.host, &self.path) {
+            (None, None) => "*".into(),
+            (host, path) => {
+                let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!("{host}{}", path.as_deref().unwrap_or_default())
+            }
+        }
     }
 }
 
@@ -150,6 +183,7 @@ mod tests {
         Route {
             host: host.map(|host| host.parse().unwrap()),
             path: path.map(str::to_owned),
+            origins: Origins::default(),
             pool: pool.into(),
         }
     }

@@ -1,0 +1,327 @@
+//! The other end of the admin API: what the commands ask a running balancer with.
+//!
+//! One request on one connection, with a deadline over all of it. What comes back is not trusted with memory: an
+//! answer is bounded. Faults say what an operator can do about them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::time;
+
+use crate::config::ListenAddress;
+use crate::net::dial::{Target, dial};
+
+/// The most bytes of an answer: a page of a thousand sessions has half a megabyte.
+const LARGEST_ANSWER: usize = 16 << 20;
+/// The time to connect.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// The time for a whole answer; a reload checks files and binds sockets in it.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Where an admin API is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A host name or an IP address (IPv6 without brackets), and a port.
+    Tcp(String, u16),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Place {
+    /// Where to reach what listens on `address`; `None` for port 0, which the system chose anew.
+    pub fn of(address: &ListenAddress) -> Option<Self> {
+        match address {
+            ListenAddress::Tcp(address) if address.port() == 0 => None,
+            // What listens on all addresses listens on this machine's own.
+            ListenAddress::Tcp(address) if address.ip().is_unspecified() => {
+                let host = if address.is_ipv4() { "127.0.0.1" } else { "::1" };
+                Some(Self::Tcp(host.into(), address.port()))
+            }
+            ListenAddress::Tcp(address) => Some(Self::Tcp(address.ip().to_string(), address.port())),
+            ListenAddress::Unix(path) => Some(Self::Unix(path.clone())),
+        }
+    }
+
+    /// The `Host` of a request. No browser is near a Unix socket, so any name will do there.
+    fn host(&self) -> String {
+        match self {
+            Self::Tcp(..) => self.to_string(),
+            Self::Unix(_) => "localhost".into(),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no admin address; write HOST:PORT, [IPV6]:PORT or unix:/path");
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(wrong()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|inside| inside.strip_suffix(']'));
+        let is_host = |host: &str| {
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        };
+        match bare {
+            Some(inside) if inside.parse::<std::net::Ipv6Addr>().is_ok() => {
+                Ok(Self::Tcp(inside.into(), port))
+            }
+            None if is_host(host) => Ok(Self::Tcp(host.into(), port)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// One who asks.
+pub struct Client {
+    /// Where.
+    pub place: Place,
+    /// Shown with each request.
+    pub token: Option<String>,
+}
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientFault {
+    /// No connection.
+    #[error(
+        "nobody answers at {0}: {1}; is mainstay running? -c FILE names the config of the one that is, --admin ADDRESS \
+         its admin address"
+    )]
+    Nobody(Place, String),
+    /// A connection, and no answer of an admin API.
+    #[error("{0} gives no answer of a mainstay: {1}; does something else listen there?")]
+    Strange(Place, String),
+    /// No answer in time.
+    #[error("{0} gave no answer within {1:?}")]
+    Late(Place, Duration),
+    /// The token is missing or wrong.
+    #[error("{place} wants {}; --token-file FILE names the file with it", if *.shown { "another token" } else { "a token" })]
+    Token {
+        /// Who was asked.
+        place: Place,
+        /// Whether one was shown.
+        shown: bool,
+    },
+    /// The answer is an error; its `faults` come as lines.
+    #[error("{what}{}", lines(.faults))]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What is wrong.
+        what: String,
+        /// `FILE:LINE:COLUMN: what` each.
+        faults: Vec<String>,
+    },
+    /// The request cannot be sent.
+    #[error("the request cannot be sent: {0}")]
+    Request(String),
+}
+
+fn lines(faults: &[String]) -> String {
+    faults.iter().map(|fault| format!("\n{fault}")).collect()
+}
+
+impl Client {
+    /// Asks, and gives the JSON of a good answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientFault`].
+    pub async fn ask(&self, method: Method, path: &str) -> Result<Value, ClientFault> {
+        let request = self.request(method, path)?;
+        match time::timeout(ANSWER_TIME, self.exchange(request)).await {
+            Ok(answer) => {
+                let (status, body) = answer?;
+                self.judged(status, &body)
+            }
+            Err(_) => Err(ClientFault::Late(self.place.clone(), ANSWER_TIME)),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<Empty<Bytes>>, ClientFault> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.place.host())
+            .header(USER_AGENT, concat!("mainstay/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = &self.token {
+            let value = HeaderValue::from_str(&format!("Bearer {token}"));
+            let mut value =
+                value.map_err(|_| ClientFault::Request("no header can carry the token".into()))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        request.body(Empty::new()).map_err(|fault| ClientFault::Request(fault.to_string()))
+    }
+
+    async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Bytes), ClientFault> {
+        let target = match &self.place {
+            Place::Tcp(host, port) => Target::Tcp { host, port: *port },
+            Place::Unix(path) => Target::Unix(path),
+        };
+        let stream = dial(target, CONNECT_TIME).await;
+        let stream = stream.map_err(|fault| ClientFault::Nobody(self.place.clone(), fault.to_string()))?;
+        let strange = |fault: &dyn fmt::Display| ClientFault::Strange(self.place.clone(), fault.to_string());
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|fault| strange(&fault))?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(|fault| strange(&fault))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+            Ok((status, body.map_err(|fault| strange(&fault))?.to_bytes()))
+        };
+        let mut answer = pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            // The end of the connection may be the end of an answer; what is there of one is read.
+            _ = connection => answer.await,
+        }
+    }
+
+    fn judged(&self, status: StatusCode, body: &[u8]) -> Result<Value, ClientFault> {
+        let place = || self.place.clone();
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(ClientFault::Token { place: place(), shown: self.token.is_some() });
+        }
+        let body: Value = serde_json::from_slice(body)
+            .map_err(|_| ClientFault::Strange(place(), format!("status {} without JSON", status.as_u16())))?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let what = match body["error"].as_str() {
+            Some(what) => printable(what),
+            None => format!("it answers with status {}", status.as_u16()),
+        };
+        let faults = body["faults"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Err(ClientFault::Refused { status, what, faults: faults.iter().map(fault_line).collect() })
+    }
+}
+
+/// `FILE:LINE:COLUMN: what`, as `mainstay check` says it.
+fn fault_line(fault: &Value) -> String {
+    let text = |key: &str| fault[key].as_str().unwrap_or_default();
+    let place = match (fault["line"].as_u64(), fault["column"].as_u64()) {
+        (Some(line), Some(column)) => format!("{}:{line}:{column}", text("file")),
+        _ => text("file").to_owned(),
+    };
+    printable(&format!("{place}: {}", text("message")))
+}
+
+/// Text that cannot break a line or speak to a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_place_reads_back_as_it_is_shown() {
+        for text in ["127.0.0.1:9090", "[::1]:9090", "admin.example:1", "localhost:65535", "unix:/run/a.sock"]
+        {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        for text in
+            ["", "9090", ":9090", "::1:9090", "a:0", "a:65536", "http://a:9090", "a b:1", "[a]:1", "unix:"]
+        {
+            assert!(text.parse::<Place>().unwrap_err().contains("write HOST:PORT"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_listens_everywhere_is_asked_on_this_machine() {
+        for (address, place) in [
+            ("0.0.0.0:9090", Some("127.0.0.1:9090")),
+            ("[::]:9090", Some("[::1]:9090")),
+            ("192.0.2.1:1", Some("192.0.2.1:1")),
+            ("unix:/run/a.sock", Some("unix:/run/a.sock")),
+            ("127.0.0.1:0", None),
+        ] {
+            let found = Place::of(&address.parse().unwrap()).map(|place| place.to_string());
+            assert_eq!(found.as_deref(), place, "{address}");
+        }
+    }
+
+    /// Asks somebody who answers with `answer`, and gives what was asked and what came of it.
+    async fn asked(answer: &str, token: Option<&str>) -> (String, Result<Value, ClientFault>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let client = Client { place, token: token.map(str::to_owned) };
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            let len = stream.read(&mut head).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&head[..len]).into_owned()
+        };
+        tokio::join!(server, client.ask(Method::GET, "/api/status"))
+    }
+
+    #[tokio::test]
+    async fn a_good_answer_is_its_json_and_the_token_is_shown() {
+        let (request, answer) =
+            asked("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}", Some("t")).await;
+        assert!(request.starts_with("GET /api/status HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
+        assert!(request.contains("authorization: Bearer t\r\n"), "{request}");
+        assert_eq!(answer.unwrap()["a"], 1);
+        let (_, until_end) = asked("HTTP/1.0 200 OK\r\n\r\n[]", None).await;
+        assert_eq!(until_end.unwrap(), serde_json::json!([]));
+    }
+
+    #[tokio::test]
+    async fn each_bad_answer_says_what_to_do() {
+        let refused =
+            r#"{"error":"faults","faults":[{"file":"b.yaml","line":3,"column":5,"message":"bad\u001b[2J"}]}"#;
+        let head = "HTTP/1.1 422 Unprocessable Entity\r\nContent-Length";
+        let cases = [
+            (format!("{head}: {}\r\n\r\n{refused}", refused.len()), "faults\nb.yaml:3:5: bad\u{fffd}[2J"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".into(), "does something else listen there?"),
+            ("SSH-2.0-OpenSSH_9.9\r\n".into(), "does something else listen there?"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{".into(), "does something else listen there?"),
+            ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n".into(), "--token-file FILE"),
+            (String::new(), "does something else listen there?"),
+        ];
+        for (answer, said) in cases {
+            let fault = asked(&answer, None).await.1.unwrap_err().to_string();
+            assert!(fault.contains(said), "{answer}: {fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let client = Client { place: address.parse().unwrap(), token: None };
+        let fault = client.ask(Method::GET, "/").await.unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("nobody answers at {address}: connection refused")), "{fault}");
+    }
+}

@@ -1,0 +1,156 @@
+//! `/api/status`: the process, its pools and its nodes at this moment.
+//!
+//! A node's `connections` are this balancer's live tunnels; `load` is what the node says of itself, all balancers
+//! together. Times are RFC 3339 in UTC.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::log;
+use crate::pool::State as NodeState;
+use crate::proxy::upstream::{Probed, Upstream};
+use crate::proxy::{Front, Pool};
+use crate::shutdown::Phase;
+
+/// What does not change while the process lives, or is not the data plane's to know.
+pub struct Process {
+    /// When it started.
+    pub started_at: SystemTime,
+    /// Where clients come in, as bound.
+    pub listeners: Vec<String>,
+}
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    version: &'static str,
+    pid: u32,
+    started_at: String,
+    generation: u32,
+    /// `serving`, `draining` or `stopped`.
+    phase: &'static str,
+    listeners: Vec<String>,
+    /// Tunnels in the relay.
+    tunnels: usize,
+    pools: Vec<PoolStatus>,
+    totals: Totals,
+}
+
+#[derive(Debug, Serialize)]
+struct PoolStatus {
+    name: String,
+    nodes: Vec<NodeStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeStatus {
+    id: String,
+    address: String,
+    /// `up`, `down`, `draining` or `removed`.
+    state: &'static str,
+    weight: u16,
+    /// Live tunnels of this balancer.
+    connections: u32,
+    /// `None` is no limit.
+    max_connections: Option<u32>,
+    /// As the metric `node_utilization`; `None` where nobody says how much the node takes.
+    utilization: Option<f64>,
+    health: HealthStatus,
+    load: Option<LoadStatus>,
+    /// What the node says, or else the config.
+    release: Option<String>,
+    /// Always `None`: a drain by command is not built yet.
+    drain: Option<()>,
+}
+
+#[derive(Debug, Serialize)]
+struct HealthStatus {
+    /// `None` before the first probe and where there are none.
+    last_probe: Option<ProbeStatus>,
+    /// How much of its weight counts: below 1 while it starts slowly.
+    share: f32,
+}
+
+#[derive(Debug, Serialize)]
+struct ProbeStatus {
+    at: String,
+    ok: bool,
+    /// Why it failed.
+    fault: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LoadStatus {
+    connections: u64,
+    max_connections: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Totals {
+    pools: usize,
+    nodes: usize,
+    /// Nodes that take clients.
+    up: usize,
+    /// Live tunnels on the nodes above.
+    connections: u64,
+}
+
+/// The status of now.
+pub fn status(front: &Front, process: &Process) -> Status {
+    let state = front.state.load();
+    let mut pools: Vec<PoolStatus> = state.pools.values().map(|pool| pool_status(front, pool)).collect();
+    pools.sort_by(|one, other| one.name.cmp(&other.name));
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        started_at: log::time(process.started_at),
+        generation: state.generation,
+        phase: match front.shutdown.phase() {
+            Phase::Serving => "serving",
+            Phase::Draining => "draining",
+            Phase::Stopped => "stopped",
+        },
+        listeners: process.listeners.clone(),
+        tunnels: front.relay.live(),
+        totals: totals(&pools),
+        pools,
+    }
+}
+
+fn pool_status(front: &Front, pool: &Pool) -> PoolStatus {
+    let nodes = pool.upstreams.iter().map(|upstream| node_status(front, upstream));
+    PoolStatus { name: pool.config.name.to_string(), nodes: nodes.collect() }
+}
+
+fn node_status(front: &Front, upstream: &Upstream) -> NodeStatus {
+    let (node, load, probed) = (&upstream.node, upstream.load(front.now()), upstream.probed());
+    let (said_load, said_release) = probed.as_ref().map(|p| (p.load, p.release.clone())).unwrap_or_default();
+    NodeStatus {
+        id: node.id.to_string(),
+        address: node.address.to_string(),
+        state: load.state.as_str(),
+        weight: node.weight,
+        connections: load.live,
+        max_connections: node.max_connections,
+        utilization: upstream.meter.utilization(),
+        health: HealthStatus { last_probe: probed.map(probe_status), share: load.share },
+        load: said_load.map(|(connections, max_connections)| LoadStatus { connections, max_connections }),
+        release: said_release.or_else(|| node.release.clone()),
+        drain: None,
+    }
+}
+
+fn probe_status(probed: Probed) -> ProbeStatus {
+    ProbeStatus { at: log::time(probed.at), ok: probed.fault.is_none(), fault: probed.fault }
+}
+
+fn totals(pools: &[PoolStatus]) -> Totals {
+    let nodes = || pools.iter().flat_map(|pool| &pool.nodes);
+    Totals {
+        pools: pools.len(),
+        nodes: nodes().count(),
+        up: nodes().filter(|node| node.state == NodeState::Up.as_str()).count(),
+        connections: nodes().map(|node| u64::from(node.connections)).sum(),
+    }
+}

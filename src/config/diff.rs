@@ -1,0 +1,465 @@
+//! What differs between two configs, one plain sentence for each change.
+//!
+//! Pure: it compares and says, and applies nothing. Every struct is taken apart whole, so that a new key cannot be
+//! forgotten here. A sentence may show what the file says, never a secret: of keys it only says that they are others.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+
+use super::summary::{route_text, source_text};
+use super::units::{show_duration, show_size};
+use super::{
+    AccessLog, Admin, Authorities, Config, Drain, Health, Identity, Limits, Listener, ListenerTls, LogFormat,
+    LogPath, Messages, Pool, PoolTls, Probe, ProxyVersion, Shutdown, Timeouts,
+};
+use crate::affinity::Source;
+use crate::pool::health::Rule;
+use crate::pool::pick::Balance;
+use crate::pool::{Node, NodeId};
+use crate::route::{Origins, Route};
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What it is about.
+    pub subject: Subject,
+    /// What is different about it.
+    pub what: What,
+}
+
+/// What a change is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A listener, by its address as written.
+    Listener(String),
+    /// A pool, by name.
+    Pool(Arc<str>),
+    /// A node of a pool.
+    Node(Arc<str>, NodeId),
+    /// A route, by its host and path as written.
+    Route(String),
+    /// A section at the top of the config, by its key.
+    Section(&'static str),
+}
+
+/// What is different.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// New; with what it is.
+    Added(String),
+    /// Gone; with what that means, or nothing.
+    Removed(String),
+    /// A node that listens elsewhere: the old place and the new one.
+    Moved(String, String),
+    /// This key has another value: the key, the new value, the old one.
+    Set(&'static str, String, String),
+    /// These are others, and are not shown.
+    Replaced(String),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Subject::Listener(address) => write!(f, "listener {address}")?,
+            Subject::Pool(pool) => write!(f, "pool {pool}")?,
+            Subject::Node(pool, node) => write!(f, "pool {pool}: node {node}")?,
+            Subject::Route(route) => write!(f, "route {route}")?,
+            Subject::Section(key) => f.write_str(key)?,
+        }
+        match &self.what {
+            What::Added(what) => write!(f, " added ({what})"),
+            What::Removed(more) if more.is_empty() => f.write_str(" removed"),
+            What::Removed(more) => write!(f, " removed ({more})"),
+            What::Moved(from, to) => write!(f, " moved to {to}, was at {from}"),
+            What::Set(key, new, old) => write!(f, ": {key} is {new} now, was {old}"),
+            What::Replaced(what) => write!(f, ": {what} replaced"),
+        }
+    }
+}
+
+/// Everything that is different in `new`, in the order of the file. Where a change stands in the file, how it is
+/// written and what is unwise about it makes no difference.
+pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let Config {
+        listeners,
+        admin,
+        trusted_proxies,
+        limits,
+        access_log,
+        shutdown,
+        pools,
+        routes,
+        warnings: _,
+        places: _,
+    } = old;
+    let mut changes = Vec::new();
+    compare_listeners(listeners, &new.listeners, &mut changes);
+    compare_admin(admin.as_ref(), new.admin.as_ref(), Section::top("admin", &mut changes));
+    let mut proxies = Section::top("trusted_proxies", &mut changes);
+    proxies.set("the list", trusted_proxies, &new.trusted_proxies, |list| listed(list));
+    compare_limits(limits, &new.limits, Section::top("limits", &mut changes));
+    compare_access_log(access_log, &new.access_log, Section::top("access_log", &mut changes));
+    let Shutdown { drain } = shutdown;
+    Section::top("shutdown", &mut changes).time("drain", drain, &new.shutdown.drain);
+    compare_pools(pools, &new.pools, &mut changes);
+    compare_routes(routes, &new.routes, &mut changes);
+    changes
+}
+
+/// Collects the changes of one subject.
+struct Section<'a> {
+    subject: Subject,
+    changes: &'a mut Vec<Change>,
+}
+
+impl<'a> Section<'a> {
+    fn top(key: &'static str, changes: &'a mut Vec<Change>) -> Self {
+        Self { subject: Subject::Section(key), changes }
+    }
+
+    fn push(&mut self, what: What) {
+        self.changes.push(Change { subject: self.subject.clone(), what });
+    }
+
+    fn set<T: PartialEq>(&mut self, key: &'static str, old: &T, new: &T, show: impl Fn(&T) -> String) {
+        if old != new {
+            self.push(What::Set(key, show(new), show(old)));
+        }
+    }
+
+    fn number<T: PartialEq + ToString>(&mut self, key: &'static str, old: &T, new: &T) {
+        self.set(key, old, new, T::to_string);
+    }
+
+    fn time(&mut self, key: &'static str, old: &Duration, new: &Duration) {
+        self.set(key, old, new, show_duration);
+    }
+}
+
+fn listed<T: ToString>(list: &[T]) -> String {
+    let items: Vec<String> = list.iter().map(T::to_string).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// The place in `old` of each of `new`: two alike (port 0) are told apart by their order.
+pub fn same_listeners(old: &[Listener], new: &[Listener]) -> Vec<Option<usize>> {
+    let mut taken = vec![false; old.len()];
+    let place = |listener: &Listener| {
+        let free = old.iter().enumerate().position(|(at, one)| !taken[at] && one.address == listener.address);
+        if let Some(at) = free {
+            taken[at] = true;
+        }
+        free
+    };
+    new.iter().map(place).collect()
+}
+
+fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Change>) {
+    let places = same_listeners(old, new);
+    let subject = |listener: &Listener| Subject::Listener(listener.address.to_string());
+    for (_, listener) in old.iter().enumerate().filter(|(at, _)| !places.contains(&Some(*at))) {
+        changes.push(Change { subject: subject(listener), what: What::Removed(String::new()) });
+    }
+    for (listener, place) in new.iter().zip(places) {
+        match place.map(|at| &old[at]) {
+            None => {
+                changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) })
+            }
+            Some(Listener { address: _, proxy_protocol, tls }) => {
+                let mut section = Section { subject: subject(listener), changes: &mut *changes };
+                section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
+                compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
+            }
+        }
+    }
+}
+
+fn on_or_off(is_on: &bool) -> String {
+    if *is_on { "on" } else { "off" }.into()
+}
+
+fn compare_listener_tls(old: Option<&ListenerTls>, new: Option<&ListenerTls>, section: &mut Section) {
+    let (Some(old), Some(new)) = (old, new) else {
+        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
+    };
+    let ListenerTls { certificates, client_ca, min_version, ticket_secret_file, tickets } = old;
+    for now in new.certificates.iter().filter(|now| !certificates.contains(now)) {
+        section.push(What::Replaced(format!("certificate {} (until {})", now.cert.display(), now.expires)));
+    }
+    let files = |list: &Vec<Identity>| {
+        listed(&list.iter().map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
+    };
+    section.set("tls.certificates", &files(certificates), &files(&new.certificates), String::clone);
+    compare_authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
+    section.set("tls.min_version", min_version, &new.min_version, |version| version.as_str().into());
+    let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
+    section.set("tls.ticket_secret_file", ticket_secret_file, &new.ticket_secret_file, path);
+    if *tickets != new.tickets {
+        section.push(What::Replaced("ticket secrets".into()));
+    }
+}
+
+fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
+    let (Some(old), Some(new)) = (old, new) else {
+        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
+    };
+    let PoolTls { ca, server_name, identity } = old;
+    compare_authorities("tls.ca", Some(ca), Some(&new.ca), section);
+    let name =
+        |name: &Option<ServerName<'_>>| name.as_ref().map_or(none(), |name| name.to_str().into_owned());
+    section.set("tls.server_name", server_name, &new.server_name, name);
+    if *identity != new.identity {
+        section.push(What::Replaced("certificate shown to nodes".into()));
+    }
+}
+
+fn compare_authorities(
+    key: &'static str,
+    old: Option<&Authorities>,
+    new: Option<&Authorities>,
+    section: &mut Section,
+) {
+    let file = |ca: &Option<&Authorities>| ca.map_or(none(), |ca| ca.file.display().to_string());
+    if old.is_some() && file(&old) == file(&new) && old != new {
+        section.push(What::Replaced(format!("authorities of {}", file(&new))));
+    }
+    section.set(key, &file(&old), &file(&new), String::clone);
+}
+
+fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
+    match (old, new) {
+        (None, None) => {}
+        (None, Some(new)) => section.push(What::Added(new.address.to_string())),
+        (Some(_), None) => section.push(What::Removed(String::new())),
+        (Some(Admin { address, token_file, tokens }), Some(new)) => {
+            section.number("address", address, &new.address);
+            let path =
+                |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
+            section.set("token_file", token_file, &new.token_file, path);
+            if *tokens != new.tokens {
+                section.push(What::Replaced("tokens".into()));
+            }
+        }
+    }
+}
+
+fn compare_limits(old: &Limits, new: &Limits, mut section: Section) {
+    let Limits {
+        connections,
+        connections_per_client,
+        handshakes_per_second,
+        request_head,
+        head_time,
+        keep_alive,
+    } = old;
+    let auto = |number: &Option<u32>| number.map_or("auto".into(), |number| number.to_string());
+    section.set("connections", connections, &new.connections, auto);
+    section.number("connections_per_client", connections_per_client, &new.connections_per_client);
+    section.number("handshakes_per_second", handshakes_per_second, &new.handshakes_per_second);
+    section.set("request_head", request_head, &new.request_head, |bytes| show_size(*bytes as u64));
+    section.time("head_time", head_time, &new.head_time);
+    section.time("keep_alive", keep_alive, &new.keep_alive);
+}
+
+fn compare_access_log(old: &AccessLog, new: &AccessLog, mut section: Section) {
+    let AccessLog { format, path } = old;
+    section.set("format", format, &new.format, |format| {
+        let word = match format {
+            LogFormat::Json => "json",
+            LogFormat::Text => "text",
+            LogFormat::Off => "off",
+        };
+        word.into()
+    });
+    section.set("path", path, &new.path, |path| match path {
+        LogPath::Stdout => "stdout".into(),
+        LogPath::File(path) => path.display().to_string(),
+    });
+}
+
+fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
+    let count = |pool: &Pool| match pool.nodes.len() {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    };
+    for pool in old.iter().filter(|pool| !new.iter().any(|other| other.name == pool.name)) {
+        let subject = Subject::Pool(Arc::clone(&pool.name));
+        changes.push(Change { subject, what: What::Removed(count(pool)) });
+    }
+    for pool in new {
+        match old.iter().find(|other| other.name == pool.name) {
+            Some(old) => compare_pool(old, pool, changes),
+            None => {
+                let subject = Subject::Pool(Arc::clone(&pool.name));
+                changes.push(Change { subject, what: What::Added(count(pool)) });
+            }
+        }
+    }
+}
+
+fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
+    let Pool {
+        name,
+        nodes,
+        affinity,
+        balance,
+        load_bound,
+        health,
+        rule,
+        timeouts,
+        messages,
+        drain,
+        send_proxy_protocol,
+        source_addresses,
+        tls,
+    } = old;
+    compare_nodes(name, nodes, &new.nodes, changes);
+    let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
+    compare_affinity(affinity, &new.affinity, &mut section);
+    section.set("balance", balance, &new.balance, balance_text);
+    section.number("load_bound", load_bound, &new.load_bound);
+    compare_health(health, &new.health, &mut section);
+    compare_rule(rule, &new.rule, &mut section);
+    let Timeouts { connect, handshake, idle, request } = timeouts;
+    section.time("timeouts.connect", connect, &new.timeouts.connect);
+    section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
+    section.time("timeouts.idle", idle, &new.timeouts.idle);
+    section.time("timeouts.request", request, &new.timeouts.request);
+    let Messages { max_size, ping } = messages;
+    section.set("messages.max_size", max_size, &new.messages.max_size, |size| size.map_or(none(), show_size));
+    let time = |time: &Option<Duration>| time.as_ref().map_or(none(), show_duration);
+    section.set("messages.ping", ping, &new.messages.ping, time);
+    let Drain { over, code, reason } = drain;
+    section.time("drain.over", over, &new.drain.over);
+    section.number("drain.code", code, &new.drain.code);
+    section.number("drain.reason", reason, &new.drain.reason);
+    let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
+    section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
+    section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
+    compare_pool_tls(tls.as_ref(), new.tls.as_ref(), &mut section);
+    // The order of the nodes decides ties and the turn of round_robin.
+    let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
+        let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
+        both.map(|node| node.id.clone()).collect()
+    };
+    section
+        .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
+}
+
+fn balance_text(balance: &Balance) -> String {
+    let word = match balance {
+        Balance::LeastConnections => "least_connections",
+        Balance::RoundRobin => "round_robin",
+        Balance::RandomTwo => "random_two",
+        Balance::ClientIp => "client_ip",
+    };
+    word.into()
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+fn compare_nodes(pool: &Arc<str>, old: &[Node], new: &[Node], changes: &mut Vec<Change>) {
+    let subject = |node: &Node| Subject::Node(Arc::clone(pool), node.id.clone());
+    for node in old.iter().filter(|node| !new.iter().any(|other| other.id == node.id)) {
+        changes.push(Change { subject: subject(node), what: What::Removed(node.address.to_string()) });
+    }
+    for node in new {
+        let mut section = Section { subject: subject(node), changes: &mut *changes };
+        let Some(old) = old.iter().find(|other| other.id == node.id) else {
+            section.push(What::Added(node.address.to_string()));
+            continue;
+        };
+        let Node { id: _, address, weight, max_connections, release } = old;
+        if *address != node.address {
+            section.push(What::Moved(address.to_string(), node.address.to_string()));
+        }
+        section.number("weight", weight, &node.weight);
+        let most = |most: &Option<u32>| most.map_or(none(), |most| most.to_string());
+        section.set("max_connections", max_connections, &node.max_connections, most);
+        section.set("release", release, &node.release, |release| release.clone().unwrap_or_else(none));
+    }
+}
+
+fn compare_affinity(old: &[Source], new: &[Source], section: &mut Section) {
+    let text = |sources: &[Source]| listed(&sources.iter().map(source_text).collect::<Vec<_>>());
+    if text(old) != text(new) {
+        return section.push(What::Set("affinity", text(new), text(old)));
+    }
+    for (old, new) in old.iter().zip(new).filter(|(old, new)| old != new) {
+        match (old, new) {
+            (Source::Cookie(old), Source::Cookie(new)) => {
+                if old.keys != new.keys {
+                    section.push(What::Replaced(format!("keys of cookie {}", new.name)));
+                }
+                let bare = |rule: &crate::affinity::cookie::CookieRule| {
+                    let mut rule = rule.clone();
+                    rule.keys = None;
+                    rule
+                };
+                if bare(old) != bare(new) {
+                    section.push(What::Replaced(format!("attributes of cookie {}", new.name)));
+                }
+            }
+            _ => section.push(What::Replaced(format!("affinity source {}", source_text(new)))),
+        }
+    }
+}
+
+fn compare_health(old: &Health, new: &Health, section: &mut Section) {
+    let Health { probe, interval, timeout } = old;
+    section.set("health", probe, &new.probe, |probe| match probe {
+        Probe::Http { path, status } => format!("http {path} with status {status}"),
+        Probe::Tcp => "tcp".into(),
+        Probe::WebSocket { path } => format!("websocket {path}"),
+        Probe::Off => none(),
+    });
+    section.time("health.interval", interval, &new.interval);
+    section.time("health.timeout", timeout, &new.timeout);
+}
+
+fn compare_rule(old: &Rule, new: &Rule, section: &mut Section) {
+    let Rule { rise, fall, failures, eject, slow_start } = old;
+    section.number("health.rise", rise, &new.rise);
+    section.number("health.fall", fall, &new.fall);
+    section.number("passive.failures", failures, &new.failures);
+    section.time("passive.eject", eject, &new.eject);
+    section.time("slow_start", slow_start, &new.slow_start);
+}
+
+/// Whether tunnels that came by `route` still belong somewhere: a route with the same host and path is there, or one
+/// to the same pool that takes all that this one took.
+pub fn is_still_there(route: &Route, new: &[Route]) -> bool {
+    let same = |other: &Route| other.host == route.host && other.path == route.path;
+    new.iter().any(|other| same(other) || (other.pool == route.pool && other.includes(route)))
+}
+
+fn compare_routes(old: &[Route], new: &[Route], changes: &mut Vec<Change>) {
+    let same = |one: &Route, other: &Route| one.host == other.host && one.path == other.path;
+    let subject = |route: &Route| Subject::Route(route_text(route));
+    for route in old.iter().filter(|route| !new.iter().any(|other| same(route, other))) {
+        changes.push(Change { subject: subject(route), what: What::Removed(format!("pool {}", route.pool)) });
+    }
+    for route in new {
+        let mut section = Section { subject: subject(route), changes: &mut *changes };
+        let Some(old) = old.iter().find(|other| same(route, other)) else {
+            section.push(What::Added(format!("pool {}", route.pool)));
+            continue;
+        };
+        let Route { host: _, path: _, origins, pool } = old;
+        let list = |origins: &Origins| listed(&origins.iter().collect::<Vec<_>>());
+        section.set("origins", origins, &route.origins, list);
+        section.number("pool", &pool.to_string(), &route.pool.to_string());
+    }
+    let order = |routes: &[Route], others: &[Route]| -> Vec<String> {
+        let both = routes.iter().filter(|route| others.iter().any(|other| same(route, other)));
+        both.map(route_text).collect()
+    };
+    let mut section = Section::top("routes", changes);
+    section.set("the order", &order(old, new), &order(new, old), |names| listed(names));
+}

@@ -1,0 +1,321 @@
+//! A reload: another config takes effect in the running process, or nothing changes.
+//!
+//! Its steps: read and check the file whole; bind what is new and open the new log; build the next generation and
+//! probe the nodes that join; then, without a wait in between, swap the generation in and open and close doors; at
+//! last see off the tunnels whose node or route is gone ([`super::leave`]). Up to the swap any fault ends it with
+//! nothing changed (invariant I8).
+//!
+//! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::doors::{Bound, Doors};
+use super::leave::Leaving;
+use super::load::{Reading, read};
+use super::pages;
+use super::probe::{self, Probes};
+use super::report;
+use crate::config::{Change, Config, Fault, Faults, diff};
+use crate::net::listen::Listener;
+use crate::proxy::entrance::Entrance;
+use crate::proxy::{self, Front};
+use crate::service;
+use crate::shutdown::Phase;
+
+/// How long after a fault the files are read once more: a certificate and its key, or a file that is written in
+/// pieces, do not change at one moment.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+
+/// Serves the admin API on a listener until the process has stopped.
+pub type ServeAdmin =
+    Box<dyn Fn(&Arc<Reload>, Listener) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The running config and the way to another one.
+pub struct Reload {
+    front: Arc<Front>,
+    /// The config file; `None` where the config did not come from one.
+    path: Option<PathBuf>,
+    serve_admin: ServeAdmin,
+    /// What is in effect.
+    config: ArcSwap<Config>,
+    /// Held for a whole reload: one at a time.
+    turn: tokio::sync::Mutex<Turn>,
+    /// The sockets. Locked only for a moment, never across a wait.
+    doors: Mutex<Doors>,
+    /// Owns the admin servers, which outlive the draining.
+    servers: TaskTracker,
+    /// What the last reading read.
+    files: Mutex<Vec<PathBuf>>,
+}
+
+/// What only the reload whose turn it is needs.
+#[derive(Default)]
+struct Turn {
+    probes: Probes,
+    leaving: Leaving,
+    /// What the last reading of the files found; `None` before the first.
+    seen: Option<u64>,
+}
+
+/// Why a reload reads the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody asked and waits for the answer.
+    Asked,
+    /// A signal; nobody waits.
+    Signal,
+    /// They may have changed.
+    Watch,
+}
+
+impl Reload {
+    /// For a process that serves `config`, read from `path`, and has opened nothing yet.
+    pub fn new(
+        front: Arc<Front>,
+        config: Config,
+        path: Option<PathBuf>,
+        serve_admin: ServeAdmin,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            front,
+            files: Mutex::new(path.iter().cloned().collect()),
+            path,
+            serve_admin,
+            config: ArcSwap::from_pointee(config),
+            turn: tokio::sync::Mutex::default(),
+            doors: Mutex::default(),
+            servers: TaskTracker::new(),
+        })
+    }
+
+    /// Opens for the first time. The admin API answers at once, clients are accepted when every node was asked once.
+    pub async fn start(self: &Arc<Self>, bound: Bound) {
+        let config = self.config();
+        let admin = Bound { clients: Vec::new(), entrances: Vec::new(), admin: bound.admin };
+        let mut turn = self.turn.lock().await;
+        self.open(admin, &config, &config);
+        let state = self.front.state.load_full();
+        probe::first_round(&self.front, probe::nodes(&state)).await;
+        turn.probes.follow(&self.front);
+        self.open(Bound { admin: None, ..bound }, &config, &config);
+    }
+
+    /// What is in effect.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// What every connection shares.
+    pub fn front(&self) -> &Arc<Front> {
+        &self.front
+    }
+
+    /// The config file and all that it names, as they were read last.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().clone()
+    }
+
+    /// Where clients come in, as bound.
+    pub fn listeners(&self) -> Vec<String> {
+        self.doors.lock().clients()
+    }
+
+    /// Where the admin API is, as bound.
+    pub fn admin(&self) -> Option<String> {
+        self.doors.lock().admin()
+    }
+
+    /// Waits for the admin servers, which end when the process has stopped.
+    pub async fn closed(&self) {
+        self.servers.close();
+        self.servers.wait().await;
+    }
+
+    /// Reads the config file and all that it names again, and puts it into effect. Reloads run one after the other;
+    /// one that has begun goes on when its caller stops waiting.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong; nothing has changed then.
+    pub async fn from_file(self: &Arc<Self>) -> Result<Vec<Change>, Faults> {
+        self.run(Cause::Asked).await.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// The same for a signal: what is wrong is looked at twice, because files may be in the middle of a change, and
+    /// then logged.
+    pub(super) async fn on_signal(self: &Arc<Self>) {
+        self.run(Cause::Signal).await;
+    }
+
+    /// The same when the files may have changed; nothing happens when they have not.
+    pub(super) async fn if_changed(self: &Arc<Self>) {
+        self.run(Cause::Watch).await;
+    }
+
+    /// Puts `config` into effect, whatever the file says.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from taking effect; nothing has changed then.
+    pub async fn apply(self: &Arc<Self>, config: Config) -> Result<Vec<Change>, Faults> {
+        let this = Arc::clone(self);
+        let task = self.front.tasks.spawn(async move {
+            let mut turn = this.turn.lock().await;
+            service::reloading();
+            let outcome = this.put_into_effect(&mut turn, config).await;
+            this.tell(&outcome);
+            outcome
+        });
+        task.await.unwrap_or_else(|_| Err(self.fault("the reload broke off; this is a bug")))
+    }
+
+    /// In a task of its own, so that it is done whole; `None` when the files are as they were.
+    async fn run(self: &Arc<Self>, cause: Cause) -> Option<Result<Vec<Change>, Faults>> {
+        let this = Arc::clone(self);
+        let task = self.front.tasks.spawn(async move {
+            let mut turn = this.turn.lock().await;
+            let outcome = this.reload(&mut turn, cause).await?;
+            this.tell(&outcome);
+            Some(outcome)
+        });
+        task.await.unwrap_or_else(|_| Some(Err(self.fault("the reload broke off; this is a bug"))))
+    }
+
+    async fn reload(self: &Arc<Self>, turn: &mut Turn, cause: Cause) -> Option<Result<Vec<Change>, Faults>> {
+        let Some(path) = &self.path else {
+            return Some(Err(self.fault("this balancer was not started from a file")));
+        };
+        let mut reading = read_aside(path).await;
+        let is_first = turn.seen.is_none();
+        if cause == Cause::Watch && turn.seen == Some(reading.digest) {
+            return None;
+        }
+        if cause != Cause::Asked && reading.config.is_err() {
+            tokio::time::sleep(SECOND_LOOK).await;
+            reading = read_aside(path).await;
+            if cause == Cause::Watch && turn.seen == Some(reading.digest) {
+                return None;
+            }
+        }
+        service::reloading();
+        turn.seen = Some(reading.digest);
+        *self.files.lock() = reading.files;
+        match reading.config {
+            // Between the start of the process and the first look nothing has changed.
+            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => {
+                None
+            }
+            Ok(config) => Some(self.put_into_effect(turn, config).await),
+            Err(faults) => Some(Err(faults)),
+        }
+    }
+
+    /// All steps but the reading.
+    async fn put_into_effect(self: &Arc<Self>, turn: &mut Turn, new: Config) -> Result<Vec<Change>, Faults> {
+        let front = &self.front;
+        let old = self.config();
+        let changes = diff(&old, &new);
+        if changes.is_empty() {
+            // Comments, spelling, other places in the file.
+            self.config.store(Arc::new(new));
+            return Ok(changes);
+        }
+        let bound = self.doors.lock().bind(&old, &new).map_err(|faults| Faults::new(&self.file(), faults))?;
+        let before = front.state.load_full();
+        let next = Arc::new(before.next(&new, &front.metrics));
+        let mut joining = probe::nodes(&next);
+        joining.retain(|(pool, node)| before.upstream(&pool.config.name, &node.node).is_none());
+        probe::first_round(front, joining).await;
+        if front.shutdown.phase() != Phase::Serving {
+            return Err(self.fault("the balancer is stopping"));
+        }
+        let logged = front.access.change(pages::wish(&new.access_log));
+        logged.map_err(|error| self.fault(format_args!("access_log: cannot be opened: {error}")))?;
+        let new = Arc::new(new);
+        self.config.store(Arc::clone(&new));
+        // No wait from here to the doors: a change is whole at any moment.
+        turn.leaving.swap(front, (&old, &new), &before, next);
+        drop(before);
+        turn.probes.follow(front);
+        let closing = self.open(bound, &old, &new);
+        closing.wait().await;
+        Ok(changes)
+    }
+
+    fn open(self: &Arc<Self>, bound: Bound, old: &Config, new: &Config) -> super::doors::Closing {
+        let clients =
+            |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| -> JoinHandle<()> {
+                tracing::info!(address = %listener.local(), "listening");
+                let front = Arc::clone(&self.front);
+                self.front.tasks.spawn(async move {
+                    tokio::select! {
+                        () = proxy::accept::run(front, listener, entrance) => {}
+                        () = stop.cancelled() => {}
+                    }
+                })
+            };
+        let admin = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
+            tracing::info!(address = %listener.local(), "admin listening");
+            let serving = (self.serve_admin)(self, listener);
+            self.servers.spawn(async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = stop.cancelled() => {}
+                }
+            })
+        };
+        self.doors.lock().open(bound, (old, new), (&clients, &admin))
+    }
+
+    fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
+        self.front.metrics.reload(outcome.is_ok());
+        service::ready(&report::status(&self.front));
+        match outcome {
+            Ok(changes) => {
+                for change in changes {
+                    tracing::info!(%change, "config changed");
+                }
+                let generation = self.front.state.load().generation;
+                tracing::info!(generation, changes = changes.len(), "config reloaded");
+                warn_of(&self.config(), &self.file());
+            }
+            Err(faults) => {
+                for fault in faults.lines() {
+                    tracing::error!(%fault, "config refused, nothing has changed");
+                }
+            }
+        }
+    }
+
+    fn file(&self) -> String {
+        self.path.as_ref().map_or_else(|| "config".into(), |path| path.display().to_string())
+    }
+
+    fn fault(&self, what: impl ToString) -> Faults {
+        Faults::new(&self.file(), vec![Fault::of_file(what.to_string())])
+    }
+}
+
+/// Logs what is unwise in a config.
+fn warn_of(config: &Config, file: &str) {
+    for warning in &config.warnings {
+        tracing::warn!(warning = %warning.line(file, ""), "config is unwise");
+    }
+}
+
+/// Reads without holding up the tasks of this thread.
+async fn read_aside(path: &Path) -> Reading {
+    let owned = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || read(&owned)).await;
+    reading.unwrap_or_else(|_| Reading::broken_off(path))
+}

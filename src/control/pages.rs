@@ -1,0 +1,53 @@
+//! The access log's pages: what the config wishes, and a new one whenever SIGUSR1 says that the file was moved away.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, LogFormat, LogPath};
+use crate::log::{Format, To, Wish};
+use crate::proxy::Front;
+use crate::shutdown::Phase;
+
+/// What the config says, in the log's own words; `None` is off.
+pub fn wish(config: &config::AccessLog) -> Option<Wish> {
+    let format = match config.format {
+        LogFormat::Json => Format::Json,
+        LogFormat::Text => Format::Text,
+        LogFormat::Off => return None,
+    };
+    let to = match &config.path {
+        LogPath::Stdout => To::Stdout,
+        LogPath::File(path) => To::File(path.clone()),
+    };
+    Some(Wish { format, to })
+}
+
+/// Opens the access log's file anew at each SIGUSR1, until everything has stopped. From this call on the signal ends
+/// the process no more.
+///
+/// # Errors
+///
+/// The signal cannot be listened for.
+pub fn turn_on_usr1(front: Arc<Front>) -> io::Result<impl Future<Output = ()>> {
+    let signals = signal(SignalKind::user_defined1())?;
+    Ok(turn_at_each(signals, front))
+}
+
+async fn turn_at_each(mut signals: Signal, front: Arc<Front>) {
+    loop {
+        tokio::select! {
+            _ = signals.recv() => turn(&front),
+            () = front.shutdown.reached(Phase::Stopped) => return,
+        }
+    }
+}
+
+fn turn(front: &Front) {
+    match front.access.reopen() {
+        Ok(()) => tracing::info!("access log reopened"),
+        Err(fault) => tracing::error!(%fault, "access log cannot be reopened, the old file is written on"),
+    }
+}

@@ -1,0 +1,228 @@
+//! Closing a part of the tunnels, evenly over a time: which, how, and how far that has come.
+//!
+//! Every relay thread counts its own; the last to have counted wakes the others, and then all of them follow one
+//! schedule over all their tunnels together. Who is told to close was there when the closing began: a tunnel that
+//! is adopted later is not touched, so the caller first sees to it that no new one comes.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::{Record, Why};
+use crate::pace::Schedule;
+
+/// Which tunnels are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// All of them. They end because of a shutdown.
+    All,
+    /// Those of a pool. They are drained.
+    Pool(Arc<str>),
+    /// Those of one node of a pool. They are drained.
+    Node {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// The node's name.
+        node: Arc<str>,
+    },
+    /// Those of one route to a pool. They are drained.
+    Route {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// The route, as [`Record::route`] has it.
+        route: Arc<str>,
+    },
+    /// Those of `of` that were opened under a generation from `since` on and before `before`.
+    Opened {
+        /// Which of them.
+        of: Box<Which>,
+        /// The first generation that is meant.
+        since: u32,
+        /// The first that is not.
+        before: u32,
+    },
+    /// The one of this session. It is killed.
+    Session(u64),
+}
+
+impl Which {
+    pub(super) fn matches(&self, record: &Record) -> bool {
+        match self {
+            Self::All => true,
+            Self::Pool(pool) => record.seat.pool == *pool,
+            Self::Node { pool, node } => record.seat.node == *node && record.seat.pool == *pool,
+            Self::Route { pool, route } => record.route == *route && record.seat.pool == *pool,
+            Self::Opened { of, since, before } => {
+                (*since..*before).contains(&record.generation) && of.matches(record)
+            }
+            Self::Session(id) => record.id == *id,
+        }
+    }
+
+    pub(super) fn why(&self) -> Why {
+        match self {
+            Self::All => Why::Shutdown,
+            Self::Pool(_) | Self::Node { .. } | Self::Route { .. } => Why::Drained,
+            Self::Opened { of, .. } => of.why(),
+            Self::Session(_) => Why::Killed,
+        }
+    }
+}
+
+/// How tunnels are closed by the balancer: a Close frame to both sides, each between two frames.
+#[derive(Debug, Clone)]
+pub struct Closing {
+    /// The close code for both sides.
+    pub code: u16,
+    /// The reason in the Close frame.
+    pub reason: Arc<str>,
+    /// The closes are spread evenly over this time, in random order. Zero: all at once.
+    pub over: Duration,
+    /// How long each waits for its peers to answer the Close. All have ended after `over` and `grace`.
+    pub grace: Duration,
+}
+
+/// A closing that is under way: how far it is, and the way to stop it. Dropping it changes nothing.
+#[derive(Debug, Clone)]
+pub struct Departures(Arc<Plan>);
+
+impl Departures {
+    pub(super) fn new(plan: &Arc<Plan>) -> Self {
+        Self(Arc::clone(plan))
+    }
+
+    /// How many tunnels are meant, as far as they are counted.
+    pub fn matched(&self) -> usize {
+        clamped(self.0.matched.load(Ordering::Acquire))
+    }
+
+    /// How many of them are still there, whether they have been told to close or not.
+    pub fn left(&self) -> usize {
+        clamped(self.0.left.load(Ordering::Acquire))
+    }
+
+    /// How many of them have ended, or have been kept by [`stop`](Self::stop).
+    pub fn closed(&self) -> usize {
+        self.matched().saturating_sub(self.left())
+    }
+
+    /// When the last will have ended.
+    pub fn deadline(&self) -> Instant {
+        self.0.begun + self.0.closing.over + self.0.closing.grace
+    }
+
+    /// Keeps those that have not been told to close yet.
+    pub fn stop(&self) {
+        self.0.stopped.store(true, Ordering::Release);
+        self.0.wake();
+    }
+
+    /// How many tunnels are meant, once all threads have counted: 0 means that there is no such tunnel.
+    pub async fn counted(&self) -> usize {
+        self.until(Plan::is_counted).await;
+        self.matched()
+    }
+
+    /// Waits until none is left.
+    pub async fn finished(&self) {
+        self.until(|plan| plan.is_counted() && plan.left.load(Ordering::Acquire) == 0).await;
+    }
+
+    async fn until(&self, reached: impl Fn(&Plan) -> bool) {
+        loop {
+            let change = self.0.change.notified();
+            if reached(&self.0) {
+                return;
+            }
+            change.await;
+        }
+    }
+}
+
+fn clamped(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// What all threads share of a closing.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub which: Which,
+    pub closing: Closing,
+    /// When it was asked for.
+    pub begun: Instant,
+    /// Shuffles the order.
+    seed: u64,
+    /// Threads that have not counted yet.
+    uncounted: AtomicUsize,
+    /// Tunnels that have been counted; each has a place in the schedule.
+    matched: AtomicU64,
+    /// Of those, and of the ones that a thread is counting, the ones that have not ended.
+    left: AtomicU64,
+    /// Whoever has not been told to close is kept.
+    stopped: AtomicBool,
+    /// Wakes the threads.
+    wakes: Vec<Arc<OwnedFd>>,
+    /// All have counted, or none is left.
+    change: Notify,
+}
+
+impl Plan {
+    /// A plan for the threads that these wake.
+    pub fn new(which: Which, closing: Closing, seed: u64, wakes: Vec<Arc<OwnedFd>>) -> Arc<Self> {
+        Arc::new(Self {
+            which,
+            closing,
+            begun: Instant::now(),
+            seed,
+            uncounted: AtomicUsize::new(wakes.len()),
+            matched: AtomicU64::new(0),
+            left: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            wakes,
+            change: Notify::new(),
+        })
+    }
+
+    /// One tunnel more that will end.
+    pub fn add(&self) {
+        self.left.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One that was [added](Self::add) has ended, or is kept.
+    pub fn remove(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.change.notify_waiters();
+        }
+    }
+
+    /// A thread has counted its tunnels; each thread says so once. Gives the first of their places in the schedule.
+    pub fn report(&self, count: u64) -> u64 {
+        let first = self.matched.fetch_add(count, Ordering::AcqRel);
+        if self.uncounted.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.change.notify_waiters();
+            self.wake();
+        }
+        first
+    }
+
+    /// All threads have reported.
+    pub fn is_counted(&self) -> bool {
+        self.uncounted.load(Ordering::Acquire) == 0
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The order over all threads; final once all are counted.
+    pub fn schedule(&self) -> Schedule {
+        Schedule::new(self.matched.load(Ordering::Acquire), self.closing.over, self.seed)
+    }
+
+    fn wake(&self) {
+        self.wakes.iter().for_each(|wake| super::wake(wake));
+    }
+}

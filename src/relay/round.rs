@@ -1,0 +1,368 @@
+//! A thread's part in a closing: it counts, gets its places in the schedule, and says whose time has come.
+//!
+//! Counting walks the slab in stretches, one each turn, so that no message waits for it. The time of every step is
+//! exact: no sweep is needed to close a tunnel when it is due, nor to cut it at its deadline.
+
+use std::collections::{HashSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::closing::Plan;
+use super::tunnel::Live;
+use super::{STRETCH, millis};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Round {
+    plan: Arc<Plan>,
+    /// Tunnels that are adopted later belong to it, too, and are due at once: the process ends.
+    is_last: bool,
+    /// When the closing began, on the thread's clock in milliseconds, as the times below.
+    since: u64,
+    /// When the thread heard of it.
+    heard: u64,
+    /// When everything has ended.
+    end: u64,
+    stage: Stage,
+    /// Sessions that are meant and have not ended.
+    open: HashSet<u64>,
+    /// Who is told to close when, soonest first.
+    due: VecDeque<Step>,
+    /// Who was told to, and when it is cut, soonest first.
+    leaving: VecDeque<Step>,
+}
+
+/// Something that a round does to one tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Step {
+    at: u64,
+    /// The tunnel's place in the slab.
+    pub place: usize,
+    id: u64,
+}
+
+/// What is to be done now.
+#[derive(Debug)]
+pub enum Task {
+    /// A Close to both sides, and this long for their answers, in milliseconds.
+    Close(usize, u64),
+    /// The deadline is here.
+    Cut(usize),
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Places below `at` have been looked at.
+    Counting {
+        at: usize,
+        found: Vec<(usize, u64)>,
+    },
+    /// The others have not counted yet.
+    Waiting {
+        first: u64,
+        found: Vec<(usize, u64)>,
+    },
+    Scheduled,
+}
+
+impl Round {
+    /// A part in `plan`, on its way to its thread.
+    pub fn new(plan: Arc<Plan>, is_last: bool) -> Self {
+        let stage = Stage::Counting { at: 0, found: Vec::new() };
+        let (open, due, leaving) = Default::default();
+        Self { plan, is_last, since: 0, heard: 0, end: 0, stage, open, due, leaving }
+    }
+
+    /// The thread whose clock began at `start` has heard of it.
+    pub fn begin(&mut self, start: Instant, now: u64) {
+        let closing = &self.plan.closing;
+        self.heard = now;
+        self.since = millis(self.plan.begun.saturating_duration_since(start));
+        self.end = self.since.saturating_add(millis(closing.over.saturating_add(closing.grace)));
+    }
+
+    /// What all threads share.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// There is more of the slab to look at.
+    pub fn is_counting(&self) -> bool {
+        matches!(self.stage, Stage::Counting { .. })
+    }
+
+    /// Belongs to the end of the process.
+    pub fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    /// Nobody is left.
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Scheduled) && self.open.is_empty() && !self.is_last
+    }
+
+    /// Looks at a stretch of the slab.
+    pub fn count(&mut self, tunnels: &[Option<Box<Live>>]) {
+        let Stage::Counting { at, found } = &mut self.stage else { return };
+        let until = tunnels.len().min(*at + STRETCH);
+        for place in mem::replace(at, until)..until {
+            if let Some(live) = &tunnels[place]
+                && live.adopted <= self.heard
+                && self.plan.which.matches(&live.record)
+                && self.open.insert(live.record.id)
+            {
+                self.plan.add();
+                found.push((place, live.record.id));
+            }
+        }
+        if until == tunnels.len() {
+            let mut found = mem::take(found);
+            found.retain(|(_, id)| self.open.contains(id));
+            let first = self.plan.report(found.len() as u64);
+            self.stage = Stage::Waiting { first, found };
+        }
+    }
+
+    /// A tunnel that came after the end of the process had begun.
+    pub fn join(&mut self, place: usize, id: u64) {
+        if self.open.insert(id) {
+            self.plan.add();
+            self.due.push_front(Step { at: 0, place, id });
+        }
+    }
+
+    /// The session has ended.
+    pub fn forget(&mut self, id: u64) {
+        if self.open.remove(&id) {
+            self.plan.remove();
+        }
+    }
+
+    /// When the next step is due; `None` while the round waits for other threads.
+    pub fn next(&self) -> Option<u64> {
+        self.due.front().into_iter().chain(self.leaving.front()).map(|step| step.at).min()
+    }
+
+    /// Heeds what the other threads and the caller have said meanwhile.
+    pub fn settle(&mut self) {
+        if let Stage::Waiting { first, found } = &mut self.stage
+            && self.plan.is_counted()
+        {
+            let (first, found) = (*first, mem::take(found));
+            let schedule = self.plan.schedule();
+            let due = |index: usize| self.since.saturating_add(millis(schedule.due(first + index as u64)));
+            let steps = found.iter().enumerate();
+            let mut steps: Vec<_> =
+                steps.map(|(index, &(place, id))| Step { at: due(index), place, id }).collect();
+            steps.sort_unstable();
+            self.due.extend(steps);
+            self.stage = Stage::Scheduled;
+        }
+        if self.plan.is_stopped() && matches!(self.stage, Stage::Scheduled) {
+            for step in mem::take(&mut self.due) {
+                self.forget(step.id);
+            }
+        }
+    }
+
+    /// What is due at `now`; each call gives the next.
+    pub fn task(&mut self, now: u64) -> Option<Task> {
+        while let Some(step) = self.leaving.front().filter(|step| step.at <= now) {
+            let Step { place, id, .. } = *step;
+            self.leaving.pop_front();
+            if self.open.contains(&id) {
+                return Some(Task::Cut(place));
+            }
+        }
+        while let Some(step) = self.due.front().filter(|step| step.at <= now) {
+            let Step { place, id, .. } = *step;
+            self.due.pop_front();
+            if self.open.contains(&id) {
+                let grace = millis(self.plan.closing.grace).min(self.end.saturating_sub(now));
+                self.leaving.push_back(Step { at: now.saturating_add(grace), place, id });
+                return Some(Task::Close(place, grace));
+            }
+        }
+        None
+    }
+}
+
+/// A thread that ends, in whatever way, holds nobody up.
+impl Drop for Round {
+    fn drop(&mut self) {
+        if self.is_counting() {
+            self.plan.report(0);
+        }
+        for _ in self.open.drain() {
+            self.plan.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, SystemTime};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::relay::pipe::HEADROOM;
+    use crate::relay::tunnel::Turn;
+    use crate::relay::{Closing, Departures, Record, Rules, Tunnel, Which};
+
+    type Slab = Vec<Option<Box<Live>>>;
+
+    /// A thread's slab with tunnels of these ids.
+    fn slab(ids: std::ops::Range<u64>) -> Slab {
+        let (socket, _) = UnixStream::pair().unwrap();
+        let metrics = Metrics::new(1);
+        let mut scratch = [0; HEADROOM + 16];
+        let mut turn = Turn { scratch: &mut scratch, thread: 0, now: 0, mask: [0; 4] };
+        let live = ids.map(|id| {
+            let record = Record {
+                id,
+                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                seat: metrics.node("chat", "ws1").seat(),
+                route: Arc::from("/"),
+                generation: 1,
+                opened_at: SystemTime::UNIX_EPOCH,
+                affinity: ("none", "none"),
+            };
+            let end = || OwnedFd::from(socket.try_clone().unwrap());
+            let rules = Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None };
+            let (from_client, from_node) = Default::default();
+            let tunnel = Tunnel { client: end(), node: end(), from_client, from_node, rules, record };
+            Some(Box::new(Live::adopt(tunnel, &mut turn)))
+        });
+        live.collect()
+    }
+
+    fn wake() -> Arc<OwnedFd> {
+        Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap())
+    }
+
+    /// The parts of as many threads in one closing, all counted.
+    fn rounds(slabs: &[Slab], over: u64, grace: u64) -> (Vec<Round>, Departures) {
+        let millis = Duration::from_millis;
+        let closing = Closing { code: 1012, reason: "".into(), over: millis(over), grace: millis(grace) };
+        let wakes = slabs.iter().map(|_| wake()).collect();
+        let plan = Plan::new(Which::Pool("chat".into()), closing, 7, wakes);
+        let count = |slab: &Slab| {
+            let mut round = Round::new(Arc::clone(&plan), false);
+            round.begin(plan.begun, 0);
+            while round.is_counting() {
+                round.count(slab);
+            }
+            round
+        };
+        let mut rounds: Vec<Round> = slabs.iter().map(count).collect();
+        rounds.iter_mut().for_each(Round::settle);
+        (rounds, Departures::new(&plan))
+    }
+
+    #[test]
+    fn no_second_is_busier_than_1_3_times_the_mean_over_all_threads_together() {
+        let slabs = [slab(0..17), slab(17..17), slab(17..200)];
+        let (mut rounds, departures) = rounds(&slabs, 20_000, 5_000);
+        assert_eq!(departures.matched(), 200);
+        let (mut seconds, mut cuts, mut first) = ([0; 20], 0, Vec::new());
+        for now in (0..=25_000).step_by(10) {
+            for (thread, round) in rounds.iter_mut().enumerate() {
+                while let Some(task) = round.task(now) {
+                    match task {
+                        Task::Close(place, grace) => {
+                            assert_eq!(grace, 5_000);
+                            seconds[now as usize / 1_000] += 1;
+                            first.push((thread, place));
+                        }
+                        Task::Cut(_) => cuts += 1,
+                    }
+                }
+            }
+        }
+        assert_eq!((seconds.iter().sum::<u64>(), cuts), (200, 200));
+        assert!(seconds.iter().all(|count| *count <= 13), "{seconds:?}");
+        // Neither thread by thread nor in the order of the slab.
+        assert!(!first.is_sorted() && first[..30].iter().any(|(thread, _)| *thread == 0));
+    }
+
+    #[test]
+    fn a_stopped_closing_keeps_those_whose_time_has_not_come() {
+        let slabs = [slab(0..10)];
+        let (mut rounds, departures) = rounds(&slabs, 10_000, 5_000);
+        let told = std::iter::from_fn(|| rounds[0].task(4_500)).count();
+        assert_eq!((told, departures.left()), (5, 10));
+        departures.stop();
+        rounds[0].settle();
+        assert_eq!(departures.left(), 5);
+        assert!(rounds[0].task(8_000).is_none());
+        assert_eq!(std::iter::from_fn(|| rounds[0].task(9_500)).count(), 5);
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_holds_up_nobody() {
+        let slabs = [slab(0..3), slab(3..6)];
+        let (mut rounds, departures) = rounds(&slabs, 0, 0);
+        rounds.pop();
+        assert_eq!(departures.left(), 3);
+        (0..3).for_each(|id| rounds[0].forget(id));
+        assert!(rounds[0].is_over());
+        assert_eq!(departures.left(), 0);
+        drop(slabs);
+    }
+
+    #[test]
+    fn who_is_adopted_after_the_thread_has_heard_is_not_counted() {
+        let mut slab = slab(0..3);
+        slab[1].as_mut().unwrap().adopted = 1;
+        assert_eq!(rounds(&[slab], 0, 0).1.matched(), 2);
+    }
+
+    #[test]
+    fn a_large_slab_is_counted_a_stretch_at_a_time() {
+        let mut slab: Slab = (0..3 * STRETCH).map(|_| None).collect();
+        slab.extend(self::slab(0..2));
+        let wakes = vec![wake()];
+        let closing = Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO };
+        let mut round = Round::new(Plan::new(Which::All, closing, 0, wakes), false);
+        let mut turns = 0;
+        while round.is_counting() {
+            round.count(&slab);
+            turns += 1;
+        }
+        assert_eq!((turns, round.open.len()), (4, 2));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(50))]
+        #[test]
+        fn i11_every_closing_is_over_by_its_window_and_its_grace(
+            counts in prop::collection::vec(0_u64..6, 1..4), over in 0_u64..100_000, grace in 0_u64..10_000,
+            late in 0_u64..1_000,
+        ) {
+            let slabs: Vec<Slab> = counts.iter().map(|count| slab(0..*count)).collect();
+            let (mut rounds, _departures) = rounds(&slabs, over, grace);
+            for (round, count) in rounds.iter_mut().zip(&counts) {
+                let (mut closes, mut cuts, mut last) = (0, 0, 0);
+                while let Some(next) = round.next() {
+                    // A turn may come late, but not behind the end.
+                    let now = (next + late).min(over + grace);
+                    prop_assert!(next >= last && next <= over + grace);
+                    last = next;
+                    while let Some(task) = round.task(now) {
+                        match task {
+                            Task::Close(..) => closes += 1,
+                            Task::Cut(_) => cuts += 1,
+                        }
+                    }
+                }
+                prop_assert_eq!((closes, cuts), (*count, *count));
+            }
+        }
+    }
+}

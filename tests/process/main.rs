@@ -1,0 +1,5 @@
+//! The real binary as its own process: signals, the service manager's sockets, exit codes, what it prints.
+
+mod balancer;
+mod ending;
+mod service;
