@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::sessions::Session;
 use crate::admin::status::{Process, status};
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress};
@@ -21,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{Front, State};
-use crate::relay::{Closing, Ledger, Outcome, Record, Relay};
+use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Which};
 use crate::service;
 use crate::ws::close;
 
@@ -139,15 +140,21 @@ impl App {
 /// What the admin server shows and can bring about.
 fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
     let front = reload.front();
-    let (ready, shown) = (Arc::clone(front), Arc::clone(front));
+    let [ready, shown, listed, closed] = [(); 4].map(|()| Arc::clone(front));
     let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
     View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || config.config()),
         status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
-        sessions: Box::new(|_| Box::pin(async { Vec::new() })),
-        close: Box::new(|_| Box::pin(async { false })),
+        sessions: Box::new(move |wanted| {
+            let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
+            Box::pin(async { page.await.into_iter().map(Session::from).collect() })
+        }),
+        close: Box::new(move |id| {
+            let departures = closed.relay.close_some(Which::Session(id), &killing());
+            Box::pin(async move { departures.counted().await > 0 })
+        }),
         reload: Box::new(move || {
             let reload = Arc::clone(&asked);
             Box::pin(async move {
@@ -155,6 +162,16 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
                 Ok(changes.iter().map(ToString::to_string).collect())
             })
         }),
+    }
+}
+
+/// How an operator ends a session. The client may come back, so not 1000.
+fn killing() -> Closing {
+    Closing {
+        code: close::SERVICE_RESTART,
+        reason: "closed by an operator".into(),
+        over: Duration::ZERO,
+        grace: GRACE,
     }
 }
 

@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use mainstay::affinity::{Prefixes, Source};
-use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary, resolve};
+use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary};
+use mainstay::config::{admin_place, effective, resolve};
 use mainstay::pool::pick::Balance;
 
 /// The config of a file, in an environment with nothing but `env`.
@@ -83,6 +84,7 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "listeners",
         "address",
         "admin",
+        "token_file",
         "trusted_proxies",
         "limits",
         "request_head",
@@ -177,7 +179,9 @@ fn the_fleets_of_the_migration_examples_can_be_put_on_any_port() {
 fn every_key_reaches_its_field() {
     let config = valid("everything.yaml");
     assert_eq!(config.listeners.len(), 4);
-    assert!(matches!(&config.admin.unwrap().address, ListenAddress::Unix(_)));
+    let admin = config.admin.unwrap();
+    assert!(matches!(&admin.address, ListenAddress::Unix(_)));
+    assert!(admin.tokens.is_some_and(|tokens| tokens.accept(b"old-token-of-the-operators")));
     assert_eq!(config.trusted_proxies.len(), 3);
     assert_eq!(config.limits.request_head, 32 << 10);
     assert_eq!(config.limits.head_time, Duration::from_millis(500));
@@ -200,6 +204,57 @@ fn every_key_reaches_its_field() {
     assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, Balance::RoundRobin, &Probe::Tcp));
     assert_eq!((&c.health.probe, c.timeouts.idle), (&Probe::Off, a.timeouts.idle));
     assert_eq!(config.routes.len(), 3);
+}
+
+#[test]
+fn the_effective_config_is_a_config_that_says_the_same() {
+    let files = corpus("valid");
+    for file in files {
+        let config = load(&file, &[]).unwrap();
+        let text = serde_json::to_string_pretty(&effective(&config)).unwrap();
+        let read = |named: &Path| fs::read(file.parent().unwrap().join(named));
+        let again = resolve("effective.yaml", text.as_bytes(), &|_| None, &read);
+        let again = again.unwrap_or_else(|faults| panic!("{}: {faults}\n{text}", file.display()));
+        assert_eq!(Config { warnings: Vec::new(), ..again }, Config { warnings: Vec::new(), ..config });
+    }
+}
+
+#[test]
+fn the_effective_config_names_secrets_by_their_file_and_every_default() {
+    let text = effective(&valid("everything.yaml")).to_string();
+    assert!(text.contains("everything.secret") && text.contains("everything.token"), "{text}");
+    for file in ["everything.secret", "everything.token"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid").join(file);
+        let secrets = fs::read_to_string(path).unwrap();
+        let mut words = secrets.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).peekable();
+        assert!(words.peek().is_some());
+        for word in words {
+            let secret = word.split_once(':').map_or(word, |(_, secret)| secret);
+            assert!(!text.contains(secret), "{secret}");
+        }
+    }
+    let short = "pools: { p: { nodes: [{ id: a, address: \"a:1\" }], drain: { reason: \"$${HOME}\" } } }";
+    let config = resolve("f", short.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+    let shown = effective(&config);
+    assert_eq!(shown["pools"]["p"]["timeouts"]["idle"], "1h");
+    assert_eq!(shown["admin"]["address"], "127.0.0.1:9090");
+    assert_eq!(shown["pools"]["p"]["drain"]["reason"], "$${HOME}", "as a config file has to write it");
+}
+
+#[test]
+fn the_admin_place_is_found_whatever_else_is_wrong() {
+    let place = |text: &str| admin_place("f", text.as_bytes(), &|_| None);
+    let address = |text: &str| place(text).unwrap().address.map(|address| address.to_string());
+    assert_eq!(address("pools: 3").as_deref(), Some("127.0.0.1:9090"));
+    assert_eq!(address("admin: { address: \"unix:/a\" }\nbogus: ${NOT_SET}\n").as_deref(), Some("unix:/a"));
+    assert_eq!(address("admin: null").as_deref(), None);
+    let with_token = place("admin: { address: \"0.0.0.0:1\", token_file: t }").unwrap();
+    assert_eq!(with_token.token_file, Some(PathBuf::from("t")));
+    for bad in
+        ["admin: { address: 7 }", "admin: [", "admin: { address: \"${NOT_SET}\" }", "admin: { adress: x }"]
+    {
+        assert!(!place(bad).unwrap_err().list().is_empty(), "{bad}");
+    }
 }
 
 #[test]

@@ -184,22 +184,26 @@ async fn serve_connection(
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_SIZE);
     let mut connection = http.serve_connection(TokioIo::new(guard), service);
-    let ended = tokio::select! {
-        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+    tokio::select! {
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+            if let Err(fault) = ended {
+                debug!(%fault, "admin connection ended");
+            }
+            let (stream, _) = connection.into_parts().io.into_inner().into_parts();
+            tokio::select! {
+                () = linger(stream) => {}
+                () = shutdown.reached(Phase::Stopped) => {}
+            }
+        }
         () = told_to_end(limits, shutdown, asked_to_leave) => {
+            if link.is_idle() {
+                return;
+            }
             // The answer under way is the last, and who does not read it by then does without it.
             Pin::new(&mut connection).graceful_shutdown();
             let rest = poll_fn(|cx| connection.poll_without_shutdown(cx));
-            time::timeout(limits.last_answer, rest).await.unwrap_or(Ok(()))
+            let _ = time::timeout(limits.last_answer, rest).await;
         }
-    };
-    if let Err(fault) = ended {
-        debug!(%fault, "admin connection ended");
-    }
-    let (stream, _) = connection.into_parts().io.into_inner().into_parts();
-    tokio::select! {
-        () = linger(stream) => {}
-        () = shutdown.reached(Phase::Stopped) => {}
     }
 }
 
@@ -235,7 +239,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
     use tokio::task::JoinSet;
 
     use super::*;
@@ -252,8 +257,8 @@ mod tests {
 
     impl Admin {
         async fn start(limits: Limits) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+            let listener = Listener::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+            let (address, shutdown) = (listener.local().parse().unwrap(), Shutdown::new());
             let (metrics, asked) = (Metrics::new(1), Arc::new(AtomicUsize::new(0)));
             let readiness = Box::new({
                 let (shutdown, asked) = (shutdown.clone(), Arc::clone(&asked));
@@ -265,9 +270,9 @@ mod tests {
                     }
                 }
             });
-            let view = Arc::new(View { metrics: Arc::clone(&metrics), readiness });
+            let view = Arc::new(view(Arc::clone(&metrics), readiness));
             let mut server = JoinSet::new();
-            server.spawn(serve_within(limits, Listener::Tcp(listener), view, shutdown.clone()));
+            server.spawn(serve_within(limits, listener, view, shutdown.clone()));
             Self { address, shutdown, metrics, asked, server }
         }
 
@@ -284,6 +289,22 @@ mod tests {
 
         async fn get(&self, path: &str) -> String {
             self.answer(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
+        }
+    }
+
+    /// What these tests look at; the API is tested with a whole balancer behind it.
+    fn view(metrics: Arc<Metrics>, readiness: Box<dyn Fn() -> Readiness + Send + Sync>) -> View {
+        let text = b"pools: { p: { nodes: [{ id: a, address: \"a:1\" }] } }";
+        let read = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+        let config = Arc::new(crate::config::resolve("f", text, &|_| None, &read).unwrap());
+        View {
+            metrics,
+            readiness,
+            config: Box::new(move || Arc::clone(&config)),
+            status: Box::new(|| panic!("not asked here")),
+            sessions: Box::new(|_| panic!("not asked here")),
+            close: Box::new(|_| panic!("not asked here")),
+            reload: Box::new(|| panic!("not asked here")),
         }
     }
 
@@ -347,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_path_and_another_method_get_an_error_in_json() {
         let admin = Admin::start(LIMITS).await;
-        for path in ["/", "/metrics/", "/METRICS", "//metrics", "/api/status", "/%6detrics"] {
+        for path in ["/", "/metrics/", "/METRICS", "//metrics", "/x/../metrics", "/%6detrics"] {
             let answer = admin.get(path).await;
             assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
             assert!(answer.contains("content-type: application/json"), "{path}: {answer}");
@@ -392,7 +413,8 @@ mod tests {
             ["\u{0}\u{1}\u{16}\u{3}\r\n\r\n", "GET\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &large]
         {
             let answer = admin.answer(bad).await;
-            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 4") && answer.contains("connection: close"), "{answer}");
+            assert!(answer.contains(r#"{"error":""#), "{answer}");
         }
         assert!(admin.get("/healthz").await.starts_with("HTTP/1.1 200 "), "others are served as before");
     }
@@ -413,8 +435,10 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_never_ends_its_head_is_cut_off() {
         let admin = Admin::start(Limits { head_time: Duration::from_millis(30), ..LIMITS }).await;
-        for start in ["", "G", "GET /metrics HTTP/1.1\r\nHost: a\r\n"] {
-            assert!(!admin.answer(start).await.contains("200 OK"), "after {start:?}");
+        assert_eq!(admin.answer("").await, "");
+        for start in ["G", "GET /metrics HTTP/1.1\r\nHost: a\r\n"] {
+            let answer = admin.answer(start).await;
+            assert!(answer.starts_with("HTTP/1.1 408 "), "after {start:?}: {answer}");
         }
     }
 
@@ -428,27 +452,54 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_over_the_limit_wait_for_a_place() {
-        let admin = Admin::start(Limits { connections: 1, ..LIMITS }).await;
+    async fn a_client_that_sends_its_head_a_byte_at_a_time_is_cut_off_all_the_same() {
+        let admin = Admin::start(Limits { head_time: Duration::from_millis(60), ..LIMITS }).await;
+        let mut stream = admin.connect().await;
+        let (mut from, mut to) = stream.split();
+        let drip = async {
+            to.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ").await.unwrap();
+            while to.write_all(b"x").await.is_ok() {
+                time::timeout(Duration::from_millis(5), std::future::pending::<()>()).await.unwrap_err();
+            }
+        };
+        let answer = tokio::select! {
+            answer = rest(&mut from) => answer,
+            () = drip => "reset".into(),
+        };
+        assert!(!answer.contains("200 OK"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_the_oldest_connection_gives_way() {
+        let admin = Admin::start(Limits { connections: 2, ..LIMITS }).await;
         let mut first = admin.connect().await;
         asks(&mut first, "/healthz").await;
         let mut second = admin.connect().await;
-        second.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        asks(&mut second, "/healthz").await;
+        let mut third = admin.connect().await;
+        assert!(asks(&mut third, "/readyz").await.ends_with("ready\n"));
+        assert_eq!(rest(&mut first).await, "", "it is closed between two answers");
+        assert!(asks(&mut second, "/healthz").await.ends_with("ok\n"), "younger ones stay");
+    }
+
+    #[tokio::test]
+    async fn many_who_say_nothing_do_not_keep_out_one_who_asks() {
+        let admin = Admin::start(Limits { connections: 4, ..LIMITS }).await;
+        let mut silent = Vec::new();
         for _ in 0..20 {
-            asks(&mut first, "/healthz").await;
+            silent.push(admin.connect().await);
         }
-        assert_eq!(admin.asked.load(Ordering::Relaxed), 0, "the second is not served yet");
-        drop(first);
-        assert!(rest(&mut second).await.ends_with("ready\n"));
+        let answer = time::timeout(Duration::from_secs(10), admin.get("/healthz")).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 
     #[tokio::test]
     async fn a_unix_socket_is_served_as_well() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
-        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind_private_unix(&path).unwrap();
         let shutdown = Shutdown::new();
-        let view = Arc::new(View { metrics: Metrics::new(1), readiness: Box::new(|| Readiness::Ready) });
+        let view = Arc::new(view(Metrics::new(1), Box::new(|| Readiness::Ready)));
         let client = async {
             let mut stream = UnixStream::connect(&path).await.unwrap();
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::log;
 use crate::pool::NodeId;
+use crate::relay::{Filter, Snapshot};
 
 /// Sessions of a page unless told, and the most.
 pub const PAGE: usize = 100;
@@ -25,6 +27,13 @@ pub struct Wanted {
     pub after: Option<u64>,
     /// The most sessions, 1 to [`LARGEST_PAGE`].
     pub limit: usize,
+}
+
+impl Wanted {
+    /// What the relay is asked.
+    pub fn filter(&self) -> Filter {
+        Filter { pool: self.pool.clone(), node: self.node.clone() }
+    }
 }
 
 /// A live session.
@@ -50,10 +59,12 @@ pub struct Session {
     pub bytes: Both,
     /// Messages from the client and from the node.
     pub messages: Both,
-    /// When the last bytes came from either side (RFC 3339).
+    /// When the last message began, from either side (RFC 3339); `None` before the first.
     pub last_message_at: Option<String>,
-    /// The last answered ping of the balancer, in seconds; `None` where it does not ping.
+    /// How long the client took to answer the balancer's last ping, in seconds; `None` before that.
     pub round_trip: Option<f64>,
+    /// A Close has been sent, and its answers are waited for.
+    pub closing: bool,
 }
 
 /// What placed a session: the labels of `affinity_total`.
@@ -72,6 +83,27 @@ pub struct Both {
     pub r#in: u64,
     /// From the node.
     pub out: u64,
+}
+
+impl From<Snapshot> for Session {
+    fn from(of: Snapshot) -> Self {
+        let both = |[from_client, from_node]: [u64; 2]| Both { r#in: from_client, out: from_node };
+        Self {
+            id: format!("{:016x}", of.id),
+            client: of.client.to_canonical(),
+            pool: of.pool.to_string(),
+            node: of.node.to_string(),
+            route: of.route.to_string(),
+            generation: of.generation,
+            opened_at: log::time(of.opened_at),
+            affinity: Affinity { source: of.affinity.0, outcome: of.affinity.1 },
+            bytes: both(of.bytes),
+            messages: both(of.messages),
+            last_message_at: of.last_message_at.map(log::time),
+            round_trip: of.round_trip.map(|time| time.as_secs_f64()),
+            closing: of.is_closing,
+        }
+    }
 }
 
 /// One page.

@@ -483,8 +483,8 @@ mod tests {
         );
         let ring = KeyRing::parse(&text).unwrap();
         assert_eq!(format!("{ring:?}"), r#"["new", "old"]"#);
-        assert_eq!(ring.keys.first.bytes, [7; 32]);
-        assert_eq!(ring.keys.others[0].bytes, [0xfb; 40]);
+        assert_eq!(ring.keys.first.bytes[..], [7; 32]);
+        assert_eq!(ring.keys.others[0].bytes[..], [0xfb; 40]);
         assert_eq!(ring, KeyRing::parse(&text).unwrap());
         assert_ne!(ring, KeyRing::parse(&format!("new:{secret}")).unwrap());
     }

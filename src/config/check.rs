@@ -105,7 +105,8 @@ fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<A
     {
         let port = tcp.port();
         value.fault(format_args!(
-            "{tcp} is open to others, which needs a token; write `token_file:` and a file with one,              or 127.0.0.1:{port}, [::1]:{port} or unix:/path"
+            "{tcp} is open to others, which needs a token; write `token_file:` and a file with one, \
+             or 127.0.0.1:{port}, [::1]:{port} or unix:/path"
         ));
     }
     if listeners.iter().any(|listener| clash(&listener.address, &address)) {

@@ -263,6 +263,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_file_of_a_private_listener_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind_private_unix(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let _client = UnixStream::connect(&path).await.unwrap();
+        assert!(listener.accept().await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_socket_file_that_nobody_listens_on_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");

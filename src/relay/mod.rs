@@ -392,7 +392,16 @@ mod tests {
             };
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
             let early = Bytes::new();
-            let tunnel = Tunnel { client, node, from_client: early.clone(), from_node: early, rules, record };
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: None,
+                node_tls: None,
+                from_client: early.clone(),
+                from_node: early,
+                rules,
+                record,
+            };
             assert!(self.relay.adopt(tunnel));
             Peers { client: client_peer, node: node_peer }
         }

@@ -232,11 +232,21 @@ mod tests {
                 generation: 1,
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("none", "none"),
+                trace: [0; 16],
             };
             let end = || OwnedFd::from(socket.try_clone().unwrap());
             let rules = Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None };
             let (from_client, from_node) = Default::default();
-            let tunnel = Tunnel { client: end(), node: end(), from_client, from_node, rules, record };
+            let tunnel = Tunnel {
+                client: end(),
+                node: end(),
+                client_tls: None,
+                node_tls: None,
+                from_client,
+                from_node,
+                rules,
+                record,
+            };
             Some(Box::new(Live::adopt(tunnel, &mut turn)))
         });
         live.collect()

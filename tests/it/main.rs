@@ -2,6 +2,8 @@
 
 mod ends;
 mod handshake;
+mod papers;
 mod play;
 mod plain;
 mod pressure;
+mod tls;

@@ -41,6 +41,12 @@ impl Link {
         (fault, InFlight(self.clone()))
     }
 
+    /// No request is being answered.
+    pub fn is_idle(&self) -> bool {
+        let heads = self.0.lock();
+        heads.answered >= heads.released
+    }
+
     /// Counts a head that hyper is about to get.
     pub(super) fn note_head(&self, fault: Option<HeadFault>) {
         let mut heads = self.0.lock();
@@ -104,6 +110,7 @@ mod tests {
         assert!(link.poll_answered(&mut cx).is_ready());
         link.note_head(None);
         assert!(link.poll_answered(&mut cx).is_pending(), "the service has not been called yet");
+        assert!(!link.is_idle());
         let (_, in_flight) = link.begin_request();
         assert!(link.poll_answered(&mut cx).is_pending());
         drop(in_flight);

@@ -1,14 +1,13 @@
 //! TLS as clients see it: which certificate, which versions, whose certificates are asked for, which tickets.
 //!
-//! A [`Terminator`] belongs to one listener for as long as that listens. What it offers can be replaced at any moment
-//! ([`Terminator::replace`]); connections that exist keep what they were made with. HTTP/1.1 is the only protocol
-//! that is agreed on, and data before the end of the handshake (0-RTT) is off.
+//! A [`Terminator`] is what one listener offers, checked and ready, and never changes: for other certificates, another
+//! one takes its place, and connections that exist keep what they were made with. HTTP/1.1 is the only protocol that
+//! is agreed on, and data before the end of the handshake (0-RTT) is off.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::rand;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
@@ -48,33 +47,16 @@ pub struct Certificate {
 }
 
 /// Makes the TLS connections of one listener.
-pub struct Terminator {
-    config: ArcSwap<ServerConfig>,
-    /// The ticket secret of this process; it outlives [`Terminator::replace`], and so do its tickets.
-    own_secret: Zeroizing<Vec<u8>>,
-}
+pub struct Terminator(Arc<ServerConfig>);
 
 impl Terminator {
-    /// Offers `terms` from now on.
+    /// Offers `terms`.
     ///
     /// # Errors
     ///
     /// When rustls cannot do what they say, or the system has no randomness.
     pub fn new(terms: &Terms) -> Result<Self, rustls::Error> {
-        let mut own_secret = Zeroizing::new(vec![0; 32]);
-        rand::fill(&mut own_secret).map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
-        let config = ArcSwap::from_pointee(server_config(terms, &own_secret)?);
-        Ok(Self { config, own_secret })
-    }
-
-    /// Offers `terms` to every connection that comes from now on.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Terminator::new`]; nothing has changed then.
-    pub fn replace(&self, terms: &Terms) -> Result<(), rustls::Error> {
-        self.config.store(Arc::new(server_config(terms, &self.own_secret)?));
-        Ok(())
+        server_config(terms).map(|config| Self(Arc::new(config)))
     }
 
     /// The handshake. It has no deadline of its own.
@@ -86,7 +68,7 @@ impl Terminator {
         let secrets = Arc::new(Secrets::default());
         // A config of its own, because a key log is not told which connection a secret belongs to. All that is big in
         // it is shared.
-        let mut config = ServerConfig::clone(&self.config.load());
+        let mut config = ServerConfig::clone(&self.0);
         config.key_log = secrets.clone();
         let accepting = TlsAcceptor::from(Arc::new(config)).accept(Gate::new(stream));
         match accepting.into_fallible().await {
@@ -96,7 +78,16 @@ impl Terminator {
     }
 }
 
-fn server_config(terms: &Terms, own_secret: &Zeroizing<Vec<u8>>) -> Result<ServerConfig, rustls::Error> {
+/// The ticket secret of this process, for listeners that have none of their own. Its tickets outlive a reload.
+fn own_secret() -> Option<Zeroizing<Vec<u8>>> {
+    static SECRET: LazyLock<Option<Zeroizing<Vec<u8>>>> = LazyLock::new(|| {
+        let mut secret = Zeroizing::new(vec![0; 32]);
+        rand::fill(&mut secret).ok().map(|()| secret)
+    });
+    SECRET.clone()
+}
+
+fn server_config(terms: &Terms) -> Result<ServerConfig, rustls::Error> {
     let versions = match terms.min_version {
         Version::Tls12 => rustls::ALL_VERSIONS,
         Version::Tls13 => &[&TLS13],
@@ -112,7 +103,7 @@ fn server_config(terms: &Terms, own_secret: &Zeroizing<Vec<u8>>) -> Result<Serve
     };
     let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(&terms.certificates)));
     let secrets = match &terms.ticket_secrets[..] {
-        [] => vec![own_secret.clone()],
+        [] => vec![own_secret().ok_or(rustls::Error::FailedToGetRandomBytes)?],
         secrets => secrets.to_vec(),
     };
     config.ticketer = Arc::new(Tickets::new(secrets, policy(terms.client_roots.as_deref())));
