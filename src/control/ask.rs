@@ -73,7 +73,7 @@ pub enum AskFault {
     /// The node's 101 is not the answer to the handshake.
     #[error("{0}")]
     Handshake(#[from] AnswerFault),
-    /// The request cannot be built: a path that is none, or no randomness.
+    /// The request cannot be built: a path that is none, which no config has, or no randomness.
     #[error("the probe cannot be sent: {0}")]
     Request(String),
 }

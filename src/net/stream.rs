@@ -48,6 +48,15 @@ impl Stream {
         }
     }
 
+    /// The address of this side; a Unix socket has none.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => tls.below().local(),
+        }
+    }
+
     /// The TLS of the connection.
     pub fn tls(&self) -> Option<&Secured> {
         match self {

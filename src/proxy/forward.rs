@@ -32,8 +32,8 @@ pub async fn serve(
     session: &Session,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    let is_handshake =
-        session.pool.tags_sids() && engine_io::is_polling_handshake(request.method(), request.uri().query());
+    let is_heard = session.pool.tags_sids() || session.pool.doctor.listens();
+    let is_handshake = is_heard && engine_io::is_polling_handshake(request.method(), request.uri().query());
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     *request.version_mut() = Version::HTTP_11;
     headers::strip_hop_by_hop(request.headers_mut());
@@ -48,7 +48,7 @@ pub async fn serve(
     let mut answer = answer.map(|body| Answer { body, keep: Some((sender, upstream)) }.boxed_unsync());
     headers::strip_hop_by_hop(answer.headers_mut());
     session.set_cookies(&candidate, answer.headers_mut());
-    if is_handshake { tag_sid(session, &candidate, answer).await } else { Ok(answer) }
+    if is_handshake { hear_handshake(session, &candidate, answer).await } else { Ok(answer) }
 }
 
 type Sent = (Candidate, Response<Incoming>, SendRequest<Body>);
@@ -116,8 +116,9 @@ fn copy(spare: &Request<()>) -> Request<Body> {
     copy_head(spare).map(|()| Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
-/// Puts the node's tag into the sid of a Socket.IO handshake's answer; what is not understood stays as it is.
-async fn tag_sid(
+/// Shows the answer of a Socket.IO handshake to the doctor, and puts the node's tag into its sid where the pool wants
+/// that; what is not understood stays as it is.
+async fn hear_handshake(
     session: &Session,
     candidate: &Candidate,
     answer: Response<Body>,
@@ -132,7 +133,8 @@ async fn tag_sid(
     let body = body.collect().await;
     let body = body.map_err(|fault| Failure::BadAnswer(format!("the node's answer broke off: {fault}")))?;
     let mut body = body.to_bytes();
-    let tag = session.pool.nodes.tag(candidate.node);
+    session.pool.doctor.hear(&session.pool.config, &body);
+    let tag = session.pool.nodes.tag(candidate.node).filter(|_| session.pool.tags_sids());
     if let Some(tagged) = tag.and_then(|tag| engine_io::tag_answer(&body, tag)) {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(tagged.len()));
         body = tagged.into();

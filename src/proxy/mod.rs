@@ -5,6 +5,7 @@
 //! generation at its request and keeps it to its adoption (invariant I3).
 
 pub mod accept;
+mod doctor;
 pub mod entrance;
 mod forward;
 mod session;
@@ -32,6 +33,7 @@ use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
 
+use doctor::Doctor;
 use upstream::Upstream;
 
 /// One generation of the data plane.
@@ -60,6 +62,8 @@ pub struct Pool {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its counters.
     pub meter: Arc<PoolMeter>,
+    /// Compares its idle timeout with what its nodes say.
+    doctor: Doctor,
     /// Sessions that were placed without a pin or a key so far.
     turn: AtomicU64,
 }
@@ -134,6 +138,7 @@ impl Pool {
             upstreams,
             nodes: Nodes::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
+            doctor: Doctor::default(),
             turn: AtomicU64::new(0),
             config: config.clone(),
         }

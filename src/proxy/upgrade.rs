@@ -136,6 +136,7 @@ async fn ask(
     poll_fn(|cx| Pin::new(&mut http).poll_without_shutdown(cx)).await.map_err(bad)?;
     session.praise(front, candidate.node);
     let parts = http.into_parts();
+    session.pool.doctor.hear_tunnel(&session.pool.config, target.query(), &parts.read_buf);
     let adoptable = Adoptable {
         node: parts.io.into_inner(),
         from_node: parts.read_buf,

@@ -1,9 +1,14 @@
 //! The balancer in process, between a raw client and a node that the test plays byte by byte.
 
+mod contract;
+mod dashboard;
 mod ends;
 mod handshake;
+mod lines;
+mod numbers;
 mod papers;
 mod play;
 mod plain;
 mod pressure;
+mod scrape;
 mod tls;

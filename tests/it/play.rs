@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use mainstay::app::App;
-use mainstay::config;
+use mainstay::config::{self, Config};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -78,9 +78,19 @@ pub async fn start(log: &str, nodes: &str, pool: &str) -> App {
          access_log: {log}\nshutdown: {{ drain: 1s }}\n\
          pools:\n  chat:\n    nodes: [{nodes}]\n    health: null\n{pool}"
     );
+    run(&text).await
+}
+
+/// A balancer with this config.
+pub async fn run(text: &str) -> App {
+    soon(App::start(&parsed(text))).await.unwrap()
+}
+
+/// The config that `text` says.
+pub fn parsed(text: &str) -> Config {
     let read = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
     let config = config::resolve("it", text.as_bytes(), &|_| None, &read);
-    soon(App::start(&config.unwrap_or_else(|faults| panic!("{faults}")))).await.unwrap()
+    config.unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 /// A new client of `app`.

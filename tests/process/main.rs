@@ -2,4 +2,5 @@
 
 mod balancer;
 mod ending;
+mod rotation;
 mod service;
