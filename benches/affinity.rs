@@ -139,6 +139,7 @@ fn rule(keys: Option<KeyRing>) -> CookieRule {
     CookieRule {
         name: "mainstay".into(),
         keys,
+        secret_file: None,
         max_age: Some(Duration::from_secs(3600)),
         same_site: SameSite::Lax,
         secure: Secure::Auto,

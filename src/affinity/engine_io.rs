@@ -11,6 +11,7 @@
 //! one by the caller: strip only a tag that names a node of the pool.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use http::Method;
 use serde::Deserialize;
@@ -32,16 +33,47 @@ pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
     method == Method::GET && says("EIO", "4") && says("transport", "polling") && lacks("sid") && lacks("j")
 }
 
+/// Whether an upgrade request opens an Engine.IO 4 session without polling before it: then the open packet is the
+/// first message of the tunnel.
+pub fn is_websocket_handshake(query: Option<&str>) -> bool {
+    let Some(text) = query else { return false };
+    let says = |name, value| query::find(text, name) == Carried::Once(value);
+    says("EIO", "4") && says("transport", "websocket") && query::find(text, "sid") == Carried::No
+}
+
+/// How often a node pings its clients, and how long it waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// `pingInterval`; 25 s unless the node says otherwise.
+    pub interval: Duration,
+    /// `pingTimeout`; 20 s unless the node says otherwise.
+    pub timeout: Duration,
+}
+
+/// What the open packet at the head of `payload` says about pings; `None` when it is none, or not understood.
+pub fn heartbeat(payload: &[u8]) -> Option<Heartbeat> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Pings {
+        ping_interval: u64,
+        ping_timeout: u64,
+    }
+    let pings: Pings = serde_json::from_slice(open_packet(payload)?).ok()?;
+    let [interval, timeout] = [pings.ping_interval, pings.ping_timeout].map(Duration::from_millis);
+    Some(Heartbeat { interval, timeout })
+}
+
+/// The JSON of the `open` packet, type 0, which is the first of a payload; packets are separated by 0x1e (Engine.IO
+/// protocol 4, "HTTP long-polling").
+fn open_packet(payload: &[u8]) -> Option<&[u8]> {
+    let packet = payload.split(|byte| *byte == 0x1e).next()?.strip_prefix(b"0")?;
+    packet.starts_with(b"{").then_some(packet)
+}
+
 /// The answer to a polling handshake with `tag` in its sid; `None` when it is not understood, and should pass as
 /// it is (an error, a compressed body, another protocol). Only the sid changes: the answer grows by [`GROWTH`].
 pub fn tag_answer(body: &[u8], tag: NodeTag) -> Option<Vec<u8>> {
-    // Packets of a payload are separated by 0x1e, and the first packet is the `open` packet, type 0
-    // (Engine.IO protocol 4, "HTTP long-polling").
-    let packet = body.split(|byte| *byte == 0x1e).next()?.strip_prefix(b"0")?;
-    if !packet.starts_with(b"{") {
-        return None;
-    }
-    let open: Open<'_> = serde_json::from_slice(packet).ok()?;
+    let open: Open<'_> = serde_json::from_slice(open_packet(body)?).ok()?;
     if !is_sid(open.sid) {
         return None;
     }
@@ -98,7 +130,7 @@ mod tests {
         NodeTag::of("chat", "ws1")
     }
 
-    fn open_packet(sid: &str) -> String {
+    fn open_of(sid: &str) -> String {
         format!(
             r#"0{{"sid":"{sid}","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}}"#
         )
@@ -134,7 +166,7 @@ mod tests {
     #[test]
     fn the_sid_of_an_open_packet_is_tagged_and_nothing_else_changes() {
         for sid in [SID, "AAAAAAAAAAAAAAHs", "a", "my.own~sid-1", &"x".repeat(128)] {
-            let body = open_packet(sid);
+            let body = open_of(sid);
             let expected = body.replacen(&format!("\"{sid}\""), &format!("\"{sid}.{}\"", tag()), 1);
             assert_eq!(tagged(&body), Some(expected.clone()));
             assert_eq!(expected.len(), body.len() + GROWTH);
@@ -148,15 +180,15 @@ mod tests {
             "0{{ \"a\" : {{\"sid\":\"inner\"}}, \"b\":\"\\\"sid\\\":\\\"x\\\"\",\n \"sid\" : \"{SID}\" }}"
         );
         assert_eq!(tagged(&odd), Some(odd.replacen(SID, &format!("{SID}.{t}"), 1)));
-        let more = format!("{}\x1e40{{\"sid\":\"other\"}}\x1ebAQID", open_packet(SID));
+        let more = format!("{}\x1e40{{\"sid\":\"other\"}}\x1ebAQID", open_of(SID));
         assert_eq!(tagged(&more), Some(more.replacen(SID, &format!("{SID}.{t}"), 1)));
-        let binary = [open_packet(SID).as_bytes(), b"\x1e\xff\xfe"].concat();
+        let binary = [open_of(SID).as_bytes(), b"\x1e\xff\xfe"].concat();
         assert!(tag_answer(&binary, t).unwrap().ends_with(b"\x1e\xff\xfe"));
     }
 
     #[test]
     fn an_answer_that_is_not_understood_passes_untouched() {
-        let cut = &open_packet(SID)[..40];
+        let cut = &open_of(SID)[..40];
         for body in [
             "",
             "0",
@@ -185,9 +217,41 @@ mod tests {
         ] {
             assert_eq!(tagged(body), None, "{body:?}");
         }
-        assert_eq!(tagged(&open_packet(&"x".repeat(129))), None);
+        assert_eq!(tagged(&open_of(&"x".repeat(129))), None);
         assert_eq!(tag_answer(b"0{\"sid\":\"\xff\"}", tag()), None);
         assert_eq!(tag_answer(b"\x1f\x8b\x08\0", tag()), None);
+    }
+
+    #[test]
+    fn the_open_packet_says_how_often_the_node_pings() {
+        let usual = Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(20) };
+        assert_eq!(heartbeat(open_of(SID).as_bytes()), Some(usual));
+        assert_eq!(heartbeat([open_of(SID).as_bytes(), b"\x1e40"].concat().as_slice()), Some(usual));
+        for none in [
+            "",
+            "0{}",
+            "2{\"pingInterval\":1,\"pingTimeout\":1}",
+            "0{\"pingInterval\":1}",
+            "0{\"pingInterval\":-1,\"pingTimeout\":1}",
+            "0{\"pingInterval\":1e99,\"pingTimeout\":1}",
+            "0{\"pingInterval\":\"1\",\"pingTimeout\":1}",
+            "0[1,2]",
+        ] {
+            assert_eq!(heartbeat(none.as_bytes()), None, "{none}");
+        }
+        let most = format!("0{{\"pingInterval\":{},\"pingTimeout\":0}}", u64::MAX);
+        assert_eq!(heartbeat(most.as_bytes()).unwrap().interval, Duration::from_millis(u64::MAX));
+    }
+
+    #[test]
+    fn a_session_that_begins_as_a_websocket_is_told_from_one_that_goes_on_as_one() {
+        assert!(is_websocket_handshake(Some("EIO=4&transport=websocket")));
+        for other in
+            ["EIO=4&transport=websocket&sid=x", "EIO=3&transport=websocket", "EIO=4&transport=polling", ""]
+        {
+            assert!(!is_websocket_handshake(Some(other)), "{other}");
+        }
+        assert!(!is_websocket_handshake(None));
     }
 
     #[test]
@@ -238,7 +302,7 @@ mod tests {
         #[test]
         fn what_is_tagged_is_untagged(sid in "[A-Za-z0-9._~-]{1,128}", node in "[a-z]{1,8}") {
             let tag = NodeTag::of("chat", &node);
-            let body = tag_answer(open_packet(&sid).as_bytes(), tag).unwrap();
+            let body = tag_answer(open_of(&sid).as_bytes(), tag).unwrap();
             let json: serde_json::Value = serde_json::from_slice(&body[1..]).unwrap();
             let query = format!("EIO=4&transport=polling&sid={}", json["sid"].as_str().unwrap());
             prop_assert_eq!(untag(&query), Some((tag, format!("EIO=4&transport=polling&sid={sid}"))));

@@ -7,13 +7,14 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{self, Config, Fault, Faults, LARGEST_FILE};
 
-/// The most bytes of a file that the config names: a hundred keys of a secret file are a tenth of it.
-const LARGEST_SECRET: usize = 64 << 10;
+/// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
+const LARGEST_NAMED: usize = 1 << 20;
 
 /// What reading a config came to, and from which files.
 pub struct Reading {
@@ -42,14 +43,14 @@ pub fn read(path: &Path) -> Reading {
     // One byte more than it may have is enough to see that it has too many.
     let text = seen.borrow_mut().read(path, LARGEST_FILE + 1);
     let read = |named: &Path| {
-        let bytes = seen.borrow_mut().read(&directory.join(named), LARGEST_SECRET + 1)?;
-        if bytes.len() > LARGEST_SECRET {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 64 KiB"));
+        let bytes = seen.borrow_mut().read(&directory.join(named), LARGEST_NAMED + 1)?;
+        if bytes.len() > LARGEST_NAMED {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
         }
         Ok(bytes)
     };
     let config = match text {
-        Ok(text) => config::resolve(&file, &text, &|name| std::env::var(name).ok(), &read),
+        Ok(text) => config::resolve_at(&file, unix(), &text, &|name| std::env::var(name).ok(), &read),
         Err(error) => {
             let message = format!("the config cannot be read: {error}; name another file with -c FILE");
             Err(Faults::new(&file, vec![Fault::of_file(message)]))
@@ -91,6 +92,11 @@ impl Seen {
         self.files.push(path.to_owned());
         content
     }
+}
+
+fn unix() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn read_at_most(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
@@ -142,8 +148,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_read_whole() {
-        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_SECRET + 1]));
-        assert!(faults.contains("larger than 64 KiB"), "{faults}");
+        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_NAMED + 1]));
+        assert!(faults.contains("larger than 1 MiB"), "{faults}");
         assert!(faults_of(&vec![b'#'; LARGEST_FILE + 1], None).contains("larger than 1 MiB"));
         let endless = load(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(endless.contains("larger than 1 MiB"), "{endless}");

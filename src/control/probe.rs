@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::ask::ask;
+use super::ask::{AskFault, ask};
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
@@ -97,10 +97,15 @@ async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bo
 async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
     let health = &pool.config.health;
     node.note_asked(front.now());
-    let answer = ask(&node.node.address, &health.probe, health.timeout).await;
+    let answer =
+        ask(node.dial_to_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
     node.meter.probe(answer.is_ok());
     let draining = match &answer {
         Ok(answer) => answer.draining,
+        Err(fault @ AskFault::Request(_)) => {
+            tracing::warn!(pool = %pool.config.name, node = %node.node.id, %fault, "probe not sent");
+            false
+        }
         Err(fault) => {
             tracing::debug!(pool = %pool.config.name, node = %node.node.id, %fault, "probe failed");
             false

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRAILER};
 use http::{Method, Request, Response, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
@@ -32,12 +32,17 @@ pub async fn serve(
     session: &Session,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    let is_handshake =
-        session.pool.tags_sids() && engine_io::is_polling_handshake(request.method(), request.uri().query());
+    let is_heard = session.pool.tags_sids() || session.pool.doctor.listens();
+    let is_handshake = is_heard && engine_io::is_polling_handshake(request.method(), request.uri().query());
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     *request.version_mut() = Version::HTTP_11;
+    let trailers = headers::trailers_that_travel(request.headers());
     headers::strip_hop_by_hop(request.headers_mut());
+    if let Some(trailers) = trailers {
+        request.headers_mut().insert(TRAILER, trailers);
+    }
     headers::set_forwarded(request.headers_mut(), connection.peer, &session.origin);
+    headers::set_client_subject(request.headers_mut(), connection.subject.as_ref());
     let within = session.pool.config.timeouts.request;
     let sent = send(connection, session, request);
     let (candidate, answer, sender) =
@@ -47,7 +52,7 @@ pub async fn serve(
     let mut answer = answer.map(|body| Answer { body, keep: Some((sender, upstream)) }.boxed_unsync());
     headers::strip_hop_by_hop(answer.headers_mut());
     session.set_cookies(&candidate, answer.headers_mut());
-    if is_handshake { tag_sid(session, &candidate, answer).await } else { Ok(answer) }
+    if is_handshake { hear_handshake(session, &candidate, answer).await } else { Ok(answer) }
 }
 
 type Sent = (Candidate, Response<Incoming>, SendRequest<Body>);
@@ -57,15 +62,23 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
     let spare = spare(&request);
     let mut request = Some(request);
     let mut candidates = session.candidates(front, false);
+    let mut is_exhausted = false;
     for candidate in candidates.by_ref() {
         let upstream = &session.pool.upstreams[candidate.node];
         let mut fresh = false;
         // At most twice: on a kept connection, and on a new one if that was stale.
         while let Some(unsent) = request.take().or_else(|| spare.as_ref().map(copy)) {
-            let Ok(mut lease) = upstream.lease(fresh, &front.tasks).await else {
-                request = Some(unsent);
-                session.blame(front, candidate.node);
-                break;
+            let leased = upstream.lease(session.ends(connection), fresh, &front.tasks).await;
+            let mut lease = match leased {
+                Ok(lease) => lease,
+                Err(fault) => {
+                    request = Some(unsent);
+                    is_exhausted |= fault.is_own();
+                    if !fault.is_own() {
+                        session.blame(front, candidate.node);
+                    }
+                    break;
+                }
             };
             match lease.sender.try_send_request(unsent).await {
                 Ok(answer) => {
@@ -83,13 +96,13 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
             }
         }
     }
-    Err(Session::failure(candidates.shortage()))
+    Err(if is_exhausted { Failure::Exhausted } else { Session::failure(candidates.shortage()) })
 }
 
 /// Whose fault it is that there is no answer: a client whose body broke off must not get a node ejected.
 fn broke_off(connection: &Connection, session: &Session, node: usize, error: &hyper::Error) -> Failure {
     if error.is_user() {
-        return Failure::Body;
+        return if connection.link.was_slow() { Failure::BodyTooSlow } else { Failure::Body };
     }
     session.blame(&connection.front, node);
     Failure::BadAnswer(format!("the node's answer broke off: {error}"))
@@ -115,8 +128,9 @@ fn copy(spare: &Request<()>) -> Request<Body> {
     copy_head(spare).map(|()| Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
-/// Puts the node's tag into the sid of a Socket.IO handshake's answer; what is not understood stays as it is.
-async fn tag_sid(
+/// Shows the answer of a Socket.IO handshake to the doctor, and puts the node's tag into its sid where the pool wants
+/// that; what is not understood stays as it is.
+async fn hear_handshake(
     session: &Session,
     candidate: &Candidate,
     answer: Response<Body>,
@@ -131,7 +145,8 @@ async fn tag_sid(
     let body = body.collect().await;
     let body = body.map_err(|fault| Failure::BadAnswer(format!("the node's answer broke off: {fault}")))?;
     let mut body = body.to_bytes();
-    let tag = session.pool.nodes.tag(candidate.node);
+    session.pool.doctor.hear(&session.pool.config, &body);
+    let tag = session.pool.nodes.tag(candidate.node).filter(|_| session.pool.tags_sids());
     if let Some(tagged) = tag.and_then(|tag| engine_io::tag_answer(&body, tag)) {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(tagged.len()));
         body = tagged.into();

@@ -1,8 +1,15 @@
 //! The balancer in process, between a raw client and a node that the test plays byte by byte.
 
+mod contract;
+mod dashboard;
 mod ends;
 mod handshake;
-mod play;
+mod lines;
+mod numbers;
+mod papers;
 mod plain;
+mod play;
 mod pressure;
+mod scrape;
+mod tls;
 mod reload;

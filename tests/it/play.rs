@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay::app::App;
 use mainstay::config::{self, Config};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What a test waits at most for anything that has to happen.
@@ -78,11 +78,16 @@ pub async fn start(log: &str, nodes: &str, pool: &str) -> App {
          access_log: {log}\nshutdown: {{ drain: 1s }}\n\
          pools:\n  chat:\n    nodes: [{nodes}]\n    health: null\n{pool}"
     );
-    soon(App::start(&resolved(&text))).await.unwrap()
+    run(&text).await
 }
 
-/// What this YAML says; it names no files.
-pub fn resolved(text: &str) -> Config {
+/// A balancer with this config.
+pub async fn run(text: &str) -> App {
+    soon(App::start(&parsed(text))).await.unwrap()
+}
+
+/// The config that `text` says.
+pub fn parsed(text: &str) -> Config {
     let read = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
     let config = config::resolve("it", text.as_bytes(), &|_| None, &read);
     config.unwrap_or_else(|faults| panic!("{faults}"))
@@ -101,13 +106,15 @@ pub async fn asked(node: &TcpListener) -> Raw {
     node
 }
 
-/// A socket.
-pub struct Raw(pub TcpStream);
+/// A socket, or what is spoken over it.
+#[derive(Debug)]
+pub struct Raw<S = TcpStream>(pub S);
 
-impl Raw {
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     /// Sends all of it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.0.write_all(bytes.as_ref())).await.unwrap();
+        soon(self.0.flush()).await.unwrap();
     }
 
     /// Reads a head and nothing behind it.

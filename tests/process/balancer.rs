@@ -67,13 +67,21 @@ impl Balancer {
 
     /// The first line of the log with `part` in it, among those that came and those to come.
     pub fn line(&mut self, part: &str) -> String {
+        self.later_line(part, 0)
+    }
+
+    /// The same, with so many lines with `part` before it.
+    pub fn later_line(&mut self, part: &str, mut before: usize) -> String {
         let end = Instant::now() + DEADLINE;
         let mut next = 0;
         loop {
             if let Some(line) = self.seen.get(next) {
                 // "admin listening" has " listening" in it.
                 if line.contains(part) && (part.contains("admin") || !line.contains("admin listening")) {
-                    return line.clone();
+                    if before == 0 {
+                        return line.clone();
+                    }
+                    before -= 1;
                 }
                 next += 1;
                 continue;

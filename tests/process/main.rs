@@ -2,5 +2,6 @@
 
 mod balancer;
 mod ending;
+mod rotation;
 mod reload;
 mod service;

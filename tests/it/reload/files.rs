@@ -6,7 +6,7 @@ use mainstay::app::App;
 use tokio::net::TcpStream;
 
 use super::{Fleet, REST, Rest, bound, carries, client, config, tunnel};
-use crate::play::{Raw, YES, asked, resolved, soon};
+use crate::play::{Raw, YES, asked, parsed, soon};
 
 #[tokio::test]
 async fn listeners_come_and_go_and_a_tunnel_outlives_the_one_it_came_by() {
@@ -109,10 +109,10 @@ async fn a_listener_that_the_running_one_is_in_the_way_of_is_refused_with_the_re
     fleet.app.stop().await;
     let (one, two) = (bound().await, bound().await);
     let nodes = [("one", &one), ("two", &two)];
-    let running = resolved(&config(&nodes, &Rest { listeners: &wide, ..REST }));
+    let running = parsed(&config(&nodes, &Rest { listeners: &wide, ..REST }));
     let app = soon(App::start(&running)).await.unwrap();
     let narrow = config(&nodes, &Rest { listeners: &format!("127.0.0.1:{port}"), ..REST });
-    let faults = soon(app.reload().apply(resolved(&narrow))).await.unwrap_err().to_string();
+    let faults = soon(app.reload().apply(parsed(&narrow))).await.unwrap_err().to_string();
     let remedy = format!(
         "the balancer itself listens on {wide}: take that out, reload, and then add 127.0.0.1:{port}"
     );

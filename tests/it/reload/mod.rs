@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay::app::App;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, plain, resolved, soon};
+use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, parsed, plain, soon};
 
 /// Two nodes, `one` and `two`, and a balancer in front of them.
 struct Fleet {
@@ -52,7 +52,7 @@ impl Fleet {
     async fn set(rest: &Rest<'_>) -> Self {
         let (one, two) = (bound().await, bound().await);
         let text = config(&[("one", &one), ("two", &two)], rest);
-        let app = soon(App::start(&resolved(&text))).await.unwrap();
+        let app = soon(App::start(&parsed(&text))).await.unwrap();
         Self { app, one, two }
     }
 
@@ -63,7 +63,7 @@ impl Fleet {
 
     /// The changes, as they are said.
     async fn reload(&self, text: &str) -> Vec<String> {
-        let changes = soon(self.app.reload().apply(resolved(text))).await.unwrap();
+        let changes = soon(self.app.reload().apply(parsed(text))).await.unwrap();
         changes.iter().map(ToString::to_string).collect()
     }
 
@@ -264,22 +264,22 @@ async fn tunnels_of_a_route_that_is_gone_leave_and_those_of_a_wider_or_another_p
         )
     };
     let narrow = "{ host: a.example, path: /chat, pool: a }, { path: /, pool: b }";
-    let app = soon(App::start(&resolved(&text(narrow)))).await.unwrap();
+    let app = soon(App::start(&parsed(&text(narrow)))).await.unwrap();
     let mut first = tunnel(&app, "x", &one).await;
     // A route that takes all that the narrow one took, to the same pool.
     let wider = "{ host: a.example, pool: a }, { path: /, pool: b }";
-    soon(app.reload().apply(resolved(&text(wider)))).await.unwrap();
+    soon(app.reload().apply(parsed(&text(wider)))).await.unwrap();
     carries(&mut first).await;
     let mut second = tunnel(&app, "x", &one).await;
     // The same host and path lead to another pool: new clients go there.
     let other = "{ host: a.example, pool: b }, { path: /other, pool: a }";
-    let changes = soon(app.reload().apply(resolved(&text(other)))).await.unwrap();
+    let changes = soon(app.reload().apply(parsed(&text(other)))).await.unwrap();
     assert!(changes.iter().any(|change| change.to_string() == "route a.example: pool is b now, was a"));
     let mut third = tunnel(&app, "x", &two).await;
     carries(&mut second).await;
     carries(&mut third).await;
     // Nothing leads there any more.
-    soon(app.reload().apply(resolved(&text("{ path: /other, pool: a }, { path: /b, pool: b }"))))
+    soon(app.reload().apply(parsed(&text("{ path: /other, pool: a }, { path: /b, pool: b }"))))
         .await
         .unwrap();
     leaves(third, 3001).await;
@@ -298,10 +298,10 @@ async fn i3_a_session_sees_one_generation_from_its_request_to_its_adoption() {
             node.local_addr().unwrap()
         )
     };
-    let app = soon(App::start(&resolved(&text("before")))).await.unwrap();
+    let app = soon(App::start(&parsed(&text("before")))).await.unwrap();
     let mut early = client(&app, "x").await;
     let mut at_node = asked(&node).await;
-    soon(app.reload().apply(resolved(&text("after")))).await.unwrap();
+    soon(app.reload().apply(parsed(&text("after")))).await.unwrap();
     at_node.send(YES).await;
     let head = early.head().await.to_lowercase();
     assert!(head.contains("set-cookie: before=") && !head.contains("after="), "{head}");
