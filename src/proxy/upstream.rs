@@ -1,6 +1,6 @@
 //! A node as it is dialled: its health, its meter and its kept-alive HTTP connections.
 //!
-//! What the config says about it belongs to one generation. What is known of it (its [`Vitals`]) outlives that: the
+//! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
 //! upstreams of one node in several generations share it.
 
 use std::sync::Arc;

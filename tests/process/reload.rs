@@ -121,7 +121,7 @@ impl Fleet {
         if has_guest {
             nodes.insert(round % 3, format!("{{ id: guest, address: \"{}\" }}", address(&self.guest)));
         }
-        let extra = if round % 2 == 0 { "{ path: /extra, pool: chat }, " } else { "" };
+        let extra = if round.is_multiple_of(2) { "{ path: /extra, pool: chat }, " } else { "" };
         format!(
             "listeners: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ address: \"127.0.0.1:0\" }}\n\
              access_log: {{ format: off }}\nshutdown: {{ drain: 2s }}\n\
