@@ -69,6 +69,11 @@ fn difference(file: &Path) -> Option<String> {
     }
 }
 
+/// What a config says, wherever in its file it says so.
+fn without_places(config: Config) -> Config {
+    Config { warnings: Vec::new(), places: Default::default(), ..config }
+}
+
 #[test]
 fn the_reference_config_is_valid_and_says_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("balancer.yaml");
@@ -77,7 +82,7 @@ fn the_reference_config_is_valid_and_says_the_defaults() {
         { id: ws1, address: \"127.0.0.1:3001\" }, { id: ws2, address: \"127.0.0.1:3002\" }, \
         { id: ws3, address: \"127.0.0.1:3003\" }] } }";
     let defaults = resolve("short.yaml", short.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
-    assert_eq!(reference, defaults);
+    assert_eq!(without_places(reference), without_places(defaults));
 }
 
 #[test]
@@ -232,7 +237,7 @@ fn the_effective_config_is_a_config_that_says_the_same() {
         let read = |named: &Path| fs::read(file.parent().unwrap().join(named));
         let again = resolve("effective.yaml", text.as_bytes(), &|_| None, &read);
         let again = again.unwrap_or_else(|faults| panic!("{}: {faults}\n{text}", file.display()));
-        assert_eq!(Config { warnings: Vec::new(), ..again }, Config { warnings: Vec::new(), ..config });
+        assert_eq!(without_places(again), without_places(config));
     }
 }
 
