@@ -255,13 +255,23 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
         opened_at: SystemTime::now(),
         affinity: ("none", "none"),
         trace: [0; 16],
+        place: None,
     };
     let rules = Rules {
         idle: Duration::from_secs(3600),
         max_message: 1 << 20,
         ping: Some(Duration::from_secs(3600)),
     };
-    Tunnel { client, node, from_client: Bytes::new(), from_node: Bytes::new(), rules, record }
+    Tunnel {
+        client,
+        node,
+        client_tls: None,
+        node_tls: None,
+        from_client: Bytes::new(),
+        from_node: Bytes::new(),
+        rules,
+        record,
+    }
 }
 
 fn memory() -> io::Result<()> {

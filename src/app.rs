@@ -19,6 +19,7 @@ use crate::control::{self, Bound, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::Metrics;
+use crate::net::files;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{Front, State};
@@ -60,6 +61,7 @@ impl App {
         path: Option<&Path>,
         mut inherited: Inherited,
     ) -> io::Result<Self> {
+        files::raise_limit();
         let bound = Bound::all(config, |address, is_admin| open(address, is_admin, &mut inherited))?;
         inherited.close_rest();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -190,7 +190,7 @@ impl Server {
             request_head: HEAD_SIZE,
             head_time: self.limits.head_time,
             keep_alive: self.limits.keep_alive,
-            body_time: self.limits.body_time,
+            stall_time: self.limits.body_time,
         };
         let (guard, link) = Guard::new(stream, rules);
         let service = service_fn(|request| Box::pin(self.reply(request, &link)));

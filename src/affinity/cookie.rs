@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use http::HeaderValue;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+use zeroize::Zeroizing;
 
 use super::hash;
 
@@ -207,7 +208,7 @@ struct SigningKey {
     /// Goes into each value, so that the right key verifies it.
     name: String,
     /// The secret; kept so that two rings can be told apart. Never shown.
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     /// The key made from the secret, once.
     hmac: hmac::Key,
 }
@@ -249,6 +250,11 @@ impl KeyRing {
         Ok(Self { keys: Arc::new(Keys { first, others: keys }) })
     }
 
+    /// The secrets themselves, the first first; for what else a secret file is good for.
+    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+        self.all().map(|key| &key.bytes[..])
+    }
+
     /// The place (0: the one that signs) of the key `kid`, when `mac` is its MAC of `data`.
     fn verify(&self, kid: &str, data: &[u8], mac: &str) -> Option<usize> {
         let (place, key) = self.all().enumerate().find(|(_, key)| key.name == kid)?;
@@ -285,7 +291,7 @@ impl SigningKey {
             ));
         }
         let hmac = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
-        Ok(Self { name: name.to_owned(), bytes, hmac })
+        Ok(Self { name: name.to_owned(), bytes: Zeroizing::new(bytes), hmac })
     }
 }
 
@@ -477,8 +483,8 @@ mod tests {
         );
         let ring = KeyRing::parse(&text).unwrap();
         assert_eq!(format!("{ring:?}"), r#"["new", "old"]"#);
-        assert_eq!(ring.keys.first.bytes, [7; 32]);
-        assert_eq!(ring.keys.others[0].bytes, [0xfb; 40]);
+        assert_eq!(ring.keys.first.bytes[..], [7; 32]);
+        assert_eq!(ring.keys.others[0].bytes[..], [0xfb; 40]);
         assert_eq!(ring, KeyRing::parse(&text).unwrap());
         assert_ne!(ring, KeyRing::parse(&format!("new:{secret}")).unwrap());
     }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::fault::{nearest, quoted};
+use super::limits;
 use super::pools;
 use super::reader::{Section, Value};
-use super::units::{ANY_TIME, SOME_TIME};
-use super::{AccessLog, Admin, AdminPlace, Config, Limits, ListenAddress, Listener, LogFormat, LogPath};
+use super::tls;
+use super::units::ANY_TIME;
+use super::{AccessLog, Admin, AdminPlace, Config, ListenAddress, Listener, LogFormat, LogPath};
 use super::{Places, Pool, Shutdown, Tokens};
-use crate::route::{Host, Route};
+use crate::route::{Host, Origins, Route};
 
 const KEYS: &[&str] =
     &["listeners", "admin", "trusted_proxies", "limits", "access_log", "shutdown", "pools", "routes"];
@@ -22,7 +24,8 @@ const KEYS: &[&str] =
 pub(super) fn config(root: Value) -> Config {
     let top = root.section(KEYS);
     let mut places = Places::default();
-    let listeners = listeners(&top, &mut places);
+    let trusted_proxies = trusted_proxies(&top);
+    let listeners = listeners(&top, !trusted_proxies.is_empty(), &mut places);
     let admin = admin(&top, &listeners, &mut places);
     root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
@@ -30,8 +33,8 @@ pub(super) fn config(root: Value) -> Config {
     Config {
         listeners,
         admin,
-        trusted_proxies: trusted_proxies(&top),
-        limits: limits(&top),
+        trusted_proxies,
+        limits: limits::limits(&top),
         access_log: access_log(&top),
         shutdown: shutdown(&top),
         pools,
@@ -41,15 +44,17 @@ pub(super) fn config(root: Value) -> Config {
     }
 }
 
-fn listeners(top: &Section, places: &mut Places) -> Vec<Listener> {
+/// The listeners; `has_proxies` says whether anybody is trusted to send a PROXY header.
+fn listeners(top: &Section, has_proxies: bool, places: &mut Places) -> Vec<Listener> {
     let Some(value) = top.value("listeners") else {
-        return vec![Listener { address: ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()) }];
+        let address = ListenAddress::Tcp(([0, 0, 0, 0], 8080).into());
+        return vec![Listener { address, proxy_protocol: false, tls: None }];
     };
     let mut listeners: Vec<Listener> = Vec::new();
     for item in value.some_items("- address: \"0.0.0.0:8080\"") {
         let section = item.section(&["address", "proxy_protocol", "tls"]);
-        section.unavailable("proxy_protocol", "false");
-        section.unavailable("tls", "null");
+        let proxy_protocol = proxy_protocol(&section, has_proxies);
+        let tls = tls::listener(&section);
         let example = "`address: \"0.0.0.0:8080\"`, for instance";
         let Some(value) = section.required("address", example) else { continue };
         let Some(address) = listen_address(&value) else { continue };
@@ -57,9 +62,18 @@ fn listeners(top: &Section, places: &mut Places) -> Vec<Listener> {
             value.fault(format_args!("another listener has {address} already"));
         }
         places.listeners.push(value.at());
-        listeners.push(Listener { address });
+        listeners.push(Listener { address, proxy_protocol, tls });
     }
     listeners
+}
+
+fn proxy_protocol(listener: &Section, has_proxies: bool) -> bool {
+    let Some(value) = listener.value("proxy_protocol") else { return false };
+    let is_on = value.boolean().unwrap_or(false);
+    if is_on && !has_proxies {
+        value.fault("nobody is trusted to send it, so every connection would be cut; name the proxies in `trusted_proxies`");
+    }
+    is_on
 }
 
 fn listen_address(value: &Value) -> Option<ListenAddress> {
@@ -155,30 +169,6 @@ fn trusted_proxy(value: &Value) -> Option<IpNet> {
     Some(net)
 }
 
-fn limits(top: &Section) -> Limits {
-    // A buffer below 8 KiB is refused by the HTTP library; 1 MiB is far over any browser's cookies.
-    const HEADS: std::ops::RangeInclusive<u64> = 8 << 10..=1 << 20;
-    const KEYS: &[&str] = &[
-        "connections",
-        "connections_per_client",
-        "handshakes_per_second",
-        "request_head",
-        "head_time",
-        "keep_alive",
-    ];
-    let section = top.section("limits", KEYS);
-    section.unavailable("connections", "auto");
-    section.unavailable("connections_per_client", "0");
-    section.unavailable("handshakes_per_second", "0");
-    let default = Limits::default();
-    let head = section.value("request_head").and_then(|value| value.size(HEADS));
-    Limits {
-        request_head: head.and_then(|bytes| bytes.try_into().ok()).unwrap_or(default.request_head),
-        head_time: section.duration("head_time", default.head_time, SOME_TIME),
-        keep_alive: section.duration("keep_alive", default.keep_alive, SOME_TIME),
-    }
-}
-
 fn access_log(top: &Section) -> AccessLog {
     const FORMATS: &[(&str, LogFormat)] =
         &[("json", LogFormat::Json), ("text", LogFormat::Text), ("off", LogFormat::Off)];
@@ -201,7 +191,7 @@ fn shutdown(top: &Section) -> Shutdown {
 fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
     let Some(value) = top.value("routes") else {
         return match pools {
-            [only] => vec![Route { host: None, path: None, pool: Arc::clone(&only.name) }],
+            [only] => vec![everything_to(only)],
             [] => Vec::new(),
             _ => {
                 top.whole().fault(format_args!(
@@ -228,6 +218,10 @@ fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
     routes
 }
 
+fn everything_to(pool: &Pool) -> Route {
+    Route { host: None, path: None, origins: Origins::default(), pool: Arc::clone(&pool.name) }
+}
+
 /// The hosts and paths of the routes that, before this one, would take all its requests.
 fn wider(route: &Route) -> impl Iterator<Item = (Option<String>, Option<String>)> {
     let path = route.path.as_deref().unwrap_or_default();
@@ -248,7 +242,7 @@ fn host_key(host: Option<&Host>) -> Option<String> {
 /// `None` after a fault.
 fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
     let section = item.section(&["host", "path", "origins", "pool"]);
-    section.unavailable("origins", "[]");
+    let origins = origins(&section);
     let host = match section.some("host") {
         Some(value) => value.typed("a host name, such as chat.example.com").map(Some),
         None => Some(None),
@@ -259,7 +253,21 @@ fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
     };
     let pool =
         section.required("pool", "`pool:` and the name of one").and_then(|value| named_pool(&value, pools));
-    Some(Route { host: host?, path: path?, pool: pool? })
+    Some(Route { host: host?, path: path?, origins, pool: pool? })
+}
+
+fn origins(route: &Section) -> Origins {
+    let items = route.value("origins").map(|value| value.items()).unwrap_or_default();
+    let origin = |item: &Value| {
+        if item.is_null() {
+            item.fault(
+                "an entry of nothing; for the opaque origin of sandboxed pages, write \"null\" in quotes",
+            );
+            return None;
+        }
+        item.typed("an origin, such as \"https://example.com\", or \"null\"")
+    };
+    Origins::new(items.iter().filter_map(origin).collect())
 }
 
 /// The most bytes of a route's path: each of its parts is looked for among the routes before.

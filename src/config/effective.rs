@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::units::{show_duration, show_size};
 use super::{AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool};
-use super::{Probe, Shutdown, Timeouts};
+use super::{Identity, ListenerTls, PoolTls};
+use super::{Probe, ProxyVersion, Shutdown, Timeouts};
 use crate::affinity::cookie::{CookieRule, SameSite, Secure};
 use crate::affinity::{Prefixes, Source};
 use crate::pool::Node;
@@ -65,8 +66,31 @@ fn time(duration: &Duration) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { address } = listener;
-    json!({ "address": text(address) })
+    let Listener { address, proxy_protocol, tls } = listener;
+    let tls = tls.as_ref().map(listener_tls);
+    json!({ "address": text(address), "proxy_protocol": proxy_protocol, "tls": tls })
+}
+
+fn listener_tls(tls: &ListenerTls) -> Value {
+    let ListenerTls { certificates, client_ca, min_version, ticket_secret_file, tickets: _ } = tls;
+    let certificate =
+        |one: &Identity| json!({ "cert": text(one.cert.display()), "key": text(one.key.display()) });
+    json!({
+        "certificates": certificates.iter().map(certificate).collect::<Value>(),
+        "client_ca": client_ca.as_ref().map(|ca| text(ca.file.display())),
+        "min_version": min_version.as_str(),
+        "ticket_secret_file": ticket_secret_file.as_ref().map(|path| text(path.display())),
+    })
+}
+
+fn pool_tls(tls: &PoolTls) -> Value {
+    let PoolTls { ca, server_name, identity } = tls;
+    json!({
+        "ca": text(ca.file.display()),
+        "server_name": server_name.as_ref().map(|name| text(name.to_str())),
+        "cert": identity.as_ref().map(|one| text(one.cert.display())),
+        "key": identity.as_ref().map(|one| text(one.key.display())),
+    })
 }
 
 fn admin_section(admin: &Admin) -> Value {
@@ -75,8 +99,18 @@ fn admin_section(admin: &Admin) -> Value {
 }
 
 fn limits_section(limits: &Limits) -> Value {
-    let Limits { request_head, head_time, keep_alive } = limits;
+    let Limits {
+        connections,
+        connections_per_client,
+        handshakes_per_second,
+        request_head,
+        head_time,
+        keep_alive,
+    } = limits;
     json!({
+        "connections": connections.map_or("auto".into(), Value::from),
+        "connections_per_client": connections_per_client,
+        "handshakes_per_second": handshakes_per_second,
         "request_head": show_size(*request_head as u64),
         "head_time": time(head_time),
         "keep_alive": time(keep_alive),
@@ -109,6 +143,9 @@ fn pool(pool: &Pool) -> Value {
         timeouts: Timeouts { connect, handshake, idle, request },
         messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
+        send_proxy_protocol,
+        tls,
+        source_addresses,
     } = pool;
     let Rule { rise: _, fall: _, failures, eject, slow_start } = rule;
     json!({
@@ -127,6 +164,9 @@ fn pool(pool: &Pool) -> Value {
         },
         "messages": { "max_size": max_size.map(show_size), "ping": ping.as_ref().map(time) },
         "drain": { "over": time(over), "code": code, "reason": reason },
+        "send_proxy_protocol": send_proxy_protocol.map(ProxyVersion::as_str),
+        "source_addresses": source_addresses.iter().map(text).collect::<Value>(),
+        "tls": tls.as_ref().map(pool_tls),
     })
 }
 
@@ -207,6 +247,11 @@ fn cookie(rule: &CookieRule) -> Value {
 }
 
 fn route(route: &Route) -> Value {
-    let Route { host, path, pool } = route;
-    json!({ "host": host.as_ref().map(text), "path": path, "pool": &**pool })
+    let Route { host, path, origins, pool } = route;
+    json!({
+        "host": host.as_ref().map(text),
+        "path": path,
+        "origins": origins.iter().map(text).collect::<Value>(),
+        "pool": &**pool,
+    })
 }

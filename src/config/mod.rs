@@ -4,8 +4,8 @@
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
-//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `pools`, `sources`, and `token`
-//! (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `limits`, `pools`, `sources`, `tls` (with
+//! the certificates of `identity`), and `token` (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
 //! `diff` what is different in another one, `schema` what one may look like.
 
 mod address;
@@ -13,16 +13,20 @@ mod check;
 mod diff;
 mod effective;
 mod fault;
+mod identity;
+mod limits;
 mod pools;
 mod raw;
 mod reader;
 pub mod schema;
 mod sources;
 mod summary;
+mod tls;
 mod token;
 mod units;
 mod variables;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,9 +43,12 @@ pub use address::ListenAddress;
 pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
 pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
+pub use identity::{Authorities, Identity};
+pub use limits::{Budget, Limits};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use summary::Summary;
+pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
 pub use token::Tokens;
 
 /// Everything that the balancer was told, checked.
@@ -86,10 +93,14 @@ impl PartialEq for Places {
 }
 
 /// Where clients come in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// The address; no two listeners share one, but for port 0.
     pub address: ListenAddress,
+    /// Each connection begins with a PROXY header, and only `trusted_proxies` may open one.
+    pub proxy_protocol: bool,
+    /// How it speaks TLS; `None` is plain text.
+    pub tls: Option<ListenerTls>,
 }
 
 /// Where metrics and health are served.
@@ -106,27 +117,6 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()), token_file: None, tokens: None }
-    }
-}
-
-/// What a client may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// The most bytes of a request head, 8 KiB to 1 MiB.
-    pub request_head: usize,
-    /// How long a whole request head may take.
-    pub head_time: Duration,
-    /// How long a kept-alive client connection may be silent.
-    pub keep_alive: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            request_head: 16 << 10,
-            head_time: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(60),
-        }
     }
 }
 
@@ -197,6 +187,31 @@ pub struct Pool {
     pub messages: Messages,
     /// How tunnels are closed when their node is taken out.
     pub drain: Drain,
+    /// The PROXY header that begins each connection to a node; `None` sends none.
+    pub send_proxy_protocol: Option<ProxyVersion>,
+    /// Where connections to the nodes come from; empty leaves it to the system.
+    pub source_addresses: Vec<IpAddr>,
+    /// How the nodes are spoken to over TLS; `None` is plain text.
+    pub tls: Option<PoolTls>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl ProxyVersion {
+    /// Its word in a config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
 }
 
 /// The default of [`Pool::load_bound`].
@@ -306,17 +321,36 @@ impl Default for Drain {
 
 /// The config that the YAML `text` of `file` says, or everything that is wrong with it.
 ///
-/// `env` looks up the variables of `${NAME}`; `read` reads the files that the config names (a `secret_file`).
+/// `env` looks up the variables of `${NAME}`; `read` reads the files that the config names (a `secret_file`). Whether
+/// certificates are valid now is not asked; [`resolve_at`] does.
 ///
 /// # Errors
 ///
 /// Every fault of the file, in its order.
 pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
+    resolve_for((file, None), text, env, read)
+}
+
+/// The same at a time, in Unix seconds: a certificate that has expired, or is not valid yet, is a fault.
+///
+/// # Errors
+///
+/// Every fault of the file, in its order.
+pub fn resolve_at(file: &str, now: i64, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
+    resolve_for((file, Some(now)), text, env, read)
+}
+
+fn resolve_for(
+    (file, now): (&str, Option<i64>),
+    text: &[u8],
+    env: Env,
+    read: ReadFile,
+) -> Result<Config, Faults> {
     let mut faults = Vec::new();
     let Some(root) = raw::parse(text, env, &mut faults) else {
         return Err(Faults::new(file, faults));
     };
-    let reader = reader::Reader::new(read);
+    let reader = reader::Reader::new(read, now);
     let mut config = check::config(reader::Value::root(&reader, &root));
     let (found, mut warnings) = reader.into_findings();
     faults.extend(found);
@@ -348,7 +382,7 @@ pub struct AdminPlace {
 pub fn admin_place(file: &str, text: &[u8], env: Env) -> Result<AdminPlace, Faults> {
     let mut faults = Vec::new();
     let root = raw::parse(text, env, &mut faults);
-    let reader = reader::Reader::new(&|_| Err(std::io::ErrorKind::Unsupported.into()));
+    let reader = reader::Reader::new(&|_| Err(std::io::ErrorKind::Unsupported.into()), None);
     let place = root.as_ref().and_then(|root| check::admin_place(reader::Value::root(&reader, root)));
     let (found, _) = reader.into_findings();
     match place {

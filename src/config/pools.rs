@@ -1,6 +1,7 @@
 //! The pools: their nodes and how they are used.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use http::uri::PathAndQuery;
 use super::fault::{Position, quoted};
 use super::reader::{Section, Value};
 use super::sources;
+use super::tls;
 use super::units::{ANY_TIME, SOME_TIME, show_duration};
-use super::{Drain, Health, LOAD_BOUND, Messages, Pool, Probe, RULE, Timeouts};
+use super::{Drain, Health, LOAD_BOUND, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
 use crate::pool::{Node, NodeId};
@@ -28,6 +30,8 @@ const KEYS: &[&str] = &[
     "drain",
     "rebalance",
     "source_addresses",
+    "send_proxy_protocol",
+    "tls",
 ];
 
 /// Below this, idle connections of common clients are cut between two of their pings (Socket.IO: 25 s + 20 s).
@@ -49,12 +53,14 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
     }
     let section = value.section(KEYS);
     section.unavailable("rebalance", "null");
-    section.unavailable("source_addresses", "[]");
     let health = section.section("health", HEALTH_KEYS);
     let timeouts = timeouts(&section);
+    let source_addresses = source_addresses(&section);
+    let nodes = nodes(&section, source_addresses.len());
     Pool {
         name: name.into(),
-        nodes: nodes(&section),
+        tls: tls::pool(&section, &nodes),
+        nodes,
         affinity: sources::sources(&section),
         balance: balance(&section),
         load_bound: load_bound(&section),
@@ -63,10 +69,34 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         messages: messages(&section, timeouts.idle),
         timeouts,
         drain: drain(&section),
+        send_proxy_protocol: section.some("send_proxy_protocol").and_then(|value| value.word(PROXY_VERSIONS)),
+        source_addresses,
     }
 }
 
-fn nodes(pool: &Section) -> Vec<Node> {
+const PROXY_VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
+
+/// Ports that one source address has toward one node, where nobody changed Linux' default of 32768 to 60999 (ip(7)).
+const PORTS: u64 = 28_232;
+
+fn source_addresses(pool: &Section) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for item in pool.value("source_addresses").map(|value| value.items()).unwrap_or_default() {
+        let expected = "an IP address of this machine, such as 10.0.0.5";
+        let Some(address) = item.parsed(expected, |text| text.parse::<IpAddr>().ok()) else { continue };
+        if address.is_unspecified() || address.is_multicast() {
+            item.expected(expected);
+        }
+        if addresses.contains(&address) {
+            item.fault("the list has this address already; it has no more ports for that, remove it");
+        }
+        addresses.push(address);
+    }
+    addresses
+}
+
+/// The nodes of a pool that is dialled from so many source addresses (0: from whichever the system takes).
+fn nodes(pool: &Section, sources: usize) -> Vec<Node> {
     const EXAMPLE: &str = "- { id: ws1, address: \"127.0.0.1:3001\" }";
     let Some(value) = pool.required("nodes", &format!("a list of them, such as `{EXAMPLE}`")) else {
         return Vec::new();
@@ -76,11 +106,11 @@ fn nodes(pool: &Section) -> Vec<Node> {
         value.warn("with one node, all its clients are cut off whenever it is; add a second");
     }
     let mut lines: HashMap<NodeId, usize> = HashMap::new();
-    items.iter().filter_map(|item| node(item, &mut lines)).collect()
+    items.iter().filter_map(|item| node(item, sources, &mut lines)).collect()
 }
 
 /// A node; `lines` tells on which line each id is.
-fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
+fn node(item: &Value, sources: usize, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
     let section = item.section(&["id", "address", "weight", "max_connections", "release"]);
     let id = section.required("id", "a name of its own, such as `id: ws1`").and_then(|value| {
         let id: NodeId = value.typed("a name, such as ws1")?;
@@ -96,7 +126,7 @@ fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
             value.typed("an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"")
         });
     let weight = section.number("weight", 1, 1..=1000);
-    let max_connections = section.some("max_connections").and_then(|value| value.number(1..=u32::MAX));
+    let max_connections = max_connections(&section, sources);
     let release = section.some("release").and_then(|value| {
         value.parsed("a release of at most 64 visible characters, such as v7", |text| {
             let visible = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
@@ -104,6 +134,19 @@ fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
         })
     });
     Some(Node { id: id?, address: address?, weight, max_connections, release })
+}
+
+fn max_connections(node: &Section, sources: usize) -> Option<u32> {
+    let value = node.some("max_connections")?;
+    let most = value.number(1..=u32::MAX)?;
+    let ports = PORTS * sources.max(1) as u64;
+    if u64::from(most) > ports {
+        let needed = u64::from(most).div_ceil(PORTS);
+        value.warn(format_args!(
+            "{most} tunnels to one node need {needed} `source_addresses`; one has about {PORTS} ports toward it"
+        ));
+    }
+    Some(most)
 }
 
 const BALANCES: &[(&str, Balance)] = &[

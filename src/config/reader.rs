@@ -25,6 +25,8 @@ pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 pub(super) struct Reader<'a> {
     /// Reads a file that the config names.
     pub read: ReadFile<'a>,
+    /// Unix seconds; `None` where nothing depends on it.
+    pub now: Option<i64>,
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
     /// The config does not say which proxies there are, not even that there are none.
@@ -32,9 +34,10 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(read: ReadFile<'a>) -> Self {
+    pub(super) fn new(read: ReadFile<'a>, now: Option<i64>) -> Self {
         Self {
             read,
+            now,
             faults: RefCell::default(),
             warnings: RefCell::default(),
             proxies_unsaid: Cell::new(false),

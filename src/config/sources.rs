@@ -176,7 +176,8 @@ fn max_age(value: &Value) -> Option<Duration> {
     })?
 }
 
-fn key_ring(value: &Value) -> Option<KeyRing> {
+/// The keys of a secret file; `None` after a fault.
+pub(super) fn key_ring(value: &Value) -> Option<KeyRing> {
     let path = value.text("the path of a secret file, or null")?;
     let text = match (value.reader.read)(Path::new(path)) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not text".to_owned()),

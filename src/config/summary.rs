@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, Pool};
+use super::{Config, ListenerTls, Pool};
 use crate::affinity::Source;
 use crate::route::{Host, Route};
 
@@ -13,7 +13,11 @@ impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { listeners, admin, pools, routes, .. } = self.0;
         for listener in listeners {
-            writeln!(f, "listener  {}", listener.address)?;
+            write!(f, "listener  {}", listener.address)?;
+            match &listener.tls {
+                Some(tls) => writeln!(f, " (TLS for {})", hosts(tls))?,
+                None => writeln!(f)?,
+            }
         }
         match admin {
             Some(admin) => writeln!(f, "admin     {}", admin.address)?,
@@ -24,6 +28,14 @@ impl fmt::Display for Summary<'_> {
         }
         routes.iter().try_for_each(|route| writeln!(f, "route     {} -> {}", route_text(route), route.pool))
     }
+}
+
+/// The hosts that the certificates are for.
+fn hosts(tls: &ListenerTls) -> String {
+    let mut hosts: Vec<&str> =
+        tls.certificates.iter().flat_map(|one| &one.names).map(String::as_str).collect();
+    hosts.dedup();
+    if hosts.is_empty() { "no named host".into() } else { hosts.join(", ") }
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {

@@ -27,6 +27,7 @@ use super::probe::{self, Probes};
 use super::report;
 use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
+use crate::proxy::entrance::Entrance;
 use crate::proxy::{self, Front};
 use crate::service;
 use crate::shutdown::Phase;
@@ -100,7 +101,7 @@ impl Reload {
     /// Opens for the first time. The admin API answers at once, clients are accepted when every node was asked once.
     pub async fn start(self: &Arc<Self>, bound: Bound) {
         let config = self.config();
-        let admin = Bound { clients: config.listeners.iter().map(|_| None).collect(), admin: bound.admin };
+        let admin = Bound { clients: Vec::new(), entrances: Vec::new(), admin: bound.admin };
         let mut turn = self.turn.lock().await;
         self.open(admin, &config, &config);
         let state = self.front.state.load_full();
@@ -254,16 +255,17 @@ impl Reload {
     }
 
     fn open(self: &Arc<Self>, bound: Bound, old: &Config, new: &Config) -> super::doors::Closing {
-        let clients = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
-            tracing::info!(address = %listener.local(), "listening");
-            let front = Arc::clone(&self.front);
-            self.front.tasks.spawn(async move {
-                tokio::select! {
-                    () = proxy::accept::run(front, listener) => {}
-                    () = stop.cancelled() => {}
-                }
-            })
-        };
+        let clients =
+            |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| -> JoinHandle<()> {
+                tracing::info!(address = %listener.local(), "listening");
+                let front = Arc::clone(&self.front);
+                self.front.tasks.spawn(async move {
+                    tokio::select! {
+                        () = proxy::accept::run(front, listener, entrance) => {}
+                        () = stop.cancelled() => {}
+                    }
+                })
+            };
         let admin = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
             tracing::info!(address = %listener.local(), "admin listening");
             let serving = (self.serve_admin)(self, listener);
@@ -274,7 +276,7 @@ impl Reload {
                 }
             })
         };
-        self.doors.lock().open(bound, (old, new), [&clients, &admin])
+        self.doors.lock().open(bound, (old, new), (&clients, &admin))
     }
 
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {

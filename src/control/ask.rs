@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use crate::config::Probe;
-use crate::net::dial::{DialFault, Target, dial};
+use crate::net::dial::DialFault;
 use crate::net::stream::Stream;
 use crate::pool::Address;
 use crate::ws::close::close_frame;
@@ -78,19 +78,25 @@ pub enum AskFault {
     Request(String),
 }
 
-/// Asks the node at `address`; the answer must be whole within `timeout`. [`Probe::Off`] asks nothing.
+/// Asks the node at `address` on the connection that `dial` makes; the answer must be whole within `timeout`.
+/// [`Probe::Off`] asks nothing.
 ///
 /// A node that asks to be drained has answered well, whatever its status is.
 ///
 /// # Errors
 ///
 /// See [`AskFault`]; all but the last are the node's.
-pub async fn ask(address: &Address, probe: &Probe, timeout: Duration) -> Result<Answer, AskFault> {
+pub async fn ask(
+    dial: impl Future<Output = Result<Stream, DialFault>>,
+    address: &Address,
+    probe: &Probe,
+    timeout: Duration,
+) -> Result<Answer, AskFault> {
     if *probe == Probe::Off {
         return Ok(Answer::default());
     }
     let begun = Instant::now();
-    let stream = dial(target(address), timeout).await?;
+    let stream = dial.await?;
     let asked = async {
         match probe {
             Probe::Http { path, status } => ask_http(stream, request(address, path)?, *status).await,
@@ -100,13 +106,6 @@ pub async fn ask(address: &Address, probe: &Probe, timeout: Duration) -> Result<
     };
     let left = timeout.saturating_sub(begun.elapsed());
     tokio::time::timeout(left, asked).await.unwrap_or(Err(AskFault::Timeout(timeout)))
-}
-
-fn target(address: &Address) -> Target<'_> {
-    match address {
-        Address::Tcp { host, port } => Target::Tcp { host, port: *port },
-        Address::Unix(path) => Target::Unix(path),
-    }
 }
 
 type Question = Request<Empty<Bytes>>;
@@ -251,11 +250,21 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::net::dial::{Target, dial};
     use crate::ws::frame;
 
     /// Longer than any answer takes.
     const SOON: Duration = Duration::from_secs(10);
     const SHORT: Duration = Duration::from_millis(100);
+
+    /// As it is asked in real life, on a plain connection.
+    async fn ask(address: &Address, probe: &Probe, timeout: Duration) -> Result<Answer, AskFault> {
+        let target = match address {
+            Address::Tcp { host, port } => Target::Tcp { host, port: *port },
+            Address::Unix(path) => Target::Unix(path),
+        };
+        super::ask(dial(target, timeout), address, probe, timeout).await
+    }
 
     fn http() -> Probe {
         Probe::Http { path: "/health?deep=1".into(), status: 200 }

@@ -4,12 +4,14 @@
 //! address stays is not touched: its queue of connections in the kernel outlives every reload.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Fault, ListenAddress, Position, same_listeners};
 use crate::net::listen::Listener;
+use crate::proxy::entrance::Entrance;
 
 /// The open doors of the present config.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Doors {
 pub struct Bound {
     /// One for each of `listeners`; `None` where the open door stays.
     pub clients: Vec<Option<Listener>>,
+    /// What connections go through, one for each of `listeners`, also of the doors that stay.
+    pub entrances: Vec<Entrance>,
     /// `None` where the open door stays, or there is none to be.
     pub admin: Option<Listener>,
 }
@@ -33,10 +37,14 @@ struct Door {
     local: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// What clients go through here; none for the admin API.
+    entrance: Option<Arc<Entrance>>,
 }
 
-/// Who accepts on a listener until the token is cancelled; gives the task.
-pub(super) type Accept<'a> = &'a dyn Fn(Listener, CancellationToken) -> JoinHandle<()>;
+/// Who accepts clients on a listener until the token is cancelled; gives the task.
+pub(super) type AcceptClients<'a> = &'a dyn Fn(Listener, Arc<Entrance>, CancellationToken) -> JoinHandle<()>;
+/// The same for the admin API.
+pub(super) type AcceptAdmin<'a> = &'a dyn Fn(Listener, CancellationToken) -> JoinHandle<()>;
 
 /// Doors that are closing.
 pub(super) struct Closing(Vec<Door>);
@@ -47,14 +55,18 @@ impl Bound {
     ///
     /// # Errors
     ///
-    /// The first address that cannot be bound.
+    /// The first address that cannot be bound, or whose TLS cannot be spoken.
     pub fn all(
         config: &Config,
         mut bind: impl FnMut(&ListenAddress, bool) -> io::Result<Listener>,
     ) -> io::Result<Self> {
+        let entrances =
+            config.listeners.iter().map(|listener| Entrance::new(listener).map_err(io::Error::other));
+        let entrances = entrances.collect::<io::Result<_>>()?;
         let clients = config.listeners.iter().map(|listener| bind(&listener.address, false).map(Some));
         Ok(Self {
             clients: clients.collect::<io::Result<_>>()?,
+            entrances,
             admin: config.admin.as_ref().map(|admin| bind(&admin.address, true)).transpose()?,
         })
     }
@@ -65,7 +77,7 @@ impl Doors {
     ///
     /// # Errors
     ///
-    /// A fault for each address that cannot be bound; nothing stays bound then.
+    /// A fault for each address that cannot be bound, or whose TLS cannot be spoken; nothing stays bound then.
     pub fn bind(&self, old: &Config, new: &Config) -> Result<Bound, Vec<Fault>> {
         let mut faults = Vec::new();
         type Bind = fn(&ListenAddress) -> io::Result<Listener>;
@@ -84,22 +96,38 @@ impl Doors {
         let wanted =
             new.admin.as_ref().map(|admin| &admin.address).filter(|address| present != Some(*address));
         let admin = wanted.and_then(|address| try_bind(bind_admin, address, new.places.admin.as_ref()));
-        if faults.is_empty() { Ok(Bound { clients, admin }) } else { Err(faults) }
+        let mut entrances = Vec::new();
+        for (index, listener) in new.listeners.iter().enumerate() {
+            match (Entrance::new(listener), new.places.listeners.get(index)) {
+                (Ok(entrance), _) => entrances.push(entrance),
+                (Err(error), Some(at)) => faults.push(Fault::new(*at, format!("tls: {error}"))),
+                (Err(error), None) => faults.push(Fault::of_file(format!("tls: {error}"))),
+            }
+        }
+        if faults.is_empty() { Ok(Bound { clients, entrances, admin }) } else { Err(faults) }
     }
 
     /// Opens what was bound for `new`, and then begins to close what only `old` names.
-    pub fn open(&mut self, bound: Bound, (old, new): (&Config, &Config), accept: [Accept; 2]) -> Closing {
-        let [clients, admin] = accept;
+    pub fn open(
+        &mut self,
+        bound: Bound,
+        (old, new): (&Config, &Config),
+        (clients, admin): (AcceptClients, AcceptAdmin),
+    ) -> Closing {
         let mut before: Vec<Option<Door>> = self.clients.drain(..).map(Some).collect();
-        for (listener, place) in bound.clients.into_iter().zip(same_listeners(&old.listeners, &new.listeners))
-        {
+        let places = same_listeners(&old.listeners, &new.listeners);
+        for ((listener, entrance), place) in bound.clients.into_iter().zip(bound.entrances).zip(places) {
             let kept = place.and_then(|at| before.get_mut(at)?.take());
-            self.clients.extend(kept.or_else(|| Some(Door::open(listener?, clients))));
+            if let Some(kept) = kept.as_ref().and_then(|door| door.entrance.as_ref()) {
+                kept.change(&entrance);
+            }
+            let opened = || Some(Door::for_clients(listener?, entrance, clients));
+            self.clients.extend(kept.or_else(opened));
         }
         let mut closing: Vec<Door> = before.into_iter().flatten().collect();
         if bound.admin.is_some() || new.admin.is_none() {
             closing.extend(self.admin.take());
-            self.admin = bound.admin.map(|listener| Door::open(listener, admin));
+            self.admin = bound.admin.map(|listener| Door::for_admin(listener, admin));
         }
         closing.iter().for_each(|door| door.stop.cancel());
         Closing(closing)
@@ -117,10 +145,16 @@ impl Doors {
 }
 
 impl Door {
-    fn open(listener: Listener, accept: Accept) -> Self {
+    fn for_clients(listener: Listener, entrance: Entrance, accept: AcceptClients) -> Self {
+        let (local, stop, entrance) = (listener.local(), CancellationToken::new(), Arc::new(entrance));
+        let task = accept(listener, Arc::clone(&entrance), stop.clone());
+        Self { local, stop, task, entrance: Some(entrance) }
+    }
+
+    fn for_admin(listener: Listener, accept: AcceptAdmin) -> Self {
         let (local, stop) = (listener.local(), CancellationToken::new());
         let task = accept(listener, stop.clone());
-        Self { local, stop, task }
+        Self { local, stop, task, entrance: None }
     }
 }
 

@@ -8,13 +8,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{self, AdminPlace, Config, Fault, Faults, LARGEST_FILE};
 
-/// The most bytes of a file that the config names: a hundred keys of a secret file are a tenth of it.
-const LARGEST_SECRET: usize = 64 << 10;
+/// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
+const LARGEST_NAMED: usize = 1 << 20;
 
 /// What reading a config came to, and from which files.
 pub struct Reading {
@@ -42,9 +43,9 @@ pub fn read(path: &Path) -> Reading {
     let seen = RefCell::new(Seen::default());
     // One byte more than it may have is enough to see that it has too many.
     let text = seen.borrow_mut().read(path, LARGEST_FILE + 1);
-    let read = |named: &Path| fits(seen.borrow_mut().read(&directory.join(named), LARGEST_SECRET + 1)?);
+    let read = |named: &Path| fits(seen.borrow_mut().read(&directory.join(named), LARGEST_NAMED + 1)?);
     let mut config = match text {
-        Ok(text) => config::resolve(&file, &text, &|name| std::env::var(name).ok(), &read),
+        Ok(text) => config::resolve_at(&file, unix(), &text, &|name| std::env::var(name).ok(), &read),
         Err(error) => {
             let message = format!("the config cannot be read: {error}; name another file with -c FILE");
             Err(Faults::new(&file, vec![Fault::of_file(message)]))
@@ -92,6 +93,11 @@ impl Seen {
     }
 }
 
+fn unix() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Where the admin API of the config in the file at `path` is, whatever else is wrong with the config.
 ///
 /// # Errors
@@ -117,12 +123,12 @@ pub fn admin_place(path: &Path) -> Result<AdminPlace, Faults> {
 ///
 /// It cannot be read, or is larger than a file of secrets can be.
 pub fn secret(path: &Path) -> io::Result<Vec<u8>> {
-    fits(read_at_most(path, LARGEST_SECRET + 1)?)
+    fits(read_at_most(path, LARGEST_NAMED + 1)?)
 }
 
 fn fits(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
-    if bytes.len() > LARGEST_SECRET {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 64 KiB"));
+    if bytes.len() > LARGEST_NAMED {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }
     Ok(bytes)
 }
@@ -199,8 +205,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_read_whole() {
-        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_SECRET + 1]));
-        assert!(faults.contains("larger than 64 KiB"), "{faults}");
+        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_NAMED + 1]));
+        assert!(faults.contains("larger than 1 MiB"), "{faults}");
         assert!(faults_of(&vec![b'#'; LARGEST_FILE + 1], None).contains("larger than 1 MiB"));
         let endless = load(Path::new("/dev/zero")).unwrap_err().to_string();
         assert!(endless.contains("larger than 1 MiB"), "{endless}");

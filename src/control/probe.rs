@@ -97,7 +97,8 @@ async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bo
 async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
     let health = &pool.config.health;
     node.note_asked(front.now());
-    let answer = ask(&node.node.address, &health.probe, health.timeout).await;
+    let answer =
+        ask(node.dial_to_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
     node.meter.probe(answer.is_ok());
     let draining = match &answer {
         Ok(answer) => answer.draining,

@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, Entry,
-    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, DATE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, ORIGIN,
+    PROXY_AUTHORIZATION, RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use ipnet::IpNet;
 
@@ -20,6 +20,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here.
@@ -65,6 +66,41 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
+}
+
+/// Fields that say how to frame, route, authenticate or read a request, so they must not come behind its body
+/// (RFC 9110, section 6.5.1).
+const NO_TRAILERS: [HeaderName; 12] = [
+    HOST,
+    AUTHORIZATION,
+    COOKIE,
+    ORIGIN,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    CACHE_CONTROL,
+    MAX_FORWARDS,
+    RANGE,
+    SET_COOKIE,
+];
+
+/// Of the trailers that a request announces, those that may go on to the node; the rest is dropped, as is a trailer
+/// that was not announced.
+pub fn trailers_that_travel(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names = list(headers, &TRAILER).filter_map(|name| HeaderName::try_from(name).ok()).filter(may_trail);
+    let names: Vec<HeaderName> = names.collect();
+    let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|_| !names.is_empty())
+}
+
+fn may_trail(name: &HeaderName) -> bool {
+    let of_the_balancer = KEPT.contains(name) || HOP_BY_HOP.contains(name);
+    let families =
+        ["if-", "sec-", "x-forwarded-", "x-mainstay-", "x-client-cert-", "access-control-", "proxy-"];
+    !(of_the_balancer
+        || NO_TRAILERS.contains(name)
+        || families.iter().any(|family| name.as_str().starts_with(family)))
 }
 
 /// Whether the answer may be kept by a shared cache: then no client's cookie may ride on it.
@@ -165,6 +201,19 @@ pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
     }
 }
 
+/// Says whose certificate the client has shown (RFC 4514). What anybody else says about it is taken out, whoever is
+/// trusted: also with `_` for `-`, which some nodes read as the same.
+pub fn set_client_subject(headers: &mut HeaderMap, subject: Option<&HeaderValue>) {
+    let says_so = |name: &&HeaderName| name.as_str().replace('_', "-") == X_CLIENT_CERT_SUBJECT.as_str();
+    let said: Vec<HeaderName> = headers.keys().filter(says_so).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+    if let Some(subject) = subject {
+        headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
+    }
+}
+
 fn forwarded_element(peer: IpAddr, proto: &str, host: &str) -> String {
     let node = match peer {
         IpAddr::V4(peer) => peer.to_string(),
@@ -243,6 +292,20 @@ mod tests {
     }
 
     #[test]
+    fn trailers_that_frame_route_or_authenticate_do_not_travel() {
+        let map = headers(&[
+            ("trailer", "X-Checksum, Host, content-length, Transfer-Encoding"),
+            (
+                "trailer",
+                "authorization, cookie, x-forwarded-for, if-match, no/token, server-timing, te, x-real-ip",
+            ),
+        ]);
+        assert_eq!(trailers_that_travel(&map).unwrap(), "x-checksum, server-timing");
+        assert_eq!(trailers_that_travel(&headers(&[("trailer", "host, cookie")])), None);
+        assert_eq!(trailers_that_travel(&headers(&[])), None);
+    }
+
+    #[test]
     fn a_stranger_cannot_say_who_the_client_is() {
         let mut map =
             headers(&[("host", "h"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
@@ -275,6 +338,19 @@ mod tests {
         assert_eq!(map["x-forwarded-for"], "2.2.2.2, 10.0.0.1");
         assert_eq!(map["x-forwarded-host"], "shop.example");
         assert_eq!(map["x-real-ip"], "2.2.2.2");
+    }
+
+    #[test]
+    fn only_the_balancer_says_whose_certificate_a_client_has() {
+        let said =
+            [("x-client-cert-subject", "CN=admin"), ("X_Client-Cert_Subject", "CN=admin"), ("accept", "*/*")];
+        let mut map = headers(&said);
+        map.append("x-client-cert-subject", "CN=root".parse().unwrap());
+        set_client_subject(&mut map, None);
+        assert_eq!(map, headers(&said[2..]));
+        let mut map = headers(&said);
+        set_client_subject(&mut map, Some(&HeaderValue::from_static("CN=alice")));
+        assert_eq!(map, headers(&[("x-client-cert-subject", "CN=alice"), said[2]]));
     }
 
     #[test]

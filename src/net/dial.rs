@@ -1,16 +1,24 @@
 //! A new connection to somewhere else.
 //!
 //! One deadline covers the name and every address behind it. Each address gets an equal share of the time that is
-//! left, so that one that swallows packets cannot hide the next. A fault is the node's, and a value.
+//! left, so that one that swallows packets cannot hide the next. A fault is a value: the node's, or the balancer's own
+//! when it has no port or no file left ([`DialFault::is_own`]).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
+use super::files;
+use super::proxy_protocol::{self, Ends, Version};
 use super::stream::Stream;
 
 /// Where to.
@@ -39,62 +47,160 @@ pub enum DialFault {
     /// The name has no address, or the resolver failed.
     #[error("the name cannot be resolved: {0}")]
     Resolve(io::Error),
-    /// Something else: no route, no file, no descriptors left.
+    /// Ours: every source port toward this address is taken (EADDRNOTAVAIL).
+    #[error("no source port is left toward {0}; add addresses to source_addresses")]
+    NoPort(SocketAddr),
+    /// Ours: no source address of the family of this address, or this one is not of this machine.
+    #[error("no connection from source_addresses to {0}: {1}")]
+    NoSource(SocketAddr, io::Error),
+    /// Ours: the file limit is reached.
+    #[error("no file descriptor is left: {0}")]
+    NoFile(io::Error),
+    /// Its certificate is not to be believed, or it does not speak TLS.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
+    /// Nothing says what its certificate must be for.
+    #[error("no certificate can be for its address")]
+    NoName,
+    /// Something else: no route, no file.
     #[error("no connection: {0}")]
     Other(io::Error),
 }
 
-/// Connects to `target` within `within`; the stream is tuned.
-///
-/// # Errors
-///
-/// See [`DialFault`].
-pub async fn dial(target: Target<'_>, within: Duration) -> Result<Stream, DialFault> {
-    let stream = match target {
-        Target::Tcp { host, port } => Stream::Tcp(dial_tcp(host, port, within).await?),
-        Target::Unix(path) => {
-            let connected = timeout(within, UnixStream::connect(path)).await;
-            Stream::Unix(connected.map_err(|_| DialFault::Timeout(within))?.map_err(fault)?)
-        }
-    };
-    stream.tune();
-    Ok(stream)
-}
-
-async fn dial_tcp(host: &str, port: u16, within: Duration) -> Result<TcpStream, DialFault> {
-    let begun = Instant::now();
-    let resolved = timeout(within, lookup_host((host, port))).await;
-    let addresses = resolved.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Resolve)?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
-    dial_each(&addresses, within, begun).await
-}
-
-/// The first of `addresses` that answers, all of them within `within` of `begun`.
-async fn dial_each(
-    addresses: &[SocketAddr],
-    within: Duration,
-    begun: Instant,
-) -> Result<TcpStream, DialFault> {
-    let none = io::Error::new(io::ErrorKind::NotFound, "it has no address");
-    let mut last = DialFault::Resolve(none);
-    for (index, address) in addresses.iter().enumerate() {
-        let shares = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        let share = within.saturating_sub(begun.elapsed()) / shares;
-        last = match timeout(share, connect(*address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => fault(error),
-            Err(_) => DialFault::Timeout(within),
-        };
+impl DialFault {
+    /// The balancer's own, so no node is to blame.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::NoPort(_) | Self::NoSource(..) | Self::NoFile(_))
     }
-    Err(last)
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+/// How nodes are dialled: where from, and what is said first.
+#[derive(Debug, Default)]
+pub struct Way {
+    /// Source addresses; empty leaves it to the system.
+    sources: Vec<IpAddr>,
+    /// Connections so far, to give each source its turn.
+    turn: AtomicUsize,
+    /// The PROXY header that each connection begins with.
+    proxy: Option<Version>,
+}
+
+impl Way {
+    /// From `sources`, if there are any, each connection begun with a PROXY header, if there is a version of it.
+    pub fn new(sources: Vec<IpAddr>, proxy: Option<Version>) -> Self {
+        Self { sources, turn: AtomicUsize::new(0), proxy }
+    }
+
+    /// Each connection belongs to one client, because its PROXY header says so.
+    pub fn is_of_one_client(&self) -> bool {
+        self.proxy.is_some()
+    }
+
+    /// How many connections to one address there are ports for.
+    pub fn ports_toward(&self, address: Option<IpAddr>) -> u64 {
+        let fits = |source: &&IpAddr| address.is_none_or(|address| address.is_ipv4() == source.is_ipv4());
+        let sources = self.sources.iter().filter(fits).count();
+        port_range() * sources.max(1) as u64
+    }
+
+    /// Connects to `target` within `within`, for a client whose `ends` are given or for the balancer itself; the
+    /// stream is tuned.
+    ///
+    /// # Errors
+    ///
+    /// See [`DialFault`].
+    pub async fn dial(
+        &self,
+        target: Target<'_>,
+        ends: Option<Ends>,
+        within: Duration,
+    ) -> Result<Stream, DialFault> {
+        let dialled = async {
+            let mut stream = match target {
+                Target::Tcp { host, port } => Stream::Tcp(self.dial_tcp(host, port, within).await?),
+                Target::Unix(path) => Stream::Unix(UnixStream::connect(path).await.map_err(fault)?),
+            };
+            stream.tune();
+            if let Some(version) = self.proxy {
+                stream.write_all(&proxy_protocol::header(version, ends)).await.map_err(fault)?;
+            }
+            Ok(stream)
+        };
+        timeout(within, dialled).await.unwrap_or(Err(DialFault::Timeout(within)))
+    }
+
+    async fn dial_tcp(&self, host: &str, port: u16, within: Duration) -> Result<TcpStream, DialFault> {
+        let begun = Instant::now();
+        let addresses = lookup_host((host, port)).await.map_err(DialFault::Resolve)?;
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        self.dial_each(&addresses, within, begun).await
+    }
+
+    /// The first of `addresses` that answers, all of them within `within` of `begun`.
+    async fn dial_each(
+        &self,
+        addresses: &[SocketAddr],
+        within: Duration,
+        begun: Instant,
+    ) -> Result<TcpStream, DialFault> {
+        let none = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        let mut last = DialFault::Resolve(none);
+        for (index, address) in addresses.iter().enumerate() {
+            let shares = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            let share = within.saturating_sub(begun.elapsed()) / shares;
+            last = match timeout(share, self.connect(*address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(fault)) => fault,
+                Err(_) => DialFault::Timeout(within),
+            };
+        }
+        Err(last)
+    }
+
+    /// Connects to `address` from the source whose turn it is, or from the next one that has a port left.
+    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, DialFault> {
+        if self.sources.is_empty() {
+            return finish(TcpStream::connect(address).await, address);
+        }
+        let turn = self.turn.fetch_add(1, Relaxed) % self.sources.len();
+        let (before, from) = self.sources.split_at(turn);
+        let none = io::Error::new(io::ErrorKind::InvalidInput, "none is of its family");
+        let mut last = DialFault::NoSource(address, none);
+        for source in from.iter().chain(before).filter(|source| source.is_ipv4() == address.is_ipv4()) {
+            let socket = socket_from(*source, address)?;
+            last = match finish(socket.connect(address).await, address) {
+                Err(fault @ DialFault::NoPort(_)) => fault,
+                result => return result,
+            };
+        }
+        Err(last)
+    }
+}
+
+/// A socket bound to a source address, whose port is chosen when it connects: then two connections may share one, if
+/// they go to different places (IP_BIND_ADDRESS_NO_PORT, ip(7)).
+fn socket_from(source: IpAddr, address: SocketAddr) -> Result<TcpSocket, DialFault> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(fault)?;
+    let bound = || -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())
+    };
+    bound().map_err(|error| {
+        DialFault::NoSource(address, io::Error::new(error.kind(), format!("{source}: {error}")))
+    })?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+fn finish(connected: io::Result<TcpStream>, address: SocketAddr) -> Result<TcpStream, DialFault> {
+    let stream = connected.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => DialFault::NoPort(address),
+        _ => fault(error),
+    })?;
     // Nobody listens on a port of the ephemeral range: the kernel may pick that very port for this end, and TCP's
     // simultaneous open then connects the socket to itself.
-    if stream.local_addr()? == address {
-        return Err(io::ErrorKind::ConnectionRefused.into());
+    if stream.local_addr().map_err(fault)? == address {
+        return Err(DialFault::Refused);
     }
     Ok(stream)
 }
@@ -102,8 +208,32 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 fn fault(error: io::Error) -> DialFault {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialFault::Refused,
+        _ if files::is_used_up(&error) => DialFault::NoFile(error),
         _ => DialFault::Other(error),
     }
+}
+
+/// How many ports the kernel may choose from (ip_local_port_range, ip(7)).
+fn port_range() -> u64 {
+    static RANGE: OnceLock<u64> = OnceLock::new();
+    *RANGE.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let mut ends = text.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+        match (ends.next(), ends.next()) {
+            (Some(first), Some(last)) if first <= last => last - first + 1,
+            // The kernel's default, where it does not say.
+            _ => 28_232,
+        }
+    })
+}
+
+/// Connects to `target` within `within`, on nobody's behalf and from wherever the system likes; the stream is tuned.
+///
+/// # Errors
+///
+/// See [`DialFault`].
+pub async fn dial(target: Target<'_>, within: Duration) -> Result<Stream, DialFault> {
+    Way::default().dial(target, None, within).await
 }
 
 #[cfg(test)]
@@ -167,12 +297,92 @@ mod tests {
         let (_hanging, hangs) = holder(true);
         let _first = TcpStream::connect(hangs).await.unwrap();
         let within = Duration::from_millis(600);
-        let stream = dial_each(&[refuses, hangs, good], within, Instant::now()).await.unwrap();
+        let stream = Way::default().dial_each(&[refuses, hangs, good], within, Instant::now()).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
-        let fault = dial_each(&[hangs, refuses], within, Instant::now()).await.unwrap_err();
+        let fault = Way::default().dial_each(&[hangs, refuses], within, Instant::now()).await.unwrap_err();
         assert!(matches!(fault, DialFault::Refused), "the last one is told: {fault:?}");
-        let fault = dial_each(&[], within, Instant::now()).await.unwrap_err();
+        let fault = Way::default().dial_each(&[], within, Instant::now()).await.unwrap_err();
         assert_eq!(fault.to_string(), "the name cannot be resolved: it has no address");
+    }
+
+    #[tokio::test]
+    async fn each_source_address_has_its_turn_and_only_those_of_the_family_are_used() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let six = TcpListener::bind("[::1]:0").await.unwrap();
+        let sources = ["127.0.0.2", "::1", "127.0.0.3"].map(|source| source.parse().unwrap());
+        let way = Way::new(sources.to_vec(), None);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let target = Target::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
+            let stream = way.dial(target, None, SOON).await.unwrap();
+            seen.push(stream.local().unwrap().ip().to_string());
+        }
+        assert_eq!(seen, ["127.0.0.2", "127.0.0.3", "127.0.0.3"]);
+        let target = Target::Tcp { host: "::1", port: six.local_addr().unwrap().port() };
+        assert!(way.dial(target, None, SOON).await.is_ok());
+        assert_eq!(way.ports_toward(Some([127, 0, 0, 1].into())), 2 * port_range());
+        assert_eq!(way.ports_toward(None), 3 * port_range());
+        assert_eq!(Way::default().ports_toward(None), port_range());
+    }
+
+    #[tokio::test]
+    async fn two_connections_from_one_source_share_a_port_when_they_go_to_different_places() {
+        let places = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let socket = |place: &TcpListener| {
+            let to = place.local_addr().unwrap();
+            (socket_from([127, 0, 0, 4].into(), to).unwrap(), to)
+        };
+        // Bound and not connected: without the option the port would be taken by now.
+        let (first, to) = socket(&places[0]);
+        assert_eq!(first.local_addr().unwrap().port(), 0);
+        let first = first.connect(to).await.unwrap();
+        let (second, to) = socket(&places[1]);
+        let second = second.connect(to).await.unwrap();
+        assert_ne!(first.peer_addr().unwrap(), second.peer_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_source_that_does_not_fit_is_the_balancers_own_fault_and_says_which() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
+        for (source, says) in [("192.0.2.1", "192.0.2.1: "), ("::1", "none is of its family")] {
+            let way = Way::new(vec![source.parse().unwrap()], None);
+            let fault = way.dial(target, None, SOON).await.unwrap_err();
+            assert!(fault.is_own() && fault.to_string().contains(says), "{fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn ports_and_files_that_are_used_up_are_not_the_nodes_fault() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let fault = finish(Err(rustix::io::Errno::ADDRNOTAVAIL.into()), address).unwrap_err();
+        assert!(fault.is_own() && fault.to_string().contains("source_addresses"), "{fault}");
+        let fault = finish(Err(rustix::io::Errno::MFILE.into()), address).unwrap_err();
+        assert!(fault.is_own() && matches!(fault, DialFault::NoFile(_)), "{fault}");
+        let fault = finish(Err(rustix::io::Errno::CONNREFUSED.into()), address).unwrap_err();
+        assert!(!fault.is_own());
+    }
+
+    #[tokio::test]
+    async fn a_connection_begins_with_the_header_of_its_client_or_of_the_balancer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
+        let ends = Ends {
+            source: "192.0.2.1:5000".parse().unwrap(),
+            destination: "198.51.100.1:443".parse().unwrap(),
+        };
+        for version in [Version::V1, Version::V2] {
+            let way = Way::new(vec![], Some(version));
+            for ends in [Some(ends), None] {
+                drop(way.dial(target, ends, SOON).await.unwrap());
+                let (mut node, _) = listener.accept().await.unwrap();
+                assert_eq!(proxy_protocol::read(&mut node, SOON).await.unwrap(), ends);
+                assert!(way.is_of_one_client());
+            }
+        }
     }
 
     #[tokio::test]

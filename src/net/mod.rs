@@ -3,7 +3,10 @@
 //! It knows addresses, not pools or routes: whoever calls says where to and for how long.
 
 pub mod dial;
+pub mod files;
 pub mod inherit;
 pub mod listen;
+pub mod places;
+pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;

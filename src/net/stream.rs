@@ -1,7 +1,7 @@
-//! One connection, over TCP or a Unix socket, as the front desk reads and writes it.
+//! One connection, over TCP or a Unix socket, perhaps with TLS on it, as the front desk reads and writes it.
 //!
-//! It is a plain socket in tokio's hands: nothing is buffered here, so [`Stream::into_fd`] can take it out again
-//! without losing a byte. TLS does not belong here.
+//! A plain socket is in tokio's hands and nothing is buffered here, so [`Stream::leave`] can take it out again without
+//! losing a byte. What a TLS connection holds leaves with it ([`super::tls`]).
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -13,6 +13,9 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::tls::Secured;
+use super::tls::departed::Departed;
 
 /// A peer that has been quiet this long is asked whether it is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -31,6 +34,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// TLS over one of these.
+    Tls(Box<Secured>),
 }
 
 impl Stream {
@@ -39,18 +44,41 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.peer_addr().ok(),
             Self::Unix(_) => None,
+            Self::Tls(tls) => tls.below().peer(),
         }
     }
 
-    /// The bare socket, still non-blocking; tokio has forgotten it.
+    /// The address of this side; a Unix socket has none.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => tls.below().local(),
+        }
+    }
+
+    /// The TLS of the connection.
+    pub fn tls(&self) -> Option<&Secured> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// The bare socket, still non-blocking, and what goes on with its TLS; tokio and rustls have forgotten it.
     ///
     /// # Errors
     ///
-    /// What the poller says when it cannot give the socket up.
-    pub fn into_fd(self) -> io::Result<OwnedFd> {
+    /// What the poller says when it cannot give the socket up; a TLS connection that is over or cannot leave.
+    pub fn leave(self) -> io::Result<(OwnedFd, Option<Departed>)> {
         match self {
-            Self::Tcp(tcp) => tcp.into_std().map(OwnedFd::from),
-            Self::Unix(unix) => unix.into_std().map(OwnedFd::from),
+            Self::Tcp(tcp) => tcp.into_std().map(|socket| (socket.into(), None)),
+            Self::Unix(unix) => unix.into_std().map(|socket| (socket.into(), None)),
+            Self::Tls(tls) => {
+                let (below, departed) = tls.leave().map_err(io::Error::other)?;
+                // TLS within TLS is never made.
+                Ok((below.leave()?.0, Some(departed)))
+            }
         }
     }
 
@@ -59,6 +87,7 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tune(&SockRef::from(tcp)),
             Self::Unix(_) => {}
+            Self::Tls(tls) => tls.below().tune(),
         }
     }
 }
@@ -80,6 +109,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, into),
             Self::Unix(unix) => Pin::new(unix).poll_read(cx, into),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, into),
         }
     }
 }
@@ -89,6 +119,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
@@ -100,6 +131,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
     }
 
@@ -107,6 +139,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(tcp) => tcp.is_write_vectored(),
             Self::Unix(unix) => unix.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
         }
     }
 
@@ -114,6 +147,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
@@ -121,6 +155,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }
@@ -175,7 +210,8 @@ mod tests {
     async fn the_bare_socket_is_non_blocking_and_keeps_unread_bytes() {
         for (mut near, far) in [tcp_pair().await, unix_pair()] {
             near.write_all(b"early").await.unwrap();
-            let fd = far.into_fd().unwrap();
+            let (fd, departed) = far.leave().unwrap();
+            assert!(departed.is_none());
             assert!(rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
             drop(near);
             let mut got = [0; 16];

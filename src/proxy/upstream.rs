@@ -1,6 +1,6 @@
 //! A node as it is dialled: its health, its meter and its kept-alive HTTP connections.
 //!
-//! What the config says about it belongs to one generation. What is known of it (its [`Vitals`]) outlives that: the
+//! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
 //! upstreams of one node in several generations share it.
 
 use std::sync::Arc;
@@ -10,13 +10,17 @@ use std::time::{Duration, Instant, SystemTime};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Probe};
+use super::shortage::Shortage;
+use crate::config::{self, Probe, ProxyVersion};
 use crate::http::Body;
 use crate::metrics::{Meter, Metrics};
-use crate::net::dial::{DialFault, Target, dial};
+use crate::net::dial::{DialFault, Target, Way};
+use crate::net::proxy_protocol::{Ends, Version};
 use crate::net::stream::Stream;
+use crate::net::tls::client::Client;
 use crate::pool::health::{Change, Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
@@ -33,7 +37,13 @@ pub struct Upstream {
     /// Its counters.
     pub meter: Arc<Meter>,
     connect: Duration,
+    /// Where its connections come from, and what they begin with.
+    way: Way,
+    /// TLS to it, and the name that its certificate must be for.
+    tls: Option<(Client, Option<ServerName<'static>>)>,
     vitals: Arc<Vitals>,
+    /// Unused connections; `None` once they have been let go of. Shared by the generations that dial in the same way.
+    kept: Arc<Mutex<Option<Vec<Kept>>>>,
 }
 
 /// An unused connection, and since when it is one.
@@ -45,14 +55,14 @@ struct Vitals {
     health: Mutex<Health>,
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
-    /// Unused connections; `None` once they have been let go of.
-    kept: Mutex<Option<Vec<Kept>>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
     is_probed: AtomicBool,
     /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
     asked: AtomicU64,
+    /// What the balancer runs short of on the way to it.
+    shortage: Shortage,
 }
 
 /// What a probe of a node brought.
@@ -93,19 +103,28 @@ impl Upstream {
         let vitals = Vitals {
             health: Mutex::new(health),
             probed: Mutex::default(),
-            kept: Mutex::new(Some(Vec::new())),
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
             asked: AtomicU64::new(0),
+            shortage: Shortage::default(),
         };
         let meter = metrics.node(&pool.name, node.id.as_str());
-        Self { node: node.clone(), meter, connect: pool.timeouts.connect, vitals: Arc::new(vitals) }
+        Self::of(node, pool, meter, Arc::new(vitals))
     }
 
-    /// The same node at the same place, as another generation has it.
-    pub fn renewed(&self, node: &Node, pool: &config::Pool) -> Self {
+    /// The same node at the same place, as another generation has it. Its unused connections serve on when they are
+    /// dialled in the same way.
+    pub fn renewed(&self, node: &Node, pool: &config::Pool, same_way: bool) -> Self {
         let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.vitals));
-        Self { node: node.clone(), meter, connect: pool.timeouts.connect, vitals }
+        let renewed = Self::of(node, pool, meter, vitals);
+        if same_way { Self { kept: Arc::clone(&self.kept), ..renewed } } else { renewed }
+    }
+
+    fn of(node: &Node, pool: &config::Pool, meter: Arc<Meter>, vitals: Arc<Vitals>) -> Self {
+        let way = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(version));
+        let connect = pool.timeouts.connect;
+        let kept = Arc::new(Mutex::new(Some(Vec::new())));
+        Self { node: node.clone(), meter, connect, way, tls: tls(node, pool), vitals, kept }
     }
 
     /// What its pool says counts from now on; what is known of the node stays.
@@ -185,23 +204,44 @@ impl Upstream {
         self.vitals.probed.lock().clone()
     }
 
-    /// A new connection.
-    pub async fn dial(&self) -> Result<Stream, DialFault> {
+    /// A new connection for the client whose `ends` these are.
+    pub async fn dial(&self, ends: Ends) -> Result<Stream, DialFault> {
+        self.dial_within(Some(ends), self.connect).await
+    }
+
+    /// A new connection of the balancer's own, within this time.
+    pub async fn dial_to_probe(&self, within: Duration) -> Result<Stream, DialFault> {
+        self.dial_within(None, within).await
+    }
+
+    /// A new connection, with its TLS handshake.
+    async fn dial_within(&self, ends: Option<Ends>, within: Duration) -> Result<Stream, DialFault> {
         let target = match &self.node.address {
             Address::Tcp { host, port } => Target::Tcp { host, port: *port },
             Address::Unix(path) => Target::Unix(path),
         };
-        dial(target, self.connect).await
+        let begun = Instant::now();
+        let dialled = self.way.dial(target, ends, within).await;
+        self.vitals.shortage.note(&self.meter, &self.node.address, &self.way, dialled.as_ref().err());
+        let stream = dialled?;
+        let Some((client, name)) = &self.tls else { return Ok(stream) };
+        let name = name.clone().ok_or(DialFault::NoName)?;
+        let left = within.saturating_sub(begun.elapsed());
+        // In a box: a plain dial does not carry the room for a TLS handshake.
+        let secured = tokio::time::timeout(left, Box::pin(client.connect(name, stream))).await;
+        secured.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Tls)
     }
 
-    /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept.
-    pub async fn lease(&self, fresh: bool, tasks: &TaskTracker) -> Result<Lease, DialFault> {
+    /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept. One that began
+    /// with a PROXY header is of that client alone, so it is never a kept one.
+    pub async fn lease(&self, ends: Ends, fresh: bool, tasks: &TaskTracker) -> Result<Lease, DialFault> {
+        let fresh = fresh || self.way.is_of_one_client();
         while !fresh && let Some((since, mut sender)) = self.pop() {
             if since.elapsed() < KEPT && !sender.is_closed() && sender.ready().await.is_ok() {
                 return Ok(Lease { sender, is_reused: true });
             }
         }
-        let stream = self.dial().await?;
+        let stream = self.dial(ends).await?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
             handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
@@ -213,13 +253,13 @@ impl Upstream {
     }
 
     fn pop(&self) -> Option<Kept> {
-        self.vitals.kept.lock().as_mut()?.pop()
+        self.kept.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
-        let mut kept = self.vitals.kept.lock();
-        let Some(kept) = kept.as_mut() else { return };
+        let mut kept = self.kept.lock();
+        let Some(kept) = kept.as_mut().filter(|_| !self.way.is_of_one_client()) else { return };
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
         }
@@ -230,6 +270,19 @@ impl Upstream {
     /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
     /// would hold up the end until its node closes it.
     pub fn release(&self) {
-        *self.vitals.kept.lock() = None;
+        *self.kept.lock() = None;
     }
+}
+
+fn version(version: ProxyVersion) -> Version {
+    match version {
+        ProxyVersion::V1 => Version::V1,
+        ProxyVersion::V2 => Version::V2,
+    }
+}
+
+fn tls(node: &Node, pool: &config::Pool) -> Option<(Client, Option<ServerName<'static>>)> {
+    let tls = pool.tls.as_ref()?;
+    let identity = tls.identity.as_ref().map(|identity| Arc::clone(&identity.certified));
+    Some((Client::new(Arc::clone(&tls.ca.roots), identity), config::node_name(tls, &node.address)))
 }

@@ -21,7 +21,8 @@ use super::farewell::Farewell;
 use super::listing::Listing;
 use super::pipe::HEADROOM;
 use super::round::{Round, Task};
-use super::tunnel::{Live, Progress, Turn};
+use super::tunnel::Live;
+use super::turn::{Progress, Turn};
 use super::{Command, Ledger, STRETCH, Tunnel, millis};
 
 /// Bytes that one read may give.

@@ -1,10 +1,10 @@
-//! The closes that the balancer begins: with which code, in which words, and how long the peers have.
+//! A close that the balancer begins by itself: with which code and words, and how long it waits for the answers.
 
 use super::Why;
 use super::pipe::Fault;
 use crate::ws::close;
 
-/// How long both peers have, after both have been sent a Close, to end their streams. In milliseconds.
+/// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
 pub const SETTLE: u64 = 5_000;
 
 /// A close that the balancer begins.
@@ -21,14 +21,16 @@ pub struct Farewell<'a> {
 }
 
 impl Farewell<'static> {
-    /// Nothing has passed for too long.
+    /// No byte for the idle time.
     pub const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
-
-    /// The client is gone.
+    /// No answer to a Ping.
     pub const SILENT: Self =
         Self { code: close::GOING_AWAY, reason: "no answer to a ping", why: Why::Silent, grace: SETTLE };
+    /// TLS keys that are used up.
+    pub const WORN: Self =
+        Self { code: close::GOING_AWAY, reason: "TLS keys used up", why: Why::Worn, grace: SETTLE };
 
-    /// A peer's fault.
+    /// After lost framing, or a message over the limit.
     pub fn of(fault: Fault) -> Self {
         match fault {
             Fault::TooBig => {

@@ -18,7 +18,9 @@ mod listing;
 pub mod pipe;
 mod pulse;
 mod round;
+pub mod tls;
 mod tunnel;
+mod turn;
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -40,6 +42,8 @@ pub use listing::{Filter, Snapshot};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
+use crate::net::places::Place;
+use crate::net::tls::departed::Departed;
 use crate::ws::close;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
@@ -64,6 +68,8 @@ pub struct Record {
     pub affinity: (&'static str, &'static str),
     /// The trace that the node was told.
     pub trace: [u8; 16],
+    /// Counts the client's connection until the record is dropped; `None` where nobody counts.
+    pub place: Option<Place>,
 }
 
 impl Record {
@@ -100,6 +106,10 @@ pub struct Tunnel {
     pub client: OwnedFd,
     /// The node's socket, non-blocking.
     pub node: OwnedFd,
+    /// The client's TLS connection, if it has one; what it has decrypted follows `from_client`.
+    pub client_tls: Option<Departed>,
+    /// The TLS connection to the node, if it has one; what it has decrypted follows `from_node`.
+    pub node_tls: Option<Departed>,
     /// Bytes already read from the client, for the node.
     pub from_client: Bytes,
     /// Bytes already read from the node, for the client.
@@ -125,6 +135,8 @@ pub enum Why {
     TooBig,
     /// The framing was lost.
     Garbage,
+    /// TLS 1.2 keys have sealed almost as many records as they may.
+    Worn,
     /// The balancer stops.
     Shutdown,
     /// The tunnel's node, or pool, is drained.
@@ -145,6 +157,7 @@ impl Why {
             Self::Idle => "idle",
             Self::TooBig => "message_too_big",
             Self::Garbage => "garbage",
+            Self::Worn => "tls_keys_used_up",
             Self::Shutdown => "shutdown",
             Self::Drained => "drained",
             Self::Killed => "killed",
@@ -406,6 +419,7 @@ mod tests {
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("cookie", "kept"),
                 trace: [0; 16],
+                place: None,
             };
             let pair = || {
                 let (ours, theirs) = UnixStream::pair().unwrap();
@@ -415,7 +429,16 @@ mod tests {
             };
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
             let early = Bytes::new();
-            let tunnel = Tunnel { client, node, from_client: early.clone(), from_node: early, rules, record };
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: None,
+                node_tls: None,
+                from_client: early.clone(),
+                from_node: early,
+                rules,
+                record,
+            };
             (tunnel, Peers { client: client_peer, node: node_peer })
         }
 

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::relay::pipe::HEADROOM;
-    use crate::relay::tunnel::Turn;
+    use crate::relay::turn::Turn;
     use crate::relay::{Closing, Departures, Record, Rules, Tunnel, Which};
 
     type Slab = Vec<Option<Box<Live>>>;
@@ -234,11 +234,21 @@ mod tests {
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("none", "none"),
                 trace: [0; 16],
+                place: None,
             };
             let end = || OwnedFd::from(socket.try_clone().unwrap());
             let rules = Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None };
             let (from_client, from_node) = Default::default();
-            let tunnel = Tunnel { client: end(), node: end(), from_client, from_node, rules, record };
+            let tunnel = Tunnel {
+                client: end(),
+                node: end(),
+                client_tls: None,
+                node_tls: None,
+                from_client,
+                from_node,
+                rules,
+                record,
+            };
             Some(Box::new(Live::adopt(tunnel, &mut turn)))
         });
         live.collect()

@@ -11,6 +11,8 @@ use super::end::{End, Read};
 use super::farewell::{Farewell, SETTLE};
 use super::pipe::{HEADROOM, Pipe};
 use super::pulse::{Look, Pulse, Way};
+use super::tls::Role;
+use super::turn::{Progress, Turn};
 use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
 use crate::ws::tracker::{Heed, Tally};
@@ -24,28 +26,8 @@ pub const NODE: usize = 1;
 /// Bytes that one tunnel may move in one direction in one turn.
 const QUANTUM: usize = 256 * 1024;
 
-/// What a relay thread lends to the tunnel whose turn it is.
-pub struct Turn<'a> {
-    /// Room for a read, with [`HEADROOM`] in front.
-    pub scratch: &'a mut [u8],
-    /// Number of the thread, for its shard of the counters.
-    pub thread: usize,
-    /// Milliseconds since the thread began.
-    pub now: u64,
-    /// A masking key for frames to nodes.
-    pub mask: [u8; 4],
-}
-
-/// What a turn came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// All that could be moved was moved.
-    Rests,
-    /// The quantum is spent; there may be more.
-    WantsMore,
-    /// Over.
-    Over,
-}
+/// How long a peer that broke TLS has to read the alert. In milliseconds.
+const LINGER: u64 = 1_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -79,8 +61,10 @@ pub struct Live {
 impl Live {
     /// Takes a tunnel over; the bytes that were read with it pass at once.
     pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
+        let (client, from_client) = End::with(tunnel.client, tunnel.client_tls, Role::Server);
+        let (node, from_node) = End::with(tunnel.node, tunnel.node_tls, Role::Client);
         let mut live = Self {
-            ends: [End::new(tunnel.client), End::new(tunnel.node)],
+            ends: [client, node],
             pipes: Default::default(),
             pulse: Pulse::new(tunnel.rules.ping, tunnel.record.id, turn.now),
             parting: false,
@@ -95,7 +79,9 @@ impl Live {
             queued: false,
         };
         live.pass_early(NODE, &tunnel.from_node, turn);
+        live.pass_early(NODE, &from_node, turn);
         live.pass_early(CLIENT, &tunnel.from_client, turn);
+        live.pass_early(CLIENT, &from_client, turn);
         live
     }
 
@@ -114,7 +100,12 @@ impl Live {
 
     /// Whether a sweep at `now` has something to look at.
     pub fn wants_sweep(&self, now: u64) -> bool {
-        self.deadline != u64::MAX || now.saturating_sub(self.active) >= self.idle || self.pulse.is_quiet(now)
+        let is_idle = now.saturating_sub(self.active) >= self.idle;
+        self.deadline != u64::MAX || is_idle || self.pulse.is_quiet(now) || self.is_worn()
+    }
+
+    fn is_worn(&self) -> bool {
+        self.ends.iter().any(|end| end.worn)
     }
 
     /// One of the two ends.
@@ -128,7 +119,7 @@ impl Live {
         let from_client = self.pump(CLIENT, turn);
         let from_node = self.pump(NODE, turn);
         if from_client == Progress::Over || from_node == Progress::Over || self.is_over() {
-            return Progress::Over;
+            return self.over();
         }
         if from_client == Progress::WantsMore { from_client } else { from_node }
     }
@@ -161,6 +152,10 @@ impl Live {
                 Read::Nothing => return Progress::Rests,
                 Read::End => self.source_ended(from),
                 Read::Broken => return self.source_broke(from),
+                Read::Lost(len) => {
+                    moved += len;
+                    self.source_lost(from, turn.now);
+                }
             }
         }
     }
@@ -225,7 +220,28 @@ impl Live {
     fn source_ended(&mut self, from: usize) {
         let to = &mut self.ends[1 - from];
         self.pipes[from].end(|bytes| to.put(bytes));
-        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Ended));
+        let mut why = Why::Ended;
+        if self.ends[from].was_cut() {
+            why = Why::Broken;
+            self.ends[1 - from].fall_silent();
+        } else if self.ends[from].must_part() {
+            self.pipes[1 - from].mute();
+            self.ends[from].finish();
+        }
+        self.cause.get_or_insert((side(from), close::ABNORMAL, why));
+    }
+
+    /// The peer broke TLS: it has been sent an alert. Both streams end, and it has a moment to read it.
+    #[cold]
+    fn source_lost(&mut self, from: usize, now: u64) {
+        if !self.ends[from].finishing {
+            tracing::debug!(id = self.record.id, side = side(from).as_str(), "peer broke TLS");
+        }
+        self.cause.get_or_insert((side(from), close::ABNORMAL, Why::Broken));
+        self.deadline = self.deadline.min(now + LINGER);
+        self.pipes.iter_mut().for_each(Pipe::mute);
+        self.ends[1 - from].fall_silent();
+        self.ends.iter_mut().for_each(End::finish);
     }
 
     /// A reset is passed on as a reset, behind the bytes that came before it.
@@ -252,15 +268,25 @@ impl Live {
     /// Past its deadline, idle for too long, or without a client?
     pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
         if turn.now >= self.deadline {
-            return Progress::Over;
+            return self.over();
         }
-        if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
+        if self.deadline == u64::MAX && self.is_worn() {
+            self.farewell(&Farewell::WORN, turn);
+        } else if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
             self.farewell(&Farewell::IDLE, turn);
         }
         if self.may_be_asked() {
             self.look_at_client(turn);
         }
-        if self.is_over() { Progress::Over } else { Progress::Rests }
+        if self.is_over() { self.over() } else { Progress::Rests }
+    }
+
+    /// The last thing before the sockets are closed: goodbye, where TLS still owes it.
+    fn over(&mut self) -> Progress {
+        self.ends.iter_mut().for_each(|end| {
+            end.part();
+        });
+        Progress::Over
     }
 
     /// A Ping would reach the client, and it would answer (RFC 6455, section 5.5.2: not behind a Close).

@@ -16,3 +16,5 @@ mod reload;
 mod scrape;
 mod server;
 mod threads;
+mod papers;
+mod tls;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay::app::App;
 use mainstay::config::{self, Config};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What a test waits at most for anything that has to happen.
@@ -106,13 +106,15 @@ pub async fn asked(node: &TcpListener) -> Raw {
     node
 }
 
-/// A socket.
-pub struct Raw(pub TcpStream);
+/// A socket, or what is spoken over it.
+#[derive(Debug)]
+pub struct Raw<S = TcpStream>(pub S);
 
-impl Raw {
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     /// Sends all of it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.0.write_all(bytes.as_ref())).await.unwrap();
+        soon(self.0.flush()).await.unwrap();
     }
 
     /// Reads a head and nothing behind it.

@@ -46,10 +46,21 @@ impl Threads {
                 opened_at: SystemTime::now(),
                 affinity: ("none", "none"),
                 trace: [0; 16],
+                place: None,
             };
             let (client, node) = (client.into_std().unwrap().into(), node.into_std().unwrap().into());
             let (from_client, from_node) = (Bytes::new(), Bytes::new());
-            assert!(relay.adopt(Tunnel { client, node, from_client, from_node, rules: RULES, record }));
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: None,
+                node_tls: None,
+                from_client,
+                from_node,
+                rules: RULES,
+                record,
+            };
+            assert!(relay.adopt(tunnel));
             peers.push([ours, theirs]);
         }
         Self { relay, peers, drained }

@@ -1,3 +1,131 @@
 //! TLS up to the end of the handshake phase: rustls, and the way out of it.
+//!
+//! A connection is made by [`server`] or [`client`], and is a [`Secured`] stream while HTTP is spoken on it. A tunnel
+//! goes on without rustls: [`Secured::leave`] gives the socket and a [`departed::Departed`]. In reading order:
+//! `server` (certificates by host, tickets of `ticket`), `client`, `gate` (what makes leaving possible), `secrets`
+//! (the key log), `leave` (the steps), `departed` (what comes out), `schedule` (the keys after the handshake),
+//! `subject` (a client certificate's name).
+//!
+//! Rules: the provider is always named, never the process's default; keys and secrets are wiped when dropped and
+//! never printed; a connection has one owner.
 
+pub mod client;
 pub mod departed;
+pub mod gate;
+pub mod leave;
+pub mod schedule;
+pub mod secrets;
+pub mod server;
+pub mod subject;
+pub mod ticket;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+
+use super::stream::Stream;
+use departed::Departed;
+use gate::Gate;
+use leave::LeaveFault;
+use secrets::Secrets;
+
+/// The only protocol that is agreed on (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// The cryptography of every connection. Whoever asks for it first is about to have keys, so from there on the process
+/// leaves no core dumps.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        forbid_dumps();
+        Arc::new(default_provider())
+    });
+    Arc::clone(&PROVIDER)
+}
+
+/// Keeps keys out of core dumps: the kernel makes none of this process any more (PR_SET_DUMPABLE), and processes of
+/// the same user cannot look into its memory. RLIMIT_CORE would not do: the kernel ignores it when dumps go to a
+/// program (core(5)), which is what systemd-coredump and apport are.
+fn forbid_dumps() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps cannot be forbidden, they would hold TLS keys");
+    }
+}
+
+/// A TLS connection in rustls' hands, in either role.
+pub struct Secured {
+    stream: TlsStream<Gate<Stream>>,
+    /// The key log that it was made with.
+    secrets: Arc<Secrets>,
+}
+
+impl Secured {
+    fn new(stream: TlsStream<Gate<Stream>>, secrets: Arc<Secrets>) -> Self {
+        Self { stream, secrets }
+    }
+
+    /// The stream below.
+    pub fn below(&self) -> &Stream {
+        self.stream.get_ref().0.get_ref()
+    }
+
+    /// The subject of the peer's certificate (RFC 4514), if it had to show one.
+    pub fn peer_subject(&self) -> Option<String> {
+        let certificates = self.stream.get_ref().1.peer_certificates()?;
+        certificates.first().and_then(|certificate| subject::subject(certificate))
+    }
+
+    /// The stream below, and what it takes to go on without rustls.
+    ///
+    /// # Errors
+    ///
+    /// See [`LeaveFault`]; the connection is closed.
+    pub fn leave(self) -> Result<(Stream, Departed), LeaveFault> {
+        leave::leave(self.stream, &self.secrets)
+    }
+}
+
+impl fmt::Debug for Secured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Secured").field(self.below()).finish()
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

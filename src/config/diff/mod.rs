@@ -3,22 +3,22 @@
 //! Pure: it compares and says, and applies nothing. Every struct is taken apart whole, so that a new key cannot be
 //! forgotten here. A sentence may show what the file says, never a secret: of keys it only says that they are others.
 
+mod pool;
+mod tls;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::summary::{route_text, source_text};
+use super::summary::route_text;
 use super::units::{show_duration, show_size};
-use super::{
-    AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool, Probe,
-    Shutdown, Timeouts,
-};
-use crate::affinity::Source;
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::{Node, NodeId};
-use crate::route::Route;
+use super::{AccessLog, Admin, Config, Limits, Listener, LogFormat, LogPath, Shutdown};
+use crate::pool::NodeId;
+use crate::route::{Origins, Route};
+
+use pool::compare_pools;
+use tls::compare_listener_tls;
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,11 +167,12 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
             changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) });
             continue;
         };
-        // The address is all that there is, and it is the same.
-        let Listener { address: _ } = &old[at];
+        let Listener { address: _, proxy_protocol, tls } = &old[at];
+        let mut section = Section { subject: subject(listener), changes: &mut *changes };
+        section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
+        compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
     }
 }
-
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
     match (old, new) {
         (None, None) => {}
@@ -190,7 +191,18 @@ fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section)
 }
 
 fn compare_limits(old: &Limits, new: &Limits, mut section: Section) {
-    let Limits { request_head, head_time, keep_alive } = old;
+    let Limits {
+        connections,
+        connections_per_client,
+        handshakes_per_second,
+        request_head,
+        head_time,
+        keep_alive,
+    } = old;
+    let auto = |number: &Option<u32>| number.map_or("auto".into(), |number| number.to_string());
+    section.set("connections", connections, &new.connections, auto);
+    section.number("connections_per_client", connections_per_client, &new.connections_per_client);
+    section.number("handshakes_per_second", handshakes_per_second, &new.handshakes_per_second);
     section.set("request_head", request_head, &new.request_head, |bytes| show_size(*bytes as u64));
     section.time("head_time", head_time, &new.head_time);
     section.time("keep_alive", keep_alive, &new.keep_alive);
@@ -212,137 +224,8 @@ fn compare_access_log(old: &AccessLog, new: &AccessLog, mut section: Section) {
     });
 }
 
-fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
-    let count = |pool: &Pool| match pool.nodes.len() {
-        1 => "1 node".to_owned(),
-        count => format!("{count} nodes"),
-    };
-    for pool in old.iter().filter(|pool| !new.iter().any(|other| other.name == pool.name)) {
-        let subject = Subject::Pool(Arc::clone(&pool.name));
-        changes.push(Change { subject, what: What::Removed(count(pool)) });
-    }
-    for pool in new {
-        match old.iter().find(|other| other.name == pool.name) {
-            Some(old) => compare_pool(old, pool, changes),
-            None => {
-                let subject = Subject::Pool(Arc::clone(&pool.name));
-                changes.push(Change { subject, what: What::Added(count(pool)) });
-            }
-        }
-    }
-}
-
-fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
-    let Pool { name, nodes, affinity, balance, load_bound, health, rule, timeouts, messages, drain } = old;
-    compare_nodes(name, nodes, &new.nodes, changes);
-    let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
-    compare_affinity(affinity, &new.affinity, &mut section);
-    section.set("balance", balance, &new.balance, balance_text);
-    section.number("load_bound", load_bound, &new.load_bound);
-    compare_health(health, &new.health, &mut section);
-    compare_rule(rule, &new.rule, &mut section);
-    let Timeouts { connect, handshake, idle, request } = timeouts;
-    section.time("timeouts.connect", connect, &new.timeouts.connect);
-    section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
-    section.time("timeouts.idle", idle, &new.timeouts.idle);
-    section.time("timeouts.request", request, &new.timeouts.request);
-    let Messages { max_size, ping } = messages;
-    section.set("messages.max_size", max_size, &new.messages.max_size, |size| size.map_or(none(), show_size));
-    let time = |time: &Option<Duration>| time.as_ref().map_or(none(), show_duration);
-    section.set("messages.ping", ping, &new.messages.ping, time);
-    let Drain { over, code, reason } = drain;
-    section.time("drain.over", over, &new.drain.over);
-    section.number("drain.code", code, &new.drain.code);
-    section.number("drain.reason", reason, &new.drain.reason);
-    // The order of the nodes decides ties and the turn of round_robin.
-    let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
-        let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
-        both.map(|node| node.id.clone()).collect()
-    };
-    section
-        .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
-}
-
-fn balance_text(balance: &Balance) -> String {
-    let word = match balance {
-        Balance::LeastConnections => "least_connections",
-        Balance::RoundRobin => "round_robin",
-        Balance::RandomTwo => "random_two",
-        Balance::ClientIp => "client_ip",
-    };
-    word.into()
-}
-
 fn none() -> String {
     "none".into()
-}
-
-fn compare_nodes(pool: &Arc<str>, old: &[Node], new: &[Node], changes: &mut Vec<Change>) {
-    let subject = |node: &Node| Subject::Node(Arc::clone(pool), node.id.clone());
-    for node in old.iter().filter(|node| !new.iter().any(|other| other.id == node.id)) {
-        changes.push(Change { subject: subject(node), what: What::Removed(node.address.to_string()) });
-    }
-    for node in new {
-        let mut section = Section { subject: subject(node), changes: &mut *changes };
-        let Some(old) = old.iter().find(|other| other.id == node.id) else {
-            section.push(What::Added(node.address.to_string()));
-            continue;
-        };
-        let Node { id: _, address, weight, max_connections, release } = old;
-        if *address != node.address {
-            section.push(What::Moved(address.to_string(), node.address.to_string()));
-        }
-        section.number("weight", weight, &node.weight);
-        let most = |most: &Option<u32>| most.map_or(none(), |most| most.to_string());
-        section.set("max_connections", max_connections, &node.max_connections, most);
-        section.set("release", release, &node.release, |release| release.clone().unwrap_or_else(none));
-    }
-}
-
-fn compare_affinity(old: &[Source], new: &[Source], section: &mut Section) {
-    let text = |sources: &[Source]| listed(&sources.iter().map(source_text).collect::<Vec<_>>());
-    if text(old) != text(new) {
-        return section.push(What::Set("affinity", text(new), text(old)));
-    }
-    for (old, new) in old.iter().zip(new).filter(|(old, new)| old != new) {
-        match (old, new) {
-            (Source::Cookie(old), Source::Cookie(new)) => {
-                if old.keys != new.keys {
-                    section.push(What::Replaced(format!("keys of cookie {}", new.name)));
-                }
-                let bare = |rule: &crate::affinity::cookie::CookieRule| {
-                    let mut rule = rule.clone();
-                    rule.keys = None;
-                    rule
-                };
-                if bare(old) != bare(new) {
-                    section.push(What::Replaced(format!("attributes of cookie {}", new.name)));
-                }
-            }
-            _ => section.push(What::Replaced(format!("affinity source {}", source_text(new)))),
-        }
-    }
-}
-
-fn compare_health(old: &Health, new: &Health, section: &mut Section) {
-    let Health { probe, interval, timeout } = old;
-    section.set("health", probe, &new.probe, |probe| match probe {
-        Probe::Http { path, status } => format!("http {path} with status {status}"),
-        Probe::Tcp => "tcp".into(),
-        Probe::WebSocket { path } => format!("websocket {path}"),
-        Probe::Off => none(),
-    });
-    section.time("health.interval", interval, &new.interval);
-    section.time("health.timeout", timeout, &new.timeout);
-}
-
-fn compare_rule(old: &Rule, new: &Rule, section: &mut Section) {
-    let Rule { rise, fall, failures, eject, slow_start } = old;
-    section.number("health.rise", rise, &new.rise);
-    section.number("health.fall", fall, &new.fall);
-    section.number("passive.failures", failures, &new.failures);
-    section.time("passive.eject", eject, &new.eject);
-    section.time("slow_start", slow_start, &new.slow_start);
 }
 
 /// Whether tunnels that came by `route` still belong somewhere: a route with the same host and path is there, or one
@@ -364,7 +247,9 @@ fn compare_routes(old: &[Route], new: &[Route], changes: &mut Vec<Change>) {
             section.push(What::Added(format!("pool {}", route.pool)));
             continue;
         };
-        let Route { host: _, path: _, pool } = old;
+        let Route { host: _, path: _, origins, pool } = old;
+        let list = |origins: &Origins| listed(&origins.iter().collect::<Vec<_>>());
+        section.set("origins", origins, &route.origins, list);
         section.number("pool", &pool.to_string(), &route.pool.to_string());
     }
     let order = |routes: &[Route], others: &[Route]| -> Vec<String> {
@@ -536,7 +421,8 @@ routes:
 
     #[test]
     fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
-        let listener = |text: &str| Listener { address: text.parse().unwrap() };
+        let listener =
+            |text: &str| Listener { address: text.parse().unwrap(), proxy_protocol: false, tls: None };
         let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
         let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);
         assert_eq!(same_listeners(&old, &new), [Some(0), Some(2), None]);

@@ -1,11 +1,16 @@
 //! Routes: host and path to a pool, first match wins.
 //!
 //! A host is compared without its port, without a trailing dot and without regard to case. A path is compared
-//! byte by byte as it was sent, without its query; nothing is decoded and no `..` is resolved.
+//! byte by byte as it was sent, without its query; nothing is decoded and no `..` is resolved. Which pages may open a
+//! WebSocket there is in `origins`.
+
+mod origins;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+pub use origins::{Origin, Origins};
 
 /// One entry of `routes`.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +20,8 @@ pub struct Route {
     /// The path prefix that the request must have; `None` is any. One that ends in `/` is a plain prefix;
     /// any other ends at a segment: `/chat` is `/chat` and `/chat/x`, not `/chatter`.
     pub path: Option<String>,
+    /// The pages that may open a WebSocket here.
+    pub origins: Origins,
     /// Name of the pool.
     pub pool: Arc<str>,
 }
@@ -176,6 +183,7 @@ mod tests {
         Route {
             host: host.map(|host| host.parse().unwrap()),
             path: path.map(str::to_owned),
+            origins: Origins::default(),
             pool: pool.into(),
         }
     }

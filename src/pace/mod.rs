@@ -1,11 +1,17 @@
-//! Pacing: back-off with jitter and the schedule of a drain.
+//! Pacing: a rate and a fair queue before it, back-off with jitter, and the schedule of a drain.
 //!
 //! Many things that happen together are spread, so that what comes of them does not come together either:
 //! probes of many nodes, dials again after a failure, reconnects after a drain. Randomness comes in as a draw.
 
+mod bucket;
+mod queue;
+
 use std::time::Duration;
 
 use crate::affinity::hash;
+
+pub use bucket::Bucket;
+pub use queue::FairQueue;
 
 /// `base`, more or less by at most this fraction of it (0 to 1), evenly drawn.
 pub fn jitter(base: Duration, fraction: f64, draw: u64) -> Duration {

@@ -1,17 +1,25 @@
 //! One end of a tunnel: a socket, its readiness, and what it has not taken yet.
 //!
 //! A buffer exists only while the peer is slow; it holds at most one read's bytes and the balancer's own frames,
-//! because the other side is not read while it exists (invariant I10).
+//! because the other side is not read while it exists (invariant I10). With TLS, what is read and put is plaintext,
+//! and what waits is records ([`sealed`]).
+
+mod sealed;
 
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
+use super::tls::{Role, Side};
+use crate::net::tls::departed::Departed;
+
 /// See the module.
 #[derive(Debug)]
 pub struct End {
     socket: OwnedFd,
+    /// The TLS connection on it, if it has one.
+    tls: Option<Box<Side>>,
     /// Bytes that the socket has not taken yet.
     pending: Option<Box<Pending>>,
     /// A read may give something. Cleared by a short read.
@@ -26,6 +34,10 @@ pub struct End {
     pub finished: bool,
     /// Writes fail: nothing reaches this peer any more.
     pub broken: bool,
+    /// The last bytes are on their way, the end of stream goes behind them.
+    pub finishing: bool,
+    /// The TLS keys are nearly used up and cannot be renewed.
+    pub worn: bool,
 }
 
 #[derive(Debug)]
@@ -45,13 +57,16 @@ pub enum Read {
     End,
     /// The connection is broken.
     Broken,
+    /// The peer broke TLS. Now and from now on its bytes, so many this time, are dropped.
+    Lost(usize),
 }
 
 impl End {
     /// A socket that has not been polled yet: it may be readable and writable.
-    pub fn new(socket: OwnedFd) -> Self {
+    fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
+            tls: None,
             pending: None,
             readable: true,
             writable: true,
@@ -59,7 +74,21 @@ impl End {
             ended: false,
             finished: false,
             broken: false,
+            finishing: false,
+            worn: false,
         }
+    }
+
+    /// A socket and, if there is one, the TLS connection on it. Gives what that has decrypted already, too.
+    pub fn with(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (Self, Vec<u8>) {
+        let mut end = Self::new(socket);
+        let Some(departed) = tls else { return (end, Vec::new()) };
+        let (side, luggage) = Side::new(departed, role);
+        end.tls = Some(Box::new(side));
+        if !luggage.unsent.is_empty() {
+            end.pending = Some(Box::new(Pending { bytes: luggage.unsent, sent: 0 }));
+        }
+        (end, luggage.plain)
     }
 
     /// The socket.
@@ -84,6 +113,14 @@ impl End {
     /// Reads into `buffer`. A short read leaves nothing behind, unless the peer has hung up.
     #[inline]
     pub fn read(&mut self, buffer: &mut [u8]) -> Read {
+        if self.tls.is_some() {
+            return self.read_sealed(buffer);
+        }
+        self.receive(buffer)
+    }
+
+    #[inline]
+    fn receive(&mut self, buffer: &mut [u8]) -> Read {
         loop {
             return match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => {
@@ -107,6 +144,14 @@ impl End {
     /// Sends `bytes`; what the socket does not take is kept, behind what is kept already.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
+        if self.tls.is_some() {
+            return self.put_sealed(bytes);
+        }
+        self.put_raw(bytes);
+    }
+
+    #[inline]
+    fn put_raw(&mut self, bytes: &[u8]) {
         if let Some(pending) = &mut self.pending {
             pending.bytes.extend_from_slice(bytes);
             return;
@@ -126,6 +171,8 @@ impl End {
         pending.sent += self.send(&pending.bytes[pending.sent..]);
         if pending.sent < pending.bytes.len() && !self.broken {
             self.pending = Some(pending);
+        } else if self.tls.is_some() || self.finishing {
+            self.catch_up();
         }
     }
 
@@ -154,17 +201,19 @@ impl End {
         }
     }
 
-    /// Sends our end of stream, once.
+    /// Sends our end of stream, once; with TLS close_notify first, and both behind what waits.
     pub fn finish(&mut self) {
-        if !self.finished {
-            self.finished = true;
-            // A peer that is gone already has nothing left to be told.
-            let _ = shutdown(&self.socket, Shutdown::Write);
+        if self.finished || !self.part() {
+            return;
         }
+        self.finished = true;
+        // A peer that is gone already has nothing left to be told.
+        let _ = shutdown(&self.socket, Shutdown::Write);
     }
 
     /// Makes the close that follows a reset instead of an orderly end.
-    pub fn reset(&self) {
+    pub fn reset(&mut self) {
+        self.fall_silent();
         // On a Unix socket or a dead connection there is nothing to reset.
         let _ = sockopt::set_socket_linger(&self.socket, Some(std::time::Duration::ZERO));
     }

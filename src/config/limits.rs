@@ -1,0 +1,176 @@
+//! What clients may take: the section `limits`, and whether it fits into the file limit of the process.
+//!
+//! Every value is the same for all listeners. What is counted against it lives elsewhere and outlives a reload.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::Config;
+use super::reader::{Section, Value};
+use super::units::SOME_TIME;
+
+/// What a client may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections at a time, tunnels among them; `None` (`auto`) is what the file limit allows.
+    pub connections: Option<u32>,
+    /// The same for one client (IPv4 address, IPv6 /64); 0 is no limit.
+    pub connections_per_client: u32,
+    /// Upgrade requests that are begun in a second; 0 is no limit.
+    pub handshakes_per_second: u32,
+    /// The most bytes of a request head, 8 KiB to 1 MiB.
+    pub request_head: usize,
+    /// How long a whole request head may take; a PROXY header or a TLS hello, the same again.
+    pub head_time: Duration,
+    /// How long a kept-alive client connection may be silent, and a client that sends a body or reads an answer stall.
+    pub keep_alive: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            connections_per_client: 0,
+            handshakes_per_second: 0,
+            request_head: 16 << 10,
+            head_time: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(60),
+        }
+    }
+}
+
+const KEYS: &[&str] = &[
+    "connections",
+    "connections_per_client",
+    "handshakes_per_second",
+    "request_head",
+    "head_time",
+    "keep_alive",
+];
+
+/// More connections than this no machine has file descriptors for.
+const CONNECTIONS: RangeInclusive<u32> = 1..=10_000_000;
+/// 0 turns a limit off.
+const RATES: RangeInclusive<u32> = 0..=1_000_000;
+/// A buffer below 8 KiB is refused by the HTTP library; 1 MiB is far over any browser's cookies.
+const HEADS: RangeInclusive<u64> = 8 << 10..=1 << 20;
+
+pub(super) fn limits(top: &Section) -> Limits {
+    let section = top.section("limits", KEYS);
+    let default = Limits::default();
+    let head = section.value("request_head").and_then(|value| value.size(HEADS));
+    Limits {
+        connections: section.value("connections").and_then(|value| connections(&value)),
+        connections_per_client: section.number("connections_per_client", 0, RATES),
+        handshakes_per_second: section.number("handshakes_per_second", 0, RATES),
+        request_head: head.and_then(|bytes| bytes.try_into().ok()).unwrap_or(default.request_head),
+        head_time: section.duration("head_time", default.head_time, SOME_TIME),
+        keep_alive: section.duration("keep_alive", default.keep_alive, SOME_TIME),
+    }
+}
+
+fn connections(value: &Value) -> Option<u32> {
+    let (least, most) = (CONNECTIONS.start(), CONNECTIONS.end());
+    value.parsed(format_args!("`auto` or a number from {least} to {most}"), |text| {
+        if text == "auto" {
+            return Some(None);
+        }
+        text.parse().ok().filter(|number| CONNECTIONS.contains(number)).map(Some)
+    })?
+}
+
+/// What a config amounts to in file descriptors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// Client connections at a time: what the config says, or what the file limit allows.
+    pub connections: u32,
+    /// What does not fit, a sentence each, with what would.
+    pub warnings: Vec<String>,
+}
+
+impl Budget {
+    /// Descriptors that are neither a client's nor a node's side: standard streams, log, epolls, admin connections.
+    const BASE: u64 = 64;
+    /// For each node: its probe and the connections that are kept for plain requests.
+    const PER_NODE: u64 = 16;
+
+    /// The budget of `config` where at most `files` descriptors may be open. A client connection takes two: its own,
+    /// and that to its node.
+    pub fn new(config: &Config, files: u64) -> Self {
+        let nodes: u64 = config.pools.iter().map(|pool| pool.nodes.len() as u64).sum();
+        let wanted = Self::BASE + config.listeners.len() as u64 + Self::PER_NODE * nodes;
+        // Where the limit is small, at most half of it is held back.
+        let reserve = wanted.min(files / 2);
+        let fitting = u32::try_from((files - reserve) / 2).unwrap_or(u32::MAX).clamp(1, *CONNECTIONS.end());
+        let connections = config.limits.connections.unwrap_or(fitting);
+        let mut warnings = Vec::new();
+        if connections > fitting {
+            warnings.push(format!(
+                "limits.connections: {connections} connections need {} file descriptors, the limit is {files}; \
+                 raise it (LimitNOFILE= of the unit, ulimit -n), or write {fitting} or auto",
+                u64::from(connections) * 2 + wanted
+            ));
+        }
+        let taken = taken(config);
+        if config.limits.connections.is_none() && taken.is_some_and(|taken| taken > u64::from(fitting)) {
+            warnings.push(format!(
+                "max_connections: the nodes take {} connections together, the file limit of {files} allows \
+                 {fitting}; raise it (LimitNOFILE= of the unit, ulimit -n)",
+                taken.unwrap_or_default()
+            ));
+        }
+        Self { connections, warnings }
+    }
+}
+
+/// How many tunnels the nodes take together, where each says so. A node of two pools counts twice, as it does there.
+fn taken(config: &Config) -> Option<u64> {
+    let nodes = config.pools.iter().flat_map(|pool| &pool.nodes);
+    nodes.map(|node| node.max_connections.map(u64::from)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::resolve;
+    use super::*;
+
+    fn config(limits: &str, node: &str) -> Config {
+        let text =
+            format!("limits: {{{limits}}}\npools: {{p: {{nodes: [{{id: a, address: \"a:1\"{node}}}]}}}}");
+        let read = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+        resolve("f", text.as_bytes(), &|_| None, &read).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    #[test]
+    fn auto_is_what_the_file_limit_allows_at_two_descriptors_a_connection() {
+        let budget = Budget::new(&config("", ""), 20_000);
+        assert_eq!(budget, Budget { connections: (20_000 - 64 - 1 - 16) / 2, warnings: vec![] });
+        assert_eq!(Budget::new(&config("connections: auto", ""), 20_000), budget);
+        // However small the limit is, something is served.
+        assert_eq!(Budget::new(&config("", ""), 100).connections, 25);
+        assert_eq!(Budget::new(&config("", ""), 0).connections, 1);
+        assert_eq!(Budget::new(&config("", ""), u64::MAX).connections, 10_000_000);
+    }
+
+    #[test]
+    fn more_than_fits_is_kept_and_warned_about_with_what_would_fit() {
+        let budget = Budget::new(&config("connections: 1000", ""), 1024);
+        assert_eq!(budget.connections, 1000);
+        let [warning] = &budget.warnings[..] else { panic!("{budget:?}") };
+        assert!(
+            warning.contains("2081 file descriptors") && warning.contains("write 471 or auto"),
+            "{warning}"
+        );
+        assert_eq!(Budget::new(&config("connections: 471", ""), 1024).warnings, [""; 0]);
+    }
+
+    #[test]
+    fn nodes_that_take_more_than_the_file_limit_allows_are_warned_about() {
+        let budget = Budget::new(&config("", ", max_connections: 50000"), 1024);
+        let [warning] = &budget.warnings[..] else { panic!("{budget:?}") };
+        assert!(warning.contains("the nodes take 50000") && warning.contains("LimitNOFILE"), "{warning}");
+        assert_eq!(Budget::new(&config("", ", max_connections: 400"), 1024).warnings, [""; 0]);
+        let chosen = config("connections: 100", ", max_connections: 50000");
+        assert_eq!(Budget::new(&chosen, 1024).warnings, [""; 0], "fewer were asked for");
+    }
+}

@@ -1,0 +1,144 @@
+//! How many client connections there are, all together and of each client, and the places that they take.
+//!
+//! A [`Place`] is taken at accept and given back when it is dropped, wherever the connection is by then: at the front
+//! desk or a tunnel in the relay. The counts outlive every reload; the limits come in with each question. The table of
+//! clients has an entry only for a client that has a connection, so it is bounded by the connections.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Places(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: u32,
+    clients: HashMap<IpAddr, u32>,
+}
+
+/// What counts as one client: an IPv4 address, or a /64 of IPv6, which is what one subscriber has.
+pub fn client_prefix(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        four @ IpAddr::V4(_) => four,
+        IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+impl Places {
+    /// A place for a connection, unless `most` are taken. Whose it is may be said later.
+    pub fn take(self: &Arc<Self>, most: u32) -> Option<Place> {
+        let mut taken = self.0.lock();
+        if taken.all >= most {
+            return None;
+        }
+        taken.all += 1;
+        Some(Place { places: Arc::clone(self), client: None })
+    }
+
+    /// How many are taken.
+    pub fn taken(&self) -> u32 {
+        self.0.lock().all
+    }
+}
+
+/// The place of one client connection.
+#[derive(Debug)]
+pub struct Place {
+    places: Arc<Places>,
+    /// Whose it is.
+    client: Option<IpAddr>,
+}
+
+impl Place {
+    /// Says whose it is. False, and nobody's still, when that client has `most` already; 0 is no limit.
+    #[must_use]
+    pub fn claim(&mut self, client: IpAddr, most: u32) -> bool {
+        let client = client_prefix(client);
+        let mut taken = self.places.0.lock();
+        release(&mut taken, self.client.take());
+        let of_client = taken.clients.get(&client).copied().unwrap_or(0);
+        if most != 0 && of_client >= most {
+            return false;
+        }
+        taken.clients.insert(client, of_client + 1);
+        self.client = Some(client);
+        true
+    }
+}
+
+fn release(taken: &mut Taken, client: Option<IpAddr>) {
+    let Some(client) = client else { return };
+    match taken.clients.get_mut(&client) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => {
+            taken.clients.remove(&client);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock();
+        taken.all -= 1;
+        release(&mut taken, self.client.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_it_is_dropped() {
+        let places = Arc::new(Places::default());
+        let first = places.take(2).unwrap();
+        let _second = places.take(2).unwrap();
+        assert!(places.take(2).is_none());
+        drop(first);
+        assert_eq!(places.taken(), 1);
+        assert!(places.take(2).is_some());
+    }
+
+    #[test]
+    fn a_lower_limit_lets_those_who_are_there_stay() {
+        let places = Arc::new(Places::default());
+        let _taken: Vec<Place> = (0..3).map(|_| places.take(3).unwrap()).collect();
+        assert!(places.take(2).is_none());
+        assert_eq!(places.taken(), 3);
+    }
+
+    #[test]
+    fn each_client_has_its_own_limit_and_an_ipv6_client_is_its_64() {
+        let places = Arc::new(Places::default());
+        let claim = |client: &str| {
+            let mut place = places.take(100).unwrap();
+            place.claim(ip(client), 2).then_some(place)
+        };
+        let held: Vec<Option<Place>> =
+            ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"].map(claim).into();
+        assert!(held.iter().all(Option::is_some));
+        assert!(claim("192.0.2.1").is_none() && claim("2001:db8:0:0:ffff::").is_none());
+        assert!(claim("192.0.2.2").is_some() && claim("2001:db8:0:1::").is_some());
+        drop(held);
+        assert!(claim("192.0.2.1").is_some());
+        assert_eq!(places.taken(), 0);
+        assert!(places.0.lock().clients.is_empty(), "a client without connections leaves nothing behind");
+    }
+
+    #[test]
+    fn without_a_limit_clients_are_counted_so_that_a_later_one_finds_them() {
+        let places = Arc::new(Places::default());
+        let mut first = places.take(9).unwrap();
+        assert!(first.claim(ip("192.0.2.1"), 0));
+        assert!(!places.take(9).unwrap().claim(ip("192.0.2.1"), 1));
+        assert!(first.claim(ip("192.0.2.1"), 1), "it has its own place already");
+    }
+}

@@ -1,0 +1,55 @@
+//! TLS to a node, with this end as the client.
+//!
+//! There are no roots that come with the balancer: a node's certificate must be of an authority that the config
+//! names. The name that it must be for is the caller's to say.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+use super::gate::Gate;
+use super::secrets::Secrets;
+use super::{HTTP_1_1, Secured, provider};
+use crate::net::stream::Stream;
+
+/// Makes TLS connections to the nodes of one pool; it remembers their tickets.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<ClientConfig>);
+
+impl Client {
+    /// Believes certificates of `roots`, and shows `identity` to nodes that ask for one.
+    pub fn new(roots: Arc<RootCertStore>, identity: Option<Arc<CertifiedKey>>) -> Self {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .expect("the provider has suites for both versions")
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            Some(identity) => {
+                let identity = SingleCertAndKey::from(CertifiedKey::clone(&identity));
+                builder.with_client_cert_resolver(Arc::new(identity))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        config.enable_secret_extraction = true;
+        Self(Arc::new(config))
+    }
+
+    /// The handshake, with a node whose certificate must be for `name`. It has no deadline of its own.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the node's certificate, or with what it says.
+    pub async fn connect(&self, name: ServerName<'static>, stream: Stream) -> io::Result<Stream> {
+        let secrets = Arc::new(Secrets::default());
+        // As in [`super::server`]: a key log is not told which connection a secret belongs to.
+        let mut config = ClientConfig::clone(&self.0);
+        config.key_log = secrets.clone();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, Gate::new(stream)).await?;
+        Ok(Stream::Tls(Box::new(Secured::new(stream.into(), secrets))))
+    }
+}

@@ -1,0 +1,82 @@
+//! The two traffic secrets of one connection, caught while rustls makes them.
+//!
+//! rustls tells them once, at the handshake, and never again after a KeyUpdate. Only this connection hears them, only
+//! in memory; nothing prints them, and they are wiped when dropped.
+
+use std::fmt;
+
+use parking_lot::Mutex;
+use rustls::KeyLog;
+use zeroize::Zeroizing;
+
+use super::schedule::LONGEST_SECRET;
+
+/// A first traffic secret, at the front of its bytes.
+pub type Secret = Zeroizing<[u8; LONGEST_SECRET]>;
+
+/// See the module. It is the [`KeyLog`] of one connection's config.
+#[derive(Default)]
+pub struct Secrets {
+    /// What the client sends with.
+    client: Mutex<Secret0>,
+    /// What the server sends with.
+    server: Mutex<Secret0>,
+}
+
+type Secret0 = Option<Secret>;
+
+const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
+const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
+
+impl Secrets {
+    /// The client's and the server's first secret, once; `None` in TLS 1.2 and before the handshake is done.
+    pub fn take(&self) -> Option<(Secret, Secret)> {
+        Some((self.client.lock().take()?, self.server.lock().take()?))
+    }
+}
+
+impl KeyLog for Secrets {
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        let slot = match label {
+            CLIENT => &self.client,
+            SERVER => &self.server,
+            _ => return,
+        };
+        // No hash of TLS 1.3 is longer.
+        if secret.len() <= LONGEST_SECRET {
+            let mut kept = Zeroizing::new([0; LONGEST_SECRET]);
+            kept[..secret.len()].copy_from_slice(secret);
+            *slot.lock() = Some(kept);
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        label == CLIENT || label == SERVER
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(hidden)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_traffic_secrets_are_kept_once_and_no_other_and_never_printed() {
+        let secrets = Secrets::default();
+        assert!(!secrets.will_log("EXPORTER_SECRET") && secrets.will_log(CLIENT) && secrets.will_log(SERVER));
+        secrets.log("EXPORTER_SECRET", b"random", &[9; 32]);
+        secrets.log(CLIENT, b"random", &[0xab; 32]);
+        assert!(secrets.take().is_none());
+        secrets.log(CLIENT, b"random", &[0xab; 32]);
+        secrets.log(SERVER, b"random", &[2; 48]);
+        assert_eq!(format!("{secrets:?}"), "Secrets(hidden)");
+        let (client, server) = secrets.take().unwrap();
+        assert_eq!((client[31], client[32], server[47]), (0xab, 0, 2));
+        assert!(secrets.take().is_none());
+    }
+}

@@ -1,0 +1,221 @@
+//! Who is let in: the places of connections, and the pace of handshakes.
+//!
+//! The counts live here and outlive every generation; the limits are those of the generation that asks. A handshake
+//! over the pace waits in a short queue that is fair among clients, and is sent away when it is full or slow: a
+//! reconnect storm costs the nodes no more than the pace, and each client its turn.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::http::reply::Failure;
+use crate::net::places::{Places, client_prefix};
+use crate::pace::{Bucket, FairQueue};
+
+/// The longest that a handshake waits for its turn: within what a client's own connect timeout leaves.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most handshakes that wait, whatever the rate: each holds a connection and its head.
+const MOST_WAITING: usize = 10_000;
+/// Connections at a time that are told why they are sent away; the rest are closed without a word.
+const MOST_TOLD: usize = 32;
+/// From one look at the queue to the next, at least.
+const STEP: Duration = Duration::from_millis(1);
+/// Those who are sent away come back over this many seconds, at least.
+const LEAST_SPREAD: u64 = 5;
+/// And at most: longer, and the storm is over before they are back.
+const MOST_SPREAD: u64 = 300;
+
+/// See the module.
+pub struct Admission {
+    /// The client connections.
+    pub places: Arc<Places>,
+    /// Room for those who are told why they are sent away.
+    pub told: Arc<Semaphore>,
+    /// The zero of the bucket's clock.
+    started: Instant,
+    waiting: Mutex<Waiting>,
+}
+
+/// The handshakes that wait.
+#[derive(Default)]
+struct Waiting {
+    bucket: Bucket,
+    queue: FairQueue<IpAddr, oneshot::Sender<()>>,
+    /// The rate that was asked for last, in handshakes a second.
+    rate: u32,
+    /// Sent away since the queue was empty.
+    sent_away: u64,
+    /// The pump is at work.
+    is_pumped: bool,
+}
+
+impl Admission {
+    /// Nobody is there yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            places: Arc::default(),
+            told: Arc::new(Semaphore::new(MOST_TOLD)),
+            started: Instant::now(),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// Waits for the turn of a handshake of `client` at `rate` a second; 0 is no limit. `tasks` owns the pump.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Paced`] when it is not its turn soon enough.
+    pub async fn handshake(
+        self: &Arc<Self>,
+        client: IpAddr,
+        rate: u32,
+        tasks: &TaskTracker,
+    ) -> Result<(), Failure> {
+        if rate == 0 {
+            return Ok(());
+        }
+        let Some(turn) = self.queue(client, rate, tasks)? else { return Ok(()) };
+        match tokio::time::timeout(PATIENCE, turn).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(self.waiting.lock().send_away()),
+        }
+    }
+
+    /// A place in the queue, or none where the turn is now.
+    fn queue(
+        self: &Arc<Self>,
+        client: IpAddr,
+        rate: u32,
+        tasks: &TaskTracker,
+    ) -> Result<Option<oneshot::Receiver<()>>, Failure> {
+        let mut waiting = self.waiting.lock();
+        waiting.rate = rate;
+        if waiting.queue.is_empty() && waiting.bucket.take(rate, self.started.elapsed()).is_ok() {
+            return Ok(None);
+        }
+        // What comes out within their patience, and no more.
+        let room = (rate as usize).saturating_mul(PATIENCE.as_secs() as usize).min(MOST_WAITING);
+        let (turn, awaited) = oneshot::channel();
+        // One that makes way for it hears so by the end of its channel.
+        if waiting.queue.push(client_prefix(client), turn, room).is_err() {
+            return Err(waiting.send_away());
+        }
+        if !std::mem::replace(&mut waiting.is_pumped, true) {
+            tasks.spawn(pump(Arc::clone(self)));
+        }
+        Ok(Some(awaited))
+    }
+}
+
+impl Waiting {
+    fn send_away(&mut self) -> Failure {
+        self.sent_away += 1;
+        // So that they come back at half the rate, whoever else does.
+        let needed = self.sent_away.saturating_mul(2) / u64::from(self.rate.max(1));
+        Failure::Paced { spread: needed.clamp(LEAST_SPREAD, MOST_SPREAD) }
+    }
+
+    /// Lets those in whose turn it is; says when the next one is, while somebody waits.
+    fn let_in(&mut self, now: Duration) -> Option<Duration> {
+        self.queue.retain(|turn| !turn.is_closed());
+        while !self.queue.is_empty() {
+            if let Err(wait) = self.bucket.take(self.rate, now) {
+                return Some(wait);
+            }
+            while self.queue.pop().is_some_and(|turn| turn.send(()).is_err()) {}
+        }
+        self.is_pumped = false;
+        self.sent_away = 0;
+        None
+    }
+}
+
+/// Runs while somebody waits.
+async fn pump(admission: Arc<Admission>) {
+    loop {
+        let wait = admission.waiting.lock().let_in(admission.started.elapsed());
+        let Some(wait) = wait else { return };
+        tokio::time::sleep(wait.max(STEP)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(number: u8) -> IpAddr {
+        [192, 0, 2, number].into()
+    }
+
+    #[tokio::test]
+    async fn a_storm_is_let_in_at_the_pace_and_the_rest_is_sent_away_over_a_time_that_fits() {
+        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        let mut asked = tokio::task::JoinSet::new();
+        for number in 0..400_u32 {
+            let (admission, tasks) = (Arc::clone(&admission), tasks.clone());
+            asked.spawn(async move { admission.handshake(client((number % 200) as u8), 50, &tasks).await });
+        }
+        let (mut let_in, mut widest) = (0, 0);
+        while let Some(answer) = asked.join_next().await {
+            match answer.unwrap() {
+                Ok(()) => let_in += 1,
+                Err(Failure::Paced { spread }) => widest = widest.max(spread),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        // Five at once, and those of the one second that they wait.
+        assert!((30..=56).contains(&let_in), "{let_in}");
+        assert!((12..=14).contains(&widest), "{widest}");
+        tasks.close();
+        tasks.wait().await;
+        assert!(admission.waiting.lock().queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_with_many_requests_delays_another_by_one() {
+        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let (admission, tasks) = (Arc::clone(&admission), tasks.clone());
+            asked.spawn(async move { admission.handshake(client(1), 20, &tasks).await });
+        }
+        tokio::task::yield_now().await;
+        // The loud one has the whole queue; the quiet ones get a turn all the same.
+        for quiet in 2..6 {
+            assert_eq!(admission.handshake(client(quiet), 20, &tasks).await, Ok(()), "{quiet}");
+        }
+        let mut of_loud = 0;
+        while let Some(answer) = asked.join_next().await {
+            of_loud += usize::from(answer.unwrap().is_ok());
+        }
+        assert!((5..=25).contains(&of_loud), "{of_loud}");
+    }
+
+    #[tokio::test]
+    async fn without_a_rate_nobody_waits() {
+        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        for _ in 0..10_000 {
+            assert_eq!(admission.handshake(client(1), 0, &tasks).await, Ok(()));
+        }
+        assert!(tasks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_left_costs_nobody_a_turn() {
+        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        assert_eq!(admission.handshake(client(1), 1, &tasks).await, Ok(()));
+        let gone = admission.queue(client(2), 1, &tasks).unwrap();
+        drop(gone);
+        admission.waiting.lock().queue.retain(|turn| !turn.is_closed());
+        assert_eq!(admission.waiting.lock().let_in(Duration::from_secs(5)), None);
+        assert_eq!(
+            admission.waiting.lock().bucket.take(1, Duration::from_secs(5)),
+            Ok(()),
+            "the turn is left"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! Alerts: what answers which fault of the peer, and what an alert of the peer's comes to.
+//!
+//! The table is what rustls does; the sections are those of RFC 8446 and, for TLS 1.2, RFC 5246.
+
+use crate::net::tls::departed::Version;
+
+/// An alert that says goodbye (RFC 8446 section 6.1).
+pub const CLOSE_NOTIFY: [u8; 2] = [WARNING, 0];
+/// TLS 1.2: the answer to a wish to renegotiate (RFC 5246 section 7.2.2).
+pub const NO_RENEGOTIATION: [u8; 2] = [WARNING, 100];
+
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+const USER_CANCELED: u8 = 90;
+
+/// What a peer did that ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A record that does not decrypt: wrong tag, replayed, too short, or behind the last sequence number.
+    BadRecord,
+    /// Bytes that are no TLS record, or a message of a wrong length.
+    NotTls,
+    /// A record, a message or an alert that has no place here; or too many that carry nothing.
+    Unexpected,
+    /// A record over the limit of section 5.1 or 5.2.
+    TooLong,
+    /// A field with a value that does not exist.
+    IllegalValue,
+    /// A fatal alert of the peer's, or a warning that TLS 1.3 does not know: nothing answers it.
+    Alerted,
+}
+
+impl Fault {
+    /// The alert that tells the peer, if one does.
+    pub const fn alert(self) -> Option<[u8; 2]> {
+        let description = match self {
+            Self::Unexpected => 10,
+            Self::BadRecord => 20,
+            Self::TooLong => 22,
+            Self::IllegalValue => 47,
+            Self::NotTls => 50,
+            Self::Alerted => return None,
+        };
+        Some([FATAL, description])
+    }
+}
+
+/// What an alert of the peer's comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// close_notify: the peer sends nothing more.
+    Goodbye,
+    /// A warning that changes nothing; only a few are put up with.
+    Warning,
+}
+
+/// Reads an alert (RFC 8446 section 6: in TLS 1.3 all but two are fatal, whatever their level says).
+pub fn read(version: Version, alert: &[u8]) -> Result<Meaning, Fault> {
+    let &[level, description] = alert else { return Err(Fault::NotTls) };
+    if level != WARNING && level != FATAL {
+        return Err(Fault::IllegalValue);
+    }
+    match (description, level) {
+        (0, _) => Ok(Meaning::Goodbye),
+        (USER_CANCELED, WARNING) => Ok(Meaning::Warning),
+        (_, WARNING) if version == Version::Tls12 => Ok(Meaning::Warning),
+        _ => Err(Fault::Alerted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_goodbyes_and_harmless_warnings_leave_the_connection_open() {
+        for version in [Version::Tls12, Version::Tls13] {
+            assert_eq!(read(version, &CLOSE_NOTIFY), Ok(Meaning::Goodbye));
+            assert_eq!(read(version, &[FATAL, 0]), Ok(Meaning::Goodbye));
+            assert_eq!(read(version, &[WARNING, USER_CANCELED]), Ok(Meaning::Warning));
+            assert_eq!(read(version, &[FATAL, 40]), Err(Fault::Alerted));
+            assert_eq!(read(version, &[3, 40]), Err(Fault::IllegalValue));
+            assert_eq!(read(version, &[WARNING]), Err(Fault::NotTls));
+            assert_eq!(read(version, &[WARNING, 0, 0]), Err(Fault::NotTls));
+        }
+        assert_eq!(read(Version::Tls12, &NO_RENEGOTIATION), Ok(Meaning::Warning));
+        assert_eq!(read(Version::Tls13, &NO_RENEGOTIATION), Err(Fault::Alerted));
+    }
+}
