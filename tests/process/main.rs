@@ -3,6 +3,7 @@
 mod balancer;
 mod commands;
 mod ending;
+mod generate;
 mod rotation;
 mod reload;
 mod service;

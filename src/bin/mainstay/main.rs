@@ -1,10 +1,12 @@
 //! The balancer's command line.
 //!
-//! Commands for a running balancer are in `remote`, its answers as tables in `table`.
+//! Commands for a running balancer are in `remote`, its answers as tables in `table`; what packages and editors want is
+//! in `generate`.
 //!
 //! Exit codes: 0 all is well; 1 the config has faults, the balancer could not run, or a second signal cut its end
 //! short; 2 the command is not one.
 
+mod generate;
 mod remote;
 mod table;
 
@@ -12,12 +14,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use mainstay::admin::client::ClientFault;
 use mainstay::config::{Faults, Summary};
 use mainstay::control::load::load;
 
+use generate::{Completions, Manual};
 use remote::{Remote, Wanted};
 
 /// Balances WebSocket connections over a fleet of nodes and keeps each client on its node.
@@ -67,6 +70,12 @@ enum Command {
     Reload(Remote),
     /// Show the config in effect in a running balancer, with every default; it is a config file itself
     Config(Remote),
+    /// Print the JSON Schema of the config, for editors
+    Schema,
+    /// Print a script that completes the command line
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Manual),
 }
 
 #[derive(Args)]
@@ -101,6 +110,9 @@ fn main() -> ExitCode {
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
         Command::Reload(remote) => remote::reload(&remote),
         Command::Config(remote) => remote::config(&remote),
+        Command::Schema => generate::schema(),
+        Command::Completions(wanted) => generate::completions(&wanted, Cli::command()),
+        Command::Man(wanted) => generate::manual(&wanted, Cli::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
