@@ -173,6 +173,7 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
         compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
     }
 }
+
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
     match (old, new) {
         (None, None) => {}
