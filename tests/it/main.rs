@@ -12,4 +12,5 @@ mod play;
 mod pressure;
 mod scrape;
 mod tls;
+mod tls_nodes;
 mod reload;
