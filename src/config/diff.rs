@@ -397,8 +397,9 @@ routes:
 
     #[test]
     fn spelling_order_of_keys_and_comments_change_nothing() {
-        let spelt =
-            BASE.replace("idle: 1h", "idle: 60m, connect: 2s # as ever").replace("pools:", "\n\npools:");
+        let spelt = BASE
+            .replace("{ idle: 1h }", "{ connect: 2s, idle: 60m } # as ever")
+            .replace("pools:", "\n\npools:");
         assert_eq!(said(&config(BASE), &config(&spelt)), [""; 0]);
     }
 
@@ -414,7 +415,7 @@ routes:
     #[test]
     fn other_secrets_are_said_and_never_shown() {
         let old = config(BASE);
-        let new = resolve("t", BASE.as_bytes(), &|_| None, &read("B")).unwrap();
+        let new = resolve("t", BASE.as_bytes(), &|_| None, &read("E")).unwrap();
         assert_eq!(said(&old, &new), ["pool chat: keys of cookie pin replaced"]);
     }
 
@@ -430,9 +431,10 @@ routes:
     fn a_route_is_still_there_when_one_takes_its_place_or_all_that_it_took() {
         let routes = |text: &str| {
             let tail = BASE.find("routes:").unwrap();
-            config(&format!("{}routes: [{text}, {{ path: /only-feed, pool: feed }}]\n", &BASE[..tail])).routes
+            let routes = format!("routes: [{{ path: /only-feed, pool: feed }}, {text}]\n");
+            config(&format!("{}{routes}", &BASE[..tail])).routes
         };
-        let old = &routes("{ host: a.example, path: /chat/, pool: chat }")[0];
+        let old = &routes("{ host: a.example, path: /chat/, pool: chat }")[1];
         for (new, expected) in [
             ("{ host: a.example, path: /chat/, pool: feed }", true),
             ("{ host: a.example, path: /chat, pool: chat }", true),

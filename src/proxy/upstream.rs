@@ -44,14 +44,17 @@ pub struct Upstream {
     vitals: Arc<Vitals>,
 }
 
+/// An unused connection, and since when it is one.
+type Kept = (Instant, SendRequest<Body>);
+
 /// What outlives a generation.
 struct Vitals {
     /// What probes and real traffic say.
     health: Mutex<Health>,
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
-    /// Unused connections and since when they are; `None` once they have been let go of.
-    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
+    /// Unused connections; `None` once they have been let go of.
+    kept: Mutex<Option<Vec<Kept>>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
@@ -247,7 +250,7 @@ impl Upstream {
         Ok(Lease { sender, is_reused: false })
     }
 
-    fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
+    fn pop(&self) -> Option<Kept> {
         self.vitals.kept.lock().as_mut()?.pop()
     }
 

@@ -160,7 +160,9 @@ fn says_something((client, node): &mut (Raw, Raw)) {
 
 fn reload(balancer: &Balancer) -> String {
     let mut admin = Raw::new(std::net::TcpStream::connect(&balancer.admin).unwrap());
-    admin.send("POST /api/reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    admin.send(
+        "POST /api/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    );
     admin.rest()
 }
 
