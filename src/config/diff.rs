@@ -624,7 +624,8 @@ routes:
 
     #[test]
     fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
-        let listener = |text: &str| Listener { address: text.parse().unwrap() };
+        let listener =
+            |text: &str| Listener { address: text.parse().unwrap(), proxy_protocol: false, tls: None };
         let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
         let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);
         assert_eq!(same_listeners(&old, &new), [Some(0), Some(2), None]);

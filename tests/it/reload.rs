@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay::app::App;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, plain, parsed, soon};
+use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, parsed, plain, soon};
 
 /// Two nodes, `one` and `two`, and a balancer in front of them.
 struct Fleet {
@@ -423,8 +423,8 @@ async fn a_listener_that_the_running_one_is_in_the_way_of_is_refused_with_the_re
     fleet.app.stop().await;
     let (one, two) = (bound().await, bound().await);
     let nodes = [("one", &one), ("two", &two)];
-    let app = App::start(&parsed(&config(&nodes, &Rest { listeners: &wide, ..REST })));
-    let app = soon(app).await.unwrap();
+    let parsed = parsed(&config(&nodes, &Rest { listeners: &wide, ..REST }));
+    let app = soon(App::start(&parsed)).await.unwrap();
     let narrow = config(&nodes, &Rest { listeners: &format!("127.0.0.1:{port}"), ..REST });
     let faults = soon(app.reload().apply(parsed(&narrow))).await.unwrap_err().to_string();
     let remedy = format!(
