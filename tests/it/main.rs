@@ -10,5 +10,6 @@ mod papers;
 mod play;
 mod plain;
 mod pressure;
+mod records;
 mod scrape;
 mod tls;
