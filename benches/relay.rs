@@ -255,6 +255,7 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
         opened_at: SystemTime::now(),
         affinity: ("none", "none"),
         trace: [0; 16],
+        place: None,
     };
     let rules = Rules {
         idle: Duration::from_secs(3600),

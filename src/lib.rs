@@ -8,14 +8,15 @@
 //! # The life of a connection
 //!
 //! 1. accept: the listener takes the connection.
-//! 2. (TLS is not built yet.)
+//! 2. TLS: certificate by host, client certificate, tickets, within `limits.head_time` ([`net::tls`]).
 //! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::guard`]).
 //! 4. route: host and path name a pool ([`route`]).
 //! 5. affinity: cookie, Socket.IO sid, header, query or client address gives a pin or a key ([`affinity`]).
 //! 6. pick: the candidates in order of preference ([`pool::pick`]).
 //! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
-//! 9. adopt: both sockets and the bytes already read go to the relay thread with the fewest tunnels.
+//! 9. adopt: TLS leaves rustls ([`net::tls::leave`]); both sockets, its keys and the bytes already read go to the relay
+//!    thread with the fewest tunnels.
 //! 10. relay until a close, a limit or a timeout ([`relay`]).
 //! 11. one [`relay::Outcome`], logged once and counted once.
 //!
@@ -35,6 +36,7 @@
 //! - I6 Nothing is injected except between two frames.
 //! - I7 Every session ends in exactly one `Outcome`, logged once and counted once.
 //! - I8 A bad config changes nothing, and says everything that is wrong with it at once.
+//! - I9 A reload closes no connection whose route and node are still there.
 //! - I10 What a slow reader does not take is bounded: the balancer stops reading from the other side.
 
 #![forbid(unsafe_code)]

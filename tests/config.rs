@@ -8,16 +8,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use mainstay::affinity::{Prefixes, Source};
-use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary};
-use mainstay::config::{admin_place, effective, resolve};
+use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary, TlsVersion};
+use mainstay::config::{admin_place, effective, resolve, resolve_at};
 use mainstay::pool::pick::Balance;
+
+/// 2027-01-15, for what certificates say of their time.
+const NOW: i64 = 1_800_000_000;
 
 /// The config of a file, in an environment with nothing but `env`.
 fn load(path: &Path, env: &[(&str, &str)]) -> Result<Config, Faults> {
     let name = path.file_name().unwrap().to_str().unwrap();
     let variable = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
     let read = |named: &Path| fs::read(path.parent().unwrap().join(named));
-    resolve(name, &fs::read(path).unwrap(), &variable, &read)
+    resolve_at(name, NOW, &fs::read(path).unwrap(), &variable, &read)
 }
 
 fn corpus(directory: &str) -> Vec<PathBuf> {
@@ -81,6 +84,15 @@ fn the_reference_config_is_valid_and_says_the_defaults() {
 fn the_reference_config_names_every_key_that_has_an_effect() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("balancer.yaml")).unwrap();
     let keys = [
+        "tls",
+        "certificates",
+        "cert",
+        "key",
+        "client_ca",
+        "min_version",
+        "ticket_secret_file",
+        "ca",
+        "server_name",
         "listeners",
         "address",
         "admin",
@@ -179,6 +191,10 @@ fn the_fleets_of_the_migration_examples_can_be_put_on_any_port() {
 fn every_key_reaches_its_field() {
     let config = valid("everything.yaml");
     assert_eq!(config.listeners.len(), 4);
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.certificates[0].names, ["chat.example.com", "*.chat.example.com"]);
+    assert_eq!((tls.min_version, tls.certificates[0].expires.as_str()), (TlsVersion::Tls13, "2120-01-01"));
+    assert!(tls.client_ca.is_some() && tls.tickets.is_some() && config.listeners[1].tls.is_none());
     let admin = config.admin.unwrap();
     assert!(matches!(&admin.address, ListenAddress::Unix(_)));
     assert!(admin.tokens.is_some_and(|tokens| tokens.accept(b"old-token-of-the-operators")));
@@ -203,6 +219,7 @@ fn every_key_reaches_its_field() {
     assert_eq!((a.drain.code, a.drain.reason.as_str()), (4000, "moved"));
     assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, Balance::RoundRobin, &Probe::Tcp));
     assert_eq!((&c.health.probe, c.timeouts.idle), (&Probe::Off, a.timeouts.idle));
+    assert!(a.tls.as_ref().is_some_and(|tls| tls.server_name.is_some() && tls.identity.is_some()));
     assert_eq!(config.routes.len(), 3);
 }
 
@@ -255,6 +272,28 @@ fn the_admin_place_is_found_whatever_else_is_wrong() {
     {
         assert!(!place(bad).unwrap_err().list().is_empty(), "{bad}");
     }
+}
+
+#[test]
+fn a_certificate_is_asked_for_its_time_and_warned_of_two_weeks_before_its_end() {
+    const DAY: i64 = 86_400;
+    // 2120-01-01 and 2020-01-01, between which the certificate is valid.
+    let (end, begin) = (4_733_510_400, 1_577_836_800);
+    let text = "listeners: [{ address: \"127.0.0.1:0\", tls: { certificates: [\
+        { cert: tests/config/papers/site.pem, key: tests/config/papers/site.key }] } }]\n\
+        pools: { a: { nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }] } }";
+    let at = |now| resolve_at("t.yaml", now, text.as_bytes(), &|_| None, &|path| fs::read(path));
+    let said = |now| match at(now) {
+        Ok(config) => config.warnings.iter().map(|warning| warning.message.clone()).collect::<Vec<_>>(),
+        Err(faults) => faults.list().iter().map(|fault| fault.message.clone()).collect(),
+    };
+    assert_eq!([said(begin), said(end - 14 * DAY)], [[""; 0], [""; 0]]);
+    let path = "cert: tests/config/papers/site.pem: it";
+    assert_eq!(said(end - 14 * DAY + 1), [format!("{path} expires on 2120-01-01; renew it")]);
+    assert_eq!(said(end + 1), [format!("{path} expired on 2120-01-01; renew it")]);
+    let early = format!("{path} is not valid before 2020-01-01; look at the clock of this machine");
+    assert_eq!(said(begin - 1), [early]);
+    assert!(at(end).is_ok() && at(end + 1).is_err() && at(begin - 1).is_err());
 }
 
 #[test]

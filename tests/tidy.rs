@@ -13,7 +13,7 @@ use std::path::Path;
 use source::{Band, File, Modules, files, read};
 
 /// Invariants that have no test with their name yet. It only ever gets shorter: an entry whose test exists fails.
-const MISSING: &[&str] = &["I3"];
+const MISSING: &[&str] = &[];
 
 /// Lines that a file may have before its inline tests.
 const MOST_LINES: usize = 400;

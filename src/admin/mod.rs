@@ -177,7 +177,7 @@ async fn serve_connection(
         request_head: HEAD_SIZE,
         head_time: limits.head_time,
         keep_alive: limits.keep_alive,
-        body_time: BODY_TIME,
+        stall_time: BODY_TIME,
     };
     let (guard, link) = Guard::new(stream, rules);
     let service = service_fn(|request| Box::pin(reply(request, view, &link)));

@@ -3,23 +3,18 @@
 //! Pure: it compares and says, and applies nothing. Every struct is taken apart whole, so that a new key cannot be
 //! forgotten here. A sentence may show what the file says, never a secret: of keys it only says that they are others.
 
+mod pools;
+mod tls;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
-
-use super::summary::{route_text, source_text};
+use super::summary::route_text;
 use super::units::{show_duration, show_size};
-use super::{
-    AccessLog, Admin, Authorities, Config, Drain, Health, Identity, Limits, Listener, ListenerTls, LogFormat,
-    LogPath, Messages, Pool, PoolTls, Probe, ProxyVersion, Shutdown, Timeouts,
-};
-use crate::affinity::Source;
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::{Node, NodeId};
+use super::{AccessLog, Admin, Config, Limits, Listener, LogFormat, LogPath, Shutdown};
+use crate::pool::NodeId;
 use crate::route::{Origins, Route};
 
 /// One difference.
@@ -105,7 +100,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     compare_access_log(access_log, &new.access_log, Section::top("access_log", &mut changes));
     let Shutdown { drain } = shutdown;
     Section::top("shutdown", &mut changes).time("drain", drain, &new.shutdown.drain);
-    compare_pools(pools, &new.pools, &mut changes);
+    pools::compare_pools(pools, &new.pools, &mut changes);
     compare_routes(routes, &new.routes, &mut changes);
     changes
 }
@@ -172,62 +167,10 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
             Some(Listener { address: _, proxy_protocol, tls }) => {
                 let mut section = Section { subject: subject(listener), changes: &mut *changes };
                 section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
-                compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
+                tls::listener(tls.as_ref(), listener.tls.as_ref(), &mut section);
             }
         }
     }
-}
-
-fn on_or_off(is_on: &bool) -> String {
-    if *is_on { "on" } else { "off" }.into()
-}
-
-fn compare_listener_tls(old: Option<&ListenerTls>, new: Option<&ListenerTls>, section: &mut Section) {
-    let (Some(old), Some(new)) = (old, new) else {
-        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
-    };
-    let ListenerTls { certificates, client_ca, min_version, ticket_secret_file, tickets } = old;
-    for now in new.certificates.iter().filter(|now| !certificates.contains(now)) {
-        section.push(What::Replaced(format!("certificate {} (until {})", now.cert.display(), now.expires)));
-    }
-    let files = |list: &Vec<Identity>| {
-        listed(&list.iter().map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
-    };
-    section.set("tls.certificates", &files(certificates), &files(&new.certificates), String::clone);
-    compare_authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
-    section.set("tls.min_version", min_version, &new.min_version, |version| version.as_str().into());
-    let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
-    section.set("tls.ticket_secret_file", ticket_secret_file, &new.ticket_secret_file, path);
-    if *tickets != new.tickets {
-        section.push(What::Replaced("ticket secrets".into()));
-    }
-}
-
-fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
-    let (Some(old), Some(new)) = (old, new) else {
-        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
-    };
-    let PoolTls { ca, server_name, identity } = old;
-    compare_authorities("tls.ca", Some(ca), Some(&new.ca), section);
-    let name =
-        |name: &Option<ServerName<'_>>| name.as_ref().map_or(none(), |name| name.to_str().into_owned());
-    section.set("tls.server_name", server_name, &new.server_name, name);
-    if *identity != new.identity {
-        section.push(What::Replaced("certificate shown to nodes".into()));
-    }
-}
-
-fn compare_authorities(
-    key: &'static str,
-    old: Option<&Authorities>,
-    new: Option<&Authorities>,
-    section: &mut Section,
-) {
-    let file = |ca: &Option<&Authorities>| ca.map_or(none(), |ca| ca.file.display().to_string());
-    if old.is_some() && file(&old) == file(&new) && old != new {
-        section.push(What::Replaced(format!("authorities of {}", file(&new))));
-    }
-    section.set(key, &file(&old), &file(&new), String::clone);
 }
 
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
@@ -281,155 +224,8 @@ fn compare_access_log(old: &AccessLog, new: &AccessLog, mut section: Section) {
     });
 }
 
-fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
-    let count = |pool: &Pool| match pool.nodes.len() {
-        1 => "1 node".to_owned(),
-        count => format!("{count} nodes"),
-    };
-    for pool in old.iter().filter(|pool| !new.iter().any(|other| other.name == pool.name)) {
-        let subject = Subject::Pool(Arc::clone(&pool.name));
-        changes.push(Change { subject, what: What::Removed(count(pool)) });
-    }
-    for pool in new {
-        match old.iter().find(|other| other.name == pool.name) {
-            Some(old) => compare_pool(old, pool, changes),
-            None => {
-                let subject = Subject::Pool(Arc::clone(&pool.name));
-                changes.push(Change { subject, what: What::Added(count(pool)) });
-            }
-        }
-    }
-}
-
-fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
-    let Pool {
-        name,
-        nodes,
-        affinity,
-        balance,
-        load_bound,
-        health,
-        rule,
-        timeouts,
-        messages,
-        drain,
-        send_proxy_protocol,
-        source_addresses,
-        tls,
-    } = old;
-    compare_nodes(name, nodes, &new.nodes, changes);
-    let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
-    compare_affinity(affinity, &new.affinity, &mut section);
-    section.set("balance", balance, &new.balance, balance_text);
-    section.number("load_bound", load_bound, &new.load_bound);
-    compare_health(health, &new.health, &mut section);
-    compare_rule(rule, &new.rule, &mut section);
-    let Timeouts { connect, handshake, idle, request } = timeouts;
-    section.time("timeouts.connect", connect, &new.timeouts.connect);
-    section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
-    section.time("timeouts.idle", idle, &new.timeouts.idle);
-    section.time("timeouts.request", request, &new.timeouts.request);
-    let Messages { max_size, ping } = messages;
-    section.set("messages.max_size", max_size, &new.messages.max_size, |size| size.map_or(none(), show_size));
-    let time = |time: &Option<Duration>| time.as_ref().map_or(none(), show_duration);
-    section.set("messages.ping", ping, &new.messages.ping, time);
-    let Drain { over, code, reason } = drain;
-    section.time("drain.over", over, &new.drain.over);
-    section.number("drain.code", code, &new.drain.code);
-    section.number("drain.reason", reason, &new.drain.reason);
-    let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
-    section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
-    section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
-    compare_pool_tls(tls.as_ref(), new.tls.as_ref(), &mut section);
-    // The order of the nodes decides ties and the turn of round_robin.
-    let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
-        let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
-        both.map(|node| node.id.clone()).collect()
-    };
-    section
-        .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
-}
-
-fn balance_text(balance: &Balance) -> String {
-    let word = match balance {
-        Balance::LeastConnections => "least_connections",
-        Balance::RoundRobin => "round_robin",
-        Balance::RandomTwo => "random_two",
-        Balance::ClientIp => "client_ip",
-    };
-    word.into()
-}
-
 fn none() -> String {
     "none".into()
-}
-
-fn compare_nodes(pool: &Arc<str>, old: &[Node], new: &[Node], changes: &mut Vec<Change>) {
-    let subject = |node: &Node| Subject::Node(Arc::clone(pool), node.id.clone());
-    for node in old.iter().filter(|node| !new.iter().any(|other| other.id == node.id)) {
-        changes.push(Change { subject: subject(node), what: What::Removed(node.address.to_string()) });
-    }
-    for node in new {
-        let mut section = Section { subject: subject(node), changes: &mut *changes };
-        let Some(old) = old.iter().find(|other| other.id == node.id) else {
-            section.push(What::Added(node.address.to_string()));
-            continue;
-        };
-        let Node { id: _, address, weight, max_connections, release } = old;
-        if *address != node.address {
-            section.push(What::Moved(address.to_string(), node.address.to_string()));
-        }
-        section.number("weight", weight, &node.weight);
-        let most = |most: &Option<u32>| most.map_or(none(), |most| most.to_string());
-        section.set("max_connections", max_connections, &node.max_connections, most);
-        section.set("release", release, &node.release, |release| release.clone().unwrap_or_else(none));
-    }
-}
-
-fn compare_affinity(old: &[Source], new: &[Source], section: &mut Section) {
-    let text = |sources: &[Source]| listed(&sources.iter().map(source_text).collect::<Vec<_>>());
-    if text(old) != text(new) {
-        return section.push(What::Set("affinity", text(new), text(old)));
-    }
-    for (old, new) in old.iter().zip(new).filter(|(old, new)| old != new) {
-        match (old, new) {
-            (Source::Cookie(old), Source::Cookie(new)) => {
-                if old.keys != new.keys {
-                    section.push(What::Replaced(format!("keys of cookie {}", new.name)));
-                }
-                let bare = |rule: &crate::affinity::cookie::CookieRule| {
-                    let mut rule = rule.clone();
-                    rule.keys = None;
-                    rule
-                };
-                if bare(old) != bare(new) {
-                    section.push(What::Replaced(format!("attributes of cookie {}", new.name)));
-                }
-            }
-            _ => section.push(What::Replaced(format!("affinity source {}", source_text(new)))),
-        }
-    }
-}
-
-fn compare_health(old: &Health, new: &Health, section: &mut Section) {
-    let Health { probe, interval, timeout } = old;
-    section.set("health", probe, &new.probe, |probe| match probe {
-        Probe::Http { path, status } => format!("http {path} with status {status}"),
-        Probe::Tcp => "tcp".into(),
-        Probe::WebSocket { path } => format!("websocket {path}"),
-        Probe::Off => none(),
-    });
-    section.time("health.interval", interval, &new.interval);
-    section.time("health.timeout", timeout, &new.timeout);
-}
-
-fn compare_rule(old: &Rule, new: &Rule, section: &mut Section) {
-    let Rule { rise, fall, failures, eject, slow_start } = old;
-    section.number("health.rise", rise, &new.rise);
-    section.number("health.fall", fall, &new.fall);
-    section.number("passive.failures", failures, &new.failures);
-    section.time("passive.eject", eject, &new.eject);
-    section.time("slow_start", slow_start, &new.slow_start);
 }
 
 /// Whether tunnels that came by `route` still belong somewhere: a route with the same host and path is there, or one
@@ -462,4 +258,193 @@ fn compare_routes(old: &[Route], new: &[Route], changes: &mut Vec<Change>) {
     };
     let mut section = Section::top("routes", changes);
     section.set("the order", &order(old, new), &order(new, old), |names| listed(names));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::resolve;
+
+    const BASE: &str = "\
+listeners: [{ address: \"127.0.0.1:8080\" }]
+pools:
+  chat:
+    nodes: [{ id: ws1, address: \"10.0.0.1:3001\" }, { id: ws2, address: \"10.0.0.2:3001\" }]
+    affinity: [cookie: { name: pin, secret_file: secret }]
+    timeouts: { idle: 1h }
+  feed:
+    nodes: [{ id: a, address: \"10.0.0.9:80\" }]
+routes:
+  - { path: /chat, pool: chat }
+  - { path: /feed, pool: feed }
+";
+
+    fn read(secret: &'static str) -> impl Fn(&Path) -> io::Result<Vec<u8>> {
+        move |_| Ok(format!("k1:{}=\n", secret.repeat(43)).into_bytes())
+    }
+
+    fn config(text: &str) -> Config {
+        resolve("t", text.as_bytes(), &|_| None, &read("A")).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn said(old: &Config, new: &Config) -> Vec<String> {
+        diff(old, new).iter().map(ToString::to_string).collect()
+    }
+
+    /// What is said when this is put in the place of that.
+    fn replaced(from: &str, to: &str) -> Vec<String> {
+        assert!(BASE.contains(from), "{from}");
+        said(&config(BASE), &config(&BASE.replace(from, to)))
+    }
+
+    #[test]
+    fn each_change_is_one_plain_sentence() {
+        let node = "{ id: ws2, address: \"10.0.0.2:3001\" }";
+        for (from, to, sentence) in [
+            (
+                node,
+                "{ id: ws2, address: \"10.0.0.2:3001\" }, { id: ws4, address: \"10.0.0.4:3001\" }",
+                "pool chat: node ws4 added (10.0.0.4:3001)",
+            ),
+            (&*format!(", {node}"), "", "pool chat: node ws2 removed (10.0.0.2:3001)"),
+            (
+                "10.0.0.2:3001",
+                "10.0.0.3:3001",
+                "pool chat: node ws2 moved to 10.0.0.3:3001, was at 10.0.0.2:3001",
+            ),
+            ("id: ws2,", "id: ws2, weight: 3,", "pool chat: node ws2: weight is 3 now, was 1"),
+            (
+                "id: ws2,",
+                "id: ws2, max_connections: 9,",
+                "pool chat: node ws2: max_connections is 9 now, was none",
+            ),
+            ("id: ws2,", "id: ws2, release: v7,", "pool chat: node ws2: release is v7 now, was none"),
+            ("idle: 1h", "idle: 2h", "pool chat: timeouts.idle is 2h now, was 1h"),
+            (
+                "timeouts:",
+                "balance: random_two\n    timeouts:",
+                "pool chat: balance is random_two now, was least_connections",
+            ),
+            (
+                "timeouts:",
+                "health: null\n    timeouts:",
+                "pool chat: health is none now, was http /health with status 200",
+            ),
+            (
+                "timeouts:",
+                "drain: { code: 3001 }\n    timeouts:",
+                "pool chat: drain.code is 3001 now, was 1012",
+            ),
+            (
+                "timeouts:",
+                "messages: { ping: 5s }\n    timeouts:",
+                "pool chat: messages.ping is 5s now, was none",
+            ),
+            (
+                "name: pin",
+                "name: other",
+                "pool chat: affinity is [cookie other (signed)] now, was [cookie pin (signed)]",
+            ),
+            ("name: pin,", "name: pin, same_site: strict,", "pool chat: attributes of cookie pin replaced"),
+            ("path: /feed", "path: /news", "route any host, path /news added (pool feed)"),
+            (
+                "path: /feed, pool: feed",
+                "path: /feed, pool: chat",
+                "route any host, path /feed: pool is chat now, was feed",
+            ),
+            ("8080", "8081", "listener 127.0.0.1:8081 added (listening)"),
+            (
+                "pools:",
+                "limits: { request_head: 32KiB }\npools:",
+                "limits: request_head is 32KiB now, was 16KiB",
+            ),
+            (
+                "pools:",
+                "trusted_proxies: [10.0.0.0/8]\npools:",
+                "trusted_proxies: the list is [10.0.0.0/8] now, was []",
+            ),
+            ("pools:", "access_log: { format: off }\npools:", "access_log: format is off now, was json"),
+            ("pools:", "admin: null\npools:", "admin removed"),
+            (
+                "pools:",
+                "admin: { address: \"127.0.0.1:1\" }\npools:",
+                "admin: address is 127.0.0.1:1 now, was 127.0.0.1:9090",
+            ),
+            ("pools:", "shutdown: { drain: 1s }\npools:", "shutdown: drain is 1s now, was 30s"),
+            (
+                "  feed:\n",
+                "  more: { nodes: [{ id: m, address: \"x:1\" }] }\n  feed:\n",
+                "pool more added (1 node)",
+            ),
+        ] {
+            let said = replaced(from, to);
+            assert!(said.contains(&sentence.to_owned()), "{sentence}\n{said:?}");
+            assert!(said.len() <= 2, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_is_said_too() {
+        assert_eq!(replaced("8080", "8081")[0], "listener 127.0.0.1:8080 removed");
+        let without = BASE.replace("  feed:\n    nodes: [{ id: a, address: \"10.0.0.9:80\" }]\n", "");
+        let without = without.replace("  - { path: /feed, pool: feed }\n", "");
+        let expected = ["pool feed removed (1 node)", "route any host, path /feed removed (pool feed)"];
+        assert_eq!(said(&config(BASE), &config(&without)), expected);
+    }
+
+    #[test]
+    fn spelling_order_of_keys_and_comments_change_nothing() {
+        let spelt = BASE
+            .replace("{ idle: 1h }", "{ connect: 2s, idle: 60m } # as ever")
+            .replace("pools:", "\n\npools:");
+        assert_eq!(said(&config(BASE), &config(&spelt)), [""; 0]);
+    }
+
+    #[test]
+    fn the_order_of_routes_and_nodes_counts() {
+        let [chat, feed] = ["  - { path: /chat, pool: chat }\n", "  - { path: /feed, pool: feed }\n"];
+        let turned = BASE.replace(&format!("{chat}{feed}"), &format!("{feed}{chat}"));
+        let expected = "routes: the order is [any host, path /feed, any host, path /chat] now, \
+                        was [any host, path /chat, any host, path /feed]";
+        assert_eq!(said(&config(BASE), &config(&turned)), [expected]);
+    }
+
+    #[test]
+    fn other_secrets_are_said_and_never_shown() {
+        let old = config(BASE);
+        let new = resolve("t", BASE.as_bytes(), &|_| None, &read("E")).unwrap();
+        assert_eq!(said(&old, &new), ["pool chat: keys of cookie pin replaced"]);
+    }
+
+    #[test]
+    fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
+        let listener = |text: &str| Listener { address: text.parse().unwrap(), proxy_protocol: false, tls: None };
+        let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
+        let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);
+        assert_eq!(same_listeners(&old, &new), [Some(0), Some(2), None]);
+    }
+
+    #[test]
+    fn a_route_is_still_there_when_one_takes_its_place_or_all_that_it_took() {
+        let routes = |text: &str| {
+            let tail = BASE.find("routes:").unwrap();
+            let routes = format!("routes: [{{ path: /only-feed, pool: feed }}, {text}]\n");
+            config(&format!("{}{routes}", &BASE[..tail])).routes
+        };
+        let old = &routes("{ host: a.example, path: /chat/, pool: chat }")[1];
+        for (new, expected) in [
+            ("{ host: a.example, path: /chat/, pool: feed }", true),
+            ("{ host: a.example, path: /chat, pool: chat }", true),
+            ("{ host: \"*.example\", pool: chat }", true),
+            ("{ path: /, pool: chat }", true),
+            ("{ path: /, pool: feed }", false),
+            ("{ host: b.example, path: /chat/, pool: chat }", false),
+            ("{ host: a.example, path: /chat/x, pool: chat }", false),
+        ] {
+            assert_eq!(is_still_there(old, &routes(new)), expected, "{new}");
+        }
+    }
 }

@@ -75,13 +75,20 @@ pub struct Config {
     pub places: Places,
 }
 
-/// Where in the file the addresses stand that have to be bound.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Where in the file the addresses stand that have to be bound. All places are alike: a config is no other one for
+/// being written in another way.
+#[derive(Debug, Clone, Default)]
 pub struct Places {
     /// One for each of [`Config::listeners`]; none when the file does not name any.
     pub listeners: Vec<Position>,
     /// The admin address, when the file names it.
     pub admin: Option<Position>,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Where clients come in.

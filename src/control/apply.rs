@@ -1,9 +1,9 @@
 //! A reload: another config takes effect in the running process, or nothing changes.
 //!
-//! Its steps: read and check the file whole; bind what is new and open the new log; build the next generation and
-//! probe the nodes that join; then, without a wait in between, swap the generation in and open and close doors; at
-//! last see off the tunnels whose node or route is gone ([`super::leave`]). Up to the swap any fault ends it with
-//! nothing changed (invariant I8).
+//! Its steps: read and check the file whole; bind what is new; build the next generation and probe the nodes that
+//! join; then, without a wait in between, swap the generation in and open and close doors; at last see off the
+//! tunnels whose node or route is gone ([`super::leave`]). Up to the swap any fault ends it with nothing changed
+//! (invariant I8).
 //!
 //! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
 
@@ -181,41 +181,45 @@ impl Reload {
 
     /// In a task of its own, so that it is done whole; `None` when the files are as they were.
     async fn run(self: &Arc<Self>, cause: Cause) -> Option<Result<Vec<Change>, Faults>> {
+        let Some(path) = self.path.clone() else {
+            return Some(Err(self.fault("this balancer was not started from a file")));
+        };
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
+            // Whoever asked is told at once; else nobody has to hear of a moment's fault.
+            if cause != Cause::Asked && read_aside(&path).await.config.is_err() {
+                tokio::time::sleep(SECOND_LOOK).await;
+            }
             let mut turn = this.turn.lock().await;
-            let outcome = this.reload(&mut turn, cause).await?;
+            let outcome = this.reload(&mut turn, cause, read_aside(&path).await).await?;
             this.tell(&outcome);
             Some(outcome)
         });
         task.await.unwrap_or_else(|_| Some(Err(self.fault("the reload broke off; this is a bug"))))
     }
 
-    async fn reload(self: &Arc<Self>, turn: &mut Turn, cause: Cause) -> Option<Result<Vec<Change>, Faults>> {
-        let Some(path) = &self.path else {
-            return Some(Err(self.fault("this balancer was not started from a file")));
-        };
-        let mut reading = read_aside(path).await;
-        let is_first = turn.seen.is_none();
-        if cause == Cause::Watch && turn.seen == Some(reading.digest) {
+    async fn reload(
+        self: &Arc<Self>,
+        turn: &mut Turn,
+        cause: Cause,
+        reading: Reading,
+    ) -> Option<Result<Vec<Change>, Faults>> {
+        let seen = turn.seen.replace(reading.digest);
+        *self.files.lock() = reading.files;
+        if cause == Cause::Watch && seen == Some(reading.digest) {
             return None;
         }
-        if cause != Cause::Asked && reading.config.is_err() {
-            tokio::time::sleep(SECOND_LOOK).await;
-            reading = read_aside(path).await;
-            if cause == Cause::Watch && turn.seen == Some(reading.digest) {
-                return None;
-            }
-        }
-        service::reloading();
-        turn.seen = Some(reading.digest);
-        *self.files.lock() = reading.files;
         match reading.config {
             // Between the start of the process and the first look nothing has changed.
-            Ok(config) if cause == Cause::Watch && is_first && diff(&self.config(), &config).is_empty() => {
+            Ok(config)
+                if cause == Cause::Watch && seen.is_none() && diff(&self.config(), &config).is_empty() =>
+            {
                 None
             }
-            Ok(config) => Some(self.put_into_effect(turn, config).await),
+            Ok(config) => {
+                service::reloading();
+                Some(self.put_into_effect(turn, config).await)
+            }
             Err(faults) => Some(Err(faults)),
         }
     }
@@ -279,6 +283,7 @@ impl Reload {
 
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
         self.front.metrics.reload(outcome.is_ok());
+        // Also after a reload that was refused: the service goes on.
         service::ready(&report::status(&self.front));
         match outcome {
             Ok(changes) => {

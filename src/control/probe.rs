@@ -98,7 +98,7 @@ async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
     let health = &pool.config.health;
     node.note_asked(front.now());
     let answer =
-        ask(node.dial_within(health.timeout), &node.node.address, &health.probe, health.timeout).await;
+        ask(node.dial_to_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
     node.meter.probe(answer.is_ok());
     let draining = match &answer {
         Ok(answer) => answer.draining,

@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, DATE, EXPECT, Entry,
-    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, DATE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, ORIGIN,
+    PROXY_AUTHORIZATION, RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use ipnet::IpNet;
 
@@ -66,6 +66,41 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
+}
+
+/// Fields that say how to frame, route, authenticate or read a request, so they must not come behind its body
+/// (RFC 9110, section 6.5.1).
+const NO_TRAILERS: [HeaderName; 12] = [
+    HOST,
+    AUTHORIZATION,
+    COOKIE,
+    ORIGIN,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    CACHE_CONTROL,
+    MAX_FORWARDS,
+    RANGE,
+    SET_COOKIE,
+];
+
+/// Of the trailers that a request announces, those that may go on to the node; the rest is dropped, as is a trailer
+/// that was not announced.
+pub fn trailers_that_travel(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names = list(headers, &TRAILER).filter_map(|name| HeaderName::try_from(name).ok()).filter(may_trail);
+    let names: Vec<HeaderName> = names.collect();
+    let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|_| !names.is_empty())
+}
+
+fn may_trail(name: &HeaderName) -> bool {
+    let of_the_balancer = KEPT.contains(name) || HOP_BY_HOP.contains(name);
+    let families =
+        ["if-", "sec-", "x-forwarded-", "x-mainstay-", "x-client-cert-", "access-control-", "proxy-"];
+    !(of_the_balancer
+        || NO_TRAILERS.contains(name)
+        || families.iter().any(|family| name.as_str().starts_with(family)))
 }
 
 /// Whether the answer may be kept by a shared cache: then no client's cookie may ride on it.
@@ -254,6 +289,20 @@ mod tests {
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "cookie", "host", "sec-websocket-key", "x-forwarded-for"]);
+    }
+
+    #[test]
+    fn trailers_that_frame_route_or_authenticate_do_not_travel() {
+        let map = headers(&[
+            ("trailer", "X-Checksum, Host, content-length, Transfer-Encoding"),
+            (
+                "trailer",
+                "authorization, cookie, x-forwarded-for, if-match, no/token, server-timing, te, x-real-ip",
+            ),
+        ]);
+        assert_eq!(trailers_that_travel(&map).unwrap(), "x-checksum, server-timing");
+        assert_eq!(trailers_that_travel(&headers(&[("trailer", "host, cookie")])), None);
+        assert_eq!(trailers_that_travel(&headers(&[])), None);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION,
+};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 
@@ -23,12 +26,27 @@ pub enum Failure {
     Target,
     /// The client's: its body broke off or was wrongly framed.
     Body,
+    /// The client's: its body came too slowly.
+    BodyTooSlow,
+    /// The client's: its page is of a site that may not open a WebSocket here.
+    Origin,
+    /// The client has as many connections as one may.
+    TooManyOfClient,
+    /// There are as many connections as there may be.
+    TooMany,
+    /// More handshakes come than are let in; Retry-After is spread over so many seconds.
+    Paced {
+        /// Seconds, at least 1.
+        spread: u64,
+    },
     /// No route matches.
     NoRoute,
     /// No node of the pool is up.
     NoneUp,
     /// Every node that is up is at its `max_connections`.
     AllFull,
+    /// The balancer's: it has no port or no file descriptor left to dial with.
+    Exhausted,
     /// The nodes': no candidate could be reached.
     Unreachable,
     /// A node's: its answer did not come in time.
@@ -41,7 +59,7 @@ impl Failure {
     /// The status that the client gets.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Head(HeadFault::TooSlow) => StatusCode::REQUEST_TIMEOUT,
+            Self::Head(HeadFault::TooSlow) | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Head(HeadFault::TooLarge(_) | HeadFault::TooManyFields(_)) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
@@ -49,7 +67,11 @@ impl Failure {
             Self::Upgrade(RequestFault::Method) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(_) | Self::Upgrade(_) | Self::Target | Self::Body => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoneUp | Self::AllFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Origin => StatusCode::FORBIDDEN,
+            Self::TooManyOfClient => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoneUp | Self::AllFull | Self::TooMany | Self::Paced { .. } | Self::Exhausted => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Unreachable | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::TooSlow => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -58,10 +80,31 @@ impl Failure {
     /// The label of `handshakes_total`, when the request was an upgrade.
     pub fn handshake(&self) -> Handshake {
         match self {
-            Self::AllFull => Handshake::Limited,
+            Self::AllFull | Self::TooMany | Self::TooManyOfClient | Self::Paced { .. } => Handshake::Limited,
             _ if self.status().is_client_error() => Handshake::Refused,
             _ => Handshake::Failed,
         }
+    }
+
+    /// Over how many seconds those who are sent away come back.
+    fn spread(&self) -> u64 {
+        match self {
+            Self::Paced { spread } => (*spread).max(1),
+            _ => 5,
+        }
+    }
+
+    /// The answer as it goes over the wire, for a client whose request has not been read.
+    pub fn unasked(&self, draw: u64) -> String {
+        let mut reply = self.reply(draw);
+        let text = format!("{self}\n");
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+        let field = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("{name}: {}\r\n", value.to_str().unwrap_or_default())
+        };
+        let fields: String = reply.headers().iter().map(field).collect();
+        format!("HTTP/1.1 {}\r\n{fields}\r\n{text}", reply.status())
     }
 
     /// The answer. `draw` spreads Retry-After, so that those who are sent away do not come back together.
@@ -78,8 +121,8 @@ impl Failure {
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(1 + draw % 5));
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(1 + draw % self.spread()));
             }
             _ => {}
         }
@@ -98,6 +141,12 @@ impl fmt::Display for Failure {
             Self::Upgrade(fault) => fault.fmt(f),
             Self::Target => f.write_str("the request target must be a path"),
             Self::Body => f.write_str("the request body broke off"),
+            Self::BodyTooSlow => f.write_str("the request body came too slowly"),
+            Self::Origin => f.write_str("pages of this origin may not open a WebSocket here"),
+            Self::TooManyOfClient => f.write_str("too many connections of this client"),
+            Self::TooMany => f.write_str("too many connections"),
+            Self::Paced { .. } => f.write_str("too many handshakes at once"),
+            Self::Exhausted => f.write_str("the balancer has no way to a node left"),
             Self::NoRoute => f.write_str("no route for this host and path"),
             Self::NoneUp => f.write_str("no node is up"),
             Self::AllFull => f.write_str("every node is full"),
@@ -124,5 +173,35 @@ mod tests {
         assert_eq!(Failure::AllFull.handshake(), Handshake::Limited);
         assert_eq!(Failure::Unreachable.handshake(), Handshake::Failed);
         assert_eq!(Failure::NoRoute.handshake(), Handshake::Refused);
+        assert_eq!(
+            (Failure::Origin.status().as_u16(), Failure::Origin.handshake()),
+            (403, Handshake::Refused)
+        );
+        assert_eq!(Failure::Exhausted.handshake(), Handshake::Failed);
+        assert_eq!(Failure::BodyTooSlow.status(), 408);
+    }
+
+    #[test]
+    fn who_is_sent_away_hears_when_to_come_back_and_not_all_at_once() {
+        let after = |failure: &Failure, draw| {
+            let reply = failure.reply(draw);
+            let after: u64 = reply.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+            (reply.status().as_u16(), failure.handshake(), after)
+        };
+        assert_eq!(after(&Failure::TooManyOfClient, 4), (429, Handshake::Limited, 5));
+        assert_eq!(after(&Failure::TooMany, 0), (503, Handshake::Limited, 1));
+        assert_eq!(after(&Failure::Paced { spread: 60 }, 59), (503, Handshake::Limited, 60));
+        assert_eq!(after(&Failure::Paced { spread: 0 }, 59).2, 1);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_is_whole_and_the_last() {
+        let text = Failure::TooMany.unasked(2);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        assert_eq!(body, "too many connections\n");
+        for field in ["content-length: 21", "connection: close", "retry-after: 3"] {
+            assert!(head.lines().any(|line| line == field), "{head}");
+        }
     }
 }

@@ -22,6 +22,31 @@ use prometheus::IntCounter;
 use meter::Totals;
 pub use meter::{Direction, Handshake, Meter, PoolMeter, Seat, Shard, Side};
 
+/// Why a connection was refused before HTTP began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There are as many as there may be (`limits.connections`).
+    Connections,
+    /// Its client has as many as one may (`limits.connections_per_client`).
+    PerClient,
+    /// Its PROXY header is none, or its peer may not send one.
+    ProxyProtocol,
+}
+
+impl Refusal {
+    /// All three, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::PerClient, Self::ProxyProtocol];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::PerClient => "connections_per_client",
+            Self::ProxyProtocol => "proxy_protocol",
+        }
+    }
+}
+
 /// All counters of the process.
 pub struct Metrics {
     /// Relay threads, so shards per node.
@@ -36,6 +61,8 @@ pub struct Metrics {
     reloads: [AtomicU64; 2],
     /// The last change was applied. The config that the process started with counts as applied here, not above.
     last_reload_applied: AtomicBool,
+    /// Connections that were refused before HTTP began, by [`Refusal`].
+    refused: [AtomicU64; Refusal::ALL.len()],
     /// Lines that the access log had no room for.
     access_log_dropped: IntCounter,
     /// What of `process_*` never changes.
@@ -70,6 +97,7 @@ impl Metrics {
             generation: AtomicU64::new(0),
             reloads: Default::default(),
             last_reload_applied: AtomicBool::new(true),
+            refused: Default::default(),
             access_log_dropped: IntCounter::new("access_log_dropped", "dropped lines")
                 .expect("a literal name without a space is a metric name"),
             process: process::Constants::read(),
@@ -118,6 +146,11 @@ impl Metrics {
         self.nowhere.handshake(result);
     }
 
+    /// A connection was refused before HTTP began.
+    pub fn refuse(&self, why: Refusal) {
+        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// New sessions get this generation of state from now on.
     pub fn set_generation(&self, generation: u64) {
         self.generation.store(generation, Ordering::Relaxed);
@@ -144,6 +177,7 @@ impl Metrics {
             generation: self.generation.load(Ordering::Relaxed),
             reloads: [0, 1].map(|applied| self.reloads[applied].load(Ordering::Relaxed)),
             last_reload_applied: self.last_reload_applied.load(Ordering::Relaxed),
+            refused: self.refused.each_ref().map(|count| count.load(Ordering::Relaxed)),
             access_log_dropped: self.access_log_dropped.get(),
             process: self.process.sample(),
         })
@@ -186,7 +220,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 16] = [
+    const CONTRACT: [&str; 17] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -201,6 +235,7 @@ mod tests {
         "mainstay_config_generation",
         "mainstay_config_reloads_total",
         "mainstay_config_last_reload_success",
+        "mainstay_connections_refused_total",
         "mainstay_access_log_dropped_total",
         "mainstay_build_info",
     ];

@@ -14,7 +14,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use super::meter::{
     CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, SOURCES, STATES, Side, Totals,
 };
-use super::{Pool, process};
+use super::{Pool, Refusal, process};
 
 /// What the table reads.
 pub(super) struct Scrape<'a> {
@@ -24,6 +24,8 @@ pub(super) struct Scrape<'a> {
     /// Rejected, applied.
     pub reloads: [u64; 2],
     pub last_reload_applied: bool,
+    /// By [`Refusal`].
+    pub refused: [u64; Refusal::ALL.len()],
     pub access_log_dropped: u64,
     pub process: process::Sample,
 }
@@ -72,6 +74,8 @@ static TABLE: &[Row] = &[
           help: "Changes of the config since the start, by result." },
     Row { name: "mainstay_config_last_reload_success", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(f64::from(u8::from(scrape.last_reload_applied)))),
           help: "1 if the last change of the config was applied, 0 if it was rejected." },
+    Row { name: "mainstay_connections_refused_total", kind: COUNTER, labels: &["reason"], collect: refused,
+          help: "Client connections that were refused before HTTP began." },
     Row { name: "mainstay_access_log_dropped_total", kind: COUNTER, labels: &[], collect: |scrape, series| series.one(Some(scrape.access_log_dropped as f64)),
           help: "Access log lines that were dropped because the log could not keep up." },
     Row { name: "mainstay_build_info", kind: GAUGE, labels: &["version"], collect: |_, series| series.add(&[env!("CARGO_PKG_VERSION")], 1.0),
@@ -248,6 +252,12 @@ fn affinity(scrape: &Scrape, series: &mut Series) {
                 }
             }
         }
+    }
+}
+
+fn refused(scrape: &Scrape, series: &mut Series) {
+    for (why, count) in Refusal::ALL.iter().zip(scrape.refused) {
+        series.add(&[why.as_str()], count as f64);
     }
 }
 

@@ -47,12 +47,6 @@ pub enum DialFault {
     /// The name has no address, or the resolver failed.
     #[error("the name cannot be resolved: {0}")]
     Resolve(io::Error),
-    /// Its certificate is not to be believed, or it does not speak TLS.
-    #[error("TLS handshake failed: {0}")]
-    Tls(io::Error),
-    /// Nothing says what its certificate must be for.
-    #[error("no certificate can be for its address")]
-    NoName,
     /// Ours: every source port toward this address is taken (EADDRNOTAVAIL).
     #[error("no source port is left toward {0}; add addresses to source_addresses")]
     NoPort(SocketAddr),
@@ -62,6 +56,12 @@ pub enum DialFault {
     /// Ours: the file limit is reached.
     #[error("no file descriptor is left: {0}")]
     NoFile(io::Error),
+    /// Its certificate is not to be believed, or it does not speak TLS.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
+    /// Nothing says what its certificate must be for.
+    #[error("no certificate can be for its address")]
+    NoName,
     /// Something else: no route, no file.
     #[error("no connection: {0}")]
     Other(io::Error),

@@ -1,10 +1,10 @@
 //! Accepting: one task per client connection until it ends or becomes a tunnel.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -15,17 +15,24 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Front;
-use super::entrance::Entrance;
+use super::entrance::{Arrival, Entrance};
 use super::session;
 use super::upgrade::Adoptable;
 use crate::http::guard::{Guard, Link, Rules};
+use crate::http::reply::Failure;
+use crate::net::files;
 use crate::net::listen::Listener;
+use crate::net::places::Place;
+use crate::net::proxy_protocol::Ends;
 use crate::net::stream::Stream;
 use crate::net::tls::Secured;
 use crate::shutdown::Phase;
 
-/// The pause after a failed accept (no file descriptors left, mostly), so that the loop does not spin.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The rest after an accept that failed for want of a file descriptor, so that the loop does not spin: the connection
+/// waits in the kernel's queue meanwhile.
+const REST: Duration = Duration::from_millis(50);
+/// Without such a failure for this long, the shortage is over.
+const CALM: Duration = Duration::from_secs(5);
 /// How long, and how much, a client may still send after its last answer, so that the answer reaches it.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 
@@ -33,8 +40,12 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 pub struct Connection {
     /// The process.
     pub front: Arc<Front>,
-    /// The other end of the socket; a Unix socket's counts as this machine.
+    /// The other end of the socket, or whom its PROXY header names; a Unix socket's counts as this machine.
     pub peer: IpAddr,
+    /// The same with its port, and where it came to.
+    pub ends: Ends,
+    /// Its place among the connections, until a tunnel takes it over.
+    pub place: Mutex<Option<Place>>,
     /// TLS lies below it.
     pub is_secure: bool,
     /// The subject of the certificate that the client had to show.
@@ -47,6 +58,7 @@ pub struct Connection {
 
 /// Accepts until draining begins.
 pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>) {
+    let mut shortage = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -54,20 +66,40 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
         };
         match accepted {
             Ok((stream, peer)) => {
-                let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical());
-                front.tasks.spawn(serve(Arc::clone(&front), Arc::clone(&entrance), stream, peer));
+                if shortage.take_if(|since: &mut Instant| since.elapsed() >= CALM).is_some() {
+                    tracing::info!("accepting again, there are file descriptors left");
+                }
+                let most = front.state.load().connections;
+                let (shared, entrance) = (Arc::clone(&front), Arc::clone(&entrance));
+                match front.admission.places.take(most) {
+                    Some(place) => {
+                        front.tasks.spawn(serve(shared, entrance, Arrival::new(stream, peer, place)));
+                    }
+                    None => {
+                        front.tasks.spawn(async move {
+                            entrance.send_away(&shared, stream, Failure::TooMany).await;
+                        });
+                    }
+                }
             }
+            Err(error) if files::is_used_up(&error) => {
+                if shortage.replace(Instant::now()).is_none() {
+                    tracing::error!(%error, limit = files::limit(), "no file descriptor is left, accepting rests");
+                }
+                tokio::time::sleep(REST).await;
+            }
+            // Of the one connection that is not there any more.
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(PAUSE).await;
+                tracing::debug!(%error, "accept failed");
+                tokio::task::yield_now().await;
             }
         }
     }
 }
 
-async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, stream: Stream, peer: IpAddr) {
+async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
     let limits = front.state.load().limits.clone();
-    let Some(stream) = entrance.receive(&front, stream, limits.head_time).await else { return };
+    let Some(Arrival { stream, ends, place }) = entrance.receive(&front, arrival).await else { return };
     drop(entrance);
     let is_secure = stream.tls().is_some();
     let subject = stream.tls().and_then(Secured::peer_subject);
@@ -76,11 +108,19 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, stream: Stream, peer:
         request_head: limits.request_head,
         head_time: limits.head_time,
         keep_alive: limits.keep_alive,
-        body_time: limits.keep_alive,
+        stall_time: limits.keep_alive,
     };
     let (guard, link) = Guard::new(stream, rules);
-    let connection =
-        Arc::new(Connection { front, peer, is_secure, subject, link, handoff: Mutex::new(None) });
+    let connection = Arc::new(Connection {
+        front,
+        peer: ends.source.ip(),
+        ends,
+        place: Mutex::new(Some(place)),
+        is_secure,
+        subject,
+        link,
+        handoff: Mutex::new(None),
+    });
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
@@ -114,10 +154,11 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, stream: Stream, peer:
 }
 
 fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: Bytes, held: Bytes) {
+    let place = connection.place.lock().take();
     let mut early = BytesMut::from(&read[..]);
     early.extend_from_slice(&held);
     match stream.leave() {
-        Ok(client) => adoptable.adopt(&connection.front, client, early.freeze()),
+        Ok(client) => adoptable.adopt(&connection.front, client, early.freeze(), place),
         Err(error) => {
             tracing::debug!(%error, "client socket could not be handed to the relay");
             adoptable.client_vanished();

@@ -212,6 +212,10 @@ mod tests {
         drop(gone);
         admission.waiting.lock().queue.retain(|turn| !turn.is_closed());
         assert_eq!(admission.waiting.lock().let_in(Duration::from_secs(5)), None);
-        assert_eq!(admission.waiting.lock().bucket.take(1, Duration::from_secs(5)), Ok(()), "the turn is left");
+        assert_eq!(
+            admission.waiting.lock().bucket.take(1, Duration::from_secs(5)),
+            Ok(()),
+            "the turn is left"
+        );
     }
 }

@@ -3,16 +3,23 @@
 //! An entrance lives as long as its listener; what it asks for can be replaced at any moment and holds for the
 //! connections that come from then on.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use ipnet::IpNet;
+use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
 use super::Front;
 use super::accept::linger;
 use crate::config::{self, ListenerTls, TlsVersion};
-use crate::metrics::Handshake;
+use crate::http::reply::Failure;
+use crate::metrics::{Handshake, Refusal};
+use crate::net::places::Place;
+use crate::net::proxy_protocol::{self, Ends};
 use crate::net::stream::Stream;
 use crate::net::tls::departed::Version;
 use crate::net::tls::server::{Certificate, Terminator, Terms};
@@ -20,6 +27,8 @@ use crate::shutdown::Phase;
 
 /// See the module.
 pub struct Entrance {
+    /// Each connection begins with a PROXY header.
+    proxy_protocol: AtomicBool,
     /// `None` is plain text.
     tls: ArcSwapOption<Terminator>,
 }
@@ -32,20 +41,102 @@ impl Entrance {
     /// When rustls cannot do what it says.
     pub fn new(config: &config::Listener) -> Result<Self, rustls::Error> {
         let terminator = config.tls.as_ref().map(|tls| Terminator::new(&terms(tls))).transpose()?;
-        Ok(Self { tls: ArcSwapOption::new(terminator.map(Arc::new)) })
+        let proxy_protocol = AtomicBool::new(config.proxy_protocol);
+        Ok(Self { proxy_protocol, tls: ArcSwapOption::new(terminator.map(Arc::new)) })
     }
 
     /// Asks for what `next` asks for from now on.
     pub fn change(&self, next: &Self) {
+        self.proxy_protocol.store(next.proxy_protocol.load(Relaxed), Relaxed);
         self.tls.store(next.tls.load_full());
     }
 
-    /// The connection as HTTP is spoken on it, within `time`; `None` after the end of one that does not get that far.
-    pub(super) async fn receive(&self, front: &Front, stream: Stream, time: Duration) -> Option<Stream> {
-        match self.tls.load_full() {
-            None => Some(stream),
+    /// The connection as HTTP is spoken on it; `None` after the end of one that does not get that far.
+    pub(super) async fn receive(&self, front: &Front, mut arrival: Arrival) -> Option<Arrival> {
+        let state = front.state.load_full();
+        let (time, most) = (state.limits.head_time, state.limits.connections_per_client);
+        if self.proxy_protocol.load(Relaxed) {
+            arrival = announced(front, arrival, &state.trusted, time).await?;
+        }
+        // A proxy stands for many clients; each of its upgrades is counted for its own.
+        let most = if is_trusted(arrival.ends.source.ip(), &state.trusted) { 0 } else { most };
+        drop(state);
+        if !arrival.place.claim(arrival.ends.source.ip(), most) {
+            self.send_away(front, arrival.stream, Failure::TooManyOfClient).await;
+            return None;
+        }
+        if let Some(terminator) = self.tls.load_full() {
             // In a box, so that connections without TLS do not carry the room for it.
-            Some(terminator) => Box::pin(secure(front, &terminator, stream, time)).await,
+            arrival.stream = Box::pin(secure(front, &terminator, arrival.stream, time)).await?;
+        }
+        Some(arrival)
+    }
+
+    /// Ends a connection that there is no room for. Where that costs no TLS handshake, and not too many are being
+    /// told already, it is told why.
+    pub(super) async fn send_away(&self, front: &Front, mut stream: Stream, failure: Failure) {
+        tracing::debug!(peer = ?stream.peer(), %failure, "connection sent away");
+        let refusal = if failure == Failure::TooMany { Refusal::Connections } else { Refusal::PerClient };
+        front.metrics.refuse(refusal);
+        let Ok(_told) = front.admission.told.try_acquire() else { return };
+        let answer = failure.unasked(front.next_id());
+        // The socket's buffer is empty, so this does not wait.
+        if self.tls.load().is_none() && stream.write_all(answer.as_bytes()).await.is_ok() {
+            linger(stream).await;
+        }
+    }
+}
+
+/// A connection on its way in.
+pub(super) struct Arrival {
+    /// What it is read from and written to.
+    pub stream: Stream,
+    /// Client and destination, as far as they are known here; a Unix socket's client counts as this machine.
+    pub ends: Ends,
+    /// Its place among the connections.
+    pub place: Place,
+}
+
+impl Arrival {
+    /// An accepted connection.
+    pub fn new(stream: Stream, peer: Option<SocketAddr>, place: Place) -> Self {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let ends = Ends { source: peer.map_or(here, plain), destination: stream.local().map_or(here, plain) };
+        Self { stream, ends, place }
+    }
+}
+
+fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&peer))
+}
+
+/// The connection with the ends that its PROXY header names.
+async fn announced(
+    front: &Front,
+    mut arrival: Arrival,
+    trusted: &[IpNet],
+    time: Duration,
+) -> Option<Arrival> {
+    let peer = arrival.ends.source.ip();
+    let read = if is_trusted(peer, trusted) {
+        let read = tokio::select! {
+            read = proxy_protocol::read(&mut arrival.stream, time) => read,
+            () = front.shutdown.reached(Phase::Draining) => return None,
+        };
+        read.map_err(|fault| tracing::debug!(%peer, %fault, "connection cut at its PROXY header"))
+    } else {
+        tracing::debug!(%peer, "connection cut: its peer is none of trusted_proxies");
+        Err(())
+    };
+    match read {
+        Ok(ends) => {
+            arrival.ends = ends.unwrap_or(arrival.ends);
+            Some(arrival)
+        }
+        Err(()) => {
+            front.metrics.refuse(Refusal::ProxyProtocol);
+            None
         }
     }
 }

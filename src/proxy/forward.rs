@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRAILER};
 use http::{Method, Request, Response, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
@@ -36,7 +36,11 @@ pub async fn serve(
     let is_handshake = is_heard && engine_io::is_polling_handshake(request.method(), request.uri().query());
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     *request.version_mut() = Version::HTTP_11;
+    let trailers = headers::trailers_that_travel(request.headers());
     headers::strip_hop_by_hop(request.headers_mut());
+    if let Some(trailers) = trailers {
+        request.headers_mut().insert(TRAILER, trailers);
+    }
     headers::set_forwarded(request.headers_mut(), connection.peer, &session.origin);
     headers::set_client_subject(request.headers_mut(), connection.subject.as_ref());
     let within = session.pool.config.timeouts.request;
@@ -58,15 +62,23 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
     let spare = spare(&request);
     let mut request = Some(request);
     let mut candidates = session.candidates(front, false);
+    let mut is_exhausted = false;
     for candidate in candidates.by_ref() {
         let upstream = &session.pool.upstreams[candidate.node];
         let mut fresh = false;
         // At most twice: on a kept connection, and on a new one if that was stale.
         while let Some(unsent) = request.take().or_else(|| spare.as_ref().map(copy)) {
-            let Ok(mut lease) = upstream.lease(fresh, &front.tasks).await else {
-                request = Some(unsent);
-                session.blame(front, candidate.node);
-                break;
+            let leased = upstream.lease(session.ends(connection), fresh, &front.tasks).await;
+            let mut lease = match leased {
+                Ok(lease) => lease,
+                Err(fault) => {
+                    request = Some(unsent);
+                    is_exhausted |= fault.is_own();
+                    if !fault.is_own() {
+                        session.blame(front, candidate.node);
+                    }
+                    break;
+                }
             };
             match lease.sender.try_send_request(unsent).await {
                 Ok(answer) => {
@@ -84,13 +96,13 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
             }
         }
     }
-    Err(Session::failure(candidates.shortage()))
+    Err(if is_exhausted { Failure::Exhausted } else { Session::failure(candidates.shortage()) })
 }
 
 /// Whose fault it is that there is no answer: a client whose body broke off must not get a node ejected.
 fn broke_off(connection: &Connection, session: &Session, node: usize, error: &hyper::Error) -> Failure {
     if error.is_user() {
-        return Failure::Body;
+        return if connection.link.was_slow() { Failure::BodyTooSlow } else { Failure::Body };
     }
     session.blame(&connection.front, node);
     Failure::BadAnswer(format!("the node's answer broke off: {error}"))

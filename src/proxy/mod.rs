@@ -5,10 +5,12 @@
 //! generation at its request and keeps it to its adoption (invariant I3).
 
 pub mod accept;
+mod admission;
 mod doctor;
 pub mod entrance;
 mod forward;
 mod session;
+mod shortage;
 mod upgrade;
 pub mod upstream;
 
@@ -24,15 +26,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::affinity::hash::mix;
 use crate::affinity::{Directory as _, Source};
-use crate::config::{self, Config};
+use crate::config::{self, Budget, Config};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
+use crate::net::files;
 use crate::pool::pick::Balance;
 use crate::pool::{Node, Nodes};
 use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
 
+use admission::Admission;
 use doctor::Doctor;
 use upstream::Upstream;
 
@@ -48,6 +52,8 @@ pub struct State {
     pub trusted: Vec<IpNet>,
     /// What a client may take.
     pub limits: config::Limits,
+    /// How many client connections there may be: what `limits` says, or what the file limit allows.
+    pub connections: u32,
     /// Tells who waits for it that nobody sees this generation any more.
     in_use: DropGuard,
 }
@@ -93,6 +99,7 @@ impl State {
             pools: config.pools.iter().map(|config| (Arc::clone(&config.name), pool(config))).collect(),
             trusted: config.trusted_proxies.clone(),
             limits: config.limits.clone(),
+            connections: Budget::new(config, files::limit()).connections,
             in_use: CancellationToken::new().drop_guard(),
         }
     }
@@ -187,6 +194,8 @@ pub struct Front {
     pub started: Instant,
     /// Owns the tasks of client and node connections.
     pub tasks: TaskTracker,
+    /// Who is let in.
+    pub(crate) admission: Arc<Admission>,
     /// Sessions so far, from a start that differs between processes.
     ids: AtomicU64,
     seed: u64,
@@ -203,6 +212,7 @@ impl Front {
             shutdown: Shutdown::new(),
             started: Instant::now(),
             tasks: TaskTracker::new(),
+            admission: Admission::new(),
             ids: AtomicU64::new(0),
             seed,
         }

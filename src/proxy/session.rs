@@ -1,12 +1,13 @@
 //! The story of a request, top to bottom: head, route, affinity, and then a tunnel or a plain answer.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, HeaderValue, ORIGIN};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
@@ -21,8 +22,13 @@ use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
 use crate::http::{Body, BodyFault, trace};
+use crate::metrics::Handshake;
+use crate::net::proxy_protocol::Ends;
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
 use crate::ws::handshake;
+
+/// How a plain request whose client left is counted: among 4xx, by the status that nginx made usual.
+const CLIENT_LEFT: u16 = 499;
 
 /// A request that has a pool: what dialling, answering and adopting need to know.
 pub struct Session {
@@ -109,29 +115,64 @@ async fn route_and_serve(
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
         return Err(Failure::Target);
     }
-    let mut session = open(connection, &mut request)?;
+    let mut session = open(connection, &mut request, is_upgrade)?;
     retarget(&mut request, &mut session)?;
+    let mut unanswered = Unanswered { session: &session, is_upgrade, is_done: false };
     if is_upgrade {
         let answer = upgrade::serve(connection, &session, request).await;
+        unanswered.is_done = true;
         if let Err(failure) = &answer {
             session.pool.meter.handshake(failure.handshake());
         }
         return answer;
     }
     let answer = forward::serve(connection, &session, request).await;
+    unanswered.is_done = true;
     let status = answer.as_ref().map_or_else(Failure::status, Response::status);
     session.pool.meter.request(status.as_u16());
     answer
 }
 
-/// Route, trace and affinity.
-fn open(connection: &Connection, request: &mut Request<Incoming>) -> Result<Session, Failure> {
+/// A request that is being served. When it is dropped before it is done, its client has left.
+struct Unanswered<'a> {
+    session: &'a Session,
+    is_upgrade: bool,
+    /// There is an answer.
+    is_done: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        let (session, pool) = (self.session, &self.session.pool);
+        tracing::debug!(client = %session.origin.client, pool = %pool.config.name, "client left before its answer");
+        if self.is_upgrade {
+            pool.meter.handshake(Handshake::Failed);
+        } else {
+            pool.meter.request(CLIENT_LEFT);
+        }
+    }
+}
+
+/// Route, origin, trace and affinity.
+fn open(
+    connection: &Connection,
+    request: &mut Request<Incoming>,
+    is_upgrade: bool,
+) -> Result<Session, Failure> {
     let front = &connection.front;
     let (begun, opened_at) = (Instant::now(), SystemTime::now());
     let state = front.state.load_full();
     let host = host(request.headers());
     let (_, route) = state.routes.find(host, request.uri().path()).ok_or(Failure::NoRoute)?;
     let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
+    let origins = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
+    if is_upgrade && !route.origins.allow(origins) {
+        pool.meter.handshake(Failure::Origin.handshake());
+        return Err(Failure::Origin);
+    }
     let name = route.name().into();
     let trace = trace::carry(request.headers_mut(), || front.random());
     let origin = headers::origin(connection.peer, connection.is_secure, request.headers(), &state.trusted);
@@ -169,6 +210,15 @@ fn retarget(request: &mut Request<Incoming>, session: &mut Session) -> Result<()
 }
 
 impl Session {
+    /// The ends that a node is told in a PROXY header. Of a client behind a proxy, the port is not known.
+    pub fn ends(&self, connection: &Connection) -> Ends {
+        let ends = connection.ends;
+        if self.origin.client == connection.peer {
+            return ends;
+        }
+        Ends { source: SocketAddr::new(self.origin.client, 0), ..ends }
+    }
+
     /// The candidates for this session. A plain request adds no tunnel (`tunnel` is false).
     pub fn candidates<'a>(
         &'a self,

@@ -24,6 +24,7 @@ use crate::http::reply::Failure;
 use crate::http::{Body, headers};
 use crate::log::access;
 use crate::metrics::{Handshake, PoolMeter, Seat};
+use crate::net::places::Place;
 use crate::net::stream::Stream;
 use crate::net::tls::departed::Departed;
 use crate::pool::pick::Candidate;
@@ -51,10 +52,24 @@ pub async fn serve(
     let (parts, _) = request.into_parts();
     let offer = handshake::check_request(&parts.method, parts.version, &parts.headers);
     let offer = offer.map_err(Failure::Upgrade)?;
+    be_admitted(connection, session).await?;
     let fields = fields_for_node(connection, session, parts.headers);
     let within = session.pool.config.timeouts.handshake;
     let asked = ask_candidates(connection, session, (&parts.uri, &fields), &offer);
     tokio::time::timeout(within, asked).await.unwrap_or(Err(Failure::TooSlow))
+}
+
+/// Waits for the turn of the handshake. Behind a proxy, the connection becomes its client's own now.
+async fn be_admitted(connection: &Connection, session: &Session) -> Result<(), Failure> {
+    let (limits, client) = (&session.state.limits, session.origin.client);
+    if client != connection.peer
+        && let Some(place) = connection.place.lock().as_mut()
+        && !place.claim(client, limits.connections_per_client)
+    {
+        return Err(Failure::TooManyOfClient);
+    }
+    let front = &connection.front;
+    front.admission.handshake(client, limits.handshakes_per_second, &front.tasks).await
 }
 
 fn fields_for_node(connection: &Connection, session: &Session, mut fields: HeaderMap) -> HeaderMap {
@@ -79,18 +94,22 @@ async fn ask_candidates(
 ) -> Result<Response<Body>, Failure> {
     let front = &connection.front;
     let mut candidates = session.candidates(front, true);
+    let mut is_exhausted = false;
     for candidate in candidates.by_ref() {
         let upstream = &session.pool.upstreams[candidate.node];
         let seat = upstream.meter.seat();
-        match upstream.dial().await {
+        match upstream.dial(session.ends(connection)).await {
             Ok(stream) => return ask(connection, session, (candidate, seat, stream), head, offer).await,
             Err(fault) => {
                 tracing::debug!(node = %upstream.node.id, %fault, "node not reached, the next is tried");
-                session.blame(front, candidate.node);
+                is_exhausted |= fault.is_own();
+                if !fault.is_own() {
+                    session.blame(front, candidate.node);
+                }
             }
         }
     }
-    Err(Session::failure(candidates.shortage()))
+    Err(if is_exhausted { Failure::Exhausted } else { Session::failure(candidates.shortage()) })
 }
 
 async fn ask(
@@ -164,6 +183,7 @@ fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
         opened_at: session.opened_at,
         affinity: (candidate.source(), candidate.outcome.as_str()),
         trace: session.trace,
+        place: None,
     }
 }
 
@@ -189,7 +209,14 @@ fn pass_refusal(session: &Session, candidate: &Candidate, answer: Response<Incom
 
 impl Adoptable {
     /// Hands both sockets to the relay. The session is open from here on.
-    pub fn adopt(self, front: &Front, client: (OwnedFd, Option<Departed>), from_client: Bytes) {
+    pub fn adopt(
+        mut self,
+        front: &Front,
+        client: (OwnedFd, Option<Departed>),
+        from_client: Bytes,
+        place: Option<Place>,
+    ) {
+        self.record.place = place;
         let (node, node_tls) = match self.node.leave() {
             Ok(node) => node,
             Err(error) => {

@@ -13,10 +13,12 @@ use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Probe};
+use super::shortage::Shortage;
+use crate::config::{self, Probe, ProxyVersion};
 use crate::http::Body;
 use crate::metrics::{Meter, Metrics};
-use crate::net::dial::{DialFault, Target, dial};
+use crate::net::dial::{DialFault, Target, Way};
+use crate::net::proxy_protocol::{Ends, Version};
 use crate::net::stream::Stream;
 use crate::net::tls::client::Client;
 use crate::pool::health::{Change, Health, Rule};
@@ -35,10 +37,15 @@ pub struct Upstream {
     /// Its counters.
     pub meter: Arc<Meter>,
     connect: Duration,
+    /// Where its connections come from, and what they begin with.
+    way: Way,
     /// TLS to it, and the name that its certificate must be for.
     tls: Option<(Client, Option<ServerName<'static>>)>,
     vitals: Arc<Vitals>,
 }
+
+/// An unused connection, and since when it is one.
+type Kept = (Instant, SendRequest<Body>);
 
 /// What outlives a generation.
 struct Vitals {
@@ -46,14 +53,16 @@ struct Vitals {
     health: Mutex<Health>,
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
-    /// Unused connections and since when they are; `None` once they have been let go of.
-    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
+    /// Unused connections; `None` once they have been let go of.
+    kept: Mutex<Option<Vec<Kept>>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
     is_probed: AtomicBool,
     /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
     asked: AtomicU64,
+    /// What the balancer runs short of on the way to it.
+    shortage: Shortage,
 }
 
 /// What a probe of a node brought.
@@ -98,16 +107,22 @@ impl Upstream {
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
             asked: AtomicU64::new(0),
+            shortage: Shortage::default(),
         };
         let meter = metrics.node(&pool.name, node.id.as_str());
-        let tls = tls(node, pool);
-        Self { node: node.clone(), meter, connect: pool.timeouts.connect, tls, vitals: Arc::new(vitals) }
+        Self::of(node, pool, meter, Arc::new(vitals))
     }
 
     /// The same node at the same place, as another generation has it.
     pub fn renewed(&self, node: &Node, pool: &config::Pool) -> Self {
         let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.vitals));
-        Self { node: node.clone(), meter, connect: pool.timeouts.connect, tls: tls(node, pool), vitals }
+        Self::of(node, pool, meter, vitals)
+    }
+
+    fn of(node: &Node, pool: &config::Pool, meter: Arc<Meter>, vitals: Arc<Vitals>) -> Self {
+        let way = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(version));
+        let connect = pool.timeouts.connect;
+        Self { node: node.clone(), meter, connect, way, tls: tls(node, pool), vitals }
     }
 
     /// What its pool says counts from now on; what is known of the node stays.
@@ -187,19 +202,26 @@ impl Upstream {
         self.vitals.probed.lock().clone()
     }
 
-    /// A new connection.
-    pub async fn dial(&self) -> Result<Stream, DialFault> {
-        self.dial_within(self.connect).await
+    /// A new connection for the client whose `ends` these are.
+    pub async fn dial(&self, ends: Ends) -> Result<Stream, DialFault> {
+        self.dial_within(Some(ends), self.connect).await
     }
 
-    /// A new connection, with its TLS handshake, within this time.
-    pub async fn dial_within(&self, within: Duration) -> Result<Stream, DialFault> {
+    /// A new connection of the balancer's own, within this time.
+    pub async fn dial_to_probe(&self, within: Duration) -> Result<Stream, DialFault> {
+        self.dial_within(None, within).await
+    }
+
+    /// A new connection, with its TLS handshake.
+    async fn dial_within(&self, ends: Option<Ends>, within: Duration) -> Result<Stream, DialFault> {
         let target = match &self.node.address {
             Address::Tcp { host, port } => Target::Tcp { host, port: *port },
             Address::Unix(path) => Target::Unix(path),
         };
         let begun = Instant::now();
-        let stream = dial(target, within).await?;
+        let dialled = self.way.dial(target, ends, within).await;
+        self.vitals.shortage.note(&self.meter, &self.node.address, &self.way, dialled.as_ref().err());
+        let stream = dialled?;
         let Some((client, name)) = &self.tls else { return Ok(stream) };
         let name = name.clone().ok_or(DialFault::NoName)?;
         let left = within.saturating_sub(begun.elapsed());
@@ -208,14 +230,16 @@ impl Upstream {
         secured.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Tls)
     }
 
-    /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept.
-    pub async fn lease(&self, fresh: bool, tasks: &TaskTracker) -> Result<Lease, DialFault> {
+    /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept. One that began
+    /// with a PROXY header is of that client alone, so it is never a kept one.
+    pub async fn lease(&self, ends: Ends, fresh: bool, tasks: &TaskTracker) -> Result<Lease, DialFault> {
+        let fresh = fresh || self.way.is_of_one_client();
         while !fresh && let Some((since, mut sender)) = self.pop() {
             if since.elapsed() < KEPT && !sender.is_closed() && sender.ready().await.is_ok() {
                 return Ok(Lease { sender, is_reused: true });
             }
         }
-        let stream = self.dial().await?;
+        let stream = self.dial(ends).await?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
             handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
@@ -226,14 +250,14 @@ impl Upstream {
         Ok(Lease { sender, is_reused: false })
     }
 
-    fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
+    fn pop(&self) -> Option<Kept> {
         self.vitals.kept.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
         let mut kept = self.vitals.kept.lock();
-        let Some(kept) = kept.as_mut() else { return };
+        let Some(kept) = kept.as_mut().filter(|_| !self.way.is_of_one_client()) else { return };
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
         }
@@ -245,6 +269,13 @@ impl Upstream {
     /// would hold up the end until its node closes it.
     pub fn release(&self) {
         *self.vitals.kept.lock() = None;
+    }
+}
+
+fn version(version: ProxyVersion) -> Version {
+    match version {
+        ProxyVersion::V1 => Version::V1,
+        ProxyVersion::V2 => Version::V2,
     }
 }
 

@@ -42,6 +42,7 @@ pub use listing::{Filter, Snapshot};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
+use crate::net::places::Place;
 use crate::net::tls::departed::Departed;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
@@ -66,6 +67,8 @@ pub struct Record {
     pub affinity: (&'static str, &'static str),
     /// The trace that the node was told.
     pub trace: [u8; 16],
+    /// Counts the client's connection until the record is dropped; `None` where nobody counts.
+    pub place: Option<Place>,
 }
 
 impl Record {
@@ -383,6 +386,7 @@ mod tests {
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("cookie", "kept"),
                 trace: [0; 16],
+                place: None,
             };
             let pair = || {
                 let (ours, theirs) = UnixStream::pair().unwrap();

@@ -233,6 +233,7 @@ mod tests {
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("none", "none"),
                 trace: [0; 16],
+                place: None,
             };
             let end = || OwnedFd::from(socket.try_clone().unwrap());
             let rules = Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None };

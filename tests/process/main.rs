@@ -3,4 +3,5 @@
 mod balancer;
 mod ending;
 mod rotation;
+mod reload;
 mod service;

@@ -26,6 +26,8 @@ struct Heads {
     answered: u64,
     /// What was wrong with the last released head. There is none behind a faulty one.
     fault: Option<HeadFault>,
+    /// The body of the last released head came too slowly.
+    is_slow: bool,
     /// The connection's task, while the guard waits for an answer to be done.
     waker: Option<Waker>,
 }
@@ -45,6 +47,16 @@ impl Link {
     pub fn is_idle(&self) -> bool {
         let heads = self.0.lock();
         heads.answered >= heads.released
+    }
+
+    /// Whether the request's body broke off because it came too slowly.
+    pub fn was_slow(&self) -> bool {
+        self.0.lock().is_slow
+    }
+
+    /// The body comes too slowly, and is about to break off.
+    pub(super) fn note_slow_body(&self) {
+        self.0.lock().is_slow = true;
     }
 
     /// Counts a head that hyper is about to get.

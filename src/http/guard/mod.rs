@@ -6,8 +6,8 @@
 //! [`Link::begin_request`]. It is not a parser for anyone else, and it decides no status.
 //!
 //! Rules:
-//! - Nothing at or behind a faulty head, and nothing behind a head that asks for an upgrade, is released or even
-//!   read on; the end of the stream is reported once that request is answered. So an answer that keeps such a
+//! - Nothing at or behind a faulty head, and nothing behind a head that asks for an upgrade, is released (behind
+//!   an upgrade, a head's length at most is read ahead); the end of the stream is reported once that request is answered. So an answer that keeps such a
 //!   connection open cannot exist.
 //! - The clocks are here: leave hyper's `header_read_timeout` off (it cuts keep-alive), and give hyper a
 //!   `max_buf_size` of at least `request_head`. No clock runs while a request is being answered, but for its body.
@@ -45,9 +45,17 @@ pub struct Rules {
     pub head_time: Duration,
     /// How long a connection that was answered may be silent.
     pub keep_alive: Duration,
-    /// How long a request's body may be silent.
-    pub body_time: Duration,
+    /// How long a client may keep the guard waiting in one request, for its body or to take its answer. What passes
+    /// buys more time, so that one that is steady is never cut, however much it has to send.
+    pub stall_time: Duration,
 }
+
+/// The time that a byte of a body or an answer buys: a client slower than 500 bytes a second does not want to come to
+/// an end.
+const BYTE_TIME: Duration = Duration::from_millis(2);
+/// The most time that an answer can have bought. It covers what the kernel took and the client has not: TCP itself ends
+/// a connection whose peer takes nothing at all for two minutes.
+const MOST_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// A client's stream that yields only sound requests.
 #[derive(Debug)]
@@ -62,6 +70,10 @@ pub struct Guard<S> {
     released: usize,
     /// Present while something is awaited against the clock.
     timer: Option<(Wait, Pin<Box<Sleep>>)>,
+    /// What is left to the body of the request of its time to stall.
+    patience: Duration,
+    /// The clock of the answer: what is left to it of its time to stall, and its end while the client takes nothing.
+    taking: (Duration, Option<Pin<Box<Sleep>>>),
     /// No head has been released yet.
     is_first: bool,
     /// What has become of the read side.
@@ -75,8 +87,11 @@ pub struct Guard<S> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Open,
-    /// Nothing more is read: a fault, or an upgrade. It ends when the last request has been answered.
+    /// Nothing more is read: a fault. It ends when the last request has been answered.
     Sealed,
+    /// Nothing more is released, because of an upgrade; a little is read ahead, so that a client that leaves is
+    /// noticed. It ends as a sealed one does.
+    Upgrading,
     /// The end has been reported, because the client was done or took too long.
     Ended,
 }
@@ -106,6 +121,8 @@ impl<S> Guard<S> {
             held: BytesMut::new(),
             released: 0,
             timer: Some((Wait::FirstHead, Box::pin(tokio::time::sleep(rules.head_time)))),
+            patience: rules.stall_time,
+            taking: (rules.stall_time, None),
             is_first: true,
             side: Side::Open,
             is_flushed: false,
@@ -133,7 +150,10 @@ impl<S> Guard<S> {
                     self.seal();
                     return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
                 }
-                Step::Hold => self.seal(),
+                Step::Hold => {
+                    self.seal();
+                    self.side = Side::Upgrading;
+                }
             }
         }
         Ok(())
@@ -143,12 +163,22 @@ impl<S> Guard<S> {
         self.released = length;
         self.is_first = false;
         self.timer = None;
+        self.patience = self.rules.stall_time;
+        self.taking = (self.rules.stall_time, None);
         self.link.note_head(None);
     }
 
     fn release_body(&mut self, length: usize) {
         self.released = length;
-        self.timer = None;
+        self.note_body(length);
+    }
+
+    /// Bytes of a body have come: the clock stops, and has more time when it goes on.
+    fn note_body(&mut self, length: usize) {
+        if let Some((Wait::Body, sleep)) = self.timer.take() {
+            self.patience = left_of(&sleep);
+        }
+        self.patience = (self.patience + bought(length)).min(self.rules.stall_time);
     }
 
     fn refuse(&mut self, fault: HeadFault) {
@@ -187,7 +217,7 @@ impl<S> Guard<S> {
     /// Waits for a deadline of the wanted kind; one of another kind gives way to it.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         let (wait, time) = match () {
-            () if self.framer.is_in_body() => (Wait::Body, self.rules.body_time),
+            () if self.framer.is_in_body() => (Wait::Body, self.patience),
             () if self.is_first => (Wait::FirstHead, self.rules.head_time),
             () if self.held.is_empty() => (Wait::NextByte, self.rules.keep_alive),
             () => (Wait::NextHead, self.rules.head_time),
@@ -205,6 +235,7 @@ impl<S> Guard<S> {
     fn expire(&mut self, wait: Wait) -> io::Result<()> {
         match wait {
             Wait::Body => {
+                self.link.note_slow_body();
                 self.seal();
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped sending its body"));
             }
@@ -214,6 +245,28 @@ impl<S> Guard<S> {
         Ok(())
     }
 
+    /// What a write came to, by the clock of the answer: an error once the client has taken too little for too long.
+    fn timed(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (patience, stall) = &mut self.taking;
+        match written {
+            Poll::Pending => {
+                let stall = stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(*patience)));
+                ready!(stall.as_mut().poll(cx));
+                Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client does not take its answer",
+                )))
+            }
+            Poll::Ready(Ok(length)) => {
+                let left = stall.take().map_or(*patience, |stall| left_of(&stall));
+                *patience = left.saturating_add(bought(length)).min(MOST_PATIENCE);
+                self.note_written();
+                Poll::Ready(Ok(length))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
     /// A client that takes what is written is not silent: an answer may still be on its way to it when the request
     /// counts as answered.
     fn note_written(&mut self) {
@@ -221,6 +274,14 @@ impl<S> Guard<S> {
             sleep.as_mut().reset(Instant::now() + self.rules.keep_alive);
         }
     }
+}
+
+fn left_of(sleep: &Sleep) -> Duration {
+    sleep.deadline().saturating_duration_since(Instant::now())
+}
+
+fn bought(length: usize) -> Duration {
+    BYTE_TIME.saturating_mul(u32::try_from(length).unwrap_or(u32::MAX))
 }
 
 impl<S: AsyncRead + Unpin> Guard<S> {
@@ -243,11 +304,12 @@ impl<S: AsyncRead + Unpin> Guard<S> {
         let before = out.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, out))?;
         let fresh = &out.filled()[before..];
-        if !fresh.is_empty() {
+        let length = fresh.len();
+        if length > 0 {
             self.framer.next(fresh);
-            self.timer = None;
+            self.note_body(length);
         }
-        Poll::Ready(Ok(fresh.len()))
+        Poll::Ready(Ok(length))
     }
 
     /// The next head waits for the last answer; meanwhile the client's end must be seen, and a little read ahead.
@@ -271,7 +333,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             }
             match guard.side {
                 Side::Ended => return Poll::Ready(Ok(())),
-                Side::Sealed => {
+                Side::Sealed | Side::Upgrading => {
+                    if guard.side == Side::Upgrading && guard.poll_behind_request(cx)?.is_ready() {
+                        continue;
+                    }
                     ready!(guard.link.poll_answered(cx));
                     return if guard.is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
@@ -304,9 +369,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
-        let written = ready!(Pin::new(&mut guard.stream).poll_write(cx, bytes));
-        guard.note_written();
-        Poll::Ready(written)
+        let written = Pin::new(&mut guard.stream).poll_write(cx, bytes);
+        guard.timed(written, cx)
     }
 
     fn poll_write_vectored(
@@ -315,9 +379,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
-        let written = ready!(Pin::new(&mut guard.stream).poll_write_vectored(cx, slices));
-        guard.note_written();
-        Poll::Ready(written)
+        let written = Pin::new(&mut guard.stream).poll_write_vectored(cx, slices);
+        guard.timed(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -326,9 +389,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let guard = self.get_mut();
-        ready!(Pin::new(&mut guard.stream).poll_flush(cx))?;
+        let flushed = Pin::new(&mut guard.stream).poll_flush(cx);
+        ready!(guard.timed(flushed.map_ok(|()| 0), cx))?;
         // Hyper flushes the stream only after it has written all that it had.
-        if guard.side == Side::Sealed && !guard.is_flushed && guard.link.poll_answered(cx).is_ready() {
+        let is_last = matches!(guard.side, Side::Sealed | Side::Upgrading);
+        if is_last && !guard.is_flushed && guard.link.poll_answered(cx).is_ready() {
             guard.is_flushed = true;
             cx.waker().wake_by_ref();
         }
@@ -363,7 +428,7 @@ mod tests {
         request_head: 1024,
         head_time: Duration::from_secs(10),
         keep_alive: Duration::from_secs(60),
-        body_time: Duration::from_secs(20),
+        stall_time: Duration::from_secs(20),
     };
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     const UPGRADE: &str = "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
@@ -760,7 +825,7 @@ mod tests {
         front.send(post("/echo", "Content-Length: 50", "")).await;
         for _ in 0..10 {
             front.send("x").await;
-            sleep(RULES.body_time - Duration::from_secs(1)).await;
+            sleep(RULES.stall_time - Duration::from_secs(1)).await;
         }
         assert_eq!(front.calls(), ["/echo"]);
         let start = Instant::now();
