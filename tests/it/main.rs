@@ -10,6 +10,7 @@ mod papers;
 mod plain;
 mod play;
 mod pressure;
+mod records;
 mod scrape;
 mod tls;
 mod tls_nodes;
