@@ -15,7 +15,7 @@ use super::units::{ANY_TIME, SOME_TIME, show_duration};
 use super::{Drain, Health, LOAD_BOUND, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
-use crate::pool::{Node, NodeId};
+use crate::pool::{Address, Node, NodeId};
 
 const KEYS: &[&str] = &[
     "nodes",
@@ -57,6 +57,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
     let timeouts = timeouts(&section);
     let source_addresses = source_addresses(&section);
     let nodes = nodes(&section, source_addresses.len());
+    say_which_family_is_missing(&section, &source_addresses, &nodes);
     Pool {
         name: name.into(),
         tls: tls::pool(&section, &nodes),
@@ -93,6 +94,22 @@ fn source_addresses(pool: &Section) -> Vec<IpAddr> {
         addresses.push(address);
     }
     addresses
+}
+
+/// A node at an IP address can only be dialled from one of its family.
+fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node]) {
+    let Some(value) = pool.value("source_addresses").filter(|_| !sources.is_empty()) else { return };
+    for node in nodes {
+        let Address::Tcp { host, .. } = &node.address else { continue };
+        let Ok(ip) = host.parse::<IpAddr>() else { continue };
+        if !sources.iter().any(|source| source.is_ipv4() == ip.is_ipv4()) {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            value.fault(format_args!(
+                "none is an {family} address, and the node {} is at one; add one",
+                node.id
+            ));
+        }
+    }
 }
 
 /// The nodes of a pool that is dialled from so many source addresses (0: from whichever the system takes).

@@ -25,7 +25,8 @@ use super::load::{Reading, read};
 use super::pages;
 use super::probe::{self, Probes};
 use super::report;
-use crate::config::{Change, Config, Fault, Faults, diff};
+use crate::config::{Budget, Change, Config, Fault, Faults, diff};
+use crate::net::files;
 use crate::net::listen::Listener;
 use crate::proxy::entrance::Entrance;
 use crate::proxy::{self, Front};
@@ -101,6 +102,7 @@ impl Reload {
     /// Opens for the first time. The admin API answers at once, clients are accepted when every node was asked once.
     pub async fn start(self: &Arc<Self>, bound: Bound) {
         let config = self.config();
+        warn_of_budget(&config);
         let admin = Bound { clients: Vec::new(), entrances: Vec::new(), admin: bound.admin };
         let mut turn = self.turn.lock().await;
         self.open(admin, &config, &config);
@@ -293,6 +295,7 @@ impl Reload {
                 let generation = self.front.state.load().generation;
                 tracing::info!(generation, changes = changes.len(), "config reloaded");
                 warn_of(&self.config(), &self.file());
+                warn_of_budget(&self.config());
             }
             Err(faults) => {
                 for fault in faults.lines() {
@@ -308,6 +311,13 @@ impl Reload {
 
     fn fault(&self, what: impl ToString) -> Faults {
         Faults::new(&self.file(), vec![Fault::of_file(what.to_string())])
+    }
+}
+
+/// Logs what of a config does not fit into the file limit.
+fn warn_of_budget(config: &Config) {
+    for warning in Budget::new(config, files::limit()).warnings {
+        tracing::warn!(%warning, "config does not fit");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What differs in the TLS of two configs. Of certificates and keys it says that they are others, and until when.
+//! What differs in how TLS is spoken, to clients and to nodes. Of keys and secrets it is said that they are others.
 
 use std::path::PathBuf;
 
@@ -11,8 +11,11 @@ fn on_or_off(is_on: &bool) -> String {
     if *is_on { "on" } else { "off" }.into()
 }
 
-/// What is different about the TLS of a listener.
-pub(super) fn listener(old: Option<&ListenerTls>, new: Option<&ListenerTls>, section: &mut Section) {
+pub(super) fn compare_listener_tls(
+    old: Option<&ListenerTls>,
+    new: Option<&ListenerTls>,
+    section: &mut Section,
+) {
     let (Some(old), Some(new)) = (old, new) else {
         return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
     };
@@ -24,7 +27,7 @@ pub(super) fn listener(old: Option<&ListenerTls>, new: Option<&ListenerTls>, sec
         listed(&list.iter().map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
     };
     section.set("tls.certificates", &files(certificates), &files(&new.certificates), String::clone);
-    authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
+    compare_authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
     section.set("tls.min_version", min_version, &new.min_version, |version| version.as_str().into());
     let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
     section.set("tls.ticket_secret_file", ticket_secret_file, &new.ticket_secret_file, path);
@@ -33,13 +36,12 @@ pub(super) fn listener(old: Option<&ListenerTls>, new: Option<&ListenerTls>, sec
     }
 }
 
-/// What is different about the TLS to the nodes of a pool.
-pub(super) fn pool(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
+pub(super) fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
     let (Some(old), Some(new)) = (old, new) else {
         return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
     };
     let PoolTls { ca, server_name, identity } = old;
-    authorities("tls.ca", Some(ca), Some(&new.ca), section);
+    compare_authorities("tls.ca", Some(ca), Some(&new.ca), section);
     let name =
         |name: &Option<ServerName<'_>>| name.as_ref().map_or(none(), |name| name.to_str().into_owned());
     section.set("tls.server_name", server_name, &new.server_name, name);
@@ -48,7 +50,7 @@ pub(super) fn pool(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut S
     }
 }
 
-fn authorities(
+fn compare_authorities(
     key: &'static str,
     old: Option<&Authorities>,
     new: Option<&Authorities>,

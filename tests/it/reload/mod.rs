@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay::app::App;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, plain, parsed, soon};
+use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, parsed, plain, soon};
 
 /// Two nodes, `one` and `two`, and a balancer in front of them.
 struct Fleet {

@@ -3,7 +3,7 @@
 //! Pure: it compares and says, and applies nothing. Every struct is taken apart whole, so that a new key cannot be
 //! forgotten here. A sentence may show what the file says, never a secret: of keys it only says that they are others.
 
-mod pools;
+mod pool;
 mod tls;
 
 use std::fmt;
@@ -16,6 +16,9 @@ use super::units::{show_duration, show_size};
 use super::{AccessLog, Admin, Config, Limits, Listener, LogFormat, LogPath, Shutdown};
 use crate::pool::NodeId;
 use crate::route::{Origins, Route};
+
+use pool::compare_pools;
+use tls::compare_listener_tls;
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +103,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     compare_access_log(access_log, &new.access_log, Section::top("access_log", &mut changes));
     let Shutdown { drain } = shutdown;
     Section::top("shutdown", &mut changes).time("drain", drain, &new.shutdown.drain);
-    pools::compare_pools(pools, &new.pools, &mut changes);
+    compare_pools(pools, &new.pools, &mut changes);
     compare_routes(routes, &new.routes, &mut changes);
     changes
 }
@@ -160,19 +163,16 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
         changes.push(Change { subject: subject(listener), what: What::Removed(String::new()) });
     }
     for (listener, place) in new.iter().zip(places) {
-        match place.map(|at| &old[at]) {
-            None => {
-                changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) })
-            }
-            Some(Listener { address: _, proxy_protocol, tls }) => {
-                let mut section = Section { subject: subject(listener), changes: &mut *changes };
-                section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
-                tls::listener(tls.as_ref(), listener.tls.as_ref(), &mut section);
-            }
-        }
+        let Some(at) = place else {
+            changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) });
+            continue;
+        };
+        let Listener { address: _, proxy_protocol, tls } = &old[at];
+        let mut section = Section { subject: subject(listener), changes: &mut *changes };
+        section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
+        compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
     }
 }
-
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
     match (old, new) {
         (None, None) => {}
@@ -421,7 +421,8 @@ routes:
 
     #[test]
     fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
-        let listener = |text: &str| Listener { address: text.parse().unwrap(), proxy_protocol: false, tls: None };
+        let listener =
+            |text: &str| Listener { address: text.parse().unwrap(), proxy_protocol: false, tls: None };
         let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
         let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);
         assert_eq!(same_listeners(&old, &new), [Some(0), Some(2), None]);

@@ -1,9 +1,10 @@
-//! What differs in the pools of two configs.
+//! What differs between two pools of one name.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Change, Section, Subject, What, listed, none, tls};
+use super::tls::compare_pool_tls;
+use super::{Change, Section, Subject, What, listed, none};
 use crate::affinity::Source;
 use crate::config::summary::source_text;
 use crate::config::units::{show_duration, show_size};
@@ -12,7 +13,6 @@ use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
 use crate::pool::{Node, NodeId};
 
-/// What is different about the pools and their nodes.
 pub(super) fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
     let count = |pool: &Pool| match pool.nodes.len() {
         1 => "1 node".to_owned(),
@@ -72,7 +72,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
     section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
     section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
-    tls::pool(tls.as_ref(), new.tls.as_ref(), &mut section);
+    compare_pool_tls(tls.as_ref(), new.tls.as_ref(), &mut section);
     // The order of the nodes decides ties and the turn of round_robin.
     let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
         let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
