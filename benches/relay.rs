@@ -4,7 +4,10 @@
 //! alternate between the relay and the floor: a thread that reads 64 KiB and writes it, and nothing else. Both have
 //! the same driver and 16 closed-loop connections over loopback. A message is one frame in one direction. The
 //! memory is the slope of the private memory (`smaps_rollup`) between two counts of idle tunnels, whose peers are
-//! held by a child process.
+//! held by a child process. Both are taken once more with TLS 1.3 (AES-128-GCM) towards the client.
+
+#[path = "relay/driver.rs"]
+mod driver;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -21,7 +24,10 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use mainstay::metrics::{Meter, Metrics};
+use mainstay::relay::tls::{Role, Side};
 use mainstay::relay::{Closing, Ledger, Record, Relay, Rules, Tunnel};
+
+use driver::{Driver, accept, departed, frame};
 
 const CONNECTIONS: usize = 16;
 const ROUNDS: usize = 11;
@@ -29,7 +35,10 @@ const ROUNDS: usize = 11;
 const SIZES: [(usize, u32, f64); 2] = [(128, 1500, 1.15), (16 * 1024, 700, 1.10)];
 /// Idle tunnels between which the slope is taken.
 const IDLE: [usize; 2] = [2_000, 9_000];
-const TARGET_BYTES: usize = 512;
+/// Bytes for an idle tunnel, without TLS and with it.
+const TARGET_BYTES: [usize; 2] = [512, 1024];
+/// The same for TLS, where the ratio is to the relay without it.
+const TLS_SIZES: [(usize, u32, f64); 2] = [(1024, 1500, 1.25), (16 * 1024, 700, 1.5)];
 /// No send of a round fills it, so that no write is partial.
 const SEND_BUFFER: usize = 1 << 20;
 const FLOOR: &str = "floor-0";
@@ -45,8 +54,10 @@ fn main() -> io::Result<()> {
         return hold_peers(port.parse().expect("a port"));
     }
     // Memory first, while the heap is fresh.
-    memory()?;
-    cpu()
+    memory(false)?;
+    memory(true)?;
+    cpu()?;
+    cpu_of_tls()
 }
 
 fn raise_descriptors() -> io::Result<()> {
@@ -56,15 +67,9 @@ fn raise_descriptors() -> io::Result<()> {
 
 fn cpu() -> io::Result<()> {
     let relay = start_relay()?;
-    let mut relayed = Driver::new(|pairs| {
-        let meter = meter();
-        for (id, [client, node]) in pairs.into_iter().enumerate() {
-            assert!(relay.adopt(tunnel(id as u64, client, node, &meter)), "the relay runs");
-        }
-        Ok(())
-    })?;
+    let mut relayed = Driver::relayed(&relay, false)?;
     let mut floor = None;
-    let mut floored = Driver::new(|pairs| {
+    let mut floored = Driver::new(false, |pairs| {
         floor = Some(start_floor(pairs)?);
         Ok(())
     })?;
@@ -85,6 +90,29 @@ fn cpu() -> io::Result<()> {
     }
     drop((relayed, floored));
     floor.expect("started").join().expect("the floor does not panic")?;
+    stop(&relay);
+    Ok(())
+}
+
+fn cpu_of_tls() -> io::Result<()> {
+    let relay = start_relay()?;
+    let (mut sealed, mut open) = (Driver::relayed(&relay, true)?, Driver::relayed(&relay, false)?);
+    for (payload, trips, target) in TLS_SIZES {
+        sealed.run(payload, trips)?;
+        open.run(payload, trips)?;
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            ours.push(cost(&mut sealed, "relay-0", payload, trips)?);
+            bare.push(cost(&mut open, "relay-0", payload, trips)?);
+        }
+        let (ours, bare) = (median(ours), median(bare));
+        println!(
+            "cpu, {payload:>5} B payload: TLS {ours:>9.0} ns, plain {bare:>7.0} ns per message, \
+             ratio {:.3} (target {target:.2})",
+            ours / bare
+        );
+    }
+    drop((sealed, open));
     stop(&relay);
     Ok(())
 }
@@ -113,95 +141,6 @@ fn thread_nanos(name: &str) -> io::Result<u64> {
         }
     }
     Err(io::Error::other(format!("no thread {name}")))
-}
-
-/// Both ends of all connections, and the frames they send.
-struct Driver {
-    epoll: OwnedFd,
-    /// Client and node of each connection by turns.
-    ends: Vec<TcpStream>,
-    scratch: Vec<u8>,
-}
-
-impl Driver {
-    /// `carry` is given the client's and the node's socket of each connection.
-    fn new(carry: impl FnOnce(Vec<[OwnedFd; 2]>) -> io::Result<()>) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let (mut ends, mut pairs) = (Vec::new(), Vec::new());
-        for _ in 0..CONNECTIONS {
-            let mut pair = || -> io::Result<OwnedFd> {
-                let end = TcpStream::connect(listener.local_addr()?)?;
-                end.set_nodelay(true)?;
-                epoll::add(&epoll, &end, EventData::new_u64(ends.len() as u64), EventFlags::IN)?;
-                ends.push(end);
-                accept(&listener, true)
-            };
-            pairs.push([pair()?, pair()?]);
-        }
-        carry(pairs)?;
-        Ok(Self { epoll, ends, scratch: vec![0; 64 * 1024] })
-    }
-
-    /// Each client sends a frame and waits for the node's, `trips` times.
-    fn run(&mut self, payload: usize, trips: u32) -> io::Result<()> {
-        // By sender: the client masks, the node does not.
-        let frames = [frame(payload, true), frame(payload, false)];
-        let mut got = vec![0; self.ends.len()];
-        let mut left = vec![trips; self.ends.len()];
-        for client in self.ends.iter_mut().step_by(2) {
-            client.write_all(&frames[0])?;
-        }
-        let mut running = CONNECTIONS;
-        let mut events = Vec::with_capacity(2 * CONNECTIONS);
-        while running > 0 {
-            events.clear();
-            epoll::wait(&self.epoll, spare_capacity(&mut events), None)?;
-            for event in &events {
-                let at = event.data.u64() as usize;
-                let read = self.ends[at].read(&mut self.scratch)?;
-                assert!(read > 0, "a connection ended");
-                got[at] += read;
-                if got[at] < frames[(at + 1) % 2].len() {
-                    continue;
-                }
-                got[at] = 0;
-                left[at] -= 1;
-                if at.is_multiple_of(2) && left[at] == 0 {
-                    running -= 1;
-                } else {
-                    self.ends[at].write_all(&frames[at % 2])?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A whole binary message.
-fn frame(payload: usize, masked: bool) -> Vec<u8> {
-    let mut frame = vec![0x82, if masked { 0x80 | 126 } else { 126 }];
-    frame.extend((payload as u16).to_be_bytes());
-    if payload < 126 {
-        frame.truncate(1);
-        frame.push(payload as u8 | if masked { 0x80 } else { 0 });
-    }
-    if masked {
-        frame.extend([0x37, 0xfa, 0x21, 0x3d]);
-    }
-    frame.extend((0..payload).map(|at| at as u8));
-    frame
-}
-
-/// A socket as the relay takes it.
-fn accept(listener: &TcpListener, large: bool) -> io::Result<OwnedFd> {
-    let (socket, _) = listener.accept()?;
-    socket.set_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    if large {
-        rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER)?;
-    }
-    Ok(socket.into())
 }
 
 /// The least a relay can do.
@@ -245,7 +184,7 @@ fn meter() -> Arc<Meter> {
     Metrics::new(1).node("chat", "ws1")
 }
 
-fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel {
+fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<Meter>) -> Tunnel {
     let record = Record {
         id,
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -265,7 +204,7 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
     Tunnel {
         client,
         node,
-        client_tls: None,
+        client_tls: tls.then(|| departed(2, 1)),
         node_tls: None,
         from_client: Bytes::new(),
         from_node: Bytes::new(),
@@ -274,7 +213,7 @@ fn tunnel(id: u64, client: OwnedFd, node: OwnedFd, meter: &Arc<Meter>) -> Tunnel
     }
 }
 
-fn memory() -> io::Result<()> {
+fn memory(tls: bool) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut peers = Peers::start(listener.local_addr()?.port())?;
     let relay = start_relay()?;
@@ -284,18 +223,19 @@ fn memory() -> io::Result<()> {
     for (count, bytes) in IDLE.into_iter().zip(&mut bytes) {
         while open < count {
             peers.ask(b'c')?;
-            let (client, node) = (accept(&listener, false)?, accept(&listener, false)?);
-            assert!(relay.adopt(tunnel(open as u64, client, node, &meter)), "the relay runs");
+            let ends = [accept(&listener, false)?, accept(&listener, false)?];
+            assert!(relay.adopt(tunnel(open as u64, ends, tls, &meter)), "the relay runs");
             open += 1;
         }
         // The relay adopts in order: what the last tunnel carries says that all are there.
-        peers.ask(b'p')?;
+        peers.ask(if tls { b's' } else { b'p' })?;
         peers.answers.read_exact(&mut [0])?;
         assert_eq!(relay.live(), count);
         *bytes = private_bytes()?;
     }
     let slope = (bytes[1] as f64 - bytes[0] as f64) / (IDLE[1] - IDLE[0]) as f64;
-    println!("memory: {slope:.0} B private per idle tunnel (target {TARGET_BYTES})");
+    let (with, target) = if tls { (" with TLS", TARGET_BYTES[1]) } else { ("", TARGET_BYTES[0]) };
+    println!("memory: {slope:.0} B private per idle tunnel{with} (target {target})");
     stop(&relay);
     peers.stop()
 }
@@ -336,8 +276,8 @@ impl Peers {
     }
 }
 
-/// The child: `c` connects a client and a node, `p` sends a message through the last of them; the end of the
-/// orders ends it.
+/// The child: `c` connects a client and a node, `p` sends a message through the last of them, `s` over TLS; the end
+/// of the orders ends it.
 fn hold_peers(port: u16) -> io::Result<()> {
     let mut held: Vec<[TcpStream; 2]> = Vec::new();
     let mut orders = io::stdin().lock();
@@ -347,7 +287,12 @@ fn hold_peers(port: u16) -> io::Result<()> {
             let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port));
             held.push([connect()?, connect()?]);
         } else if let Some([client, node]) = held.last_mut() {
-            client.write_all(&frame(1, true))?;
+            let mut message = frame(1, true);
+            if order == *b"s" {
+                let plain = std::mem::take(&mut message);
+                Side::new(departed(1, 2), Role::Client).0.seal(&plain, &mut message);
+            }
+            client.write_all(&message)?;
             node.read_exact(&mut frame(1, true))?;
             let mut answers = io::stdout();
             answers.write_all(b"p")?;
