@@ -1,13 +1,14 @@
-//! What clients may take: the section `limits`, and whether it fits into the file limit of the process.
+//! What clients may take: the section `limits`, and whether it fits into what the system gives the process.
 //!
 //! Every value is the same for all listeners. What is counted against it lives elsewhere and outlives a reload.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::Config;
 use super::reader::{Section, Value};
 use super::units::SOME_TIME;
+use super::{Config, Pool};
+use crate::pool::Address;
 
 /// What a client may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +80,16 @@ fn connections(value: &Value) -> Option<u32> {
     })?
 }
 
-/// What a config amounts to in file descriptors.
+/// What the system gives the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Supply {
+    /// File descriptors that may be open.
+    pub files: u64,
+    /// Ports that one source address has toward one node.
+    pub ports: u64,
+}
+
+/// What a config amounts to in file descriptors and ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
     /// Client connections at a time: what the config says, or what the file limit allows.
@@ -94,9 +104,9 @@ impl Budget {
     /// For each node: its probe and the connections that are kept for plain requests.
     const PER_NODE: u64 = 16;
 
-    /// The budget of `config` where at most `files` descriptors may be open. A client connection takes two: its own,
-    /// and that to its node.
-    pub fn new(config: &Config, files: u64) -> Self {
+    /// The budget of `config`. A client connection takes two descriptors, its own and that to its node, and a port.
+    pub fn new(config: &Config, supply: Supply) -> Self {
+        let files = supply.files;
         let nodes: u64 = config.pools.iter().map(|pool| pool.nodes.len() as u64).sum();
         let wanted = Self::BASE + config.listeners.len() as u64 + Self::PER_NODE * nodes;
         // Where the limit is small, at most half of it is held back.
@@ -119,8 +129,25 @@ impl Budget {
                 taken.unwrap_or_default()
             ));
         }
+        warnings.extend(config.pools.iter().flat_map(|pool| short_of_ports(pool, supply.ports)));
         Self { connections, warnings }
     }
+}
+
+/// The nodes that take more tunnels than there are ports toward them.
+fn short_of_ports(pool: &Pool, ports: u64) -> impl Iterator<Item = String> {
+    let there_are = ports * pool.source_addresses.len().max(1) as u64;
+    pool.nodes.iter().filter_map(move |node| {
+        let most = node.max_connections.filter(|most| u64::from(*most) > there_are)?;
+        let is_tcp = matches!(node.address, Address::Tcp { .. });
+        is_tcp.then(|| {
+            format!(
+                "pool {}, node {}: max_connections of {most} needs as many source ports, there are {there_are}; \
+                 add source_addresses, or widen net.ipv4.ip_local_port_range",
+                pool.name, node.id
+            )
+        })
+    })
 }
 
 /// How many tunnels the nodes take together, where each says so. A node of two pools counts twice, as it does there.
@@ -141,36 +168,51 @@ mod tests {
         resolve("f", text.as_bytes(), &|_| None, &read).unwrap_or_else(|faults| panic!("{faults}"))
     }
 
+    fn files(files: u64) -> Supply {
+        Supply { files, ports: 100_000 }
+    }
+
+    #[test]
+    fn a_node_that_takes_more_tunnels_than_there_are_ports_is_warned_about() {
+        let supply = Supply { files: 1_000_000, ports: 28_232 };
+        let budget = Budget::new(&config("", ", max_connections: 50000"), supply);
+        let [warning] = &budget.warnings[..] else { panic!("{budget:?}") };
+        assert!(warning.contains("node a") && warning.contains("source_addresses"), "{warning}");
+        let mut two = config("", ", max_connections: 50000");
+        two.pools[0].source_addresses = vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        assert_eq!(Budget::new(&two, supply).warnings, [""; 0]);
+    }
+
     #[test]
     fn auto_is_what_the_file_limit_allows_at_two_descriptors_a_connection() {
-        let budget = Budget::new(&config("", ""), 20_000);
+        let budget = Budget::new(&config("", ""), files(20_000));
         assert_eq!(budget, Budget { connections: (20_000 - 64 - 1 - 16) / 2, warnings: vec![] });
-        assert_eq!(Budget::new(&config("connections: auto", ""), 20_000), budget);
+        assert_eq!(Budget::new(&config("connections: auto", ""), files(20_000)), budget);
         // However small the limit is, something is served.
-        assert_eq!(Budget::new(&config("", ""), 100).connections, 25);
-        assert_eq!(Budget::new(&config("", ""), 0).connections, 1);
-        assert_eq!(Budget::new(&config("", ""), u64::MAX).connections, 10_000_000);
+        assert_eq!(Budget::new(&config("", ""), files(100)).connections, 25);
+        assert_eq!(Budget::new(&config("", ""), files(0)).connections, 1);
+        assert_eq!(Budget::new(&config("", ""), files(u64::MAX)).connections, 10_000_000);
     }
 
     #[test]
     fn more_than_fits_is_kept_and_warned_about_with_what_would_fit() {
-        let budget = Budget::new(&config("connections: 1000", ""), 1024);
+        let budget = Budget::new(&config("connections: 1000", ""), files(1024));
         assert_eq!(budget.connections, 1000);
         let [warning] = &budget.warnings[..] else { panic!("{budget:?}") };
         assert!(
             warning.contains("2081 file descriptors") && warning.contains("write 471 or auto"),
             "{warning}"
         );
-        assert_eq!(Budget::new(&config("connections: 471", ""), 1024).warnings, [""; 0]);
+        assert_eq!(Budget::new(&config("connections: 471", ""), files(1024)).warnings, [""; 0]);
     }
 
     #[test]
     fn nodes_that_take_more_than_the_file_limit_allows_are_warned_about() {
-        let budget = Budget::new(&config("", ", max_connections: 50000"), 1024);
+        let budget = Budget::new(&config("", ", max_connections: 50000"), files(1024));
         let [warning] = &budget.warnings[..] else { panic!("{budget:?}") };
         assert!(warning.contains("the nodes take 50000") && warning.contains("LimitNOFILE"), "{warning}");
-        assert_eq!(Budget::new(&config("", ", max_connections: 400"), 1024).warnings, [""; 0]);
+        assert_eq!(Budget::new(&config("", ", max_connections: 400"), files(1024)).warnings, [""; 0]);
         let chosen = config("connections: 100", ", max_connections: 50000");
-        assert_eq!(Budget::new(&chosen, 1024).warnings, [""; 0], "fewer were asked for");
+        assert_eq!(Budget::new(&chosen, files(1024)).warnings, [""; 0], "fewer were asked for");
     }
 }

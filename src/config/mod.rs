@@ -44,7 +44,7 @@ pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
 pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
 pub use identity::{Authorities, Identity};
-pub use limits::{Budget, Limits};
+pub use limits::{Budget, Limits, Supply};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use summary::Summary;

@@ -56,7 +56,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
     let health = section.section("health", HEALTH_KEYS);
     let timeouts = timeouts(&section);
     let source_addresses = source_addresses(&section);
-    let nodes = nodes(&section, source_addresses.len());
+    let nodes = nodes(&section);
     say_which_family_is_missing(&section, &source_addresses, &nodes);
     Pool {
         name: name.into(),
@@ -76,9 +76,6 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
 }
 
 const PROXY_VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
-
-/// Ports that one source address has toward one node, where nobody changed Linux' default of 32768 to 60999 (ip(7)).
-const PORTS: u64 = 28_232;
 
 fn source_addresses(pool: &Section) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -112,8 +109,7 @@ fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node
     }
 }
 
-/// The nodes of a pool that is dialled from so many source addresses (0: from whichever the system takes).
-fn nodes(pool: &Section, sources: usize) -> Vec<Node> {
+fn nodes(pool: &Section) -> Vec<Node> {
     const EXAMPLE: &str = "- { id: ws1, address: \"127.0.0.1:3001\" }";
     let Some(value) = pool.required("nodes", &format!("a list of them, such as `{EXAMPLE}`")) else {
         return Vec::new();
@@ -123,11 +119,11 @@ fn nodes(pool: &Section, sources: usize) -> Vec<Node> {
         value.warn("with one node, all its clients are cut off whenever it is; add a second");
     }
     let mut lines: HashMap<NodeId, usize> = HashMap::new();
-    items.iter().filter_map(|item| node(item, sources, &mut lines)).collect()
+    items.iter().filter_map(|item| node(item, &mut lines)).collect()
 }
 
 /// A node; `lines` tells on which line each id is.
-fn node(item: &Value, sources: usize, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
+fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
     let section = item.section(&["id", "address", "weight", "max_connections", "release"]);
     let id = section.required("id", "a name of its own, such as `id: ws1`").and_then(|value| {
         let id: NodeId = value.typed("a name, such as ws1")?;
@@ -143,7 +139,7 @@ fn node(item: &Value, sources: usize, lines: &mut HashMap<NodeId, usize>) -> Opt
             value.typed("an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"")
         });
     let weight = section.number("weight", 1, 1..=1000);
-    let max_connections = max_connections(&section, sources);
+    let max_connections = section.some("max_connections").and_then(|value| value.number(1..=u32::MAX));
     let release = section.some("release").and_then(|value| {
         value.parsed("a release of at most 64 visible characters, such as v7", |text| {
             let visible = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
@@ -151,19 +147,6 @@ fn node(item: &Value, sources: usize, lines: &mut HashMap<NodeId, usize>) -> Opt
         })
     });
     Some(Node { id: id?, address: address?, weight, max_connections, release })
-}
-
-fn max_connections(node: &Section, sources: usize) -> Option<u32> {
-    let value = node.some("max_connections")?;
-    let most = value.number(1..=u32::MAX)?;
-    let ports = PORTS * sources.max(1) as u64;
-    if u64::from(most) > ports {
-        let needed = u64::from(most).div_ceil(PORTS);
-        value.warn(format_args!(
-            "{most} tunnels to one node need {needed} `source_addresses`; one has about {PORTS} ports toward it"
-        ));
-    }
-    Some(most)
 }
 
 const BALANCES: &[(&str, Balance)] = &[

@@ -25,8 +25,7 @@ use super::load::{Reading, read};
 use super::pages;
 use super::probe::{self, Probes};
 use super::report;
-use crate::config::{Budget, Change, Config, Fault, Faults, diff};
-use crate::net::files;
+use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
 use crate::proxy::entrance::Entrance;
 use crate::proxy::{self, Front};
@@ -314,7 +313,7 @@ impl Reload {
 
 /// Logs what of a config does not fit into the file limit.
 fn warn_of_budget(config: &Config) {
-    for warning in Budget::new(config, files::limit()).warnings {
+    for warning in proxy::budget(config).warnings {
         tracing::warn!(%warning, "config does not fit");
     }
 }

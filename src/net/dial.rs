@@ -213,8 +213,8 @@ fn fault(error: io::Error) -> DialFault {
     }
 }
 
-/// How many ports the kernel may choose from (ip_local_port_range, ip(7)).
-fn port_range() -> u64 {
+/// How many ports the kernel may choose from (ip_local_port_range, ip(7)): those of one source address toward one node.
+pub fn port_range() -> u64 {
     static RANGE: OnceLock<u64> = OnceLock::new();
     *RANGE.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();

@@ -26,10 +26,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::affinity::hash::mix;
 use crate::affinity::{Directory as _, Source};
-use crate::config::{self, Budget, Config};
+use crate::config::{self, Budget, Config, Supply};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
-use crate::net::files;
+use crate::net::{dial, files};
 use crate::pool::pick::Balance;
 use crate::pool::{Node, Nodes};
 use crate::relay::Relay;
@@ -99,7 +99,7 @@ impl State {
             pools: config.pools.iter().map(|config| (Arc::clone(&config.name), pool(config))).collect(),
             trusted: config.trusted_proxies.clone(),
             limits: config.limits.clone(),
-            connections: Budget::new(config, files::limit()).connections,
+            connections: budget(config).connections,
             in_use: CancellationToken::new().drop_guard(),
         }
     }
@@ -179,6 +179,11 @@ impl Pool {
     fn tags_sids(&self) -> bool {
         self.config.affinity.contains(&Source::EngineIo)
     }
+}
+
+/// What `config` amounts to on this system.
+pub fn budget(config: &Config) -> Budget {
+    Budget::new(config, Supply { files: files::limit(), ports: dial::port_range() })
 }
 
 /// What every connection of the process shares.

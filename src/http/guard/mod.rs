@@ -758,7 +758,7 @@ mod tests {
         front.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut got = Vec::new();
         while got.iter().filter(|&&byte| byte == b'x').count() < 100_000 {
-            sleep(RULES.keep_alive - Duration::from_secs(1)).await;
+            sleep(Duration::from_millis(1900)).await;
             let mut some = [0; 1000];
             let length = front.client.read(&mut some).await.expect("the connection is open");
             assert!(length > 0, "cut after {}", got.len());
@@ -766,6 +766,37 @@ mod tests {
         }
         front.send(GET).await;
         assert!(front.head().await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_byte_by_byte_or_not_at_all_is_cut() {
+        for some in [0, 1] {
+            let mut front = Front::new(1000);
+            front.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let start = Instant::now();
+            let mut taken = vec![0; some];
+            while !front.server.is_finished() {
+                sleep(Duration::from_secs(1)).await;
+                front.client.read_exact(&mut taken).await.expect("there is more");
+                assert!(start.elapsed() < 2 * RULES.stall_time, "{some} bytes a second keep it for ever");
+            }
+            assert!(start.elapsed() >= RULES.stall_time, "{some}");
+            assert!(front.server.await.expect("no panic").is_err());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_while_its_upgrade_is_being_served_is_noticed() {
+        for early in ["", "early bytes"] {
+            let mut front = Front::new(64);
+            front.send(UPGRADE.replace("/upgrade", "/long")).await;
+            front.send(early).await;
+            assert_eq!(front.seen.recv().await.as_deref(), Some("/long"));
+            let start = Instant::now();
+            drop(front.client);
+            assert_eq!(front.seen.recv().await.as_deref(), Some("cancelled"));
+            assert!(start.elapsed() < Duration::from_secs(1));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -823,14 +854,48 @@ mod tests {
     async fn a_body_must_make_progress() {
         let mut front = Front::new(64);
         front.send(post("/echo", "Content-Length: 50", "")).await;
-        for _ in 0..10 {
-            front.send("x").await;
-            sleep(RULES.stall_time - Duration::from_secs(1)).await;
-        }
-        assert_eq!(front.calls(), ["/echo"]);
+        front.send("x").await;
         let start = Instant::now();
-        assert_eq!(front.seen.recv().await.as_deref(), Some("broken after xxxxxxxxxx"));
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(front.seen.recv().await.as_deref(), Some("/echo"));
+        assert_eq!(front.seen.recv().await.as_deref(), Some("broken after x"));
+        assert!(start.elapsed().abs_diff(RULES.stall_time) < Duration::from_secs(1));
+        assert!(front.rest().await.starts_with("HTTP/1.1 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_cut_as_a_silent_one_is() {
+        for (framing, begun) in [("Content-Length: 50", ""), ("Transfer-Encoding: chunked", "32\r\n")] {
+            let mut front = Front::new(64);
+            front.send(post("/echo", framing, begun)).await;
+            let (start, mut sent) = (Instant::now(), 0);
+            // One byte a second.
+            while front.client.write_all(b"0").await.is_ok() && sent < 40 {
+                sleep(Duration::from_secs(1)).await;
+                sent += 1;
+                if front.seen.try_recv().is_ok_and(|word| word.starts_with("broken")) {
+                    break;
+                }
+            }
+            assert!((19..=21).contains(&sent), "{framing}: cut after {sent} bytes");
+            assert!(start.elapsed() < RULES.stall_time + Duration::from_secs(2));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_of_500_bytes_a_second_is_never_cut_and_may_pause() {
+        let mut front = Front::new(64);
+        front.send(post("/echo", "Content-Length: 100000", "")).await;
+        for _ in 0..200 {
+            front.send([b'x'; 500]).await;
+            sleep(Duration::from_millis(990)).await;
+        }
+        assert!(front.head().await.starts_with("HTTP/1.1 200 "));
+        let mut front = Front::new(64);
+        front.send(post("/echo", "Content-Length: 20000", "")).await;
+        front.send(vec![b'x'; 10_000]).await;
+        sleep(RULES.stall_time - Duration::from_secs(1)).await;
+        front.send(vec![b'x'; 10_000]).await;
+        assert!(front.head().await.starts_with("HTTP/1.1 200 "));
     }
 
     #[tokio::test(start_paused = true)]
