@@ -4,11 +4,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use mainstay::affinity::{Prefixes, Source};
-use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, Summary, TlsVersion};
+use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, TlsVersion};
 use mainstay::config::{admin_place, effective, resolve, resolve_at};
 use mainstay::pool::pick::Balance;
 
@@ -354,26 +353,6 @@ fn every_path_of_a_probe_that_is_accepted_can_be_sent() {
 }
 
 #[test]
-fn check_answers_0_and_a_summary_or_1_and_every_fault() {
-    let check = |file: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config"));
-        command.args(["check", "-c", file]).output().unwrap()
-    };
-    let good = check("valid/shortest.yaml");
-    let said = String::from_utf8(good.stdout).unwrap();
-    assert_eq!(good.status.code(), Some(0));
-    assert_eq!(said, format!("valid/shortest.yaml: ok\n{}", Summary(&valid("shortest.yaml"))));
-
-    let bad = check("invalid/duplicate-keys.yaml");
-    assert_eq!(bad.status.code(), Some(1));
-    assert!(bad.stdout.is_empty());
-    let faults = String::from_utf8(bad.stderr).unwrap();
-    assert_eq!(faults.lines().count(), 2, "{faults}");
-    assert!(faults.lines().all(|line| line.starts_with("invalid/duplicate-keys.yaml:")), "{faults}");
-}
-
-#[test]
 fn files_that_are_made_to_hurt_are_refused_with_one_line() {
     const NODES: &str = "nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }]";
     let large = "the file is larger than 1 MiB; a config is never that large";
@@ -397,14 +376,6 @@ fn files_that_are_made_to_hurt_are_refused_with_one_line() {
     for (text, expected) in hostile {
         let faults = resolve("f", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap_err();
         assert_eq!(faults.to_string(), expected);
-    }
-}
-
-#[test]
-fn a_command_that_is_none_ends_with_2() {
-    for arguments in [&["chekc"][..], &["demo", "--nodes", "0"], &["-c"], &["-c", "x.yaml", "check"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_mainstay")).args(arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The real binary as its own process: signals, the service manager's sockets, exit codes, what it prints.
 
 mod balancer;
+mod check;
 mod commands;
 mod ending;
 mod generate;
