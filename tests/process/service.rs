@@ -62,7 +62,8 @@ fn it_is_ready_when_the_first_probes_are_answered_and_says_when_it_stops() {
     balancer.signal(Signal::TERM);
     let mut last = supervisor.heard();
     while last[0] != "STOPPING=1" {
-        assert_eq!(last, ["STATUS=serving, tunnels: 0, generation: 1"]);
+        // The report that comes by itself may be just before it, and know already.
+        assert!(matches!(&last[..], [status] if status.starts_with("STATUS=")), "{last:?}");
         last = supervisor.heard();
     }
     assert_eq!(last, ["STOPPING=1", "STATUS=draining, tunnels: 0, generation: 1"]);
