@@ -423,8 +423,8 @@ async fn a_listener_that_the_running_one_is_in_the_way_of_is_refused_with_the_re
     fleet.app.stop().await;
     let (one, two) = (bound().await, bound().await);
     let nodes = [("one", &one), ("two", &two)];
-    let parsed = parsed(&config(&nodes, &Rest { listeners: &wide, ..REST }));
-    let app = soon(App::start(&parsed)).await.unwrap();
+    let first = parsed(&config(&nodes, &Rest { listeners: &wide, ..REST }));
+    let app = soon(App::start(&first)).await.unwrap();
     let narrow = config(&nodes, &Rest { listeners: &format!("127.0.0.1:{port}"), ..REST });
     let faults = soon(app.reload().apply(parsed(&narrow))).await.unwrap_err().to_string();
     let remedy = format!(

@@ -53,9 +53,9 @@ pub struct Rules {
 /// The time that a byte of a body or an answer buys: a client slower than 500 bytes a second does not want to come to
 /// an end.
 const BYTE_TIME: Duration = Duration::from_millis(2);
-/// The most time that an answer can have bought. It covers what the kernel took and the client has not: TCP itself ends
-/// a connection whose peer takes nothing at all for two minutes.
-const MOST_PATIENCE: Duration = Duration::from_secs(60 * 60);
+/// The most time that an answer can have bought, in times to stall. What the kernel took counts before the client has
+/// taken it; an honest one may need minutes for that, and nobody needs an hour.
+const MOST_BOUGHT: u32 = 10;
 
 /// A client's stream that yields only sound requests.
 #[derive(Debug)]
@@ -259,7 +259,9 @@ impl<S> Guard<S> {
             }
             Poll::Ready(Ok(length)) => {
                 let left = stall.take().map_or(*patience, |stall| left_of(&stall));
-                *patience = left.saturating_add(bought(length)).min(MOST_PATIENCE);
+                *patience = left
+                    .saturating_add(bought(length))
+                    .min(self.rules.stall_time.saturating_mul(MOST_BOUGHT));
                 self.note_written();
                 Poll::Ready(Ok(length))
             }
