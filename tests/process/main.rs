@@ -2,6 +2,7 @@
 
 mod balancer;
 mod ending;
+mod limits;
 mod rotation;
 mod reload;
 mod service;
