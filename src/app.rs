@@ -50,7 +50,7 @@ impl App {
         Self::start_on(config, None, Inherited::default()).await
     }
 
-    /// The same with a config that was read from the file at `path`, which is watched from now on.
+    /// The same with a config that was read from the file at `path`, which a reload reads again.
     pub async fn start_from(path: &Path, config: &Config) -> io::Result<Self> {
         Self::start_on(config, Some(path), Inherited::default()).await
     }
@@ -62,7 +62,6 @@ impl App {
         mut inherited: Inherited,
     ) -> io::Result<Self> {
         files::raise_limit();
-        let watch = path.map(|_| Watch::new()).transpose()?;
         let bound = Bound::all(config, |address, is_admin| open(address, is_admin, &mut inherited))?;
         inherited.close_rest();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -85,10 +84,12 @@ impl App {
         tracing::info!("serving");
         service::ready(&report::status(&front));
         servers.spawn(report::run(Arc::clone(&front)));
-        if let Some(watch) = watch {
-            servers.spawn(watch.run(Arc::clone(&reload), front.shutdown.clone()));
-        }
         Ok(Self { front, reload, servers })
+    }
+
+    /// Reloads whenever the file that the config was read from changes, or SIGHUP asks for it.
+    pub fn watch(&mut self, watch: Watch) {
+        self.servers.spawn(watch.run(Arc::clone(&self.reload), self.front.shutdown.clone()));
     }
 
     /// The running config, and the way to another one.
@@ -136,6 +137,13 @@ impl App {
         while self.servers.join_next().await.is_some() {}
         front.access.finish();
         tracing::info!("stopped");
+    }
+}
+
+/// Without its orderly end it takes nobody new, and what it serves ends when it can.
+impl Drop for App {
+    fn drop(&mut self) {
+        self.front.shutdown.stop();
     }
 }
 
@@ -228,7 +236,13 @@ fn readiness(front: &Front) -> Readiness {
 pub fn run(path: &Path, config: &Config) -> io::Result<()> {
     // While there is one thread only: it takes variables out of the environment.
     let inherited = Inherited::from_env();
-    run_until(async move { App::start_on(config, Some(path), inherited).await })
+    run_until(async move {
+        // Before anything takes time: SIGHUP would end the process.
+        let watch = Watch::new()?;
+        let mut app = App::start_on(config, Some(path), inherited).await?;
+        app.watch(watch);
+        Ok(app)
+    })
 }
 
 /// Runs what `start` starts until SIGTERM or SIGINT.

@@ -8,14 +8,15 @@
 //! # The life of a connection
 //!
 //! 1. accept: the listener takes the connection.
-//! 2. (TLS is not built yet.)
+//! 2. TLS: certificate by host, client certificate, tickets, within `limits.head_time` ([`net::tls`]).
 //! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::guard`]).
 //! 4. route: host and path name a pool ([`route`]).
 //! 5. affinity: cookie, Socket.IO sid, header, query or client address gives a pin or a key ([`affinity`]).
 //! 6. pick: the candidates in order of preference ([`pool::pick`]).
 //! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
-//! 9. adopt: both sockets and the bytes already read go to the relay thread with the fewest tunnels.
+//! 9. adopt: TLS leaves rustls ([`net::tls::leave`]); both sockets, its keys and the bytes already read go to the relay
+//!    thread with the fewest tunnels.
 //! 10. relay until a close, a limit or a timeout ([`relay`]).
 //! 11. one [`relay::Outcome`], logged once and counted once.
 //!

@@ -3,6 +3,8 @@
 //! Paths are compared as they are sent: nothing is decoded and no `..` is resolved, so another spelling of a path is
 //! another path, and there is nothing at it.
 
+use std::time::Duration;
+
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -12,25 +14,25 @@ use tokio::time;
 
 use super::answer::{self, Answer};
 use super::sessions::{self, Page};
-use super::{BODY_SIZE, BODY_TIME, Readiness, View, gate};
+use super::{BODY_SIZE, Readiness, Server, View, gate};
 use crate::http::framing::HeadFault;
 
 /// The answer to one request.
-pub(super) async fn reply(request: Request<Incoming>, view: &View) -> Answer {
-    let config = (view.config)();
-    // A config without an admin section has no server; until its end this one stays as strict as it was.
-    let admitted = match &config.admin {
-        Some(admin) => gate::admit(&request, admin),
-        None => Err(answer::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
+pub(super) async fn reply(request: Request<Incoming>, server: &Server) -> Answer {
+    let view = &*server.view;
+    let refusal = match &(view.config)().admin {
+        Some(admin) => gate::refusal(&request, server.reach, admin.tokens.as_ref()),
+        // A reload has turned it off, and this connection has not ended yet.
+        None => Some(answer::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
     };
-    if let Err(refusal) = admitted {
+    if let Some(refusal) = refusal {
         return refusal;
     }
     if !names_one_host(&request) {
         return answer::error(StatusCode::BAD_REQUEST, "exactly one Host is expected");
     }
     let (head, body) = request.into_parts();
-    match whole(&head, body).await {
+    match whole(&head, body, server.limits.body_time).await {
         Ok(body) => route(&head, &body, view).await,
         Err(refusal) => answer::last(refusal),
     }
@@ -56,7 +58,7 @@ fn names_one_host(request: &Request<Incoming>) -> bool {
 }
 
 /// The whole body, which is small and here soon.
-async fn whole(head: &Parts, body: Incoming) -> Result<Vec<u8>, Answer> {
+async fn whole(head: &Parts, body: Incoming, within: Duration) -> Result<Vec<u8>, Answer> {
     let too_large = || {
         let what = format!("the body is too large; {BODY_SIZE} bytes are the most");
         answer::error(StatusCode::PAYLOAD_TOO_LARGE, &what)
@@ -66,7 +68,7 @@ async fn whole(head: &Parts, body: Incoming) -> Result<Vec<u8>, Answer> {
     if told.is_some_and(|told| told > BODY_SIZE as u64) {
         return Err(too_large());
     }
-    match time::timeout(BODY_TIME, Limited::new(body, BODY_SIZE).collect()).await {
+    match time::timeout(within, Limited::new(body, BODY_SIZE).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(answer::error(StatusCode::BAD_REQUEST, "the body broke off or is badly framed")),

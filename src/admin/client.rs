@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::time;
+use tokio::{runtime, time};
 
 use crate::config::ListenAddress;
 use crate::net::dial::{Target, dial};
@@ -160,6 +160,20 @@ impl Client {
             }
             Err(_) => Err(ClientFault::Late(self.place.clone(), ANSWER_TIME)),
         }
+    }
+
+    /// The same for who has no runtime.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientFault`].
+    pub fn ask_blocking(&self, method: Method, path: &str) -> Result<Value, ClientFault> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|fault| ClientFault::Request(fault.to_string()))?;
+        let answer = runtime.block_on(self.ask(method, path));
+        // A resolver that hangs is not waited for.
+        runtime.shutdown_background();
+        answer
     }
 
     fn request(&self, method: Method, path: &str) -> Result<Request<Empty<Bytes>>, ClientFault> {

@@ -16,35 +16,60 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, StatusCode};
 
 use super::answer::{self, Answer};
-use crate::config::{Admin, ListenAddress};
+use crate::config::Tokens;
+use crate::net::listen::Listener;
 
 /// Who sends this, as browsers say it (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// `Ok` when the request may be answered, or the refusal.
-pub(super) fn admit<B>(request: &Request<B>, admin: &Admin) -> Result<(), Answer> {
+/// Who can get to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Whoever may open the file of the socket.
+    Unix,
+    /// Everybody on this machine.
+    Loopback,
+    /// Others, too.
+    Network,
+}
+
+impl Reach {
+    pub(super) fn of(listener: &Listener) -> Self {
+        let Listener::Tcp(tcp) = listener else { return Self::Unix };
+        let is_loopback = tcp.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+        if is_loopback { Self::Loopback } else { Self::Network }
+    }
+}
+
+/// The refusal of a request that may not be answered.
+///
+/// The listener may be older than `tokens`, which a reload has changed: one that others can reach wants a token in any
+/// case.
+pub(super) fn refusal<B>(request: &Request<B>, reach: Reach, tokens: Option<&Tokens>) -> Option<Answer> {
     let path = request.uri().path();
     if matches!(path, "/healthz" | "/readyz") {
-        return Ok(());
+        return None;
     }
-    if let Some(tokens) = &admin.tokens
-        && !shown_token(request.headers()).is_some_and(|token| tokens.accept(token))
-    {
-        return Err(answer::no_token());
+    let is_known = match tokens {
+        Some(tokens) => shown_token(request.headers()).is_some_and(|token| tokens.accept(token)),
+        None => reach != Reach::Network,
+    };
+    if !is_known {
+        return Some(answer::no_token());
     }
     if !is_api(path) {
-        return Ok(());
+        return None;
     }
-    if admin.tokens.is_none() && is_loopback(admin) && !names_this_machine(request.headers()) {
+    if tokens.is_none() && reach == Reach::Loopback && !names_this_machine(request.headers()) {
         let what = "the Host is a name, which a web page could have made point here; \
                     ask by IP address or as localhost, or set a `token_file`";
-        return Err(answer::error(StatusCode::FORBIDDEN, what));
+        return Some(answer::error(StatusCode::FORBIDDEN, what));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if !reads && is_from_elsewhere(request.headers()) {
-        return Err(answer::error(StatusCode::FORBIDDEN, "a page of another origin may not ask for this"));
+        return Some(answer::error(StatusCode::FORBIDDEN, "a page of another origin may not ask for this"));
     }
-    Ok(())
+    None
 }
 
 fn is_api(path: &str) -> bool {
@@ -57,10 +82,6 @@ fn shown_token(headers: &HeaderMap) -> Option<&[u8]> {
     let (Some(value), None) = (shown.next(), shown.next()) else { return None };
     let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
-}
-
-fn is_loopback(admin: &Admin) -> bool {
-    matches!(&admin.address, ListenAddress::Tcp(address) if address.ip().is_loopback())
 }
 
 /// Whether the Host is an IP address, localhost or below it (which no resolver may ask the DNS for: RFC 6761, section
@@ -99,41 +120,48 @@ fn is_from_elsewhere(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Tokens;
 
     const TOKEN: &str = "a-token-of-the-operators";
 
-    fn admin(address: &str, token: bool) -> Admin {
-        let tokens = token.then(|| Tokens::parse(TOKEN).unwrap());
-        Admin { address: address.parse().unwrap(), token_file: None, tokens }
-    }
+    /// A listener, and whether the config has a token.
+    type Door = (Reach, bool);
 
-    fn status(admin: &Admin, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+    fn status(door: Door, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let (reach, has_token) = door;
+        let tokens = has_token.then(|| Tokens::parse(TOKEN).unwrap());
         let request = headers
             .iter()
             .fold(Request::builder().method(method).uri(path), |b, (name, value)| b.header(*name, *value));
-        admit(&request.body(()).unwrap(), admin).map_or_else(|answer| answer.status().as_u16(), |()| 200)
+        refusal(&request.body(()).unwrap(), reach, tokens.as_ref())
+            .map_or(200, |answer| answer.status().as_u16())
     }
 
     #[test]
     fn with_a_token_everything_but_health_needs_one() {
-        let open = admin("0.0.0.0:9090", true);
+        let open = (Reach::Network, true);
         let good = format!("Bearer {TOKEN}");
         for path in ["/api/status", "/api/config", "/api/reload", "/metrics", "/", "/nothing"] {
-            assert_eq!(status(&open, "GET", path, &[("host", "a.example")]), 401, "{path}");
-            assert_eq!(status(&open, "GET", path, &[("host", "a.example"), ("authorization", &good)]), 200);
+            assert_eq!(status(open, "GET", path, &[("host", "a.example")]), 401, "{path}");
+            assert_eq!(status(open, "GET", path, &[("host", "a.example"), ("authorization", &good)]), 200);
         }
         for path in ["/healthz", "/readyz"] {
-            assert_eq!(status(&open, "GET", path, &[]), 200, "{path}");
+            assert_eq!(status(open, "GET", path, &[]), 200, "{path}");
         }
     }
 
     #[test]
+    fn a_listener_that_others_reach_stays_shut_when_a_reload_takes_the_tokens_away() {
+        let headers = [("host", "127.0.0.1"), ("authorization", &*format!("Bearer {TOKEN}"))];
+        assert_eq!(status((Reach::Network, false), "GET", "/api/status", &headers), 401);
+        assert_eq!(status((Reach::Network, false), "GET", "/healthz", &headers), 200);
+    }
+
+    #[test]
     fn only_one_whole_bearer_token_opens() {
-        let open = admin("127.0.0.1:9090", true);
+        let open = (Reach::Loopback, true);
         let shown = |values: &[String]| {
             let headers: Vec<_> = values.iter().map(|value| ("authorization", value.as_str())).collect();
-            status(&open, "GET", "/metrics", &headers)
+            status(open, "GET", "/metrics", &headers)
         };
         assert_eq!(shown(&[format!("bearer {TOKEN}")]), 200);
         assert_eq!(shown(&[format!("Bearer   {TOKEN} ")]), 200);
@@ -146,22 +174,22 @@ mod tests {
 
     #[test]
     fn on_loopback_without_a_token_a_name_that_could_be_rebound_is_refused() {
-        let local = admin("127.0.0.1:9090", false);
+        let local = (Reach::Loopback, false);
         for host in ["127.0.0.1:9090", "[::1]:9090", "[::1]", "localhost", "LocalHost:9090", "x.localhost."] {
-            assert_eq!(status(&local, "GET", "/api/status", &[("host", host)]), 200, "{host}");
+            assert_eq!(status(local, "GET", "/api/status", &[("host", host)]), 200, "{host}");
         }
         for host in ["evil.example", "evil.example:9090", "127.0.0.1.nip.example", "localhost.example", ""] {
-            assert_eq!(status(&local, "GET", "/api/status", &[("host", host)]), 403, "{host}");
-            assert_eq!(status(&local, "GET", "/metrics", &[("host", host)]), 200, "{host}");
+            assert_eq!(status(local, "GET", "/api/status", &[("host", host)]), 403, "{host}");
+            assert_eq!(status(local, "GET", "/metrics", &[("host", host)]), 200, "{host}");
         }
         let name = [("host", "admin.example"), ("authorization", &format!("Bearer {TOKEN}"))];
-        assert_eq!(status(&admin("127.0.0.1:9090", true), "GET", "/api/status", &name), 200);
-        assert_eq!(status(&admin("unix:/run/a.sock", false), "GET", "/api/status", &name), 200);
+        assert_eq!(status((Reach::Loopback, true), "GET", "/api/status", &name), 200);
+        assert_eq!(status((Reach::Unix, false), "GET", "/api/status", &name), 200);
     }
 
     #[test]
     fn a_page_of_another_origin_cannot_change_anything() {
-        let local = admin("127.0.0.1:9090", false);
+        let local = (Reach::Loopback, false);
         let host = ("host", "127.0.0.1:9090");
         for (header, status_then) in [
             (("origin", "http://127.0.0.1:9090"), 200),
@@ -173,11 +201,11 @@ mod tests {
             (("sec-fetch-site", "same-origin"), 200),
         ] {
             for method in ["POST", "DELETE"] {
-                let status = status(&local, method, "/api/reload", &[host, header]);
+                let status = status(local, method, "/api/reload", &[host, header]);
                 assert_eq!(status, status_then, "{method} {header:?}");
             }
-            assert_eq!(status(&local, "GET", "/api/status", &[host, header]), 200, "{header:?}");
+            assert_eq!(status(local, "GET", "/api/status", &[host, header]), 200, "{header:?}");
         }
-        assert_eq!(status(&local, "POST", "/api/reload", &[host]), 200, "no browser");
+        assert_eq!(status(local, "POST", "/api/reload", &[host]), 200, "no browser");
     }
 }

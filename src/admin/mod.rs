@@ -41,6 +41,7 @@ use crate::net::stream::Stream;
 use crate::proxy::accept::linger;
 use crate::shutdown::{Phase, Shutdown};
 
+use gate::Reach;
 use sessions::{Session, Wanted};
 use status::Status;
 
@@ -51,12 +52,16 @@ struct Limits {
     connections: usize,
     /// The time for a whole request head.
     head_time: Duration,
+    /// The time for a whole request body, however slowly it comes.
+    body_time: Duration,
     /// How long a kept-alive connection may be silent.
     keep_alive: Duration,
     /// The longest that a connection keeps its place.
     connection_time: Duration,
     /// How long an answer that is being written at a connection's end is waited for.
     last_answer: Duration,
+    /// The same where the listener has been closed: by a reload, which may be the very request that is answered.
+    closed_listener: Duration,
 }
 
 /// Room for a few scrapers and operators. A scraper that asks once a minute keeps its connection. Ten minutes a
@@ -64,17 +69,17 @@ struct Limits {
 const LIMITS: Limits = Limits {
     connections: 64,
     head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
     keep_alive: Duration::from_secs(75),
     connection_time: Duration::from_secs(600),
     last_answer: Duration::from_secs(1),
+    closed_listener: Duration::from_secs(10),
 };
 
 /// Bytes of a request head.
 const HEAD_SIZE: usize = 16 * 1024;
 /// Bytes of a request body.
 const BODY_SIZE: usize = 16 * 1024;
-/// The time for a whole body, however slowly it comes.
-const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The pause after a failed accept: the usual cause, no free descriptor, does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -110,7 +115,8 @@ pub struct View {
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
 }
 
-/// Serves the listener until everything has stopped; then closes it and every connection, and returns.
+/// Serves the listener until everything has stopped; then closes it and every connection, and returns. Where this is
+/// dropped before, the connections end with the answer under way.
 pub async fn serve(listener: Listener, view: Arc<View>, shutdown: Shutdown) {
     serve_within(LIMITS, listener, view, shutdown).await;
 }
@@ -118,17 +124,18 @@ pub async fn serve(listener: Listener, view: Arc<View>, shutdown: Shutdown) {
 async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutdown: Shutdown) {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(limits.connections));
+    let server = Arc::new(Server { limits, reach: Reach::of(&listener), view, shutdown });
     let mut oldest_first = VecDeque::new();
     loop {
         tokio::select! {
-            () = shutdown.reached(Phase::Stopped) => break,
+            () = server.shutdown.reached(Phase::Stopped) => break,
             (stream, place) = accept(&listener, &places, &mut oldest_first) => {
-                let (view, shutdown) = (Arc::clone(&view), shutdown.clone());
                 let (leave, asked_to_leave) = oneshot::channel();
                 oldest_first.retain(|leave: &oneshot::Sender<()>| !leave.is_closed());
                 oldest_first.push_back(leave);
+                let server = Arc::clone(&server);
                 connections.spawn(async move {
-                    serve_connection(limits, stream, &view, (&shutdown, asked_to_leave)).await;
+                    server.serve_connection(stream, asked_to_leave).await;
                     drop(place);
                 });
             }
@@ -166,72 +173,80 @@ async fn accept(
     (stream, Arc::clone(places).acquire_owned().await.expect("nobody closes this semaphore"))
 }
 
-/// Serves one connection until its client leaves it, it breaks a limit, it is asked to leave, or everything has stopped.
-async fn serve_connection(
+/// What the connections of one listener share.
+struct Server {
     limits: Limits,
-    stream: Stream,
-    view: &View,
-    (shutdown, asked_to_leave): (&Shutdown, oneshot::Receiver<()>),
-) {
-    let rules = Rules {
-        request_head: HEAD_SIZE,
-        head_time: limits.head_time,
-        keep_alive: limits.keep_alive,
-        stall_time: BODY_TIME,
-    };
-    let (guard, link) = Guard::new(stream, rules);
-    let service = service_fn(|request| Box::pin(reply(request, view, &link)));
-    let mut http = http1::Builder::new();
-    http.header_read_timeout(None).max_buf_size(HEAD_SIZE);
-    let mut connection = http.serve_connection(TokioIo::new(guard), service);
-    tokio::select! {
-        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-            if let Err(fault) = ended {
-                debug!(%fault, "admin connection ended");
-            }
-            let (stream, _) = connection.into_parts().io.into_inner().into_parts();
-            tokio::select! {
-                () = linger(stream) => {}
-                () = shutdown.reached(Phase::Stopped) => {}
-            }
-        }
-        () = told_to_end(limits, shutdown, asked_to_leave) => {
-            if link.is_idle() {
-                return;
-            }
-            // The answer under way is the last, and who does not read it by then does without it.
-            Pin::new(&mut connection).graceful_shutdown();
-            let rest = poll_fn(|cx| connection.poll_without_shutdown(cx));
-            let _ = time::timeout(limits.last_answer, rest).await;
-        }
-    }
+    /// Who can get to the listener.
+    reach: Reach,
+    view: Arc<View>,
+    shutdown: Shutdown,
 }
 
-async fn told_to_end(limits: Limits, shutdown: &Shutdown, asked_to_leave: oneshot::Receiver<()>) {
-    tokio::select! {
-        () = time::sleep(limits.connection_time) => {}
-        () = shutdown.reached(Phase::Stopped) => {}
-        // An error says that nobody can ask any more, which is at the end of the server.
-        Ok(()) = asked_to_leave => {}
+impl Server {
+    /// Serves one connection until its client leaves it, it breaks a limit, it is asked to leave, or everything has
+    /// stopped.
+    async fn serve_connection(&self, stream: Stream, asked_to_leave: oneshot::Receiver<()>) {
+        let rules = Rules {
+            request_head: HEAD_SIZE,
+            head_time: self.limits.head_time,
+            keep_alive: self.limits.keep_alive,
+            stall_time: self.limits.body_time,
+        };
+        let (guard, link) = Guard::new(stream, rules);
+        let service = service_fn(|request| Box::pin(self.reply(request, &link)));
+        let mut http = http1::Builder::new();
+        http.header_read_timeout(None).max_buf_size(HEAD_SIZE);
+        let mut connection = http.serve_connection(TokioIo::new(guard), service);
+        tokio::select! {
+            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+                if let Err(fault) = ended {
+                    debug!(%fault, "admin connection ended");
+                }
+                let (stream, _) = connection.into_parts().io.into_inner().into_parts();
+                tokio::select! {
+                    () = linger(stream) => {}
+                    () = self.shutdown.reached(Phase::Stopped) => {}
+                }
+            }
+            within = self.told_to_end(asked_to_leave) => {
+                if link.is_idle() {
+                    return;
+                }
+                // The answer under way is the last, and who does not read it by then does without it.
+                Pin::new(&mut connection).graceful_shutdown();
+                let rest = poll_fn(|cx| connection.poll_without_shutdown(cx));
+                let _ = time::timeout(within, rest).await;
+            }
+        }
     }
-}
 
-/// The answer to one request, in flight for the guard until its body has gone out.
-async fn reply(
-    request: Request<Incoming>,
-    view: &View,
-    link: &Arc<Link>,
-) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
-    let (fault, in_flight) = link.begin_request();
-    let answer = match fault {
-        Some(fault) => api::refusal(&fault),
-        None => api::reply(request, view).await,
-    };
-    let hold = move |never| {
-        let _in_flight = &in_flight;
-        never
-    };
-    Ok(answer.map(|body| body.map_err(hold).boxed_unsync()))
+    /// Gives how long an answer under way is waited for.
+    async fn told_to_end(&self, asked_to_leave: oneshot::Receiver<()>) -> Duration {
+        let Limits { connection_time, last_answer, closed_listener, .. } = self.limits;
+        tokio::select! {
+            () = time::sleep(connection_time) => last_answer,
+            () = self.shutdown.reached(Phase::Stopped) => last_answer,
+            asked = asked_to_leave => if asked.is_ok() { last_answer } else { closed_listener },
+        }
+    }
+
+    /// The answer to one request, in flight for the guard until its body has gone out.
+    async fn reply(
+        &self,
+        request: Request<Incoming>,
+        link: &Arc<Link>,
+    ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+        let (fault, in_flight) = link.begin_request();
+        let answer = match fault {
+            Some(fault) => api::refusal(&fault),
+            None => api::reply(request, self).await,
+        };
+        let hold = move |never| {
+            let _in_flight = &in_flight;
+            never
+        };
+        Ok(answer.map(|body| body.map_err(hold).boxed_unsync()))
+    }
 }
 
 #[cfg(test)]
@@ -354,6 +369,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listener_that_is_closed_lets_go_of_its_connections() {
+        let mut admin = Admin::start(LIMITS).await;
+        let mut idle = admin.connect().await;
+        asks(&mut idle, "/healthz").await;
+        admin.server.shutdown().await;
+        assert_eq!(rest(&mut idle).await, "");
+        assert!(TcpStream::connect(admin.address).await.is_err());
+    }
+
+    #[tokio::test]
     async fn at_the_end_the_listener_and_every_connection_are_closed() {
         let mut admin = Admin::start(LIMITS).await;
         let mut idle = admin.connect().await;
@@ -467,6 +492,16 @@ mod tests {
             () = drip => "reset".into(),
         };
         assert!(!answer.contains("200 OK"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_ends_its_body_is_cut_off() {
+        let admin = Admin::start(Limits { body_time: Duration::from_millis(30), ..LIMITS }).await;
+        let head = "POST /api/reload HTTP/1.1\r\nHost: localhost\r\n";
+        for body in ["Content-Length: 5\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2\r\n{"] {
+            let answer = admin.answer(&format!("{head}{body}")).await;
+            assert!(answer.starts_with("HTTP/1.1 4") || answer.is_empty(), "after {body:?}: {answer}");
+        }
     }
 
     #[tokio::test]

@@ -248,11 +248,7 @@ fn route(item: &Value, pools: &[Pool]) -> Option<Route> {
         None => Some(None),
     };
     let path = match section.some("path") {
-        Some(value) => value
-            .parsed("a path that begins with `/`, without `?` and spaces", |text| {
-                is_path(text).then(|| text.to_owned())
-            })
-            .map(Some),
+        Some(value) => path(&value).map(Some),
         None => Some(None),
     };
     let pool =
@@ -272,6 +268,20 @@ fn origins(route: &Section) -> Origins {
         item.typed("an origin, such as \"https://example.com\", or \"null\"")
     };
     Origins::new(items.iter().filter_map(origin).collect())
+}
+
+/// The most bytes of a route's path: each of its parts is looked for among the routes before.
+const LONGEST_PATH: usize = 1024;
+
+fn path(value: &Value) -> Option<String> {
+    let path = value.parsed("a path that begins with `/`, without `?` and spaces", |text| {
+        is_path(text).then(|| text.to_owned())
+    })?;
+    if path.len() > LONGEST_PATH {
+        value.fault(format_args!("a path of {} bytes; write one of at most {LONGEST_PATH}", path.len()));
+        return None;
+    }
+    Some(path)
 }
 
 /// The name of one of the pools.

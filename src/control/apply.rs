@@ -210,17 +210,15 @@ impl Reload {
         if cause == Cause::Watch && seen == Some(reading.digest) {
             return None;
         }
-        match reading.config {
+        let is_same = |config: &Config| diff(&self.config(), config).is_empty();
+        if cause == Cause::Watch && seen.is_none() && reading.config.as_ref().is_ok_and(is_same) {
             // Between the start of the process and the first look nothing has changed.
-            Ok(config)
-                if cause == Cause::Watch && seen.is_none() && diff(&self.config(), &config).is_empty() =>
-            {
-                None
-            }
-            Ok(config) => {
-                service::reloading();
-                Some(self.put_into_effect(turn, config).await)
-            }
+            return None;
+        }
+        // Also when it is refused: a service manager that asked for it waits for this word, and for the one of `tell`.
+        service::reloading();
+        match reading.config {
+            Ok(config) => Some(self.put_into_effect(turn, config).await),
             Err(faults) => Some(Err(faults)),
         }
     }

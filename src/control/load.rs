@@ -6,12 +6,13 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::config::{self, Config, Fault, Faults, LARGEST_FILE};
+use crate::config::{self, AdminPlace, Config, Fault, Faults, LARGEST_FILE};
 
 /// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
 const LARGEST_NAMED: usize = 1 << 20;
@@ -42,20 +43,18 @@ pub fn read(path: &Path) -> Reading {
     let seen = RefCell::new(Seen::default());
     // One byte more than it may have is enough to see that it has too many.
     let text = seen.borrow_mut().read(path, LARGEST_FILE + 1);
-    let read = |named: &Path| {
-        let bytes = seen.borrow_mut().read(&directory.join(named), LARGEST_NAMED + 1)?;
-        if bytes.len() > LARGEST_NAMED {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-        }
-        Ok(bytes)
-    };
-    let config = match text {
+    let read = |named: &Path| fits(seen.borrow_mut().read(&directory.join(named), LARGEST_NAMED + 1)?);
+    let mut config = match text {
         Ok(text) => config::resolve_at(&file, unix(), &text, &|name| std::env::var(name).ok(), &read),
         Err(error) => {
             let message = format!("the config cannot be read: {error}; name another file with -c FILE");
             Err(Faults::new(&file, vec![Fault::of_file(message)]))
         }
     };
+    if let Ok(config) = &mut config {
+        let warning = open_token_file(config, directory);
+        config.warnings.extend(warning);
+    }
     let Seen { files, digest } = seen.into_inner();
     Reading { config, files, digest: digest.digest() }
 }
@@ -97,6 +96,50 @@ impl Seen {
 fn unix() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Where the admin API of the config in the file at `path` is, whatever else is wrong with the config.
+///
+/// # Errors
+///
+/// The faults of the section `admin`, or the one fault that the file cannot be read.
+pub fn admin_place(path: &Path) -> Result<AdminPlace, Faults> {
+    let file = path.display().to_string();
+    let text = read_at_most(path, LARGEST_FILE + 1).map_err(|error| {
+        let message = format!(
+            "the config cannot be read: {error}; name that of the running balancer with -c FILE, or its admin \
+             address with --admin ADDRESS"
+        );
+        Faults::new(&file, vec![Fault::of_file(message)])
+    })?;
+    let place = config::admin_place(&file, &text, &|name| std::env::var(name).ok())?;
+    let directory = path.parent().unwrap_or(Path::new(""));
+    Ok(AdminPlace { token_file: place.token_file.map(|named| directory.join(named)), ..place })
+}
+
+/// The content of a file that a config names.
+///
+/// # Errors
+///
+/// It cannot be read, or is larger than a file of secrets can be.
+pub fn secret(path: &Path) -> io::Result<Vec<u8>> {
+    fits(read_at_most(path, LARGEST_NAMED + 1)?)
+}
+
+fn fits(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    if bytes.len() > LARGEST_NAMED {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// A token file that others can read is said: who reads it can do all that the API can.
+fn open_token_file(config: &Config, directory: &Path) -> Option<Fault> {
+    let named = config.admin.as_ref()?.token_file.as_ref()?;
+    let mode = std::fs::metadata(directory.join(named)).ok()?.permissions().mode();
+    let shown = named.display();
+    let what = format!("admin: token_file: everybody on this machine can read {shown}; chmod 600 it");
+    (mode & 0o004 != 0).then(|| Fault::of_file(what))
 }
 
 fn read_at_most(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {
@@ -144,6 +187,20 @@ mod tests {
                 .starts_with("DIR/balancer.yaml:4:39: secret_file: secret: it cannot be read: No such file"),
             "{faults}"
         );
+    }
+
+    #[test]
+    fn a_token_file_that_everybody_can_read_is_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, token) = (directory.path().join("balancer.yaml"), directory.path().join("token"));
+        std::fs::write(&token, "0123456789abcdef\n").unwrap();
+        let nodes = "pools: { p: { nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }] } }";
+        std::fs::write(&path, format!("admin: {{ token_file: token }}\n{nodes}\n")).unwrap();
+        for (mode, warnings) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
+            std::fs::set_permissions(&token, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(load(&path).unwrap().warnings.len(), warnings, "{mode:o}");
+        }
+        assert_eq!(admin_place(&path).unwrap().token_file, Some(token));
     }
 
     #[test]

@@ -46,16 +46,11 @@ impl Inherited {
     }
 
     fn take(&mut self, sockets: &mut ListenFd, index: usize) {
-        if let Ok(Some(socket)) = sockets.take_tcp_listener(index) {
-            if is_listening(&SockRef::from(&socket)) {
-                return self.tcp.push(socket);
-            }
-        } else if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
-            if is_listening(&SockRef::from(&socket)) {
-                return self.unix.push(socket);
-            }
+        match (sockets.take_tcp_listener(index), sockets.take_unix_listener(index)) {
+            (Ok(Some(socket)), _) if is_listening(&SockRef::from(&socket)) => self.tcp.push(socket),
+            (_, Ok(Some(socket))) if is_listening(&SockRef::from(&socket)) => self.unix.push(socket),
+            _ => self.strange.push(FIRST + index),
         }
-        self.strange.push(FIRST + index);
     }
 
     /// The one that listens on `address`, tuned like one that was bound here. Must be called within a tokio runtime.

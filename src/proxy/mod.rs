@@ -131,8 +131,11 @@ impl Pool {
 
     /// This pool with another config.
     fn next(&self, config: &config::Pool, metrics: &Metrics) -> Self {
+        let same_way = self.config.tls == config.tls
+            && self.config.source_addresses == config.source_addresses
+            && self.config.send_proxy_protocol == config.send_proxy_protocol;
         let upstream = |node: &Node| match self.upstream(node) {
-            Some(known) => Arc::new(known.renewed(node, config)),
+            Some(known) => Arc::new(known.renewed(node, config, same_way)),
             None => Arc::new(Upstream::joining(node, config, metrics)),
         };
         let next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);

@@ -1,6 +1,6 @@
 //! A node as it is dialled: its health, its meter and its kept-alive HTTP connections.
 //!
-//! What the config says about it belongs to one generation. What is known of it (its [`Vitals`]) outlives that: the
+//! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
 //! upstreams of one node in several generations share it.
 
 use std::sync::Arc;
@@ -42,7 +42,12 @@ pub struct Upstream {
     /// TLS to it, and the name that its certificate must be for.
     tls: Option<(Client, Option<ServerName<'static>>)>,
     vitals: Arc<Vitals>,
+    /// Unused connections; `None` once they have been let go of. Shared by the generations that dial in the same way.
+    kept: Arc<Mutex<Option<Vec<Kept>>>>,
 }
+
+/// An unused connection, and since when it is one.
+type Kept = (Instant, SendRequest<Body>);
 
 /// What outlives a generation.
 struct Vitals {
@@ -50,8 +55,6 @@ struct Vitals {
     health: Mutex<Health>,
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
-    /// Unused connections and since when they are; `None` once they have been let go of.
-    kept: Mutex<Option<Vec<(Instant, SendRequest<Body>)>>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
@@ -100,7 +103,6 @@ impl Upstream {
         let vitals = Vitals {
             health: Mutex::new(health),
             probed: Mutex::default(),
-            kept: Mutex::new(Some(Vec::new())),
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
             asked: AtomicU64::new(0),
@@ -110,16 +112,19 @@ impl Upstream {
         Self::of(node, pool, meter, Arc::new(vitals))
     }
 
-    /// The same node at the same place, as another generation has it.
-    pub fn renewed(&self, node: &Node, pool: &config::Pool) -> Self {
+    /// The same node at the same place, as another generation has it. Its unused connections serve on when they are
+    /// dialled in the same way.
+    pub fn renewed(&self, node: &Node, pool: &config::Pool, same_way: bool) -> Self {
         let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.vitals));
-        Self::of(node, pool, meter, vitals)
+        let renewed = Self::of(node, pool, meter, vitals);
+        if same_way { Self { kept: Arc::clone(&self.kept), ..renewed } } else { renewed }
     }
 
     fn of(node: &Node, pool: &config::Pool, meter: Arc<Meter>, vitals: Arc<Vitals>) -> Self {
         let way = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(version));
         let connect = pool.timeouts.connect;
-        Self { node: node.clone(), meter, connect, way, tls: tls(node, pool), vitals }
+        let kept = Arc::new(Mutex::new(Some(Vec::new())));
+        Self { node: node.clone(), meter, connect, way, tls: tls(node, pool), vitals, kept }
     }
 
     /// What its pool says counts from now on; what is known of the node stays.
@@ -247,13 +252,13 @@ impl Upstream {
         Ok(Lease { sender, is_reused: false })
     }
 
-    fn pop(&self) -> Option<(Instant, SendRequest<Body>)> {
-        self.vitals.kept.lock().as_mut()?.pop()
+    fn pop(&self) -> Option<Kept> {
+        self.kept.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose answer has been read.
     pub fn keep(&self, sender: SendRequest<Body>) {
-        let mut kept = self.vitals.kept.lock();
+        let mut kept = self.kept.lock();
         let Some(kept) = kept.as_mut().filter(|_| !self.way.is_of_one_client()) else { return };
         if !sender.is_closed() && kept.len() < MOST_KEPT {
             kept.push((Instant::now(), sender));
@@ -265,7 +270,7 @@ impl Upstream {
     /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
     /// would hold up the end until its node closes it.
     pub fn release(&self) {
-        *self.vitals.kept.lock() = None;
+        *self.kept.lock() = None;
     }
 }
 

@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use super::farewell::Farewell;
 use super::listing::Listing;
 use super::pipe::HEADROOM;
 use super::round::{Round, Task};
-use super::tunnel::{Farewell, Live, Progress, Turn};
+use super::tunnel::Live;
+use super::turn::{Progress, Turn};
 use super::{Command, Ledger, STRETCH, Tunnel, millis};
 
 /// Bytes that one read may give.

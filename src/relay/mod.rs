@@ -13,12 +13,14 @@
 mod closing;
 mod end;
 mod engine;
+mod farewell;
 mod listing;
 pub mod pipe;
 mod pulse;
 mod round;
 pub mod tls;
 mod tunnel;
+mod turn;
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};

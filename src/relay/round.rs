@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::relay::pipe::HEADROOM;
-    use crate::relay::tunnel::Turn;
+    use crate::relay::turn::Turn;
     use crate::relay::{Closing, Departures, Record, Rules, Tunnel, Which};
 
     type Slab = Vec<Option<Box<Live>>>;

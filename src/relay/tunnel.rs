@@ -4,17 +4,17 @@
 //! own (idle, silent, too big, garbage, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::end::{End, Read};
-use super::pipe::{Fault, HEADROOM, Pipe};
+use super::farewell::{Farewell, SETTLE};
+use super::pipe::{HEADROOM, Pipe};
 use super::pulse::{Look, Pulse, Way};
 use super::tls::Role;
+use super::turn::{Progress, Turn};
 use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
-use crate::net::tls::departed::Departed;
 use crate::ws::tracker::{Heed, Tally};
 use crate::ws::{close, frame};
 
@@ -26,47 +26,8 @@ pub const NODE: usize = 1;
 /// Bytes that one tunnel may move in one direction in one turn.
 const QUANTUM: usize = 256 * 1024;
 
-/// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
-const SETTLE: u64 = 5_000;
-
 /// How long a peer that broke TLS has to read the alert. In milliseconds.
 const LINGER: u64 = 1_000;
-
-/// What a relay thread lends to the tunnel whose turn it is.
-pub struct Turn<'a> {
-    /// Room for a read, with [`HEADROOM`] in front.
-    pub scratch: &'a mut [u8],
-    /// Number of the thread, for its shard of the counters.
-    pub thread: usize,
-    /// Milliseconds since the thread began.
-    pub now: u64,
-    /// A masking key for frames to nodes.
-    pub mask: [u8; 4],
-}
-
-/// What a turn came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// All that could be moved was moved.
-    Rests,
-    /// The quantum is spent; there may be more.
-    WantsMore,
-    /// Over.
-    Over,
-}
-
-/// A close that the balancer begins.
-#[derive(Debug, Clone, Copy)]
-pub struct Farewell<'a> {
-    /// The close code.
-    pub code: u16,
-    /// The reason in the Close frames.
-    pub reason: &'a str,
-    /// Why, for the outcome.
-    pub why: Why,
-    /// How long the peers have to answer. In milliseconds.
-    pub grace: u64,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -100,8 +61,8 @@ pub struct Live {
 impl Live {
     /// Takes a tunnel over; the bytes that were read with it pass at once.
     pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
-        let (client, from_client) = end(tunnel.client, tunnel.client_tls, Role::Server);
-        let (node, from_node) = end(tunnel.node, tunnel.node_tls, Role::Client);
+        let (client, from_client) = End::with(tunnel.client, tunnel.client_tls, Role::Server);
+        let (node, from_node) = End::with(tunnel.node, tunnel.node_tls, Role::Client);
         let mut live = Self {
             ends: [client, node],
             pipes: Default::default(),
@@ -140,7 +101,7 @@ impl Live {
     /// Whether a sweep at `now` has something to look at.
     pub fn wants_sweep(&self, now: u64) -> bool {
         let is_idle = now.saturating_sub(self.active) >= self.idle;
-        self.deadline != u64::MAX || is_idle || self.is_worn() || self.pulse.is_quiet(now)
+        self.deadline != u64::MAX || is_idle || self.pulse.is_quiet(now) || self.is_worn()
     }
 
     fn is_worn(&self) -> bool {
@@ -420,35 +381,6 @@ impl Live {
             bytes: self.bytes(),
             messages: self.messages(),
         }
-    }
-}
-
-impl Farewell<'static> {
-    const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle", why: Why::Idle, grace: SETTLE };
-    const SILENT: Self =
-        Self { code: close::GOING_AWAY, reason: "no answer to a ping", why: Why::Silent, grace: SETTLE };
-
-    const WORN: Self =
-        Self { code: close::GOING_AWAY, reason: "TLS keys used up", why: Why::Worn, grace: SETTLE };
-
-    fn of(fault: Fault) -> Self {
-        match fault {
-            Fault::TooBig => {
-                Self { code: close::TOO_BIG, reason: "message too big", why: Why::TooBig, grace: SETTLE }
-            }
-            Fault::Garbage => {
-                let reason = "not a WebSocket frame";
-                Self { code: close::PROTOCOL_ERROR, reason, why: Why::Garbage, grace: SETTLE }
-            }
-        }
-    }
-}
-
-/// One end, and what was read from it before.
-fn end(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (End, Vec<u8>) {
-    match tls {
-        Some(departed) => End::sealed(socket, departed, role),
-        None => (End::new(socket), Vec::new()),
     }
 }
 

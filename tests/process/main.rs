@@ -1,7 +1,9 @@
 //! The real binary as its own process: signals, the service manager's sockets, exit codes, what it prints.
 
 mod balancer;
+mod commands;
 mod ending;
+mod generate;
 mod limits;
 mod rotation;
 mod reload;

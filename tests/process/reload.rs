@@ -121,7 +121,7 @@ impl Fleet {
         if has_guest {
             nodes.insert(round % 3, format!("{{ id: guest, address: \"{}\" }}", address(&self.guest)));
         }
-        let extra = if round % 2 == 0 { "{ path: /extra, pool: chat }, " } else { "" };
+        let extra = if round.is_multiple_of(2) { "{ path: /extra, pool: chat }, " } else { "" };
         format!(
             "listeners: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ address: \"127.0.0.1:0\" }}\n\
              access_log: {{ format: off }}\nshutdown: {{ drain: 2s }}\n\
@@ -160,7 +160,9 @@ fn says_something((client, node): &mut (Raw, Raw)) {
 
 fn reload(balancer: &Balancer) -> String {
     let mut admin = Raw::new(std::net::TcpStream::connect(&balancer.admin).unwrap());
-    admin.send("POST /api/reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    admin.send(
+        "POST /api/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    );
     admin.rest()
 }
 

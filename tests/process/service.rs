@@ -70,6 +70,31 @@ fn it_is_ready_when_the_first_probes_are_answered_and_says_when_it_stops() {
 }
 
 #[test]
+fn a_reload_is_told_with_its_time_and_its_end_whether_it_worked_or_not() {
+    let (supervisor, node) = (Supervisor::new(), node());
+    let text = config(&node, "1s", "health: null");
+    let mut balancer = Balancer::start(&text, |command| supervisor.introduce(command));
+    balancer.wait_until_serving();
+    supervisor.hears("READY=1");
+    let file = path_in(&balancer.folder, "balancer.yaml");
+    for (text, generation) in [(text.replace("drain: 1s", "drain: 2s"), 2), ("pools: none".to_owned(), 2)] {
+        std::fs::write(&file, text).unwrap();
+        balancer.signal(Signal::HUP);
+        let mut heard = supervisor.heard();
+        while heard[0] != "RELOADING=1" {
+            heard = supervisor.heard();
+        }
+        let since = heard[1].strip_prefix("MONOTONIC_USEC=").unwrap();
+        assert!(since.parse::<u64>().unwrap() > 0);
+        supervisor.hears("READY=1");
+        assert!(balancer.admin("/metrics").contains(&format!("\nmainstay_config_generation {generation}\n")));
+    }
+    balancer.line("config refused, nothing has changed");
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.exit_code(), 0, "{}", balancer.log());
+}
+
+#[test]
 fn the_watchdog_gets_signs_of_life_to_the_very_end_and_the_status_follows() {
     let (supervisor, node) = (Supervisor::new(), node());
     let mut balancer = Balancer::start(&config(&node, "2s", "health: null"), |command| {

@@ -63,7 +63,7 @@ pub enum Read {
 
 impl End {
     /// A socket that has not been polled yet: it may be readable and writable.
-    pub fn new(socket: OwnedFd) -> Self {
+    fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
             tls: None,
@@ -79,10 +79,11 @@ impl End {
         }
     }
 
-    /// A socket with the TLS connection on it. Gives the plaintext that came before what is read next, too.
-    pub fn sealed(socket: OwnedFd, departed: Departed, role: Role) -> (Self, Vec<u8>) {
-        let (side, luggage) = Side::new(departed, role);
+    /// A socket and, if there is one, the TLS connection on it. Gives what that has decrypted already, too.
+    pub fn with(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (Self, Vec<u8>) {
         let mut end = Self::new(socket);
+        let Some(departed) = tls else { return (end, Vec::new()) };
+        let (side, luggage) = Side::new(departed, role);
         end.tls = Some(Box::new(side));
         if !luggage.unsent.is_empty() {
             end.pending = Some(Box::new(Pending { bytes: luggage.unsent, sent: 0 }));

@@ -11,7 +11,6 @@
 pub mod alert;
 mod contexts;
 mod record;
-mod schedule;
 
 use crate::net::tls::departed::{Departed, Version};
 
@@ -361,4 +360,550 @@ fn are_tickets(mut messages: &[u8]) -> bool {
         }
     }
     messages.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{
+        ClientConfig, ClientConnection, Connection, ConnectionTrafficSecrets, RootCertStore, ServerConfig,
+        ServerConnection, SupportedCipherSuite,
+    };
+    use rustls_pki_types::{PrivateKeyDer, ServerName};
+
+    use super::*;
+    use crate::net::tls::departed::{Keys, Suite};
+    use crate::net::tls::schedule::key_and_iv;
+    use crate::net::tls::secrets::Secrets;
+
+    const ALL: [(Version, Suite); 6] = [
+        (Version::Tls13, Suite::Aes128Gcm),
+        (Version::Tls13, Suite::Aes256Gcm),
+        (Version::Tls13, Suite::Chacha20Poly1305),
+        (Version::Tls12, Suite::Aes128Gcm),
+        (Version::Tls12, Suite::Aes256Gcm),
+        (Version::Tls12, Suite::Chacha20Poly1305),
+    ];
+    const TLS_13: (Version, Suite) = ALL[0];
+    const TLS_12: (Version, Suite) = ALL[3];
+
+    fn keys(suite: Suite, seed: u8) -> Keys {
+        let secret = [seed; 48];
+        let (key, iv) = key_and_iv(suite, &secret);
+        Keys { secret, key: *key, iv: *iv, seq: 7 }
+    }
+
+    fn departed((version, suite): (Version, Suite), tx: Keys, rx: Keys) -> Departed {
+        let (undecrypted, unsent, plain) = Default::default();
+        Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed: false }
+    }
+
+    /// Two sides of one connection: that of a client, and ours towards it.
+    fn twins(how: (Version, Suite)) -> (Side, Side) {
+        let (client, server) = (|| keys(how.1, 1), || keys(how.1, 2));
+        let peer = Side::new(departed(how, client(), server()), Role::Client).0;
+        (peer, Side::new(departed(how, server(), client()), Role::Server).0)
+    }
+
+    /// What `side` makes of `wire`: plaintext, and what it answers.
+    fn hear(side: &mut Side, wire: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let (mut plain, mut out, mut room) = (Vec::new(), Vec::new(), vec![0; 64 * 1024]);
+        let mut wire = [side.begun(), wire].concat();
+        loop {
+            let len = side.open(&wire, &mut room, &mut out);
+            plain.extend_from_slice(&room[..len]);
+            if !side.is_behind() {
+                side.settle(&mut out);
+                return (plain, out);
+            }
+            wire = side.begun().to_vec();
+        }
+    }
+
+    fn sealed(side: &mut Side, plain: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        side.seal(plain, &mut out);
+        out
+    }
+
+    /// One record with this type and content, whatever they are.
+    fn raw(side: &mut Side, kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        side.tx.seal(side.cipher, kind, content, &mut out);
+        out
+    }
+
+    /// The alert in `wire`, as `side` decrypts it.
+    fn alert_in(side: &mut Side, wire: &[u8]) -> Vec<u8> {
+        let mut room = [0; 64];
+        let (kind, len) = side.rx.open(side.cipher, wire, &mut room).expect("one record that decrypts");
+        assert_eq!(kind, kind::ALERT);
+        room[..len].to_vec()
+    }
+
+    /// Asserts that what `wrong` makes comes to `fault`, and that the peer is told.
+    fn fails(how: (Version, Suite), fault: Fault, wrong: impl FnOnce(&mut Side) -> Vec<u8>) {
+        let (mut peer, mut side) = twins(how);
+        let wire = [sealed(&mut peer, b"before"), wrong(&mut peer), sealed(&mut peer, b"behind")].concat();
+        let (plain, out) = hear(&mut side, &wire);
+        assert_eq!((&plain[..], side.heard()), (&b"before"[..], Heard::Fault(fault)), "{how:?}");
+        match fault.alert() {
+            Some(alert) => assert_eq!(alert_in(&mut peer, &out), alert, "{how:?}"),
+            None => assert_eq!(out, b""),
+        }
+        assert_eq!(sealed(&mut side, b"after"), b"", "nothing goes behind a fatal alert");
+        assert_eq!(hear(&mut side, &sealed(&mut peer, b"more")), (vec![], vec![]));
+    }
+
+    #[test]
+    fn an_idle_side_takes_less_than_400_bytes_with_its_box() {
+        assert!(size_of::<Side>() + 16 <= 400, "{}", size_of::<Side>());
+    }
+
+    #[test]
+    fn nothing_that_is_printed_has_a_key_in_it() {
+        let (peer, side) = twins(TLS_13);
+        let text = format!("{peer:?} {side:?}");
+        assert!(text.contains("tx: Direction(hidden), rx: Direction(hidden)"), "{text}");
+        let key = format!("{:?}", &keys(TLS_13.1, 1).key[..3]);
+        assert!(!text.contains(key.trim_matches(['[', ']'])), "{text}");
+    }
+
+    #[test]
+    fn bytes_pass_in_every_size_whole_or_one_by_one() {
+        for how in ALL {
+            let (mut peer, mut side) = twins(how);
+            for len in [1, 2, 1024, 16_383, 16_384, 16_385, 40_000] {
+                let bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
+                let wire = sealed(&mut peer, &bytes);
+                assert_eq!(hear(&mut side, &wire), (bytes.clone(), vec![]), "{how:?} {len}");
+                let wire = sealed(&mut side, &bytes);
+                let pieces = wire.chunks(if len > 1024 { 1000 } else { 1 });
+                let read: Vec<u8> = pieces.flat_map(|piece| hear(&mut peer, piece).0).collect();
+                assert_eq!(read, bytes, "{how:?} {len}");
+                assert_eq!((peer.begun.capacity(), side.begun.capacity()), (0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_record_is_found() {
+        for how in ALL {
+            let wire = sealed(&mut twins(how).0, b"a message");
+            for bit in 0..8 * wire.len() {
+                let (_, mut side) = twins(how);
+                let mut wire = wire.clone();
+                wire[bit / 8] ^= 1 << (bit % 8);
+                let (plain, _) = hear(&mut side, &wire);
+                let waits = side.heard() == Heard::Open && side.begun() == wire;
+                assert!(plain.is_empty() && (waits || side.heard() != Heard::Open), "{how:?} {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_replayed_a_lost_and_a_shortened_record_are_found() {
+        for how in ALL {
+            fails(how, Fault::BadRecord, |peer| {
+                sealed(peer, b"lost");
+                sealed(peer, b"next")
+            });
+            fails(how, Fault::BadRecord, |_| {
+                vec![23, 3, 3, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+            });
+            let (mut peer, mut side) = twins(how);
+            let once = sealed(&mut peer, b"once");
+            assert_eq!(hear(&mut side, &once).0, b"once");
+            let (plain, out) = hear(&mut side, &once);
+            assert_eq!((plain, side.heard()), (vec![], Heard::Fault(Fault::BadRecord)));
+            assert_eq!(alert_in(&mut peer, &out), [2, 20]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_tls_and_what_has_no_place_here_is_told_and_ends_it() {
+        for how in ALL {
+            fails(how, Fault::NotTls, |_| b"GET / HTTP/1.1\r\n".to_vec());
+            fails(how, Fault::Unexpected, |_| vec![20, 3, 3, 0, 1, 1]);
+            fails(how, Fault::TooLong, |_| vec![23, 3, 3, 0xff, 0xff]);
+            fails(how, Fault::TooLong, |peer| raw(peer, kind::DATA, &[0; MOST_PLAIN + 1]));
+            fails(how, Fault::Unexpected, |peer| raw(peer, kind::HANDSHAKE, &[20, 0, 0, 0]));
+            fails(how, Fault::Alerted, |peer| raw(peer, kind::ALERT, &[2, 40]));
+            fails(how, Fault::NotTls, |peer| raw(peer, kind::ALERT, &[1]));
+            fails(how, Fault::IllegalValue, |peer| raw(peer, kind::ALERT, &[9, 9]));
+        }
+        fails(TLS_13, Fault::Unexpected, |_| vec![21, 3, 3, 0, 2, 1, 0]);
+        fails(TLS_13, Fault::Unexpected, |peer| raw(peer, 0, &[0; 20]));
+        fails(TLS_13, Fault::Unexpected, |peer| raw(peer, 24, b"heartbeat"));
+        fails(TLS_13, Fault::Alerted, |peer| raw(peer, kind::ALERT, &alert::NO_RENEGOTIATION));
+    }
+
+    #[test]
+    fn padding_is_taken_off() {
+        let (mut peer, mut side) = twins(TLS_13);
+        let padded = raw(&mut peer, 0, &[b"padded", &[kind::DATA][..], &[0; 900]].concat());
+        assert_eq!(hear(&mut side, &padded), (b"padded".to_vec(), vec![]));
+    }
+
+    #[test]
+    fn key_updates_are_followed_and_answered_once_under_the_old_key() {
+        let (mut peer, mut side) = twins(TLS_13);
+        let ask = [message::KEY_UPDATE, 0, 0, 1, 1];
+        let mut wire = Vec::new();
+        for _ in 0..3 {
+            wire.extend(raw(&mut peer, kind::HANDSHAKE, &ask));
+            peer.tx.update(peer.cipher.suite);
+        }
+        wire.extend(sealed(&mut peer, b"with the fourth key"));
+        let (plain, answer) = hear(&mut side, &wire);
+        assert_eq!((&plain[..], answer.len()), (&b"with the fourth key"[..], 5 + 5 + 1 + 16));
+        let behind = sealed(&mut side, b"with the second key");
+        assert_eq!(hear(&mut peer, &[answer, behind].concat()).0, b"with the second key");
+        assert!(!peer.owes_update, "the answer asks for nothing");
+    }
+
+    #[test]
+    fn what_is_no_sound_key_update_is_refused() {
+        const KEY_UPDATE: u8 = message::KEY_UPDATE;
+        fails(TLS_13, Fault::IllegalValue, |peer| raw(peer, kind::HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 2]));
+        fails(TLS_13, Fault::Unexpected, |peer| raw(peer, kind::HANDSHAKE, &[KEY_UPDATE, 0, 0, 0]));
+        fails(TLS_13, Fault::Unexpected, |peer| {
+            raw(peer, kind::HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0].repeat(2))
+        });
+        fails(TLS_13, Fault::Unexpected, |peer| raw(peer, kind::HANDSHAKE, &[KEY_UPDATE, 0]));
+        fails(TLS_12, Fault::Unexpected, |peer| raw(peer, kind::HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0]));
+    }
+
+    fn update(peer: &mut Side) -> Vec<u8> {
+        let mut out = Vec::new();
+        peer.update(&mut out);
+        out
+    }
+
+    #[test]
+    fn floods_that_carry_nothing_end_it_and_data_forgives_them() {
+        let (mut peer, mut side) = twins(TLS_13);
+        for _ in 0..3 {
+            let flood: Vec<u8> = (0..PATIENCE).flat_map(|_| update(&mut peer)).collect();
+            assert_eq!(hear(&mut side, &flood), (vec![], vec![]));
+            let empty: Vec<u8> = (0..PATIENCE).flat_map(|_| raw(&mut peer, kind::DATA, b"")).collect();
+            assert_eq!(hear(&mut side, &empty), (vec![], vec![]));
+            assert_eq!(hear(&mut side, &sealed(&mut peer, b"x")).0, b"x");
+        }
+        fails(TLS_13, Fault::Unexpected, |peer| (0..=PATIENCE).flat_map(|_| update(peer)).collect());
+        for how in ALL {
+            fails(how, Fault::Unexpected, |peer| {
+                (0..=PATIENCE).flat_map(|_| raw(peer, kind::DATA, b"")).collect()
+            });
+            let canceled = |peer: &mut Side| raw(peer, kind::ALERT, &[1, 90]);
+            fails(how, Fault::Unexpected, |peer| (0..=WARNINGS).flat_map(|_| canceled(peer)).collect());
+        }
+    }
+
+    #[test]
+    fn an_own_key_update_comes_before_the_keys_are_used_up() {
+        for how in ALL.into_iter().filter(|how| how.0 == Version::Tls13) {
+            let (mut peer, mut side) = twins(how);
+            side.limit = 10;
+            let first = side.tx.seq();
+            for number in 0..200u8 {
+                assert_eq!(hear(&mut peer, &sealed(&mut side, &[number])).0, [number]);
+                assert!(side.tx.seq() <= side.limit && !side.is_worn() && !side.is_spent());
+            }
+            assert_ne!(side.tx.seq(), first + 200);
+            assert!(!peer.owes_update);
+        }
+        let (_, side) = twins(TLS_13);
+        assert_eq!(side.limit, 1 << 24);
+    }
+
+    #[test]
+    fn tls_12_wears_out_and_says_goodbye_at_its_limit() {
+        let (mut peer, mut side) = twins(TLS_12);
+        for at in [&mut side.tx, &mut peer.rx] {
+            let mut worn = keys(TLS_12.1, 2);
+            worn.seq = (1 << 24) - END_BEGINS - 1;
+            *at = Direction::new(worn);
+        }
+        assert!(!side.is_worn());
+        assert_eq!(hear(&mut peer, &sealed(&mut side, b"x")).0, b"x");
+        assert!(side.is_worn() && !side.is_spent());
+        side.limit = side.tx.seq() + 1;
+        let last = sealed(&mut side, &[7; 3 * MOST_PLAIN]);
+        assert_eq!(hear(&mut peer, &last).0, [7; MOST_PLAIN]);
+        assert_eq!(peer.heard(), Heard::Goodbye);
+        assert!(side.is_spent());
+        assert_eq!(sealed(&mut side, b"x"), b"");
+    }
+
+    #[test]
+    fn goodbye_is_the_last_word_of_both() {
+        for how in ALL {
+            let (mut peer, mut side) = twins(how);
+            let mut bye = Vec::new();
+            peer.part(&mut bye);
+            let once = bye.len();
+            peer.part(&mut bye);
+            assert_eq!((bye.len(), sealed(&mut peer, b"late")), (once, vec![]));
+            let wire = [&bye[..], b"what is not TLS any more"].concat();
+            assert_eq!(hear(&mut side, &wire), (vec![], vec![]));
+            side.end();
+            assert_eq!((side.heard(), side.begun()), (Heard::Goodbye, &b""[..]));
+            assert_eq!(side.must_part(), how.0 == Version::Tls12);
+            let answer = sealed(&mut side, b"the other direction is open");
+            assert_eq!(hear(&mut peer, &answer).0, b"the other direction is open");
+        }
+    }
+
+    #[test]
+    fn an_end_without_goodbye_is_a_cut() {
+        let (mut peer, mut side) = twins(TLS_13);
+        hear(&mut side, &sealed(&mut peer, b"half of it")[..12]);
+        side.end();
+        assert_eq!(side.heard(), Heard::Cut);
+        assert_eq!(side.begun.capacity(), 0);
+    }
+
+    #[test]
+    fn renegotiation_is_turned_down_once() {
+        let hello = [message::CLIENT_HELLO, 0, 0, 1, 0];
+        let (mut peer, mut side) = twins(TLS_12);
+        let (_, out) = hear(&mut side, &raw(&mut peer, kind::HANDSHAKE, &hello));
+        assert_eq!(alert_in(&mut peer, &out), alert::NO_RENEGOTIATION);
+        assert_eq!(hear(&mut side, &sealed(&mut peer, b"goes on")).0, b"goes on");
+        hear(&mut side, &raw(&mut peer, kind::HANDSHAKE, &hello));
+        assert_eq!(side.heard(), Heard::Fault(Fault::Unexpected));
+        // From a node it is a HelloRequest.
+        let (mut node_side, mut node) = twins(TLS_12);
+        let (_, out) = hear(&mut node_side, &raw(&mut node, kind::HANDSHAKE, &[0, 0, 0, 0]));
+        assert_eq!(alert_in(&mut node, &out), alert::NO_RENEGOTIATION);
+    }
+
+    #[test]
+    fn tickets_are_taken_from_nodes_only() {
+        let ticket = [message::TICKET, 0, 0, 3, 1, 2, 3];
+        fails(TLS_13, Fault::Unexpected, |peer| raw(peer, kind::HANDSHAKE, &ticket));
+        let (mut side, mut node) = twins(TLS_13);
+        let wire = [
+            raw(&mut node, kind::HANDSHAKE, &ticket),
+            raw(&mut node, kind::HANDSHAKE, &ticket.repeat(2)),
+            sealed(&mut node, b"data"),
+        ];
+        assert_eq!(hear(&mut side, &wire.concat()), (b"data".to_vec(), vec![]));
+        hear(&mut side, &raw(&mut node, kind::HANDSHAKE, &[&ticket[..], &[4, 0, 0, 9, 1]].concat()));
+        assert_eq!(side.heard(), Heard::Fault(Fault::Unexpected));
+    }
+
+    #[test]
+    fn what_came_with_the_connection_is_opened_without_the_socket() {
+        let (mut peer, _) = twins(TLS_13);
+        let records: Vec<u8> = (0..9).flat_map(|_| sealed(&mut peer, &[5; 10_000])).collect();
+        let mut came = departed(TLS_13, keys(TLS_13.1, 2), keys(TLS_13.1, 1));
+        came.undecrypted = records[..records.len() - 1].to_vec();
+        (came.unsent, came.plain) = (b"unsent".to_vec(), b"plain".to_vec());
+        let (mut side, luggage) = Side::new(came, Role::Server);
+        assert_eq!((&luggage.unsent[..], &luggage.plain[..]), (&b"unsent"[..], &b"plain"[..]));
+        assert!(side.is_behind());
+        let mut room = vec![0; 25_000];
+        let wire = side.begun().to_vec();
+        assert_eq!(side.open(&wire, &mut room, &mut Vec::new()), 20_000, "as much as there is room for");
+        assert!(side.is_behind());
+        assert_eq!(hear(&mut side, b"").0.len(), 60_000);
+        assert!(!side.is_behind());
+        assert_eq!(hear(&mut side, &records[records.len() - 1..]).0.len(), 10_000);
+        let mut came = departed(TLS_13, keys(TLS_13.1, 2), keys(TLS_13.1, 1));
+        came.is_closed = true;
+        assert_eq!(Side::new(came, Role::Server).0.heard(), Heard::Goodbye);
+    }
+
+    /// rustls as the peer, and a side that has left it.
+    struct Rig {
+        peer: Connection,
+        side: Side,
+    }
+
+    fn suites() -> Vec<SupportedCipherSuite> {
+        let mut suites = provider::default_provider().cipher_suites;
+        // The certificate here has an ECDSA key.
+        suites.retain(|suite| !format!("{suite:?}").contains("RSA_"));
+        suites
+    }
+
+    fn configs(suite: SupportedCipherSuite) -> (ServerConfig, ClientConfig) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let versions = if suite.tls13().is_some() { [&TLS13] } else { [&TLS12] };
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..provider::default_provider() };
+        let provider = Arc::new(provider);
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let server = server.with_protocol_versions(&versions).unwrap().with_no_client_auth();
+        let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions).unwrap();
+        let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        (server, client.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    fn carry(from: &mut Connection, to: &mut Connection) {
+        while from.wants_write() {
+            let mut wire = Vec::new();
+            from.write_tls(&mut wire).unwrap();
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                to.read_tls(&mut wire).unwrap();
+                to.process_new_packets().unwrap();
+            }
+        }
+    }
+
+    fn keys_of(traffic: (u64, ConnectionTrafficSecrets), secret: Option<&[u8; 48]>) -> (Suite, Keys) {
+        use ConnectionTrafficSecrets::{Aes128Gcm, Aes256Gcm, Chacha20Poly1305};
+        let (suite, from, salt) = match &traffic.1 {
+            Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
+            Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
+            Chacha20Poly1305 { key, iv } => (Suite::Chacha20Poly1305, key, iv),
+            _ => panic!("an unknown suite"),
+        };
+        let (mut key, mut iv) = ([0; 32], [0; 12]);
+        key[..suite.key_len()].copy_from_slice(from.as_ref());
+        iv.copy_from_slice(salt.as_ref());
+        (suite, Keys { secret: *secret.unwrap_or(&[0; 48]), key, iv, seq: traffic.0 })
+    }
+
+    impl Rig {
+        fn new(suite: SupportedCipherSuite, role: Role) -> Self {
+            let (mut server, mut client) = configs(suite);
+            let secrets = Arc::new(Secrets::default());
+            match role {
+                Role::Server => (server.key_log, server.enable_secret_extraction) = (secrets.clone(), true),
+                Role::Client => (client.key_log, client.enable_secret_extraction) = (secrets.clone(), true),
+            }
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut client = Connection::from(ClientConnection::new(Arc::new(client), name).unwrap());
+            let mut server = Connection::from(ServerConnection::new(Arc::new(server)).unwrap());
+            while client.is_handshaking()
+                || server.is_handshaking()
+                || client.wants_write()
+                || server.wants_write()
+            {
+                carry(&mut client, &mut server);
+                carry(&mut server, &mut client);
+            }
+            let (own, mut peer) = if role == Role::Server { (server, client) } else { (client, server) };
+            peer.set_buffer_limit(None);
+            let traffic = own.dangerous_extract_secrets().unwrap();
+            let caught = secrets.take().map(|(c, s)| if role == Role::Server { (s, c) } else { (c, s) });
+            let version = if suite.tls13().is_some() { Version::Tls13 } else { Version::Tls12 };
+            let (suite, tx) = keys_of(traffic.tx, caught.as_ref().map(|(tx, _)| &**tx));
+            let (_, rx) = keys_of(traffic.rx, caught.as_ref().map(|(_, rx)| &**rx));
+            Self { peer, side: Side::new(departed((version, suite), tx, rx), role).0 }
+        }
+
+        fn from_peer(&mut self) -> Vec<u8> {
+            let mut wire = Vec::new();
+            while self.peer.wants_write() {
+                self.peer.write_tls(&mut wire).unwrap();
+            }
+            wire
+        }
+
+        fn to_peer(&mut self, mut wire: &[u8]) -> (Vec<u8>, Result<(), rustls::Error>) {
+            let (mut read, mut end) = (Vec::new(), Ok(()));
+            while !wire.is_empty() && end.is_ok() {
+                self.peer.read_tls(&mut wire).unwrap();
+                end = self.peer.process_new_packets().map(|_| ());
+                // No data now is an error of this reader, and none here.
+                let _ = self.peer.reader().read_to_end(&mut read);
+            }
+            (read, end)
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        PeerSays(usize),
+        WeSay(usize),
+        PeerUpdates,
+        WeUpdate,
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let size = prop_oneof![1usize..200, 16_380usize..16_400, 1usize..70_000];
+        prop_oneof![
+            4 => size.clone().prop_map(Act::PeerSays),
+            4 => size.prop_map(Act::WeSay),
+            1 => Just(Act::PeerUpdates),
+            1 => Just(Act::WeUpdate),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn rustls_and_a_side_understand_each_other(
+            suite in 0..6usize,
+            is_server: bool,
+            acts in prop::collection::vec(act(), 1..12),
+            cut in 1usize..40_000,
+            bit in 0usize..400,
+            politely: bool,
+        ) {
+            let suite = suites()[suite];
+            let mut rig = Rig::new(suite, if is_server { Role::Server } else { Role::Client });
+            for (number, act) in acts.iter().enumerate() {
+                let bytes = |len: usize| vec![number as u8; len];
+                match *act {
+                    Act::PeerSays(len) => {
+                        rig.peer.writer().write_all(&bytes(len)).unwrap();
+                        let wire = rig.from_peer();
+                        let heard = wire.chunks(cut).map(|piece| hear(&mut rig.side, piece)).collect::<Vec<_>>();
+                        let plain = heard.iter().flat_map(|(plain, _)| plain.clone()).collect::<Vec<_>>();
+                        prop_assert_eq!(plain, bytes(len));
+                        for (_, answer) in heard {
+                            prop_assert_eq!(rig.to_peer(&answer), (vec![], Ok(())));
+                        }
+                    }
+                    Act::WeSay(len) => {
+                        let wire = sealed(&mut rig.side, &bytes(len));
+                        prop_assert_eq!(rig.to_peer(&wire), (bytes(len), Ok(())));
+                    }
+                    Act::PeerUpdates if suite.tls13().is_some() => rig.peer.refresh_traffic_keys().unwrap(),
+                    Act::WeUpdate if suite.tls13().is_some() => {
+                        let wire = update(&mut rig.side);
+                        prop_assert_eq!(rig.to_peer(&wire), (vec![], Ok(())));
+                    }
+                    _ => {}
+                }
+            }
+            let rest = rig.from_peer();
+            let (_, answer) = hear(&mut rig.side, &rest);
+            prop_assert_eq!(rig.to_peer(&answer).1, Ok(()));
+            if politely {
+                rig.peer.send_close_notify();
+                let wire = rig.from_peer();
+                prop_assert_eq!(hear(&mut rig.side, &wire), (vec![], vec![]));
+                prop_assert_eq!(rig.side.heard(), Heard::Goodbye);
+                let mut bye = Vec::new();
+                rig.side.part(&mut bye);
+                prop_assert_eq!(rig.to_peer(&bye), (vec![], Ok(())));
+                prop_assert_eq!(rig.peer.reader().read(&mut [0; 1]).ok(), Some(0));
+            } else {
+                rig.peer.writer().write_all(&[7; 60]).unwrap();
+                let mut wire = rig.from_peer();
+                // In what is protected, so that a whole record is there and wrong.
+                let at = 40 + bit % (8 * (wire.len() - 5));
+                wire[at / 8] ^= 1 << (at % 8);
+                let (plain, alert) = hear(&mut rig.side, &wire);
+                prop_assert_eq!((plain, rig.side.heard()), (vec![], Heard::Fault(Fault::BadRecord)));
+                let told = rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac);
+                prop_assert_eq!(rig.to_peer(&alert), (vec![], Err(told)));
+            }
+        }
+    }
 }

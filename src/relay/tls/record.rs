@@ -9,8 +9,9 @@ use std::fmt;
 use aws_lc_rs::aead::{Aad, Nonce};
 
 use super::alert::Fault;
-use super::{contexts, schedule};
+use super::contexts;
 use crate::net::tls::departed::{Keys, Suite, Version};
+use crate::net::tls::schedule::{LONGEST_SECRET, key_and_iv, next_secret};
 
 /// Length of a record's header: type, version, length.
 pub const HEADER: usize = 5;
@@ -117,7 +118,8 @@ impl Direction {
 
     /// Switches to the next keys (RFC 8446 section 7.2), and to sequence number 0.
     pub fn update(&mut self, suite: Suite) {
-        *self = Self::new(schedule::next(suite, &self.keys));
+        let secret = next_secret(suite, &self.keys.secret);
+        *self = Self::new(keys_of(suite, &secret));
     }
 
     /// Appends one record with `plain`, at most [`MOST_PLAIN`] bytes of this kind, to `out`.
@@ -185,6 +187,12 @@ impl Direction {
     }
 }
 
+/// The keys of a traffic secret.
+fn keys_of(suite: Suite, secret: &[u8; LONGEST_SECRET]) -> Keys {
+    let (key, iv) = key_and_iv(suite, secret);
+    Keys { secret: *secret, key: *key, iv: *iv, seq: 0 }
+}
+
 /// Type and length of what a record held.
 #[inline]
 fn content(version: Version, outer: u8, plain: &[u8]) -> Result<(u8, usize), Fault> {
@@ -239,6 +247,12 @@ mod tests {
         digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
     }
 
+    fn first_keys(secret: &str) -> Keys {
+        let mut padded = [0; LONGEST_SECRET];
+        padded[..32].copy_from_slice(&hex(secret));
+        keys_of(CIPHER.suite, &padded)
+    }
+
     const CIPHER: Cipher = Cipher { version: Version::Tls13, suite: Suite::Aes128Gcm };
 
     /// RFC 8448 section 3: secret, key, IV, the sequence number of the data record, data record, close_notify.
@@ -267,7 +281,7 @@ mod tests {
         let data: Vec<u8> = (0..50).collect();
         for (secret, key, iv, seq, record, goodbye) in [CLIENT, SERVER] {
             let keys = || {
-                let mut keys = schedule::keys(CIPHER.suite, &hex(secret));
+                let mut keys = first_keys(secret);
                 keys.seq = seq;
                 keys
             };
@@ -286,8 +300,7 @@ mod tests {
 
     #[test]
     fn keys_are_never_printed() {
-        let keys = schedule::keys(CIPHER.suite, &hex(CLIENT.0));
-        assert_eq!(format!("{:?}", Direction::new(keys)), "Direction(hidden)");
+        assert_eq!(format!("{:?}", Direction::new(first_keys(CLIENT.0))), "Direction(hidden)");
     }
 
     #[test]

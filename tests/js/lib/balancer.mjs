@@ -122,7 +122,8 @@ export class Balancer {
   }
 }
 
-async function binary() {
+/** The path of the binary under test. */
+export async function binary() {
   const built = join(process.env.CARGO_TARGET_DIR ?? 'target', 'debug', 'mainstay');
   const path = resolve(ROOT, process.env.MAINSTAY_BIN ?? built);
   await access(path).catch(() => {

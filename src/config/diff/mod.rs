@@ -3,24 +3,22 @@
 //! Pure: it compares and says, and applies nothing. Every struct is taken apart whole, so that a new key cannot be
 //! forgotten here. A sentence may show what the file says, never a secret: of keys it only says that they are others.
 
+mod pool;
+mod tls;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
-
-use super::summary::{route_text, source_text};
+use super::summary::route_text;
 use super::units::{show_duration, show_size};
-use super::{
-    AccessLog, Admin, Authorities, Config, Drain, Health, Identity, Limits, Listener, ListenerTls, LogFormat,
-    LogPath, Messages, Pool, PoolTls, Probe, ProxyVersion, Shutdown, Timeouts,
-};
-use crate::affinity::Source;
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::{Node, NodeId};
+use super::{AccessLog, Admin, Config, Limits, Listener, LogFormat, LogPath, Shutdown};
+use crate::pool::NodeId;
 use crate::route::{Origins, Route};
+
+use pool::compare_pools;
+use tls::compare_listener_tls;
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,69 +163,15 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
         changes.push(Change { subject: subject(listener), what: What::Removed(String::new()) });
     }
     for (listener, place) in new.iter().zip(places) {
-        match place.map(|at| &old[at]) {
-            None => {
-                changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) })
-            }
-            Some(Listener { address: _, proxy_protocol, tls }) => {
-                let mut section = Section { subject: subject(listener), changes: &mut *changes };
-                section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
-                compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
-            }
-        }
+        let Some(at) = place else {
+            changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) });
+            continue;
+        };
+        let Listener { address: _, proxy_protocol, tls } = &old[at];
+        let mut section = Section { subject: subject(listener), changes: &mut *changes };
+        section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
+        compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
     }
-}
-
-fn on_or_off(is_on: &bool) -> String {
-    if *is_on { "on" } else { "off" }.into()
-}
-
-fn compare_listener_tls(old: Option<&ListenerTls>, new: Option<&ListenerTls>, section: &mut Section) {
-    let (Some(old), Some(new)) = (old, new) else {
-        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
-    };
-    let ListenerTls { certificates, client_ca, min_version, ticket_secret_file, tickets } = old;
-    for now in new.certificates.iter().filter(|now| !certificates.contains(now)) {
-        section.push(What::Replaced(format!("certificate {} (until {})", now.cert.display(), now.expires)));
-    }
-    let files = |list: &Vec<Identity>| {
-        listed(&list.iter().map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
-    };
-    section.set("tls.certificates", &files(certificates), &files(&new.certificates), String::clone);
-    compare_authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
-    section.set("tls.min_version", min_version, &new.min_version, |version| version.as_str().into());
-    let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
-    section.set("tls.ticket_secret_file", ticket_secret_file, &new.ticket_secret_file, path);
-    if *tickets != new.tickets {
-        section.push(What::Replaced("ticket secrets".into()));
-    }
-}
-
-fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
-    let (Some(old), Some(new)) = (old, new) else {
-        return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
-    };
-    let PoolTls { ca, server_name, identity } = old;
-    compare_authorities("tls.ca", Some(ca), Some(&new.ca), section);
-    let name =
-        |name: &Option<ServerName<'_>>| name.as_ref().map_or(none(), |name| name.to_str().into_owned());
-    section.set("tls.server_name", server_name, &new.server_name, name);
-    if *identity != new.identity {
-        section.push(What::Replaced("certificate shown to nodes".into()));
-    }
-}
-
-fn compare_authorities(
-    key: &'static str,
-    old: Option<&Authorities>,
-    new: Option<&Authorities>,
-    section: &mut Section,
-) {
-    let file = |ca: &Option<&Authorities>| ca.map_or(none(), |ca| ca.file.display().to_string());
-    if old.is_some() && file(&old) == file(&new) && old != new {
-        section.push(What::Replaced(format!("authorities of {}", file(&new))));
-    }
-    section.set(key, &file(&old), &file(&new), String::clone);
 }
 
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
@@ -281,155 +225,8 @@ fn compare_access_log(old: &AccessLog, new: &AccessLog, mut section: Section) {
     });
 }
 
-fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
-    let count = |pool: &Pool| match pool.nodes.len() {
-        1 => "1 node".to_owned(),
-        count => format!("{count} nodes"),
-    };
-    for pool in old.iter().filter(|pool| !new.iter().any(|other| other.name == pool.name)) {
-        let subject = Subject::Pool(Arc::clone(&pool.name));
-        changes.push(Change { subject, what: What::Removed(count(pool)) });
-    }
-    for pool in new {
-        match old.iter().find(|other| other.name == pool.name) {
-            Some(old) => compare_pool(old, pool, changes),
-            None => {
-                let subject = Subject::Pool(Arc::clone(&pool.name));
-                changes.push(Change { subject, what: What::Added(count(pool)) });
-            }
-        }
-    }
-}
-
-fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
-    let Pool {
-        name,
-        nodes,
-        affinity,
-        balance,
-        load_bound,
-        health,
-        rule,
-        timeouts,
-        messages,
-        drain,
-        send_proxy_protocol,
-        source_addresses,
-        tls,
-    } = old;
-    compare_nodes(name, nodes, &new.nodes, changes);
-    let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
-    compare_affinity(affinity, &new.affinity, &mut section);
-    section.set("balance", balance, &new.balance, balance_text);
-    section.number("load_bound", load_bound, &new.load_bound);
-    compare_health(health, &new.health, &mut section);
-    compare_rule(rule, &new.rule, &mut section);
-    let Timeouts { connect, handshake, idle, request } = timeouts;
-    section.time("timeouts.connect", connect, &new.timeouts.connect);
-    section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
-    section.time("timeouts.idle", idle, &new.timeouts.idle);
-    section.time("timeouts.request", request, &new.timeouts.request);
-    let Messages { max_size, ping } = messages;
-    section.set("messages.max_size", max_size, &new.messages.max_size, |size| size.map_or(none(), show_size));
-    let time = |time: &Option<Duration>| time.as_ref().map_or(none(), show_duration);
-    section.set("messages.ping", ping, &new.messages.ping, time);
-    let Drain { over, code, reason } = drain;
-    section.time("drain.over", over, &new.drain.over);
-    section.number("drain.code", code, &new.drain.code);
-    section.number("drain.reason", reason, &new.drain.reason);
-    let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
-    section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
-    section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
-    compare_pool_tls(tls.as_ref(), new.tls.as_ref(), &mut section);
-    // The order of the nodes decides ties and the turn of round_robin.
-    let order = |nodes: &[Node], others: &[Node]| -> Vec<NodeId> {
-        let both = nodes.iter().filter(|node| others.iter().any(|other| other.id == node.id));
-        both.map(|node| node.id.clone()).collect()
-    };
-    section
-        .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
-}
-
-fn balance_text(balance: &Balance) -> String {
-    let word = match balance {
-        Balance::LeastConnections => "least_connections",
-        Balance::RoundRobin => "round_robin",
-        Balance::RandomTwo => "random_two",
-        Balance::ClientIp => "client_ip",
-    };
-    word.into()
-}
-
 fn none() -> String {
     "none".into()
-}
-
-fn compare_nodes(pool: &Arc<str>, old: &[Node], new: &[Node], changes: &mut Vec<Change>) {
-    let subject = |node: &Node| Subject::Node(Arc::clone(pool), node.id.clone());
-    for node in old.iter().filter(|node| !new.iter().any(|other| other.id == node.id)) {
-        changes.push(Change { subject: subject(node), what: What::Removed(node.address.to_string()) });
-    }
-    for node in new {
-        let mut section = Section { subject: subject(node), changes: &mut *changes };
-        let Some(old) = old.iter().find(|other| other.id == node.id) else {
-            section.push(What::Added(node.address.to_string()));
-            continue;
-        };
-        let Node { id: _, address, weight, max_connections, release } = old;
-        if *address != node.address {
-            section.push(What::Moved(address.to_string(), node.address.to_string()));
-        }
-        section.number("weight", weight, &node.weight);
-        let most = |most: &Option<u32>| most.map_or(none(), |most| most.to_string());
-        section.set("max_connections", max_connections, &node.max_connections, most);
-        section.set("release", release, &node.release, |release| release.clone().unwrap_or_else(none));
-    }
-}
-
-fn compare_affinity(old: &[Source], new: &[Source], section: &mut Section) {
-    let text = |sources: &[Source]| listed(&sources.iter().map(source_text).collect::<Vec<_>>());
-    if text(old) != text(new) {
-        return section.push(What::Set("affinity", text(new), text(old)));
-    }
-    for (old, new) in old.iter().zip(new).filter(|(old, new)| old != new) {
-        match (old, new) {
-            (Source::Cookie(old), Source::Cookie(new)) => {
-                if old.keys != new.keys {
-                    section.push(What::Replaced(format!("keys of cookie {}", new.name)));
-                }
-                let bare = |rule: &crate::affinity::cookie::CookieRule| {
-                    let mut rule = rule.clone();
-                    rule.keys = None;
-                    rule
-                };
-                if bare(old) != bare(new) {
-                    section.push(What::Replaced(format!("attributes of cookie {}", new.name)));
-                }
-            }
-            _ => section.push(What::Replaced(format!("affinity source {}", source_text(new)))),
-        }
-    }
-}
-
-fn compare_health(old: &Health, new: &Health, section: &mut Section) {
-    let Health { probe, interval, timeout } = old;
-    section.set("health", probe, &new.probe, |probe| match probe {
-        Probe::Http { path, status } => format!("http {path} with status {status}"),
-        Probe::Tcp => "tcp".into(),
-        Probe::WebSocket { path } => format!("websocket {path}"),
-        Probe::Off => none(),
-    });
-    section.time("health.interval", interval, &new.interval);
-    section.time("health.timeout", timeout, &new.timeout);
-}
-
-fn compare_rule(old: &Rule, new: &Rule, section: &mut Section) {
-    let Rule { rise, fall, failures, eject, slow_start } = old;
-    section.number("health.rise", rise, &new.rise);
-    section.number("health.fall", fall, &new.fall);
-    section.number("passive.failures", failures, &new.failures);
-    section.time("passive.eject", eject, &new.eject);
-    section.time("slow_start", slow_start, &new.slow_start);
 }
 
 /// Whether tunnels that came by `route` still belong somewhere: a route with the same host and path is there, or one
@@ -601,8 +398,9 @@ routes:
 
     #[test]
     fn spelling_order_of_keys_and_comments_change_nothing() {
-        let spelt =
-            BASE.replace("idle: 1h", "idle: 60m, connect: 2s # as ever").replace("pools:", "\n\npools:");
+        let spelt = BASE
+            .replace("{ idle: 1h }", "{ connect: 2s, idle: 60m } # as ever")
+            .replace("pools:", "\n\npools:");
         assert_eq!(said(&config(BASE), &config(&spelt)), [""; 0]);
     }
 
@@ -618,7 +416,7 @@ routes:
     #[test]
     fn other_secrets_are_said_and_never_shown() {
         let old = config(BASE);
-        let new = resolve("t", BASE.as_bytes(), &|_| None, &read("B")).unwrap();
+        let new = resolve("t", BASE.as_bytes(), &|_| None, &read("E")).unwrap();
         assert_eq!(said(&old, &new), ["pool chat: keys of cookie pin replaced"]);
     }
 
@@ -635,9 +433,10 @@ routes:
     fn a_route_is_still_there_when_one_takes_its_place_or_all_that_it_took() {
         let routes = |text: &str| {
             let tail = BASE.find("routes:").unwrap();
-            config(&format!("{}routes: [{text}, {{ path: /only-feed, pool: feed }}]\n", &BASE[..tail])).routes
+            let routes = format!("routes: [{{ path: /only-feed, pool: feed }}, {text}]\n");
+            config(&format!("{}{routes}", &BASE[..tail])).routes
         };
-        let old = &routes("{ host: a.example, path: /chat/, pool: chat }")[0];
+        let old = &routes("{ host: a.example, path: /chat/, pool: chat }")[1];
         for (new, expected) in [
             ("{ host: a.example, path: /chat/, pool: feed }", true),
             ("{ host: a.example, path: /chat, pool: chat }", true),

@@ -1,16 +1,27 @@
 //! The balancer's command line.
 //!
+//! Commands for a running balancer are in `remote`, its answers as tables in `table`; what packages and editors want is
+//! in `generate`.
+//!
 //! Exit codes: 0 all is well; 1 the config has faults, the balancer could not run, or a second signal cut its end
 //! short; 2 the command is not one.
+
+mod generate;
+mod remote;
+mod table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use mainstay::admin::client::ClientFault;
 use mainstay::config::{Faults, Summary};
 use mainstay::control::load::load;
+
+use generate::{Completions, Manual};
+use remote::{Remote, Wanted};
 
 /// Balances WebSocket connections over a fleet of nodes and keeps each client on its node.
 #[derive(Parser)]
@@ -38,6 +49,33 @@ enum Command {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
+    /// Show a running balancer: its nodes, their states and loads
+    Status(Remote),
+    /// List the live sessions of a running balancer
+    Sessions {
+        #[command(flatten)]
+        wanted: Wanted,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// End sessions of a running balancer: a Close with code 1012 to both sides, after which clients come back
+    Kill {
+        /// The sessions' ids, as `mainstay sessions` and the access log show them
+        #[arg(required = true, value_name = "ID", value_parser = remote::session_id)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make a running balancer read its config anew: every change, or every fault and nothing changed
+    Reload(Remote),
+    /// Show the config in effect in a running balancer, with every default; it is a config file itself
+    Config(Remote),
+    /// Print the JSON Schema of the config, for editors
+    Schema,
+    /// Print a script that completes the command line
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Manual),
 }
 
 #[derive(Args)]
@@ -54,6 +92,11 @@ enum Failure {
     Config(#[from] Faults),
     #[error("mainstay: {0}")]
     Run(#[from] io::Error),
+    #[error("mainstay: {0}")]
+    Remote(#[from] ClientFault),
+    /// It is not known where the running balancer is, or what token opens it.
+    #[error("mainstay: {0}")]
+    Place(String),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +105,14 @@ fn main() -> ExitCode {
         Command::Run(file) => run(file),
         Command::Check(file) => check(file),
         Command::Demo { nodes, port } => mainstay::demo::run(nodes, port).map_err(Failure::from),
+        Command::Status(remote) => remote::status(&remote),
+        Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
+        Command::Kill { ids, remote } => remote::kill(&remote, &ids),
+        Command::Reload(remote) => remote::reload(&remote),
+        Command::Config(remote) => remote::config(&remote),
+        Command::Schema => generate::schema(),
+        Command::Completions(wanted) => generate::completions(&wanted, Cli::command()),
+        Command::Man(wanted) => generate::manual(&wanted, Cli::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,6 +136,13 @@ fn check(file: ConfigFile) -> Result<(), Failure> {
         answer.push_str(&warning.line(&name, "warning: "));
         answer.push('\n');
     }
-    // `println!` would panic where a pipe is closed early, as `head` does.
-    Ok(io::stdout().write_all(answer.as_bytes())?)
+    show(&answer)
+}
+
+/// Prints to standard output. That a pipe is closed early, as `head` does, is no failure.
+fn show(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }

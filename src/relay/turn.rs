@@ -1,0 +1,24 @@
+//! A tunnel's turn in its relay thread: what it is lent, and what the turn came to.
+
+/// What a relay thread lends to the tunnel whose turn it is.
+pub struct Turn<'a> {
+    /// Room for a read, with [`HEADROOM`](super::pipe::HEADROOM) in front.
+    pub scratch: &'a mut [u8],
+    /// Number of the thread, for its shard of the counters.
+    pub thread: usize,
+    /// Milliseconds since the thread began.
+    pub now: u64,
+    /// A masking key for frames to nodes.
+    pub mask: [u8; 4],
+}
+
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// All that could be moved was moved.
+    Rests,
+    /// The quantum is spent; there may be more.
+    WantsMore,
+    /// Over.
+    Over,
+}

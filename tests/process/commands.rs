@@ -1,0 +1,202 @@
+//! The commands that speak to a running balancer: where they find it, what they print, and how they end.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::balancer::{Balancer, DEADLINE, close_code, config, node, tunnel};
+
+const NO_PROBES: &str = "health: null";
+
+/// Runs a command in the folder of the balancer, where its config is `balancer.yaml`.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mainstay")).current_dir(folder).args(arguments).output().unwrap()
+}
+
+/// The standard output of a command that ends well.
+fn said(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{arguments:?}: {out}");
+    out
+}
+
+/// The standard error of a command that ends with this code.
+fn failed(folder: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(folder, arguments);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), &b""[..]), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// The ids of the live sessions, once there are so many.
+fn ids(folder: &Path, admin: &str, count: usize) -> Vec<String> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let answer = said(folder, &["sessions", "--json", "--admin", admin]);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let sessions = answer["sessions"].as_array().unwrap();
+        if sessions.len() == count {
+            return sessions.iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect();
+        }
+        assert!(Instant::now() < end, "{answer}");
+    }
+}
+
+#[test]
+fn a_running_balancer_is_looked_at_and_a_session_is_killed() {
+    let node = node();
+    let balancer = Balancer::serving(&config(&node, "1s", NO_PROBES));
+    let (folder, admin) = (balancer.folder.path(), balancer.admin.as_str());
+    let (mut first, _node_of_first) = tunnel(&balancer, &node);
+    let id = ids(folder, admin, 1).remove(0);
+    let (_second, _node_of_second) = tunnel(&balancer, &node);
+    ids(folder, admin, 2);
+
+    let status = said(folder, &["status", "--admin", admin]);
+    let head = format!("mainstay {}, serving, up ", env!("CARGO_PKG_VERSION"));
+    assert!(status.starts_with(&head), "{status}");
+    assert!(status.contains("\n2 tunnels, 1 of 1 nodes up\n"), "{status}");
+    assert!(status.contains("\nPOOL  NODE  STATE  TUNNELS  MAX  USE  WEIGHT  RELEASE  ADDRESS"), "{status}");
+    assert!(
+        status.contains("\nchat  ws1   up           2    -    -       1  -        127.0.0.1:"),
+        "{status}"
+    );
+    let json: Value = serde_json::from_str(&said(folder, &["status", "--json", "--admin", admin])).unwrap();
+    assert_eq!(json["pools"][0]["nodes"][0]["id"], "ws1");
+
+    let sessions = said(folder, &["sessions", "--pool", "chat", "--node", "ws1", "--admin", admin]);
+    assert!(sessions.starts_with("ID  "), "{sessions}");
+    assert!(sessions.contains(&format!("\n{id}  127.0.0.1  chat  ws1 ")), "{sessions}");
+    let page = said(folder, &["sessions", "--limit", "1", "--admin", admin]);
+    assert!(page.contains("there are more: --after "), "{page}");
+
+    assert_eq!(said(folder, &["kill", &id, "--admin", admin]), format!("closing {id}\n"));
+    assert_eq!(close_code(&mut first), 1012);
+    drop(first);
+    ids(folder, admin, 1);
+    let gone = failed(folder, &["kill", &id, "--admin", admin], 1);
+    assert!(gone.contains("there is no such session"), "{gone}");
+}
+
+#[test]
+fn the_config_tells_where_the_balancer_is_even_when_it_has_become_bad() {
+    let node = node();
+    let text = config(&node, "1s", NO_PROBES).replacen("127.0.0.1:0\" }\naccess", "${ADMIN}\" }\naccess", 1);
+    let sockets = tempfile::tempdir().unwrap();
+    let socket = sockets.path().join("admin.sock");
+    let place = format!("unix:{}", socket.display());
+    let mut balancer = Balancer::start(&text, |command| {
+        command.env("ADMIN", &place);
+    });
+    balancer.wait_until_serving();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let folder = balancer.folder.path();
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+        let output = command.current_dir(folder).env("ADMIN", &place).args(arguments).output().unwrap();
+        let (out, err) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+        (output.status.code(), String::from_utf8(out).unwrap(), err)
+    };
+    let (code, effective, _) = command(&["config"]);
+    assert_eq!(code, Some(0));
+    let config: Value = serde_json::from_str(&effective).unwrap();
+    assert_eq!(
+        (&config["admin"]["address"], &config["pools"]["chat"]["load_bound"]),
+        (&place.clone().into(), &1.25.into())
+    );
+    std::fs::write(folder.join("effective.yaml"), &effective).unwrap();
+    assert_eq!(command(&["check", "-c", "effective.yaml"]).0, Some(0), "what it prints is a config");
+
+    assert_eq!(command(&["reload"]), (Some(0), "nothing has changed\n".into(), String::new()));
+    std::fs::write(folder.join("balancer.yaml"), text.replace("ws1", "ws one")).unwrap();
+    let (code, out, err) = command(&["reload"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    let lines: Vec<&str> = err.lines().collect();
+    assert!(lines[0].starts_with("mainstay: the config has faults"), "{err}");
+    assert!(lines[1].contains("balancer.yaml:5:") && lines[1].contains("id: "), "{err}");
+    assert_eq!(command(&["status"]).0, Some(0), "the config that is in effect is the one before");
+}
+
+#[test]
+fn the_token_comes_from_the_config_or_from_a_file_that_is_named() {
+    let node = node();
+    let text = config(&node, "1s", NO_PROBES).replacen(
+        "admin: { address: \"127.0.0.1:0\" }",
+        "admin: { address: \"127.0.0.1:0\", token_file: \"${TOKEN}\" }",
+        1,
+    );
+    let tokens = tempfile::tempdir().unwrap();
+    let (right, wrong) = (tokens.path().join("right"), tokens.path().join("wrong"));
+    std::fs::write(&right, "# operators\na-token-of-operators\n").unwrap();
+    std::fs::write(&wrong, "a-token-of-strangers\n").unwrap();
+    let mut balancer = Balancer::start(&text, |command| {
+        command.env("TOKEN", &right);
+    });
+    balancer.wait_until_serving();
+    let (folder, admin) = (balancer.folder.path(), balancer.admin.as_str());
+    let (right, wrong) = (right.to_str().unwrap(), wrong.to_str().unwrap());
+
+    let none = failed(folder, &["status", "--admin", admin], 1);
+    assert!(none.contains("wants a token; --token-file FILE"), "{none}");
+    let strange = failed(folder, &["status", "--admin", admin, "--token-file", wrong], 1);
+    assert!(strange.contains("wants another token"), "{strange}");
+    assert!(said(folder, &["status", "--admin", admin, "--token-file", right]).contains("serving"));
+    let output = Command::new(env!("CARGO_BIN_EXE_mainstay"))
+        .current_dir(folder)
+        .env("TOKEN", right)
+        .args(["status", "-c", "balancer.yaml", "--admin", admin])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let unreadable = failed(folder, &["status", "--admin", admin, "--token-file", "no/such"], 1);
+    assert!(unreadable.contains("the token in no/such cannot be read"), "{unreadable}");
+}
+
+#[test]
+fn who_cannot_be_asked_is_said_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let missing = failed(folder, &["status"], 1);
+    assert!(
+        missing.contains("balancer.yaml: the config cannot be read") && missing.contains("--admin"),
+        "{missing}"
+    );
+    let free = node().local_addr().unwrap().to_string();
+    let nobody = failed(folder, &["status", "--admin", &free], 1);
+    assert!(
+        nobody.starts_with(&format!("mainstay: nobody answers at {free}: connection refused")),
+        "{nobody}"
+    );
+    assert!(nobody.contains("is mainstay running?"), "{nobody}");
+    for (config, said) in [
+        ("admin: null\n", "turns the admin API off"),
+        ("admin: { address: \"127.0.0.1:0\" }\n", "--admin HOST:PORT"),
+        ("admin: { adress: x }\n", "did you mean `address`?"),
+        ("admin: [\n", "a.yaml:"),
+    ] {
+        std::fs::write(folder.join("a.yaml"), config).unwrap();
+        let fault = failed(folder, &["sessions", "-c", "a.yaml"], 1);
+        assert!(fault.contains(said), "{config}: {fault}");
+    }
+}
+
+#[test]
+fn a_command_that_is_written_wrongly_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["kill"][..],
+        &["kill", "1"],
+        &["kill", "../../api/reload"],
+        &["sessions", "--limit", "0"],
+        &["sessions", "--limit", "1001"],
+        &["sessions", "--pool", "a b"],
+        &["status", "--admin", "9090"],
+        &["status", "--admin", "http://127.0.0.1:9090"],
+        &["reload", "now"],
+    ] {
+        assert!(!failed(folder.path(), arguments, 2).is_empty(), "{arguments:?}");
+    }
+}
