@@ -179,13 +179,13 @@ fn ends(source: SocketAddr, destination: SocketAddr) -> Ends {
 }
 
 fn binary(bytes: &[u8]) -> Result<Step, HeaderFault> {
+    if let Some(version) = bytes.get(12).map(|byte| byte >> 4).filter(|version| *version != 2) {
+        return Err(HeaderFault::Unknown("version", version));
+    }
     if bytes.len() < FIXED {
         return Ok(Step::More(FIXED - bytes.len()));
     }
     let (command, family) = (bytes[12], bytes[13]);
-    if command >> 4 != 2 {
-        return Err(HeaderFault::Unknown("version", command >> 4));
-    }
     let is_local = match command & 0xf {
         0 => true,
         1 => false,

@@ -5,6 +5,7 @@ mod check;
 mod commands;
 mod ending;
 mod generate;
-mod reload;
+mod limits;
 mod rotation;
+mod reload;
 mod service;

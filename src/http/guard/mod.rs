@@ -14,6 +14,7 @@
 //! - An idle connection has no buffer here, only one timer.
 
 mod link;
+mod stall;
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -27,6 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::http::framing::{Framer, HeadFault, Step};
+
+use stall::{Taking, bought, left_of};
 
 pub use link::{InFlight, Link};
 
@@ -50,13 +53,6 @@ pub struct Rules {
     pub stall_time: Duration,
 }
 
-/// The time that a byte of a body or an answer buys: a client slower than 500 bytes a second does not want to come to
-/// an end.
-const BYTE_TIME: Duration = Duration::from_millis(2);
-/// The most time that an answer can have bought. It covers what the kernel took and the client has not: TCP itself ends
-/// a connection whose peer takes nothing at all for two minutes.
-const MOST_PATIENCE: Duration = Duration::from_secs(60 * 60);
-
 /// A client's stream that yields only sound requests.
 #[derive(Debug)]
 pub struct Guard<S> {
@@ -72,8 +68,8 @@ pub struct Guard<S> {
     timer: Option<(Wait, Pin<Box<Sleep>>)>,
     /// What is left to the body of the request of its time to stall.
     patience: Duration,
-    /// The clock of the answer: what is left to it of its time to stall, and its end while the client takes nothing.
-    taking: (Duration, Option<Pin<Box<Sleep>>>),
+    /// The clock of the answer.
+    taking: Taking,
     /// No head has been released yet.
     is_first: bool,
     /// What has become of the read side.
@@ -122,7 +118,7 @@ impl<S> Guard<S> {
             released: 0,
             timer: Some((Wait::FirstHead, Box::pin(tokio::time::sleep(rules.head_time)))),
             patience: rules.stall_time,
-            taking: (rules.stall_time, None),
+            taking: Taking::new(rules.stall_time),
             is_first: true,
             side: Side::Open,
             is_flushed: false,
@@ -164,7 +160,7 @@ impl<S> Guard<S> {
         self.is_first = false;
         self.timer = None;
         self.patience = self.rules.stall_time;
-        self.taking = (self.rules.stall_time, None);
+        self.taking = Taking::new(self.rules.stall_time);
         self.link.note_head(None);
     }
 
@@ -245,43 +241,15 @@ impl<S> Guard<S> {
         Ok(())
     }
 
-    /// What a write came to, by the clock of the answer: an error once the client has taken too little for too long.
-    fn timed(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let (patience, stall) = &mut self.taking;
-        match written {
-            Poll::Pending => {
-                let stall = stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(*patience)));
-                ready!(stall.as_mut().poll(cx));
-                Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client does not take its answer",
-                )))
-            }
-            Poll::Ready(Ok(length)) => {
-                let left = stall.take().map_or(*patience, |stall| left_of(&stall));
-                *patience = left.saturating_add(bought(length)).min(MOST_PATIENCE);
-                self.note_written();
-                Poll::Ready(Ok(length))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        }
-    }
-
     /// A client that takes what is written is not silent: an answer may still be on its way to it when the request
     /// counts as answered.
-    fn note_written(&mut self) {
-        if let Some((Wait::NextByte, sleep)) = &mut self.timer {
+    fn note_written(&mut self, written: &Poll<io::Result<usize>>) {
+        if written.is_ready()
+            && let Some((Wait::NextByte, sleep)) = &mut self.timer
+        {
             sleep.as_mut().reset(Instant::now() + self.rules.keep_alive);
         }
     }
-}
-
-fn left_of(sleep: &Sleep) -> Duration {
-    sleep.deadline().saturating_duration_since(Instant::now())
-}
-
-fn bought(length: usize) -> Duration {
-    BYTE_TIME.saturating_mul(u32::try_from(length).unwrap_or(u32::MAX))
 }
 
 impl<S: AsyncRead + Unpin> Guard<S> {
@@ -370,7 +338,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         let written = Pin::new(&mut guard.stream).poll_write(cx, bytes);
-        guard.timed(written, cx)
+        guard.note_written(&written);
+        guard.taking.timed(written, cx)
     }
 
     fn poll_write_vectored(
@@ -380,7 +349,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         let written = Pin::new(&mut guard.stream).poll_write_vectored(cx, slices);
-        guard.timed(written, cx)
+        guard.note_written(&written);
+        guard.taking.timed(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -390,7 +360,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let guard = self.get_mut();
         let flushed = Pin::new(&mut guard.stream).poll_flush(cx);
-        ready!(guard.timed(flushed.map_ok(|()| 0), cx))?;
+        ready!(guard.taking.timed(flushed.map_ok(|()| 0), cx))?;
         // Hyper flushes the stream only after it has written all that it had.
         let is_last = matches!(guard.side, Side::Sealed | Side::Upgrading);
         if is_last && !guard.is_flushed && guard.link.poll_answered(cx).is_ready() {
