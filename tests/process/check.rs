@@ -36,3 +36,30 @@ fn a_command_that_is_none_ends_with_2() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn files_that_are_made_to_hurt_are_refused_with_one_line() {
+    const NODES: &str = "nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }]";
+    let large = "the file is larger than 1 MiB; a config is never that large";
+    let many = "more than 100000 values, with what the aliases stand for";
+    let hostile = [
+        (" ".repeat(10 << 20), format!("f: {large}")),
+        (format!("#{}\npools: {{ p: {{ {NODES} }} }}\n", "x".repeat(10 << 20)), format!("f: {large}")),
+        ("- a\n".repeat(200_000), format!("f:100001:3: {many}")),
+        (
+            format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(1_000), "*a,".repeat(1_000)),
+            format!("f:2:296: {many}"),
+        ),
+        (
+            format!(
+                "pools: {{ p: {{ {NODES} }} }}\nroutes: [{{ pool: p, path: {} }}]\n",
+                "/".repeat(900_000)
+            ),
+            "f:2:27: path: a path of 900000 bytes; write one of at most 1024".into(),
+        ),
+    ];
+    for (text, expected) in hostile {
+        let faults = resolve("f", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap_err();
+        assert_eq!(faults.to_string(), expected);
+    }
+}

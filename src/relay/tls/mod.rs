@@ -6,7 +6,7 @@
 //! only in who may send a ticket and who may wish to renegotiate. A fault of the peer is a value: it is told by an
 //! alert, and from then on nothing is opened and nothing sealed.
 //!
-//! A side is about 300 bytes, and holds no AEAD context ([`contexts`]).
+//! A side is about 300 bytes, and holds no AEAD context (`contexts`).
 
 pub mod alert;
 mod contexts;
