@@ -23,14 +23,16 @@ pub struct Balancer {
     child: Child,
     /// Where it listens on loopback.
     pub port: u16,
+    /// The same over TLS.
+    pub secure_port: u16,
 }
 
 impl Balancer {
     /// Starts it in front of `node` and waits until it serves; `NotFound` when it is not installed.
     pub fn start(kind: Kind, node: u16, folder: &Path) -> io::Result<Self> {
-        let port = free_port()?;
+        let (port, secure_port) = (free_port()?, free_port()?);
         let file = folder.join(format!("{kind:?}.conf"));
-        fs::write(&file, config(kind, port, node, folder))?;
+        fs::write(&file, config(kind, [port, secure_port], node, folder))?;
         let mut command = match kind {
             Kind::Mainstay => Command::new(env!("CARGO_BIN_EXE_mainstay")),
             Kind::Nginx => Command::new("nginx"),
@@ -38,7 +40,7 @@ impl Balancer {
         };
         command.arg(if matches!(kind, Kind::HaProxy) { "-f" } else { "-c" }).arg(&file);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let mut balancer = Self { kind, child, port };
+        let mut balancer = Self { kind, child, port, secure_port };
         balancer.wait_until_it_serves()?;
         Ok(balancer)
     }
@@ -104,11 +106,12 @@ impl Drop for Balancer {
 }
 
 /// What an operator would write for one node, with the limits raised.
-fn config(kind: Kind, port: u16, node: u16, folder: &Path) -> String {
+fn config(kind: Kind, [port, secure]: [u16; 2], node: u16, folder: &Path) -> String {
     let folder = folder.display();
     match kind {
         Kind::Mainstay => format!(
-            "listeners: [{{ address: \"127.0.0.1:{port}\" }}]\nadmin: null\naccess_log: {{ format: off }}\n\
+            "listeners:\n  - address: \"127.0.0.1:{port}\"\n  - address: \"127.0.0.1:{secure}\"\n    \
+             tls: {{ certificates: [{{ cert: {folder}/chain.pem, key: {folder}/key.pem }}] }}\nadmin: null\naccess_log: {{ format: off }}\n\
              pools:\n  bench:\n    nodes: [{{ id: ws1, address: \"127.0.0.1:{node}\" }}]\n    health: {{ tcp: {{}} }}\n"
         ),
         Kind::Nginx => format!(
@@ -116,14 +119,16 @@ fn config(kind: Kind, port: u16, node: u16, folder: &Path) -> String {
              error_log {folder}/nginx.log;\nevents {{ worker_connections 7000; }}\nhttp {{\n  access_log off;\n\
              client_body_temp_path {folder}/b;\n  proxy_temp_path {folder}/p;\n  fastcgi_temp_path {folder}/f;\n\
              uwsgi_temp_path {folder}/u;\n  scgi_temp_path {folder}/s;\n\
-             upstream bench {{ ip_hash; server 127.0.0.1:{node}; }}\n  server {{\n    listen 127.0.0.1:{port};\n\
+             upstream bench {{ ip_hash; server 127.0.0.1:{node}; }}\n  server {{\n    listen 127.0.0.1:{port};\n    listen 127.0.0.1:{secure} ssl;\n    \
+             ssl_certificate {folder}/chain.pem;\n    ssl_certificate_key {folder}/key.pem;\n    \
+             ssl_protocols TLSv1.3;\n    \
              location / {{\n      proxy_pass http://bench;\n      proxy_http_version 1.1;\n\
              proxy_set_header Upgrade $http_upgrade;\n      proxy_set_header Connection \"upgrade\";\n\
              proxy_set_header Host $host;\n      proxy_read_timeout 7d;\n      proxy_send_timeout 7d;\n    }}\n  }}\n}}\n"
         ),
         Kind::HaProxy => format!(
             "global\n  nbthread 2\n  maxconn 6000\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 1h\n\
-             timeout server 1h\n  timeout tunnel 1h\nfrontend in\n  bind 127.0.0.1:{port}\n  default_backend bench\n\
+             timeout server 1h\n  timeout tunnel 1h\nfrontend in\n  bind 127.0.0.1:{port}\n  bind 127.0.0.1:{secure} ssl crt {folder}/both.pem\n  default_backend bench\n\
              backend bench\n  balance source\n  hash-type consistent\n  server ws1 127.0.0.1:{node} check\n"
         ),
     }

@@ -1,5 +1,5 @@
 //! The whole balancer beside nginx and HAProxy, as their users run them: CPU time per WebSocket handshake and per
-//! echoed message, and private memory per idle tunnel.
+//! echoed message, and private memory per idle tunnel, plain and over TLS.
 //!
 //! `cargo bench --bench end_to_end`. Each of those that is installed stands in front of the same echo node with two
 //! workers or threads; what is not installed is left out. The CPU time is that of all threads of all processes of the
@@ -8,6 +8,7 @@
 
 mod balancer;
 mod node;
+mod secure;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -38,6 +39,7 @@ fn main() -> io::Result<()> {
     }
     let node = Node::start()?;
     let folder = tempfile::tempdir()?;
+    let clients = secure::issue(folder.path())?;
     let mut balancers: Vec<Balancer> = Vec::new();
     for kind in [Kind::Mainstay, Kind::Nginx, Kind::HaProxy] {
         match Balancer::start(kind, node.port, folder.path()) {
@@ -48,7 +50,8 @@ fn main() -> io::Result<()> {
     }
     memory(&balancers)?;
     handshakes(&balancers)?;
-    SIZES.iter().try_for_each(|(payload, echoes)| messages(&balancers, *payload, *echoes))
+    SIZES.iter().try_for_each(|(payload, echoes)| messages(&balancers, *payload, *echoes))?;
+    clients.measure(&balancers)
 }
 
 fn raise_descriptors() -> io::Result<()> {
