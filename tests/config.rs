@@ -294,8 +294,7 @@ fn a_certificate_is_asked_for_its_time_and_warned_of_two_weeks_before_its_end() 
     let text = "listeners: [{ address: \"127.0.0.1:0\", tls: { certificates: [\
         { cert: tests/config/papers/site.pem, key: tests/config/papers/site.key }] } }]\n\
         pools: { a: { nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }] } }";
-    let at = |now| resolve_at("t.yaml", now, text.as_bytes(), &|_| None, &|path| fs::read(path));
-    let said = |now| match at(now) {
+    let said = |now| match resolve_at("t.yaml", now, text.as_bytes(), &|_| None, &|path| fs::read(path)) {
         Ok(config) => config.warnings.iter().map(|warning| warning.message.clone()).collect::<Vec<_>>(),
         Err(faults) => faults.list().iter().map(|fault| fault.message.clone()).collect(),
     };
@@ -305,7 +304,6 @@ fn a_certificate_is_asked_for_its_time_and_warned_of_two_weeks_before_its_end() 
     assert_eq!(said(end + 1), [format!("{path} expired on 2120-01-01; renew it")]);
     let early = format!("{path} is not valid before 2020-01-01; look at the clock of this machine");
     assert_eq!(said(begin - 1), [early]);
-    assert!(at(end).is_ok() && at(end + 1).is_err() && at(begin - 1).is_err());
 }
 
 #[test]

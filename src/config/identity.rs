@@ -15,6 +15,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
+use zeroize::Zeroize;
 
 /// A certificate that ends sooner than this is warned of. Most authorities renew 30 days before.
 const SOON: i64 = 14 * 86_400;
@@ -202,7 +203,7 @@ impl Signer {
     ///
     /// What is wrong with it; nothing of the key is in there.
     pub(super) fn parse(pem: &[u8]) -> Result<Self, String> {
-        let der = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        let mut der = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
             pem::Error::NoItemsFound if has(pem, "ENCRYPTED PRIVATE KEY") => {
                 "the key in it is encrypted; write it without a passphrase (`openssl pkey -in OLD -out NEW`)"
                     .to_owned()
@@ -212,10 +213,12 @@ impl Signer {
             }
             _ => "it is no sound PEM; copy the file anew".into(),
         })?;
-        let signer = any_supported_type(&der).map_err(
+        let (signer, digest) = (any_supported_type(&der), digest_of([der.secret_der()].into_iter()));
+        der.zeroize();
+        let signer = signer.map_err(
             |_| "the key in it cannot be used; write an RSA, ECDSA (P-256 to P-521) or Ed25519 key",
         )?;
-        Ok(Self { signer, digest: digest_of([der.secret_der()].into_iter()) })
+        Ok(Self { signer, digest })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderName;
+use zeroize::Zeroizing;
 
 use super::reader::{Section, Value};
 use super::units::duration;
@@ -180,10 +181,10 @@ fn max_age(value: &Value) -> Option<Duration> {
 pub(super) fn key_ring(value: &Value) -> Option<KeyRing> {
     let path = value.text("the path of a secret file, or null")?;
     let text = match (value.reader.read)(Path::new(path)) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not text".to_owned()),
+        Ok(bytes) => Ok(Zeroizing::new(bytes)),
         Err(error) => Err(format!("it cannot be read: {error}")),
     };
-    let ring = text.and_then(|text| KeyRing::parse(&text));
+    let ring = text.and_then(|bytes| KeyRing::parse(str::from_utf8(&bytes).map_err(|_| "not text")?));
     ring.map_err(|message| value.fault(format_args!("{path}: {message}"))).ok()
 }
 

@@ -14,6 +14,8 @@ mod plain;
 mod play;
 mod pressure;
 mod proxy_protocol;
+mod records;
 mod scrape;
 mod tls;
+mod tls_nodes;
 mod reload;

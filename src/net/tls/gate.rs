@@ -37,7 +37,7 @@ impl<S> Gate<S> {
     }
 
     /// The stream behind the gate.
-    pub fn get_ref(&self) -> &S {
+    pub fn stream(&self) -> &S {
         &self.stream
     }
 

@@ -73,7 +73,7 @@ impl Secured {
 
     /// The stream below.
     pub fn below(&self) -> &Stream {
-        self.stream.get_ref().0.get_ref()
+        self.stream.get_ref().0.stream()
     }
 
     /// The subject of the peer's certificate (RFC 4514), if it had to show one.

@@ -804,7 +804,7 @@ mod tests {
             Self { peer, side: Side::new(departed((version, suite), tx, rx), role).0 }
         }
 
-        fn from_peer(&mut self) -> Vec<u8> {
+        fn peer_sends(&mut self) -> Vec<u8> {
             let mut wire = Vec::new();
             while self.peer.wants_write() {
                 self.peer.write_tls(&mut wire).unwrap();
@@ -812,7 +812,7 @@ mod tests {
             wire
         }
 
-        fn to_peer(&mut self, mut wire: &[u8]) -> (Vec<u8>, Result<(), rustls::Error>) {
+        fn peer_reads(&mut self, mut wire: &[u8]) -> (Vec<u8>, Result<(), rustls::Error>) {
             let (mut read, mut end) = (Vec::new(), Ok(()));
             while !wire.is_empty() && end.is_ok() {
                 self.peer.read_tls(&mut wire).unwrap();
@@ -861,48 +861,48 @@ mod tests {
                 match *act {
                     Act::PeerSays(len) => {
                         rig.peer.writer().write_all(&bytes(len)).unwrap();
-                        let wire = rig.from_peer();
+                        let wire = rig.peer_sends();
                         let heard = wire.chunks(cut).map(|piece| hear(&mut rig.side, piece)).collect::<Vec<_>>();
                         let plain = heard.iter().flat_map(|(plain, _)| plain.clone()).collect::<Vec<_>>();
                         prop_assert_eq!(plain, bytes(len));
                         for (_, answer) in heard {
-                            prop_assert_eq!(rig.to_peer(&answer), (vec![], Ok(())));
+                            prop_assert_eq!(rig.peer_reads(&answer), (vec![], Ok(())));
                         }
                     }
                     Act::WeSay(len) => {
                         let wire = sealed(&mut rig.side, &bytes(len));
-                        prop_assert_eq!(rig.to_peer(&wire), (bytes(len), Ok(())));
+                        prop_assert_eq!(rig.peer_reads(&wire), (bytes(len), Ok(())));
                     }
                     Act::PeerUpdates if suite.tls13().is_some() => rig.peer.refresh_traffic_keys().unwrap(),
                     Act::WeUpdate if suite.tls13().is_some() => {
                         let wire = update(&mut rig.side);
-                        prop_assert_eq!(rig.to_peer(&wire), (vec![], Ok(())));
+                        prop_assert_eq!(rig.peer_reads(&wire), (vec![], Ok(())));
                     }
                     _ => {}
                 }
             }
-            let rest = rig.from_peer();
+            let rest = rig.peer_sends();
             let (_, answer) = hear(&mut rig.side, &rest);
-            prop_assert_eq!(rig.to_peer(&answer).1, Ok(()));
+            prop_assert_eq!(rig.peer_reads(&answer).1, Ok(()));
             if politely {
                 rig.peer.send_close_notify();
-                let wire = rig.from_peer();
+                let wire = rig.peer_sends();
                 prop_assert_eq!(hear(&mut rig.side, &wire), (vec![], vec![]));
                 prop_assert_eq!(rig.side.heard(), Heard::Goodbye);
                 let mut bye = Vec::new();
                 rig.side.part(&mut bye);
-                prop_assert_eq!(rig.to_peer(&bye), (vec![], Ok(())));
+                prop_assert_eq!(rig.peer_reads(&bye), (vec![], Ok(())));
                 prop_assert_eq!(rig.peer.reader().read(&mut [0; 1]).ok(), Some(0));
             } else {
                 rig.peer.writer().write_all(&[7; 60]).unwrap();
-                let mut wire = rig.from_peer();
+                let mut wire = rig.peer_sends();
                 // In what is protected, so that a whole record is there and wrong.
                 let at = 40 + bit % (8 * (wire.len() - 5));
                 wire[at / 8] ^= 1 << (at % 8);
                 let (plain, alert) = hear(&mut rig.side, &wire);
                 prop_assert_eq!((plain, rig.side.heard()), (vec![], Heard::Fault(Fault::BadRecord)));
                 let told = rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac);
-                prop_assert_eq!(rig.to_peer(&alert), (vec![], Err(told)));
+                prop_assert_eq!(rig.peer_reads(&alert), (vec![], Err(told)));
             }
         }
     }
