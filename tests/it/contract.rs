@@ -24,6 +24,7 @@ pub const CONTRACT: &[Metric] = &[
     Metric { name: "mainstay_config_generation", kind: "gauge", labels: &[] },
     Metric { name: "mainstay_config_reloads_total", kind: "counter", labels: &["result"] },
     Metric { name: "mainstay_config_last_reload_success", kind: "gauge", labels: &[] },
+    Metric { name: "mainstay_connections_refused_total", kind: "counter", labels: &["reason"] },
     Metric { name: "mainstay_access_log_dropped_total", kind: "counter", labels: &[] },
     Metric { name: "mainstay_build_info", kind: "gauge", labels: &["version"] },
     Metric { name: "process_cpu_seconds_total", kind: "counter", labels: &[] },
@@ -45,6 +46,7 @@ pub const VALUES: &[(&str, &[&str])] = &[
     ("state", &["up", "down", "draining", "removed"]),
     ("result", &["upgraded", "refused", "failed", "limited", "ok", "applied", "rejected"]),
     ("source", &["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"]),
+    ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
     ("outcome", &["kept", "moved", "hashed", "placed"]),
 ];
 
