@@ -28,7 +28,7 @@ use crate::pool::{Address, Node, State};
 /// How long an unused connection is kept: less than the 5 s after which Node.js closes it.
 const KEPT: Duration = Duration::from_secs(4);
 /// The most bytes of an answer's head; also what is read ahead of a client that takes its answer slowly.
-const LARGEST_HEAD: usize = 64 << 10;
+pub const LARGEST_HEAD: usize = 64 << 10;
 /// Unused connections kept per node.
 const MOST_KEPT: usize = 256;
 
