@@ -7,13 +7,14 @@
 //!
 //! # The life of a connection
 //!
-//! 1. accept: the listener takes the connection.
+//! 1. accept: a place among the connections ([`net::places`]), the PROXY header ([`net::proxy_protocol`]), a place among
+//!    those of its client.
 //! 2. TLS: certificate by host, client certificate, tickets, within `limits.head_time` ([`net::tls`]).
 //! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::guard`]).
-//! 4. route: host and path name a pool ([`route`]).
+//! 4. route: host and path name a pool, and the page's origin is one of the route's ([`route`]).
 //! 5. affinity: cookie, Socket.IO sid, header, query or client address gives a pin or a key ([`affinity`]).
 //! 6. pick: the candidates in order of preference ([`pool::pick`]).
-//! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
+//! 7. a turn among the handshakes ([`pace`]), then dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
 //! 9. adopt: TLS leaves rustls ([`net::tls::leave`]); both sockets, its keys and the bytes already read go to the relay
 //!    thread with the fewest tunnels.

@@ -214,6 +214,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 10);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         assert_eq!(socket.tcp_user_timeout().unwrap().unwrap().as_secs(), 120);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 << 10);
     }
 
     #[tokio::test]

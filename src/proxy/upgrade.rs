@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 
 use super::accept::Connection;
 use super::session::Session;
+use super::upstream::LARGEST_HEAD;
 use super::{Front, State};
 use crate::http::reply::Failure;
 use crate::http::{Body, headers};
@@ -125,7 +126,9 @@ async fn ask(
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = fields.clone();
     let bad = |error: hyper::Error| Failure::BadAnswer(format!("the node's answer broke off: {error}"));
-    let (mut sender, mut http) = http1::handshake(TokioIo::new(stream)).await.map_err(bad)?;
+    let mut http = http1::Builder::new();
+    http.max_buf_size(LARGEST_HEAD);
+    let (mut sender, mut http) = http.handshake(TokioIo::new(stream)).await.map_err(bad)?;
     let mut answer = Box::pin(sender.send_request(request));
     let answer = tokio::select! {
         answer = &mut answer => answer,

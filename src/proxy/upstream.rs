@@ -27,6 +27,8 @@ use crate::pool::{Address, Node, State};
 
 /// How long an unused connection is kept: less than the 5 s after which Node.js closes it.
 const KEPT: Duration = Duration::from_secs(4);
+/// The most bytes of an answer's head; also what is read ahead of a client that takes its answer slowly.
+pub const LARGEST_HEAD: usize = 64 << 10;
 /// Unused connections kept per node.
 const MOST_KEPT: usize = 256;
 
@@ -242,7 +244,9 @@ impl Upstream {
             }
         }
         let stream = self.dial(ends).await?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let mut http = http1::Builder::new();
+        http.max_buf_size(LARGEST_HEAD);
+        let handshake = http.handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
             handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
         tasks.spawn(async move {

@@ -47,6 +47,7 @@ pub const VALUES: &[(&str, &[&str])] = &[
     ("result", &["upgraded", "refused", "failed", "limited", "ok", "applied", "rejected"]),
     ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
     ("source", &["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"]),
+    ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
     ("outcome", &["kept", "moved", "hashed", "placed"]),
 ];
 

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_rustls::TlsConnector;
 
 use crate::limits::{node, refused, with};
+use crate::papers::Papers;
 use crate::play::{REQUEST, Raw, YES, client, masked, not_soon, plain, run, soon};
+use crate::tls::SITE;
 
 /// Version 2 from 192.0.2.9:4000 to 198.51.100.1:443, with an extension behind the addresses.
 fn v2() -> Vec<u8> {
@@ -191,6 +194,33 @@ async fn both_at_once_pass_the_clients_address_through() {
     at_node.expect(V1).await;
     let head = at_node.head().await;
     assert!(head.contains("x-forwarded-for: 192.0.2.9\r\n"), "{head}");
+    at_node.send(YES).await;
+    assert!(proxy.head().await.starts_with("HTTP/1.1 101 "));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_header_stands_before_tls_on_both_sides() {
+    let papers = Papers::new();
+    papers.issue("site", &["site.example"]);
+    papers.issue("node", &["node.example"]);
+    let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pool = "    send_proxy_protocol: v1\n    tls: { ca: DIR/ca.pem, server_name: node.example }\n\
+                trusted_proxies: [127.0.0.1]\n";
+    let app = papers.start(&format!("{SITE}, proxy_protocol: true"), &node, pool).await;
+    let mut proxy = client(&app).await;
+    proxy.send(V1).await;
+    let connector = TlsConnector::from(papers.client(rustls::ALL_VERSIONS, None));
+    let name = "site.example".try_into().unwrap();
+    let mut proxy = Raw(soon(connector.connect(name, proxy.0)).await.unwrap());
+    proxy.send(REQUEST).await;
+    let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
+    at_node.expect(V1).await;
+    let mut at_node = Raw(soon(papers.node("node", false).accept(at_node.0)).await.unwrap());
+    let head = at_node.head().await;
+    for field in ["x-forwarded-for: 192.0.2.9\r\n", "x-forwarded-proto: https\r\n"] {
+        assert!(head.contains(field), "{head}");
+    }
     at_node.send(YES).await;
     assert!(proxy.head().await.starts_with("HTTP/1.1 101 "));
     app.stop().await;

@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep};
 /// an end.
 const BYTE_TIME: Duration = Duration::from_millis(2);
 /// The most time that an answer can have bought, in times to stall. What the kernel took counts before the client has
-/// taken it; an honest one may need minutes for that, and nobody needs an hour.
-const MOST_BOUGHT: u32 = 10;
+/// taken it: a client of 500 bytes a second has a write wait some two minutes for the 64 KiB that make room again.
+const MOST_BOUGHT: u32 = 4;
 
 /// The time that `length` bytes buy.
 pub(super) fn bought(length: usize) -> Duration {
