@@ -241,3 +241,40 @@ fn i9_300_tunnels_live_through_200_reloads() {
     balancer.signal(Signal::TERM);
     assert_eq!(balancer.exit_code(), 0);
 }
+
+/// A certificate for `localhost` with its key, in one file, so that both are replaced at once.
+fn issue(path: &Path) {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    rename(path, &(issued.cert.pem() + &issued.signing_key.serialize_pem()));
+}
+
+#[test]
+fn i9_tunnels_live_through_50_new_certificates() {
+    const ROUNDS: usize = 50;
+    let papers = tempfile::tempdir().unwrap();
+    let both = papers.path().join("both.pem");
+    issue(&both);
+    let fleet = Fleet { stay: (0..4).map(|_| node()).collect(), guest: node() };
+    let file = both.display();
+    let secure = format!(
+        ", {{ address: \"[::1]:0\", tls: {{ certificates: [{{ cert: {file}, key: {file} }}] }} }}]\nadmin:"
+    );
+    let text = fleet.text(0, false).replacen("]\nadmin:", &secure, 1);
+    let mut balancer = Balancer::serving(&text);
+    let index = |at: usize| at % 4;
+    let mut tunnels: Vec<_> =
+        (0..20).map(|at| tunnel(&balancer, &format!("n{}", index(at)), &fleet.stay[index(at)])).collect();
+    for round in 1..=ROUNDS {
+        issue(&both);
+        let answer = reload(&balancer);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("replaced"), "{answer}");
+        says_something(&mut tunnels[round % 20]);
+    }
+    tunnels.iter_mut().for_each(says_something);
+    let metrics = balancer.admin("/metrics");
+    assert!(!metrics.contains("mainstay_closes_total{"), "a close that nobody asked for: {metrics}");
+    assert_eq!(metric(&balancer, "mainstay_config_reloads_total{result=\"rejected\"}"), 0);
+    drop(tunnels);
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.exit_code(), 0);
+}
