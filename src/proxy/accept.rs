@@ -75,10 +75,11 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
                     Some(place) => {
                         front.tasks.spawn(serve(shared, entrance, Arrival::new(stream, peer, place)));
                     }
+                    // Decided here and not in a task: the sockets of those who are only closed would pile up.
                     None => {
-                        front.tasks.spawn(async move {
-                            entrance.send_away(&shared, stream, Failure::TooMany).await;
-                        });
+                        if let Some(telling) = entrance.send_away(&shared, stream, Failure::TooMany) {
+                            front.tasks.spawn(telling);
+                        }
                     }
                 }
             }

@@ -62,7 +62,9 @@ impl Entrance {
         let most = if is_trusted(arrival.ends.source.ip(), &state.trusted) { 0 } else { most };
         drop(state);
         if !arrival.place.claim(arrival.ends.source.ip(), most) {
-            self.send_away(front, arrival.stream, Failure::TooManyOfClient).await;
+            if let Some(telling) = self.send_away(front, arrival.stream, Failure::TooManyOfClient) {
+                telling.await;
+            }
             return None;
         }
         if let Some(terminator) = self.tls.load_full() {
@@ -73,17 +75,28 @@ impl Entrance {
     }
 
     /// Ends a connection that there is no room for. Where that costs no TLS handshake, and not too many are being
-    /// told already, it is told why.
-    pub(super) async fn send_away(&self, front: &Front, mut stream: Stream, failure: Failure) {
+    /// told already, what is given tells it why; all others are closed here and now.
+    pub(super) fn send_away(
+        &self,
+        front: &Front,
+        mut stream: Stream,
+        failure: Failure,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
         tracing::debug!(peer = ?stream.peer(), %failure, "connection sent away");
         let refusal = if failure == Failure::TooMany { Refusal::Connections } else { Refusal::PerClient };
         front.metrics.refuse(refusal);
-        let Ok(_told) = front.admission.told.try_acquire() else { return };
-        let answer = failure.unasked(front.next_id());
-        // The socket's buffer is empty, so this does not wait.
-        if self.tls.load().is_none() && stream.write_all(answer.as_bytes()).await.is_ok() {
-            linger(stream).await;
+        if self.tls.load().is_some() {
+            return None;
         }
+        let told = Arc::clone(&front.admission.told).try_acquire_owned().ok()?;
+        let answer = failure.unasked(front.next_id());
+        Some(async move {
+            // The socket's buffer is empty, so this does not wait.
+            if stream.write_all(answer.as_bytes()).await.is_ok() {
+                linger(stream).await;
+            }
+            drop(told);
+        })
     }
 }
 
