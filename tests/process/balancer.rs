@@ -190,6 +190,11 @@ impl Raw {
         self.0.write_all(bytes.as_ref()).unwrap();
     }
 
+    /// Breaks the connection off: the other side sees a reset, not an end.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// Reads a head and nothing behind it.
     pub fn head(&mut self) -> String {
         let mut head = Vec::new();
