@@ -11,6 +11,7 @@ pub mod load;
 pub mod pages;
 pub mod probe;
 pub mod report;
+pub mod upgrade;
 pub mod watch;
 
 pub use apply::{Reload, ServeAdmin};

@@ -4,6 +4,7 @@
 
 pub mod dial;
 pub mod files;
+pub mod handover;
 pub mod inherit;
 pub mod listen;
 pub mod places;

@@ -1,0 +1,2 @@
+//! Replacing the binary with every connection kept.
+pub mod steps;

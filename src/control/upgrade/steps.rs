@@ -1,0 +1,415 @@
+//! Who owns a batch of tunnels while it goes from the old process to the new one; no I/O.
+//!
+//! The old process owns its tunnels until it has heard that the new one holds them; the new one owns what it holds from
+//! the old one's word on, or from its end. Two things make that enough, and whoever runs these machines has to keep
+//! them:
+//!
+//! - The old process, once it has offered a batch, takes it back only when the new process is dead: killed and waited
+//!   for, which a parent can. So it does not matter what the new one heard, or said too late.
+//! - The old process never closes the socket while it may still use an offered batch. So to the new one the end of the
+//!   socket means that nobody else is left who could use what came.
+//!
+//! The test explores every order of steps, deaths and messages of the two.
+
+/// What the old process is to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Giver {
+    /// It carries the tunnels.
+    Owns,
+    /// They are frozen and on their way; nobody carries them.
+    Offered,
+    /// The same, and the new process is being killed.
+    Revoking,
+    /// It has let go of them for ever.
+    Gave,
+}
+
+/// What the old process hears of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Heard {
+    /// The new process holds the whole batch.
+    Held,
+    /// The new process refuses, is late, or cannot be reached.
+    Fault,
+    /// The new process has ended, for certain.
+    Dead,
+}
+
+/// What the old process has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Give {
+    /// Nothing.
+    Nothing,
+    /// Kill the new process, wait for its end, and say that it is dead.
+    Kill,
+    /// Carry the tunnels again.
+    Resume,
+    /// Close its descriptors, forget the keys, and then say go.
+    LetGo,
+}
+
+impl Giver {
+    /// A batch that has been frozen and is being sent.
+    pub fn offering() -> Self {
+        Self::Offered
+    }
+
+    /// Something was heard.
+    pub fn hear(&mut self, heard: Heard) -> Give {
+        let (next, give) = match (*self, heard) {
+            (Self::Offered, Heard::Held) => (Self::Gave, Give::LetGo),
+            (Self::Offered, Heard::Fault) => (Self::Revoking, Give::Kill),
+            (Self::Offered | Self::Revoking, Heard::Dead) => (Self::Owns, Give::Resume),
+            // Too late: it is being killed, and has not heard go.
+            (same, _) => (same, Give::Nothing),
+        };
+        *self = next;
+        give
+    }
+}
+
+/// What the new process is to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Taker {
+    /// Not all of it is here.
+    Waits,
+    /// All of it is here, and no byte of it is touched.
+    Holds,
+    /// It carries the tunnels.
+    Owns,
+    /// It does not get them.
+    Without,
+}
+
+/// What the new process hears of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Came {
+    /// The whole batch.
+    Whole,
+    /// The old process's word that it has let go.
+    Go,
+    /// The end of the socket.
+    End,
+}
+
+/// What the new process has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Take {
+    /// Nothing.
+    Nothing,
+    /// Say that it holds the batch.
+    SayHeld,
+    /// Carry the tunnels.
+    Carry,
+    /// Close what came of it.
+    Discard,
+}
+
+impl Taker {
+    /// Nothing has come yet.
+    pub fn waiting() -> Self {
+        Self::Waits
+    }
+
+    /// Something came.
+    pub fn hear(&mut self, came: Came) -> Take {
+        let (next, take) = match (*self, came) {
+            (Self::Waits, Came::Whole) => (Self::Holds, Take::SayHeld),
+            (Self::Waits, Came::End) => (Self::Without, Take::Discard),
+            (Self::Holds, Came::Go | Came::End) => (Self::Owns, Take::Carry),
+            (same, _) => (same, Take::Nothing),
+        };
+        *self = next;
+        take
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashSet, VecDeque};
+
+    use super::*;
+
+    /// One step that a process has decided on and not done yet: it can die before each.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum Todo {
+        Freeze,
+        SendBatch,
+        Kill,
+        Resume,
+        CloseDescriptors,
+        SayGo,
+        SayHeld,
+        Carry,
+        Discard,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum Life {
+        Lives,
+        /// It has been killed, and may do some steps yet before it feels it.
+        Dying,
+        Dead,
+    }
+
+    /// The two processes and the socket between them. `carries` is the truth about who touches the sockets, apart from
+    /// what the machines believe.
+    #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+    struct World {
+        giver: Giver,
+        taker: Taker,
+        old: Life,
+        new: Life,
+        old_todo: VecDeque<Todo>,
+        new_todo: VecDeque<Todo>,
+        to_new: VecDeque<Came>,
+        to_old: VecDeque<Heard>,
+        old_carries: bool,
+        new_carries: bool,
+        /// The old process has its descriptors still, so it could carry again.
+        old_has: bool,
+        /// Faults that the old process may imagine: a late or lost answer.
+        late: u8,
+        /// Batches that have still to move.
+        left: u8,
+        /// Deaths that nobody in the game caused.
+        crashes: u8,
+    }
+
+    impl World {
+        fn start() -> Self {
+            Self {
+                giver: Giver::Owns,
+                taker: Taker::Waits,
+                old: Life::Lives,
+                new: Life::Lives,
+                old_todo: [Todo::Freeze, Todo::SendBatch].into(),
+                new_todo: VecDeque::new(),
+                to_new: VecDeque::new(),
+                to_old: VecDeque::new(),
+                old_carries: true,
+                new_carries: false,
+                old_has: true,
+                late: 1,
+                left: 1,
+                crashes: 2,
+            }
+        }
+
+        /// Every world that one step makes of this one.
+        fn next(&self) -> Vec<Self> {
+            let mut next = Vec::new();
+            let mut on = |step: &dyn Fn(&mut Self)| {
+                let mut world = self.clone();
+                step(&mut world);
+                next.push(world);
+            };
+            if self.old == Life::Lives {
+                self.old_steps(&mut on);
+            }
+            if self.new != Life::Dead {
+                self.new_steps(&mut on);
+            }
+            if self.new == Life::Dying {
+                on(&Self::new_dies);
+            }
+            if self.crashes > 0 {
+                if self.old == Life::Lives {
+                    on(&|world| {
+                        world.crashes -= 1;
+                        world.old = Life::Dead;
+                        (world.old_carries, world.old_has) = (false, false);
+                        world.old_todo.clear();
+                        world.to_old.clear();
+                    });
+                }
+                if self.new != Life::Dead {
+                    on(&|world| {
+                        world.crashes -= 1;
+                        world.new_dies();
+                    });
+                }
+            }
+            next
+        }
+
+        fn new_dies(&mut self) {
+            self.new = Life::Dead;
+            self.new_carries = false;
+            self.new_todo.clear();
+            self.to_new.clear();
+        }
+
+        fn old_steps(&self, on: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+            if !self.old_todo.is_empty() {
+                on(&Self::old_does);
+                return;
+            }
+            if !self.to_old.is_empty() {
+                on(&|world| {
+                    let heard = world.to_old.pop_front().unwrap();
+                    world.old_hears(heard);
+                });
+            }
+            // It sees the end of the socket only behind all that came before, and then makes sure of the death.
+            if self.new == Life::Dead && self.to_old.is_empty() && self.giver == Giver::Offered {
+                on(&|world| world.old_hears(Heard::Fault));
+            }
+            if self.late > 0 && self.giver == Giver::Offered {
+                on(&|world| {
+                    world.late -= 1;
+                    world.old_hears(Heard::Fault);
+                });
+            }
+            if self.giver == Giver::Revoking && self.new == Life::Dead {
+                on(&|world| world.old_hears(Heard::Dead));
+            }
+        }
+
+        fn old_hears(&mut self, heard: Heard) {
+            match self.giver.hear(heard) {
+                Give::Nothing => {}
+                Give::Kill => self.old_todo.push_back(Todo::Kill),
+                Give::Resume => self.old_todo.push_back(Todo::Resume),
+                Give::LetGo => self.old_todo.extend([Todo::CloseDescriptors, Todo::SayGo]),
+            }
+        }
+
+        fn old_does(&mut self) {
+            match self.old_todo.pop_front().unwrap() {
+                Todo::Freeze => {
+                    self.old_carries = false;
+                    self.giver = Giver::offering();
+                }
+                Todo::SendBatch if self.new != Life::Dead => self.to_new.push_back(Came::Whole),
+                Todo::SayGo if self.new != Life::Dead => self.to_new.push_back(Came::Go),
+                Todo::SendBatch | Todo::SayGo => {}
+                Todo::Kill if self.new == Life::Lives => self.new = Life::Dying,
+                Todo::Kill => {}
+                Todo::Resume => {
+                    assert!(self.old_has, "it carries what it has closed: {self:?}");
+                    self.old_carries = true;
+                }
+                Todo::CloseDescriptors => self.old_has = false,
+                todo => unreachable!("{todo:?}"),
+            }
+        }
+
+        fn new_steps(&self, on: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+            if !self.new_todo.is_empty() {
+                on(&Self::new_does);
+                return;
+            }
+            if !self.to_new.is_empty() {
+                on(&|world| {
+                    let came = world.to_new.pop_front().unwrap();
+                    world.new_hears(came);
+                });
+            } else if self.old == Life::Dead && matches!(self.taker, Taker::Waits | Taker::Holds) {
+                on(&|world| world.new_hears(Came::End));
+            }
+        }
+
+        fn new_hears(&mut self, came: Came) {
+            match self.taker.hear(came) {
+                Take::Nothing => {}
+                Take::SayHeld => self.new_todo.push_back(Todo::SayHeld),
+                Take::Carry => self.new_todo.push_back(Todo::Carry),
+                Take::Discard => self.new_todo.push_back(Todo::Discard),
+            }
+        }
+
+        fn new_does(&mut self) {
+            match self.new_todo.pop_front().unwrap() {
+                Todo::SayHeld if self.old == Life::Lives => self.to_old.push_back(Heard::Held),
+                Todo::SayHeld | Todo::Discard => {}
+                Todo::Carry => self.new_carries = true,
+                todo => unreachable!("{todo:?}"),
+            }
+        }
+
+        /// Whether a batch has moved, and the two begin with another.
+        fn moved(&self) -> Option<Self> {
+            let is_done = self.old_todo.is_empty() && self.new_todo.is_empty() && self.new_carries;
+            (is_done && self.left > 0 && self.old == Life::Lives && self.new == Life::Lives).then(|| Self {
+                left: self.left - 1,
+                late: self.late,
+                crashes: self.crashes,
+                ..Self::start()
+            })
+        }
+    }
+
+    /// Every world that can come about.
+    fn worlds() -> HashSet<World> {
+        let (mut seen, mut todo) = (HashSet::new(), vec![World::start()]);
+        while let Some(world) = todo.pop() {
+            if seen.contains(&world) {
+                continue;
+            }
+            todo.extend(world.next());
+            todo.extend(world.moved());
+            seen.insert(world);
+        }
+        seen
+    }
+
+    #[test]
+    fn there_are_never_two_owners_of_a_tunnel() {
+        let worlds = worlds();
+        assert!(worlds.len() > 200, "{} worlds are too few to be all", worlds.len());
+        for world in &worlds {
+            assert!(!(world.old_carries && world.new_carries), "{world:?}");
+            let will = |todo: &VecDeque<Todo>, step| todo.contains(&step);
+            assert!(!(world.new_carries && will(&world.old_todo, Todo::Resume)), "{world:?}");
+            assert!(!(world.old_carries && will(&world.new_todo, Todo::Carry)), "{world:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_never_none_while_one_lives_who_had_it() {
+        let (mut ends, mut carried) = (0, 0);
+        for world in worlds().iter().filter(|world| world.next().iter().all(|next| next.crashes < world.crashes)) {
+            // Nothing happens any more by itself.
+            ends += 1;
+            let (old, new) = (world.old == Life::Lives, world.new == Life::Lives);
+            match (old, new) {
+                // The one that is left has it, or the other took it along when it was its own.
+                (true, true) => assert!(world.old_carries != world.new_carries, "{world:?}"),
+                (true, false) => assert!(world.old_carries || !world.old_has, "{world:?}"),
+                (false, true) => assert!(world.new_carries || world.taker == Taker::Without, "{world:?}"),
+                (false, false) => continue,
+            }
+            carried += usize::from(world.old_carries || world.new_carries);
+        }
+        assert!(ends > 5 && carried > 5, "{ends} ends, {carried} with an owner");
+    }
+
+    #[test]
+    fn a_new_process_that_dies_before_it_heard_go_costs_nothing() {
+        for world in worlds().iter().filter(|world| world.old == Life::Lives && world.new == Life::Dead) {
+            let said_go = !world.old_has && !world.old_todo.contains(&Todo::SayGo);
+            let letting_go = world.giver == Giver::Gave;
+            assert!(said_go || letting_go || world.old_has, "{world:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_process_that_dies_with_the_batch_sent_costs_nothing() {
+        for world in worlds().iter().filter(|world| world.new == Life::Lives && world.old == Life::Dead) {
+            let is_here = world.to_new.contains(&Came::Whole) || world.taker == Taker::Holds;
+            let gets_it = world.new_carries || world.new_todo.contains(&Todo::Carry);
+            assert!(is_here || gets_it || matches!(world.taker, Taker::Waits | Taker::Without), "{world:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_comes_too_late_changes_nothing() {
+        let mut giver = Giver::offering();
+        assert_eq!(giver.hear(Heard::Fault), Give::Kill);
+        assert_eq!(giver.hear(Heard::Held), Give::Nothing);
+        assert_eq!(giver.hear(Heard::Dead), Give::Resume);
+        assert_eq!(giver.hear(Heard::Held), Give::Nothing);
+        assert_eq!(giver, Giver::Owns);
+    }
+}

@@ -1,0 +1,355 @@
+//! The socket between a process and the one that takes over from it: whole frames with descriptors, both ways.
+//!
+//! A frame is a kind, a body and at most [`MOST_DESCRIPTORS`] descriptors (SCM_RIGHTS, unix(7)). What a frame means is
+//! not known here. The socket is one of a pair, so it has no name that anybody else could open; the other end is the
+//! standard input of the child, so the child inherits exactly this. Both ends say whether their peer is the process
+//! that it should be (SO_PEERCRED).
+//!
+//! Descriptors that there is no room for are lost with their frame: the kernel closes them, and that is a fault here
+//! ([`LinkFault::NoDescriptors`]), never a shorter list.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// The most descriptors of a frame: what the kernel takes in one message (SCM_MAX_FD).
+pub const MOST_DESCRIPTORS: usize = 253;
+/// The most bytes of a body.
+pub const LARGEST_BODY: usize = 64 << 20;
+/// Kind, count of descriptors, length of the body.
+const HEADER: usize = 1 + 2 + 4;
+/// What one read may bring.
+const READ: usize = 64 << 10;
+/// From one try to the next where too many descriptors are on their way already.
+const REST: Duration = Duration::from_millis(1);
+/// Tries before that is a fault: the other side reads, or it never will.
+const TRIES: u32 = 2_000;
+
+/// One end.
+#[derive(Debug)]
+pub struct Link {
+    socket: UnixStream,
+    /// Bytes that came and are no whole frame yet.
+    read: BytesMut,
+    /// Descriptors that came; those of the next frame are in front.
+    descriptors: VecDeque<OwnedFd>,
+}
+
+/// What is sent at once.
+#[derive(Debug)]
+pub struct Frame {
+    /// What it is.
+    pub kind: u8,
+    /// At most [`LARGEST_BODY`] bytes.
+    pub body: Vec<u8>,
+    /// Close-on-exec each.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Why a frame did not get through.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkFault {
+    /// The socket fails.
+    #[error("the socket between the two processes fails: {0}")]
+    Io(#[from] io::Error),
+    /// The other side closed it within a frame.
+    #[error("the other process broke off in the middle of a frame")]
+    BrokenOff,
+    /// A frame that no peer of ours sends.
+    #[error("a frame of {0} bytes with {1} descriptors is more than one may have")]
+    TooLarge(usize, usize),
+    /// The descriptors of a frame did not all get through.
+    #[error("no file descriptor is left for what the other process hands over")]
+    NoDescriptors,
+}
+
+impl Link {
+    /// A pair: this process's end, and the one for the standard input of a child. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        Ok((Self::on(ours)?, theirs))
+    }
+
+    /// The link on a socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be polled.
+    pub fn on(socket: OwnedFd) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(socket)?;
+        Ok(Self { socket, read: BytesMut::new(), descriptors: VecDeque::new() })
+    }
+
+    /// Sends a frame. One whose sending is given up half-way leaves the link of no use.
+    ///
+    /// # Errors
+    ///
+    /// See [`LinkFault`]; nobody reads at the other end any more.
+    pub async fn send(
+        &mut self,
+        kind: u8,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), LinkFault> {
+        if body.len() > LARGEST_BODY || descriptors.len() > MOST_DESCRIPTORS {
+            return Err(LinkFault::TooLarge(body.len(), descriptors.len()));
+        }
+        let header = header(kind, body.len(), descriptors.len());
+        let (mut sent, mut tries) = (0, TRIES);
+        while sent < HEADER + body.len() {
+            let attached = if sent == 0 { descriptors } else { &[] };
+            let parts = [&header[sent.min(HEADER)..], &body[sent.saturating_sub(HEADER)..]];
+            let part = self.socket.async_io(Interest::WRITABLE, || push(&self.socket, parts, attached)).await;
+            match part {
+                Ok(len) => sent += len,
+                // Until the other side has read some of those that are on their way.
+                Err(error) if is_crowded(&error) && tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(REST).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next frame; `None` once the other side has closed. Safe to drop and to call again.
+    ///
+    /// # Errors
+    ///
+    /// See [`LinkFault`].
+    pub async fn receive(&mut self) -> Result<Option<Frame>, LinkFault> {
+        loop {
+            if let Some(frame) = self.whole()? {
+                return Ok(Some(frame));
+            }
+            let (socket, read, descriptors) = (&self.socket, &mut self.read, &mut self.descriptors);
+            let pulled = socket.async_io(Interest::READABLE, || pull(socket, read, descriptors)).await;
+            match pulled {
+                Ok(Pulled::Some) => {}
+                Ok(Pulled::End) if self.read.is_empty() => return Ok(None),
+                Ok(Pulled::End) => return Err(LinkFault::BrokenOff),
+                Ok(Pulled::Cut) => return Err(LinkFault::NoDescriptors),
+                // The other side is gone, with bytes of ours unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes a frame out of what has come, when all of it has.
+    fn whole(&mut self) -> Result<Option<Frame>, LinkFault> {
+        let Some((header, rest)) = self.read.split_at_checked(HEADER) else { return Ok(None) };
+        let count = usize::from(u16::from_be_bytes([header[1], header[2]]));
+        let len = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
+        if len > LARGEST_BODY || count > MOST_DESCRIPTORS {
+            return Err(LinkFault::TooLarge(len, count));
+        }
+        if rest.len() < len {
+            return Ok(None);
+        }
+        if self.descriptors.len() < count {
+            // They come with the first byte of their frame, or never.
+            return Err(LinkFault::NoDescriptors);
+        }
+        let kind = header[0];
+        self.read.advance(HEADER);
+        let body = self.read.split_to(len).to_vec();
+        if self.read.is_empty() {
+            // What was large may have been the only large one.
+            self.read = BytesMut::new();
+        }
+        Ok(Some(Frame { kind, body, descriptors: self.descriptors.drain(..count).collect() }))
+    }
+}
+
+/// What a read came to.
+enum Pulled {
+    Some,
+    End,
+    /// The kernel had descriptors and no room for them in this process.
+    Cut,
+}
+
+fn header(kind: u8, len: usize, count: usize) -> [u8; HEADER] {
+    let (len, count) = ((len as u32).to_be_bytes(), (count as u16).to_be_bytes());
+    [kind, count[0], count[1], len[0], len[1], len[2], len[3]]
+}
+
+fn push(socket: &UnixStream, parts: [&[u8]; 2], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        let is_in = control.push(SendAncillaryMessage::ScmRights(descriptors));
+        debug_assert!(is_in, "there is room for the most");
+    }
+    let parts = parts.map(IoSlice::new);
+    Ok(sendmsg(socket.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)?)
+}
+
+fn pull(socket: &UnixStream, read: &mut BytesMut, into: &mut VecDeque<OwnedFd>) -> io::Result<Pulled> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let before = read.len();
+    read.resize(before + READ, 0);
+    let parts = &mut [IoSliceMut::new(&mut read[before..])];
+    let received = recvmsg(socket.as_fd(), parts, &mut control, RecvFlags::CMSG_CLOEXEC);
+    read.truncate(before + received.as_ref().map_or(0, |received| received.bytes));
+    let received = received?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            into.extend(descriptors);
+        }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Ok(Pulled::Cut);
+    }
+    Ok(if received.bytes == 0 { Pulled::End } else { Pulled::Some })
+}
+
+/// More descriptors of this user are on their way than one process may have open (unix(7), ETOOMANYREFS).
+fn is_crowded(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
+}
+
+/// Takes the socket that a parent has put in the place of the standard input, which is `/dev/null` from then on.
+/// `None` where there is no socket of the process `parent`, run by the same user.
+///
+/// # Errors
+///
+/// No descriptor is left.
+pub fn from_parent(parent: u32) -> io::Result<Option<OwnedFd>> {
+    let stdin = io::stdin();
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(stdin.as_fd()) else { return Ok(None) };
+    let is_parent = u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(parent);
+    if !is_parent || peer.uid != rustix::process::geteuid() {
+        return Ok(None);
+    }
+    let socket = stdin.as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(Some(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+
+    fn both() -> (Link, Link) {
+        let (ours, theirs) = Link::pair().unwrap();
+        (ours, Link::on(theirs).unwrap())
+    }
+
+    fn file(text: &str) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    fn text(descriptor: OwnedFd) -> String {
+        let mut text = String::new();
+        File::from(descriptor).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn frames_come_whole_and_in_order_with_their_own_descriptors() {
+        let (mut ours, mut theirs) = both();
+        let files: Vec<File> = (0..600).map(|index| file(&index.to_string())).collect();
+        let sending = async {
+            for (index, some) in files.chunks(2).enumerate() {
+                let descriptors: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+                ours.send(7, &vec![index as u8; index], &descriptors).await.unwrap();
+                // Frames without any are no place where another's could be lost.
+                ours.send(8, b"", &[]).await.unwrap();
+            }
+        };
+        let receiving = async {
+            for index in 0..300 {
+                let frame = theirs.receive().await.unwrap().unwrap();
+                assert_eq!((frame.kind, frame.body), (7, vec![index as u8; index]));
+                let texts: Vec<String> = frame.descriptors.into_iter().map(text).collect();
+                assert_eq!(texts, [(2 * index).to_string(), (2 * index + 1).to_string()]);
+                let frame = theirs.receive().await.unwrap().unwrap();
+                assert_eq!((frame.kind, frame.body.len(), frame.descriptors.len()), (8, 0, 0));
+            }
+        };
+        tokio::join!(sending, receiving);
+        drop(ours);
+        assert!(theirs.receive().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_the_sockets_buffer_gets_through_with_the_most_descriptors() {
+        let (mut ours, mut theirs) = both();
+        let one = file("x");
+        let (body, descriptors) = (vec![5; 3 << 20], vec![one.as_fd(); MOST_DESCRIPTORS]);
+        let (sent, received) = tokio::join!(ours.send(1, &body, &descriptors), theirs.receive());
+        sent.unwrap();
+        let frame = received.unwrap().unwrap();
+        assert!(frame.body == body);
+        assert_eq!(frame.descriptors.len(), MOST_DESCRIPTORS);
+        let flags = rustix::io::fcntl_getfd(&frame.descriptors[0]).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "no child inherits it");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_sent_and_not_read() {
+        let (mut ours, mut theirs) = both();
+        let one = file("x");
+        let many = vec![one.as_fd(); MOST_DESCRIPTORS + 1];
+        assert!(matches!(ours.send(1, b"", &many).await, Err(LinkFault::TooLarge(0, 254))));
+        let huge = header(1, LARGEST_BODY + 1, 0);
+        ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&huge, b""], &[])).await.unwrap();
+        assert!(matches!(theirs.receive().await, Err(LinkFault::TooLarge(..))));
+    }
+
+    #[tokio::test]
+    async fn the_end_within_a_frame_is_a_fault_and_between_two_it_is_none() {
+        let (mut ours, mut theirs) = both();
+        ours.send(1, b"whole", &[]).await.unwrap();
+        let part = header(2, 10, 0);
+        ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&part, b"half"], &[])).await.unwrap();
+        drop(ours);
+        assert_eq!(theirs.receive().await.unwrap().unwrap().body, b"whole");
+        assert!(matches!(theirs.receive().await, Err(LinkFault::BrokenOff)));
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_says_more_descriptors_than_came_is_a_fault() {
+        let (ours, mut theirs) = both();
+        let lie = header(1, 0, 2);
+        ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&lie, b""], &[])).await.unwrap();
+        assert!(matches!(theirs.receive().await, Err(LinkFault::NoDescriptors)));
+    }
+
+    #[tokio::test]
+    async fn who_sends_to_nobody_hears_of_it() {
+        let (mut ours, theirs) = both();
+        drop(theirs);
+        assert!(matches!(ours.send(1, b"x", &[]).await, Err(LinkFault::Io(_))));
+        assert!(ours.receive().await.unwrap().is_none());
+    }
+}
