@@ -3,8 +3,12 @@
 //! Serving, then draining, then stopped: a phase is never taken back, so whoever asks late still sees it. What a
 //! phase means is each part's own business (the listeners close when draining begins, the admin server answers
 //! until everything has stopped); this file only says which phase it is.
+//!
+//! Beside the phases there is relief: another process has taken over, so this one accepts nobody and begins nothing
+//! new, and finishes what it has begun. It comes at most once, in the phase of serving as a rule.
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How far the process is on its way to the end; the order is the order of the declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,12 +26,14 @@ pub enum Phase {
 pub struct Shutdown {
     /// Holds the present phase; waiters subscribe to it, and it counts as open without any.
     phase: watch::Sender<Phase>,
+    /// Cancelled when another process has taken over.
+    relief: CancellationToken,
 }
 
 impl Shutdown {
     /// A latch that says [`Phase::Serving`].
     pub fn new() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving) }
+        Self { phase: watch::Sender::new(Phase::Serving), relief: CancellationToken::new() }
     }
 
     /// Draining begins now. Does nothing when it has begun before.
@@ -50,6 +56,21 @@ impl Shutdown {
     pub async fn reached(&self, phase: Phase) {
         // An error would mean that the sender is gone, and this very call borrows one.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Another process has taken over.
+    pub fn relieve(&self) {
+        self.relief.cancel();
+    }
+
+    /// Whether another process has taken over.
+    pub fn is_relieved(&self) -> bool {
+        self.relief.is_cancelled()
+    }
+
+    /// Waits until another process has taken over. Safe to drop and to call again.
+    pub async fn relieved(&self) {
+        self.relief.cancelled().await;
     }
 
     fn advance(&self, to: Phase) {

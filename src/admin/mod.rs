@@ -115,7 +115,7 @@ pub struct View {
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
 }
 
-/// Serves the listener until everything has stopped; then closes it and every connection, and returns. Where this is
+/// Serves the listener until everything has stopped, or another process has taken over; then closes it and every connection, and returns. Where this is
 /// dropped before, the connections end with the answer under way.
 pub async fn serve(listener: Listener, view: Arc<View>, shutdown: Shutdown) {
     serve_within(LIMITS, listener, view, shutdown).await;
@@ -129,6 +129,7 @@ async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutd
     loop {
         tokio::select! {
             () = server.shutdown.reached(Phase::Stopped) => break,
+            () = server.shutdown.relieved() => break,
             (stream, place) = accept(&listener, &places, &mut oldest_first) => {
                 let (leave, asked_to_leave) = oneshot::channel();
                 oldest_first.retain(|leave: &oneshot::Sender<()>| !leave.is_closed());
@@ -142,6 +143,8 @@ async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutd
         }
     }
     drop(listener);
+    // Those that are left end with the answer under way.
+    drop(oldest_first);
     connections.close();
     connections.wait().await;
 }

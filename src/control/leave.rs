@@ -171,6 +171,7 @@ async fn leave(
         () = leaving => {}
         () = stop.cancelled() => {}
         () = front.shutdown.reached(Phase::Draining) => {}
+        () = front.shutdown.relieved() => {}
     }
 }
 

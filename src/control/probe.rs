@@ -1,5 +1,5 @@
 //! Probing: one task per node asks it how it is, from before it takes clients until the config names it no more or
-//! the balancer drains.
+//! the balancer drains or another process has taken over.
 
 use std::mem;
 use std::sync::Arc;
@@ -91,6 +91,7 @@ async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bo
         () = tokio::time::sleep(pause) => false,
         () = stop.cancelled() => true,
         () = front.shutdown.reached(Phase::Draining) => true,
+        () = front.shutdown.relieved() => true,
     }
 }
 

@@ -30,6 +30,8 @@ pub async fn run(front: Arc<Front>) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = front.shutdown.reached(Phase::Stopped) => return,
+            // The process that has taken over speaks for the service now.
+            () = front.shutdown.relieved() => return,
         }
         if let Some(time) = watchdog {
             // With half of the time gone already, a quarter for the answers leaves a quarter.

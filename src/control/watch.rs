@@ -69,6 +69,7 @@ impl Watch {
         loop {
             tokio::select! {
                 () = shutdown.reached(Phase::Draining) => return,
+                () = shutdown.relieved() => return,
                 _ = look.tick() => {
                     self.forget();
                     self.look(&reload).await;

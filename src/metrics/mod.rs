@@ -1,13 +1,14 @@
 //! Every number that the process counts, and their text for Prometheus.
 //!
-//! Three files: [`meter`] has the counters themselves, `table` names every metric in one table, and
-//! `process` reads the usual `process_*` from the kernel. This file owns the pools and nodes that are counted
+//! Four files: [`meter`] has the counters themselves, `table` names every metric in one table, `process` reads the
+//! usual `process_*` from the kernel, and [`carried`] is what a process before this one had counted. This file owns the pools and nodes that are counted
 //! for, and says when one is forgotten.
 //!
 //! Rules: whoever counts holds the meter and touches nothing but its own atomics, so no event looks anything up
 //! by a label. Labels come from the config, never from a client. Counters survive a reload, because a meter is
 //! found again by its names. A pool's sums never go back: what a removed node had counted is folded into its pool.
 
+pub mod carried;
 pub mod meter;
 mod process;
 mod table;
@@ -18,7 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
+use prometheus::proto::MetricFamily;
 
+use carried::Carried;
 use meter::Totals;
 pub use meter::{Direction, Handshake, Meter, PoolMeter, Seat, Shard, Side};
 
@@ -61,6 +64,12 @@ pub struct Metrics {
     reloads: [AtomicU64; 2],
     /// The last change was applied. The config that the process started with counts as applied here, not above.
     last_reload_applied: AtomicBool,
+    /// Upgrades: failed, done.
+    upgrades: [AtomicU64; 2],
+    /// What a process before this one had counted.
+    carried: Mutex<Carried>,
+    /// What is shown while another process counts on.
+    held: Mutex<Option<String>>,
     /// Connections that were refused before HTTP began, by [`Refusal`].
     refused: [AtomicU64; Refusal::ALL.len()],
     /// Lines that the access log had no room for.
@@ -97,6 +106,9 @@ impl Metrics {
             generation: AtomicU64::new(0),
             reloads: Default::default(),
             last_reload_applied: AtomicBool::new(true),
+            upgrades: Default::default(),
+            carried: Mutex::default(),
+            held: Mutex::default(),
             refused: Default::default(),
             access_log_dropped: IntCounter::new("access_log_dropped", "dropped lines")
                 .expect("a literal name without a space is a metric name"),
@@ -162,6 +174,30 @@ impl Metrics {
         self.last_reload_applied.store(applied, Ordering::Relaxed);
     }
 
+    /// The binary was replaced, or that failed and this process goes on.
+    pub fn upgrade(&self, is_done: bool) {
+        self.upgrades[usize::from(is_done)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts on from what a process before this one had counted. Said again, it takes the place of what was said
+    /// before: that process has counted on meanwhile.
+    pub fn carry(&self, carried: Carried) {
+        *self.carried.lock() = carried;
+    }
+
+    /// The counters of now, for another process to count on.
+    pub fn counted(&self) -> Carried {
+        Carried::of(&self.families())
+    }
+
+    /// Shows what is counted now for ever, because another process counts on from it: none of the two may show less
+    /// than the other has shown.
+    pub fn hold(&self) -> Carried {
+        let families = self.families();
+        *self.held.lock() = Some(table::text(&families));
+        Carried::of(&families)
+    }
+
     /// The counter of the lines that the access log dropped, for the log to count on.
     pub fn access_log_dropped(&self) -> IntCounter {
         self.access_log_dropped.clone()
@@ -169,9 +205,16 @@ impl Metrics {
 
     /// Everything in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
+        let held = self.held.lock();
+        held.clone().unwrap_or_else(|| table::text(&self.families()))
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
         let mut pools = self.pools.lock();
         forget(&mut pools);
-        table::text(&table::Scrape {
+        table::families(&table::Scrape {
+            carried: &self.carried.lock(),
+            upgrades: self.upgrades.each_ref().map(|count| count.load(Ordering::Relaxed)),
             pools: &pools,
             nowhere: &self.nowhere,
             generation: self.generation.load(Ordering::Relaxed),

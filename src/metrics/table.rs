@@ -11,6 +11,7 @@ use prometheus::TextEncoder;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::carried::Carried;
 use super::meter::{
     CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, SOURCES, STATES, Side, Totals,
 };
@@ -28,6 +29,10 @@ pub(super) struct Scrape<'a> {
     pub refused: [u64; Refusal::ALL.len()],
     pub access_log_dropped: u64,
     pub process: process::Sample,
+    /// Upgrades of this process: failed, done.
+    pub upgrades: [u64; 2],
+    /// What a process before this one had counted.
+    pub carried: &'a Carried,
 }
 
 /// One metric.
@@ -74,6 +79,8 @@ static TABLE: &[Row] = &[
           help: "Changes of the config since the start, by result." },
     Row { name: "mainstay_config_last_reload_success", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(f64::from(u8::from(scrape.last_reload_applied)))),
           help: "1 if the last change of the config was applied, 0 if it was rejected." },
+    Row { name: "mainstay_upgrades_total", kind: COUNTER, labels: &["result"], collect: upgrades,
+          help: "Replacements of the running binary, by result." },
     Row { name: "mainstay_connections_refused_total", kind: COUNTER, labels: &["reason"], collect: refused,
           help: "Client connections that were refused before HTTP began." },
     Row { name: "mainstay_access_log_dropped_total", kind: COUNTER, labels: &[], collect: |scrape, series| series.one(Some(scrape.access_log_dropped as f64)),
@@ -98,16 +105,25 @@ static TABLE: &[Row] = &[
           help: "Threads of the process." },
 ];
 
-/// The whole table with the numbers of this scrape, in Prometheus' text format 0.0.4.
-pub(super) fn text(scrape: &Scrape) -> String {
-    let families: Vec<MetricFamily> = TABLE.iter().filter_map(|row| family(row, scrape)).collect();
+/// The whole table with the numbers of this scrape.
+pub(super) fn families(scrape: &Scrape) -> Vec<MetricFamily> {
+    TABLE.iter().filter_map(|row| family(row, scrape)).collect()
+}
+
+/// A table in Prometheus' text format 0.0.4.
+pub(super) fn text(families: &[MetricFamily]) -> String {
     // The encoder refuses families without a name or without a value, and there is none here.
-    TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+    TextEncoder::new().encode_to_string(families).unwrap_or_default()
 }
 
 fn family(row: &Row, scrape: &Scrape) -> Option<MetricFamily> {
     let mut series = Series { row, metrics: Vec::new() };
     (row.collect)(scrape, &mut series);
+    let knows = |pool: &str, node: Option<&str>| {
+        let pool = scrape.pools.get(pool);
+        pool.is_some_and(|pool| node.is_none_or(|node| pool.nodes.contains_key(node)))
+    };
+    scrape.carried.add_to(row.name, &mut series.metrics, &knows);
     if series.metrics.is_empty() {
         return None;
     }
@@ -283,6 +299,12 @@ fn health_checks(scrape: &Scrape, series: &mut Series) {
         for (ok, result) in [(true, "ok"), (false, "failed")] {
             series.add(&[&node.pool, &node.node, result], node.probes(ok) as f64);
         }
+    }
+}
+
+fn upgrades(scrape: &Scrape, series: &mut Series) {
+    for (result, count) in ["failed", "done"].into_iter().zip(scrape.upgrades) {
+        series.add(&[result], count as f64);
     }
 }
 

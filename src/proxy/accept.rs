@@ -36,6 +36,9 @@ const CALM: Duration = Duration::from_secs(5);
 /// How long, and how much, a client may still send after its last answer, so that the answer reaches it.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 
+/// How long a connection on which nothing has been asked yet may still begin, when another process has taken over.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// What the requests of one client connection share.
 pub struct Connection {
     /// The process.
@@ -130,7 +133,7 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).auto_date_header(false).max_buf_size(limits.request_head.max(16 << 10));
     let mut served = http.serve_connection(TokioIo::new(guard), service);
-    let mut asked_to_end = pin!(connection.front.shutdown.reached(Phase::Draining));
+    let mut asked_to_end = pin!(asked_to_end(&connection));
     let mut is_ending = false;
     let outcome = loop {
         tokio::select! {
@@ -151,6 +154,26 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
         (Some(adoptable), Ok(())) => adopt(&connection, adoptable, stream, parts.read_buf, held),
         (Some(adoptable), Err(_)) => adoptable.client_vanished(),
         (None, _) => linger(stream).await,
+    }
+}
+
+/// When the connection is to end with the answer under way, or at once without one. Another process that has taken over
+/// is no reason to lose a request that is on its way: that one is answered, and says that it is the last.
+async fn asked_to_end(connection: &Connection) {
+    let shutdown = &connection.front.shutdown;
+    let relieved = async {
+        shutdown.relieved().await;
+        if !connection.link.may_end() {
+            tokio::time::sleep(LAST_CALL).await;
+            if !connection.link.is_silent() {
+                // What is arriving is answered as the last, or its head comes too late.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = relieved => {}
+        () = shutdown.reached(Phase::Draining) => {}
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue, ORIGIN};
+use http::header::{CONNECTION, HOST, HeaderValue, ORIGIN};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
@@ -72,6 +72,10 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
     });
     if response.status() != handshake::YES {
         headers::ensure_date(response.headers_mut(), SystemTime::now());
+        if front.shutdown.is_relieved() {
+            // The next request goes to the process that has taken over.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     while_in_flight(response, in_flight)
 }

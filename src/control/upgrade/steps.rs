@@ -369,7 +369,9 @@ mod tests {
     #[test]
     fn there_is_never_none_while_one_lives_who_had_it() {
         let (mut ends, mut carried) = (0, 0);
-        for world in worlds().iter().filter(|world| world.next().iter().all(|next| next.crashes < world.crashes)) {
+        for world in
+            worlds().iter().filter(|world| world.next().iter().all(|next| next.crashes < world.crashes))
+        {
             // Nothing happens any more by itself.
             ends += 1;
             let (old, new) = (world.old == Life::Lives, world.new == Life::Lives);
