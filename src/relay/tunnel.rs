@@ -70,12 +70,12 @@ impl Live {
     /// # Errors
     ///
     /// The record alone, where that broke off in a panic; the sockets are closed then.
-    pub fn new(tunnel: Tunnel, now: u64) -> Result<(Self, Early), Record> {
+    pub fn new(tunnel: Tunnel, now: u64) -> Result<(Self, Early), Box<Record>> {
         let Tunnel { client, node, client_tls, node_tls, from_client, from_node, rules, record } = tunnel;
         let ends = catch_unwind(AssertUnwindSafe(|| {
             [End::with(client, client_tls, Role::Server), End::with(node, node_tls, Role::Client)]
         }));
-        let Ok([(client, behind_client), (node, behind_node)]) = ends else { return Err(record) };
+        let Ok([(client, behind_client), (node, behind_node)]) = ends else { return Err(Box::new(record)) };
         let live = Self {
             ends: [client, node],
             pipes: Default::default(),
