@@ -30,6 +30,7 @@ pub mod limits;
 pub mod metrics;
 mod page;
 pub mod presence;
+pub mod value;
 
 /// How long a connection may go on after the shutdown token was cancelled.
 const GRACE: Duration = Duration::from_secs(2);
