@@ -95,7 +95,9 @@ impl Key {
                 let secret = text.trim_end_matches(['\r', '\n']);
                 if secret.len() < SHORTEST_SECRET {
                     let (has, least) = (secret.len(), SHORTEST_SECRET);
-                    return Err(format!("the secret has {has} bytes; HS256 needs {least} bytes (`openssl rand -hex 32`)"));
+                    return Err(format!(
+                        "the secret has {has} bytes; HS256 needs {least} bytes (`openssl rand -hex 32`)"
+                    ));
                 }
                 DecodingKey::from_secret(secret.as_bytes())
             }
@@ -179,7 +181,8 @@ impl Auth {
         if token.len() > LONGEST_TOKEN {
             return Err(AuthFault::Invalid);
         }
-        let claims = decode::<Claims>(token, &key.key, validation).map_err(|error| fault(error.kind()))?.claims;
+        let claims =
+            decode::<Claims>(token, &key.key, validation).map_err(|error| fault(error.kind()))?.claims;
         let user = User::parse(&claims.sub).ok_or(AuthFault::Name)?;
         // A year that no clock can tell is as good as no end.
         let end = Duration::from_secs(claims.exp.saturating_add(validation.leeway));
@@ -214,7 +217,9 @@ fn fault(kind: &ErrorKind) -> AuthFault {
         ErrorKind::ExpiredSignature => AuthFault::Expired,
         ErrorKind::ImmatureSignature => AuthFault::Early,
         ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => AuthFault::Elsewhere,
-        ErrorKind::MissingRequiredClaim(claim) if matches!(claim.as_str(), "iss" | "aud") => AuthFault::Elsewhere,
+        ErrorKind::MissingRequiredClaim(claim) if matches!(claim.as_str(), "iss" | "aud") => {
+            AuthFault::Elsewhere
+        }
         ErrorKind::MissingRequiredClaim(_) => AuthFault::Incomplete,
         _ => AuthFault::Invalid,
     }
@@ -251,7 +256,8 @@ pub(crate) mod tests {
     fn a_token_that_is_in_order_names_its_user_and_its_end() {
         let auth = Auth::new(&settings(hs256()));
         let exp = in_seconds(60);
-        let identity = auth.identify(Some(&token(&json!({ "sub": "alice", "exp": exp }))), Some("bob")).unwrap();
+        let identity =
+            auth.identify(Some(&token(&json!({ "sub": "alice", "exp": exp }))), Some("bob")).unwrap();
         assert_eq!(identity.user.unwrap().as_str(), "alice");
         let end = identity.expires.unwrap().duration_since(UNIX_EPOCH).unwrap();
         assert_eq!(end.as_secs(), u64::try_from(exp).unwrap() + 5);
@@ -275,7 +281,8 @@ pub(crate) mod tests {
         ];
         for (claims, fault) in cases {
             let outcome = auth.identify(Some(&token(&claims)), None);
-            let alike = outcome == Err(fault) || (fault == AuthFault::Incomplete && outcome == Err(AuthFault::Invalid));
+            let alike = outcome == Err(fault)
+                || (fault == AuthFault::Incomplete && outcome == Err(AuthFault::Invalid));
             assert!(alike, "{claims}: {outcome:?}");
         }
         assert_eq!(auth.identify(None, Some("bob")), Err(AuthFault::Missing));
@@ -322,7 +329,8 @@ pub(crate) mod tests {
         );
         assert!(auth.identify(Some(&signed.unwrap()), None).is_ok());
         // The classic confusion: HS256 with the public key, which everybody has, as the secret.
-        let forged = encode(&Header::default(), &claims, &EncodingKey::from_secret(public.as_bytes())).unwrap();
+        let forged =
+            encode(&Header::default(), &claims, &EncodingKey::from_secret(public.as_bytes())).unwrap();
         assert_eq!(auth.identify(Some(&forged), None), Err(AuthFault::Invalid));
     }
 

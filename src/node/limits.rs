@@ -98,7 +98,8 @@ impl Allowance {
     /// Whether one more message of so many bytes is within the rates.
     pub fn allows(&mut self, bytes: usize) -> bool {
         let now = self.began.elapsed();
-        let message = self.rates.messages == 0 || self.messages.spend(1, self.rates.messages.into(), now).is_ok();
+        let message =
+            self.rates.messages == 0 || self.messages.spend(1, self.rates.messages.into(), now).is_ok();
         message && (self.rates.bytes == 0 || self.bytes.spend(bytes as u64, self.rates.bytes, now).is_ok())
     }
 }

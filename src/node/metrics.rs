@@ -81,12 +81,17 @@ impl Metrics {
         let registry = Registry::new();
         let most = int_gauge(&registry, "mainstay_node_connections_max", "The most clients there may be.");
         most.set(i64::try_from(seats.most()).unwrap_or(i64::MAX));
-        let redis_up = int_gauge(&registry, "mainstay_node_redis_up", "1 while Redis answers, or none is used.");
+        let redis_up =
+            int_gauge(&registry, "mainstay_node_redis_up", "1 while Redis answers, or none is used.");
         redis_up.set(1);
         Self {
             connections: int_gauge(&registry, "websocket_connections", "Clients that are connected."),
             messages_in: counter(&registry, "messages_received_total", "Messages from clients."),
-            messages_out: counter(&registry, "messages_delivered_total", "Messages to clients, one for each."),
+            messages_out: counter(
+                &registry,
+                "messages_delivered_total",
+                "Messages to clients, one for each.",
+            ),
             slow_consumers: counter(
                 &registry,
                 "slow_consumers_total",
@@ -106,7 +111,10 @@ impl Metrics {
             ),
             lag_seconds: registered(
                 &registry,
-                Gauge::new("mainstay_node_adapter_lag_seconds", "Age of the newest stream entry when it was read."),
+                Gauge::new(
+                    "mainstay_node_adapter_lag_seconds",
+                    "Age of the newest stream entry when it was read.",
+                ),
             ),
             refused: counters(&registry, "refused_total", "Clients that were not let in, by reason."),
             cut: counters(&registry, "closed_total", "Clients that the node closed, by reason."),

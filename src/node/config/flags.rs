@@ -45,7 +45,13 @@ pub struct Flags {
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterFlags {
     /// Redis: `redis://[user:password@]host:port[/db]`, `rediss://…` for TLS; several are the seeds of a Redis Cluster
-    #[arg(long, env = "MAINSTAY_REDIS_URL", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    #[arg(
+        long,
+        env = "MAINSTAY_REDIS_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
     pub redis: Vec<RedisUrl>,
     /// Read the master's address from Sentinel; `--redis` names the sentinels and this the master
     #[arg(long, value_name = "MASTER", requires = "redis")]

@@ -235,7 +235,8 @@ fn cluster(flags: ClusterFlags, faults: &mut Vec<String>) -> Cluster {
     let word = adapter.word();
     match (adapter, has_redis) {
         (Adapter::Memory, true) => faults.push(
-            "--adapter memory keeps everything in the process, and --redis is given; remove one of them".into(),
+            "--adapter memory keeps everything in the process, and --redis is given; remove one of them"
+                .into(),
         ),
         (Adapter::Memory, false) | (_, true) => {}
         (_, false) => faults.push(format!("--adapter {word} needs --redis, as redis://127.0.0.1:6379")),
@@ -402,7 +403,7 @@ pub(crate) mod tests {
             (&["--jwt-leeway", "1h"], "at most 5m"),
             (&["--api-token-file", "short"], "line 1 has 5 characters"),
             (&["--presence-lease", "10ms"], "at least 1s"),
-            (&["--id", "a b"], "letters, digits"),
+            (&["--release", "a b"], "letters, digits"),
         ];
         for (arguments, said) in cases {
             let message = settings(arguments).unwrap_err();
@@ -412,13 +413,15 @@ pub(crate) mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
-        let message = settings(&["--adapter", "pubsub", "--idle", "1s", "--max-connections", "0"]).unwrap_err();
+        let message =
+            settings(&["--adapter", "pubsub", "--idle", "1s", "--max-connections", "0"]).unwrap_err();
         assert_eq!(message.lines().count(), 3, "{message}");
     }
 
     #[test]
     fn no_secret_is_shown() {
-        let arguments = ["--redis", "redis://me:hunter2@127.0.0.1:6379/1?x=hunter2", "--api-token-file", "token"];
+        let arguments =
+            ["--redis", "redis://me:hunter2@127.0.0.1:6379/1?x=hunter2", "--api-token-file", "token"];
         let key = ["--jwt-key-file", "secret", "--jwt-algorithm", "HS256"];
         let settings = settings(&[&arguments[..], &key].concat()).unwrap();
         let shown = format!("{settings:?}");

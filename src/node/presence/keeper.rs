@@ -75,7 +75,9 @@ impl Own {
         let mut state = self.state.lock();
         let State { users, changes, all } = &mut *state;
         if std::mem::take(all) {
-            for (user, connection) in users.iter().flat_map(|(user, all)| all.values().map(move |c| (user, c))) {
+            for (user, connection) in
+                users.iter().flat_map(|(user, all)| all.values().map(move |c| (user, c)))
+            {
                 changes.insert(connection.socket_id.clone(), (user.clone(), Some(connection.clone())));
             }
         }
