@@ -122,7 +122,7 @@ pub struct ClientFlags {
     /// Serve Engine.IO 3 clients (socket.io-client 2), too
     #[arg(long)]
     pub eio3: bool,
-    /// A web page's origin that may connect, like https://example.com; any when none is given
+    /// A web page's origin that may connect, like `https://example.com`; any when none is given
     #[arg(long, env = "MAINSTAY_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub origin: Vec<String>,
 }
