@@ -1,7 +1,7 @@
 //! Who is connected, where, and since when.
 //!
 //! Without Redis the nodes of one process share a [`Roll`]. With it each node keeps its own connections in Redis
-//! (`scripts` says under which keys), written by one task ([`keeper`]) in the order of events. A node that ends takes
+//! (`scripts` says under which keys), written by one task (`keeper`) in the order of events. A node that ends takes
 //! its connections with it; one that dies without a word is tidied up after by the others when its lease has run out.
 //!
 //! Rules: [`Presence::arrived`] and [`Presence::left`] never wait. While Redis is away the node knows its own
