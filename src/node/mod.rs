@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 mod echo;
+pub mod engine_io;
 mod page;
 
 /// How long a connection may go on after the shutdown token was cancelled.
