@@ -5,6 +5,8 @@
 //! and an eventfd wakes the thread for them. What concerns all tunnels (the sweep, a closing, a listing) takes a
 //! stretch of the slab each turn, so that a turn is short however many tunnels there are.
 
+mod moving;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -22,7 +24,7 @@ use super::listing::Listing;
 use super::pipe::HEADROOM;
 use super::round::{Round, Task};
 use super::tunnel::Live;
-use super::turn::{Progress, Turn};
+use super::turn::{BEGINNING, Progress, Turn};
 use super::{Command, Ledger, STRETCH, Tunnel, millis};
 
 /// Bytes that one read may give.
@@ -54,7 +56,7 @@ pub struct Engine {
     ready: VecDeque<usize>,
     scratch: Box<[u8]>,
     start: Instant,
-    /// Milliseconds since `start`, taken once per turn.
+    /// Milliseconds since `start`, from [`BEGINNING`] on, taken once per turn.
     now: u64,
     /// When the next sweep begins.
     next_sweep: u64,
@@ -93,8 +95,8 @@ impl Engine {
             ready: VecDeque::new(),
             scratch: vec![0; HEADROOM + READ].into_boxed_slice(),
             start: Instant::now(),
-            now: 0,
-            next_sweep: SWEEP,
+            now: BEGINNING,
+            next_sweep: BEGINNING + SWEEP,
             sweep_at: None,
             inbox_waits: false,
             rounds: Vec::new(),
@@ -115,7 +117,7 @@ impl Engine {
                     return;
                 }
             }
-            self.now = millis(self.start.elapsed());
+            self.now = self.clock(Instant::now());
             let woken = self.sort_events(&mut events);
             self.serve_ready();
             if woken || self.inbox_waits {
@@ -128,6 +130,11 @@ impl Engine {
                 return;
             }
         }
+    }
+
+    /// What the thread's clock shows at `instant`.
+    fn clock(&self, instant: Instant) -> u64 {
+        BEGINNING.saturating_add(millis(instant.saturating_duration_since(self.start)))
     }
 
     fn wait(&self) -> Timespec {
@@ -181,6 +188,10 @@ impl Engine {
     fn visit(&mut self, place: usize, visit: impl FnOnce(&mut Live, &mut Turn<'_>) -> Progress) {
         let mask = self.mask();
         let Some(Some(live)) = self.tunnels.get_mut(place) else { return };
+        if live.is_frozen() {
+            live.queued = false;
+            return;
+        }
         let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
         live.queued = false;
         match visit(live, &mut turn) {
@@ -195,8 +206,13 @@ impl Engine {
 
     fn end(&mut self, place: usize) {
         let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
-        self.free.push(place);
         (self.ledger)(&live.record, &live.outcome(self.now));
+        self.vacate(place, live);
+    }
+
+    /// The tunnel has left the slab.
+    fn vacate(&mut self, place: usize, live: Box<Live>) {
+        self.free.push(place);
         let id = live.record.id;
         // Whoever waits for a closing then sees the node's count without this tunnel.
         drop(live);
@@ -219,10 +235,14 @@ impl Engine {
                     }
                 }
                 Ok(Command::Close(mut round)) => {
-                    round.begin(self.start, self.now);
+                    round.begin(self.clock(round.plan().begun), self.now);
                     self.rounds.push(*round);
                 }
                 Ok(Command::List(listing)) => self.listings.push_back(*listing),
+                Ok(Command::Freeze(freezing)) => self.freeze(freezing),
+                Ok(Command::Resume(parcels)) => self.resume(parcels),
+                Ok(Command::LetGo(places)) => self.let_go(places),
+                Ok(Command::Land(landing)) => self.land(landing),
                 Err(_) => {
                     self.inbox_waits = false;
                     return;
@@ -233,9 +253,13 @@ impl Engine {
 
     fn adopt(&mut self, tunnel: Tunnel) {
         let mask = self.mask();
-        let id = tunnel.record.id;
         let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
-        let live = Box::new(Live::adopt(tunnel, &mut turn));
+        let live = Live::adopt(tunnel, &mut turn);
+        self.settle_in(Box::new(live));
+    }
+
+    fn settle_in(&mut self, live: Box<Live>) {
+        let id = live.record.id;
         let place = self.free.pop().unwrap_or_else(|| {
             self.tunnels.push(None);
             self.tunnels.len() - 1
@@ -255,9 +279,10 @@ impl Engine {
     fn register(&self, place: usize, live: &Live) -> io::Result<()> {
         use epoll::EventFlags as Flags;
         for (index, end) in live.ends().iter().enumerate() {
+            let Some(socket) = end.socket() else { continue };
             let token = (place as u64) << 1 | index as u64;
             let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET;
-            epoll::add(&self.epoll, end.socket(), epoll::EventData::new_u64(token), flags)?;
+            epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?;
         }
         Ok(())
     }
@@ -274,6 +299,9 @@ impl Engine {
                 && let Some(task) = self.rounds[index].task(self.now)
             {
                 closes += 1;
+                if self.postpones(index, &task) {
+                    continue;
+                }
                 match task {
                     Task::Cut(place) => self.visit(place, |live, turn| live.sweep(turn)),
                     Task::Close(place, grace) => self.close(place, index, grace),

@@ -4,6 +4,8 @@
 //! own (nothing passes, no client answers, a fault, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
+mod packing;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
