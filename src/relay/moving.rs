@@ -204,7 +204,7 @@ pub struct ParcelFault {
 
 /// A batch of another process's tunnels, none of which has been touched. Dropped without a decision, it is discarded.
 #[must_use = "dropping it discards it"]
-pub struct Held(Vec<Box<Live>>);
+pub struct Held(Vec<Live>);
 
 impl Held {
     /// Builds the tunnels of a batch and touches none of their sockets. After a fault nothing is held: all
@@ -217,7 +217,7 @@ impl Held {
         for (at, (bytes, sockets)) in parcels.iter().zip(sockets).enumerate() {
             let live =
                 Live::unpack(bytes, sockets, &mut shared).map_err(|fault| ParcelFault { at, fault })?;
-            lives.push(Box::new(live));
+            lives.push(live);
         }
         Ok(Self(lives))
     }
@@ -243,7 +243,7 @@ impl Held {
     pub fn go(self, relay: &Relay) {
         let threads = &relay.threads;
         let mut counts: Vec<usize> = threads.iter().map(|thread| thread.tunnels.load(Relaxed)).collect();
-        let mut shares: Vec<Vec<Box<Live>>> = threads.iter().map(|_| Vec::new()).collect();
+        let mut shares: Vec<Vec<Live>> = threads.iter().map(|_| Vec::new()).collect();
         for live in self.0 {
             let fewest = (0..counts.len()).min_by_key(|&index| counts[index]).expect("there is a thread");
             counts[fewest] += 1;
@@ -274,7 +274,7 @@ impl fmt::Debug for Held {
 /// Tunnels on their way to their thread. Those that do not get there, because it has ended, have their outcome
 /// (invariant I7): they are nobody else's.
 pub(super) struct Landing {
-    pub lives: Vec<Box<Live>>,
+    pub lives: Vec<Live>,
     ledger: Ledger,
 }
 

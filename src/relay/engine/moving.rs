@@ -65,7 +65,7 @@ impl Engine {
     pub(super) fn land(&mut self, mut landing: Landing) {
         for mut live in std::mem::take(&mut landing.lives) {
             live.shift(self.now);
-            self.settle_in(live);
+            self.settle_in(Box::new(live));
         }
     }
 

@@ -135,6 +135,13 @@ fn length(len: usize) -> [u8; 4] {
     u32::try_from(len).expect("a tunnel of more than `parcel::MOST` bytes is not written").to_be_bytes()
 }
 
+/// One field, and what follows it.
+struct Field<'a> {
+    tag: u8,
+    value: &'a [u8],
+    behind: &'a [u8],
+}
+
 /// Reads the fields of one section, in their order.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {
@@ -153,34 +160,34 @@ impl<'a> Fields<'a> {
 
     /// The bytes of a field, if it is there.
     pub fn find(&mut self, tag: Tag) -> Result<Option<&'a [u8]>, Fault> {
-        while let Some((next, value, rest)) = self.next()? {
-            if next > tag.0 {
+        while let Some(next) = self.next()? {
+            if next.tag > tag.0 {
                 break;
             }
-            (self.rest, self.last) = (rest, Some(next));
-            if next == tag.0 {
-                return Ok(Some(value));
+            (self.rest, self.last) = (next.behind, Some(next.tag));
+            if next.tag == tag.0 {
+                return Ok(Some(next.value));
             }
-            if next < SKIPPED {
-                return Err(Fault::Unknown { within: self.within, tag: next });
+            if next.tag < SKIPPED {
+                return Err(Fault::Unknown { within: self.within, tag: next.tag });
             }
         }
         Ok(None)
     }
 
-    /// The field that comes next, and what is behind it.
-    fn next(&self) -> Result<Option<(u8, &'a [u8], &'a [u8])>, Fault> {
+    /// The field that comes next.
+    fn next(&self) -> Result<Option<Field<'a>>, Fault> {
         if self.rest.is_empty() {
             return Ok(None);
         }
         let short = Fault::Short { within: self.within };
         let (&[tag, a, b, c, d], behind) = self.rest.split_first_chunk::<HEAD>().ok_or(short)?;
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        let (value, rest) = behind.split_at_checked(len).ok_or(short)?;
+        let (value, behind) = behind.split_at_checked(len).ok_or(short)?;
         if self.last.is_some_and(|last| last >= tag) {
             return Err(Fault::Unknown { within: self.within, tag });
         }
-        Ok(Some((tag, value, rest)))
+        Ok(Some(Field { tag, value, behind }))
     }
 
     /// The bytes of a field that has to be there.
