@@ -148,11 +148,13 @@ pub enum Why {
     Killed,
     /// The client did not answer the balancer's Ping.
     Silent,
+    /// The balancer's own fault: its work on this tunnel broke off in a panic.
+    Panicked,
 }
 
 impl Why {
     /// All of them.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Closed,
         Self::Ended,
         Self::Broken,
@@ -164,11 +166,12 @@ impl Why {
         Self::Drained,
         Self::Killed,
         Self::Silent,
+        Self::Panicked,
     ];
 
-    /// The one with this [word](Self::as_str).
-    fn named(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|why| why.as_str() == word)
+    /// The one with this [word](Self::as_str); what a later version may have words for is only known to be an end.
+    fn named(word: &str) -> Self {
+        Self::ALL.into_iter().find(|why| why.as_str() == word).unwrap_or(Self::Broken)
     }
 
     /// The word in the access log, and in a parcel.
@@ -185,6 +188,7 @@ impl Why {
             Self::Drained => "drained",
             Self::Killed => "killed",
             Self::Silent => "silent",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -204,6 +208,14 @@ pub struct Outcome {
     pub bytes: [u64; 2],
     /// Text and binary messages from the client and from the node.
     pub messages: [u64; 2],
+}
+
+impl Outcome {
+    /// Of a tunnel that the balancer ended before anything passed.
+    fn unborn(code: u16, why: Why) -> Self {
+        let (bytes, messages) = ([0; 2], [0; 2]);
+        Self { side: Side::Balancer, code, why, duration: Duration::ZERO, bytes, messages }
+    }
 }
 
 /// Takes the end of each tunnel. Called on a relay thread: it must not block.
@@ -233,15 +245,7 @@ struct Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let Some(Tunnel { record, .. }) = &self.tunnel else { return };
-        let outcome = Outcome {
-            side: Side::Balancer,
-            code: close::GOING_AWAY,
-            why: Why::Shutdown,
-            duration: Duration::ZERO,
-            bytes: [0; 2],
-            messages: [0; 2],
-        };
-        (self.ledger)(record, &outcome);
+        (self.ledger)(record, &Outcome::unborn(close::GOING_AWAY, Why::Shutdown));
     }
 }
 

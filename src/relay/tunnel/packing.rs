@@ -187,7 +187,7 @@ fn cause(fields: &mut Fields<'_>) -> Result<Option<(Side, u16, Why)>, Fault> {
     let Some(side) = fields.maybe::<u8>(CAUSE_SIDE)? else { return Ok(None) };
     let side = Side::ALL.get(usize::from(side)).copied().ok_or(fields.wrong(CAUSE_SIDE))?;
     let code = fields.number(CAUSE_CODE)?;
-    let why = Why::named(fields.text(CAUSE_WHY)?).ok_or(fields.wrong(CAUSE_WHY))?;
+    let why = Why::named(fields.text(CAUSE_WHY)?);
     Ok(Some((side, code, why)))
 }
 
