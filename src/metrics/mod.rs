@@ -9,7 +9,7 @@
 //! found again by its names. A pool's sums never go back: what a removed node had counted is folded into its pool.
 
 pub mod meter;
-mod process;
+pub(crate) mod process;
 mod table;
 
 use std::collections::BTreeMap;
