@@ -57,9 +57,9 @@ fn is_short(id: &Value) -> bool {
 }
 
 /// `{"type":"ok","request":…,"id":…, …}`.
-pub(super) fn ok(asked: &Asked, facts: Vec<(&str, Value)>) -> String {
-    let head = [("type", text("ok")), ("request", text(&asked.word))];
-    object(head.into_iter().chain(asked.id.clone().map(|id| ("id", id))).chain(facts))
+pub(super) fn ok(id: Option<Value>, word: &str, facts: Vec<(&str, Value)>) -> String {
+    let head = [("type", text("ok")), ("request", text(word))];
+    object(head.into_iter().chain(id.map(|id| ("id", id))).chain(facts))
 }
 
 /// `{"type":"error","id":…,"error":…}`.
@@ -115,11 +115,11 @@ mod tests {
         for (id, shown) in [("7", "7"), ("\"a\"", "\"a\"")] {
             let asked = Asked::read(&format!(r#"{{"type":"join","room":"r","id":{id}}}"#)).unwrap();
             assert_eq!(asked.request, Request::Join("r".into()));
-            let answer = ok(&asked, vec![("members", Value::Int(2))]);
+            let answer = ok(asked.id, &asked.word, vec![("members", Value::Int(2))]);
             assert_eq!(answer, format!(r#"{{"type":"ok","request":"join","id":{shown},"members":2}}"#));
         }
         let silent = Asked::read(r#"{"type":"leave","room":"r"}"#).unwrap();
-        assert_eq!(ok(&silent, vec![]), r#"{"type":"ok","request":"leave"}"#);
+        assert_eq!(ok(silent.id, &silent.word, vec![]), r#"{"type":"ok","request":"leave"}"#);
     }
 
     #[test]
