@@ -22,6 +22,9 @@ use crate::node::value::Value;
 /// What an adapter will have to say.
 pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// What the other servers answered; with a fault come the answers that were heard.
+pub type Answers = Result<Vec<Value>, (RequestFault, Vec<Value>)>;
+
 /// Where an event stands in the bus's log: what a client says it saw last when it comes back.
 pub type Offset = Arc<str>;
 
@@ -239,8 +242,8 @@ pub trait Adapter: Send + Sync {
     /// The sockets of the other nodes that are meant. All or a fault: a partial list would pass for a whole one.
     fn fetch(&self, target: Target, flags: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>>;
 
-    /// An event for the other servers; each answers once. With a fault come the answers that were heard.
-    fn ask_servers(&self, data: Vec<Value>) -> Pending<Result<Vec<Value>, (RequestFault, Vec<Value>)>>;
+    /// An event for the other servers; each answers once.
+    fn ask_servers(&self, data: Vec<Value>) -> Pending<Answers>;
 
     /// How many servers there are, this one included.
     fn servers(&self) -> Pending<Result<usize, RequestFault>>;
