@@ -9,29 +9,29 @@ use http_body_util::Full;
 pub type Answer = Response<Full<Bytes>>;
 
 /// JSON; never kept by anybody on the way.
-pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
+pub fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
     typed(status, "application/json", body.to_string())
 }
 
 /// `{"error": …}`, with what would be right.
-pub(super) fn error(status: StatusCode, words: &str) -> Answer {
+pub fn error(status: StatusCode, words: &str) -> Answer {
     json(status, &serde_json::json!({ "error": words }))
 }
 
 /// Plain text.
-pub(super) fn text(status: StatusCode, words: impl Into<Bytes>) -> Answer {
+pub fn text(status: StatusCode, words: impl Into<Bytes>) -> Answer {
     typed(status, "text/plain; charset=utf-8", words)
 }
 
 /// This method is none of the path's.
-pub(super) fn not_allowed(allowed: &'static str) -> Answer {
+pub fn not_allowed(allowed: &'static str) -> Answer {
     let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path is for {allowed}"));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }
 
 /// A body of this type.
-pub(super) fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();

@@ -22,19 +22,19 @@ const STATE: HeaderName = HeaderName::from_static("x-mainstay-state");
 const RELEASE: HeaderName = HeaderName::from_static("x-mainstay-release");
 
 /// What is told.
-pub(super) struct Health<'a> {
+pub struct Health<'a> {
     /// The node's name.
-    pub(super) node: &'a str,
+    pub node: &'a str,
     /// The release, when it was said.
-    pub(super) release: Option<&'a str>,
+    pub release: Option<&'a str>,
     /// Clients.
-    pub(super) connections: usize,
+    pub connections: usize,
     /// The most of them.
-    pub(super) max: usize,
+    pub max: usize,
     /// How broadcasts travel.
-    pub(super) adapter: &'static str,
+    pub adapter: &'static str,
     /// Whether the other nodes are reached; `None` where there is no Redis.
-    pub(super) bus: Option<BusState>,
+    pub bus: Option<BusState>,
     /// Whether the node is about to end.
     pub(super) is_draining: bool,
 }
@@ -51,7 +51,7 @@ impl Health<'_> {
     }
 
     /// The answer to `GET /health`.
-    pub(super) fn answer(&self) -> Answer {
+    pub fn answer(&self) -> Answer {
         let status = self.status();
         let code = match status {
             "draining" | "unfit" => StatusCode::SERVICE_UNAVAILABLE,
@@ -110,7 +110,10 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_well_tells_its_load() {
         let (status, body, answer) = told(|health| health.release = Some("v7")).await;
-        assert_eq!((status, &body["status"], &body["connections"], &body["max"]), (200, &"ok".into(), &3.into(), &10.into()));
+        assert_eq!(
+            (status, &body["status"], &body["connections"], &body["max"]),
+            (200, &"ok".into(), &3.into(), &10.into())
+        );
         assert_eq!((&body["node"], &body["redis"]["state"]), (&"ws1".into(), &"up".into()));
         assert_eq!(answer.headers()["x-mainstay-load"], "3/10");
         assert_eq!(answer.headers()["x-mainstay-release"], "v7");
@@ -121,7 +124,10 @@ mod tests {
     async fn each_state_has_its_word_and_its_status() {
         let away = || Some(BusState::Away { why: "connection refused".into() });
         let (status, body, _) = told(|health| health.bus = away()).await;
-        assert_eq!((status, &body["status"], &body["redis"]["why"]), (200, &"degraded".into(), &"connection refused".into()));
+        assert_eq!(
+            (status, &body["status"], &body["redis"]["why"]),
+            (200, &"degraded".into(), &"connection refused".into())
+        );
         let (status, body, _) = told(|health| health.connections = 10).await;
         assert_eq!((status, &body["status"]), (200, &"full".into()));
         let (status, body, answer) = told(|health| (health.bus, health.is_draining) = (away(), true)).await;

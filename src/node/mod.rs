@@ -4,19 +4,23 @@
 //! (what a client may ask), `hub` and `value` (what is shared), `presence`, `auth` and `limits`, and what is told about
 //! it: `health`, `metrics`.
 
-mod answer;
+pub mod answer;
+pub mod api;
 pub mod auth;
 pub mod config;
 mod echo;
 pub mod engine_io;
-mod health;
+pub mod health;
 pub mod hub;
+mod life;
 pub mod limits;
 pub mod metrics;
 pub mod plain;
 pub mod presence;
 pub mod request;
+mod routes;
 pub mod server;
 pub mod value;
 
 pub use echo::serve;
+pub use life::{Node, StartFault, World};

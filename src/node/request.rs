@@ -116,9 +116,12 @@ pub fn check_room(room: &str) -> Result<(), String> {
         return Err(format!("a room's name has 1 to {LONGEST_ROOM} bytes and no control characters"));
     }
     if room.starts_with(USER_ROOM) {
-        return Err("rooms that begin with `user:` hold a user's connections; write direct to reach a user".into());
+        return Err(
+            "rooms that begin with `user:` hold a user's connections; write direct to reach a user".into()
+        );
     }
-    let is_sid = room.len() == 20 && room.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let is_sid =
+        room.len() == 20 && room.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if is_sid {
         return Err("20 characters of A-Za-z0-9-_ are the room of one socket; take another name".into());
     }

@@ -2,7 +2,7 @@
 //!
 //! Rules: every connection belongs to the tracker, so that the end of the server is the end of all of them. A request
 //! head must be whole in time, which is also how long a silent kept-alive connection stays. A peer's fault ends its own
-//! connection and nothing else. At the end a connection has [`GRACE`] to finish its answer.
+//! connection and nothing else. At the end a connection has two seconds to finish its answer.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -33,9 +33,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 4096;
 
 /// Whoever answers the requests.
-pub(super) trait Service: Send + Sync + 'static {
+pub trait Service: Send + Sync + 'static {
     /// The answer to one request of `peer`.
-    fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Answer> + Send;
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Answer> + Send;
 }
 
 /// Listens on `address`. With `reuse_port`, other processes may do so at the same time, and the kernel spreads new
@@ -60,7 +64,7 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 }
 
 /// Serves until `stop`, and returns when the last connection has ended; upgraded ones are their owners' business.
-pub(super) async fn serve<S: Service>(
+pub async fn serve<S: Service>(
     listener: TcpListener,
     service: Arc<S>,
     head_time: Duration,

@@ -142,7 +142,9 @@ mod tests {
             assert!(fault.words.contains(said), "{message}: {}", fault.words);
         }
         let fault = Asked::read(r#"{"type":"join","id":9}"#).unwrap_err();
-        assert!(error(fault.id, &fault.words).starts_with(r#"{"type":"error","id":9,"error":"join has no room"#));
+        assert!(
+            error(fault.id, &fault.words).starts_with(r#"{"type":"error","id":9,"error":"join has no room"#)
+        );
     }
 
     #[test]
@@ -167,7 +169,9 @@ mod tests {
             .values()
             .filter_map(|message| message["properties"]["type"]["const"].as_str())
             .collect();
-        for word in ["join", "leave", "publish", "direct", "presence", "ok", "error", "welcome", "message", "event"] {
+        for word in
+            ["join", "leave", "publish", "direct", "presence", "ok", "error", "welcome", "message", "event"]
+        {
             assert!(named.contains(&word), "{word}");
         }
         // The examples of requests are read, so the schema does not drift from the reader.

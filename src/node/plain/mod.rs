@@ -9,7 +9,7 @@
 //!
 //! - A bad message gets an `error` that says what would be right; a broken frame, and a binary message, end the
 //!   connection with the code of RFC 6455 that names it.
-//! - Whoever sends to a client never waits: what it does not read is bounded ([`outbox`]), and then it is cut.
+//! - Whoever sends to a client never waits: what it does not read is bounded (`outbox`), and then it is cut.
 //! - A request is carried out before the next is read.
 
 mod bearer;
@@ -143,7 +143,18 @@ impl Plain {
         let (next, is_stopping) = (AtomicU64::new(0), AtomicBool::new(false));
         let (open, tasks) = (Mutex::default(), TaskTracker::new());
         let shared = Shared {
-            node, auth, origins, clients, seats, metrics, application, options, open, next, is_stopping, tasks,
+            node,
+            auth,
+            origins,
+            clients,
+            seats,
+            metrics,
+            application,
+            options,
+            open,
+            next,
+            is_stopping,
+            tasks,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -170,7 +181,8 @@ impl Plain {
             }
         };
         let speaks = bearer::offers(request.headers(), PROTOCOL);
-        let Ok((response, upgrade)) = WebSocket::upgrade_with_options(&mut request, shared.options.clone()) else {
+        let Ok((response, upgrade)) = WebSocket::upgrade_with_options(&mut request, shared.options.clone())
+        else {
             return answer::error(StatusCode::BAD_REQUEST, "this is no WebSocket handshake");
         };
         shared.tasks.spawn(socket::converse(Arc::clone(shared), upgrade, identity));
@@ -188,7 +200,8 @@ impl Plain {
         let end = tokio::time::Instant::now() + over;
         let mut left: Vec<_> = shared.open.lock().values().cloned().collect();
         while !left.is_empty() {
-            let steps = end.saturating_duration_since(tokio::time::Instant::now()).as_millis() / PACE.as_millis();
+            let steps =
+                end.saturating_duration_since(tokio::time::Instant::now()).as_millis() / PACE.as_millis();
             let share = left.len().div_ceil(usize::try_from(steps).unwrap_or(usize::MAX).max(1));
             for client in left.drain(left.len() - share..) {
                 client.outbox.end(End::Restart);
@@ -236,10 +249,13 @@ fn not_an_upgrade(fault: &handshake::RequestFault) -> Answer {
         handshake::RequestFault::Key | handshake::RequestFault::Body => StatusCode::BAD_REQUEST,
         _ => StatusCode::UPGRADE_REQUIRED,
     };
-    let mut answer = answer::error(status, &format!("{fault}; the messages are described on /ws/schema.json"));
+    let mut answer =
+        answer::error(status, &format!("{fault}; the messages are described on /ws/schema.json"));
     if status == StatusCode::UPGRADE_REQUIRED {
         // RFC 9110 section 15.5.22: a 426 names the protocol, and an Upgrade line needs its Connection option.
-        for (name, value) in [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")] {
+        for (name, value) in
+            [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")]
+        {
             answer.headers_mut().insert(name, HeaderValue::from_static(value));
         }
     }
@@ -251,3 +267,6 @@ impl Shared {
         Rates::of(&self.clients)
     }
 }
+
+#[cfg(test)]
+mod tests;

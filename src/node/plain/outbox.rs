@@ -38,8 +38,6 @@ pub(super) enum End {
     Slow,
     /// The node ends.
     Restart,
-    /// A Close with 1008 and these words.
-    Policy(&'static str),
 }
 
 /// What is to be done next.

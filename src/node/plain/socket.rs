@@ -136,7 +136,6 @@ impl<'a> Talk<'a> {
             Some(Next::End(End::Restart)) => {
                 Err(Ended::Closed(CloseCode::Restart, "service restart", Cut::Shutdown))
             }
-            Some(Next::End(End::Policy(words))) => Err(Ended::Closed(CloseCode::Policy, words, Cut::Broken)),
             Some(Next::Message(_)) | None => Ok(()),
         }
     }
