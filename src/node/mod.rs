@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 mod echo;
 mod page;
+pub mod bus;
 pub mod value;
 
 /// How long a connection may go on after the shutdown token was cancelled.

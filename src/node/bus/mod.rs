@@ -1,0 +1,3 @@
+//! How nodes speak to each other: through Redis, in the formats of the Node.js adapters.
+
+pub mod redis;

@@ -1,0 +1,384 @@
+//! The node's connection to Redis, which comes back whatever happens to it.
+//!
+//! 1. connect (one server, the master that sentinels name, or a cluster), within a few seconds;
+//! 2. subscribe to everything that is wanted, and check that the server counts those subscriptions;
+//! 3. serve: hand on what is heard; every few seconds, and whenever a command failed in a way that may be the
+//!    connection's fault, check again;
+//! 4. when a check fails or the connection ends: say so, wait (longer each time, with jitter, for ever), and begin anew.
+//!
+//! Rules: a command never waits for a connection that is not there, it fails with [`RedisFault::Away`], so that local
+//! clients go on; nothing is tried a second time, because a broadcast that came twice cannot be told from two.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::rand;
+use redis::{Cmd, FromRedisValue, PushInfo, PushKind, RedisError};
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::pace::Backoff;
+
+mod line;
+mod place;
+mod wanted;
+
+use line::{Inbox, Outlet};
+use wanted::Wanted;
+
+pub use line::{Line, Via};
+pub use place::{Place, PlaceFault};
+pub use wanted::{Heard, Listener, Wish};
+
+/// Delays between attempts to connect.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+
+/// Between two checks of a connection that gives no cause for one.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// Subscriptions that are sent before the answers to them are awaited.
+const SUBSCRIBED_AT_ONCE: usize = 256;
+
+/// How the connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisState {
+    /// Not yet connected since the start.
+    Connecting,
+    /// Connected, and every subscription is confirmed.
+    Up,
+    /// Not connected, with the reason.
+    Away(String),
+}
+
+/// Why a command had no answer.
+#[derive(Debug, Error)]
+pub enum RedisFault {
+    /// There is no connection; the command was not sent.
+    #[error("Redis is away: {0}")]
+    Away(String),
+    /// The connection was lost, or the answer did not come in time: the command may have been carried out.
+    #[error("Redis did not answer, the command may have been carried out: {0}")]
+    Unknown(RedisError),
+    /// The server refused the command.
+    #[error("Redis refused the command: {0}")]
+    Refused(RedisError),
+}
+
+/// The connection. Dropping it does not end it; [`Redis::close`] does.
+pub struct Redis {
+    /// Where it goes.
+    place: Place,
+    /// How long an answer may take.
+    patience: Duration,
+    /// The live connection, while there is one whose subscriptions are confirmed.
+    line: ArcSwapOption<Line>,
+    /// What is subscribed to on every connection.
+    wanted: Wanted,
+    /// Written by the supervisor alone.
+    state: watch::Sender<RedisState>,
+    /// A command failed in a way that may be the connection's fault: check now.
+    suspect: Notify,
+    /// The server is the wrong one (a replica now): connect anew, whatever the check says.
+    wrong: AtomicBool,
+    /// Connections made since the start, for metrics.
+    connections: AtomicU64,
+    /// Pushes that found no room, for metrics.
+    dropped: AtomicU64,
+    /// Cancelled once, by [`Redis::close`].
+    closed: CancellationToken,
+    /// The supervisor.
+    tasks: TaskTracker,
+}
+
+impl Redis {
+    /// Begins to connect. An answer to a command may take `patience`.
+    pub fn start(place: Place, patience: Duration) -> Arc<Redis> {
+        let redis = Arc::new(Redis {
+            place,
+            patience,
+            line: ArcSwapOption::empty(),
+            wanted: Wanted::default(),
+            state: watch::Sender::new(RedisState::Connecting),
+            suspect: Notify::new(),
+            wrong: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        redis.tasks.spawn(supervise(redis.clone()));
+        redis.tasks.close();
+        redis
+    }
+
+    /// Where it goes.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// How it is now.
+    pub fn state(&self) -> RedisState {
+        self.state.borrow().clone()
+    }
+
+    /// To await a change of the state.
+    pub fn watch(&self) -> watch::Receiver<RedisState> {
+        self.state.subscribe()
+    }
+
+    /// Connections made since the start.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Messages that were heard and found no room, because the node could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Sends one command and waits for its answer.
+    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisFault> {
+        let line = self.line()?;
+        line.ask(command).await.map_err(|error| self.fault(error))
+    }
+
+    /// Sends several commands in one write; the keys of them must be of one slot.
+    pub async fn ask_all<T: FromRedisValue>(&self, commands: &redis::Pipeline) -> Result<T, RedisFault> {
+        let line = self.line()?;
+        line.ask_all(commands).await.map_err(|error| self.fault(error))
+    }
+
+    /// How many connections, of all nodes, subscribe to a channel.
+    pub async fn subscribers(&self, via: Via, channel: &str) -> Result<u64, RedisFault> {
+        let line = self.line()?;
+        line.subscribers(via, channel).await.map_err(|error| self.fault(error))
+    }
+
+    /// Wants to hear a channel from now on, on this connection and on every later one. Returns when the server has
+    /// confirmed it, or at once if Redis is away. `own` says that no other node subscribes to it.
+    pub async fn subscribe(&self, wish: Wish, listener: Listener, own: bool) {
+        self.wanted.add(wish.clone(), listener, own);
+        let Ok(line) = self.line() else { return };
+        if let Err(error) = line.subscribe(wish.via, &wish.channel).await {
+            debug!(channel = %wish.channel, %error, "redis refused a subscription");
+            self.fault(error);
+        } else if !self.wanted.contains(&wish) {
+            let _ = line.unsubscribe(wish.via, &wish.channel).await;
+        }
+    }
+
+    /// Does not want to hear it any more.
+    pub async fn unsubscribe(&self, wish: &Wish) {
+        if !self.wanted.remove(wish) {
+            return;
+        }
+        let Ok(line) = self.line() else { return };
+        let _ = line.unsubscribe(wish.via, &wish.channel).await;
+        // Wanted again while the answer was on its way: the two commands may have come in the wrong order.
+        if self.wanted.contains(wish) {
+            let _ = line.subscribe(wish.via, &wish.channel).await;
+        }
+    }
+
+    /// Ends the connection and waits for the supervisor.
+    pub async fn close(&self) {
+        self.closed.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// A connection of its own for commands that wait on the server; their answers may take `patience`.
+    pub async fn line_of_its_own(&self, patience: Duration) -> Result<Line, RedisFault> {
+        Line::connect(&self.place, patience, None).await.map_err(RedisFault::Unknown)
+    }
+
+    fn line(&self) -> Result<Arc<Line>, RedisFault> {
+        self.line.load_full().ok_or_else(|| match &*self.state.borrow() {
+            RedisState::Away(reason) => RedisFault::Away(reason.clone()),
+            RedisState::Connecting | RedisState::Up => RedisFault::Away("not yet connected".to_owned()),
+        })
+    }
+
+    /// Sorts an error, and has the connection checked if it may be the connection's.
+    fn fault(&self, error: RedisError) -> RedisFault {
+        if is_refusal(&error) {
+            // After a failover the old master answers so.
+            if error.code() == Some("READONLY") {
+                self.wrong.store(true, Relaxed);
+                self.suspect.notify_one();
+            }
+            return RedisFault::Refused(error);
+        }
+        self.suspect.notify_one();
+        RedisFault::Unknown(error)
+    }
+
+    fn is_away(&self, reason: String) {
+        self.line.store(None);
+        // Said once for a reason, not at every attempt.
+        let said = self.state.send_if_modified(|state| {
+            let away = RedisState::Away(reason.clone());
+            (*state != away).then(|| *state = away).is_some()
+        });
+        if said {
+            warn!(redis = %self.place.name(), reason, "redis is away");
+        }
+    }
+}
+
+/// Whether the server answered, with a no.
+fn is_refusal(error: &RedisError) -> bool {
+    !error.is_io_error() && !error.is_timeout() && !error.is_connection_dropped() && error.code().is_some()
+}
+
+/// The life of the connection, until it is closed.
+async fn supervise(redis: Arc<Redis>) {
+    let mut failures = 0;
+    loop {
+        let connected = redis.closed.run_until_cancelled(connect(&redis)).await;
+        let reason = match connected {
+            None => break,
+            Some(Ok((line, mut outlet))) => {
+                failures = 0;
+                match redis.closed.run_until_cancelled(serve(&redis, line, &mut outlet)).await {
+                    None => break,
+                    Some(reason) => reason,
+                }
+            }
+            Some(Err(error)) => error.to_string(),
+        };
+        redis.is_away(reason);
+        failures += 1;
+        let pause = tokio::time::sleep(BACKOFF.delay(failures, draw()));
+        if redis.closed.run_until_cancelled(pause).await.is_none() {
+            break;
+        }
+    }
+    redis.line.store(None);
+}
+
+/// A new connection with everything subscribed and checked, open for commands.
+async fn connect(redis: &Redis) -> Result<(Arc<Line>, Outlet), RedisError> {
+    let (inbox, outlet) = Inbox::new();
+    let line = Arc::new(Line::connect(&redis.place, redis.patience, Some(inbox)).await?);
+    let mut done = HashSet::new();
+    subscribe_missing(redis, &line, &mut done).await?;
+    check(redis, &line).await?;
+    redis.wrong.store(false, Relaxed);
+    redis.line.store(Some(line.clone()));
+    // Whoever wished in the meantime saw no line; whoever wishes from here on subscribes on this one.
+    subscribe_missing(redis, &line, &mut done).await?;
+    redis.connections.fetch_add(1, Relaxed);
+    let before = redis.state.send_replace(RedisState::Up);
+    if before != RedisState::Up {
+        info!(redis = %redis.place.name(), subscriptions = done.len(), "redis is up");
+    }
+    Ok((line, outlet))
+}
+
+/// Subscribes to what is wanted and not `done`.
+async fn subscribe_missing(redis: &Redis, line: &Line, done: &mut HashSet<Wish>) -> Result<(), RedisError> {
+    let missing: Vec<Wish> = redis.wanted.all().into_iter().filter(|wish| !done.contains(wish)).collect();
+    for some in missing.chunks(SUBSCRIBED_AT_ONCE) {
+        let asked = some.iter().map(|wish| line.subscribe(wish.via, &wish.channel));
+        futures_util::future::try_join_all(asked).await?;
+    }
+    done.extend(missing);
+    Ok(())
+}
+
+/// Whether the server answers, and counts the subscriptions that only this node can have.
+async fn check(redis: &Redis, line: &Line) -> Result<(), RedisError> {
+    line.ping().await?;
+    for wish in redis.wanted.own() {
+        // Nobody could count a pattern; and what is not wanted any more while it is asked for proves nothing.
+        let counted = line.subscribers(wish.via, &wish.channel).await?;
+        if counted == 0 && redis.wanted.contains(&wish) {
+            let lost = format!("the subscription to {} is lost", wish.channel);
+            return Err(std::io::Error::other(lost).into());
+        }
+    }
+    Ok(())
+}
+
+/// Hands on what is heard and checks the connection, until there is a reason to leave it.
+async fn serve(redis: &Redis, line: Arc<Line>, outlet: &mut Outlet) -> String {
+    let mut checks = interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let cause = tokio::select! {
+            push = outlet.take() => match push {
+                Some(push) => hear(redis, push),
+                None => Cause::Gone,
+            },
+            () = redis.suspect.notified() => Cause::Doubt,
+            _ = checks.tick() => Cause::Doubt,
+        };
+        if let Err(reason) = answer(redis, &line, outlet, cause).await {
+            return reason;
+        }
+    }
+}
+
+/// What may be wrong with a connection.
+enum Cause {
+    /// Nothing.
+    None,
+    /// Perhaps something: check.
+    Doubt,
+    /// Subscriptions may have moved with a slot: subscribe again, then check.
+    Moved,
+    /// It ended.
+    Gone,
+}
+
+fn hear(redis: &Redis, push: PushInfo) -> Cause {
+    match push.kind {
+        PushKind::Disconnection if redis.place.is_cluster() => Cause::Moved,
+        PushKind::Disconnection => Cause::Gone,
+        PushKind::SUnsubscribe => {
+            // The server says so by itself when a slot moves away; after our own wish the channel is not wanted.
+            let name = push.data.first().and_then(|name| redis::from_redis_value_ref::<String>(name).ok());
+            let wish = name.map(|name| Wish { via: Via::Shard, channel: name.into() });
+            if wish.is_some_and(|wish| redis.wanted.contains(&wish)) { Cause::Moved } else { Cause::None }
+        }
+        _ => {
+            redis.wanted.hear(push);
+            Cause::None
+        }
+    }
+}
+
+async fn answer(redis: &Redis, line: &Line, outlet: &Outlet, cause: Cause) -> Result<(), String> {
+    if redis.wrong.swap(false, Relaxed) {
+        return Err("the server has become a replica".to_owned());
+    }
+    let checked = match cause {
+        Cause::None => return Ok(()),
+        Cause::Gone => return Err("the connection ended".to_owned()),
+        Cause::Doubt => check(redis, line).await,
+        Cause::Moved => match subscribe_missing(redis, line, &mut HashSet::new()).await {
+            Ok(()) => check(redis, line).await,
+            Err(error) => Err(error),
+        },
+    };
+    let dropped = outlet.dropped();
+    if dropped > 0 {
+        redis.dropped.fetch_add(dropped, Relaxed);
+        warn!(dropped, "messages from redis found no room, the node does not keep up");
+    }
+    checked.map_err(|error| error.to_string())
+}
+
+/// A number for jitter; without a source of randomness the delays are only not spread.
+fn draw() -> u64 {
+    let mut bytes = [0; 8];
+    let _ = rand::fill(&mut bytes);
+    u64::from_be_bytes(bytes)
+}
