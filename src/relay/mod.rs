@@ -8,13 +8,15 @@
 //! pools, routes or config: a tunnel carries the few values it needs ([`Rules`]).
 //!
 //! While tunnels run, the threads can be told to close some of them ([`Relay::close_some`]) and asked what they are
-//! ([`Relay::sessions`]).
+//! ([`Relay::sessions`]). Live tunnels go from one process to another as [parcels](parcel): [`Relay::freeze`].
 
 mod closing;
 mod end;
 mod engine;
 mod farewell;
 mod listing;
+mod moving;
+pub mod parcel;
 pub mod pipe;
 mod pulse;
 mod round;
@@ -39,6 +41,7 @@ use tokio::sync::oneshot;
 
 pub use closing::{Closing, Departures, Which};
 pub use listing::{Filter, Snapshot};
+pub use moving::{Arrival, Frozen, Held, Parcel, ParcelFault, Stays};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
@@ -145,10 +148,33 @@ pub enum Why {
     Killed,
     /// The client did not answer the balancer's Ping.
     Silent,
+    /// The balancer's own fault: its work on this tunnel broke off in a panic.
+    Panicked,
 }
 
 impl Why {
-    /// The word in the access log.
+    /// All of them.
+    const ALL: [Self; 12] = [
+        Self::Closed,
+        Self::Ended,
+        Self::Broken,
+        Self::Idle,
+        Self::TooBig,
+        Self::Garbage,
+        Self::Worn,
+        Self::Shutdown,
+        Self::Drained,
+        Self::Killed,
+        Self::Silent,
+        Self::Panicked,
+    ];
+
+    /// The one with this [word](Self::as_str); what a later version may have words for is only known to be an end.
+    fn named(word: &str) -> Self {
+        Self::ALL.into_iter().find(|why| why.as_str() == word).unwrap_or(Self::Broken)
+    }
+
+    /// The word in the access log, and in a parcel.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -162,6 +188,7 @@ impl Why {
             Self::Drained => "drained",
             Self::Killed => "killed",
             Self::Silent => "silent",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -183,6 +210,14 @@ pub struct Outcome {
     pub messages: [u64; 2],
 }
 
+impl Outcome {
+    /// Of a tunnel that the balancer ended before anything passed.
+    fn unborn(code: u16, why: Why) -> Self {
+        let (bytes, messages) = ([0; 2], [0; 2]);
+        Self { side: Side::Balancer, code, why, duration: Duration::ZERO, bytes, messages }
+    }
+}
+
 /// Takes the end of each tunnel. Called on a relay thread: it must not block.
 pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
 
@@ -193,6 +228,10 @@ enum Command {
     Adopt(Box<Arriving>),
     Close(Box<round::Round>),
     List(Box<listing::Listing>),
+    Freeze(moving::Freezing),
+    Resume(Vec<Parcel>),
+    LetGo(Vec<usize>),
+    Land(moving::Landing),
 }
 
 /// A tunnel on its way to its thread. If it does not get there, because the thread has ended, that is its outcome:
@@ -206,15 +245,7 @@ struct Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let Some(Tunnel { record, .. }) = &self.tunnel else { return };
-        let outcome = Outcome {
-            side: Side::Balancer,
-            code: close::GOING_AWAY,
-            why: Why::Shutdown,
-            duration: Duration::ZERO,
-            bytes: [0; 2],
-            messages: [0; 2],
-        };
-        (self.ledger)(record, &outcome);
+        (self.ledger)(record, &Outcome::unborn(close::GOING_AWAY, Why::Shutdown));
     }
 }
 
