@@ -4,10 +4,12 @@
 use bytes::Bytes;
 
 use super::WireFault;
-use super::opts::{either, optional_text, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets};
+use super::opts::{
+    either, optional_text, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets,
+};
 use super::opts::{sockets_piece, text};
 use super::piece::Piece;
-use crate::node::hub::adapter::{Flags, Room, SocketDetails, Target};
+use crate::node::hub::adapter::{Flags, Room, SocketFacts, Target};
 use crate::node::value::Value;
 
 /// The uid of `@socket.io/redis-emitter`, which is no node and answers nothing.
@@ -50,7 +52,7 @@ impl Channels {
     /// The channel of a broadcast: that of its room if it is exactly one.
     pub fn of_target(&self, target: &Target) -> String {
         match &*target.rooms {
-            [room] => format!("{}{}#", self.broadcast, room.as_str()),
+            [room] => format!("{}{}#", self.broadcast, room.name),
             _ => self.broadcast.clone(),
         }
     }
@@ -83,8 +85,7 @@ pub struct Broadcast {
 
 /// Writes a broadcast.
 pub fn write_broadcast(uid: &str, nsp: &str, data: &[Value], target: &Target, flags: &Flags) -> Bytes {
-    let parts =
-        vec![Piece::Text(uid), packet_piece(data, Some(nsp)), opts_piece(target, Some(flags))];
+    let parts = vec![Piece::Text(uid), packet_piece(data, Some(nsp)), opts_piece(target, Some(flags))];
     Piece::List(parts).to_msgpack().into()
 }
 
@@ -99,7 +100,8 @@ pub fn read_broadcast(payload: &[u8]) -> Result<Broadcast, WireFault> {
         return Err(WireFault::OtherKind);
     };
     let mut parts = parts.into_iter();
-    let (Some(Value::Text(uid)), packet_value, opts_value) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(Value::Text(uid)), packet_value, opts_value) = (parts.next(), parts.next(), parts.next())
+    else {
         return Err(WireFault::Field("uid"));
     };
     let (data, nsp) = packet(packet_value)?;
@@ -131,7 +133,14 @@ pub enum Request {
     /// 6: an event for the servers themselves; with a request id an answer is wanted.
     ServerSideEmit { uid: Option<String>, request: Option<String>, data: Vec<Value> },
     /// 7: a broadcast whose clients answer.
-    BroadcastWithAck { uid: Option<String>, request: String, nsp: String, data: Vec<Value>, target: Target, flags: Flags },
+    BroadcastWithAck {
+        uid: Option<String>,
+        request: String,
+        nsp: String,
+        data: Vec<Value>,
+        target: Target,
+        flags: Flags,
+    },
 }
 
 impl Request {
@@ -238,7 +247,8 @@ pub fn read_request(payload: &[u8]) -> Result<Request, WireFault> {
         let room = map.get("room").and_then(super::opts::room).ok_or(WireFault::Field("room"));
         (text(map, "sid"), room, map.get("close").and_then(Value::as_bool).unwrap_or_default())
     };
-    let many = |map: &Value| Ok::<_, WireFault>((opts(map.get("opts"))?.0, rooms(map.get("rooms"), "rooms")?));
+    let many =
+        |map: &Value| Ok::<_, WireFault>((opts(map.get("opts"))?.0, rooms(map.get("rooms"), "rooms")?));
     let is_old = map.get("opts").is_none();
     Ok(match kind {
         0 => Request::Sockets { request: request?, rooms: rooms(map.get("rooms"), "rooms")? },
@@ -282,7 +292,7 @@ pub enum Response {
     /// To old 2, 3 and 4; and to everything that is answered with nothing.
     Done { request: String },
     /// To 5.
-    Sockets { request: String, sockets: Vec<SocketDetails> },
+    Sockets { request: String, sockets: Vec<SocketFacts> },
     /// To 6.
     ServerSideEmit { request: String, data: Value },
     /// 8, to 7: how many clients were asked.
@@ -342,9 +352,12 @@ pub fn read_response(payload: &[u8]) -> Result<Response, WireFault> {
     let mut map = either(payload)?;
     let request = text(&map, "requestId")?;
     match map.get("type").and_then(Value::as_u64) {
-        Some(6) => return Ok(Response::ServerSideEmit { request, data: map.take("data").unwrap_or_default() }),
+        Some(6) => {
+            return Ok(Response::ServerSideEmit { request, data: map.take("data").unwrap_or_default() });
+        }
         Some(8) => {
-            let count = map.get("clientCount").and_then(Value::as_u64).ok_or(WireFault::Field("clientCount"))?;
+            let count =
+                map.get("clientCount").and_then(Value::as_u64).ok_or(WireFault::Field("clientCount"))?;
             return Ok(Response::Count { request, count });
         }
         Some(9) => return Ok(Response::Ack { request, packet: map.take("packet") }),
@@ -352,7 +365,9 @@ pub fn read_response(payload: &[u8]) -> Result<Response, WireFault> {
         _ => {}
     }
     match (map.take("sockets"), map.get("rooms")) {
-        (Some(Value::List(items)), _) if items.iter().all(|item| item.as_text().is_some()) && !items.is_empty() => {
+        (Some(Value::List(items)), _)
+            if items.iter().all(|item| item.as_text().is_some()) && !items.is_empty() =>
+        {
             let sids = items.iter().filter_map(Value::as_text).map(str::to_owned).collect();
             Ok(Response::Sids { request, sids })
         }

@@ -13,9 +13,8 @@ pub fn stream_of(name: &str, nsp: &str, streams: u32) -> String {
     if streams <= 1 {
         return name.to_owned();
     }
-    let hash = nsp.encode_utf16().fold(0i32, |hash, unit| {
-        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
-    });
+    let hash =
+        nsp.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     format!("{name}-{}", i64::from(hash) % i64::from(streams))
 }
 
@@ -39,8 +38,14 @@ pub fn fields(message: &Message, uid: &str, nsp: &str, only_plaintext: bool) -> 
     [("uid", uid.to_owned()), ("nsp", nsp.to_owned()), ("type", message.kind().to_string()), ("data", data)]
 }
 
+fn text<'a>(bytes: Option<&'a [u8]>, field: &'static str) -> Result<&'a str, WireFault> {
+    bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or(WireFault::Field(field))
+}
+
 /// Reads an entry's fields, in whatever order they are; none if they say nothing (heartbeats of the generation before).
-pub fn read<'a>(fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Result<Option<Envelope>, WireFault> {
+pub fn read<'a>(
+    fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+) -> Result<Option<Envelope>, WireFault> {
     let (mut uid, mut nsp, mut kind, mut data) = (None, None, None, None);
     for (field, value) in fields {
         match field {
@@ -51,9 +56,6 @@ pub fn read<'a>(fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Resul
             _ => {}
         }
     }
-    let text = |bytes: Option<&[u8]>, field| {
-        bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or(WireFault::Field(field))
-    };
     let kind = text(kind, "type")?.parse().map_err(|_| WireFault::Field("type"))?;
     let data = match data {
         None => Value::Null,

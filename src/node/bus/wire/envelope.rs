@@ -7,9 +7,11 @@
 use bytes::Bytes;
 
 use super::WireFault;
-use super::opts::{either, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets, sockets_piece, text};
+use super::opts::{
+    either, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets, sockets_piece, text,
+};
 use super::piece::Piece;
-use crate::node::hub::adapter::{Flags, Room, SocketDetails, Target};
+use crate::node::hub::adapter::{Flags, Room, SocketFacts, Target};
 use crate::node::value::Value;
 
 /// Which of the two adapters' ways of writing is meant.
@@ -46,7 +48,7 @@ pub enum Message {
     /// 7: who is selected, with everything about them.
     Fetch { target: Target, flags: Flags, request: String },
     /// 8, to 7.
-    Sockets { request: String, sockets: Vec<SocketDetails> },
+    Sockets { request: String, sockets: Vec<SocketFacts> },
     /// 9: an event for the servers themselves; with a request id an answer is wanted.
     ServerSideEmit { request: Option<String>, data: Vec<Value> },
     /// 10, to 9.
@@ -135,7 +137,9 @@ impl Message {
                 let mut entries = vec![request_piece(request)];
                 match packet {
                     Some(packet) => entries.push(("packet", Piece::Value(packet))),
-                    None if dialect == Dialect::Streams => entries.push(("packet", Piece::Owned(Value::Null))),
+                    None if dialect == Dialect::Streams => {
+                        entries.push(("packet", Piece::Owned(Value::Null)))
+                    }
                     None => {}
                 }
                 entries
@@ -174,7 +178,10 @@ impl Message {
                 Some(Value::List(data)) => Message::ServerSideEmit { request: request.ok(), data },
                 _ => return Err(WireFault::Field("packet")),
             },
-            10 => Message::ServerSideAnswer { request: request?, packet: data.take("packet").unwrap_or_default() },
+            10 => Message::ServerSideAnswer {
+                request: request?,
+                packet: data.take("packet").unwrap_or_default(),
+            },
             11 => {
                 let count = data.get("clientCount").and_then(Value::as_u64);
                 Message::Count { request: request?, count: count.ok_or(WireFault::Field("clientCount"))? }

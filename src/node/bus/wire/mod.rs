@@ -10,7 +10,7 @@
 
 use thiserror::Error;
 
-use super::super::value::ValueFault;
+use crate::node::value::ValueFault;
 
 pub mod classic;
 pub mod entry;

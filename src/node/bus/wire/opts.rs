@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::WireFault;
 use super::piece::Piece;
-use crate::node::hub::adapter::{Flags, Room, SocketDetails, Target};
+use crate::node::hub::adapter::{Flags, Room, SocketFacts, Target};
 use crate::node::value::Value;
 
 /// Packet type EVENT, which a broadcast keeps on the wire even with bytes in it.
@@ -15,10 +15,10 @@ const EVENT: u64 = 2;
 
 /// A room as it stands in a list of rooms.
 pub(super) fn room_value(room: &Room) -> Value {
-    match room.is_number() {
+    match room.numeric {
         // What is no number after all is text.
-        true => Value::from_json(room.as_str()).unwrap_or_else(|_| Value::from(room.as_str())),
-        false => Value::from(room.as_str()),
+        true => Value::from_json(&room.name).unwrap_or_else(|_| Value::from(&*room.name)),
+        false => Value::from(&*room.name),
     }
 }
 
@@ -29,7 +29,9 @@ pub(super) fn rooms_piece(rooms: &[Room]) -> Piece<'static> {
 pub(super) fn room(value: &Value) -> Option<Room> {
     match value {
         Value::Text(name) => Some(Room::text(name)),
-        Value::Int(_) | Value::Uint(_) | Value::Float(_) => Some(Room::number(&value.to_json())),
+        Value::Int(_) | Value::Uint(_) | Value::Float(_) => {
+            Some(Room { name: value.to_json().into(), numeric: true })
+        }
         // Nothing that is in a room of another kind can be meant on this node.
         _ => None,
     }
@@ -48,8 +50,7 @@ pub(super) fn rooms(list: Option<&Value>, field: &'static str) -> Result<Vec<Roo
 
 /// `{rooms, except}`, and `flags` where the format has them.
 pub(super) fn opts_piece(target: &Target, flags: Option<&Flags>) -> Piece<'static> {
-    let mut entries =
-        vec![("rooms", rooms_piece(&target.rooms)), ("except", rooms_piece(&target.except))];
+    let mut entries = vec![("rooms", rooms_piece(&target.rooms)), ("except", rooms_piece(&target.except))];
     if let Some(flags) = flags {
         entries.push(("flags", flags_piece(flags)));
     }
@@ -108,23 +109,23 @@ pub(super) fn packet(packet: Option<Value>) -> Result<(Vec<Value>, Option<String
     }
 }
 
-pub(super) fn sockets_piece(sockets: &[SocketDetails]) -> Piece<'_> {
-    let socket = |socket| {
-        let SocketDetails { id, handshake, rooms, data } = socket;
-        Piece::Map(vec![
-            ("id", Piece::Text(id)),
-            ("handshake", Piece::Value(handshake)),
-            ("rooms", rooms_piece(rooms)),
-            ("data", Piece::Value(data)),
-        ])
-    };
-    Piece::List(sockets.iter().map(socket).collect())
+pub(super) fn sockets_piece(sockets: &[SocketFacts]) -> Piece<'_> {
+    Piece::List(sockets.iter().map(socket_piece).collect())
 }
 
-pub(super) fn sockets(list: Value) -> Result<Vec<SocketDetails>, WireFault> {
+fn socket_piece(socket: &SocketFacts) -> Piece<'_> {
+    Piece::Map(vec![
+        ("id", Piece::Text(&socket.id)),
+        ("handshake", Piece::Value(&socket.handshake)),
+        ("rooms", rooms_piece(&socket.rooms)),
+        ("data", Piece::Value(&socket.data)),
+    ])
+}
+
+pub(super) fn sockets(list: Value) -> Result<Vec<SocketFacts>, WireFault> {
     let Value::List(items) = list else { return Err(WireFault::Field("sockets")) };
     let socket = |mut item: Value| {
-        Ok(SocketDetails {
+        Ok(SocketFacts {
             id: item.get("id").and_then(Value::as_text).ok_or(WireFault::Field("sockets.id"))?.into(),
             rooms: rooms(item.get("rooms"), "sockets.rooms")?,
             handshake: item.take("handshake").unwrap_or_default(),
