@@ -115,8 +115,7 @@ impl Line {
 
     /// How many connections subscribe to a channel; in a cluster the sum of what its nodes say, each of its own.
     pub async fn subscribers(&self, via: Via, channel: &str) -> RedisResult<u64> {
-        let mut command = redis::cmd("PUBSUB");
-        command.arg(if via == Via::Shard { "SHARDNUMSUB" } else { "NUMSUB" }).arg(channel);
+        let command = numsub(via, channel);
         match self {
             Line::One(connection) => {
                 let value = connection.clone().req_packed_command(&command).await?;
@@ -142,8 +141,15 @@ impl Line {
     }
 }
 
+/// The question how many connections of one server subscribe to a channel.
+pub(super) fn numsub(via: Via, channel: &str) -> Cmd {
+    let mut command = redis::cmd("PUBSUB");
+    command.arg(if via == Via::Shard { "SHARDNUMSUB" } else { "NUMSUB" }).arg(channel);
+    command
+}
+
 /// The number in the answer to NUMSUB, which is `[channel, number]`, or a map from one to the other.
-fn count_in(answer: &Value) -> u64 {
+pub(super) fn count_in(answer: &Value) -> u64 {
     let count = match answer {
         Value::Array(parts) => parts.get(1),
         Value::Map(entries) => entries.first().map(|(_, count)| count),

@@ -27,13 +27,18 @@ use tracing::{debug, info, warn};
 use crate::pace::Backoff;
 
 mod line;
+mod link;
+mod outgoing;
 mod place;
 mod wanted;
 
 use line::{Inbox, Outlet};
+use outgoing::Outgoing;
 use wanted::Wanted;
 
 pub use line::{Line, Via};
+pub use link::Link;
+pub use outgoing::Answer;
 pub use place::{Place, PlaceFault};
 pub use wanted::{Heard, Listener, Wish};
 
@@ -66,6 +71,9 @@ pub enum RedisFault {
     /// The connection was lost, or the answer did not come in time: the command may have been carried out.
     #[error("Redis did not answer, the command may have been carried out: {0}")]
     Unknown(RedisError),
+    /// Too many commands wait already; it was not sent.
+    #[error("too many commands for Redis are waiting")]
+    Full,
     /// The server refused the command.
     #[error("Redis refused the command: {0}")]
     Refused(RedisError),
@@ -81,6 +89,8 @@ pub struct Redis {
     line: ArcSwapOption<Line>,
     /// What is subscribed to on every connection.
     wanted: Wanted,
+    /// Commands whose order counts.
+    outgoing: Outgoing,
     /// Written by the supervisor alone.
     state: watch::Sender<RedisState>,
     /// A command failed in a way that may be the connection's fault: check now.
@@ -100,8 +110,10 @@ pub struct Redis {
 impl Redis {
     /// Begins to connect. An answer to a command may take `patience`.
     pub fn start(place: Place, patience: Duration) -> Arc<Redis> {
+        let (outgoing, queue) = Outgoing::new();
         let redis = Arc::new(Redis {
             place,
+            outgoing,
             patience,
             line: ArcSwapOption::empty(),
             wanted: Wanted::default(),
@@ -114,6 +126,9 @@ impl Redis {
             tasks: TaskTracker::new(),
         });
         redis.tasks.spawn(supervise(redis.clone()));
+        let closed = redis.closed.clone();
+        let sending = outgoing::send_all(redis.clone(), queue);
+        redis.tasks.spawn(async move { closed.run_until_cancelled(sending).await });
         redis.tasks.close();
         redis
     }
@@ -155,16 +170,31 @@ impl Redis {
         line.ask_all(commands).await.map_err(|error| self.fault(error))
     }
 
+    /// Hands a command over: it is sent after all that were handed over before, whether its answer is awaited or not.
+    pub fn post(&self, command: Cmd) -> Result<Answer, RedisFault> {
+        self.outgoing.post(command)
+    }
+
+    /// The same for the question how many connections, of all nodes, subscribe to a channel.
+    pub fn post_count(&self, via: Via, channel: &str) -> Result<Answer, RedisFault> {
+        self.outgoing.post_count(via, channel)
+    }
+
     /// How many connections, of all nodes, subscribe to a channel.
     pub async fn subscribers(&self, via: Via, channel: &str) -> Result<u64, RedisFault> {
         let line = self.line()?;
         line.subscribers(via, channel).await.map_err(|error| self.fault(error))
     }
 
-    /// Wants to hear a channel from now on, on this connection and on every later one. Returns when the server has
-    /// confirmed it, or at once if Redis is away. `own` says that no other node subscribes to it.
-    pub async fn subscribe(&self, wish: Wish, listener: Listener, own: bool) {
-        self.wanted.add(wish.clone(), listener, own);
+    /// Wants to hear a channel from now on, on every connection that is made. `own` says that no other node subscribes to
+    /// it. On the connection that is there now, [`Redis::confirm`] makes it so.
+    pub fn want(&self, wish: Wish, listener: Listener, own: bool) {
+        self.wanted.add(wish, listener, own);
+    }
+
+    /// Subscribes to what is wanted on the connection that is there now. Returns when the server has confirmed it, or at
+    /// once if Redis is away.
+    pub async fn confirm(&self, wish: Wish) {
         let Ok(line) = self.line() else { return };
         if let Err(error) = line.subscribe(wish.via, &wish.channel).await {
             debug!(channel = %wish.channel, %error, "redis refused a subscription");
@@ -208,10 +238,14 @@ impl Redis {
     /// Sorts an error, and has the connection checked if it may be the connection's.
     fn fault(&self, error: RedisError) -> RedisFault {
         if is_refusal(&error) {
-            // After a failover the old master answers so.
-            if error.code() == Some("READONLY") {
-                self.wrong.store(true, Relaxed);
-                self.suspect.notify_one();
+            match error.code() {
+                // After a failover the old master answers so.
+                Some("READONLY") => {
+                    self.wrong.store(true, Relaxed);
+                    self.suspect.notify_one();
+                }
+                Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH") => self.suspect.notify_one(),
+                _ => {}
             }
             return RedisFault::Refused(error);
         }

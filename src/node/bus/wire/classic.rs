@@ -111,6 +111,7 @@ pub fn read_broadcast(payload: &[u8]) -> Result<Broadcast, WireFault> {
 
 /// What came on the channel of requests.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "fields bear the names that they have on the wire")]
 pub enum Request {
     /// 0: the ids of the sockets in these rooms; only old peers ask.
     Sockets { request: String, rooms: Vec<Room> },
@@ -284,6 +285,7 @@ pub fn read_request(payload: &[u8]) -> Result<Request, WireFault> {
 
 /// What came on a channel of responses. Only some have a type: which one is meant is known from the request.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "fields bear the names that they have on the wire")]
 pub enum Response {
     /// To 0.
     Sids { request: String, sids: Vec<String> },

@@ -36,6 +36,7 @@ pub struct Envelope {
 
 /// What nodes say to each other.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "fields bear the names that they have on the wire")]
 pub enum Message {
     /// 3; with a request id its clients answer.
     Broadcast { data: Vec<Value>, request: Option<String>, target: Target, flags: Flags },
