@@ -91,14 +91,8 @@ pub fn write_broadcast(uid: &str, nsp: &str, data: &[Value], target: &Target, fl
 
 /// Reads what came on a channel of broadcasts.
 pub fn read_broadcast(payload: &[u8]) -> Result<Broadcast, WireFault> {
-    let Value::List(parts) = Value::from_msgpack(payload).or_else(|fault| {
-        // A sharded adapter with the same prefix sends JSON here.
-        let other = payload.first() == Some(&b'{') && Value::from_wire_json(payload).is_ok();
-        Err(if other { WireFault::OtherKind } else { fault.into() })
-    })?
-    else {
-        return Err(WireFault::OtherKind);
-    };
+    // A sharded adapter with the same prefix sends JSON here, one of the streams adapter a map.
+    let Value::List(parts) = either(payload)? else { return Err(WireFault::OtherKind) };
     let mut parts = parts.into_iter();
     let (Some(Value::Text(uid)), packet_value, opts_value) = (parts.next(), parts.next(), parts.next())
     else {
