@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod api;
 pub mod auth;
+pub mod bus;
 pub mod config;
 mod echo;
 pub mod engine_io;
