@@ -4,7 +4,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +14,7 @@ use crate::admin::sessions::Session;
 use crate::admin::status::{Process, status};
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress};
+use crate::control::upgrade::{Program, Succession, Taking, Upgrader};
 use crate::control::watch::Watch;
 use crate::control::{self, Bound, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
@@ -40,6 +41,8 @@ const LATE: Duration = Duration::from_secs(1);
 pub struct App {
     front: Arc<Front>,
     reload: Arc<Reload>,
+    /// The way to another binary.
+    upgrader: Upgrader,
     /// The watch of the files, the pages of the access log, and the reports to the service manager.
     servers: JoinSet<()>,
 }
@@ -56,11 +59,37 @@ impl App {
     }
 
     /// The same, on those of the inherited sockets that the config names.
-    pub async fn start_on(
+    pub async fn start_on(config: &Config, path: Option<&Path>, inherited: Inherited) -> io::Result<Self> {
+        let (app, bound) = Self::ready(config, path, inherited, None)?;
+        app.reload.start(bound).await;
+        tracing::info!("serving");
+        service::ready(&report::status(&app.front));
+        Ok(app.reporting())
+    }
+
+    /// Takes over from another process, which goes on if this fails.
+    pub async fn take_over(config: &Config, path: &Path, mut taking: Taking) -> io::Result<Self> {
+        let inherited = taking.inherited();
+        let (mut app, bound) = match Self::ready(config, Some(path), inherited, Some(&taking)) {
+            Ok(ready) => ready,
+            Err(error) => {
+                taking.refuse(&error.to_string()).await;
+                return Err(error);
+            }
+        };
+        let coming = taking.take_over(&app.reload, bound).await.map_err(io::Error::other)?;
+        app.servers.spawn(coming);
+        tracing::info!("serving, another process has handed over");
+        Ok(app.reporting())
+    }
+
+    /// Everything but the opening.
+    fn ready(
         config: &Config,
         path: Option<&Path>,
         mut inherited: Inherited,
-    ) -> io::Result<Self> {
+        taking: Option<&Taking>,
+    ) -> io::Result<(Self, Bound)> {
         files::raise_limit();
         let bound = Bound::all(config, |address, is_admin| open(address, is_admin, &mut inherited))?;
         inherited.close_rest();
@@ -70,21 +99,57 @@ impl App {
         let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access, &metrics))?;
         let seed = RandomState::new().hash_one(std::process::id());
-        let front = Arc::new(Front::new(State::new(config, &metrics), relay, metrics, access, seed));
+        let state = State::after(taking.map_or(0, Taking::generation), config, &metrics);
+        let mut front = Front::new(state, relay, metrics, access, seed);
+        front.count_on(taking.map_or(Duration::ZERO, Taking::clock));
+        let front = Arc::new(front);
         let started_at = SystemTime::now();
+        let upgrader = Arc::new(OnceLock::new());
+        let upgrades = Arc::clone(&upgrader);
         let serve_admin = move |reload: &Arc<Reload>, listener| -> admin::Later<()> {
-            let view = Arc::new(view(reload, started_at));
+            let view = Arc::new(view(reload, started_at, &upgrades));
             Box::pin(admin::serve(listener, view, reload.front().shutdown.clone()))
         };
         let reload =
             Reload::new(Arc::clone(&front), config.clone(), path.map(Path::to_owned), Box::new(serve_admin));
         let mut servers = JoinSet::new();
         servers.spawn(pages::turn_on_usr1(Arc::clone(&front))?);
-        reload.start(bound).await;
-        tracing::info!("serving");
-        service::ready(&report::status(&front));
-        servers.spawn(report::run(Arc::clone(&front)));
-        Ok(Self { front, reload, servers })
+        let (way, upgrading) = Upgrader::new(Arc::clone(&reload), Program::own()?)?;
+        servers.spawn(upgrading);
+        let upgrader = upgrader.get_or_init(|| way).clone();
+        Ok((Self { front, reload, upgrader, servers }, bound))
+    }
+
+    fn reporting(mut self) -> Self {
+        self.servers.spawn(report::run(Arc::clone(&self.front)));
+        self
+    }
+
+    /// Waits until another process has taken over everything; then [`leave`](Self::leave).
+    pub async fn relieved(&self) {
+        self.upgrader.done().await;
+    }
+
+    /// Ends when there is nothing left to do, because another process does it.
+    pub async fn leave(mut self) {
+        let front = Arc::clone(&self.front);
+        let over = Duration::ZERO;
+        front.relay.close(&Closing {
+            code: close::SERVICE_RESTART,
+            reason: "restart".into(),
+            over,
+            grace: GRACE,
+        });
+        let relay = Arc::clone(&front);
+        let joined = tokio::task::spawn_blocking(move || relay.relay.join());
+        if !matches!(tokio::time::timeout(GRACE + LATE, joined).await, Ok(Ok(()))) {
+            tracing::error!("a relay thread did not end in time");
+        }
+        front.shutdown.stop();
+        self.reload.closed().await;
+        while self.servers.join_next().await.is_some() {}
+        front.access.finish();
+        tracing::info!("everything has gone over, this process ends");
     }
 
     /// Reloads whenever the file that the config was read from changes, or SIGHUP asks for it.
@@ -148,10 +213,11 @@ impl Drop for App {
 }
 
 /// What the admin server shows and can bring about.
-fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
+fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<OnceLock<Upgrader>>) -> View {
     let front = reload.front();
     let [ready, shown, listed, closed] = [(); 4].map(|()| Arc::clone(front));
     let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
+    let upgrades = Arc::clone(upgrades);
     View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
@@ -170,6 +236,18 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
             Box::pin(async move {
                 let changes = reload.from_file().await?;
                 Ok(changes.iter().map(ToString::to_string).collect())
+            })
+        }),
+        upgrade: Box::new(move || {
+            let upgrader = upgrades.get().cloned();
+            Box::pin(async move {
+                let Some(upgrader) = upgrader else { return Err("the balancer is starting".into()) };
+                let replaced = upgrader.replace().await.map_err(|fault| fault.to_string())?;
+                Ok(admin::Replaced {
+                    process: replaced.process,
+                    tunnels: replaced.tunnels,
+                    pause: replaced.pause,
+                })
             })
         }),
     }
@@ -236,13 +314,21 @@ fn readiness(front: &Front) -> Readiness {
 }
 
 /// Runs a balancer with the config that was read from the file at `path` until SIGTERM or SIGINT; see [`run_until`].
-pub fn run(path: &Path, config: &Config) -> io::Result<()> {
+///
+/// With a `succession` it takes over from another process.
+pub fn run(path: &Path, config: &Config, succession: Option<Succession>) -> io::Result<()> {
     // While there is one thread only: it takes variables out of the environment.
     let inherited = Inherited::from_env();
     run_until(async move {
         // Before anything takes time: SIGHUP would end the process.
         let watch = Watch::new()?;
-        let mut app = App::start_on(config, Some(path), inherited).await?;
+        let mut app = match succession {
+            None => App::start_on(config, Some(path), inherited).await?,
+            Some(succession) => {
+                let taking = succession.hear().await.map_err(io::Error::other)?;
+                App::take_over(config, path, taking).await?
+            }
+        };
         app.watch(watch);
         Ok(app)
     })
@@ -267,6 +353,10 @@ pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()>
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
+            () = app.relieved() => {
+                app.leave().await;
+                return Ok(());
+            }
         }
         tokio::select! {
             () = app.stop() => Ok(()),

@@ -17,6 +17,12 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// This process has taken over from the one that the service manager knows.
+pub fn taken_over(status: &str) {
+    let process = NotifyState::MainPid(std::process::id());
+    tell(&[process, NotifyState::Ready, NotifyState::Status(status)]);
+}
+
 /// A reload begins; [`ready`] must follow, also after one that failed.
 pub fn reloading() {
     // Type=notify-reload wants the time that it began: words from before it do not count (systemd.service(5)).

@@ -88,7 +88,7 @@ async fn route(head: &Parts, body: &[u8], view: &View) -> Answer {
     }
     let allowed = match path {
         "/metrics" | "/healthz" | "/readyz" | "/api/status" | "/api/config" | "/api/sessions" => READ,
-        "/api/reload" => "POST",
+        "/api/reload" | "/api/upgrade" => "POST",
         _ => return answer::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
     };
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
@@ -104,6 +104,7 @@ async fn route(head: &Parts, body: &[u8], view: &View) -> Answer {
         "/api/status" => answer::json(StatusCode::OK, &(view.status)()),
         "/api/config" => answer::json(StatusCode::OK, &crate::config::effective(&(view.config)())),
         "/api/sessions" => list(head.uri.query().unwrap_or_default(), view).await,
+        "/api/upgrade" => upgrade(body, view).await,
         _ => reload(body, view).await,
     }
 }
@@ -156,6 +157,21 @@ async fn reload(body: &[u8], view: &View) -> Answer {
     match (view.reload)().await {
         Ok(changes) => answer::json(StatusCode::OK, &json!({ "changes": changes })),
         Err(faults) => answer::config_faults(&faults),
+    }
+}
+
+async fn upgrade(body: &[u8], view: &View) -> Answer {
+    if !says_nothing(body) {
+        let what = "an upgrade takes no body; leave it out, or send `{}`";
+        return answer::error(StatusCode::BAD_REQUEST, what);
+    }
+    match (view.upgrade)().await {
+        Ok(replaced) => {
+            let pause = replaced.pause.as_secs_f64() * 1000.0;
+            let told = json!({ "process": replaced.process, "tunnels": replaced.tunnels, "pause_ms": pause });
+            answer::last(answer::json(StatusCode::OK, &told))
+        }
+        Err(why) => answer::error(StatusCode::CONFLICT, &why),
     }
 }
 

@@ -96,6 +96,17 @@ pub enum Readiness {
 /// What takes a moment.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// The binary was replaced, and this is the old process's last answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replaced {
+    /// The new process.
+    pub process: u32,
+    /// Tunnels that went over.
+    pub tunnels: usize,
+    /// The longest that one of them was carried by nobody.
+    pub pause: Duration,
+}
+
 /// What the admin server shows and can bring about.
 pub struct View {
     /// The counters behind `/metrics`.
@@ -113,6 +124,8 @@ pub struct View {
     /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
     /// happens when the client goes away.
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
+    /// Replaces the running binary, or says why not. What has begun is finished when this future is dropped.
+    pub upgrade: Box<dyn Fn() -> Later<Result<Replaced, String>> + Send + Sync>,
 }
 
 /// Serves the listener until everything has stopped, or another process has taken over; then closes it and every connection, and returns. Where this is

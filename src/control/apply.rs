@@ -8,6 +8,7 @@
 //! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -67,6 +68,11 @@ struct Turn {
     seen: Option<u64>,
 }
 
+/// See [`Reload::still`].
+pub(super) struct Still<'a> {
+    _turn: tokio::sync::MutexGuard<'a, Turn>,
+}
+
 /// Why a reload reads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
@@ -109,6 +115,55 @@ impl Reload {
         probe::first_round(&self.front, probe::nodes(&state)).await;
         turn.probes.follow(&self.front);
         self.open(Bound { admin: None, ..bound }, &config, &config);
+    }
+
+    /// As [`start`](Self::start) for a process that takes over from another one, in two steps: here every node is asked
+    /// once, and [`open_all`](Self::open_all) opens.
+    pub(super) async fn prepare(self: &Arc<Self>) {
+        warn_of_budget(&self.config());
+        probe::first_round(&self.front, probe::nodes(&self.front.state.load_full())).await;
+    }
+
+    /// The second step.
+    pub(super) async fn open_all(self: &Arc<Self>, bound: Bound) {
+        let config = self.config();
+        self.turn.lock().await.probes.follow(&self.front);
+        self.open(bound, &config, &config);
+    }
+
+    /// No reload runs, and none begins while this is kept.
+    pub(super) async fn still(&self) -> Still<'_> {
+        Still { _turn: self.turn.lock().await }
+    }
+
+    /// The sockets, for another process: their descriptors.
+    pub(super) fn sockets(&self) -> Option<Vec<OwnedFd>> {
+        let doors = self.doors.lock();
+        doors.spares()?.into_iter().map(|spare| spare.socket().try_clone_to_owned().ok()).collect()
+    }
+
+    /// Accepts no clients until [`accept_again`](Self::accept_again); they wait meanwhile.
+    pub(super) async fn rest(&self) {
+        let tasks = self.doors.lock().rest();
+        for task in tasks {
+            // A panic of the task has been said.
+            let _ = task.await;
+        }
+    }
+
+    /// Accepts clients again.
+    pub(super) fn accept_again(&self) {
+        self.doors.lock().accept_again(&|listener, entrance, stop| self.accept(listener, entrance, stop));
+    }
+
+    /// Another process goes on with the sockets.
+    pub(super) fn leave_sockets(&self) {
+        self.doors.lock().leave();
+    }
+
+    /// Whether there is a file to read the config from.
+    pub(super) fn has_file(&self) -> bool {
+        self.path.is_some()
     }
 
     /// What is in effect.
@@ -256,17 +311,9 @@ impl Reload {
     }
 
     fn open(self: &Arc<Self>, bound: Bound, old: &Config, new: &Config) -> super::doors::Closing {
-        let clients =
-            |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| -> JoinHandle<()> {
-                tracing::info!(address = %listener.local(), "listening");
-                let front = Arc::clone(&self.front);
-                self.front.tasks.spawn(async move {
-                    tokio::select! {
-                        () = proxy::accept::run(front, listener, entrance) => {}
-                        () = stop.cancelled() => {}
-                    }
-                })
-            };
+        let clients = |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| {
+            self.accept(listener, entrance, stop)
+        };
         let admin = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
             tracing::info!(address = %listener.local(), "admin listening");
             let serving = (self.serve_admin)(self, listener);
@@ -278,6 +325,17 @@ impl Reload {
             })
         };
         self.doors.lock().open(bound, (old, new), (&clients, &admin))
+    }
+
+    fn accept(&self, listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken) -> JoinHandle<()> {
+        tracing::info!(address = %listener.local(), "listening");
+        let front = Arc::clone(&self.front);
+        self.front.tasks.spawn(async move {
+            tokio::select! {
+                () = proxy::accept::run(front, listener, entrance) => {}
+                () = stop.cancelled() => {}
+            }
+        })
     }
 
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {

@@ -4,13 +4,14 @@
 //! address stays is not touched: its queue of connections in the kernel outlives every reload.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Fault, ListenAddress, Position, same_listeners};
-use crate::net::listen::Listener;
+use crate::net::listen::{Listener, Spare};
 use crate::proxy::entrance::Entrance;
 
 /// The open doors of the present config.
@@ -39,6 +40,9 @@ struct Door {
     task: JoinHandle<()>,
     /// What clients go through here; none for the admin API.
     entrance: Option<Arc<Entrance>>,
+    /// Keeps the socket, and those who wait in its queue, when nobody accepts for a moment. `None` where there was no
+    /// descriptor left for it.
+    spare: Option<Spare>,
 }
 
 /// Who accepts clients on a listener until the token is cancelled; gives the task.
@@ -138,6 +142,41 @@ impl Doors {
         self.clients.iter().map(|door| door.local.clone()).collect()
     }
 
+    /// The sockets, for another process; `None` where one cannot be handed over.
+    pub fn spares(&self) -> Option<Vec<&Spare>> {
+        self.clients.iter().chain(&self.admin).map(|door| door.spare.as_ref()).collect()
+    }
+
+    /// Accepts no clients for now: they wait in the kernel's queue. Gives the tasks that are ending.
+    pub fn rest(&mut self) -> Vec<JoinHandle<()>> {
+        let (stops, tasks): (Vec<_>, Vec<_>) = self
+            .clients
+            .iter_mut()
+            .map(|door| (door.stop.clone(), mem::replace(&mut door.task, idle())))
+            .unzip();
+        stops.iter().for_each(CancellationToken::cancel);
+        tasks
+    }
+
+    /// Accepts clients again.
+    pub fn accept_again(&mut self, accept: AcceptClients) {
+        for door in &mut self.clients {
+            let (Some(spare), Some(entrance)) = (&door.spare, &door.entrance) else { continue };
+            match spare.listener() {
+                Ok(listener) => {
+                    door.stop = CancellationToken::new();
+                    door.task = accept(listener, Arc::clone(entrance), door.stop.clone());
+                }
+                Err(error) => tracing::error!(address = %door.local, %error, "accepting no more"),
+            }
+        }
+    }
+
+    /// Another process goes on with the sockets: their files stay.
+    pub fn leave(&self) {
+        self.clients.iter().chain(&self.admin).filter_map(|door| door.spare.as_ref()).for_each(Spare::leave);
+    }
+
     /// Where the admin API is, as bound.
     pub fn admin(&self) -> Option<String> {
         self.admin.as_ref().map(|door| door.local.clone())
@@ -147,21 +186,35 @@ impl Doors {
 impl Door {
     fn for_clients(listener: Listener, entrance: Entrance, accept: AcceptClients) -> Self {
         let (local, stop, entrance) = (listener.local(), CancellationToken::new(), Arc::new(entrance));
+        let spare = spare(&listener);
         let task = accept(listener, Arc::clone(&entrance), stop.clone());
-        Self { local, stop, task, entrance: Some(entrance) }
+        Self { local, stop, task, entrance: Some(entrance), spare }
     }
 
     fn for_admin(listener: Listener, accept: AcceptAdmin) -> Self {
         let (local, stop) = (listener.local(), CancellationToken::new());
+        let spare = spare(&listener);
         let task = accept(listener, stop.clone());
-        Self { local, stop, task, entrance: None }
+        Self { local, stop, task, entrance: None, spare }
     }
+}
+
+fn spare(listener: &Listener) -> Option<Spare> {
+    let spare = listener.spare();
+    spare.inspect_err(|error| tracing::warn!(%error, "a listener cannot be handed over")).ok()
+}
+
+/// The task of a door where nobody accepts.
+fn idle() -> JoinHandle<()> {
+    // An owner is not needed: it has ended when it is asked for.
+    tokio_util::task::TaskTracker::new().spawn(async {})
 }
 
 impl Closing {
     /// Waits until the sockets are closed, so that their addresses are free.
     pub async fn wait(self) {
-        for door in self.0 {
+        for mut door in self.0 {
+            door.spare = None;
             tracing::info!(address = %door.local, "listening no more");
             // A panic of the task has been said, and has closed the socket.
             let _ = door.task.await;

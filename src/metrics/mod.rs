@@ -233,6 +233,11 @@ impl Metrics {
         self.access_log_dropped.clone()
     }
 
+    /// Shows what is counted again: no other process counts on.
+    pub fn go_on(&self) {
+        *self.held.lock() = None;
+    }
+
     /// Everything in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         let held = self.held.lock();

@@ -189,6 +189,12 @@ enum Pulled {
     Cut,
 }
 
+/// A frame of words alone, for a process that has no runtime yet.
+pub fn fault_frame(kind: u8, words: &str) -> Vec<u8> {
+    let words = &words.as_bytes()[..words.len().min(LARGEST_BODY)];
+    [&header(kind, words.len(), 0)[..], words].concat()
+}
+
 fn header(kind: u8, len: usize, count: usize) -> [u8; HEADER] {
     let (len, count) = ((len as u32).to_be_bytes(), (count as u16).to_be_bytes());
     [kind, count[0], count[1], len[0], len[1], len[2], len[3]]

@@ -5,11 +5,12 @@
 //! other thread runs, and taken out of the environment.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use listenfd::ListenFd;
-use socket2::SockRef;
+use socket2::{Domain, SockRef};
 
 use super::listen::Listener;
 
@@ -24,6 +25,8 @@ const MOST: usize = 1024;
 pub struct Inherited {
     tcp: Vec<std::net::TcpListener>,
     unix: Vec<UnixListener>,
+    /// They come from another process of this program, which made the files of the Unix sockets.
+    owns_files: bool,
     /// Descriptors that are something else.
     strange: Vec<usize>,
 }
@@ -41,6 +44,18 @@ impl Inherited {
         let mut sockets = ListenFd::from_env();
         for index in 0..sockets.len() {
             inherited.take(&mut sockets, index);
+        }
+        inherited
+    }
+
+    /// Those that another process of this program hands over, which listen all.
+    pub fn handed(sockets: Vec<OwnedFd>) -> Self {
+        let mut inherited = Self { owns_files: true, ..Self::default() };
+        for socket in sockets {
+            match SockRef::from(&socket).domain() {
+                Ok(Domain::UNIX) => inherited.unix.push(socket.into()),
+                _ => inherited.tcp.push(socket.into()),
+            }
         }
         inherited
     }
@@ -66,7 +81,7 @@ impl Inherited {
             socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
         };
         let index = self.unix.iter().position(is_there)?;
-        Listener::adopt_unix(self.unix.swap_remove(index), path).ok()
+        Listener::adopt_unix(self.unix.swap_remove(index), path, self.owns_files).ok()
     }
 
     /// Closes what nobody took, with a warning for each.

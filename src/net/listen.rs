@@ -7,8 +7,11 @@
 use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -25,7 +28,7 @@ pub enum Listener {
     /// On a TCP port.
     Tcp(TcpListener),
     /// On a path; the file goes with the listener.
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, Arc<SocketFile>),
 }
 
 /// The file of a Unix listener, removed at drop.
@@ -35,6 +38,52 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode. Another file at the path belongs to somebody else; `None`: this one does, too.
     identity: Option<(u64, u64)>,
+    /// Another process goes on with it.
+    is_left: AtomicBool,
+}
+
+/// A second descriptor of a listening socket, by which somebody else can go on with it.
+#[derive(Debug)]
+pub struct Spare {
+    socket: OwnedFd,
+    /// `None` on TCP.
+    file: Option<Arc<SocketFile>>,
+}
+
+impl Spare {
+    /// The socket.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether there is a socket file that goes with the last listener.
+    pub fn owns_file(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.identity.is_some())
+    }
+
+    /// A listener on the same socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left, or it cannot be polled.
+    pub fn listener(&self) -> io::Result<Listener> {
+        let socket = self.socket.try_clone()?;
+        match &self.file {
+            None => Listener::adopt_tcp(socket.into()),
+            Some(file) => {
+                let socket = std::os::unix::net::UnixListener::from(socket);
+                socket.set_nonblocking(true)?;
+                Ok(Listener::Unix(UnixListener::from_std(socket)?, Arc::clone(file)))
+            }
+        }
+    }
+
+    /// Another process goes on with the socket: its file stays.
+    pub fn leave(&self) {
+        if let Some(file) = &self.file {
+            file.is_left.store(true, Relaxed);
+        }
+    }
 }
 
 impl Listener {
@@ -91,7 +140,7 @@ impl Listener {
             std::fs::set_permissions(path, Permissions::from_mode(mode))?;
         }
         listening(&socket)?;
-        let file = SocketFile { path: path.to_owned(), identity: identity(path) };
+        let file = SocketFile::new(path, identity(path));
         Ok(Self::Unix(UnixListener::from_std(socket.into())?, file))
     }
 
@@ -106,15 +155,19 @@ impl Listener {
         TcpListener::from_std(socket).map(Self::Tcp)
     }
 
-    /// Goes on with a Unix socket that listens on `path` already; the file stays when it goes. Must be called within
-    /// a tokio runtime.
+    /// Goes on with a Unix socket that listens on `path` already. The file goes with it where it was a process of this
+    /// program that made it (`owns_file`), and stays where a service manager did. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// When it cannot be polled.
-    pub fn adopt_unix(socket: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
+    pub fn adopt_unix(
+        socket: std::os::unix::net::UnixListener,
+        path: &Path,
+        owns_file: bool,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let file = SocketFile { path: path.to_owned(), identity: None };
+        let file = SocketFile::new(path, identity(path).filter(|_| owns_file));
         Ok(Self::Unix(UnixListener::from_std(socket)?, file))
     }
 
@@ -132,6 +185,20 @@ impl Listener {
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Stream::Unix(stream), None))
+            }
+        }
+    }
+
+    /// A second descriptor of the same socket.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn spare(&self) -> io::Result<Spare> {
+        match self {
+            Self::Tcp(listener) => Ok(Spare { socket: listener.as_fd().try_clone_to_owned()?, file: None }),
+            Self::Unix(listener, file) => {
+                Ok(Spare { socket: listener.as_fd().try_clone_to_owned()?, file: Some(Arc::clone(file)) })
             }
         }
     }
@@ -169,8 +236,17 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
+impl SocketFile {
+    fn new(path: &Path, identity: Option<(u64, u64)>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), identity, is_left: AtomicBool::new(false) })
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if *self.is_left.get_mut() {
+            return;
+        }
         if self.identity.is_some() && identity(&self.path) == self.identity {
             // A file that cannot be removed is stale from now on, and the next bind replaces it.
             let _ = std::fs::remove_file(&self.path);

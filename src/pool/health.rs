@@ -84,7 +84,45 @@ pub struct Health {
     first_is_return: bool,
 }
 
+/// What is known of a node, for another process that goes on with it: all but the rule. Times are on the clock that
+/// the health was told.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    is_up: Option<bool>,
+    against: u32,
+    failures: u32,
+    ejected_until: Option<Duration>,
+    is_draining: bool,
+    grows_since: Option<Duration>,
+    first_is_return: bool,
+}
+
 impl Health {
+    /// What is known.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            is_up: self.is_up,
+            against: self.against,
+            failures: self.failures,
+            ejected_until: self.ejected_until,
+            is_draining: self.is_draining,
+            grows_since: self.grows_since,
+            first_is_return: self.first_is_return,
+        }
+    }
+
+    /// Goes on from what another process knew. What only this one knows, because the other had not asked, stays.
+    pub fn recall(&mut self, memory: &Memory) {
+        self.is_up = memory.is_up.or(self.is_up);
+        self.against = memory.against;
+        self.failures = memory.failures;
+        self.ejected_until = memory.ejected_until;
+        self.is_draining = memory.is_draining;
+        self.grows_since = memory.grows_since;
+        self.first_is_return = memory.first_is_return;
+    }
+
     /// A node at the start of the process: not up until its first probe, which decides at once, and with its
     /// whole share then, since all start alike.
     pub fn new(rule: Rule) -> Self {

@@ -5,7 +5,7 @@
 //! generation at its request and keeps it to its adoption (invariant I3).
 
 pub mod accept;
-mod admission;
+pub mod admission;
 mod contained;
 mod doctor;
 pub mod entrance;
@@ -78,7 +78,12 @@ pub struct Pool {
 impl State {
     /// Generation 1 of a process.
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
-        let state = Self::of(config, 1, |pool| Arc::new(Pool::new(pool, metrics)));
+        Self::after(0, config, metrics)
+    }
+
+    /// The first generation of a process that takes over from one that was at `generation`.
+    pub fn after(generation: u32, config: &Config, metrics: &Metrics) -> Self {
+        let state = Self::of(config, generation + 1, |pool| Arc::new(Pool::new(pool, metrics)));
         state.take_effect(metrics, Duration::ZERO);
         state
     }
@@ -161,6 +166,11 @@ impl Pool {
         (known.node.address == node.address).then_some(known)
     }
 
+    /// Closes the connections that are kept for plain HTTP.
+    pub fn release(&self) {
+        self.upstreams.iter().for_each(|upstream| upstream.release());
+    }
+
     /// How many nodes take clients now.
     pub fn up(&self, now: Duration) -> usize {
         self.upstreams.iter().filter(|upstream| upstream.is_up(now)).count()
@@ -225,6 +235,16 @@ impl Front {
             ids: AtomicU64::new(0),
             seed,
         }
+    }
+
+    /// Goes on with a clock that another process has started so long ago.
+    pub fn count_on(&mut self, clock: Duration) {
+        self.started = self.started.checked_sub(clock).unwrap_or(self.started);
+    }
+
+    /// Who is let in.
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
     }
 
     /// The clock of health.

@@ -21,7 +21,7 @@ use crate::net::dial::{DialFault, Target, Way};
 use crate::net::proxy_protocol::{Ends, Version};
 use crate::net::stream::Stream;
 use crate::net::tls::client::Client;
-use crate::pool::health::{Change, Health, Rule};
+use crate::pool::health::{Change, Health, Memory, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
 
@@ -194,6 +194,19 @@ impl Upstream {
             Some(change) => tracing::info!(pool, node, %change, "node state changed"),
             None => {}
         }
+    }
+
+    /// What is known of its health, for another process.
+    pub fn memory(&self) -> Memory {
+        self.vitals.health.lock().memory()
+    }
+
+    /// Goes on from what another process knew of its health.
+    pub fn recall(&self, memory: &Memory, now: Duration) {
+        self.judge(now, |health| {
+            health.recall(memory);
+            None
+        });
     }
 
     /// Remembers what a probe brought.

@@ -237,6 +237,15 @@ impl Held {
         self.0.iter().map(|live| live.record.id).max()
     }
 
+    /// Pool, node and route of each.
+    pub fn places(&self) -> impl Iterator<Item = [Arc<str>; 3]> {
+        let place = |live: &Live| {
+            let record = &live.record;
+            [&record.seat.pool, &record.seat.node, &record.route].map(Arc::clone)
+        };
+        self.0.iter().map(place)
+    }
+
     /// Goes on with all of them, each on the thread with the fewest; what has arrived meanwhile passes at once.
     ///
     /// Only once the process that they came from has let go, or has died: see the module.

@@ -19,6 +19,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use mainstay::admin::client::ClientFault;
 use mainstay::config::{Faults, Summary};
 use mainstay::control::load::load;
+use mainstay::control::upgrade::Succession;
 
 use generate::{Completions, Manual};
 use remote::{Remote, Wanted};
@@ -34,6 +35,7 @@ Environment:
 Signals:
   HUP       reload the config
   USR1      open the access log's file anew
+  USR2      replace the running binary, as `mainstay upgrade` does
   TERM INT  end in order; a second one at once";
 
 /// Balances WebSocket connections over a fleet of nodes and keeps each client on its node.
@@ -81,6 +83,8 @@ enum Command {
     },
     /// Make a running balancer read its config anew: every change, or every fault and nothing changed
     Reload(Remote),
+    /// Replace the running balancer by the program that stands at its path now, with every connection kept
+    Upgrade(Remote),
     /// Show the config in effect in a running balancer, with every default; it is a config file itself
     Config(Remote),
     /// Print the JSON Schema of the config, for editors
@@ -122,6 +126,7 @@ fn main() -> ExitCode {
         Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
         Command::Reload(remote) => remote::reload(&remote),
+        Command::Upgrade(remote) => remote::upgrade(&remote),
         Command::Config(remote) => remote::config(&remote),
         Command::Schema => generate::schema(),
         Command::Completions(wanted) => generate::completions(&wanted, Cli::command()),
@@ -137,8 +142,15 @@ fn main() -> ExitCode {
 }
 
 fn run(file: ConfigFile) -> Result<(), Failure> {
-    let config = load(&file.config)?;
-    Ok(mainstay::app::run(&file.config, &config)?)
+    let succession = Succession::from_env()?;
+    match (load(&file.config), succession) {
+        (Ok(config), succession) => Ok(mainstay::app::run(&file.config, &config, succession)?),
+        (Err(faults), None) => Err(faults.into()),
+        (Err(faults), Some(succession)) => {
+            succession.refuse(&faults.to_string());
+            Err(faults.into())
+        }
+    }
 }
 
 fn check(file: ConfigFile) -> Result<(), Failure> {

@@ -92,6 +92,11 @@ pub fn reload(remote: &Remote) -> Result<(), Failure> {
     remote.tell(Method::POST, "/api/reload", table::changes)
 }
 
+/// `mainstay upgrade`
+pub fn upgrade(remote: &Remote) -> Result<(), Failure> {
+    remote.tell(Method::POST, "/api/upgrade", table::upgrade)
+}
+
 impl Remote {
     /// Asks, and shows the answer.
     fn tell(&self, method: Method, path: &str, human: impl Fn(&Value) -> String) -> Result<(), Failure> {

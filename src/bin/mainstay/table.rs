@@ -91,6 +91,15 @@ fn session_row(session: &Value) -> Vec<String> {
     row
 }
 
+/// What an upgrade came to.
+pub fn upgrade(answer: &Value) -> String {
+    let pause = answer["pause_ms"].as_f64().unwrap_or_default();
+    format!(
+        "replaced: process {}, tunnels that went over: {}, longest pause: {pause:.1} ms\n",
+        answer["process"], answer["tunnels"]
+    )
+}
+
 /// `/api/reload`.
 pub fn changes(answer: &Value) -> String {
     match items(&answer["changes"]) {

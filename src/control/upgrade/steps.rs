@@ -29,7 +29,9 @@ pub enum Giver {
 pub enum Heard {
     /// The new process holds the whole batch.
     Held,
-    /// The new process refuses, is late, or cannot be reached.
+    /// The new process says that it holds nothing of the batch and never will.
+    Refused,
+    /// The new process is late, or cannot be reached.
     Fault,
     /// The new process has ended, for certain.
     Dead,
@@ -58,6 +60,7 @@ impl Giver {
     pub fn hear(&mut self, heard: Heard) -> Give {
         let (next, give) = match (*self, heard) {
             (Self::Offered, Heard::Held) => (Self::Gave, Give::LetGo),
+            (Self::Offered, Heard::Refused) => (Self::Owns, Give::Resume),
             (Self::Offered, Heard::Fault) => (Self::Revoking, Give::Kill),
             (Self::Offered | Self::Revoking, Heard::Dead) => (Self::Owns, Give::Resume),
             // Too late: it is being killed, and has not heard go.
@@ -86,6 +89,8 @@ pub enum Taker {
 pub enum Came {
     /// The whole batch.
     Whole,
+    /// The whole batch, and something in it cannot be taken.
+    Unfit,
     /// The old process's word that it has let go.
     Go,
     /// The end of the socket.
@@ -99,6 +104,8 @@ pub enum Take {
     Nothing,
     /// Say that it holds the batch.
     SayHeld,
+    /// Close what came of it, and then say that it holds nothing.
+    Refuse,
     /// Carry the tunnels.
     Carry,
     /// Close what came of it.
@@ -115,6 +122,7 @@ impl Taker {
     pub fn hear(&mut self, came: Came) -> Take {
         let (next, take) = match (*self, came) {
             (Self::Waits, Came::Whole) => (Self::Holds, Take::SayHeld),
+            (Self::Waits, Came::Unfit) => (Self::Without, Take::Refuse),
             (Self::Waits, Came::End) => (Self::Without, Take::Discard),
             (Self::Holds, Came::Go | Came::End) => (Self::Owns, Take::Carry),
             (same, _) => (same, Take::Nothing),
@@ -140,6 +148,7 @@ mod tests {
         CloseDescriptors,
         SayGo,
         SayHeld,
+        SayRefused,
         Carry,
         Discard,
     }
@@ -305,6 +314,12 @@ mod tests {
                     let came = world.to_new.pop_front().unwrap();
                     world.new_hears(came);
                 });
+                if self.to_new[0] == Came::Whole {
+                    on(&|world| {
+                        world.to_new.pop_front();
+                        world.new_hears(Came::Unfit);
+                    });
+                }
             } else if self.old == Life::Dead && matches!(self.taker, Taker::Waits | Taker::Holds) {
                 on(&|world| world.new_hears(Came::End));
             }
@@ -316,13 +331,15 @@ mod tests {
                 Take::SayHeld => self.new_todo.push_back(Todo::SayHeld),
                 Take::Carry => self.new_todo.push_back(Todo::Carry),
                 Take::Discard => self.new_todo.push_back(Todo::Discard),
+                Take::Refuse => self.new_todo.extend([Todo::Discard, Todo::SayRefused]),
             }
         }
 
         fn new_does(&mut self) {
             match self.new_todo.pop_front().unwrap() {
                 Todo::SayHeld if self.old == Life::Lives => self.to_old.push_back(Heard::Held),
-                Todo::SayHeld | Todo::Discard => {}
+                Todo::SayRefused if self.old == Life::Lives => self.to_old.push_back(Heard::Refused),
+                Todo::SayHeld | Todo::SayRefused | Todo::Discard => {}
                 Todo::Carry => self.new_carries = true,
                 todo => unreachable!("{todo:?}"),
             }

@@ -1,0 +1,72 @@
+//! What the two processes say to each other: kinds of frames, and what stands in them.
+//!
+//! Bodies are JSON, so that either may be older: unknown fields are passed over, missing ones have a default. What they
+//! must agree on is [`VERSION`]; tunnels have a version of their own.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::carried::Carried;
+use crate::pool::health::Memory;
+
+/// The version of the conversation.
+pub const VERSION: u32 = 1;
+
+/// The kinds of frames.
+pub mod kind {
+    /// Old to new: [`Hello`](super::Hello), with the listening sockets.
+    pub const HELLO: u8 = 1;
+    /// New to old: it could serve now.
+    pub const READY: u8 = 2;
+    /// New to old: it cannot, in words. Of a batch: it holds none of it and never will.
+    pub const FAULT: u8 = 3;
+    /// Old to new: [`Take`](super::Take).
+    pub const TAKE: u8 = 4;
+    /// Old to new: some tunnels of a batch with their sockets.
+    pub const PIECE: u8 = 5;
+    /// Old to new: that was the batch; how many tunnels, as 8 bytes.
+    pub const WHOLE: u8 = 6;
+    /// New to old: it holds the batch.
+    pub const HELD: u8 = 7;
+    /// Old to new: it has let go of the batch.
+    pub const GO: u8 = 8;
+    /// Old to new: what it has counted at last, [`Carried`](super::Carried); it ends.
+    pub const LAST: u8 = 9;
+}
+
+/// Where the old process stands.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hello {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The generation of its config.
+    pub generation: u32,
+    /// How old the clock of health is.
+    pub clock: Duration,
+}
+
+/// What the new process goes on from.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Take {
+    /// What has been counted.
+    pub counted: Carried,
+    /// What is known of the nodes.
+    pub nodes: Vec<Known>,
+}
+
+/// What is known of one node.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// The pool's name.
+    pub pool: String,
+    /// The node's name.
+    pub node: String,
+    /// Its address: what is known of another place is worth nothing.
+    pub address: String,
+    /// The rest.
+    pub health: Memory,
+}
