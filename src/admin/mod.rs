@@ -336,6 +336,7 @@ mod tests {
             sessions: Box::new(|_| panic!("not asked here")),
             close: Box::new(|_| panic!("not asked here")),
             reload: Box::new(|| panic!("not asked here")),
+            upgrade: Box::new(|| panic!("not asked here")),
         }
     }
 

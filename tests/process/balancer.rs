@@ -129,7 +129,7 @@ impl Balancer {
     /// The status line and what follows, for a GET of the admin server.
     pub fn admin(&self, path: &str) -> String {
         let mut admin = Raw::new(TcpStream::connect(&self.admin).unwrap());
-        admin.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        admin.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
         admin.rest()
     }
 

@@ -9,3 +9,4 @@ mod limits;
 mod rotation;
 mod reload;
 mod service;
+mod upgrade;
