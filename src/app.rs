@@ -265,6 +265,14 @@ fn killing() -> Closing {
 
 /// A listener on `address`: the inherited one, or one that is bound.
 fn open(address: &ListenAddress, is_admin: bool, inherited: &mut Inherited) -> io::Result<Listener> {
+    let name = control::handed_name(address, is_admin);
+    let found = match address {
+        ListenAddress::Tcp(_) => inherited.named(&name, None),
+        ListenAddress::Unix(path) => inherited.named(&name, Some(path)),
+    };
+    if let Some(listener) = found {
+        return Ok(listener);
+    }
     let found = match address {
         ListenAddress::Tcp(address) => inherited.tcp(*address),
         ListenAddress::Unix(path) => inherited.unix(path),

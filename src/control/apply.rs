@@ -26,7 +26,7 @@ use super::load::{Reading, read};
 use super::pages;
 use super::probe::{self, Probes};
 use super::report;
-use crate::config::{Change, Config, Fault, Faults, diff};
+use crate::config::{Change, Config, Fault, Faults, ListenAddress, diff};
 use crate::net::listen::Listener;
 use crate::proxy::entrance::Entrance;
 use crate::proxy::{self, Front};
@@ -66,6 +66,11 @@ struct Turn {
     leaving: Leaving,
     /// What the last reading of the files found; `None` before the first.
     seen: Option<u64>,
+}
+
+/// What two processes call the same listener.
+pub fn handed_name(address: &ListenAddress, is_admin: bool) -> String {
+    format!("{} {address}", if is_admin { "admin" } else { "clients" })
 }
 
 /// See [`Reload::still`].
@@ -136,10 +141,13 @@ impl Reload {
         Still { _turn: self.turn.lock().await }
     }
 
-    /// The sockets, for another process: their descriptors.
-    pub(super) fn sockets(&self) -> Option<Vec<OwnedFd>> {
-        let doors = self.doors.lock();
-        doors.spares()?.into_iter().map(|spare| spare.socket().try_clone_to_owned().ok()).collect()
+    /// The sockets, for another process, with what the config calls each. `None` where one cannot be handed over.
+    pub(super) fn sockets(&self) -> Option<Vec<(String, OwnedFd)>> {
+        let (config, doors) = (self.config(), self.doors.lock());
+        let clients = config.listeners.iter().map(|listener| handed_name(&listener.address, false));
+        let admin = config.admin.as_ref().map(|admin| handed_name(&admin.address, true));
+        let sockets = doors.spares()?.into_iter().map(|spare| spare.socket().try_clone_to_owned().ok());
+        clients.chain(admin).zip(sockets).map(|(name, socket)| Some((name, socket?))).collect()
     }
 
     /// Accepts no clients until [`accept_again`](Self::accept_again); they wait meanwhile.

@@ -14,5 +14,5 @@ pub mod report;
 pub mod upgrade;
 pub mod watch;
 
-pub use apply::{Reload, ServeAdmin};
+pub use apply::{Reload, ServeAdmin, handed_name};
 pub use doors::{Bound, bind, bind_admin};

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use listenfd::ListenFd;
-use socket2::{Domain, SockRef};
+use socket2::SockRef;
 
 use super::listen::Listener;
 
@@ -25,8 +25,8 @@ const MOST: usize = 1024;
 pub struct Inherited {
     tcp: Vec<std::net::TcpListener>,
     unix: Vec<UnixListener>,
-    /// They come from another process of this program, which made the files of the Unix sockets.
-    owns_files: bool,
+    /// Those of another process of this program, by the name that both give them.
+    handed: Vec<(String, OwnedFd)>,
     /// Descriptors that are something else.
     strange: Vec<usize>,
 }
@@ -49,15 +49,19 @@ impl Inherited {
     }
 
     /// Those that another process of this program hands over, which listen all.
-    pub fn handed(sockets: Vec<OwnedFd>) -> Self {
-        let mut inherited = Self { owns_files: true, ..Self::default() };
-        for socket in sockets {
-            match SockRef::from(&socket).domain() {
-                Ok(Domain::UNIX) => inherited.unix.push(socket.into()),
-                _ => inherited.tcp.push(socket.into()),
-            }
+    pub fn handed(sockets: Vec<(String, OwnedFd)>) -> Self {
+        Self { handed: sockets, ..Self::default() }
+    }
+
+    /// The one of that name among those that another process hands over; `path` is where it listens, if it is a Unix
+    /// socket: its file is this process's from now on. Must be called within a tokio runtime.
+    pub fn named(&mut self, name: &str, path: Option<&Path>) -> Option<Listener> {
+        let index = self.handed.iter().position(|(known, _)| known == name)?;
+        let socket = self.handed.remove(index).1;
+        match path {
+            Some(path) => Listener::adopt_unix(socket.into(), path, true).ok(),
+            None => Listener::adopt_tcp(socket.into()).ok(),
         }
-        inherited
     }
 
     fn take(&mut self, sockets: &mut ListenFd, index: usize) {
@@ -81,13 +85,16 @@ impl Inherited {
             socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
         };
         let index = self.unix.iter().position(is_there)?;
-        Listener::adopt_unix(self.unix.swap_remove(index), path, self.owns_files).ok()
+        Listener::adopt_unix(self.unix.swap_remove(index), path, false).ok()
     }
 
     /// Closes what nobody took, with a warning for each.
     pub fn close_rest(self) {
         for descriptor in self.strange {
             tracing::warn!(descriptor, "an inherited descriptor is no stream socket that listens");
+        }
+        for (listener, _) in &self.handed {
+            tracing::info!(%listener, "listening no more");
         }
         let tcp = self.tcp.iter().map(|socket| socket.local_addr().map(|address| address.to_string()));
         let unix = self.unix.iter().map(|socket| {

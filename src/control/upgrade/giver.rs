@@ -1,6 +1,7 @@
 //! The old process: starts the new one, gives it everything, and ends.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -153,10 +154,11 @@ impl Handing<'_> {
         let _still = reload.still().await;
         service::reloading();
         tracing::info!("upgrade begins");
-        let sockets = self.reload.sockets().ok_or(UpgradeFault::NoDescriptors)?;
+        let (names, sockets): (Vec<_>, Vec<_>) =
+            self.reload.sockets().ok_or(UpgradeFault::NoDescriptors)?.into_iter().unzip();
         let (mut link, theirs) = Link::pair()?;
         let mut child = program.start(theirs)?;
-        let outcome = self.hand(&mut link, &mut child, &lent(&sockets)).await;
+        let outcome = self.hand(&mut link, &mut child, (names, &lent(&sockets))).await;
         if outcome.is_err() && self.replaced.is_none() {
             // Before anything of its own is carried again: a process that is dead cannot.
             return Err(self.revoke(&mut child, outcome.err()).await);
@@ -169,10 +171,15 @@ impl Handing<'_> {
         &mut self,
         link: &mut Link,
         child: &mut Child,
-        sockets: &[std::os::fd::BorrowedFd<'_>],
+        (listeners, sockets): (Vec<String>, &[BorrowedFd<'_>]),
     ) -> Result<(), UpgradeFault> {
         let front = Arc::clone(self.front());
-        let hello = Hello { version: VERSION, generation: front.state.load().generation, clock: front.now() };
+        let hello = Hello {
+            version: VERSION,
+            generation: front.state.load().generation,
+            clock: front.now(),
+            listeners,
+        };
         let hello = serde_json::to_vec(&hello).map_err(TalkFault::from)?;
         link.send(kind::HELLO, &hello, sockets).await.map_err(TalkFault::from)?;
         expect(link, kind::READY, START).await?;
@@ -308,7 +315,7 @@ impl Handing<'_> {
 
     /// Kills the new process, and serves as before.
     async fn revoke(&self, child: &mut Child, fault: Option<UpgradeFault>) -> UpgradeFault {
-        let ended = matches!(fault, Some(UpgradeFault::Talk(TalkFault::Ended)));
+        let ended = matches!(&fault, Some(UpgradeFault::Talk(fault)) if fault.is_end());
         let status = match ended {
             // It has closed the socket, so it is about to end, or has.
             true => timeout(Duration::from_secs(2), child.wait()).await.ok().and_then(Result::ok),

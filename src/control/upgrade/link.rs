@@ -1,5 +1,6 @@
 //! The link with words: whole bodies, times, and what the other side says instead.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -39,6 +40,20 @@ pub enum TalkFault {
     /// A piece of a batch is cut or has too few sockets.
     #[error("a piece of a batch is broken")]
     Piece,
+}
+
+impl TalkFault {
+    /// The other side is there no more.
+    pub fn is_end(&self) -> bool {
+        let is_broken = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        };
+        match self {
+            Self::Ended => true,
+            Self::Link(LinkFault::Io(error)) => is_broken(error),
+            _ => false,
+        }
+    }
 }
 
 /// Sends words.

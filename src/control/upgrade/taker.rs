@@ -91,7 +91,8 @@ impl Taking {
 
     /// The listening sockets.
     pub fn inherited(&mut self) -> Inherited {
-        Inherited::handed(std::mem::take(&mut self.sockets))
+        let names = std::mem::take(&mut self.hello.listeners);
+        Inherited::handed(names.into_iter().zip(std::mem::take(&mut self.sockets)).collect())
     }
 
     /// Tells the old process why there will be no new one.

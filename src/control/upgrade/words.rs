@@ -45,6 +45,8 @@ pub struct Hello {
     pub generation: u32,
     /// How old the clock of health is.
     pub clock: Duration,
+    /// What the config calls each of the listening sockets.
+    pub listeners: Vec<String>,
 }
 
 /// What the new process goes on from.
