@@ -164,11 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Outgoing::End(ending) => return Err(ending),
                 Outgoing::Write => {}
             }
-            let mut slices: SmallVec<[IoSlice<'_>; BATCH]> =
-                batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
-            let mut slices = &mut slices[..];
-            IoSlice::advance_slices(&mut slices, self.offset);
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+            match self.write_batch(cx, &batch) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.offset = self.ear.connection.written(count, self.offset);
@@ -176,6 +172,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Poll::Ready(_) => return Err(Ending::silent(Reason::TransportError)),
             }
         }
+    }
+
+    fn write_batch(&mut self, cx: &mut Context<'_>, batch: &Batch) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        if let [only] = &batch[..] {
+            return stream.poll_write(cx, &only[self.offset..]);
+        }
+        let mut slices: SmallVec<[IoSlice<'_>; BATCH]> =
+            batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let mut slices = &mut slices[..];
+        IoSlice::advance_slices(&mut slices, self.offset);
+        stream.poll_write_vectored(cx, slices)
     }
 
     /// Reads once and delivers what is whole.
