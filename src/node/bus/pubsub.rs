@@ -203,6 +203,15 @@ impl Pubsub {
     }
 }
 
+impl Drop for Pubsub {
+    fn drop(&mut self) {
+        // Who is counted must answer, and nobody is left to.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.wishes().iter().rev().for_each(|(via, channel, _)| drop(self.peer.forget(*via, channel)));
+        }
+    }
+}
+
 impl Adapter for Pubsub {
     fn send(&self, operation: Operation) -> Pending<Result<Option<Offset>, NotSent>> {
         let uid = self.uid();
