@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use tokio::task::JoinHandle;
 
 use super::peer::{self, Peer, Shared, counted, publish, replied};
-use super::pubsub::{Heap, rooms_of, servers_answers, sockets_of, whole};
+use super::pubsub::{rooms_of, servers_answers, sockets_of, whole};
 use super::redis::{Answer, Heard, Listener, Via};
-use super::requests::Answered;
+use super::requests::{Answered, Answers, Heap};
 use super::wire::WireFault;
 use super::wire::envelope::{self, Channels, Dialect, Envelope, Message};
 use crate::node::hub::adapter::{
@@ -186,7 +186,7 @@ impl Ephemeral {
     }
 
     /// See [`crate::node::hub::adapter::Adapter::ask_servers`].
-    pub fn ask_servers(&self, data: Vec<Value>) -> Pending<Result<Vec<Value>, (RequestFault, Vec<Value>)>> {
+    pub fn ask_servers(&self, data: Vec<Value>) -> Pending<Answers> {
         let request = peer::hexadecimal_name();
         let message = Message::ServerSideEmit { request: Some(request.clone()), data };
         let asked = self.question(&message, request, &Flags::default());

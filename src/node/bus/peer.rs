@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
 use super::redis::{Answer, Listener, Redis, RedisFault, Toll, Via, Wish};
-use super::requests::{Answered, Requests};
+use super::requests::{Heap, Requests};
 use super::settings::Settings;
 use super::wire::WireFault;
 use crate::node::hub::adapter::{Local, NotSent, Operation, Pending, RequestFault};
@@ -148,7 +148,7 @@ impl Peer {
         request: String,
         question: Cmd,
         patience: Duration,
-    ) -> Pending<Result<(Vec<Answered>, Option<RequestFault>), NotSent>> {
+    ) -> Pending<Heap> {
         let peer = self.clone();
         Box::pin(async move {
             let expected = counted(count?).await?.saturating_sub(1) as usize;

@@ -6,9 +6,11 @@
 
 use std::sync::{Arc, Weak};
 
+use tokio::sync::mpsc;
+
 use super::peer::{self, Peer, Shared, counted, publish, replied};
 use super::redis::{Heard, Listener, Via};
-use super::requests::Answered;
+use super::requests::{Answered, Answers, Heap};
 use super::wire::WireFault;
 use super::wire::classic::{self, Channels, Request, Response};
 use crate::node::hub::adapter::{
@@ -123,7 +125,7 @@ impl Pubsub {
                 self.ask_server(&*local, request, data);
             }
             Request::BroadcastWithAck { request, nsp, data, target, flags, .. } if *nsp == *self.peer.nsp => {
-                self.ask_clients(&*local, request, data, &target, &flags);
+                self.ask_clients(request, local.ask(data, &target, &flags));
             }
             Request::BroadcastWithAck { .. } => {}
         }
@@ -155,15 +157,7 @@ impl Pubsub {
         });
     }
 
-    fn ask_clients(
-        &self,
-        local: &dyn Local,
-        request: String,
-        data: Vec<Value>,
-        target: &Target,
-        flags: &Flags,
-    ) {
-        let (count, acks) = local.ask(data, target, flags);
+    fn ask_clients(&self, request: String, (count, acks): (u64, mpsc::Receiver<Value>)) {
         self.respond(&Response::Count { request: request.clone(), count });
         let (peer, channel) = (self.peer.clone(), self.channels.response.clone());
         self.peer.pass_on(acks, move |ack| {
@@ -293,9 +287,6 @@ impl Adapter for Pubsub {
     }
 }
 
-/// What came back for a question.
-pub(super) type Heap = Result<(Vec<Answered>, Option<RequestFault>), NotSent>;
-
 /// All answers together; a fault if any is missing.
 pub(super) fn whole<T>(heap: Heap, part: impl Fn(Answered) -> Vec<T>) -> Result<Vec<T>, RequestFault> {
     match heap? {
@@ -318,7 +309,7 @@ pub(super) fn rooms_of(answer: Answered) -> Vec<Room> {
 }
 
 /// The servers' answers; with a fault those that came.
-pub(super) fn servers_answers(heap: Heap) -> Result<Vec<Value>, (RequestFault, Vec<Value>)> {
+pub(super) fn servers_answers(heap: Heap) -> Answers {
     let (answers, fault) = heap.map_err(|fault| (fault.into(), Vec::new()))?;
     let value = |answer| if let Answered::Server(value) = answer { Some(value) } else { None };
     let values = answers.into_iter().filter_map(value).collect();

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::node::hub::adapter::{RemoteAck, Room, SocketFacts};
+use crate::node::hub::adapter::{NotSent, RemoteAck, RequestFault, Room, SocketFacts};
 use crate::node::value::Value;
 
 /// Answers to one question that may wait to be taken. A broadcast to a great room with acknowledgement gets one from
@@ -26,6 +26,12 @@ pub(super) enum Answered {
     /// To an event for servers.
     Server(Value),
 }
+
+/// What came back for a question, and the fault if that is not all.
+pub(super) type Heap = Result<(Vec<Answered>, Option<RequestFault>), NotSent>;
+
+/// The servers' answers to an event; with a fault those that came.
+pub(super) type Answers = Result<Vec<Value>, (RequestFault, Vec<Value>)>;
 
 enum Open {
     Acks(mpsc::Sender<RemoteAck>),
