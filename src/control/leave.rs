@@ -1,6 +1,7 @@
 //! Who has to leave after a reload: the tunnels of nodes that are gone, and those of routes that are gone.
 //!
-//! They are closed as their pool's `drain` says. A session that was on its way under an older generation is waited
+//! They are closed as their pool's `drain` says; where a drain of the node was under way, as that was wanted, over what
+//! is left of its window. A session that was on its way under an older generation is waited
 //! for and leaves with the others. What is named again before its tunnels have left keeps those that are still
 //! there: a node that was taken out by mistake can be put back.
 //!
@@ -16,13 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Drain, is_still_there};
 use crate::pool::{Address, Node, NodeId};
+use crate::proxy::drain::GRACE;
 use crate::proxy::{Front, State};
 use crate::relay::{Closing, Departures, Which};
 use crate::route::Route;
 use crate::shutdown::Phase;
-
-/// How long each tunnel waits for its peers' answers to a Close.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the closing waits for sessions that are on their way, so that it need not be planned twice.
 const SOON: Duration = Duration::from_millis(100);
@@ -74,17 +73,20 @@ impl Leaving {
             nodes.map(|(pool, node, drain)| (self.since(pool, node), pool, node, drain)).collect();
         self.welcome(old, new, generation);
         front.state.store(Arc::clone(&next));
-        for (_, pool, node, _) in &nodes {
-            if let Some(upstream) = before.upstream(pool, node) {
-                upstream.remove();
-            }
-        }
+        // One whose drain was under way goes on as that was wanted.
+        let nodes: Vec<_> = nodes
+            .into_iter()
+            .map(|(since, pool, node, drain)| {
+                let under_way = before.upstream(pool, node).and_then(|upstream| upstream.remove());
+                (since, pool, node, under_way.map_or_else(|| drain.clone(), |drain| drain.rest()))
+            })
+            .collect();
         next.take_effect(&front.metrics, front.now());
         front.metrics.retain(&|pool, node| knows(new, pool, node));
         for (since, pool, node, drain) in nodes {
             let what =
                 Gone::Node { pool: Arc::clone(pool), node: node.id.clone(), address: node.address.clone() };
-            self.see_off(front, what, (since, generation), drain);
+            self.see_off(front, what, (since, generation), &drain);
         }
         for (route, drain) in gone_routes(old, new) {
             self.see_off(front, Gone::Route(route.clone()), (0, generation), drain);

@@ -7,6 +7,7 @@
 pub mod accept;
 mod admission;
 mod doctor;
+pub mod drain;
 pub mod entrance;
 mod forward;
 mod session;
@@ -25,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::hash::mix;
-use crate::affinity::{Directory as _, Source};
+use crate::affinity::{Directory as _, Source, Wish, Wishes};
 use crate::config::{self, Budget, Config, Supply};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
@@ -152,6 +153,15 @@ impl Pool {
             turn: AtomicU64::new(0),
             config: config.clone(),
         }
+    }
+
+    /// The draining node on which a session without a tunnel stays for now: the one that it is pinned to, until the
+    /// time of its sid has come.
+    fn stays(&self, wishes: &Wishes, sid: Option<u64>) -> Option<usize> {
+        let sid = sid?;
+        let Some(Wish::Pin { node, .. }) = wishes.list().first() else { return None };
+        let drain = self.upstreams.get(*node)?.drain()?;
+        drain.lets_stay(sid).then_some(*node)
     }
 
     /// The upstream of this node, if it has the same place here.

@@ -46,6 +46,8 @@ pub struct Session {
     pub trace: [u8; 16],
     /// What the affinity sources say.
     pub wishes: Wishes,
+    /// The draining node on which it stays for now.
+    pub stays: Option<usize>,
     /// When its head was read.
     pub begun: Instant,
     /// The same, on the calendar.
@@ -184,7 +186,19 @@ fn open(
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-    Ok(Session { id: front.next_id(), state, pool, route: name, origin, trace, wishes, begun, opened_at })
+    let stays = pool.stays(&wishes, request.uri().query().and_then(engine_io::session_key));
+    Ok(Session {
+        id: front.next_id(),
+        state,
+        pool,
+        route: name,
+        origin,
+        trace,
+        wishes,
+        stays,
+        begun,
+        opened_at,
+    })
 }
 
 fn host(headers: &HeaderMap) -> &str {
@@ -231,6 +245,7 @@ impl Session {
             load_bound: self.pool.config.load_bound,
             client: self.origin.client,
             tunnel,
+            stays: self.stays,
             draw: self.id,
             turn: self.pool.turn(self.wishes.list().is_empty()),
         };

@@ -246,10 +246,17 @@ impl Engine {
             tracing::error!(%error, "a socket could not be polled, its tunnel ends");
             return self.end(place);
         }
-        if let Some(last) = self.rounds.iter_mut().find(|round| round.is_last()) {
-            last.join(place, id);
-        }
+        self.join_rounds(place, id);
         self.visit(place, |live, turn| live.turn(turn));
+    }
+
+    /// A tunnel that has come belongs to the closings that take it in.
+    fn join_rounds(&mut self, place: usize, id: u64) {
+        let Some(Some(live)) = self.tunnels.get(place) else { return };
+        for round in self.rounds.iter_mut().filter(|round| round.welcomes(&live.record)) {
+            // One that is still counting leaves out who came after it was heard of.
+            round.join(place, id, self.now);
+        }
     }
 
     fn register(&self, place: usize, live: &Live) -> io::Result<()> {

@@ -274,10 +274,23 @@ impl Relay {
         self.begin(which, closing, false)
     }
 
+    /// The same also for tunnels that are adopted later, until it is stopped: a session may have been on its way.
+    pub fn close_on(&self, which: Which, closing: &Closing) -> Departures {
+        self.tell_all(self.plan(which, closing).standing(), false)
+    }
+
     fn begin(&self, which: Which, closing: &Closing, is_last: bool) -> Departures {
+        self.tell_all(self.plan(which, closing), is_last)
+    }
+
+    fn plan(&self, which: Which, closing: &Closing) -> closing::Plan {
         let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
         let seed = RandomState::new().hash_one(closing.over);
-        let plan = closing::Plan::new(which, closing.clone(), seed, wakes);
+        closing::Plan::new(which, closing.clone(), seed, wakes)
+    }
+
+    fn tell_all(&self, plan: closing::Plan, is_last: bool) -> Departures {
+        let plan = Arc::new(plan);
         for thread in &self.threads {
             thread.tell(Command::Close(Box::new(round::Round::new(Arc::clone(&plan), is_last))));
         }

@@ -4,6 +4,7 @@ mod admin;
 mod admin_gate;
 mod contract;
 mod dashboard;
+mod drain;
 mod ends;
 mod handshake;
 mod limits;

@@ -5,8 +5,9 @@
 //! the nodes and without allocating (up to 128 nodes).
 //!
 //! The order: the pins that can be met, as they are wished; then, with a key, rendezvous order under the load
-//! bound; without a key, the pool's balance rule. A node that is not up is never a candidate; one that is full
-//! is none either, except that a plain request adds no tunnel and so may still follow a pin to it.
+//! bound; without a key, the pool's balance rule. A node that is not up is never a candidate, except that a session
+//! that lives on a draining node may follow its pin there until its time has come; one that is full is none either,
+//! except that a plain request adds no tunnel and so may still follow a pin to it.
 
 mod balance;
 
@@ -57,6 +58,8 @@ pub struct Ask<'a> {
     pub client: IpAddr,
     /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
     pub tunnel: bool,
+    /// A draining node whose pin is still followed: of a session that lives there and cannot live elsewhere.
+    pub stays: Option<usize>,
     /// A random number, new for each session.
     pub draw: u64,
     /// How many sessions of the pool have asked before, for [`Balance::RoundRobin`].
@@ -282,7 +285,8 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     /// Whether a pin to the node can be met.
     fn follows(&self, node: usize) -> bool {
         let load = (self.loads)(node);
-        load.state == State::Up && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
+        let stays = load.state == State::Draining && self.ask.stays == Some(node);
+        (load.state == State::Up || stays) && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
     }
 }
 
@@ -375,7 +379,7 @@ mod tests {
         fn ask<'a>(&self, wishes: &'a Wishes, random: u64) -> Ask<'a> {
             let client = "192.0.2.1".parse().unwrap();
             let Self { balance, load_bound, tunnel, .. } = *self;
-            Ask { wishes, balance, load_bound, client, tunnel, draw: random, turn: random }
+            Ask { wishes, balance, load_bound, client, tunnel, stays: None, draw: random, turn: random }
         }
 
         fn all(&self, wishes: &Wishes, random: u64) -> Vec<Candidate> {
@@ -469,6 +473,22 @@ mod tests {
             );
             assert_eq!(labels(&fleet.all(&fleet.wish(&["ws2"], None), 0))[0].2, "moved");
         }
+    }
+
+    #[test]
+    fn a_session_that_stays_on_a_draining_node_follows_its_pin_there_and_nothing_else_leads_there() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        fleet.loads[2].state = State::Draining;
+        let asked = |wishes: &Wishes, fleet: &Fleet| {
+            let ask = Ask { stays: Some(2), ..fleet.ask(wishes, 0) };
+            labels(&candidates(&fleet.nodes, ask, |node| fleet.loads[node]).collect::<Vec<_>>())
+        };
+        assert_eq!(asked(&fleet.wish(&["ws2"], None), &fleet)[0], (2, "node_cookie", "kept"));
+        for wishes in [fleet.wish(&["ws1"], None), fleet.wish(&[], Some("ann")), fleet.wish(&[], None)] {
+            assert!(asked(&wishes, &fleet).iter().all(|(node, ..)| *node != 2));
+        }
+        fleet.loads[2].state = State::Down;
+        assert!(asked(&fleet.wish(&["ws2"], None), &fleet).iter().all(|(node, ..)| *node != 2));
     }
 
     #[test]
