@@ -175,7 +175,7 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
             })
         }),
         undrain: Box::new(move |pool, node| {
-            Ok(node_answer(&undrained, control::drain::withdraw(&undrained, pool, node)?))
+            Ok(node_answer(&undrained, control::drain::withdraw(&undrained, &pool, &node)?))
         }),
         reload: Box::new(move || {
             let reload = Arc::clone(&asked);

@@ -36,7 +36,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::{Config, Faults};
-use crate::control::drain::DrainFault;
 use crate::http::guard::{Guard, Link, Rules};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
@@ -45,7 +44,7 @@ use crate::proxy::accept::linger;
 use crate::shutdown::{Phase, Shutdown};
 
 use gate::Reach;
-use nodes::NodeAnswer;
+use nodes::Said;
 use sessions::{Session, Wanted};
 use status::Status;
 
@@ -115,9 +114,9 @@ pub struct View {
     /// Begins to end the session with this id; false where there is none.
     pub close: Box<dyn Fn(u64) -> Later<bool> + Send + Sync>,
     /// Drains a node of a pool, as this wish says.
-    pub drain: Box<dyn Fn(String, String, Value) -> Later<Result<NodeAnswer, DrainFault>> + Send + Sync>,
+    pub drain: Box<dyn Fn(String, String, Value) -> Later<Said> + Send + Sync>,
     /// Takes the drain of a node of a pool back.
-    pub undrain: Box<dyn Fn(&str, &str) -> Result<NodeAnswer, DrainFault> + Send + Sync>,
+    pub undrain: Box<dyn Fn(String, String) -> Said + Send + Sync>,
     /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
     /// happens when the client goes away.
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,

@@ -33,6 +33,9 @@ pub struct NodeAnswer {
     pub warnings: Vec<String>,
 }
 
+/// What is said of the node, or why nothing was done.
+pub type Said = Result<NodeAnswer, DrainFault>;
+
 /// The pool, the node and the deed of a path; `None` when it is another.
 pub(super) fn deed(path: &str) -> Option<(&str, &str, Deed)> {
     let mut parts = path.strip_prefix("/api/pools/")?.split('/');
@@ -50,7 +53,7 @@ pub(super) async fn carry_out((pool, node, deed): (&str, &str, Deed), body: &[u8
     let wish = if body.is_empty() { json!({}) } else { serde_json::from_slice(body).unwrap_or(Value::Null) };
     let done = match deed {
         Deed::Drain => (view.drain)(pool.to_owned(), node.to_owned(), wish).await,
-        Deed::Undrain if wish == json!({}) => (view.undrain)(pool, node),
+        Deed::Undrain if wish == json!({}) => (view.undrain)(pool.to_owned(), node.to_owned()),
         Deed::Undrain => {
             let what = "an undrain takes no body; leave it out, or send `{}`";
             return answer::error(StatusCode::BAD_REQUEST, what);

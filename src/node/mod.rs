@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 mod echo;
 mod page;
+pub mod value;
 
 /// How long a connection may go on after the shutdown token was cancelled.
 const GRACE: Duration = Duration::from_secs(2);

@@ -4,11 +4,15 @@
 //! to its quantum; a tunnel that wants more comes round again behind the others. Commands arrive over a channel,
 //! and an eventfd wakes the thread for them. What concerns all tunnels (the sweep, a closing, a listing) takes a
 //! stretch of the slab each turn, so that a turn is short however many tunnels there are.
+//!
+//! A panic in a tunnel ends that tunnel and no other: the loop notes whose turn it is, and catches once per turn of
+//! its own, not once per tunnel. What was begun for the others is taken up again in the next turn.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
@@ -23,7 +27,8 @@ use super::pipe::HEADROOM;
 use super::round::{Round, Task};
 use super::tunnel::Live;
 use super::turn::{Progress, Turn};
-use super::{Command, Ledger, STRETCH, Tunnel, millis};
+use super::{Command, Ledger, Outcome, Record, STRETCH, Tunnel, Why, millis};
+use crate::ws::close;
 
 /// Bytes that one read may give.
 const READ: usize = 64 * 1024;
@@ -52,6 +57,8 @@ pub struct Engine {
     free: Vec<usize>,
     /// Tunnels that want a turn.
     ready: VecDeque<usize>,
+    /// Whose turn it is; `None` between two tunnels.
+    at_turn: Option<usize>,
     scratch: Box<[u8]>,
     start: Instant,
     /// Milliseconds since `start`, taken once per turn.
@@ -91,6 +98,7 @@ impl Engine {
             tunnels: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
+            at_turn: None,
             scratch: vec![0; HEADROOM + READ].into_boxed_slice(),
             start: Instant::now(),
             now: 0,
@@ -116,18 +124,34 @@ impl Engine {
                 }
             }
             self.now = millis(self.start.elapsed());
-            let woken = self.sort_events(&mut events);
-            self.serve_ready();
-            if woken || self.inbox_waits {
-                self.take_commands();
-            }
-            self.close_due();
-            self.list();
-            self.sweep();
+            self.contain(|engine| engine.serve(&mut events));
             if self.rounds.iter().any(Round::is_last) && self.count.load(Relaxed) == 0 {
                 return;
             }
         }
+    }
+
+    /// One turn of the loop.
+    fn serve(&mut self, events: &mut Vec<epoll::Event>) {
+        let woken = self.sort_events(events);
+        self.serve_ready();
+        if woken || self.inbox_waits {
+            self.take_commands();
+        }
+        self.close_due();
+        self.list();
+        self.sweep();
+    }
+
+    /// Does `work`; the tunnel whose turn it was at a panic ends by it. A panic at no tunnel's turn is the thread's own.
+    fn contain(&mut self, work: impl FnOnce(&mut Self)) {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) else { return };
+        let Some(place) = self.at_turn.take() else { resume_unwind(panic) };
+        if let Some(Some(live)) = self.tunnels.get_mut(place) {
+            tracing::error!(id = live.record.id, "a tunnel panicked, it ends");
+            live.fail();
+        }
+        self.end(place);
     }
 
     fn wait(&self) -> Timespec {
@@ -183,7 +207,10 @@ impl Engine {
         let Some(Some(live)) = self.tunnels.get_mut(place) else { return };
         let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
         live.queued = false;
-        match visit(live, &mut turn) {
+        self.at_turn = Some(place);
+        let progress = visit(live, &mut turn);
+        self.at_turn = None;
+        match progress {
             Progress::Rests => {}
             Progress::WantsMore => {
                 live.queued = true;
@@ -196,10 +223,15 @@ impl Engine {
     fn end(&mut self, place: usize) {
         let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place);
-        (self.ledger)(&live.record, &live.outcome(self.now));
-        let id = live.record.id;
-        // Whoever waits for a closing then sees the node's count without this tunnel.
-        drop(live);
+        let (id, now, ledger) = (live.record.id, self.now, &self.ledger);
+        let told = catch_unwind(AssertUnwindSafe(move || {
+            ledger(&live.record, &live.outcome(now));
+            // Whoever waits for a closing then sees the node's count without this tunnel.
+            drop(live);
+        }));
+        if told.is_err() {
+            tracing::error!(id, "the end of a tunnel panicked, it may not be counted");
+        }
         self.count.fetch_sub(1, Relaxed);
         self.rounds.iter_mut().for_each(|round| round.forget(id));
     }
@@ -232,10 +264,11 @@ impl Engine {
     }
 
     fn adopt(&mut self, tunnel: Tunnel) {
-        let mask = self.mask();
         let id = tunnel.record.id;
-        let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
-        let live = Box::new(Live::adopt(tunnel, &mut turn));
+        let (live, early) = match Live::new(tunnel, self.now) {
+            Ok((live, early)) => (Box::new(live), early),
+            Err(record) => return self.turn_away(&record),
+        };
         let place = self.free.pop().unwrap_or_else(|| {
             self.tunnels.push(None);
             self.tunnels.len() - 1
@@ -247,7 +280,18 @@ impl Engine {
             return self.end(place);
         }
         self.join_rounds(place, id);
-        self.visit(place, |live, turn| live.turn(turn));
+        self.visit(place, |live, turn| {
+            live.pass_early(&early, turn);
+            live.turn(turn)
+        });
+    }
+
+    /// A tunnel that could not be taken over for a panic has its one outcome all the same.
+    #[cold]
+    fn turn_away(&mut self, record: &Record) {
+        tracing::error!(id = record.id, "a tunnel panicked as it came, it ends");
+        self.count.fetch_sub(1, Relaxed);
+        (self.ledger)(record, &Outcome::unborn(close::ABNORMAL, Why::Panicked));
     }
 
     /// A tunnel that has come belongs to the closings that take it in.
@@ -335,5 +379,196 @@ impl Engine {
     fn mask(&mut self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.draw().to_ne_bytes();
         [a, b, c, d]
+    }
+}
+
+/// A thread that ends in whatever way leaves no tunnel without its outcome (invariant I7).
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for place in 0..self.tunnels.len() {
+            self.end(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Sender, channel};
+    use std::time::SystemTime;
+
+    use parking_lot::Mutex;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::metrics::{Metrics, Side};
+    use crate::relay::{Closing, Departures, Rules, Which, closing::Plan};
+
+    /// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
+    struct Bench {
+        engine: Engine,
+        _commands: Sender<Command>,
+        metrics: Arc<Metrics>,
+        peers: Vec<[UnixStream; 2]>,
+        /// How each tunnel ended.
+        ends: Arc<Mutex<Vec<(u64, Outcome)>>>,
+    }
+
+    impl Bench {
+        /// With `tunnels` that have been adopted. The ledger panics at session 99.
+        fn new(tunnels: u64) -> Self {
+            let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+            let ends: Arc<Mutex<Vec<_>>> = Arc::default();
+            let told = Arc::clone(&ends);
+            let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
+                told.lock().push((record.id, *outcome));
+                assert_ne!(record.id, 99, "the ledger's own fault");
+            });
+            let (commands, inbox) = channel();
+            let engine = Engine::new(0, wake, inbox, Arc::default(), ledger).unwrap();
+            let mut bench =
+                Self { engine, _commands: commands, metrics: Metrics::new(1), peers: Vec::new(), ends };
+            (0..tunnels).for_each(|id| bench.adopt(id));
+            bench
+        }
+
+        fn adopt(&mut self, id: u64) {
+            let pair = || {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                ours.set_nonblocking(true).unwrap();
+                theirs.set_nonblocking(true).unwrap();
+                (OwnedFd::from(ours), theirs)
+            };
+            let ((client, client_peer), (node, node_peer)) = (pair(), pair());
+            self.peers.push([client_peer, node_peer]);
+            self.engine.count.fetch_add(1, Relaxed);
+            self.engine.adopt(Tunnel {
+                client,
+                node,
+                client_tls: None,
+                node_tls: None,
+                from_client: bytes::Bytes::new(),
+                from_node: bytes::Bytes::new(),
+                rules: Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None },
+                record: Record {
+                    id,
+                    client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    seat: self.metrics.node("chat", "ws1").seat(),
+                    route: Arc::from("/"),
+                    generation: 1,
+                    opened_at: SystemTime::UNIX_EPOCH,
+                    affinity: ("none", "none"),
+                    trace: [0; 16],
+                    place: None,
+                },
+            });
+        }
+
+        /// One turn of the loop, over what has happened up to now.
+        fn turn(&mut self, work: impl FnOnce(&mut Engine, &mut Vec<epoll::Event>)) {
+            let mut events = Vec::with_capacity(EVENTS);
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let buffer = rustix::buffer::spare_capacity(&mut events);
+            epoll::wait(&self.engine.epoll, buffer, Some(&at_once)).unwrap();
+            self.engine.contain(|engine| work(engine, &mut events));
+        }
+
+        fn say(&mut self, place: usize) {
+            self.peers[place][0].write_all(&HELLO).unwrap();
+        }
+
+        fn hears(&mut self, place: usize) -> bool {
+            let mut heard = [0; HELLO.len()];
+            self.peers[place][1].read_exact(&mut heard).is_ok_and(|()| heard == HELLO)
+        }
+
+        fn is_gone(&mut self, place: usize) -> bool {
+            // Unread bytes make the end a reset.
+            let is_over = |peer: &mut UnixStream| match peer.read(&mut [0]) {
+                Ok(len) => len == 0,
+                Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            };
+            self.peers[place].iter_mut().all(is_over)
+        }
+
+        fn live(&self) -> (u32, usize) {
+            (self.metrics.node("chat", "ws1").live(), self.engine.count.load(Relaxed))
+        }
+    }
+
+    /// A short text message as a client sends it.
+    const HELLO: [u8; 11] = [0x81, 0x85, 0, 0, 0, 0, b'h', b'e', b'l', b'l', b'o'];
+
+    fn panicked(id: u64) -> (u64, (Side, u16, Why)) {
+        (id, (Side::Balancer, 1006, Why::Panicked))
+    }
+
+    fn ends(bench: &Bench) -> Vec<(u64, (Side, u16, Why))> {
+        bench.ends.lock().iter().map(|(id, end)| (*id, (end.side, end.code, end.why))).collect()
+    }
+
+    #[test]
+    fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
+        let mut bench = Bench::new(3);
+        bench.turn(Engine::serve);
+        (0..3).for_each(|place| bench.say(place));
+        bench.turn(|engine, events| {
+            engine.sort_events(events);
+            engine.visit(1, |_, _| panic!("as a test wants it"));
+        });
+        assert_eq!((ends(&bench), bench.live()), (vec![panicked(1)], (2, 2)));
+        assert!(bench.is_gone(1));
+        // Their events were taken in the turn that broke off.
+        bench.turn(Engine::serve);
+        assert!(bench.hears(0) && bench.hears(2));
+        bench.adopt(3);
+        bench.say(3);
+        bench.turn(Engine::serve);
+        assert!(bench.hears(3));
+        drop(bench.engine);
+        assert_eq!(bench.ends.lock().len(), 4);
+    }
+
+    #[test]
+    fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
+        let mut bench = Bench::new(2);
+        let closing = Closing { code: 1012, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO };
+        let plan =
+            Arc::new(Plan::new(Which::Pool("chat".into()), closing, 0, vec![Arc::clone(&bench.engine.wake)]));
+        let departures = Departures::new(&plan);
+        bench.engine.rounds.push(Round::new(plan, false));
+        bench.turn(|engine, _| engine.visit(0, |_, _| panic!("as a test wants it")));
+        for _ in 0..3 {
+            bench.turn(Engine::serve);
+        }
+        assert_eq!(departures.left(), 0);
+        let seen = ends(&bench);
+        assert_eq!(seen, [panicked(0), (1, (Side::Balancer, 1012, Why::Drained))]);
+        assert_eq!(bench.live(), (0, 0));
+    }
+
+    #[test]
+    fn i7_a_ledger_that_panics_holds_up_nobody() {
+        let mut bench = Bench::new(1);
+        bench.adopt(99);
+        drop(bench.peers.pop());
+        bench.turn(Engine::serve);
+        assert_eq!(bench.live(), (1, 1));
+        bench.say(0);
+        bench.turn(Engine::serve);
+        assert!(bench.hears(0));
+        assert_eq!(bench.ends.lock().len(), 1);
+    }
+
+    #[test]
+    fn i7_a_thread_that_breaks_off_leaves_no_tunnel_without_an_outcome() {
+        let mut bench = Bench::new(3);
+        let broken = catch_unwind(AssertUnwindSafe(|| bench.turn(|_, _| panic!("of no tunnel"))));
+        assert!(broken.is_err());
+        let Bench { engine, ends, metrics, .. } = bench;
+        drop(engine);
+        assert_eq!((ends.lock().len(), metrics.node("chat", "ws1").live()), (3, 0));
     }
 }

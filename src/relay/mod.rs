@@ -145,6 +145,8 @@ pub enum Why {
     Killed,
     /// The client did not answer the balancer's Ping.
     Silent,
+    /// The balancer's own fault: its work on this tunnel broke off in a panic.
+    Panicked,
 }
 
 impl Why {
@@ -162,6 +164,7 @@ impl Why {
             Self::Drained => "drained",
             Self::Killed => "killed",
             Self::Silent => "silent",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -181,6 +184,14 @@ pub struct Outcome {
     pub bytes: [u64; 2],
     /// Text and binary messages from the client and from the node.
     pub messages: [u64; 2],
+}
+
+impl Outcome {
+    /// Of a tunnel that the balancer ended before anything passed.
+    fn unborn(code: u16, why: Why) -> Self {
+        let (bytes, messages) = ([0; 2], [0; 2]);
+        Self { side: Side::Balancer, code, why, duration: Duration::ZERO, bytes, messages }
+    }
 }
 
 /// Takes the end of each tunnel. Called on a relay thread: it must not block.
@@ -206,15 +217,7 @@ struct Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let Some(Tunnel { record, .. }) = &self.tunnel else { return };
-        let outcome = Outcome {
-            side: Side::Balancer,
-            code: close::GOING_AWAY,
-            why: Why::Shutdown,
-            duration: Duration::ZERO,
-            bytes: [0; 2],
-            messages: [0; 2],
-        };
-        (self.ledger)(record, &outcome);
+        (self.ledger)(record, &Outcome::unborn(close::GOING_AWAY, Why::Shutdown));
     }
 }
 

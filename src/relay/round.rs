@@ -232,8 +232,6 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::relay::pipe::HEADROOM;
-    use crate::relay::turn::Turn;
     use crate::relay::{Closing, Departures, Record, Rules, Tunnel, Which};
 
     type Slab = Vec<Option<Box<Live>>>;
@@ -242,8 +240,6 @@ mod tests {
     fn slab(ids: std::ops::Range<u64>) -> Slab {
         let (socket, _) = UnixStream::pair().unwrap();
         let metrics = Metrics::new(1);
-        let mut scratch = [0; HEADROOM + 16];
-        let mut turn = Turn { scratch: &mut scratch, thread: 0, now: 0, mask: [0; 4] };
         let live = ids.map(|id| {
             let record = Record {
                 id,
@@ -269,7 +265,7 @@ mod tests {
                 rules,
                 record,
             };
-            Some(Box::new(Live::adopt(tunnel, &mut turn)))
+            Some(Box::new(Live::new(tunnel, 0).unwrap().0))
         });
         live.collect()
     }

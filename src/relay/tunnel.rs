@@ -4,8 +4,11 @@
 //! own (nothing passes, no client answers, a fault, a closing). After a Close in both directions, or a close of the balancer's, a
 //! deadline bounds the rest.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+mod account;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
 
 use super::end::{End, Read};
 use super::farewell::{Farewell, SETTLE};
@@ -13,7 +16,7 @@ use super::pipe::{HEADROOM, Pipe};
 use super::pulse::{Look, Pulse, Way};
 use super::tls::Role;
 use super::turn::{Progress, Turn};
-use super::{Outcome, Record, Snapshot, Tunnel, Why, millis};
+use super::{Record, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
 use crate::ws::tracker::{Heed, Tally};
 use crate::ws::{close, frame};
@@ -28,6 +31,9 @@ const QUANTUM: usize = 256 * 1024;
 
 /// How long a peer that broke TLS has to read the alert. In milliseconds.
 const LINGER: u64 = 1_000;
+
+/// Bytes that were read from client and node before their tunnel was adopted, and behind them what TLS had decrypted.
+pub type Early = [(Bytes, Bytes); 2];
 
 /// See the module.
 #[derive(Debug)]
@@ -59,33 +65,45 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes a tunnel over; the bytes that were read with it pass at once.
-    pub fn adopt(tunnel: Tunnel, turn: &mut Turn<'_>) -> Self {
-        let (client, from_client) = End::with(tunnel.client, tunnel.client_tls, Role::Server);
-        let (node, from_node) = End::with(tunnel.node, tunnel.node_tls, Role::Client);
-        let mut live = Self {
+    /// Takes a tunnel over at `now`, and gives the bytes that were read with it, which are to [pass](Self::pass_early).
+    ///
+    /// # Errors
+    ///
+    /// The record alone, where that broke off in a panic; the sockets are closed then.
+    pub fn new(tunnel: Tunnel, now: u64) -> Result<(Self, Early), Box<Record>> {
+        let Tunnel { client, node, client_tls, node_tls, from_client, from_node, rules, record } = tunnel;
+        let ends = catch_unwind(AssertUnwindSafe(|| {
+            [End::with(client, client_tls, Role::Server), End::with(node, node_tls, Role::Client)]
+        }));
+        let Ok([(client, behind_client), (node, behind_node)]) = ends else { return Err(Box::new(record)) };
+        let live = Self {
             ends: [client, node],
             pipes: Default::default(),
-            pulse: Pulse::new(tunnel.rules.ping, tunnel.record.id, turn.now),
+            pulse: Pulse::new(rules.ping, record.id, now),
             parting: false,
-            record: tunnel.record,
-            max_message: tunnel.rules.max_message,
-            idle: millis(tunnel.rules.idle),
-            adopted: turn.now,
-            active: turn.now,
+            record,
+            max_message: rules.max_message,
+            idle: millis(rules.idle),
+            adopted: now,
+            active: now,
             messaged: 0,
             deadline: u64::MAX,
             cause: None,
             queued: false,
         };
-        live.pass_early(NODE, &tunnel.from_node, turn);
-        live.pass_early(NODE, &from_node, turn);
-        live.pass_early(CLIENT, &tunnel.from_client, turn);
-        live.pass_early(CLIENT, &from_client, turn);
-        live
+        Ok((live, [(from_client, behind_client.into()), (from_node, behind_node.into())]))
     }
 
-    fn pass_early(&mut self, from: usize, bytes: &[u8], turn: &mut Turn<'_>) {
+    /// Passes what was read before the tunnel was here: the node's, then the client's.
+    pub fn pass_early(&mut self, early: &Early, turn: &mut Turn<'_>) {
+        for from in [NODE, CLIENT] {
+            let (read, decrypted) = &early[from];
+            self.pass_all(from, read, turn);
+            self.pass_all(from, decrypted, turn);
+        }
+    }
+
+    fn pass_all(&mut self, from: usize, bytes: &[u8], turn: &mut Turn<'_>) {
         let room = turn.scratch.len() - HEADROOM;
         for piece in bytes.chunks(room) {
             turn.scratch[HEADROOM..][..piece.len()].copy_from_slice(piece);
@@ -338,51 +356,6 @@ impl Live {
         let end = &self.ends[index];
         let heard = self.pipes[index].close_seen().is_some() || end.ended;
         (heard && !end.is_backed_up()) || end.broken
-    }
-
-    /// The session as it is at `now` on the thread's clock, which is `wall` on the wall.
-    pub fn snapshot(&self, now: u64, wall: SystemTime) -> Snapshot {
-        let record = &self.record;
-        let ago = Duration::from_millis(now.saturating_sub(self.messaged));
-        Snapshot {
-            id: record.id,
-            client: record.client,
-            pool: Arc::clone(&record.seat.pool),
-            node: Arc::clone(&record.seat.node),
-            route: Arc::clone(&record.route),
-            generation: record.generation,
-            opened_at: record.opened_at,
-            affinity: record.affinity,
-            bytes: self.bytes(),
-            messages: self.messages(),
-            last_message_at: if self.messaged == 0 { None } else { wall.checked_sub(ago) },
-            round_trip: self.pulse.round_trip(),
-            is_closing: self.deadline != u64::MAX,
-        }
-    }
-
-    /// Bytes read from the client and from the node.
-    fn bytes(&self) -> [u64; 2] {
-        [self.pipes[CLIENT].bytes(), self.pipes[NODE].bytes()]
-    }
-
-    /// Text and binary messages from the client and from the node.
-    fn messages(&self) -> [u64; 2] {
-        [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()]
-    }
-
-    /// The one outcome. The sockets close when `self` is dropped.
-    pub fn outcome(&self, now: u64) -> Outcome {
-        let cut = (Side::Balancer, close::ABNORMAL, Why::Broken);
-        let (side, code, why) = self.cause.unwrap_or(cut);
-        Outcome {
-            side,
-            code,
-            why,
-            duration: Duration::from_millis(now - self.adopted),
-            bytes: self.bytes(),
-            messages: self.messages(),
-        }
     }
 }
 

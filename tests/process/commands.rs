@@ -89,7 +89,9 @@ fn a_node_is_drained_with_its_progress_and_taken_back() {
     let (mut client, at_node) = tunnel(&balancer, &node);
     ids(folder, admin, 1);
     let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-    command.current_dir(folder).args(["drain", "chat/ws1", "--over", "0s", "--code", "4012", "--admin", admin]);
+    command
+        .current_dir(folder)
+        .args(["drain", "chat/ws1", "--over", "0s", "--code", "4012", "--admin", admin]);
     let draining = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert_eq!(close_code(&mut client), 4012);
     drop((client, at_node));
