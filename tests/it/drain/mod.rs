@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::{Answer, asks, gets, raw};
-use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, plain, resolved, soon};
+use crate::play::{REQUEST, Raw, YES, asked, masked, plain, resolved, soon};
 
 /// Two nodes behind a balancer; a client names its node in the cookie `io`.
 struct Pair {

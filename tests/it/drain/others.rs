@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use mainstay::app::App;
 use mainstay::control::drain::{resume, snapshots};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pair, bound, config, leaves};
