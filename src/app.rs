@@ -20,12 +20,12 @@ use crate::control::watch::Watch;
 use crate::control::{self, Bound, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Part};
 use crate::net::files;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{Front, State};
-use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Which};
+use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Which, Why};
 use crate::service;
 use crate::ws::close;
 
@@ -70,7 +70,7 @@ impl App {
         let metrics = Metrics::new(threads);
         let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped())?;
         let access = Arc::new(access);
-        let relay = Relay::start(threads, &ledger(&access))?;
+        let relay = Relay::start(threads, &ledger(&access, &metrics))?;
         let seed = RandomState::new().hash_one(std::process::id());
         let front = Arc::new(Front::new(State::new(config, &metrics), relay, metrics, access, seed));
         let started_at = SystemTime::now();
@@ -223,9 +223,12 @@ fn open(address: &ListenAddress, is_admin: bool, inherited: &mut Inherited) -> i
 }
 
 /// Where each tunnel's one outcome is counted and written down (invariant I7).
-fn ledger(access: &Arc<AccessLog>) -> Ledger {
-    let access = Arc::clone(access);
+fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> Ledger {
+    let (access, metrics) = (Arc::clone(access), Arc::clone(metrics));
     Arc::new(move |record, outcome| {
+        if outcome.why == Why::Panicked {
+            metrics.panicked(Part::Relay);
+        }
         record.seat.closed(outcome.side, outcome.code);
         access.close(close_event(record, outcome));
     })
@@ -276,6 +279,7 @@ pub fn run(path: &Path, config: &Config) -> io::Result<()> {
 /// What keeps it from starting; `Interrupted` when a second signal cut the orderly end short.
 pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()> {
     log::init(Format::Text);
+    log::panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

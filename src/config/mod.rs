@@ -52,6 +52,7 @@ pub use reader::ReadFile;
 pub use summary::Summary;
 pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
 pub use token::Tokens;
+pub use units::{duration, show_duration, size};
 
 /// Everything that the balancer was told, checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,13 +12,13 @@ pub(super) const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=LONGEST;
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// `500ms`, `2s`, `5m`, `1h`, `1h30m`: a whole number and a unit, or several of them.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     // A bare `0` would be taken; with a unit it is clear what was meant.
     text.ends_with(|c: char| c.is_ascii_alphabetic()).then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
 /// A duration as [`duration`] reads it, to the millisecond.
-pub(super) fn show_duration(duration: &Duration) -> String {
+pub fn show_duration(duration: &Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
     match units.into_iter().find(|(length, _)| millis >= *length && millis.is_multiple_of(*length)) {
@@ -29,7 +29,7 @@ pub(super) fn show_duration(duration: &Duration) -> String {
 }
 
 /// `512B`, `16KiB`, `1MiB`, `2GiB`; bytes.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = match unit {

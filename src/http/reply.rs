@@ -53,6 +53,8 @@ pub enum Failure {
     TooSlow,
     /// A node's: its answer is not one.
     BadAnswer(String),
+    /// The balancer's own: its work on the request broke off in a panic.
+    Panicked,
 }
 
 impl Failure {
@@ -74,6 +76,7 @@ impl Failure {
             }
             Self::Unreachable | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::TooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -126,8 +129,8 @@ impl Failure {
             }
             _ => {}
         }
-        // A client whose request was wrong has lost its place in the stream, or may have.
-        if self.status().is_client_error() && *self != Self::NoRoute {
+        // A client whose request was wrong has lost its place in the stream, or may have; so has a panic.
+        if (self.status().is_client_error() && *self != Self::NoRoute) || *self == Self::Panicked {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         reply
@@ -153,6 +156,7 @@ impl fmt::Display for Failure {
             Self::Unreachable => f.write_str("no node could be reached"),
             Self::TooSlow => f.write_str("the node did not answer in time"),
             Self::BadAnswer(what) => f.write_str(what),
+            Self::Panicked => f.write_str("the balancer failed at this request"),
         }
     }
 }

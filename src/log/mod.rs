@@ -7,10 +7,11 @@
 pub mod access;
 mod line;
 
-use std::env;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
+use std::{env, panic, thread};
 
-use tracing::warn;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -40,6 +41,18 @@ pub fn init(format: Format) {
     if let Some(fault) = fault {
         warn!(%fault, "RUST_LOG cannot be read and is as none");
     }
+}
+
+/// Says every panic of the process in its own log from now on, as one line like all others.
+pub fn panics() {
+    panic::set_hook(Box::new(|panic| {
+        let (thread, what) = (thread::current(), panic.payload_as_str().unwrap_or_default());
+        let at = panic.location().map(ToString::to_string);
+        let backtrace =
+            Some(Backtrace::capture()).filter(|trace| trace.status() == BacktraceStatus::Captured);
+        let backtrace = backtrace.as_ref().map(tracing::field::display);
+        error!(thread = thread.name(), at, backtrace, "panicked: {what}");
+    }));
 }
 
 fn filter(wish: Option<&str>) -> (EnvFilter, Option<String>) {

@@ -10,7 +10,7 @@
 
 mod drain;
 pub mod meter;
-mod process;
+pub(crate) mod process;
 mod shard;
 mod table;
 
@@ -50,6 +50,28 @@ impl Refusal {
     }
 }
 
+/// Where a panic ended what was being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A client's connection or request, before there is a tunnel.
+    FrontDesk,
+    /// A tunnel.
+    Relay,
+}
+
+impl Part {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::FrontDesk, Self::Relay];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FrontDesk => "front_desk",
+            Self::Relay => "relay",
+        }
+    }
+}
+
 /// All counters of the process.
 pub struct Metrics {
     /// Relay threads, so shards per node.
@@ -66,6 +88,8 @@ pub struct Metrics {
     last_reload_applied: AtomicBool,
     /// Connections that were refused before HTTP began, by [`Refusal`].
     refused: [AtomicU64; Refusal::ALL.len()],
+    /// Sessions and tunnels that a panic ended, by [`Part`].
+    panics: [AtomicU64; Part::ALL.len()],
     /// Lines that the access log had no room for.
     access_log_dropped: IntCounter,
     /// What of `process_*` never changes.
@@ -101,6 +125,7 @@ impl Metrics {
             reloads: Default::default(),
             last_reload_applied: AtomicBool::new(true),
             refused: Default::default(),
+            panics: Default::default(),
             access_log_dropped: IntCounter::new("access_log_dropped", "dropped lines")
                 .expect("a literal name without a space is a metric name"),
             process: process::Constants::read(),
@@ -154,6 +179,11 @@ impl Metrics {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A panic ended a session there, and nothing else.
+    pub fn panicked(&self, part: Part) {
+        self.panics[part as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// New sessions get this generation of state from now on.
     pub fn set_generation(&self, generation: u64) {
         self.generation.store(generation, Ordering::Relaxed);
@@ -181,6 +211,7 @@ impl Metrics {
             reloads: [0, 1].map(|applied| self.reloads[applied].load(Ordering::Relaxed)),
             last_reload_applied: self.last_reload_applied.load(Ordering::Relaxed),
             refused: self.refused.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            panics: self.panics.each_ref().map(|count| count.load(Ordering::Relaxed)),
             access_log_dropped: self.access_log_dropped.get(),
             process: self.process.sample(),
         })
@@ -223,7 +254,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 20] = [
+    const CONTRACT: [&str; 21] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -242,6 +273,7 @@ mod tests {
         "mainstay_config_reloads_total",
         "mainstay_config_last_reload_success",
         "mainstay_connections_refused_total",
+        "mainstay_panics_total",
         "mainstay_access_log_dropped_total",
         "mainstay_build_info",
     ];

@@ -11,14 +11,14 @@ const TICKS: f64 = 100.0;
 
 /// What stays the same while the process lives.
 #[derive(Debug, Default)]
-pub(super) struct Constants {
+pub(crate) struct Constants {
     /// Unix time of the process's start, seconds.
     start_time: Option<f64>,
 }
 
 /// The process at one moment.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// User and system time of all threads, seconds.
     pub cpu_seconds: Option<f64>,
     /// Open file descriptors.
@@ -38,13 +38,13 @@ pub(super) struct Sample {
 }
 
 impl Constants {
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let boot = boot_time(&text("/proc/stat"));
         let since_boot = stat_field(&text("/proc/self/stat"), START_TIME);
         Self { start_time: boot.zip(since_boot).map(|(boot, ticks)| boot + ticks / TICKS) }
     }
 
-    pub(super) fn sample(&self) -> Sample {
+    pub(crate) fn sample(&self) -> Sample {
         let stat = text("/proc/self/stat");
         let status = text("/proc/self/status");
         let limits = text("/proc/self/limits");

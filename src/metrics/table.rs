@@ -14,7 +14,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use super::meter::{
     CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, SOURCES, STATES, Side, Totals,
 };
-use super::{Pool, Refusal, process};
+use super::{Part, Pool, Refusal, process};
 
 /// What the table reads.
 pub(super) struct Scrape<'a> {
@@ -26,6 +26,8 @@ pub(super) struct Scrape<'a> {
     pub last_reload_applied: bool,
     /// By [`Refusal`].
     pub refused: [u64; Refusal::ALL.len()],
+    /// By [`Part`].
+    pub panics: [u64; Part::ALL.len()],
     pub access_log_dropped: u64,
     pub process: process::Sample,
 }
@@ -82,6 +84,8 @@ static TABLE: &[Row] = &[
           help: "1 if the last change of the config was applied, 0 if it was rejected." },
     Row { name: "mainstay_connections_refused_total", kind: COUNTER, labels: &["reason"], collect: refused,
           help: "Client connections that were refused before HTTP began." },
+    Row { name: "mainstay_panics_total", kind: COUNTER, labels: &["part"], collect: panics,
+          help: "Sessions that a panic of the balancer's ended; each is a bug." },
     Row { name: "mainstay_access_log_dropped_total", kind: COUNTER, labels: &[], collect: |scrape, series| series.one(Some(scrape.access_log_dropped as f64)),
           help: "Access log lines that were dropped because the log could not keep up." },
     Row { name: "mainstay_build_info", kind: GAUGE, labels: &["version"], collect: |_, series| series.add(&[env!("CARGO_PKG_VERSION")], 1.0),
@@ -264,6 +268,12 @@ fn affinity(scrape: &Scrape, series: &mut Series) {
 fn refused(scrape: &Scrape, series: &mut Series) {
     for (why, count) in Refusal::ALL.iter().zip(scrape.refused) {
         series.add(&[why.as_str()], count as f64);
+    }
+}
+
+fn panics(scrape: &Scrape, series: &mut Series) {
+    for (part, count) in Part::ALL.iter().zip(scrape.panics) {
+        series.add(&[part.as_str()], count as f64);
     }
 }
 

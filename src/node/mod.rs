@@ -23,8 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+pub mod auth;
+pub mod config;
 mod echo;
+pub mod limits;
+pub mod metrics;
 mod page;
+pub mod presence;
 pub mod value;
 
 /// How long a connection may go on after the shutdown token was cancelled.

@@ -36,6 +36,28 @@ impl Bucket {
         self.full = full;
         Ok(())
     }
+
+    /// Takes `amount` at `rate` a second from a bucket that holds what comes in a second, or says after which time it
+    /// is there. More than the bucket holds is taken from a full one, and the debt is paid before the next.
+    ///
+    /// # Errors
+    ///
+    /// The time to wait; with a rate of 0, no time is enough.
+    pub fn spend(&mut self, amount: u64, rate: u64, now: Duration) -> Result<(), Duration> {
+        if rate == 0 {
+            return Err(Duration::MAX);
+        }
+        let nanos = u128::from(amount) * 1_000_000_000 / u128::from(rate);
+        let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let full = self.full.max(now);
+        // A full bucket serves any amount, or one that is larger than the bucket would never be served.
+        let latest = now.saturating_add(Duration::from_secs(1).saturating_sub(time));
+        if full > latest {
+            return Err(full - latest);
+        }
+        self.full = full.saturating_add(time);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +99,21 @@ mod tests {
         assert_eq!(bucket.take(1, Duration::ZERO), Err(Duration::from_secs(1)));
         assert!(bucket.take(100, Duration::ZERO).is_err());
         assert_eq!(bucket.take(100, Duration::from_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_second_of_a_rate_may_be_spent_at_once_and_what_is_larger_leaves_a_debt() {
+        let mut bucket = Bucket::default();
+        let now = Duration::from_secs(9);
+        let spent = (0..100).filter(|_| bucket.spend(10, 100, now).is_ok()).count();
+        assert_eq!(spent, 10);
+        assert_eq!(bucket.spend(10, 100, now), Err(Duration::from_millis(100)));
+        assert_eq!(bucket.spend(10, 100, now + Duration::from_millis(100)), Ok(()));
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.spend(300, 100, now), Ok(()));
+        assert_eq!(bucket.spend(1, 100, now), Err(Duration::from_millis(2_010)));
+        assert_eq!(bucket.spend(1, 0, now), Err(Duration::MAX));
+        assert_eq!(Bucket::default().spend(u64::MAX, 1, now), Ok(()));
     }
 
     proptest! {

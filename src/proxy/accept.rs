@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Front;
+use super::contained::contained;
 use super::entrance::{Arrival, Entrance};
 use super::session;
 use super::upgrade::Adoptable;
@@ -73,7 +74,10 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
                 let (shared, entrance) = (Arc::clone(&front), Arc::clone(&entrance));
                 match front.admission.places.take(most) {
                     Some(place) => {
-                        front.tasks.spawn(serve(shared, entrance, Arrival::new(stream, peer, place)));
+                        let arrival = Arrival::new(stream, peer, place);
+                        front.tasks.spawn(async move {
+                            contained(&shared, serve(Arc::clone(&shared), entrance, arrival)).await;
+                        });
                     }
                     // Decided here and not in a task: the sockets of those who are only closed would pile up.
                     None => {
@@ -149,7 +153,7 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
     let handoff = connection.handoff.lock().take();
     match (handoff, outcome) {
         (Some(adoptable), Ok(())) => adopt(&connection, adoptable, stream, parts.read_buf, held),
-        (Some(adoptable), Err(_)) => adoptable.client_vanished(),
+        (Some(adoptable), Err(_)) => drop(adoptable),
         (None, _) => linger(stream).await,
     }
 }
@@ -162,7 +166,7 @@ fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: By
         Ok(client) => adoptable.adopt(&connection.front, client, early.freeze(), place),
         Err(error) => {
             tracing::debug!(%error, "client socket could not be handed to the relay");
-            adoptable.client_vanished();
+            drop(adoptable);
         }
     }
 }

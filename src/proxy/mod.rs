@@ -6,6 +6,7 @@
 
 pub mod accept;
 mod admission;
+mod contained;
 mod doctor;
 pub mod drain;
 pub mod entrance;

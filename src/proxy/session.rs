@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::accept::Connection;
+use super::contained::contained;
 use super::{Front, Pool, State, forward, upgrade};
 use crate::affinity::Directory as _;
 use crate::affinity::{self, Wishes, engine_io};
@@ -61,7 +63,10 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
     let is_upgrade = handshake::is_upgrade(request.headers());
     let answer = match fault {
         Some(fault) => Err(Failure::Head(fault)),
-        None => route_and_serve(connection, request).await,
+        None => {
+            let served = contained(front, route_and_serve(connection, request)).await;
+            served.unwrap_or_else(|| Err(broken_off(connection)))
+        }
     };
     let mut response = answer.unwrap_or_else(|failure| {
         tracing::debug!(%failure, peer = %connection.peer, "request refused");
@@ -76,6 +81,13 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
         headers::ensure_date(response.headers_mut(), SystemTime::now());
     }
     while_in_flight(response, in_flight)
+}
+
+/// A request whose service panicked is answered all the same, and becomes no tunnel.
+fn broken_off(connection: &Connection) -> Failure {
+    tracing::error!(client = %connection.peer, "a request panicked, it is answered with 500");
+    drop(connection.handoff.lock().take());
+    Failure::Panicked
 }
 
 /// Keeps the connection's clocks still until the answer has gone out.
@@ -135,7 +147,7 @@ async fn route_and_serve(
     answer
 }
 
-/// A request that is being served. When it is dropped before it is done, its client has left.
+/// A request that is being served. When it is dropped before it is done, its client has left, or its service panicked.
 struct Unanswered<'a> {
     session: &'a Session,
     is_upgrade: bool,
@@ -149,11 +161,14 @@ impl Drop for Unanswered<'_> {
             return;
         }
         let (session, pool) = (self.session, &self.session.pool);
-        tracing::debug!(client = %session.origin.client, pool = %pool.config.name, "client left before its answer");
+        let failure = thread::panicking().then_some(Failure::Panicked);
+        if failure.is_none() {
+            tracing::debug!(client = %session.origin.client, pool = %pool.config.name, "client left before its answer");
+        }
         if self.is_upgrade {
             pool.meter.handshake(Handshake::Failed);
         } else {
-            pool.meter.request(CLIENT_LEFT);
+            pool.meter.request(failure.map_or(CLIENT_LEFT, |failure| failure.status().as_u16()));
         }
     }
 }

@@ -39,9 +39,22 @@ pub struct Adoptable {
     rules: Rules,
     record: Record,
     begun: Instant,
-    meter: Arc<PoolMeter>,
+    verdict: Verdict,
     /// Who waits for the last session of its generation waits for its adoption, too.
     _state: Arc<State>,
+}
+
+/// Counts how the handshake of a tunnel to be ends, once; it has failed where nobody says otherwise: the client is
+/// gone before it could be told.
+struct Verdict {
+    meter: Arc<PoolMeter>,
+    result: Handshake,
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        self.meter.handshake(self.result);
+    }
 }
 
 /// Serves an upgrade request.
@@ -169,11 +182,12 @@ async fn ask(
         },
         record: record(session, &candidate, seat),
         begun: session.begun,
-        meter: Arc::clone(&session.pool.meter),
+        verdict: Verdict { meter: Arc::clone(&session.pool.meter), result: Handshake::Failed },
         _state: Arc::clone(&session.state),
     };
+    let yes = yes(session, &candidate, answer.headers());
     *connection.handoff.lock() = Some(adoptable);
-    Ok(yes(session, &candidate, answer.headers()))
+    Ok(yes)
 }
 
 fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
@@ -224,11 +238,12 @@ impl Adoptable {
             Ok(node) => node,
             Err(error) => {
                 tracing::warn!(%error, "node socket could not be handed to the relay");
-                return self.meter.handshake(Handshake::Failed);
+                return;
             }
         };
-        self.meter.handshake(Handshake::Upgraded);
-        self.meter.handshake_seconds(self.begun.elapsed());
+        self.verdict.result = Handshake::Upgraded;
+        self.verdict.meter.handshake_seconds(self.begun.elapsed());
+        drop(self.verdict);
         front.access.open(access::Open { at: SystemTime::now(), session: self.record.session() });
         let (client, client_tls) = client;
         let tunnel = Tunnel {
@@ -244,10 +259,5 @@ impl Adoptable {
         if !front.relay.adopt(tunnel) {
             tracing::debug!("a tunnel came after the end of the relay");
         }
-    }
-
-    /// The client was gone before it could be told.
-    pub fn client_vanished(self) {
-        self.meter.handshake(Handshake::Failed);
     }
 }

@@ -28,6 +28,7 @@ pub const CONTRACT: &[Metric] = &[
     Metric { name: "mainstay_config_reloads_total", kind: "counter", labels: &["result"] },
     Metric { name: "mainstay_config_last_reload_success", kind: "gauge", labels: &[] },
     Metric { name: "mainstay_connections_refused_total", kind: "counter", labels: &["reason"] },
+    Metric { name: "mainstay_panics_total", kind: "counter", labels: &["part"] },
     Metric { name: "mainstay_access_log_dropped_total", kind: "counter", labels: &[] },
     Metric { name: "mainstay_build_info", kind: "gauge", labels: &["version"] },
     Metric { name: "process_cpu_seconds_total", kind: "counter", labels: &[] },
@@ -51,6 +52,7 @@ pub const VALUES: &[(&str, &[&str])] = &[
     ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
     ("source", &["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"]),
     ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
+    ("part", &["front_desk", "relay"]),
     ("outcome", &["kept", "moved", "hashed", "placed"]),
 ];
 

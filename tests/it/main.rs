@@ -22,4 +22,5 @@ mod tls_nodes;
 mod reload;
 mod server;
 mod threads;
+mod panics;
 mod papers;

@@ -1,0 +1,433 @@
+//! The settings of a node: what the command line gives, checked as a whole.
+//!
+//! [`Flags`] is what is written, [`Settings`] what is used; [`Settings::resolve`] goes from one to the other and says
+//! everything that is wrong at once, each fault with its flag and what would be right. Files are read through the
+//! function that is given, so that tests need none.
+
+mod flags;
+mod read;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Tokens, show_duration};
+use crate::route::{Origin, Origins};
+
+use super::auth::{AuthSettings, Key};
+
+pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
+
+/// How long a lost session may be recovered where the adapter can, as Socket.IO's `maxDisconnectionDuration`.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// What a node is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's name.
+    pub id: Arc<str>,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether other processes may listen there, too.
+    pub reuse_port: bool,
+    /// The release, for `X-Mainstay-Release`.
+    pub release: Option<Arc<str>>,
+    /// Whether `/` is the chat page.
+    pub page: bool,
+    /// How the node meets the others.
+    pub cluster: Cluster,
+    /// What clients may do.
+    pub clients: Clients,
+    /// Who may connect.
+    pub auth: AuthSettings,
+    /// What opens `/api`; `None`: it is closed.
+    pub api: Option<Tokens>,
+}
+
+/// How the node meets the others.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// The servers; empty with [`Adapter::Memory`], one for a single server, several for the seeds of a Redis Cluster.
+    pub redis: Vec<RedisUrl>,
+    /// The master's name where `redis` names sentinels.
+    pub sentinel: Option<String>,
+    /// How broadcasts travel.
+    pub adapter: Adapter,
+    /// Of the channels.
+    pub prefix: String,
+    /// Of the streams adapter.
+    pub stream_name: String,
+    /// Over how many streams the namespaces spread.
+    pub stream_count: u32,
+    /// About how many entries a stream keeps.
+    pub stream_max_len: u64,
+    /// The most entries of one read.
+    pub read_count: u32,
+    /// How long a lost session may be recovered; `None`: it may not.
+    pub recovery: Option<Duration>,
+    /// Of the presence keys.
+    pub presence_prefix: String,
+    /// After how long the presence of a silent node is removed.
+    pub presence_lease: Duration,
+}
+
+/// What clients may do.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// The most clients at a time.
+    pub max_connections: usize,
+    /// The longest message, bytes.
+    pub max_payload: usize,
+    /// Between two questions for a sign of life.
+    pub ping_interval: Duration,
+    /// For the answer.
+    pub ping_timeout: Duration,
+    /// A connection from which nothing came for so long is closed.
+    pub idle: Duration,
+    /// The closes at the end are spread over this.
+    pub drain: Duration,
+    /// Bytes that may wait for a client that does not read.
+    pub backlog: usize,
+    /// Messages a second of one client; 0: no limit.
+    pub messages_per_second: u32,
+    /// Bytes a second of one client; 0: no limit.
+    pub bytes_per_second: u64,
+    /// Socket.IO namespaces, `/` among them.
+    pub namespaces: Vec<String>,
+    /// Whether Engine.IO 3 is spoken, too.
+    pub eio3: bool,
+    /// The web pages that may connect.
+    pub origins: Origins,
+}
+
+/// How broadcasts travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adapter {
+    /// Within the process.
+    Memory,
+    /// As `@socket.io/redis-streams-adapter`.
+    Streams,
+    /// As `@socket.io/redis-adapter`, `createAdapter`.
+    Pubsub,
+    /// As `@socket.io/redis-adapter`, `createShardedAdapter`.
+    Sharded,
+}
+
+impl Adapter {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Streams => "streams",
+            Self::Pubsub => "pubsub",
+            Self::Sharded => "sharded",
+        }
+    }
+}
+
+/// What tokens are signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256: who can verify can sign.
+    Hs256,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    Rs256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// As it stands in a token's head.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// A Redis URL. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// The URL, with its password.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// Scheme and place, without user and password.
+    pub fn place(&self) -> String {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or(("redis", &self.0));
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        format!("{scheme}://{}", place.split('?').next().unwrap_or(place))
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let right = "write redis://host:6379, rediss://host:6380 for TLS, or unix:///run/redis.sock";
+        match redis::IntoConnectionInfo::into_connection_info(text) {
+            Ok(_) => Ok(Self(text.into())),
+            // What the parser says may repeat the URL, and so its password.
+            Err(_) => Err(format!("no Redis URL; {right}")),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({})", self.place())
+    }
+}
+
+/// Everything that is wrong with the flags; there is at least one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Faults(pub Vec<String>);
+
+/// Reads a file that a flag names.
+pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+
+impl Settings {
+    /// Checks the flags as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, one line a fault.
+    pub fn resolve(flags: Flags, file: ReadFile) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let cluster = cluster(flags.cluster, &mut faults);
+        let auth = auth(&flags.auth, file, &mut faults);
+        let api = flags.auth.api_token_file.as_deref().and_then(|path| {
+            let text = text("--api-token-file", path, file, &mut faults)?;
+            let tokens = Tokens::parse(&text);
+            tokens.map_err(|fault| faults.push(format!("--api-token-file {}: {fault}", path.display()))).ok()
+        });
+        let clients = clients(flags.clients, &mut faults);
+        if !faults.is_empty() {
+            return Err(Faults(faults));
+        }
+        Ok(Self {
+            id: flags.id.into(),
+            listen: flags.listen,
+            reuse_port: flags.reuse_port,
+            release: flags.release.map(Into::into),
+            page: flags.page,
+            cluster,
+            clients,
+            auth,
+            api,
+        })
+    }
+}
+
+fn cluster(flags: ClusterFlags, faults: &mut Vec<String>) -> Cluster {
+    let has_redis = !flags.redis.is_empty();
+    let adapter = flags.adapter.unwrap_or(if has_redis { Adapter::Streams } else { Adapter::Memory });
+    let word = adapter.word();
+    match (adapter, has_redis) {
+        (Adapter::Memory, true) => faults.push(
+            "--adapter memory keeps everything in the process, and --redis is given; remove one of them"
+                .into(),
+        ),
+        (Adapter::Memory, false) | (_, true) => {}
+        (_, false) => faults.push(format!("--adapter {word} needs --redis, as redis://127.0.0.1:6379")),
+    }
+    let can_recover = matches!(adapter, Adapter::Streams | Adapter::Memory);
+    let recovery = flags.recovery.or(can_recover.then_some(RECOVERY)).filter(|time| !time.is_zero());
+    if recovery.is_some() && !can_recover {
+        // The sharded adapter of Node.js corrupts arguments with the option on, and the classic one stores nothing.
+        faults.push(format!("--recovery does not work with --adapter {word}; take streams, or write 0s"));
+    }
+    if flags.presence_lease < Duration::from_secs(1) {
+        faults.push("--presence-lease is too short to be renewed in time; write at least 1s".into());
+    }
+    Cluster {
+        redis: flags.redis,
+        sentinel: flags.sentinel,
+        adapter,
+        prefix: flags.prefix,
+        stream_name: flags.stream_name,
+        stream_count: flags.stream_count,
+        stream_max_len: flags.stream_max_len,
+        read_count: flags.read_count,
+        recovery,
+        presence_prefix: flags.presence_prefix,
+        presence_lease: flags.presence_lease,
+    }
+}
+
+fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
+    let mut positive = |flag: &str, time: Duration| {
+        if time.is_zero() {
+            faults.push(format!("{flag} 0s leaves no time; write 25s, for instance"));
+        }
+    };
+    positive("--ping-interval", flags.ping_interval);
+    positive("--ping-timeout", flags.ping_timeout);
+    if flags.max_connections == 0 {
+        faults.push("--max-connections 0 lets nobody in; write 50000, for instance".into());
+    }
+    if !(128..=64 << 20).contains(&flags.max_payload) {
+        faults.push("--max-payload is 128B to 64MiB; write 16KiB, for instance".into());
+    }
+    if flags.backlog < flags.max_payload {
+        faults.push("--backlog is less than one message of --max-payload; write 1MiB, for instance".into());
+    }
+    if flags.idle <= flags.ping_interval {
+        faults.push(
+            "--idle is not longer than --ping-interval, so clients that are well would be closed; write more than that"
+                .into(),
+        );
+    }
+    let mut namespaces = vec!["/".to_owned()];
+    namespaces.extend(flags.namespaces.into_iter().filter(|name| name != "/"));
+    Clients {
+        max_connections: flags.max_connections,
+        max_payload: flags.max_payload as usize,
+        ping_interval: flags.ping_interval,
+        ping_timeout: flags.ping_timeout,
+        idle: flags.idle,
+        drain: flags.drain,
+        backlog: flags.backlog as usize,
+        messages_per_second: flags.messages_per_second,
+        bytes_per_second: flags.bytes_per_second,
+        namespaces,
+        eio3: flags.eio3,
+        origins: origins(&flags.origin, faults),
+    }
+}
+
+fn origins(written: &[String], faults: &mut Vec<String>) -> Origins {
+    let mut list = Vec::new();
+    for text in written {
+        match text.parse::<Origin>() {
+            Ok(origin) => list.push(origin),
+            Err(fault) => faults.push(format!("--origin {fault}")),
+        }
+    }
+    Origins::new(list)
+}
+
+fn auth(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSettings {
+    let key = flags.jwt_key_file.as_deref().zip(flags.jwt_algorithm).and_then(|(path, algorithm)| {
+        let text = text("--jwt-key-file", path, file, faults)?;
+        let key = Key::parse(algorithm, &text);
+        key.map_err(|fault| faults.push(format!("--jwt-key-file {}: {fault}", path.display()))).ok()
+    });
+    if flags.jwt_leeway > Duration::from_secs(300) {
+        let most = "a token would live that much longer than it says; write at most 5m";
+        faults.push(format!("--jwt-leeway {}: {most}", show_duration(&flags.jwt_leeway)));
+    }
+    AuthSettings {
+        key,
+        issuer: flags.jwt_issuer.clone(),
+        audience: flags.jwt_audience.clone(),
+        leeway: flags.jwt_leeway,
+    }
+}
+
+fn text(flag: &str, path: &Path, file: ReadFile, faults: &mut Vec<String>) -> Option<String> {
+    let read = file(path);
+    read.map_err(|error| faults.push(format!("{flag} {}: {error}", path.display()))).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    /// The settings of a node `ws1` with these flags; files are made up.
+    pub(crate) fn settings(arguments: &[&str]) -> Result<Settings, String> {
+        let written = ["mainstay-node", "--id", "ws1", "--listen", "127.0.0.1:0"].iter().chain(arguments);
+        let cli = Cli::try_parse_from(written).map_err(|fault| fault.to_string())?;
+        let file = |path: &Path| match path.to_str() {
+            Some("token") => Ok("an-api-token-0123456789".into()),
+            Some("secret") => Ok("0123456789abcdef0123456789abcdef\n".into()),
+            Some("short") => Ok("short".into()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        Settings::resolve(cli.flags, &file).map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn without_redis_the_adapter_is_memory_and_with_it_streams() {
+        let alone = settings(&[]).unwrap();
+        assert_eq!(alone.cluster.adapter, Adapter::Memory);
+        assert_eq!(alone.clients.max_connections, 50_000);
+        assert_eq!(alone.clients.max_payload, 16 << 10);
+        assert_eq!(alone.clients.idle, Duration::from_secs(60));
+        assert_eq!(alone.clients.drain, Duration::from_secs(30));
+        assert_eq!(alone.clients.namespaces, ["/"]);
+        assert_eq!(alone.cluster.recovery, Some(RECOVERY));
+        let joined = settings(&["--redis", "redis://127.0.0.1:6379", "--namespaces", "/a,/b"]).unwrap();
+        assert_eq!(joined.cluster.adapter, Adapter::Streams);
+        assert_eq!((joined.cluster.stream_max_len, joined.cluster.read_count), (10_000, 100));
+        assert_eq!(joined.clients.namespaces, ["/", "/a", "/b"]);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said_with_the_flag_and_what_would_be_right() {
+        const REDIS: &str = "redis://127.0.0.1:6379";
+        let cases: &[(&[&str], &str)] = &[
+            (&["--adapter", "memory", "--redis", REDIS], "--adapter memory"),
+            (&["--adapter", "pubsub"], "needs --redis"),
+            (&["--adapter", "sharded", "--redis", REDIS, "--recovery", "2m"], "take streams, or write 0s"),
+            (&["--adapter", "pubsub", "--redis", REDIS, "--recovery", "2m"], "take streams, or write 0s"),
+            (&["--adapter", "stream"], "possible values: memory, streams, pubsub, sharded"),
+            (&["--redis", "http://x"], "redis://host:6379"),
+            (&["--idle", "20s"], "--ping-interval"),
+            (&["--ping-timeout", "0s"], "write 25s"),
+            (&["--max-connections", "0"], "write 50000"),
+            (&["--max-payload", "1B"], "write 16KiB"),
+            (&["--max-payload", "2MiB"], "--backlog"),
+            (&["--origin", "example.com"], "https://example.com"),
+            (&["--jwt-key-file", "secret"], "--jwt-algorithm"),
+            (&["--jwt-key-file", "none", "--jwt-algorithm", "HS256"], "--jwt-key-file none"),
+            (&["--jwt-key-file", "short", "--jwt-algorithm", "HS256"], "32 bytes"),
+            (&["--jwt-leeway", "1h"], "at most 5m"),
+            (&["--api-token-file", "short"], "line 1 has 5 characters"),
+            (&["--presence-lease", "10ms"], "at least 1s"),
+            (&["--release", "a b"], "letters, digits"),
+        ];
+        for (arguments, said) in cases {
+            let message = settings(arguments).unwrap_err();
+            assert!(message.contains(said), "{arguments:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let message =
+            settings(&["--adapter", "pubsub", "--idle", "1s", "--max-connections", "0"]).unwrap_err();
+        assert_eq!(message.lines().count(), 3, "{message}");
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let arguments =
+            ["--redis", "redis://me:hunter2@127.0.0.1:6379/1?x=hunter2", "--api-token-file", "token"];
+        let key = ["--jwt-key-file", "secret", "--jwt-algorithm", "HS256"];
+        let settings = settings(&[&arguments[..], &key].concat()).unwrap();
+        let shown = format!("{settings:?}");
+        for secret in ["hunter2", "0123456789abcdef", "an-api-token"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert_eq!(settings.cluster.redis[0].place(), "redis://127.0.0.1:6379/1");
+    }
+}

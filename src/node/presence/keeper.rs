@@ -1,0 +1,278 @@
+//! The task that writes one node's presence to Redis.
+//!
+//! What Redis does not know yet is one change for each socket, so that it is bounded by the sockets there are and were;
+//! many go in one pipeline, in any order, because the newest connection is told by its time. After a failure, and after
+//! a lease that ran out (the others have then tidied up), all of the node's connections are written anew: writing one
+//! twice changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::ConnectionLike;
+use redis::{Pipeline, RedisResult};
+use serde::Serialize;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::scripts::Keys;
+use super::{Connection, User};
+
+/// The most scripts of one pipeline.
+const BATCH: usize = 256;
+/// How often Redis is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long the end may take, and one call.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The connections of this node, and what of them Redis does not know yet.
+#[derive(Default)]
+pub(super) struct Own {
+    state: Mutex<State>,
+    /// Something changed.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// User → socket → connection.
+    users: HashMap<User, HashMap<String, Connection>>,
+    /// What Redis does not know yet: socket → its user, and the connection unless it has gone.
+    changes: HashMap<String, (User, Option<Connection>)>,
+    /// What is in Redis may be anything: everything is to be written.
+    all: bool,
+}
+
+#[derive(Debug)]
+enum Change {
+    Arrived(User, Connection),
+    Left { user: User, socket: String, was_last: bool },
+}
+
+impl Own {
+    pub(super) fn arrived(&self, user: &User, connection: Connection) {
+        let mut state = self.state.lock();
+        let socket = connection.socket_id.clone();
+        state.users.entry(user.clone()).or_default().insert(socket.clone(), connection.clone());
+        state.changes.insert(socket, (user.clone(), Some(connection)));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn left(&self, user: &User, socket: &str) {
+        let mut state = self.state.lock();
+        state.leave(user, socket);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// What is to be written now; everything when that is due.
+    fn take(&self) -> Vec<Change> {
+        let mut state = self.state.lock();
+        let State { users, changes, all } = &mut *state;
+        if std::mem::take(all) {
+            for (user, connection) in
+                users.iter().flat_map(|(user, all)| all.values().map(move |c| (user, c)))
+            {
+                changes.insert(connection.socket_id.clone(), (user.clone(), Some(connection.clone())));
+            }
+        }
+        let told = changes.drain().map(|(socket, (user, connection))| match connection {
+            Some(connection) => Change::Arrived(user, connection),
+            None => Change::Left { was_last: !users.contains_key(&user), user, socket },
+        });
+        told.collect()
+    }
+
+    /// Redis may know any part of what was taken: what left is told again, and with it everything that is here.
+    fn failed(&self, unwritten: Vec<Change>) {
+        let mut state = self.state.lock();
+        for change in unwritten {
+            if let Change::Left { user, socket, .. } = change {
+                state.changes.entry(socket).or_insert((user, None));
+            }
+        }
+        state.all = true;
+    }
+
+    fn everything(&self) {
+        self.state.lock().all = true;
+    }
+
+    /// Everybody leaves.
+    fn empty(&self) {
+        let mut state = self.state.lock();
+        let users: Vec<_> = state.users.iter().map(|(user, all)| (user.clone(), all.clone())).collect();
+        for (user, sockets) in users {
+            sockets.keys().for_each(|socket| state.leave(&user, socket));
+        }
+    }
+}
+
+impl State {
+    fn leave(&mut self, user: &User, socket: &str) {
+        let Some(sockets) = self.users.get_mut(user) else { return };
+        if sockets.remove(socket).is_some() {
+            if sockets.is_empty() {
+                self.users.remove(user);
+            }
+            self.changes.insert(socket.into(), (user.clone(), None));
+        }
+    }
+}
+
+/// The task.
+pub(super) struct Keeper {
+    stop: CancellationToken,
+    /// What the task says at its end: whether nothing is left in Redis.
+    ended: Mutex<Option<oneshot::Receiver<bool>>>,
+    /// Owns the task.
+    tasks: TaskTracker,
+}
+
+impl Keeper {
+    pub(super) fn start<L>(node: &str, lease: Duration, (keys, own): (Keys, Arc<Own>), link: L) -> Self
+    where
+        L: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        let (said, ended) = oneshot::channel();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let task = Task { boot: boot(node), lease, keys, own, link };
+        let end = stop.clone();
+        tasks.spawn(async move {
+            let _ = said.send(task.run(end).await);
+        });
+        Self { stop, ended: Mutex::new(Some(ended)), tasks }
+    }
+
+    /// Ends the task. The second call finds nothing to do.
+    pub(super) async fn close(&self) -> bool {
+        self.stop.cancel();
+        self.tasks.close();
+        let ended = self.ended.lock().take();
+        match ended {
+            Some(ended) => timeout(PATIENCE * 2, ended).await.is_ok_and(|said| said == Ok(true)),
+            None => true,
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// One life of a node: its name and chance, so that a node that starts anew is told from the one that died.
+fn boot(node: &str) -> String {
+    let mut chance = [0_u8; 8];
+    // Without chance the name alone has to do; two lives are then told apart by the lease.
+    let _ = aws_lc_rs::rand::fill(&mut chance);
+    format!("{node}:{:016x}", u64::from_ne_bytes(chance))
+}
+
+struct Task<L> {
+    boot: String,
+    lease: Duration,
+    keys: Keys,
+    own: Arc<Own>,
+    link: L,
+}
+
+/// A connection as it stands in Redis.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    connection: &'a Connection,
+    boot: &'a str,
+}
+
+impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
+    async fn run(mut self, stop: CancellationToken) -> bool {
+        let mut beat = interval(self.lease / 3);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retry = interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_behind = false;
+        loop {
+            let own = Arc::clone(&self.own);
+            let outcome = tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.end().await,
+                _ = beat.tick() => self.beat().await,
+                () = own.changed.notified(), if !is_behind => self.write().await,
+                _ = retry.tick(), if is_behind => self.write().await,
+            };
+            if let Err(error) = &outcome
+                && !is_behind
+            {
+                warn!(%error, "presence cannot be written, it is written anew when redis is back");
+            }
+            is_behind = outcome.is_err();
+        }
+    }
+
+    /// Renews the lease and tidies up after the nodes whose lease has run out.
+    async fn beat(&mut self) -> RedisResult<()> {
+        let millis = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
+        let renew = self.keys.renew(&self.boot, millis);
+        let (held, dead): (u8, Vec<String>) = renew.query_async(&mut self.link).await?;
+        if held == 0 {
+            self.own.everything();
+        }
+        self.write().await?;
+        for boot in dead.iter().filter(|boot| **boot != self.boot) {
+            debug!(%boot, "the presence of a node that died is removed");
+            while self.keys.reap(boot).query_async::<u8>(&mut self.link).await? == 1 {}
+        }
+        Ok(())
+    }
+
+    /// Writes what Redis does not know yet.
+    async fn write(&mut self) -> RedisResult<()> {
+        let mut changes = self.own.take();
+        while !changes.is_empty() {
+            let rest = changes.split_off(changes.len().min(BATCH));
+            let mut pipeline = Pipeline::with_capacity(changes.len());
+            for change in &changes {
+                pipeline.add_command(self.command(change)).ignore();
+            }
+            if let Err(error) = pipeline.query_async::<()>(&mut self.link).await {
+                changes.extend(rest);
+                self.own.failed(changes);
+                return Err(error);
+            }
+            changes = rest;
+        }
+        Ok(())
+    }
+
+    fn command(&self, change: &Change) -> redis::Cmd {
+        match change {
+            Change::Arrived(user, connection) => {
+                let written = Written { connection, boot: &self.boot };
+                let json = serde_json::to_string(&written).unwrap_or_default();
+                let facts = [connection.socket_id.as_str(), connection.connected_at.as_str()];
+                self.keys.arrive(&self.boot, user.as_str(), &json, facts)
+            }
+            Change::Left { user, socket, was_last } => {
+                self.keys.leave(&self.boot, user.as_str(), socket, *was_last)
+            }
+        }
+    }
+
+    /// Takes out of Redis whatever this node has there.
+    async fn end(mut self) -> bool {
+        self.own.empty();
+        let ended = async {
+            self.write().await?;
+            self.keys.end(&self.boot).query_async::<()>(&mut self.link).await
+        };
+        let outcome = timeout(PATIENCE, ended).await;
+        matches!(outcome, Ok(Ok(())))
+    }
+}

@@ -1,0 +1,196 @@
+//! Presence in memory and in a real Redis.
+
+use std::process::{Child, Command, Stdio};
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{AsyncCommands, Client};
+use tokio::time::timeout;
+
+use super::*;
+
+/// A Redis of the test's own, on a socket in a folder of its own.
+struct Server {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let child = Self::run(&folder);
+        Self { child, folder }
+    }
+
+    fn run(folder: &tempfile::TempDir) -> Child {
+        let socket = folder.path().join("redis.sock");
+        Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(socket)
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.child = Self::run(&self.folder);
+    }
+
+    async fn link(&self) -> ConnectionManager {
+        let url = format!("unix://{}", self.folder.path().join("redis.sock").display());
+        let client = Client::open(url).unwrap();
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(usize::MAX)
+            .set_min_delay(Duration::from_millis(10))
+            .set_max_delay(Duration::from_millis(100))
+            .set_response_timeout(Some(Duration::from_secs(2)));
+        ConnectionManager::new_with_config(client, config).await.unwrap()
+    }
+
+    async fn node(&self, name: &str, lease: Duration) -> Presence {
+        let place = Place { prefix: "user", is_cluster: false, lease };
+        Presence::in_redis(&Arc::from(name), &place, self.link().await)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn alice() -> User {
+    User::parse("alice").unwrap()
+}
+
+/// Asks until the user has these sockets, and gives what is known of them.
+async fn sockets(presence: &Presence, wanted: &[&str]) -> Vec<Connection> {
+    let asked = async {
+        loop {
+            if let Ok(connections) = presence.of(&alice()).await {
+                let mut there: Vec<_> = connections.iter().map(|c| c.socket_id.as_str()).collect();
+                there.sort_unstable();
+                if there == wanted {
+                    return connections;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), asked).await.expect("the user has these sockets")
+}
+
+#[tokio::test]
+async fn in_memory_the_nodes_of_a_process_know_each_others_users() {
+    let roll = Arc::new(Roll::default());
+    let one = Presence::in_memory(&"ws1".into(), Arc::clone(&roll));
+    let two = Presence::in_memory(&"ws2".into(), roll);
+    one.arrived(&alice(), "a");
+    two.arrived(&alice(), "b");
+    let known = sockets(&one, &["a", "b"]).await;
+    assert!(known.iter().any(|c| c.node_id == "ws2" && c.status == "online"));
+    one.left(&alice(), "a");
+    sockets(&two, &["b"]).await;
+    assert!(two.close().await);
+    sockets(&one, &[]).await;
+}
+
+#[tokio::test]
+async fn in_redis_the_hashes_are_as_fleets_keep_them_and_several_connections_are_all_known() {
+    let server = Server::start();
+    let (one, two) = (server.node("ws1", LONG).await, server.node("ws2", LONG).await);
+    one.arrived(&alice(), "a");
+    sockets(&two, &["a"]).await;
+    two.arrived(&alice(), "b");
+    let known = sockets(&one, &["a", "b"]).await;
+    let mut link = server.link().await;
+    let newest: String = link.hget("user:connections", "alice").await.unwrap();
+    assert_eq!(newest, known[0].node_id);
+    let hash: HashMap<String, String> = link.hgetall("user:alice").await.unwrap();
+    assert_eq!(hash["socketId"], known[0].socket_id);
+    assert_eq!(hash["nodeId"], known[0].node_id);
+    assert_eq!(hash["status"], "online");
+    assert!(humantime::parse_rfc3339(&hash["connectedAt"]).is_ok(), "{hash:?}");
+    // The newest goes: what the hash says is that of the other.
+    let (gone, stays) = if known[0].socket_id == "b" { (&two, &one) } else { (&one, &two) };
+    gone.left(&alice(), &known[0].socket_id);
+    let left = sockets(stays, &[&known[1].socket_id]).await;
+    let hash: HashMap<String, String> = link.hgetall("user:alice").await.unwrap();
+    assert_eq!(hash["socketId"], left[0].socket_id);
+    assert_eq!(link.hget::<_, _, String>("user:connections", "alice").await.unwrap(), left[0].node_id);
+    // A field of somebody else stays, everything of ours goes.
+    link.hset::<_, _, _, ()>("user:alice", "name", "Alice").await.unwrap();
+    assert!(one.close().await && two.close().await);
+    let hash: HashMap<String, String> = link.hgetall("user:alice").await.unwrap();
+    assert_eq!(hash, HashMap::from([("name".into(), "Alice".into())]));
+    let mut keys: Vec<String> = link.keys("*").await.unwrap();
+    keys.sort();
+    assert_eq!(keys, ["user:alice"]);
+}
+
+#[tokio::test]
+async fn a_socket_that_came_back_on_another_node_is_not_removed_by_the_one_it_left() {
+    let server = Server::start();
+    let (one, two) = (server.node("ws1", LONG).await, server.node("ws2", LONG).await);
+    one.arrived(&alice(), "a");
+    sockets(&two, &["a"]).await;
+    two.arrived(&alice(), "a");
+    let moved = async { while sockets(&one, &["a"]).await[0].node_id != "ws2" {} };
+    timeout(Duration::from_secs(20), moved).await.unwrap();
+    assert!(one.close().await);
+    assert_eq!(sockets(&two, &["a"]).await[0].node_id, "ws2");
+}
+
+#[tokio::test]
+async fn what_a_node_leaves_behind_that_dies_is_removed_by_the_others() {
+    let server = Server::start();
+    let mut link = server.link().await;
+    let keys = Keys::new("user", false);
+    // A node that said that it lives for a millisecond, and what it had written.
+    let _: (u8, Vec<String>) = keys.renew("dead:1", 1).query_async(&mut link).await.unwrap();
+    for n in 0..150 {
+        let user = if n == 0 { "alice".into() } else { format!("user {n}") };
+        let json = format!(
+            r#"{{"socketId":"s{n}","nodeId":"dead","connectedAt":"2026-01-01T00:00:00.000Z","status":"online","boot":"dead:1"}}"#
+        );
+        let facts = [&*format!("s{n}"), "2026-01-01T00:00:00.000Z"];
+        let _: u8 = keys.arrive("dead:1", &user, &json, facts).query_async(&mut link).await.unwrap();
+    }
+    let alive = server.node("ws1", Duration::from_secs(1)).await;
+    alive.arrived(&alice(), "a");
+    sockets(&alive, &["a"]).await;
+    assert_eq!(link.hget::<_, _, String>("user:connections", "alice").await.unwrap(), "ws1");
+    let tidied = async { while link.hlen::<_, usize>("user:connections").await.unwrap() > 1 {} };
+    timeout(Duration::from_secs(20), tidied).await.expect("nothing of the dead node is left");
+}
+
+#[tokio::test]
+async fn after_redis_was_away_everything_is_there_again_and_who_left_is_not() {
+    let mut server = Server::start();
+    let node = server.node("ws1", LONG).await;
+    for socket in ["a", "b"] {
+        node.arrived(&alice(), socket);
+    }
+    sockets(&node, &["a", "b"]).await;
+    server.kill();
+    node.left(&alice(), "a");
+    node.arrived(&alice(), "c");
+    assert!(timeout(Duration::from_secs(20), node.of(&alice())).await.unwrap().is_err());
+    server.restart();
+    sockets(&node, &["b", "c"]).await;
+}
+
+#[test]
+fn on_a_redis_cluster_all_of_presence_is_in_one_slot() {
+    let keys = Keys::new("user", true);
+    assert_eq!(keys.user("alice"), "{user}:alice");
+    assert_eq!(Keys::new("user", false).user("alice"), "user:alice");
+}
