@@ -23,7 +23,7 @@ use prometheus::IntCounter;
 
 pub use drain::DrainGauge;
 use meter::Totals;
-pub use meter::{Direction, Handshake, Meter, PoolMeter, Seat, Shard, Side};
+pub use meter::{Direction, Handshake, Meter, OUTCOMES, PoolMeter, SOURCES, Seat, Shard, Side};
 
 /// Why a connection was refused before HTTP began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -54,6 +54,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whose it is, as it is counted: the [prefix](client_prefix).
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
     /// Says whose it is. False, and nobody's still, when that client has `most` already; 0 is no limit.
     #[must_use]
     pub fn claim(&mut self, client: IpAddr, most: u32) -> bool {

@@ -8,6 +8,8 @@
 //! A panic in a tunnel ends that tunnel and no other: the loop notes whose turn it is, and catches once per turn of
 //! its own, not once per tunnel. What was begun for the others is taken up again in the next turn.
 
+mod moving;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -26,9 +28,8 @@ use super::listing::Listing;
 use super::pipe::HEADROOM;
 use super::round::{Round, Task};
 use super::tunnel::Live;
-use super::turn::{Progress, Turn};
-use super::{Command, Ledger, Outcome, Record, STRETCH, Tunnel, Why, millis};
-use crate::ws::close;
+use super::turn::{BEGINNING, Progress, Turn};
+use super::{Command, Ledger, STRETCH, millis};
 
 /// Bytes that one read may give.
 const READ: usize = 64 * 1024;
@@ -61,7 +62,7 @@ pub struct Engine {
     at_turn: Option<usize>,
     scratch: Box<[u8]>,
     start: Instant,
-    /// Milliseconds since `start`, taken once per turn.
+    /// Milliseconds since `start`, from [`BEGINNING`] on, taken once per turn.
     now: u64,
     /// When the next sweep begins.
     next_sweep: u64,
@@ -101,8 +102,8 @@ impl Engine {
             at_turn: None,
             scratch: vec![0; HEADROOM + READ].into_boxed_slice(),
             start: Instant::now(),
-            now: 0,
-            next_sweep: SWEEP,
+            now: BEGINNING,
+            next_sweep: BEGINNING + SWEEP,
             sweep_at: None,
             inbox_waits: false,
             rounds: Vec::new(),
@@ -123,7 +124,7 @@ impl Engine {
                     return;
                 }
             }
-            self.now = millis(self.start.elapsed());
+            self.now = self.clock(Instant::now());
             self.contain(|engine| engine.serve(&mut events));
             if self.rounds.iter().any(Round::is_last) && self.count.load(Relaxed) == 0 {
                 return;
@@ -152,6 +153,11 @@ impl Engine {
             live.fail();
         }
         self.end(place);
+    }
+
+    /// What the thread's clock shows at `instant`.
+    fn clock(&self, instant: Instant) -> u64 {
+        BEGINNING.saturating_add(millis(instant.saturating_duration_since(self.start)))
     }
 
     fn wait(&self) -> Timespec {
@@ -205,6 +211,10 @@ impl Engine {
     fn visit(&mut self, place: usize, visit: impl FnOnce(&mut Live, &mut Turn<'_>) -> Progress) {
         let mask = self.mask();
         let Some(Some(live)) = self.tunnels.get_mut(place) else { return };
+        if live.is_frozen() {
+            live.queued = false;
+            return;
+        }
         let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
         live.queued = false;
         self.at_turn = Some(place);
@@ -232,6 +242,11 @@ impl Engine {
         if told.is_err() {
             tracing::error!(id, "the end of a tunnel panicked, it may not be counted");
         }
+        self.forget(id);
+    }
+
+    /// The session `id` is not in the slab any more.
+    fn forget(&mut self, id: u64) {
         self.count.fetch_sub(1, Relaxed);
         self.rounds.iter_mut().for_each(|round| round.forget(id));
     }
@@ -251,66 +266,20 @@ impl Engine {
                     }
                 }
                 Ok(Command::Close(mut round)) => {
-                    round.begin(self.start, self.now);
+                    round.begin(self.clock(round.plan().begun), self.now);
                     self.rounds.push(*round);
                 }
                 Ok(Command::List(listing)) => self.listings.push_back(*listing),
+                Ok(Command::Freeze(freezing)) => self.freeze(freezing),
+                Ok(Command::Resume(parcels)) => self.resume(parcels),
+                Ok(Command::LetGo(places)) => self.let_go(places),
+                Ok(Command::Land(landing)) => self.land(landing),
                 Err(_) => {
                     self.inbox_waits = false;
                     return;
                 }
             }
         }
-    }
-
-    fn adopt(&mut self, tunnel: Tunnel) {
-        let id = tunnel.record.id;
-        let (live, early) = match Live::new(tunnel, self.now) {
-            Ok((live, early)) => (Box::new(live), early),
-            Err(record) => return self.turn_away(&record),
-        };
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.tunnels.push(None);
-            self.tunnels.len() - 1
-        });
-        let registered = self.register(place, &live);
-        self.tunnels[place] = Some(live);
-        if let Err(error) = registered {
-            tracing::error!(%error, "a socket could not be polled, its tunnel ends");
-            return self.end(place);
-        }
-        self.join_rounds(place, id);
-        self.visit(place, |live, turn| {
-            live.pass_early(&early, turn);
-            live.turn(turn)
-        });
-    }
-
-    /// A tunnel that could not be taken over for a panic has its one outcome all the same.
-    #[cold]
-    fn turn_away(&mut self, record: &Record) {
-        tracing::error!(id = record.id, "a tunnel panicked as it came, it ends");
-        self.count.fetch_sub(1, Relaxed);
-        (self.ledger)(record, &Outcome::unborn(close::ABNORMAL, Why::Panicked));
-    }
-
-    /// A tunnel that has come belongs to the closings that take it in.
-    fn join_rounds(&mut self, place: usize, id: u64) {
-        let Some(Some(live)) = self.tunnels.get(place) else { return };
-        for round in self.rounds.iter_mut().filter(|round| round.welcomes(&live.record)) {
-            // One that is still counting leaves out who came after it was heard of.
-            round.join(place, id, self.now);
-        }
-    }
-
-    fn register(&self, place: usize, live: &Live) -> io::Result<()> {
-        use epoll::EventFlags as Flags;
-        for (index, end) in live.ends().iter().enumerate() {
-            let token = (place as u64) << 1 | index as u64;
-            let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET;
-            epoll::add(&self.epoll, end.socket(), epoll::EventData::new_u64(token), flags)?;
-        }
-        Ok(())
     }
 
     /// Goes on with the closings: counts a stretch, closes whose time has come, cuts whose deadline is here.
@@ -325,6 +294,9 @@ impl Engine {
                 && let Some(task) = self.rounds[index].task(self.now)
             {
                 closes += 1;
+                if self.postpones(index, &task) {
+                    continue;
+                }
                 match task {
                     Task::Cut(place) => self.visit(place, |live, turn| live.sweep(turn)),
                     Task::Close(place, grace) => self.close(place, index, grace),
@@ -404,7 +376,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::{Metrics, Side};
-    use crate::relay::{Closing, Departures, Rules, Which, closing::Plan};
+    use crate::relay::{Closing, Departures, Outcome, Record, Rules, Tunnel, Which, Why, closing::Plan};
 
     /// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
     struct Bench {
@@ -538,7 +510,9 @@ mod tests {
         let plan =
             Arc::new(Plan::new(Which::Pool("chat".into()), closing, 0, vec![Arc::clone(&bench.engine.wake)]));
         let departures = Departures::new(&plan);
-        bench.engine.rounds.push(Round::new(plan, false));
+        let mut round = Round::new(plan, false);
+        round.begin(bench.engine.now, bench.engine.now);
+        bench.engine.rounds.push(round);
         bench.turn(|engine, _| engine.visit(0, |_, _| panic!("as a test wants it")));
         for _ in 0..3 {
             bench.turn(Engine::serve);

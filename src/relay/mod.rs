@@ -8,13 +8,15 @@
 //! pools, routes or config: a tunnel carries the few values it needs ([`Rules`]).
 //!
 //! While tunnels run, the threads can be told to close some of them ([`Relay::close_some`]) and asked what they are
-//! ([`Relay::sessions`]).
+//! ([`Relay::sessions`]). Live tunnels go from one process to another as [parcels](parcel): [`Relay::freeze`].
 
 mod closing;
 mod end;
 mod engine;
 mod farewell;
 mod listing;
+mod moving;
+pub mod parcel;
 pub mod pipe;
 mod pulse;
 mod round;
@@ -39,6 +41,7 @@ use tokio::sync::oneshot;
 
 pub use closing::{Closing, Departures, Which};
 pub use listing::{Filter, Snapshot};
+pub use moving::{Arrival, Frozen, Held, Parcel, ParcelFault, Stays};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
@@ -150,7 +153,28 @@ pub enum Why {
 }
 
 impl Why {
-    /// The word in the access log.
+    /// All of them.
+    const ALL: [Self; 12] = [
+        Self::Closed,
+        Self::Ended,
+        Self::Broken,
+        Self::Idle,
+        Self::TooBig,
+        Self::Garbage,
+        Self::Worn,
+        Self::Shutdown,
+        Self::Drained,
+        Self::Killed,
+        Self::Silent,
+        Self::Panicked,
+    ];
+
+    /// The one with this [word](Self::as_str); what a later version may have words for is only known to be an end.
+    fn named(word: &str) -> Self {
+        Self::ALL.into_iter().find(|why| why.as_str() == word).unwrap_or(Self::Broken)
+    }
+
+    /// The word in the access log, and in a parcel.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -204,6 +228,10 @@ enum Command {
     Adopt(Box<Arriving>),
     Close(Box<round::Round>),
     List(Box<listing::Listing>),
+    Freeze(moving::Freezing),
+    Resume(Vec<Parcel>),
+    LetGo(Vec<usize>),
+    Land(moving::Landing),
 }
 
 /// A tunnel on its way to its thread. If it does not get there, because the thread has ended, that is its outcome:

@@ -5,6 +5,7 @@
 //! when the current frame's payload has gone by. After the balancer's Close, or a fault that will bring one, nothing
 //! of the peer goes on any more; it is still read, to see the peer's Close.
 
+use super::parcel::field::{Fault as Unreadable, Fields, Tag, Writer};
 use crate::ws::tracker::{Heed, Tally, Tracker, Verdict};
 
 /// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
@@ -58,10 +59,32 @@ enum Flow {
     Closed,
 }
 
+impl Flow {
+    /// By the numbers that they have in a parcel.
+    const ALL: [Self; 3] = [Self::Open, Self::Stopped, Self::Closed];
+}
+
 #[derive(Debug)]
 struct Injection {
     frame: Vec<u8>,
     last: bool,
+}
+
+/// The fields of a pipe in a parcel.
+mod tag {
+    use super::Tag;
+
+    pub const BYTES: Tag = Tag(1, "bytes");
+    pub const MESSAGES: Tag = Tag(2, "messages");
+    pub const CLOSE: Tag = Tag(3, "close");
+    pub const FLOW: Tag = Tag(4, "flow");
+    pub const LOST: Tag = Tag(5, "lost");
+    pub const WAITING: Tag = Tag(6, "waiting");
+    pub const WAITING_IS_LAST: Tag = Tag(7, "waiting is last");
+    pub const LEFT: Tag = Tag(8, "left");
+    pub const MESSAGE: Tag = Tag(9, "message");
+    pub const HELD: Tag = Tag(10, "held");
+    pub const CLOSED: Tag = Tag(11, "closed");
 }
 
 impl Pipe {
@@ -180,6 +203,40 @@ impl Pipe {
     pub fn mute(&mut self) {
         self.flow = Flow::Closed;
         self.waiting = None;
+    }
+
+    /// Writes down where the direction stands.
+    pub fn pack(&self, writer: &mut Writer) {
+        writer.number(tag::BYTES, self.bytes);
+        writer.number(tag::MESSAGES, self.messages);
+        writer.maybe(tag::CLOSE, self.close);
+        writer.number(tag::FLOW, self.flow as u8);
+        writer.mark(tag::LOST, self.lost);
+        if let Some(injection) = &self.waiting {
+            writer.bytes(tag::WAITING, &injection.frame);
+            writer.mark(tag::WAITING_IS_LAST, injection.last);
+        }
+        writer.number(tag::LEFT, self.tracker.left());
+        writer.number(tag::MESSAGE, self.tracker.message());
+        writer.bytes(tag::HELD, self.tracker.held());
+        writer.mark(tag::CLOSED, self.tracker.close_seen());
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote.
+    pub fn unpack(mut fields: Fields<'_>) -> Result<Self, Unreadable> {
+        let (bytes, messages) = (fields.count(tag::BYTES)?, fields.count(tag::MESSAGES)?);
+        let close = fields.maybe(tag::CLOSE)?;
+        let flow = fields.one_of(tag::FLOW, &Flow::ALL)?;
+        let lost = fields.mark(tag::LOST)?;
+        let frame = fields.find(tag::WAITING)?.map(<[u8]>::to_vec);
+        let last = fields.mark(tag::WAITING_IS_LAST)?;
+        let waiting = frame.map(|frame| Box::new(Injection { frame, last }));
+        let (left, message) = (fields.number(tag::LEFT)?, fields.number(tag::MESSAGE)?);
+        let held = fields.bytes(tag::HELD)?;
+        let tracker = Tracker::standing(left, message, held, fields.mark(tag::CLOSED)?);
+        let tracker = tracker.ok_or(fields.wrong(tag::HELD))?;
+        fields.end()?;
+        Ok(Self { tracker, waiting, bytes, messages, close, flow, lost })
     }
 }
 

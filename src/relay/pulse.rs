@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::millis;
+use super::parcel::field::{Fault, Fields, Tag, Writer};
 use crate::affinity::hash::mix;
 use crate::ws::tracker::Token;
 
@@ -27,6 +28,18 @@ pub struct Pulse {
     asked: u64,
     /// Bytes from the node, when that was.
     taken: u64,
+}
+
+/// The fields of a pulse in a parcel. The times are distances from the moment of writing.
+mod tag {
+    use super::Tag;
+
+    pub const TOKEN: Tag = Tag(1, "token");
+    pub const EVERY: Tag = Tag(2, "every");
+    pub const ROUND_TRIP: Tag = Tag(3, "round trip");
+    pub const HEARD: Tag = Tag(4, "heard");
+    pub const ASKED: Tag = Tag(5, "asked");
+    pub const TAKEN: Tag = Tag(6, "taken");
 }
 
 /// What stands between the balancer's Ping and the client.
@@ -108,6 +121,38 @@ impl Pulse {
         if number == self.token.number() {
             let trip = now.saturating_sub(self.asked).min(u64::from(NONE - 1));
             self.round_trip = trip as u32;
+        }
+    }
+
+    /// Writes down where it stands at `now`.
+    pub fn pack(&self, writer: &mut Writer, now: u64) {
+        writer.number(tag::TOKEN, self.token.0);
+        writer.number(tag::EVERY, self.every);
+        writer.number(tag::ROUND_TRIP, self.round_trip);
+        writer.number(tag::HEARD, now.saturating_sub(self.heard));
+        writer.maybe(tag::ASKED, (self.asked != 0).then(|| now.saturating_sub(self.asked)));
+        writer.number(tag::TAKEN, self.taken);
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote, at `now`.
+    pub fn unpack(mut fields: Fields<'_>, now: u64) -> Result<Self, Fault> {
+        let pulse = Self {
+            token: Token(fields.number(tag::TOKEN)?),
+            every: fields.number(tag::EVERY)?,
+            round_trip: fields.number(tag::ROUND_TRIP)?,
+            heard: now.saturating_sub(fields.number(tag::HEARD)?),
+            asked: fields.maybe(tag::ASKED)?.map_or(0, |ago| now.saturating_sub(ago)),
+            taken: fields.number(tag::TAKEN)?,
+        };
+        fields.end()?;
+        Ok(pulse)
+    }
+
+    /// The clock that its times are on is `by` ahead of the one that they were read on.
+    pub fn shift(&mut self, by: u64) {
+        self.heard = self.heard.saturating_add(by);
+        if self.asked != 0 {
+            self.asked = self.asked.saturating_add(by);
         }
     }
 

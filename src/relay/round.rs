@@ -6,11 +6,13 @@
 use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::closing::Plan;
 use super::tunnel::Live;
 use super::{Record, STRETCH, millis};
+
+/// How soon a tunnel that is frozen is looked at again, in milliseconds.
+const AGAIN: u64 = 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -74,11 +76,11 @@ impl Round {
         Self { plan, is_last, since: 0, heard: 0, end: 0, stage, open, due, leaving }
     }
 
-    /// The thread whose clock began at `start` has heard of it.
-    pub fn begin(&mut self, start: Instant, now: u64) {
+    /// The thread has heard of it, `now`; it was asked for at `since` on the thread's clock.
+    pub fn begin(&mut self, since: u64, now: u64) {
         let closing = &self.plan.closing;
         self.heard = now;
-        self.since = millis(self.plan.begun.saturating_duration_since(start));
+        self.since = since;
         self.end = self.since.saturating_add(millis(closing.over.saturating_add(closing.grace)));
     }
 
@@ -176,6 +178,21 @@ impl Round {
                 self.forget(step.id);
             }
         }
+    }
+
+    /// The tunnel of the task that came last, the session `id`, is frozen: the task comes again a little later.
+    pub fn postpone(&mut self, task: &Task, id: u64, now: u64) {
+        let (queue, place) = match *task {
+            Task::Cut(place) => (&mut self.leaving, place),
+            Task::Close(place, _) => {
+                // Its deadline counts from the moment when it is told.
+                self.leaving.pop_back();
+                (&mut self.due, place)
+            }
+        };
+        let at = now.saturating_add(AGAIN);
+        let behind = queue.partition_point(|step| step.at <= at);
+        queue.insert(behind, Step { at, place, id });
     }
 
     /// What is due at `now`; each call gives the next.
@@ -290,7 +307,7 @@ mod tests {
         let plan = Arc::new(plan);
         let count = |slab: &Slab| {
             let mut round = Round::new(Arc::clone(&plan), false);
-            round.begin(plan.begun, 0);
+            round.begin(0, 0);
             while round.is_counting() {
                 round.count(slab);
             }

@@ -5,6 +5,7 @@
 //! deadline bounds the rest.
 
 mod account;
+mod packing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

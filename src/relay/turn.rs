@@ -1,12 +1,16 @@
 //! A tunnel's turn in its relay thread: what it is lent, and what the turn came to.
 
+/// What a thread's clock shows when the thread begins, in milliseconds: some 34 years, so that a tunnel that is older
+/// than its thread has its times on that clock, too.
+pub const BEGINNING: u64 = 1 << 40;
+
 /// What a relay thread lends to the tunnel whose turn it is.
 pub struct Turn<'a> {
     /// Room for a read, with [`HEADROOM`](super::pipe::HEADROOM) in front.
     pub scratch: &'a mut [u8],
     /// Number of the thread, for its shard of the counters.
     pub thread: usize,
-    /// Milliseconds since the thread began.
+    /// The thread's clock, in milliseconds from [`BEGINNING`] on.
     pub now: u64,
     /// A masking key for frames to nodes.
     pub mask: [u8; 4],

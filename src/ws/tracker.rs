@@ -101,6 +101,25 @@ pub enum Verdict {
 }
 
 impl Tracker {
+    /// A tracker that stands where another one stood, as that one's [`left`](Self::left),
+    /// [`message`](Self::message), [`held`](Self::held) and [`close_seen`](Self::close_seen) said. `None` when more
+    /// is held than ever is.
+    pub fn standing(left: u64, message: u64, held: &[u8], closed: bool) -> Option<Self> {
+        let mut tracker = Self { left, message, held_len: held.len() as u8, closed, ..Self::default() };
+        tracker.held.get_mut(..held.len())?.copy_from_slice(held);
+        Some(tracker)
+    }
+
+    /// Bytes of the current frame's payload still to come.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Payload bytes of the current message so far, by the lengths of its headers.
+    pub fn message(&self) -> u64 {
+        self.message
+    }
+
     /// The bytes that the caller puts in front of the next piece.
     pub fn held(&self) -> &[u8] {
         &self.held[..usize::from(self.held_len)]

@@ -4,6 +4,7 @@
 //! because the other side is not read while it exists (invariant I10). With TLS, what is read and put is plaintext,
 //! and what waits is records ([`sealed`]).
 
+mod packing;
 mod sealed;
 
 use std::os::fd::OwnedFd;
@@ -17,7 +18,8 @@ use crate::net::tls::departed::Departed;
 /// See the module.
 #[derive(Debug)]
 pub struct End {
-    socket: OwnedFd,
+    /// Away while the tunnel is frozen: then nothing is read and nothing sent.
+    socket: Option<OwnedFd>,
     /// The TLS connection on it, if it has one.
     tls: Option<Box<Side>>,
     /// Bytes that the socket has not taken yet.
@@ -65,7 +67,7 @@ impl End {
     /// A socket that has not been polled yet: it may be readable and writable.
     fn new(socket: OwnedFd) -> Self {
         Self {
-            socket,
+            socket: Some(socket),
             tls: None,
             pending: None,
             readable: true,
@@ -91,9 +93,9 @@ impl End {
         (end, luggage.plain)
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &OwnedFd {
-        &self.socket
+    /// The socket, unless it is away.
+    pub fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
     }
 
     /// Notes what epoll said.
@@ -121,8 +123,9 @@ impl End {
 
     #[inline]
     fn receive(&mut self, buffer: &mut [u8]) -> Read {
+        let Some(socket) = &self.socket else { return Read::Nothing };
         loop {
-            return match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+            return match recv(socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => {
                     self.ended = true;
                     Read::End
@@ -179,11 +182,12 @@ impl End {
     /// Sends as much as is taken; a fault makes the end broken.
     #[inline]
     fn send(&mut self, bytes: &[u8]) -> usize {
+        let Some(socket) = &self.socket else { return 0 };
         if self.broken {
             return 0;
         }
         loop {
-            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+            match send(socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(len) => {
                     self.writable = len == bytes.len();
                     return len;
@@ -207,14 +211,18 @@ impl End {
             return;
         }
         self.finished = true;
-        // A peer that is gone already has nothing left to be told.
-        let _ = shutdown(&self.socket, Shutdown::Write);
+        if let Some(socket) = &self.socket {
+            // A peer that is gone already has nothing left to be told.
+            let _ = shutdown(socket, Shutdown::Write);
+        }
     }
 
     /// Makes the close that follows a reset instead of an orderly end.
     pub fn reset(&mut self) {
         self.fall_silent();
-        // On a Unix socket or a dead connection there is nothing to reset.
-        let _ = sockopt::set_socket_linger(&self.socket, Some(std::time::Duration::ZERO));
+        if let Some(socket) = &self.socket {
+            // On a Unix socket or a dead connection there is nothing to reset.
+            let _ = sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
+        }
     }
 }

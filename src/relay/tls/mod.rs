@@ -10,6 +10,7 @@
 
 pub mod alert;
 mod contexts;
+mod packing;
 mod record;
 
 use crate::net::tls::departed::{Departed, Version};

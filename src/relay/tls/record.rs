@@ -12,6 +12,7 @@ use super::alert::Fault;
 use super::contexts;
 use crate::net::tls::departed::{Keys, Suite, Version};
 use crate::net::tls::schedule::{LONGEST_SECRET, key_and_iv, next_secret};
+use crate::relay::parcel::field::{Fault as Unreadable, Fields, Tag, Writer};
 
 /// Length of a record's header: type, version, length.
 pub const HEADER: usize = 5;
@@ -86,6 +87,16 @@ pub fn length(cipher: Cipher, wire: &[u8]) -> Result<Option<usize>, Fault> {
     if len > cipher.most() { Err(Fault::TooLong) } else { Ok(Some(HEADER + len)) }
 }
 
+/// The fields of a direction in a parcel.
+mod tag {
+    use super::Tag;
+
+    pub const SECRET: Tag = Tag(1, "secret");
+    pub const KEY: Tag = Tag(2, "key");
+    pub const IV: Tag = Tag(3, "iv");
+    pub const SEQ: Tag = Tag(4, "sequence number");
+}
+
 /// One direction's keys and its place in the sequence.
 pub struct Direction {
     keys: Keys,
@@ -109,6 +120,25 @@ impl Direction {
     /// Goes on with `keys`.
     pub fn new(keys: Keys) -> Self {
         Self { keys, number: contexts::number() }
+    }
+
+    /// Writes down the keys and the place in the sequence. Whoever goes on from there must be the only one.
+    pub fn pack(&self, writer: &mut Writer) {
+        writer.bytes(tag::SECRET, &self.keys.secret);
+        writer.bytes(tag::KEY, &self.keys.key);
+        writer.bytes(tag::IV, &self.keys.iv);
+        writer.number(tag::SEQ, self.keys.seq);
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote.
+    pub fn unpack(mut fields: Fields<'_>) -> Result<Self, Unreadable> {
+        let mut keys = Keys { secret: [0; LONGEST_SECRET], key: [0; 32], iv: [0; 12], seq: 0 };
+        keys.secret = *fields.exact(tag::SECRET)?;
+        keys.key = *fields.exact(tag::KEY)?;
+        keys.iv = *fields.exact(tag::IV)?;
+        keys.seq = fields.count(tag::SEQ)?;
+        fields.end()?;
+        Ok(Self::new(keys))
     }
 
     /// Records sealed or opened with these keys so far.

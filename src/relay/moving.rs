@@ -1,0 +1,556 @@
+//! Tunnels on their way to another process, and who owns them at every step.
+//!
+//! 1. The old process freezes a batch ([`Relay::freeze`]). Each relay thread takes its sockets out of its epoll
+//!    first and then out of the tunnel: a tunnel without sockets cannot be served, whatever calls for it. It is still
+//!    listed and counted; a close whose time comes waits for its return.
+//! 2. The [`Frozen`] batch lends each tunnel's [`Parcel`] and its sockets to whoever sends them.
+//! 3. The new process holds them ([`Held::new`]): it builds every tunnel and touches no socket.
+//! 4. The old process lets go ([`Frozen::let_go`]): its copies are wiped, its descriptors closed, and there is no
+//!    outcome, because nothing has ended. Or it resumes ([`Frozen::resume`]), as if nothing had happened.
+//! 5. The new process goes on with them ([`Held::go`]), or discards them ([`Held::discard`]): it closes its
+//!    descriptors, which for a connection that another process has open, too, changes nothing.
+//!
+//! Without a decision the old process keeps its tunnels and the new one discards what it holds: dropping is
+//! resuming, and discarding. That no two ever send is the callers' duty between 3 and 5: let go before anyone goes.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::parcel::{Counts, Fault, Shared};
+use super::tunnel::Live;
+use super::{Command, Ledger, Relay, wake};
+
+/// A frozen tunnel, for whoever gives it away. Its bytes hold keys: they are sent, and never kept or printed.
+pub struct Parcel {
+    id: u64,
+    /// In the slab of its thread.
+    pub(super) place: usize,
+    bytes: Zeroizing<Vec<u8>>,
+    /// The client's and the node's.
+    pub(super) sockets: [OwnedFd; 2],
+}
+
+impl Parcel {
+    pub(super) fn new(id: u64, place: usize, bytes: Zeroizing<Vec<u8>>, sockets: [OwnedFd; 2]) -> Self {
+        Self { id, place, bytes, sockets }
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// All that the tunnel is: see [`parcel`](super::parcel). At most [`MOST`](super::parcel::MOST) bytes, and
+    /// about 800 for a tunnel at rest, 500 without TLS.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The client's socket and the node's, in the order in which [`Arrival::sockets`] wants them.
+    pub fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        self.sockets.each_ref().map(AsFd::as_fd)
+    }
+}
+
+impl fmt::Debug for Parcel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parcel({}, {} bytes hidden)", self.id, self.bytes.len())
+    }
+}
+
+/// A tunnel that cannot be frozen now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stays {
+    /// The session's id.
+    pub id: u64,
+    /// Why, for a log line.
+    pub why: &'static str,
+}
+
+/// A batch that is frozen. Dropped without a decision, it is resumed.
+#[derive(Debug)]
+#[must_use = "dropping it resumes it"]
+pub struct Frozen(Vec<Batch>);
+
+impl Frozen {
+    /// How many tunnels are in it.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|batch| batch.parcels.len()).sum()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tunnels.
+    pub fn parcels(&self) -> impl Iterator<Item = &Parcel> {
+        self.0.iter().flat_map(|batch| &batch.parcels)
+    }
+
+    /// Tunnels that were met and could not be frozen. They run on; they are asked for again by the next freeze.
+    pub fn stays(&self) -> impl Iterator<Item = Stays> {
+        self.0.iter().flat_map(|batch| batch.stays.iter().copied())
+    }
+
+    /// Gives every tunnel back to its thread, which picks up what has arrived meanwhile.
+    ///
+    /// Only while no other process can have been told to go on with them: see the module.
+    pub fn resume(self) {
+        drop(self);
+    }
+
+    /// They are another process's: closes the descriptors here, and wipes what is left of the tunnels. They do not
+    /// count here any more once the threads have [turned](Relay::turned); nothing can be sent from here from the
+    /// moment of the freeze.
+    pub fn let_go(mut self) {
+        for batch in &mut self.0 {
+            let places = mem::take(&mut batch.parcels).into_iter().map(|parcel| parcel.place).collect();
+            batch.home.tell(Command::LetGo(places));
+        }
+    }
+}
+
+/// The frozen tunnels of one thread.
+#[derive(Debug)]
+pub(super) struct Batch {
+    home: Home,
+    pub parcels: Vec<Parcel>,
+    pub stays: Vec<Stays>,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if !self.parcels.is_empty() {
+            self.home.tell(Command::Resume(mem::take(&mut self.parcels)));
+        }
+    }
+}
+
+/// The thread that the tunnels are of.
+#[derive(Clone)]
+struct Home {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Home {
+    fn tell(&self, command: Command) {
+        // A thread that has ended has no tunnels: the sockets are closed, as all of its own were.
+        let _ = self.commands.send(command);
+        wake(&self.wake);
+    }
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Home")
+    }
+}
+
+/// A thread's part in a freeze.
+pub(super) struct Freezing {
+    /// Tunnels that all threads together may still take.
+    budget: Arc<AtomicUsize>,
+    home: Home,
+    reply: oneshot::Sender<Batch>,
+}
+
+impl Freezing {
+    /// One tunnel more may be frozen.
+    pub fn takes_one(&self) -> bool {
+        self.budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> Batch {
+        Batch { home: self.home.clone(), parcels: Vec::new(), stays: Vec::new() }
+    }
+
+    /// Gives the batch to whoever asked. Who has gone meanwhile drops it, and that resumes it.
+    pub fn finish(self, batch: Batch) {
+        drop(self.reply.send(batch));
+    }
+}
+
+/// A tunnel as it comes from another process.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What [`Parcel::bytes`] gave.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// The client's socket and the node's.
+    pub sockets: [OwnedFd; 2],
+}
+
+/// Why a batch cannot be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("tunnel {at} of the batch cannot be taken: {fault}")]
+pub struct ParcelFault {
+    /// Its place in the batch, from 0.
+    pub at: usize,
+    /// What is wrong with it.
+    #[source]
+    pub fault: Fault,
+}
+
+/// A batch of another process's tunnels, none of which has been touched. Dropped without a decision, it is discarded.
+#[must_use = "dropping it discards it"]
+pub struct Held(Vec<Live>);
+
+impl Held {
+    /// Builds the tunnels of a batch and touches none of their sockets. After a fault nothing is held: all
+    /// descriptors of the batch are closed.
+    pub fn new(arrivals: Vec<Arrival>, counts: Counts<'_>) -> Result<Self, ParcelFault> {
+        let (parcels, sockets): (Vec<_>, Vec<_>) =
+            arrivals.into_iter().map(|arrival| (arrival.bytes, arrival.sockets)).unzip();
+        let mut shared = Shared::new(counts);
+        let mut lives = Vec::with_capacity(parcels.len());
+        for (at, (bytes, sockets)) in parcels.iter().zip(sockets).enumerate() {
+            let live =
+                Live::unpack(bytes, sockets, &mut shared).map_err(|fault| ParcelFault { at, fault })?;
+            lives.push(live);
+        }
+        Ok(Self(lives))
+    }
+
+    /// How many tunnels are in it.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The highest of their session ids: new sessions must get higher ones.
+    pub fn highest_id(&self) -> Option<u64> {
+        self.0.iter().map(|live| live.record.id).max()
+    }
+
+    /// Goes on with all of them, each on the thread with the fewest; what has arrived meanwhile passes at once.
+    ///
+    /// Only once the process that they came from has let go, or has died: see the module.
+    pub fn go(self, relay: &Relay) {
+        let threads = &relay.threads;
+        let mut counts: Vec<usize> = threads.iter().map(|thread| thread.tunnels.load(Relaxed)).collect();
+        let mut shares: Vec<Vec<Live>> = threads.iter().map(|_| Vec::new()).collect();
+        for live in self.0 {
+            let fewest = (0..counts.len()).min_by_key(|&index| counts[index]).expect("there is a thread");
+            counts[fewest] += 1;
+            shares[fewest].push(live);
+        }
+        for (thread, lives) in threads.iter().zip(shares) {
+            let count = lives.len();
+            thread.tunnels.fetch_add(count, Relaxed);
+            let landing = Landing { lives, ledger: Arc::clone(&thread.ledger) };
+            if !thread.tell(Command::Land(landing)) {
+                thread.tunnels.fetch_sub(count, Relaxed);
+            }
+        }
+    }
+
+    /// Closes the descriptors here and says nothing to anyone: the process that they came from has them still.
+    pub fn discard(self) {
+        drop(self);
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held({} tunnels)", self.0.len())
+    }
+}
+
+/// Tunnels on their way to their thread. Those that do not get there, because it has ended, have their outcome
+/// (invariant I7): they are nobody else's.
+pub(super) struct Landing {
+    pub lives: Vec<Live>,
+    ledger: Ledger,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        for live in &self.lives {
+            (self.ledger)(&live.record, &live.outcome(super::turn::BEGINNING));
+        }
+    }
+}
+
+impl Relay {
+    /// Freezes up to `limit` tunnels, spread over the threads as they come. Each thread freezes its own in one turn,
+    /// some microseconds for each: the limit is what bounds the pause.
+    pub fn freeze(&self, limit: usize) -> impl Future<Output = Frozen> + Send + use<> {
+        let budget = Arc::new(AtomicUsize::new(limit));
+        let ask = |thread: &super::Thread| {
+            let (reply, answer) = oneshot::channel();
+            let home = Home { commands: thread.commands.clone(), wake: Arc::clone(&thread.wake) };
+            thread.tell(Command::Freeze(Freezing { budget: Arc::clone(&budget), home, reply }));
+            answer
+        };
+        let answers: Vec<_> = self.threads.iter().map(ask).collect();
+        async move {
+            let mut batches = Vec::new();
+            for answer in answers {
+                // A thread that has ended has no tunnels.
+                batches.extend(answer.await);
+            }
+            Frozen(batches)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::{Duration, SystemTime};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::places::Places;
+    use crate::relay::{Closing, Filter, Outcome, Record, Rules, Tunnel, Which, Why};
+    use crate::ws::{close, frame};
+
+    /// What anything that has to happen may take at most.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// What a process has of its own.
+    struct Process {
+        relay: Relay,
+        metrics: Arc<Metrics>,
+        places: Arc<Places>,
+        outcomes: Receiver<(u64, Outcome)>,
+    }
+
+    /// Both peers of a tunnel.
+    struct Peers {
+        client: TcpStream,
+        node: TcpStream,
+    }
+
+    fn sockets() -> (OwnedFd, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        theirs.set_read_timeout(Some(DEADLINE)).unwrap();
+        theirs.set_nodelay(true).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours.into(), theirs)
+    }
+
+    impl Process {
+        fn start() -> Self {
+            let (sender, outcomes) = channel();
+            let sender = parking_lot::Mutex::new(sender);
+            let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
+                let _ = sender.lock().send((record.id, *outcome));
+            });
+            let relay = Relay::start(2, &ledger).unwrap();
+            Self { relay, metrics: Metrics::new(2), places: Arc::default(), outcomes }
+        }
+
+        fn record(&self, id: u64) -> Record {
+            let mut place = self.places.take(u32::MAX).unwrap();
+            assert!(place.claim(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+            Record {
+                id,
+                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                seat: self.metrics.node("chat", "ws1").seat(),
+                route: Arc::from("/chat"),
+                generation: 3,
+                opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
+                affinity: ("cookie", "kept"),
+                trace: [9; 16],
+                place: Some(place),
+            }
+        }
+
+        fn tunnel(&self, id: u64) -> Peers {
+            let ((client, client_peer), (node, node_peer)) = (sockets(), sockets());
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: None,
+                node_tls: None,
+                from_client: Bytes::new(),
+                from_node: Bytes::new(),
+                rules: Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None },
+                record: self.record(id),
+            };
+            assert!(self.relay.adopt(tunnel));
+            Peers { client: client_peer, node: node_peer }
+        }
+
+        fn hold(&self, frozen: &Frozen) -> Held {
+            Held::new(arrivals(frozen), Counts { metrics: &self.metrics, places: &self.places }).unwrap()
+        }
+
+        /// All tunnels of this process go over to `other`.
+        async fn hand_over(&self, other: &Self) {
+            let frozen = self.relay.freeze(usize::MAX).await;
+            let held = other.hold(&frozen);
+            frozen.let_go();
+            held.go(&other.relay);
+            assert!(self.relay.turned().await && other.relay.turned().await);
+            assert_eq!(self.relay.live(), 0);
+        }
+
+        fn end(self) {
+            self.relay.close(&closing(0));
+            self.relay.join();
+        }
+    }
+
+    /// As another process gets them: bytes, and descriptors of its own.
+    fn arrivals(frozen: &Frozen) -> Vec<Arrival> {
+        let arrival = |parcel: &Parcel| Arrival {
+            bytes: parcel.bytes().to_vec().into(),
+            sockets: parcel.sockets().map(|socket| socket.try_clone_to_owned().unwrap()),
+        };
+        frozen.parcels().map(arrival).collect()
+    }
+
+    fn closing(grace: u64) -> Closing {
+        let grace = Duration::from_millis(grace);
+        Closing { code: 1012, reason: "moved".into(), over: Duration::ZERO, grace }
+    }
+
+    fn text(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+        frame::control(frame::opcode::TEXT, payload, mask)
+    }
+
+    fn expect(peer: &mut TcpStream, bytes: &[u8]) {
+        let mut got = vec![0; bytes.len()];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(got, bytes);
+    }
+
+    impl Peers {
+        /// A message each way.
+        fn talk(&mut self, word: &str) {
+            let (there, back) = (text(word.as_bytes(), Some([1; 4])), text(word.as_bytes(), None));
+            self.client.write_all(&there).unwrap();
+            expect(&mut self.node, &there);
+            self.node.write_all(&back).unwrap();
+            expect(&mut self.client, &back);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
+        let (old, new) = (Process::start(), Process::start());
+        let mut peers: Vec<Peers> = (0..5).map(|id| old.tunnel(id)).collect();
+        peers.iter_mut().for_each(|peers| peers.talk("before"));
+        let filter = Filter::default();
+        let mut before = old.relay.sessions(&filter, None, 9).await;
+        old.hand_over(&new).await;
+        let mut after = new.relay.sessions(&filter, None, 9).await;
+        // The wall is looked at again for each listing.
+        before.iter_mut().chain(&mut after).for_each(|session| session.last_message_at = None);
+        assert_eq!((before.len(), before), (5, after));
+        assert_eq!((old.metrics.node("chat", "ws1").live(), new.metrics.node("chat", "ws1").live()), (0, 5));
+        assert_eq!((old.places.taken(), new.places.taken()), (0, 5));
+        peers.iter_mut().for_each(|peers| peers.talk("after"));
+        assert!(old.outcomes.try_recv().is_err() && new.outcomes.try_recv().is_err());
+        peers[2].client.write_all(&close::close_frame(1000, "", Some([1; 4]))).unwrap();
+        peers[2].node.write_all(&close::close_frame(1000, "", None)).unwrap();
+        drop(peers.remove(2));
+        let (id, outcome) = new.outcomes.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((id, outcome.code, outcome.why), (2, 1000, Why::Closed));
+        assert_eq!(outcome.messages, [2, 2]);
+        old.end();
+        new.end();
+    }
+
+    #[tokio::test]
+    async fn what_is_resumed_picks_up_what_came_meanwhile() {
+        let process = Process::start();
+        let mut peers: Vec<Peers> = (0..5).map(|id| process.tunnel(id)).collect();
+        for round in 0..5 {
+            let frozen = process.relay.freeze(usize::MAX).await;
+            assert_eq!(frozen.len(), 5);
+            assert_eq!(process.relay.sessions(&Filter::default(), None, 9).await.len(), 5);
+            let message = text(b"meanwhile", Some([1; 4]));
+            peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
+            if round % 2 == 0 {
+                frozen.resume()
+            } else {
+                drop(frozen)
+            }
+            peers.iter_mut().for_each(|peers| expect(&mut peers.node, &message));
+            peers.iter_mut().for_each(|peers| peers.talk("after"));
+        }
+        assert!(process.outcomes.try_recv().is_err());
+        process.end();
+    }
+
+    #[tokio::test]
+    async fn what_is_held_and_discarded_was_never_touched() {
+        let (old, new) = (Process::start(), Process::start());
+        let mut peers: Vec<Peers> = (0..3).map(|id| old.tunnel(id)).collect();
+        let frozen = old.relay.freeze(usize::MAX).await;
+        let message = text(b"meanwhile", Some([1; 4]));
+        peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
+        let held = new.hold(&frozen);
+        assert_eq!((held.len(), held.highest_id(), new.metrics.node("chat", "ws1").live()), (3, Some(2), 3));
+        held.discard();
+        assert_eq!((new.metrics.node("chat", "ws1").live(), new.places.taken()), (0, 0));
+        frozen.resume();
+        peers.iter_mut().for_each(|peers| expect(&mut peers.node, &message));
+        peers.iter_mut().for_each(|peers| peers.talk("after"));
+        assert!(old.outcomes.try_recv().is_err() && new.outcomes.try_recv().is_err());
+        old.end();
+        new.end();
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_as_large_as_its_limit_and_the_next_takes_others() {
+        let process = Process::start();
+        let mut peers: Vec<Peers> = (0..7).map(|id| process.tunnel(id)).collect();
+        let first = process.relay.freeze(4).await;
+        let second = process.relay.freeze(4).await;
+        let mut ids: Vec<u64> = first.parcels().chain(second.parcels()).map(Parcel::id).collect();
+        ids.sort_unstable();
+        assert_eq!((first.len(), second.len(), ids), (4, 3, (0..7).collect()));
+        assert!(process.relay.freeze(4).await.is_empty());
+        drop((first, second));
+        peers.iter_mut().for_each(|peers| peers.talk("after"));
+        process.end();
+    }
+
+    #[tokio::test]
+    async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
+        let process = Process::start();
+        let mut peers: Vec<Peers> = (0..4).map(|id| process.tunnel(id)).collect();
+        let frozen = process.relay.freeze(2).await;
+        let departures = process.relay.close_some(Which::Pool("chat".into()), &closing(60_000));
+        assert_eq!(departures.counted().await, 4);
+        let away: Vec<u64> = frozen.parcels().map(Parcel::id).collect();
+        let bye = |peers: &mut Peers| {
+            for peer in [&mut peers.client, &mut peers.node] {
+                let mut head = [0; 1];
+                peer.read_exact(&mut head).unwrap();
+                assert_eq!(head, [0x88]);
+            }
+        };
+        (0..4).filter(|id| !away.contains(id)).for_each(|id| bye(&mut peers[id as usize]));
+        frozen.resume();
+        away.iter().for_each(|&id| bye(&mut peers[id as usize]));
+        drop(peers);
+        departures.finished().await;
+        process.end();
+    }
+}

@@ -1,0 +1,255 @@
+//! Fields: the form in which a tunnel is written down.
+//!
+//! A field is a tag (one byte), a length (four bytes, big endian) and so many bytes; a section is a field of fields.
+//! Tags rise within a section, so that each is there at most once and a reader goes through once. Numbers are eight
+//! bytes, big endian; a mark is a field without bytes.
+//!
+//! What one version may add to the form of another: a field without which the tunnel would go wrong gets a tag below
+//! [`SKIPPED`], and a reader that does not know it refuses the tunnel; what may be left out gets a tag from there on,
+//! and such a reader skips it. A tag is never used again for something else, and a field that an earlier version
+//! does not write is read with a default.
+//!
+//! The bytes may hold keys: a writer that needs more room wipes what it leaves behind.
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The first tag that a reader who does not know it skips.
+pub const SKIPPED: u8 = 128;
+
+/// Length of a field's tag and length.
+const HEAD: usize = 5;
+/// Room that a writer begins with: most tunnels need no more.
+const ROOM: usize = 1024;
+/// More than any counter comes to, so that counting on cannot overflow.
+const MOST_COUNT: u64 = 1 << 62;
+
+/// Why bytes are not a tunnel. It is the writer's fault, or that of its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// The bytes do not begin like a parcel.
+    #[error("these bytes are no tunnel's: a parcel begins with `MSTN`")]
+    Foreign,
+    /// Another version of the form.
+    #[error("the tunnel is written in version {found} of the form, and this program reads version {read}")]
+    Version {
+        /// The one that was found.
+        found: u16,
+        /// The one that is read.
+        read: u16,
+    },
+    /// The bytes end within a field.
+    #[error("the bytes of {within} end within a field")]
+    Short {
+        /// The section.
+        within: &'static str,
+    },
+    /// A field that this version does not know and may not skip, or one that does not stand in its order.
+    #[error("{within} has a field {tag} that this program does not know: the version that wrote it is newer")]
+    Unknown {
+        /// The section.
+        within: &'static str,
+        /// The field's tag.
+        tag: u8,
+    },
+    /// A field that has to be there.
+    #[error("{within} lacks its field `{name}`")]
+    Missing {
+        /// The section.
+        within: &'static str,
+        /// The field.
+        name: &'static str,
+    },
+    /// A field whose bytes say nothing that this version understands.
+    #[error("the field `{name}` of {within} has no value that this program understands")]
+    Value {
+        /// The section.
+        within: &'static str,
+        /// The field.
+        name: &'static str,
+    },
+}
+
+/// A field's tag, and its name in faults.
+#[derive(Debug, Clone, Copy)]
+pub struct Tag(pub u8, pub &'static str);
+
+/// Writes fields.
+#[derive(Default)]
+pub struct Writer(Zeroizing<Vec<u8>>);
+
+impl Writer {
+    /// Writes bytes that are no field.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        let (len, more) = (self.0.len(), bytes.len());
+        if self.0.capacity() - len < more {
+            let mut larger = Zeroizing::new(Vec::with_capacity(ROOM.max(2 * (len + more))));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// A field with these bytes.
+    pub fn bytes(&mut self, tag: Tag, value: &[u8]) {
+        self.raw(&[tag.0]);
+        self.raw(&length(value.len()));
+        self.raw(value);
+    }
+
+    /// A field with a number.
+    pub fn number(&mut self, tag: Tag, value: impl Into<u64>) {
+        self.bytes(tag, &value.into().to_be_bytes());
+    }
+
+    /// A field with a number, or none.
+    pub fn maybe(&mut self, tag: Tag, value: Option<impl Into<u64>>) {
+        if let Some(value) = value {
+            self.number(tag, value);
+        }
+    }
+
+    /// A field that is there when it is so.
+    pub fn mark(&mut self, tag: Tag, is_so: bool) {
+        if is_so {
+            self.bytes(tag, &[]);
+        }
+    }
+
+    /// A field of fields.
+    pub fn section(&mut self, tag: Tag, write: impl FnOnce(&mut Self)) {
+        self.bytes(tag, &[]);
+        let start = self.0.len();
+        write(self);
+        let len = length(self.0.len() - start);
+        self.0[start - len.len()..start].copy_from_slice(&len);
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Zeroizing<Vec<u8>> {
+        self.0
+    }
+}
+
+fn length(len: usize) -> [u8; 4] {
+    u32::try_from(len).expect("a tunnel of more than `parcel::MOST` bytes is not written").to_be_bytes()
+}
+
+/// One field, and what follows it.
+struct Field<'a> {
+    tag: u8,
+    value: &'a [u8],
+    behind: &'a [u8],
+}
+
+/// Reads the fields of one section, in their order.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    rest: &'a [u8],
+    /// The section, for faults.
+    within: &'static str,
+    /// The tag of the field that was read last.
+    last: Option<u8>,
+}
+
+impl<'a> Fields<'a> {
+    /// Of these bytes, which are `within` what the words say.
+    pub fn new(bytes: &'a [u8], within: &'static str) -> Self {
+        Self { rest: bytes, within, last: None }
+    }
+
+    /// The bytes of a field, if it is there.
+    pub fn find(&mut self, tag: Tag) -> Result<Option<&'a [u8]>, Fault> {
+        while let Some(next) = self.next()? {
+            if next.tag > tag.0 {
+                break;
+            }
+            (self.rest, self.last) = (next.behind, Some(next.tag));
+            if next.tag == tag.0 {
+                return Ok(Some(next.value));
+            }
+            if next.tag < SKIPPED {
+                return Err(Fault::Unknown { within: self.within, tag: next.tag });
+            }
+        }
+        Ok(None)
+    }
+
+    /// The field that comes next.
+    fn next(&self) -> Result<Option<Field<'a>>, Fault> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let short = Fault::Short { within: self.within };
+        let (&[tag, a, b, c, d], behind) = self.rest.split_first_chunk::<HEAD>().ok_or(short)?;
+        let len = u32::from_be_bytes([a, b, c, d]) as usize;
+        let (value, behind) = behind.split_at_checked(len).ok_or(short)?;
+        if self.last.is_some_and(|last| last >= tag) {
+            return Err(Fault::Unknown { within: self.within, tag });
+        }
+        Ok(Some(Field { tag, value, behind }))
+    }
+
+    /// The bytes of a field that has to be there.
+    pub fn bytes(&mut self, tag: Tag) -> Result<&'a [u8], Fault> {
+        self.find(tag)?.ok_or(Fault::Missing { within: self.within, name: tag.1 })
+    }
+
+    /// The bytes of a field that has to be there and to be so long.
+    pub fn exact<const N: usize>(&mut self, tag: Tag) -> Result<&'a [u8; N], Fault> {
+        self.bytes(tag)?.try_into().map_err(|_| self.wrong(tag))
+    }
+
+    /// The words of a field that has to be there.
+    pub fn text(&mut self, tag: Tag) -> Result<&'a str, Fault> {
+        str::from_utf8(self.bytes(tag)?).map_err(|_| self.wrong(tag))
+    }
+
+    /// The number of a field that has to be there.
+    pub fn number<T: TryFrom<u64>>(&mut self, tag: Tag) -> Result<T, Fault> {
+        self.maybe(tag)?.ok_or(Fault::Missing { within: self.within, name: tag.1 })
+    }
+
+    /// The number of a field, if it is there.
+    pub fn maybe<T: TryFrom<u64>>(&mut self, tag: Tag) -> Result<Option<T>, Fault> {
+        let Some(value) = self.find(tag)? else { return Ok(None) };
+        let value = <[u8; 8]>::try_from(value).ok().map(u64::from_be_bytes);
+        value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or(self.wrong(tag))
+    }
+
+    /// A number that is counted on from.
+    pub fn count(&mut self, tag: Tag) -> Result<u64, Fault> {
+        let count = self.number(tag)?;
+        if count < MOST_COUNT { Ok(count) } else { Err(self.wrong(tag)) }
+    }
+
+    /// Whether it is so.
+    pub fn mark(&mut self, tag: Tag) -> Result<bool, Fault> {
+        match self.find(tag)? {
+            None => Ok(false),
+            Some([]) => Ok(true),
+            Some(_) => Err(self.wrong(tag)),
+        }
+    }
+
+    /// What the number of a field stands for, among `all` in the order of their numbers.
+    pub fn one_of<T: Copy>(&mut self, tag: Tag, all: &[T]) -> Result<T, Fault> {
+        let number: usize = self.number(tag)?;
+        all.get(number).copied().ok_or(self.wrong(tag))
+    }
+
+    /// The fields of a section that has to be there.
+    pub fn section(&mut self, tag: Tag) -> Result<Self, Fault> {
+        self.bytes(tag).map(|bytes| Self::new(bytes, tag.1))
+    }
+
+    /// Nothing may be left but what may be skipped.
+    pub fn end(mut self) -> Result<(), Fault> {
+        self.find(Tag(u8::MAX, "the end")).map(drop)
+    }
+
+    /// The fault of a field without a value that is understood.
+    pub fn wrong(&self, tag: Tag) -> Fault {
+        Fault::Value { within: self.within, name: tag.1 }
+    }
+}

@@ -1,0 +1,96 @@
+//! A parcel: one live tunnel as bytes, for the process that takes it over together with its two sockets.
+//!
+//! It says all that the tunnel is: who it is, what it is held to, where in its streams it stands, what was read and
+//! not written yet, how far it has come with its end, and for TLS the keys and sequence numbers of both directions.
+//! Times are told as distances (so long ago, in so long): clocks stay where they are.
+//!
+//! The form is versioned ([`VERSION`]) and made of [fields](field), so that a process of another build can refuse or
+//! skip what it does not know. Reading is strict and bounded: any bytes give a tunnel or a [`Fault`].
+//!
+//! A parcel holds live keys. It is wiped when dropped and never printed, and it is one owner's at a time: whoever
+//! holds a copy sends nothing until the other has let go.
+
+pub mod field;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use field::Fault;
+
+use crate::metrics::{Meter, Metrics, Seat};
+use crate::net::places::{Place, Places};
+use field::{Fields, Writer};
+
+/// The version of the form that is written and read here.
+pub const VERSION: u16 = 1;
+
+/// The most bytes of one parcel. A tunnel that holds more for a slow reader stays where it is until that has read.
+pub const MOST: usize = 4 << 20;
+
+/// What a parcel begins with, before its version.
+const MAGIC: [u8; 4] = *b"MSTN";
+
+/// A parcel to be filled.
+pub(super) fn begin() -> Writer {
+    let mut writer = Writer::default();
+    writer.raw(&MAGIC);
+    writer.raw(&VERSION.to_be_bytes());
+    writer
+}
+
+/// The fields of a parcel.
+pub(super) fn open(bytes: &[u8]) -> Result<Fields<'_>, Fault> {
+    let (magic, bytes) = bytes.split_first_chunk().ok_or(Fault::Foreign)?;
+    if *magic != MAGIC {
+        return Err(Fault::Foreign);
+    }
+    let (version, bytes) = bytes.split_first_chunk().ok_or(Fault::Foreign)?;
+    match u16::from_be_bytes(*version) {
+        VERSION => Ok(Fields::new(bytes, "the tunnel")),
+        found => Err(Fault::Version { found, read: VERSION }),
+    }
+}
+
+/// What a tunnel that arrives is counted in.
+#[derive(Clone, Copy)]
+pub struct Counts<'a> {
+    /// Where its seat is.
+    pub metrics: &'a Metrics,
+    /// Where its client's connection is counted, whatever the limits say: it was let in long ago.
+    pub places: &'a Arc<Places>,
+}
+
+/// What the tunnels of one batch share, looked up once.
+pub(super) struct Shared<'a> {
+    counts: Counts<'a>,
+    meters: HashMap<(&'a str, &'a str), Arc<Meter>>,
+    routes: HashMap<&'a str, Arc<str>>,
+}
+
+impl<'a> Shared<'a> {
+    pub fn new(counts: Counts<'a>) -> Self {
+        Self { counts, meters: HashMap::new(), routes: HashMap::new() }
+    }
+
+    /// A seat on this node.
+    pub fn seat(&mut self, pool: &'a str, node: &'a str) -> Seat {
+        let meter = || self.counts.metrics.node(pool, node);
+        self.meters.entry((pool, node)).or_insert_with(meter).seat()
+    }
+
+    /// The name of a route.
+    pub fn route(&mut self, route: &'a str) -> Arc<str> {
+        Arc::clone(self.routes.entry(route).or_insert_with(|| Arc::from(route)))
+    }
+
+    /// A place for a connection of this client, or of nobody's yet.
+    pub fn place(&self, client: Option<IpAddr>) -> Option<Place> {
+        let mut place = self.counts.places.take(u32::MAX)?;
+        if let Some(client) = client {
+            // Without a limit it is always true.
+            let _ = place.claim(client, 0);
+        }
+        Some(place)
+    }
+}
