@@ -186,7 +186,9 @@ impl Round {
             Task::Cut(place) => (&mut self.leaving, place),
             Task::Close(place, _) => {
                 // Its deadline counts from the moment when it is told.
-                self.leaving.pop_back();
+                if let Some(at) = self.leaving.iter().rposition(|step| step.id == id) {
+                    self.leaving.remove(at);
+                }
                 (&mut self.due, place)
             }
         };
