@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 pub mod auth;
 pub mod config;
 mod echo;
+pub mod engine_io;
 pub mod limits;
 pub mod metrics;
 mod page;
