@@ -4,7 +4,7 @@
 //! that still names the node at its place. Or the node asks for it in the answer to its probe, until it says otherwise;
 //! then it is as the pool's `drain` says. An order replaces what is under way, a node's own word does not. A drained
 //! node stays out until nobody wants its drain any more. What a drain does to tunnels and clients is
-//! [`crate::proxy::drain`]'s; a node that a reload takes out is [`super::leave`]'s.
+//! [`crate::proxy::drain`]'s; a node that a reload takes out is `leave`'s.
 
 use std::sync::Arc;
 
