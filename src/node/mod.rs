@@ -27,6 +27,7 @@ pub mod auth;
 pub mod config;
 mod echo;
 pub mod engine_io;
+pub mod hub;
 pub mod limits;
 pub mod metrics;
 mod page;
