@@ -6,6 +6,7 @@
 //! takes in those that were on their way, until it is stopped: each at a time of what is left of the window, and
 //! behind the window at once.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{Record, Why};
+use super::round::Round;
+use super::{Command, Record, Relay, Why};
 use crate::affinity::hash::mix;
 use crate::pace::Schedule;
 
@@ -86,6 +88,45 @@ pub struct Closing {
     pub over: Duration,
     /// How long each waits for its peers to answer the Close. All have ended after `over` and `grace`.
     pub grace: Duration,
+}
+
+impl Relay {
+    /// Begins to end every tunnel, also those that are still to come; [`join`](Self::join) returns when the last
+    /// is gone.
+    pub fn close(&self, closing: &Closing) {
+        self.begin(Which::All, closing, true);
+    }
+
+    /// Begins to close some of the tunnels, spread over all threads together; the threads live on.
+    ///
+    /// Tunnels that are adopted later are not touched: first see to it that no new session comes to what is being
+    /// closed, and ask again for those that were on their way.
+    pub fn close_some(&self, which: Which, closing: &Closing) -> Departures {
+        self.begin(which, closing, false)
+    }
+
+    /// The same also for tunnels that are adopted later, until it is stopped: a session may have been on its way.
+    pub fn close_on(&self, which: Which, closing: &Closing) -> Departures {
+        self.tell_all(self.plan(which, closing).standing(), false)
+    }
+
+    fn begin(&self, which: Which, closing: &Closing, is_last: bool) -> Departures {
+        self.tell_all(self.plan(which, closing), is_last)
+    }
+
+    fn plan(&self, which: Which, closing: &Closing) -> Plan {
+        let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
+        let seed = RandomState::new().hash_one(closing.over);
+        Plan::new(which, closing.clone(), seed, wakes)
+    }
+
+    fn tell_all(&self, plan: Plan, is_last: bool) -> Departures {
+        let plan = Arc::new(plan);
+        for thread in &self.threads {
+            thread.tell(Command::Close(Box::new(Round::new(Arc::clone(&plan), is_last))));
+        }
+        Departures::new(&plan)
+    }
 }
 
 /// A closing that is under way: how far it is, and the way to stop it. Dropping it changes nothing.
