@@ -85,7 +85,7 @@ pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> 
         ));
         tracing::warn!(%pool, %node, "the last node that is up is drained");
     }
-    if let Some(drain) = begin(front, &upstream, order, SoFar::default()) {
+    if let Some(drain) = begin(front, (&pool, &upstream), order, SoFar::default()) {
         drain.counted().await;
     }
     Ok(Told { upstream, warnings })
@@ -115,7 +115,7 @@ pub(super) fn heed(front: &Arc<Front>, pool: &Pool, upstream: &Arc<Upstream>) {
     if !upstream.health().is_draining() {
         upstream.end_drain();
     } else if upstream.drain().is_none() {
-        begin(front, upstream, pool.config.drain.clone(), SoFar::default());
+        begin(front, (pool, upstream), pool.config.drain.clone(), SoFar::default());
     }
 }
 
@@ -139,21 +139,23 @@ pub fn snapshots(front: &Front) -> Vec<Snapshot> {
 /// Goes on with a drain of another process, over what is left of its window. False when the config does not name the
 /// node.
 pub fn resume(front: &Arc<Front>, snapshot: &Snapshot) -> bool {
-    let Ok((_, upstream)) = find(front, &snapshot.pool, &snapshot.node) else { return false };
+    let Ok((pool, upstream)) = find(front, &snapshot.pool, &snapshot.node) else { return false };
     let now = front.now();
     upstream.judge(now, |health| match snapshot.is_ordered {
         true => health.order_drain(true, now),
         false => health.set_draining(true, now),
     });
-    begin(front, &upstream, snapshot.order.clone(), snapshot.so_far).is_some()
+    begin(front, (&pool, &upstream), snapshot.order.clone(), snapshot.so_far).is_some()
 }
 
 fn begin(
     front: &Arc<Front>,
-    upstream: &Arc<Upstream>,
+    (pool, upstream): (&Pool, &Arc<Upstream>),
     order: config::Drain,
     so_far: SoFar,
 ) -> Option<Arc<Drain>> {
+    // Before anybody is told to leave, so that who comes back finds the new nodes first.
+    pool.note_drained(upstream);
     let drain = upstream.begin_drain(&front.relay, order, so_far)?;
     let (pool, node, over) = (&*upstream.meter.pool, &*upstream.meter.node, drain.order.over);
     tracing::info!(pool, node, tunnels = upstream.meter.live(), ?over, "draining node");

@@ -112,12 +112,16 @@ async fn probe(front: &Arc<Front>, pool: &Pool, node: &Arc<Upstream>) {
             false
         }
     };
+    let before = node.runs();
     node.note_probe(Probed {
         at: SystemTime::now(),
         fault: answer.as_ref().err().map(ToString::to_string),
         load: answer.as_ref().ok().and_then(|answer| answer.load),
         release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
     });
+    if node.runs() != before {
+        pool.note_releases();
+    }
     let now = front.now();
     node.judge(now, |health| health.on_probe(answer.is_ok(), now));
     match answer {

@@ -11,6 +11,7 @@ mod doctor;
 pub mod drain;
 pub mod entrance;
 mod forward;
+pub mod rollout;
 mod session;
 mod shortage;
 mod upgrade;
@@ -70,6 +71,8 @@ pub struct Pool {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its counters.
     pub meter: Arc<PoolMeter>,
+    /// Which release its nodes are being replaced by.
+    rollout: rollout::Watch,
     /// Compares its idle timeout with what its nodes say.
     doctor: Doctor,
     /// Sessions that were placed without a pin or a key so far.
@@ -111,6 +114,7 @@ impl State {
         metrics.set_generation(self.generation.into());
         for pool in self.pools.values() {
             pool.upstreams.iter().for_each(|upstream| upstream.take_effect(&pool.config, now));
+            pool.note_releases();
         }
     }
 
@@ -140,7 +144,8 @@ impl Pool {
             Some(known) => Arc::new(known.renewed(node, config, same_way)),
             None => Arc::new(Upstream::joining(node, config, metrics)),
         };
-        let next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
+        let mut next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
+        next.rollout = self.rollout.next();
         next.turn.store(self.turn.load(Relaxed), Relaxed);
         next
     }
@@ -150,6 +155,7 @@ impl Pool {
             upstreams,
             nodes: Nodes::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
+            rollout: rollout::Watch::default(),
             doctor: Doctor::default(),
             turn: AtomicU64::new(0),
             config: config.clone(),

@@ -27,6 +27,7 @@ use crate::http::{Body, BodyFault, trace};
 use crate::metrics::Handshake;
 use crate::net::proxy_protocol::Ends;
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
+use crate::pool::rollout::Rollout;
 use crate::ws::handshake;
 
 /// How a plain request whose client left is counted: among 4xx, by the status that nginx made usual.
@@ -50,6 +51,8 @@ pub struct Session {
     pub wishes: Wishes,
     /// The draining node on which it stays for now.
     pub stays: Option<usize>,
+    /// The rollout that was under way when it came.
+    pub rollout: Option<Arc<Rollout>>,
     /// When its head was read.
     pub begun: Instant,
     /// The same, on the calendar.
@@ -205,6 +208,7 @@ fn open(
     Ok(Session {
         id: front.next_id(),
         state,
+        rollout: pool.rollout.present(),
         pool,
         route: name,
         origin,
@@ -261,6 +265,7 @@ impl Session {
             client: self.origin.client,
             tunnel,
             stays: self.stays,
+            rollout: self.rollout.as_deref(),
             draw: self.id,
             turn: self.pool.turn(self.wishes.list().is_empty()),
         };

@@ -248,6 +248,12 @@ impl Upstream {
         *self.vitals.probed.lock() = Some(probed);
     }
 
+    /// What it runs: what it says, or else the config.
+    pub fn runs(&self) -> Option<String> {
+        let said = self.vitals.probed.lock().as_ref().and_then(|probed| probed.release.clone());
+        said.or_else(|| self.node.release.clone())
+    }
+
     /// What the last probe brought.
     pub fn probed(&self) -> Option<Probed> {
         self.vitals.probed.lock().clone()

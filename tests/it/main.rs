@@ -17,6 +17,7 @@ mod pressure;
 mod proxy_protocol;
 mod quiet;
 mod records;
+mod rollout;
 mod scrape;
 mod tls;
 mod tls_nodes;
