@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 pub mod auth;
+pub mod bus;
 pub mod config;
 mod echo;
 pub mod engine_io;
