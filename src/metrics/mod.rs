@@ -1,7 +1,8 @@
 //! Every number that the process counts, and their text for Prometheus.
 //!
-//! Four files: [`meter`] has the counters themselves, `table` names every metric in one table, `process` reads the
-//! usual `process_*` from the kernel, and [`carried`] is what a process before this one had counted. This file owns the pools and nodes that are counted
+//! In its files: [`meter`] has the counters themselves, `table` names every metric in one table, `process` reads the
+//! usual `process_*` from the kernel, and [`carried`] is what a process before this one had counted. This file owns the
+//! pools and nodes that are counted
 //! for, and says when one is forgotten.
 //!
 //! Rules: whoever counts holds the meter and touches nothing but its own atomics, so no event looks anything up
@@ -9,8 +10,10 @@
 //! found again by its names. A pool's sums never go back: what a removed node had counted is folded into its pool.
 
 pub mod carried;
+mod drain;
 pub mod meter;
 pub(crate) mod process;
+mod shard;
 mod table;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use prometheus::IntCounter;
 use prometheus::proto::MetricFamily;
 
 use carried::Carried;
+pub use drain::DrainGauge;
 use meter::Totals;
 pub use meter::{Direction, Handshake, Meter, OUTCOMES, PoolMeter, SOURCES, Seat, Shard, Side};
 
@@ -299,7 +303,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 18] = [
+    const CONTRACT: [&str; 21] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -310,6 +314,9 @@ mod tests {
         "mainstay_affinity_total",
         "mainstay_node_state",
         "mainstay_node_utilization",
+        "mainstay_drain_left",
+        "mainstay_drain_closed",
+        "mainstay_drain_deadline_seconds",
         "mainstay_health_checks_total",
         "mainstay_config_generation",
         "mainstay_config_reloads_total",
@@ -346,6 +353,7 @@ mod tests {
         node.probe(true);
         node.state("up");
         node.capacity(Some(8));
+        node.drain(Some(DrainGauge { closed: Box::new(|| 4), deadline: 1.8e9 }));
         metrics.set_generation(3);
         metrics
     }

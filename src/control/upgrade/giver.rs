@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::link::{TalkFault, expect, lent, say, send_batch};
 use super::program::Program;
 use super::steps::{Give, Giver, Heard};
-use super::words::{Hello, Known, Take, VERSION, kind};
+use super::words::{Drained, Hello, Known, Last, Take, VERSION, kind};
+use crate::control::drain;
 use crate::control::probe::nodes;
 use crate::control::{Reload, report};
 use crate::net::handover::Link;
@@ -298,7 +299,8 @@ impl Handing<'_> {
         }
         if is_open {
             // What it had shown is what the other shows without this, so a fault loses a few counts and no more.
-            let _ = say(link, kind::LAST, &front.metrics.counted()).await;
+            let last = Last { counted: front.metrics.counted(), drains: drains(&front) };
+            let _ = say(link, kind::LAST, &last).await;
         }
         Ok(())
     }
@@ -342,4 +344,18 @@ impl Handing<'_> {
             let _ = question.send(Err(Arc::new(fault)));
         }
     }
+}
+
+fn drains(front: &Front) -> Vec<Drained> {
+    let drained = |drain: drain::Snapshot| Drained {
+        pool: drain.pool,
+        node: drain.node,
+        is_ordered: drain.is_ordered,
+        over: drain.order.over,
+        code: drain.order.code,
+        reason: drain.order.reason,
+        elapsed: drain.so_far.elapsed,
+        closed: drain.so_far.closed,
+    };
+    drain::snapshots(front).into_iter().map(drained).collect()
 }

@@ -185,6 +185,9 @@ mod tests {
         crashes: u8,
     }
 
+    /// Takes each step that a world may make.
+    type On<'a> = &'a mut dyn FnMut(&dyn Fn(&mut World));
+
     impl World {
         fn start() -> Self {
             Self {
@@ -249,7 +252,7 @@ mod tests {
             self.to_new.clear();
         }
 
-        fn old_steps(&self, on: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+        fn old_steps(&self, on: On<'_>) {
             if !self.old_todo.is_empty() {
                 on(&Self::old_does);
                 return;
@@ -304,7 +307,7 @@ mod tests {
             }
         }
 
-        fn new_steps(&self, on: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+        fn new_steps(&self, on: On<'_>) {
             if !self.new_todo.is_empty() {
                 on(&Self::new_does);
                 return;

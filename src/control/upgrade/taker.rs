@@ -10,14 +10,15 @@ use std::time::Duration;
 use super::link::{TalkFault, arrivals, expect, read};
 use super::program::VARIABLE;
 use super::steps::{Came, Take as Do, Taker};
-use super::words::{Hello, Known, Take, VERSION, kind};
+use super::words::{Drained, Hello, Known, Last, Take, VERSION, kind};
 use crate::config::Drain;
+use crate::control::drain;
 use crate::control::probe::nodes;
 use crate::control::{Bound, Reload, report};
-use crate::metrics::carried::Carried;
 use crate::net::handover::{Frame, Link, fault_frame, from_parent};
 use crate::net::inherit::Inherited;
 use crate::proxy::Front;
+use crate::proxy::drain::SoFar;
 use crate::relay::parcel::Counts;
 use crate::relay::{Arrival, Closing, Held, Which};
 use crate::service;
@@ -142,6 +143,16 @@ fn recall(front: &Front, known: &Known) {
     }
 }
 
+fn snapshot(drain: Drained) -> drain::Snapshot {
+    drain::Snapshot {
+        pool: drain.pool,
+        node: drain.node,
+        is_ordered: drain.is_ordered,
+        order: Drain { over: drain.over, code: drain.code, reason: drain.reason },
+        so_far: SoFar { elapsed: drain.elapsed, closed: drain.closed },
+    }
+}
+
 /// What came.
 enum Next {
     /// A batch, which is carried now.
@@ -190,7 +201,13 @@ impl Coming {
                 kind::PIECE => arrived.extend(arrivals(frame)?),
                 kind::WHOLE => return self.hold(taker, arrived).await,
                 kind::LAST => {
-                    self.reload.front().metrics.carry(read::<Carried>(&frame)?);
+                    let last: Last = read(&frame)?;
+                    let front = self.reload.front();
+                    front.metrics.carry(last.counted);
+                    for drain in last.drains {
+                        // A node that the new config does not have is seen off as such.
+                        drain::resume(front, &snapshot(drain));
+                    }
                     return Ok(Next::Last);
                 }
                 other => return Err(TalkFault::Strange(other)),
@@ -235,7 +252,7 @@ impl Coming {
                 |known: &crate::config::Pool| known.nodes.iter().any(|known| known.id.as_str() == &**node);
             let gone = if !known.is_some_and(has) {
                 Which::Node { pool: Arc::clone(pool), node: Arc::clone(node) }
-            } else if !config.routes.iter().any(|known| known.name() == &**route && known.pool == *pool) {
+            } else if !config.routes.iter().any(|known| known.name() == **route && known.pool == *pool) {
                 Which::Route { pool: Arc::clone(pool), route: Arc::clone(route) }
             } else {
                 continue;

@@ -31,7 +31,7 @@ pub mod kind {
     pub const HELD: u8 = 7;
     /// Old to new: it has let go of the batch.
     pub const GO: u8 = 8;
-    /// Old to new: what it has counted at last, [`Carried`](super::Carried); it ends.
+    /// Old to new: its [last words](super::Last); it ends.
     pub const LAST: u8 = 9;
 }
 
@@ -71,4 +71,36 @@ pub struct Known {
     pub address: String,
     /// The rest.
     pub health: Memory,
+}
+
+/// What the old process has to say at last.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Last {
+    /// What it has counted in all.
+    pub counted: Carried,
+    /// The drains that are under way. The tunnels that they mean have all come by now.
+    pub drains: Vec<Drained>,
+}
+
+/// A drain under way.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Drained {
+    /// The pool's name.
+    pub pool: String,
+    /// The node's name.
+    pub node: String,
+    /// An operator ordered it.
+    pub is_ordered: bool,
+    /// Its whole window.
+    pub over: Duration,
+    /// The close code.
+    pub code: u16,
+    /// The reason in the Close.
+    pub reason: String,
+    /// How much of the window has passed.
+    pub elapsed: Duration,
+    /// Tunnels that have ended since it began.
+    pub closed: usize,
 }

@@ -1,5 +1,7 @@
 //! The process: from a config to bound sockets, threads and tasks, and phase by phase to the end.
 
+mod view;
+
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -10,9 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::admin::sessions::Session;
-use crate::admin::status::{Process, status};
-use crate::admin::{self, Readiness, View};
+use crate::admin;
 use crate::config::{Config, ListenAddress};
 use crate::control::upgrade::{Program, Succession, Taking, Upgrader};
 use crate::control::watch::Watch;
@@ -24,7 +24,7 @@ use crate::net::files;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{Front, State};
-use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Which, Why};
+use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Why};
 use crate::service;
 use crate::ws::close;
 
@@ -107,7 +107,7 @@ impl App {
         let upgrader = Arc::new(OnceLock::new());
         let upgrades = Arc::clone(&upgrader);
         let serve_admin = move |reload: &Arc<Reload>, listener| -> admin::Later<()> {
-            let view = Arc::new(view(reload, started_at, &upgrades));
+            let view = Arc::new(view::view(reload, started_at, &upgrades));
             Box::pin(admin::serve(listener, view, reload.front().shutdown.clone()))
         };
         let reload =
@@ -212,57 +212,6 @@ impl Drop for App {
     }
 }
 
-/// What the admin server shows and can bring about.
-fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<OnceLock<Upgrader>>) -> View {
-    let front = reload.front();
-    let [ready, shown, listed, closed] = [(); 4].map(|()| Arc::clone(front));
-    let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
-    let upgrades = Arc::clone(upgrades);
-    View {
-        metrics: Arc::clone(&front.metrics),
-        readiness: Box::new(move || readiness(&ready)),
-        config: Box::new(move || config.config()),
-        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
-        sessions: Box::new(move |wanted| {
-            let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
-            Box::pin(async { page.await.into_iter().map(Session::from).collect() })
-        }),
-        close: Box::new(move |id| {
-            let departures = closed.relay.close_some(Which::Session(id), &killing());
-            Box::pin(async move { departures.counted().await > 0 })
-        }),
-        reload: Box::new(move || {
-            let reload = Arc::clone(&asked);
-            Box::pin(async move {
-                let changes = reload.from_file().await?;
-                Ok(changes.iter().map(ToString::to_string).collect())
-            })
-        }),
-        upgrade: Box::new(move || {
-            let upgrader = upgrades.get().cloned();
-            Box::pin(async move {
-                let Some(upgrader) = upgrader else { return Err("the balancer is starting".into()) };
-                let replaced = upgrader.replace().await.map_err(|fault| fault.to_string())?;
-                Ok(admin::Replaced {
-                    process: replaced.process,
-                    tunnels: replaced.tunnels,
-                    pause: replaced.pause,
-                })
-            })
-        }),
-    }
-}
-
-/// How an operator ends a session. The client may come back, so not 1000.
-fn killing() -> Closing {
-    Closing {
-        code: close::SERVICE_RESTART,
-        reason: "closed by an operator".into(),
-        over: Duration::ZERO,
-        grace: GRACE,
-    }
-}
-
 /// A listener on `address`: the inherited one, or one that is bound.
 fn open(address: &ListenAddress, is_admin: bool, inherited: &mut Inherited) -> io::Result<Listener> {
     let name = control::handed_name(address, is_admin);
@@ -307,18 +256,6 @@ fn close_event(record: &Record, outcome: &Outcome) -> access::Close {
         bytes: outcome.bytes,
         messages: outcome.messages,
     }
-}
-
-fn readiness(front: &Front) -> Readiness {
-    use crate::shutdown::Phase;
-    if front.shutdown.phase() != Phase::Serving {
-        return Readiness::NotReady("draining");
-    }
-    let now = front.now();
-    if front.state.load().pools.values().any(|pool| pool.up(now) > 0) {
-        return Readiness::Ready;
-    }
-    Readiness::NotReady("no node is up")
 }
 
 /// Runs a balancer with the config that was read from the file at `path` until SIGTERM or SIGINT; see [`run_until`].

@@ -1,0 +1,101 @@
+//! What the admin server shows and can bring about, from the parts of the running process.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use super::GRACE;
+use crate::admin::nodes::NodeAnswer;
+use crate::admin::sessions::Session;
+use crate::admin::status::{Process, drain_status, status};
+use crate::admin::{self, Readiness, View};
+use crate::control::drain::Told;
+use crate::control::upgrade::Upgrader;
+use crate::control::{self, Reload};
+use crate::proxy::Front;
+use crate::relay::{Closing, Which};
+use crate::ws::close;
+
+/// What the admin server shows and can bring about.
+pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<OnceLock<Upgrader>>) -> View {
+    let front = reload.front();
+    let [ready, shown, listed, closed, drained, undrained] = [(); 6].map(|()| Arc::clone(front));
+    let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
+    let upgrades = Arc::clone(upgrades);
+    View {
+        metrics: Arc::clone(&front.metrics),
+        readiness: Box::new(move || readiness(&ready)),
+        config: Box::new(move || config.config()),
+        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
+        sessions: Box::new(move |wanted| {
+            let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
+            Box::pin(async { page.await.into_iter().map(Session::from).collect() })
+        }),
+        close: Box::new(move |id| {
+            let departures = closed.relay.close_some(Which::Session(id), &killing());
+            Box::pin(async move { departures.counted().await > 0 })
+        }),
+        drain: Box::new(move |pool, node, wish| {
+            let front = Arc::clone(&drained);
+            Box::pin(async move {
+                let told = control::drain::order(&front, &pool, &node, &wish).await?;
+                Ok(node_answer(&front, told))
+            })
+        }),
+        undrain: Box::new(move |pool, node| {
+            Ok(node_answer(&undrained, control::drain::withdraw(&undrained, &pool, &node)?))
+        }),
+        reload: Box::new(move || {
+            let reload = Arc::clone(&asked);
+            Box::pin(async move {
+                let changes = reload.from_file().await?;
+                Ok(changes.iter().map(ToString::to_string).collect())
+            })
+        }),
+        upgrade: Box::new(move || {
+            let upgrader = upgrades.get().cloned();
+            Box::pin(async move {
+                let Some(upgrader) = upgrader else { return Err("the balancer is starting".into()) };
+                let replaced = upgrader.replace().await.map_err(|fault| fault.to_string())?;
+                Ok(admin::Replaced {
+                    process: replaced.process,
+                    tunnels: replaced.tunnels,
+                    pause: replaced.pause,
+                })
+            })
+        }),
+    }
+}
+
+/// What is said of a node that was told to be drained, or no longer.
+fn node_answer(front: &Front, told: Told) -> NodeAnswer {
+    let Told { upstream, warnings } = told;
+    NodeAnswer {
+        pool: upstream.meter.pool.to_string(),
+        node: upstream.node.id.to_string(),
+        state: upstream.load(front.now()).state.as_str(),
+        drain: drain_status(&upstream),
+        warnings,
+    }
+}
+
+/// How an operator ends a session. The client may come back, so not 1000.
+fn killing() -> Closing {
+    Closing {
+        code: close::SERVICE_RESTART,
+        reason: "closed by an operator".into(),
+        over: Duration::ZERO,
+        grace: GRACE,
+    }
+}
+
+fn readiness(front: &Front) -> Readiness {
+    use crate::shutdown::Phase;
+    if front.shutdown.phase() != Phase::Serving {
+        return Readiness::NotReady("draining");
+    }
+    let now = front.now();
+    if front.state.load().pools.values().any(|pool| pool.up(now) > 0) {
+        return Readiness::Ready;
+    }
+    Readiness::NotReady("no node is up")
+}
