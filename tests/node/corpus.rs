@@ -95,6 +95,8 @@ fn classic_payloads_are_read_and_written_alike() {
         } else {
             let broadcast =
                 classic::read_broadcast(&payload).unwrap_or_else(|fault| panic!("{label}: {fault}"));
+            assert!(classic::is_broadcast_of(&broadcast.uid, &payload), "{label}");
+            assert!(!classic::is_broadcast_of("LDZPxD", &payload), "{label}");
             let classic::Broadcast { uid, nsp, data, target, flags } = broadcast;
             let written = classic::write_broadcast(&uid, &nsp, &data, &target, &flags);
             // The emitter has another order of keys, and a date does not come back as one.
