@@ -24,12 +24,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 pub mod auth;
+pub mod bus;
 pub mod config;
 mod echo;
 pub mod engine_io;
 pub mod hub;
 pub mod limits;
 pub mod metrics;
+pub mod packet;
 mod page;
 pub mod presence;
 pub mod value;

@@ -1,0 +1,3 @@
+//! What connects nodes: within one process, or through Redis.
+
+pub mod memory;
