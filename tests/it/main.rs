@@ -24,3 +24,4 @@ mod server;
 mod threads;
 mod panics;
 mod papers;
+mod wire;
