@@ -20,10 +20,13 @@ const SHARDS: usize = 64;
 /// A room's sockets in their order of coming. A tree is dense in memory, and leaving a large room is cheap.
 type Inside = BTreeMap<u64, Arc<Socket>>;
 
+/// One shard of a table by names.
+type Shard<T> = RwLock<HashMap<Arc<str>, T>>;
+
 /// See the module.
 pub(super) struct Members {
-    sockets: Box<[RwLock<HashMap<Arc<str>, Arc<Socket>>>]>,
-    rooms: Box<[RwLock<HashMap<Arc<str>, Inside>>]>,
+    sockets: Box<[Shard<Arc<Socket>>]>,
+    rooms: Box<[Shard<Inside>]>,
     /// Names come from clients, so where they fall must not be theirs to choose.
     places: RandomState,
     /// Counts the rooms of all namespaces.
