@@ -6,8 +6,10 @@
 
 pub mod answer;
 pub mod api;
+pub mod application;
 pub mod auth;
 pub mod bus;
+mod chat;
 pub mod config;
 mod echo;
 pub mod engine_io;
@@ -16,6 +18,7 @@ pub mod hub;
 mod life;
 pub mod limits;
 pub mod metrics;
+pub mod packet;
 pub mod plain;
 pub mod presence;
 pub mod request;

@@ -1,4 +1,5 @@
-//! How nodes speak to each other: through Redis, in the formats of the Node.js adapters.
+//! What connects nodes: within one process, or through Redis.
 
+pub mod memory;
 pub mod redis;
 pub mod wire;
