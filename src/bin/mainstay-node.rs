@@ -62,7 +62,8 @@ fn run(settings: Settings) -> io::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let node = Node::start(settings, &World::default()).await.map_err(io::Error::other)?;
+        let world = World::of(&settings);
+        let node = Node::start(settings, &world).await.map_err(io::Error::other)?;
         let node = Arc::new(node);
         tokio::select! {
             _ = term.recv() => {}

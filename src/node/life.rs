@@ -20,9 +20,14 @@ use tracing::info;
 
 use crate::shutdown::Shutdown;
 
+use super::application::Application;
+use super::auth::Auth;
+use super::bus::memory::Memory;
 use super::config::Settings;
+use super::hub::Hub;
 use super::limits::Seats;
 use super::metrics::Metrics;
+use super::plain::{Guests, Parts, Plain};
 use super::presence::{Presence, Roll};
 use super::routes::Routes;
 use super::server;
@@ -31,10 +36,24 @@ use super::server;
 const LATE: Duration = Duration::from_secs(10);
 
 /// What the nodes of one process share when there is no Redis.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct World {
     /// Who is connected to any of them.
     roll: Arc<Roll>,
+    /// Their bus.
+    memory: Arc<Memory>,
+}
+
+impl World {
+    /// For nodes that let sessions come back for so long.
+    pub fn new(recovery: Option<Duration>) -> Self {
+        Self { roll: Arc::default(), memory: Memory::new(recovery) }
+    }
+
+    /// For a node of these settings, and its fellows.
+    pub fn of(settings: &Settings) -> Self {
+        Self::new(settings.cluster.recovery)
+    }
 }
 
 /// Why a node does not start.
@@ -110,8 +129,10 @@ impl Node {
         in_order == Ok(true)
     }
 
-    async fn end(&self, _over: Duration) -> bool {
+    async fn end(&self, over: Duration) -> bool {
+        self.routes.plain.shutdown(over).await;
         let is_tidy = self.routes.presence.close().await;
+        self.routes.hub.close().await;
         self.stop.cancel();
         let server = std::mem::take(&mut *self.server.lock());
         server.join_all().await;
@@ -121,12 +142,19 @@ impl Node {
 
 fn routes(settings: Settings, world: &World) -> Routes {
     let seats = Seats::new(settings.clients.max_connections);
-    let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roll));
-    Routes {
-        metrics: Metrics::new(&seats),
-        presence: Arc::new(presence),
-        shutdown: Shutdown::new(),
-        seats,
-        settings,
-    }
+    let metrics = Metrics::new(&seats);
+    let presence = Arc::new(Presence::in_memory(&settings.id, Arc::clone(&world.roll)));
+    let hub = Hub::new(world.memory.fellow(), &settings.clients.namespaces, &metrics);
+    let application = Arc::new(Application::new(&settings.id, &hub, &presence));
+    let auth = Arc::new(Auth::new(&settings.auth));
+    let guests = Arc::new(Guests::new(&hub, &application));
+    let parts = Parts {
+        node: Arc::clone(&settings.id),
+        auth,
+        clients: settings.clients.clone(),
+        seats: Arc::clone(&seats),
+        metrics: metrics.clone(),
+    };
+    let (plain, shutdown) = (Plain::new(parts, guests), Shutdown::new());
+    Routes { settings, seats, metrics, hub, application, plain, presence, shutdown }
 }
