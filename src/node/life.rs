@@ -111,7 +111,7 @@ impl Node {
         let routes = Arc::new(routes(settings, world));
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server::serve(listener, Arc::clone(&routes), idle, stop.clone()));
-        info!(node = %routes.settings.id, %address, "listening");
+        info!(node = %routes.settings.id, %address, "node open");
         Ok(Self { routes, stop, server: Mutex::new(tasks), address })
     }
 

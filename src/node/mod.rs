@@ -11,7 +11,6 @@ pub mod auth;
 pub mod bus;
 mod chat;
 pub mod config;
-mod echo;
 pub mod engine_io;
 pub mod health;
 pub mod hub;
@@ -26,5 +25,4 @@ mod routes;
 pub mod server;
 pub mod value;
 
-pub use echo::serve;
 pub use life::{Node, StartFault, World};

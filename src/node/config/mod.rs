@@ -185,6 +185,18 @@ pub struct Faults(pub Vec<String>);
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
 impl Settings {
+    /// The settings that these arguments give, as a command line would.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn of(arguments: &[&str], file: ReadFile) -> Result<Self, Faults> {
+        let written = std::iter::once(&"mainstay-node").chain(arguments);
+        let alone = <Alone as clap::Parser>::try_parse_from(written);
+        let alone = alone.map_err(|fault| Faults(vec![fault.to_string()]))?;
+        Self::resolve(alone.flags, file)
+    }
+
     /// Checks the flags as a whole.
     ///
     /// # Errors
@@ -215,6 +227,13 @@ impl Settings {
             api,
         })
     }
+}
+
+/// The flags as a command of their own, for who has no command line.
+#[derive(Debug, clap::Parser)]
+struct Alone {
+    #[command(flatten)]
+    flags: Flags,
 }
 
 fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Cluster {
@@ -349,27 +368,18 @@ fn text(flag: &str, path: &Path, file: ReadFile, faults: &mut Vec<String>) -> Op
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        flags: Flags,
-    }
 
     /// The settings of a node `ws1` with these flags; files are made up.
     pub(crate) fn settings(arguments: &[&str]) -> Result<Settings, String> {
-        let written = ["mainstay-node", "--id", "ws1", "--listen", "127.0.0.1:0"].iter().chain(arguments);
-        let cli = Cli::try_parse_from(written).map_err(|fault| fault.to_string())?;
         let file = |path: &Path| match path.to_str() {
             Some("token") => Ok("an-api-token-0123456789".into()),
             Some("secret") => Ok("0123456789abcdef0123456789abcdef\n".into()),
             Some("short") => Ok("short".into()),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
-        Settings::resolve(cli.flags, &file).map_err(|faults| faults.to_string())
+        let written = [&["--id", "ws1", "--listen", "127.0.0.1:0"], arguments].concat();
+        Settings::of(&written, &file).map_err(|faults| faults.to_string())
     }
 
     #[test]
@@ -428,8 +438,7 @@ pub(crate) mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let arguments =
-            ["--redis", "redis://me:hunter2@127.0.0.1:6379/1", "--api-token-file", "token"];
+        let arguments = ["--redis", "redis://me:hunter2@127.0.0.1:6379/1", "--api-token-file", "token"];
         let key = ["--jwt-key-file", "secret", "--jwt-algorithm", "HS256"];
         let settings = settings(&[&arguments[..], &key].concat()).unwrap();
         let shown = format!("{settings:?}");
