@@ -233,6 +233,9 @@ impl Engine {
     fn end(&mut self, place: usize) {
         let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place);
+        if live.was_lent {
+            self.unregister(&live);
+        }
         let (id, now, ledger) = (live.record.id, self.now, &self.ledger);
         let told = catch_unwind(AssertUnwindSafe(move || {
             ledger(&live.record, &live.outcome(now));
