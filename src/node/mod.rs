@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod packet;
 mod page;
 pub mod presence;
+pub mod socketio;
 pub mod value;
 
 /// How long a connection may go on after the shutdown token was cancelled.
