@@ -1,3 +1,5 @@
-//! What connects nodes: within one process, or through Redis.
+//! How nodes speak to each other: within one process, or through Redis in the formats of the Node.js adapters.
 
 pub mod memory;
+pub mod redis;
+pub mod wire;
