@@ -23,6 +23,7 @@ pub mod presence;
 pub mod request;
 mod routes;
 pub mod server;
+pub mod socketio;
 pub mod value;
 
 pub use life::{Node, StartFault, World};

@@ -25,6 +25,8 @@ struct Waiting {
     /// Serials of the sockets that have not answered.
     left: BTreeSet<u64>,
     answers: mpsc::Sender<Value>,
+    /// All arguments of an answer are wanted, as a list; otherwise the first.
+    is_whole: bool,
     /// What gives up when the time is over.
     timer: Option<AbortHandle>,
 }
@@ -44,12 +46,12 @@ impl Asked {
     }
 
     /// These sockets are about to be asked.
-    pub(super) fn wait(&self, number: u64, sockets: &[Arc<Socket>]) -> mpsc::Receiver<Value> {
+    pub(super) fn wait(&self, number: u64, sockets: &[Arc<Socket>], is_whole: bool) -> mpsc::Receiver<Value> {
         // Room for every answer, so giving one never waits.
         let (answers, heard) = mpsc::channel(sockets.len().max(1));
         let left: BTreeSet<u64> = sockets.iter().map(|socket| socket.serial).collect();
         if !left.is_empty() {
-            self.waiting.lock().insert(number, Waiting { left, answers, timer: None });
+            self.waiting.lock().insert(number, Waiting { left, answers, is_whole, timer: None });
         }
         heard
     }
@@ -62,11 +64,16 @@ impl Asked {
         }
     }
 
-    /// A client's answer: its first argument.
-    pub(super) fn answer(&self, socket: &Socket, number: u64, answer: Value) {
+    /// A client's answer.
+    pub(super) fn answer(&self, socket: &Socket, number: u64, mut data: Vec<Value>) {
         let mut waiting = self.waiting.lock();
         let Some(asked) = waiting.get_mut(&number) else { return };
         if asked.left.remove(&socket.serial) {
+            let answer = match (asked.is_whole, data.is_empty()) {
+                (true, _) => Value::List(data),
+                (false, true) => Value::Null,
+                (false, false) => data.swap_remove(0),
+            };
             // Whoever asked may have stopped listening.
             let is_wanted = asked.answers.try_send(answer).is_ok();
             if asked.left.is_empty() || !is_wanted {

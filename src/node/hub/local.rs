@@ -28,7 +28,7 @@ impl Local for Namespace {
         let number = self.asked.number();
         let (able, unable): (Vec<_>, Vec<_>) =
             self.members.select(target).into_iter().partition(|socket| socket.client().answers());
-        let heard = self.asked.wait(number, &able);
+        let heard = self.asked.wait(number, &able, false);
         if !able.is_empty() {
             self.give_up_after(flags.timeout.unwrap_or(ACK_TIME), number);
         }
@@ -102,7 +102,7 @@ impl Namespace {
         }
     }
 
-    fn give_up_after(&self, time: Duration, number: u64) {
+    pub(super) fn give_up_after(&self, time: Duration, number: u64) {
         let (me, end) = (self.me.clone(), self.shared.end.clone());
         let waiting = self.shared.tasks.spawn(async move {
             end.run_until_cancelled(tokio::time::sleep(time)).await;

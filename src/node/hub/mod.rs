@@ -25,6 +25,7 @@ use super::metrics::Metrics;
 
 pub mod adapter;
 mod asked;
+mod direct;
 mod event;
 mod local;
 mod members;

@@ -140,9 +140,8 @@ impl Namespace {
     }
 
     /// A client's answer to an event that wanted one.
-    pub fn answer(&self, socket: &Socket, number: u64, mut data: Vec<Value>) {
-        let first = if data.is_empty() { Value::Null } else { data.swap_remove(0) };
-        self.asked.answer(socket, number, first);
+    pub fn answer(&self, socket: &Socket, number: u64, data: Vec<Value>) {
+        self.asked.answer(socket, number, data);
     }
 
     /// The socket of that id, where it is one of this node's.

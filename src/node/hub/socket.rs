@@ -26,7 +26,7 @@ pub trait Client: Send + Sync {
     fn disconnect(&self, socket: &Arc<Socket>, close: bool);
 
     /// The handshake, with Node's keys: headers, time, address, xdomain, secure, issued, url, query, auth.
-    fn handshake(&self) -> Value;
+    fn handshake(&self, socket: &Socket) -> Value;
 }
 
 /// A client as it comes into a namespace.
@@ -119,7 +119,7 @@ impl Socket {
 
     /// What other nodes are told about it.
     pub fn facts(&self) -> SocketFacts {
-        let (id, handshake) = ((*self.id).into(), self.client.handshake());
+        let (id, handshake) = ((*self.id).into(), self.client.handshake(self));
         SocketFacts { id, handshake, rooms: self.rooms(), data: self.data() }
     }
 }

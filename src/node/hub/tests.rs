@@ -47,7 +47,7 @@ impl Client for Pad {
         self.got.lock().push(format!("disconnect {close}"));
     }
 
-    fn handshake(&self) -> Value {
+    fn handshake(&self, _: &Socket) -> Value {
         Value::map([("query", Value::Map(Vec::new()))])
     }
 }
