@@ -1,7 +1,7 @@
 //! The node's command line.
 //!
-//! Exit codes: 0 the node ended in order; 1 it could not start, or its end took longer than the drain time allows or
-//! was cut short by a second signal; 2 the flags are wrong.
+//! Exit codes: 0 the node ended in order; 1 it could not start, it must not go on beside servers of another kind, or its
+//! end took longer than the drain time allows or was cut short by a second signal; 2 the flags are wrong.
 
 use std::io;
 use std::process::ExitCode;
@@ -68,6 +68,11 @@ fn run(settings: Settings) -> io::Result<bool> {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
+            why = node.unfit() => {
+                tracing::error!(%why, "the node must not go on");
+                node.drain().await;
+                return Ok(false);
+            }
         }
         tracing::info!("the end begins");
         tokio::select! {

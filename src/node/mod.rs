@@ -25,5 +25,6 @@ mod routes;
 pub mod server;
 pub mod socketio;
 pub mod value;
+mod visitors;
 
 pub use life::{Node, StartFault, World};

@@ -2,6 +2,7 @@
 //!
 //! | path | answered by |
 //! |---|---|
+//! | `/socket.io/` | `engine_io`, for `socketio` |
 //! | `/ws` | `plain`; `/ws/schema.json` describes its messages |
 //! | `/` | the chat page, where the settings ask for it |
 //! | `/health` | `health` |
@@ -19,12 +20,15 @@ use crate::shutdown::{Phase, Shutdown};
 use super::answer::{self, Answer};
 use super::application::Application;
 use super::config::{Adapter, Settings};
+use super::engine_io;
 use super::health::Health;
 use super::hub::Hub;
 use super::limits::Seats;
 use super::metrics::Metrics;
 use super::plain::{self, Plain};
 use super::presence::Presence;
+use super::socketio::SocketIo;
+use super::visitors::Visitors;
 use super::{api, chat, server};
 
 /// What the answers are made of.
@@ -39,6 +43,12 @@ pub(super) struct Routes {
     pub(super) hub: Arc<Hub>,
     /// What clients and back-end code ask.
     pub(super) application: Arc<Application>,
+    /// The transports of Socket.IO.
+    pub(super) engine: engine_io::Server,
+    /// Socket.IO clients.
+    pub(super) socketio: Arc<SocketIo>,
+    /// What becomes of their events.
+    pub(super) visitors: Arc<Visitors>,
     /// Plain clients.
     pub(super) plain: Plain,
     /// Who is there.
@@ -50,6 +60,7 @@ pub(super) struct Routes {
 impl server::Service for Routes {
     async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         match request.uri().path() {
+            "/socket.io/" => self.engine.respond(request, peer).await,
             "/ws" => self.plain.upgrade(request, peer),
             "/ws/schema.json" => for_reading(&request, || {
                 answer::typed(StatusCode::OK, "application/schema+json", plain::SCHEMA)

@@ -88,7 +88,7 @@ impl hub::Client for Way {
         self.0.end("disconnected");
     }
 
-    fn handshake(&self) -> Value {
+    fn handshake(&self, _: &Socket) -> Value {
         self.0.handshake.clone()
     }
 }

@@ -38,10 +38,16 @@ impl Engine {
         if !self.poll(place) {
             return None;
         }
-        if let Some(last) = self.rounds.iter_mut().find(|round| round.is_last()) {
-            last.join(place, id);
-        }
+        self.join_rounds(place, id);
         Some(place)
+    }
+
+    /// A tunnel that has come belongs to the closings that take it in.
+    fn join_rounds(&mut self, place: usize, id: u64) {
+        let Some(Some(live)) = self.tunnels.get(place) else { return };
+        for round in self.rounds.iter_mut().filter(|round| round.welcomes(&live.record)) {
+            round.join(place, id, self.now);
+        }
     }
 
     /// A tunnel that could not be taken over for a panic has its one outcome all the same.
