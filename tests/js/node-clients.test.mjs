@@ -98,6 +98,21 @@ test('a client of the older generation is refused where it is not switched on', 
   }
 });
 
+test('pages of the origins that may connect may poll, and others may not', async (t) => {
+  const strict = await MainstayNode.start(['--origin', 'https://app.example']);
+  t.after(() => strict.stop());
+  const handshake = `${strict.url}/socket.io/?EIO=4&transport=polling`;
+  const mine = await fetch(handshake, { headers: { origin: 'https://app.example' } });
+  assert.equal(mine.status, 200);
+  assert.equal(mine.headers.get('access-control-allow-origin'), 'https://app.example');
+  assert.equal(mine.headers.get('access-control-allow-credentials'), 'true');
+  const preflight = await fetch(handshake, { method: 'OPTIONS', headers: { origin: 'https://app.example' } });
+  assert.equal(preflight.status, 204);
+  const strange = await fetch(handshake, { headers: { origin: 'https://evil.example' } });
+  assert.equal(strange.status, 403);
+  assert.notEqual(strange.headers.get('access-control-allow-origin'), 'https://evil.example');
+});
+
 async function connect({ url }, io, transports) {
   const socket = io(url, { transports, forceNew: true, reconnection: false });
   open.add(socket);
