@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::node::hub::adapter::{Adapter, Bus, BusState, Local, Pending};
 use crate::node::metrics::Metrics;
 
+pub mod memory;
 pub mod redis;
 pub mod settings;
 pub mod wire;
