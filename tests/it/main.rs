@@ -23,6 +23,7 @@ mod tls;
 mod tls_nodes;
 mod reload;
 mod server;
+mod socketio;
 mod threads;
 mod panics;
 mod papers;
