@@ -111,7 +111,8 @@ impl Fleet {
     #[inline(never)]
     fn pick(&self, wishes: &Wishes, balance: Balance, turn: u64) -> usize {
         let draw = hash::mix(turn);
-        let ask = Ask { wishes, balance, load_bound: 1.25, client: CLIENT, tunnel: true, draw, turn };
+        let ask =
+            Ask { wishes, balance, load_bound: 1.25, client: CLIENT, tunnel: true, opens: true, draw, turn };
         let mut candidates = candidates(&self.nodes, ask, |node| self.loads[node].read());
         candidates.next().map_or(NODES, |candidate| candidate.node)
     }
@@ -131,7 +132,12 @@ impl Counters {
     #[inline]
     fn read(&self) -> Load {
         let state = if self.state.load(Relaxed) == State::Up as u8 { State::Up } else { State::Down };
-        Load { state, live: self.live.load(Relaxed), share: f32::from_bits(self.share.load(Relaxed)) }
+        Load {
+            state,
+            live: self.live.load(Relaxed),
+            share: f32::from_bits(self.share.load(Relaxed)),
+            is_crowded: false,
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Session {
     pub trace: [u8; 16],
     /// What the affinity sources say.
     pub wishes: Wishes,
+    /// It may live on any node: nothing of it is anywhere yet.
+    pub opens: bool,
     /// When its head was read.
     pub begun: Instant,
     /// The same, on the calendar.
@@ -199,7 +201,23 @@ fn open(
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-    Ok(Session { id: front.next_id(), state, pool, route: name, origin, trace, wishes, begun, opened_at })
+    let opens = if is_upgrade {
+        !engine_io::is_of_a_session(asked.query)
+    } else {
+        engine_io::is_polling_handshake(request.method(), asked.query)
+    };
+    Ok(Session {
+        id: front.next_id(),
+        state,
+        pool,
+        route: name,
+        origin,
+        trace,
+        wishes,
+        opens,
+        begun,
+        opened_at,
+    })
 }
 
 fn host(headers: &HeaderMap) -> &str {
@@ -246,6 +264,7 @@ impl Session {
             load_bound: self.pool.config.load_bound,
             client: self.origin.client,
             tunnel,
+            opens: self.opens,
             draw: self.id,
             turn: self.pool.turn(self.wishes.list().is_empty()),
         };
