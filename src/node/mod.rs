@@ -26,6 +26,8 @@ use tracing::{debug, warn};
 pub mod auth;
 pub mod config;
 mod echo;
+pub mod engine_io;
+pub mod hub;
 pub mod limits;
 pub mod metrics;
 mod page;

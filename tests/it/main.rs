@@ -4,6 +4,7 @@ mod admin;
 mod admin_gate;
 mod contract;
 mod dashboard;
+mod engine_io;
 mod ends;
 mod handshake;
 mod limits;

@@ -1,0 +1,250 @@
+//! A WebSocket that carries a session: one task, one poll function, no buffer while idle.
+//!
+//! 1. write what waits, many frames in one write; bytes that many connections share are written from where they are.
+//! 2. read into a buffer that the thread has, and deliver each whole message from there.
+//! 3. nothing to write and nothing to read: sleep until the socket or a sender wakes the task.
+//! 4. the end: tell the layer above, write the Close, and read until the client has answered it, so that the kernel
+//!    does not reset what is still on its way to the client.
+//!
+//! A session that opened on a WebSocket is live from the start; one that polls is first probed (`2probe`, `3probe`,
+//! `5`) and lives on here only then.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Inbox;
+use super::connection::{Connection, Outgoing};
+use super::ending::{Ending, Reason};
+use super::frame::Frame;
+use super::packet::Packet;
+use super::reader::{Fault, Incoming, More, Reader};
+use super::state::{BATCH, Batch};
+use crate::ws::frame::{control, opcode};
+
+/// The most that one read takes.
+const SCRATCH: usize = 16 * 1024;
+
+/// How long the client has to answer the Close.
+const LINGER: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// The thread's read buffer. Taken out for a read and put back, so a read within a read would only make another.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A socket and the session that it carries.
+pub(super) struct Socket<S> {
+    /// The bytes, after the handshake.
+    stream: S,
+    /// The incoming half of the framing.
+    reader: Reader,
+    /// Who hears the messages.
+    ear: Ear,
+    /// Bytes of the first queued frame that are already written.
+    offset: usize,
+}
+
+/// The session's side of what is read.
+struct Ear {
+    connection: Arc<Connection>,
+    /// Where the messages go.
+    inbox: Arc<dyn Inbox>,
+    /// The client said Close.
+    has_closed: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// A session that is open on `stream`; `inbox` hears it.
+    pub(super) fn new(stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
+        let reader = Reader::new(connection.shared.settings.max_payload);
+        Self { stream, reader, ear: Ear { connection, inbox, has_closed: false }, offset: 0 }
+    }
+
+    /// The task that carries the session to its end. `early` is what the client sent right behind its request.
+    pub(super) fn live(mut self, mut early: Vec<u8>) -> Live<S> {
+        self.take_in(&mut early);
+        Live(Stage::Carrying(self))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.ear.connection.awake();
+        loop {
+            let is_blocked = match self.write(cx) {
+                Ok(is_blocked) => is_blocked,
+                Err(ending) => return Poll::Ready(ending),
+            };
+            match self.read(cx) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(ending)) => return Poll::Ready(ending),
+                Poll::Pending => {}
+            }
+            if self.ear.connection.sleep(cx.waker(), is_blocked) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Writes until nothing waits (`Ok(false)`) or the socket takes no more (`Ok(true)`).
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        loop {
+            let mut batch = Batch::new();
+            match self.ear.connection.outgoing(&mut batch, self.offset == 0) {
+                Outgoing::Rest => return Ok(false),
+                Outgoing::End(ending) => return Err(ending),
+                Outgoing::Write => {}
+            }
+            let mut slices: SmallVec<[IoSlice<'_>; BATCH]> =
+                batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
+            let mut slices = &mut slices[..];
+            IoSlice::advance_slices(&mut slices, self.offset);
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    self.offset = self.ear.connection.written(count, self.offset);
+                }
+                Poll::Ready(_) => return Err(Ending::silent(Reason::TransportError)),
+            }
+        }
+    }
+
+    /// Reads once and delivers what is whole.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+        let mut scratch = BUFFER.take();
+        scratch.resize(SCRATCH, 0);
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+        let result = match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Ending::silent(Reason::TransportError))),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                Poll::Ready(Err(Ending::silent(Reason::TransportClose)))
+            }
+            Poll::Ready(Ok(())) => {
+                self.take_in(buffer.filled_mut());
+                Poll::Ready(Ok(()))
+            }
+        };
+        BUFFER.set(scratch);
+        result
+    }
+
+    /// Delivers what is whole of `bytes`. A fault of the client closes the connection with the code that names it;
+    /// what waits still goes out first.
+    fn take_in(&mut self, bytes: &mut [u8]) {
+        let Self { reader, ear, .. } = self;
+        if let Err(fault) = reader.feed(bytes, |incoming| ear.hear(incoming)) {
+            debug!(sid = %ear.connection.sid(), %fault, "client broke the websocket");
+            ear.connection.end(fault.ending());
+        }
+    }
+}
+
+/// The task of a [`Socket`]: written out as a future, because its size is what an idle connection costs.
+pub(super) struct Live<S>(Stage<S>);
+
+enum Stage<S> {
+    /// The session lives.
+    Carrying(Socket<S>),
+    /// The session is over, and its socket is parting.
+    Parting(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Nothing is left to do.
+    Over,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Live<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let stage = &mut self.get_mut().0;
+        loop {
+            match stage {
+                Stage::Carrying(socket) => {
+                    let ending = ready!(socket.poll(cx));
+                    socket.ear.connection.finish(ending.reason);
+                    *stage = match (std::mem::replace(stage, Stage::Over), ending.close_frame()) {
+                        (Stage::Carrying(socket), Some(close)) => socket.parting(close),
+                        _ => Stage::Over,
+                    };
+                }
+                Stage::Parting(parting) => {
+                    ready!(parting.as_mut().poll(cx));
+                    *stage = Stage::Over;
+                }
+                Stage::Over => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket<S> {
+    fn parting(self, close: Frame) -> Stage<S> {
+        Stage::Parting(Box::pin(part(self.stream, close, self.ear.has_closed)))
+    }
+}
+
+impl Ear {
+    fn hear(&mut self, incoming: Incoming<'_>) -> More {
+        let revision = self.connection.revision();
+        match incoming {
+            Incoming::Text(text) => self.connection.receive(&self.inbox, Packet::text(text, revision)),
+            Incoming::Binary(data) => self.connection.receive(&self.inbox, Packet::binary(data, revision)),
+            Incoming::Ping(data) => {
+                self.connection.alive();
+                self.connection.control(Frame::control(control(opcode::PONG, data, None)));
+                true
+            }
+            Incoming::Pong => {
+                self.connection.alive();
+                true
+            }
+            Incoming::Close(code) => {
+                self.has_closed = true;
+                self.connection.end(match code {
+                    Some(code) => Ending::coded(Reason::TransportClose, code, ""),
+                    None => Ending::empty(Reason::TransportClose),
+                });
+                false
+            }
+        }
+    }
+}
+
+impl Fault {
+    fn ending(self) -> Ending {
+        Ending::coded(Reason::TransportError, self.code(), "")
+    }
+}
+
+/// Writes the last frame and reads until the client has closed, unless it already has. Whoever does not close is
+/// dropped after [`LINGER`].
+pub(super) async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, close: Frame, has_closed: bool) {
+    let farewell = async {
+        stream.write_all(close.wire()).await?;
+        stream.shutdown().await?;
+        while !has_closed && std::future::poll_fn(|cx| skip(&mut stream, cx)).await? {}
+        io::Result::Ok(())
+    };
+    // A client that is already gone is no fault of anybody's.
+    let _ = timeout(LINGER, farewell).await;
+}
+
+/// Reads something and forgets it; `false` at the end of the stream.
+fn skip<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    let mut scratch = BUFFER.take();
+    scratch.resize(SCRATCH, 0);
+    let mut buffer = ReadBuf::new(&mut scratch);
+    let read = Pin::new(stream).poll_read(cx, &mut buffer);
+    let has_more = !buffer.filled().is_empty();
+    BUFFER.set(scratch);
+    ready!(read)?;
+    Poll::Ready(Ok(has_more))
+}
