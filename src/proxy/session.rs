@@ -19,14 +19,14 @@ use super::accept::Connection;
 use super::contained::contained;
 use super::{Front, Pool, State, forward, upgrade};
 use crate::affinity::Directory as _;
-use crate::affinity::{self, Wishes, engine_io};
+use crate::affinity::{self, Prefixes, Source, Wish, Wishes, engine_io};
 use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
 use crate::http::{Body, BodyFault, trace};
 use crate::metrics::Handshake;
 use crate::net::proxy_protocol::Ends;
-use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
+use crate::pool::pick::{Ask, Balance, Candidate, Candidates, Load, Outcome, Shortage, candidates};
 use crate::ws::handshake;
 
 /// How a plain request whose client left is counted: among 4xx, by the status that nginx made usual.
@@ -270,6 +270,21 @@ impl Session {
         };
         let now = front.now();
         candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
+    }
+
+    /// The key that `candidate` was found by, when nothing will pin the client to its node.
+    pub fn key(&self, candidate: &Candidate) -> Option<u64> {
+        let sets_pin = self.pool.config.affinity.iter().any(|source| matches!(source, Source::Cookie(_)));
+        if sets_pin || matches!(candidate.outcome, Outcome::Kept) {
+            return None;
+        }
+        match self.wishes.list().last() {
+            Some(Wish::Key { hash, .. }) => Some(*hash),
+            _ if self.pool.balance() == Balance::ClientIp => {
+                Some(affinity::client_key(self.origin.client, Prefixes::default()))
+            }
+            _ => None,
+        }
     }
 
     /// Why a list of candidates came to its end.

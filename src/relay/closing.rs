@@ -4,6 +4,7 @@
 //! schedule over all their tunnels together. Who is told to close was there when the closing began: a tunnel that
 //! is adopted later is not touched, so the caller first sees to it that no new one comes.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -44,6 +45,8 @@ pub enum Which {
         /// The first that is not.
         before: u32,
     },
+    /// Those of these sessions. They are moved.
+    Sessions(Arc<HashSet<u64>>),
     /// The one of this session. It is killed.
     Session(u64),
 }
@@ -58,6 +61,7 @@ impl Which {
             Self::Opened { of, since, before } => {
                 (*since..*before).contains(&record.generation) && of.matches(record)
             }
+            Self::Sessions(ids) => ids.contains(&record.id),
             Self::Session(id) => record.id == *id,
         }
     }
@@ -67,6 +71,7 @@ impl Which {
             Self::All => Why::Shutdown,
             Self::Pool(_) | Self::Node { .. } | Self::Route { .. } => Why::Drained,
             Self::Opened { of, .. } => of.why(),
+            Self::Sessions(_) => Why::Rebalanced,
             Self::Session(_) => Why::Killed,
         }
     }

@@ -631,6 +631,7 @@ mod tests {
         let home = fleet.order("ann")[0];
         fleet.loads[home].state = State::Down;
         assert_eq!(fleet.first(&wishes, 0), Some(fleet.order("ann")[1]));
+        fleet.loads[home].state = State::Up;
         fleet.loads[home].share = 0.1;
         fleet.loads[home].live = 0;
         assert_eq!(fleet.first(&wishes, 0), Some(home));
@@ -740,7 +741,7 @@ mod tests {
             fleet.balance = balance;
             for random in 0..50 {
                 let all = fleet.all(&fleet.wish(&["ws0"], None), random);
-                assert_eq!((all[0].outcome, all[0].via), (Outcome::Moved, Some(Via::Cookie)));
+                assert_eq!((all[0].outcome, all[0].via), (Outcome::Moved, Some(Via::NodeCookie)));
                 assert!(all[0].node != 0 && all[2].node == 0, "the crowded one is the last resort");
                 assert_ne!(fleet.first(&Wishes::default(), random), Some(0));
             }
