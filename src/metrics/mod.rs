@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 18] = [
+    const CONTRACT: [&str; 20] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -263,6 +263,8 @@ mod tests {
         "mainstay_node_state",
         "mainstay_node_utilization",
         "mainstay_health_checks_total",
+        "mainstay_rebalance_left",
+        "mainstay_rebalance_closes_total",
         "mainstay_config_generation",
         "mainstay_config_reloads_total",
         "mainstay_config_last_reload_success",

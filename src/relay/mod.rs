@@ -640,7 +640,9 @@ mod tests {
             [0, 4],
             "those that are being closed are not chosen again"
         );
-        [1, 3].map(|id| peers.swap_remove(id));
+        for id in [3, 1] {
+            drop(peers.swap_remove(id));
+        }
         assert_eq!([stage.outcome().1.why, stage.outcome().1.why], [Why::Rebalanced; 2]);
         stage.end();
     }
