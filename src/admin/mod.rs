@@ -11,6 +11,7 @@ mod answer;
 mod api;
 pub mod client;
 mod gate;
+pub mod rebalance;
 pub mod sessions;
 pub mod status;
 
@@ -28,6 +29,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time;
 use tokio_util::task::TaskTracker;
@@ -110,6 +112,8 @@ pub struct View {
     pub sessions: Box<dyn Fn(Wanted) -> Later<Vec<Session>> + Send + Sync>,
     /// Begins to end the session with this id; false where there is none.
     pub close: Box<dyn Fn(u64) -> Later<bool> + Send + Sync>,
+    /// Begins a rebalance of a pool, as this wish says.
+    pub rebalance: Box<dyn Fn(&str, &Value) -> rebalance::Said + Send + Sync>,
     /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
     /// happens when the client goes away.
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
@@ -319,6 +323,7 @@ mod tests {
             status: Box::new(|| panic!("not asked here")),
             sessions: Box::new(|_| panic!("not asked here")),
             close: Box::new(|_| panic!("not asked here")),
+            rebalance: Box::new(|_, _| panic!("not asked here")),
             reload: Box::new(|| panic!("not asked here")),
         }
     }

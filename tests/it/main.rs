@@ -19,6 +19,7 @@ mod records;
 mod scrape;
 mod tls;
 mod tls_nodes;
+mod rebalance;
 mod reload;
 mod server;
 mod threads;
