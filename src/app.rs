@@ -172,8 +172,8 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
             Box::pin(async move { departures.counted().await > 0 })
         }),
         rebalance: Box::new(move |pool, wish| {
-            let (rule, outlook) = rebalances.order(pool, wish)?;
-            Ok(Plan::new(pool, &rule, &outlook))
+            let (rule, outlook) = rebalances.order(&pool, &wish)?;
+            Ok(Plan::new(&pool, &rule, &outlook))
         }),
         reload: Box::new(move || {
             let reload = Arc::clone(&asked);

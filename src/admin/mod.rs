@@ -113,7 +113,7 @@ pub struct View {
     /// Begins to end the session with this id; false where there is none.
     pub close: Box<dyn Fn(u64) -> Later<bool> + Send + Sync>,
     /// Begins a rebalance of a pool, as this wish says.
-    pub rebalance: Box<dyn Fn(&str, &Value) -> rebalance::Said + Send + Sync>,
+    pub rebalance: Box<dyn Fn(String, Value) -> rebalance::Said + Send + Sync>,
     /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
     /// happens when the client goes away.
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,

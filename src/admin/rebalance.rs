@@ -90,7 +90,7 @@ pub(super) fn pool(path: &str) -> Option<&str> {
 /// Begins it.
 pub(super) fn begin(pool: &str, body: &[u8], view: &View) -> Answer {
     let wish = if body.is_empty() { json!({}) } else { serde_json::from_slice(body).unwrap_or(Value::Null) };
-    match (view.rebalance)(pool, &wish) {
+    match (view.rebalance)(pool.to_owned(), wish) {
         Ok(plan) if plan.moves > 0 => answer::json(StatusCode::ACCEPTED, &plan),
         Ok(plan) => answer::json(StatusCode::OK, &plan),
         Err(fault) => {

@@ -25,3 +25,4 @@ mod server;
 mod threads;
 mod panics;
 mod papers;
+mod wire;

@@ -96,7 +96,7 @@ pub struct File {
 impl File {
     pub fn new(path: &str, text: &str) -> Self {
         let code = code(text);
-        let is_test = path.starts_with("tests/") || path.ends_with("/tests.rs");
+        let is_test = path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/");
         let tests_from = if is_test { 0 } else { inline_tests(&code).unwrap_or(code.len()) };
         Self { path: path.into(), text: text.into(), code, tests_from }
     }

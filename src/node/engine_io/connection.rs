@@ -18,7 +18,7 @@ use super::packet::Packet;
 use super::reader::More;
 use super::shared::Shared;
 use super::sid::Sid;
-use super::state::{Batch, Phase, Polling, Queue, State, Transport};
+use super::state::{Batch, Phase, Queue, State, Transport};
 use super::{Inbox, Message, Revision};
 
 /// How long a WebSocket may take to write what waits before it is closed.
@@ -331,19 +331,10 @@ impl Connection {
     pub(super) fn awake(&self) {
         self.state.lock().waker = None;
     }
-
-    /// The requests of a polling session, while it is one.
-    #[expect(dead_code, reason = "polling comes with the next change")]
-    pub(super) fn polling<T>(&self, look: impl FnOnce(&mut Polling) -> T) -> Option<T> {
-        match &mut self.state.lock().transport {
-            Transport::Polling(polling) => Some(look(polling)),
-            Transport::WebSocket => None,
-        }
-    }
 }
 
 /// Wakes the task that writes, after the lock was given back.
-fn wake(mut state: MutexGuard<'_, State>) {
+pub(super) fn wake(mut state: MutexGuard<'_, State>) {
     let waker = state.waker.take();
     drop(state);
     if let Some(waker) = waker {

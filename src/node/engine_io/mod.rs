@@ -1,7 +1,7 @@
 //! The Engine.IO server of the node: protocol 4, and 3 where it is switched on, behind two small traits.
 //!
-//! A public crate for this layer was tried first and dropped: it has no WebSocket close codes, does not cut slow consumers
-//! and leaves cookies and CORS to others, so this one is our own, small and strict.
+//! A public crate for this layer was tried first and dropped: it has no WebSocket close codes, does not cut slow
+//! consumers and leaves cookies and CORS to others, so this one is our own, small and strict.
 //!
 //! # The life of a session
 //!
@@ -14,19 +14,26 @@
 //!
 //! # Rules
 //!
-//! An idle WebSocket is a task, a socket and a record: no buffer, no timer. Everything a client can make the server keep is
-//! bounded by [`Settings`]. The layer above is called on the connection's own task and must not block.
+//! An idle WebSocket is a task, a socket and a record: no buffer, no timer. Everything a client can make the server
+//! keep is bounded by [`Settings`]. The layer above is called on the connection's own task and must not block.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 mod answer;
 mod beat;
+mod compress;
 mod connection;
+mod cors;
 mod ending;
 mod frame;
 mod handshake;
+mod jsonp;
 mod packet;
+mod payload;
+mod poll;
+mod polling;
+mod probe;
 mod query;
 mod reader;
 mod server;
@@ -39,6 +46,7 @@ mod state;
 mod wheel;
 
 pub use connection::Connection;
+pub use cors::Cors;
 pub use ending::{CloseKind, Reason};
 pub use frame::Frame;
 pub use handshake::Handshake;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Body;
@@ -22,9 +22,10 @@ use super::ending::{CloseKind, Reason};
 use super::handshake::Handshake;
 use super::settings::Settings;
 use super::shared::{Figures, Shared};
+use super::sid::Sid;
 use super::socket::Socket;
-use super::state::Transport;
-use super::{Handler, Inbox, Revision, query};
+use super::state::{Polling, Transport};
+use super::{Handler, Inbox, Revision, jsonp, polling, probe, query};
 use crate::ws::handshake;
 
 /// Closes at shutdown go out in steps of this.
@@ -42,9 +43,17 @@ pub struct Server {
 }
 
 /// What a request asks for, once it is known to be in order.
-struct Asked {
-    revision: Revision,
-    is_websocket: bool,
+enum Asked {
+    /// A new session by polling.
+    Poll(Revision),
+    /// A new session on a WebSocket.
+    Open(Revision),
+    /// Something of an open session that polls.
+    Of(Arc<Connection>),
+    /// To take an open session over.
+    Probe(Arc<Connection>),
+    /// A WebSocket where there is nothing for it.
+    Nothing,
 }
 
 impl Server {
@@ -66,18 +75,25 @@ impl Server {
         if request.uri().path() != self.shared.settings.path {
             return bare(StatusCode::NOT_FOUND);
         }
-        let (mut parts, _body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let cors = self.shared.settings.cors.as_ref();
+        if let Some(cors) = cors.filter(|_| parts.method == Method::OPTIONS) {
+            return cors.preflight(&parts.headers);
+        }
         let is_upgrade = handshake::is_upgrade(&parts.headers);
         let answered = match self.judge(&parts, is_upgrade) {
-            Ok(_) if self.shared.is_stopping.load(Ordering::Relaxed) => Ok(unavailable("the server ends")),
-            Ok(_) if self.shared.sessions.is_full() => Ok(unavailable("Server at capacity")),
-            Ok(asked) => self.open(&asked, &mut parts, peer),
+            Ok(Asked::Of(connection)) => polling::respond(&connection, &parts, body).await,
+            Ok(asked) => self.open(asked, &mut parts, peer),
             Err(refusal) => Err(refusal),
         };
-        answered.unwrap_or_else(|refusal| {
+        let mut answer = answered.unwrap_or_else(|refusal| {
             self.shared.counters.refused();
             if is_upgrade { refusal.upgrade_answer() } else { refusal.answer() }
-        })
+        });
+        if let Some(cors) = cors {
+            cors.mark(answer.headers_mut(), &parts.headers);
+        }
+        answer
     }
 
     /// Judges a request in the order in which Node does.
@@ -86,31 +102,105 @@ impl Server {
         let served = self.shared.settings.transports;
         let is_websocket = match query::last(query, "transport").as_deref() {
             Some("websocket") if served.websocket => true,
+            Some("polling") if served.polling => false,
             _ => return Err(Refusal::UnknownTransport),
         };
-        if query::last(query, "sid").is_some_and(|sid| !sid.is_empty()) {
-            return Err(Refusal::UnknownSid);
+        let revision = match query::last(query, "EIO").as_deref() {
+            Some("4") => Revision::Four,
+            _ => Revision::Three,
+        };
+        if let Some(sid) = query::last(query, "sid").filter(|sid| !sid.is_empty()) {
+            let session = Sid::parse(&sid).and_then(|sid| self.shared.sessions.find(sid));
+            let session = session.ok_or(Refusal::UnknownSid)?;
+            if !session.speaks(revision) || (!is_upgrade && session.is_websocket() != is_websocket) {
+                return Err(Refusal::BadRequest);
+            }
+            return Ok(match (is_upgrade, is_websocket) {
+                (true, true) => Asked::Probe(session),
+                (true, false) => Asked::Nothing,
+                // A WebSocket's session has no requests of its own.
+                (false, true) => return Err(Refusal::BadRequest),
+                (false, false) => Asked::Of(session),
+            });
         }
-        if parts.method != Method::GET {
-            return Err(Refusal::BadMethod);
-        }
-        if is_websocket && !is_upgrade {
-            return Err(Refusal::BadRequest);
-        }
-        match query::last(query, "EIO").as_deref() {
-            Some("4") => Ok(Asked { revision: Revision::Four, is_websocket }),
-            _ if self.shared.settings.revision_3 => Ok(Asked { revision: Revision::Three, is_websocket }),
-            _ => Err(Refusal::Unsupported),
+        match (is_upgrade, is_websocket) {
+            _ if parts.method != Method::GET => Err(Refusal::BadMethod),
+            (false, true) => Err(Refusal::BadRequest),
+            (true, false) => Ok(Asked::Nothing),
+            (true, true) => Ok(Asked::Open(revision)),
+            (false, false) => Ok(Asked::Poll(revision)),
         }
     }
 
-    fn open(&self, asked: &Asked, parts: &mut Parts, peer: SocketAddr) -> Result<Answer, Refusal> {
+    fn open(&self, asked: Asked, parts: &mut Parts, peer: SocketAddr) -> Result<Answer, Refusal> {
+        let (answer, task) = match asked {
+            Asked::Of(_) => return Err(Refusal::BadRequest),
+            Asked::Nothing => {
+                let (answer, upgrade) = switch(parts)?;
+                (answer, self.shared.tasks.spawn(probe::turn_away(upgrade)))
+            }
+            Asked::Probe(session) => {
+                let (answer, upgrade) = switch(parts)?;
+                let task = match session.begin_probe() {
+                    true => self.shared.tasks.spawn(probe::carry(upgrade, session)),
+                    false => self.shared.tasks.spawn(probe::turn_away(upgrade)),
+                };
+                (answer, task)
+            }
+            Asked::Poll(revision) | Asked::Open(revision) => {
+                if let Some(away) = self.unavailable() {
+                    return Ok(away);
+                }
+                let facts = self.admitted(parts, peer, revision)?;
+                if matches!(asked, Asked::Poll(_)) {
+                    return Ok(self.open_polling(parts, facts, revision));
+                }
+                let (answer, upgrade) = switch(parts)?;
+                (answer, self.shared.tasks.spawn(carry(self.shared.clone(), upgrade, facts, revision)))
+            }
+        };
+        drop(task);
+        Ok(answer)
+    }
+
+    /// The answer to any handshake while nobody is let in.
+    fn unavailable(&self) -> Option<Answer> {
+        if self.shared.is_stopping.load(Ordering::Relaxed) {
+            return Some(unavailable("the server ends"));
+        }
+        self.shared.sessions.is_full().then(|| unavailable("Server at capacity"))
+    }
+
+    /// The facts of a handshake that the layer above lets in.
+    fn admitted(&self, parts: &Parts, peer: SocketAddr, revision: Revision) -> Result<Handshake, Refusal> {
         let facts = Handshake::of(parts, peer);
         self.shared.handler.admits(&facts).map_err(Refusal::Forbidden)?;
-        debug_assert!(asked.is_websocket);
-        let (answer, upgrade) = switch(parts)?;
-        self.shared.tasks.spawn(carry(self.shared.clone(), upgrade, facts, asked.revision));
-        Ok(answer)
+        match revision {
+            Revision::Three if !self.shared.settings.revision_3 => Err(Refusal::Unsupported),
+            _ => Ok(facts),
+        }
+    }
+
+    fn open_polling(&self, parts: &Parts, facts: Handshake, revision: Revision) -> Answer {
+        let query = parts.uri.query().unwrap_or_default();
+        let polling = Polling {
+            takes_binary: query::last(query, "b64").is_none_or(|b64| b64.is_empty()),
+            jsonp: query::last(query, "j").map(|j| jsonp::head(&j).into()),
+            ..Polling::default()
+        };
+        let connection =
+            Connection::new(&self.shared, facts, Transport::Polling(Box::new(polling)), revision);
+        let mut answer = polling::opening(&connection, parts);
+        if begin(&self.shared, &connection).is_none() {
+            return unavailable("Server at capacity");
+        }
+        if let Some(name) = &self.shared.settings.cookie {
+            let cookie = format!("{name}={}; Path=/; HttpOnly; SameSite=Lax", connection.sid());
+            if let Ok(cookie) = HeaderValue::try_from(cookie) {
+                answer.headers_mut().insert(SET_COOKIE, cookie);
+            }
+        }
+        answer
     }
 
     /// A look at the server's sums.
@@ -169,20 +259,20 @@ async fn carry(shared: Arc<Shared>, upgrade: OnUpgrade, facts: Handshake, revisi
         Ok(parts) => match registered_anew(parts.io.into_inner()) {
             Ok(stream) => {
                 let socket = Socket::new(stream, connection, inbox);
-                shared.tasks.spawn(socket.live(parts.read_buf.into()));
+                shared.tasks.spawn(socket.with(parts.read_buf.into()).live());
             }
             Err(_) => connection.finish(Reason::TransportError),
         },
         Err(upgraded) => {
             let socket = Socket::new(TokioIo::new(upgraded), connection, inbox);
-            shared.tasks.spawn(socket.live(Vec::new()));
+            shared.tasks.spawn(socket.live());
         }
     }
 }
 
 /// The stream, registered with the runtime anew: in its old registration it would hold the waker of hyper's task, and so
 /// the 2 KiB of that task, for as long as the socket lives.
-fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
+pub(super) fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::cors::Cors;
+
 /// The settings of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -28,6 +30,11 @@ pub struct Settings {
     pub queue_packets: usize,
     /// Bytes that may wait for one client; with one more it is cut. Default 1 MiB.
     pub queue_bytes: usize,
+    /// Pages of other origins that may read polling answers. Default: none, which browsers take as a no.
+    pub cors: Option<Cors>,
+    /// The name of a cookie that gives the session's sid to the client with the answer to a polling handshake, so that a
+    /// balancer can keep to it. Default: none.
+    pub cookie: Option<String>,
     /// Sessions that may be open at once; with one more a handshake gets 503. Default 200,000: a bound for the memory
     /// of the table, far above what a node lets in.
     pub sessions: usize,
@@ -55,6 +62,8 @@ impl Default for Settings {
             max_payload: 16 * 1024,
             queue_packets: 4096,
             queue_bytes: 1024 * 1024,
+            cors: None,
+            cookie: None,
             sessions: 200_000,
         }
     }

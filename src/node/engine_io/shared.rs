@@ -122,7 +122,6 @@ impl Counters {
     }
 
     /// A session moved to a WebSocket.
-    #[expect(dead_code, reason = "polling comes with the next change")]
     pub(super) fn upgraded(&self) {
         self.upgraded.fetch_add(1, Ordering::Relaxed);
         self.websockets.fetch_add(1, Ordering::Relaxed);

@@ -60,19 +60,81 @@ struct Ear {
     inbox: Arc<dyn Inbox>,
     /// The client said Close.
     has_closed: bool,
+    /// Whether the session is on this socket yet.
+    stage: Stage,
+    /// A probe has come that has not been answered.
+    owes_probe: bool,
+}
+
+/// How far a socket has come to carry its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was said yet.
+    Silent,
+    /// The client has probed it.
+    Probed,
+    /// The session is here.
+    Live,
+    /// The client said something else than it should.
+    Failed,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// A session that is open on `stream`; `inbox` hears it.
     pub(super) fn new(stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
-        let reader = Reader::new(connection.shared.settings.max_payload);
-        Self { stream, reader, ear: Ear { connection, inbox, has_closed: false }, offset: 0 }
+        Self::at(Stage::Live, stream, connection, inbox)
     }
 
-    /// The task that carries the session to its end. `early` is what the client sent right behind its request.
-    pub(super) fn live(mut self, mut early: Vec<u8>) -> Live<S> {
+    /// A socket that probes: the session is elsewhere still.
+    pub(super) fn probing(stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
+        Self::at(Stage::Silent, stream, connection, inbox)
+    }
+
+    fn at(stage: Stage, stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
+        let reader = Reader::new(connection.shared.settings.max_payload);
+        let ear = Ear { connection, inbox, has_closed: false, stage, owes_probe: false };
+        Self { stream, reader, ear, offset: 0 }
+    }
+
+    /// Takes part in the probe to its end; whether the session is here then. `early` is what the client sent right
+    /// behind its request.
+    pub(super) async fn probed(&mut self, early: &mut [u8]) -> bool {
+        self.take_in(early);
+        loop {
+            if std::mem::take(&mut self.ear.owes_probe) {
+                let answer = Frame::packet(b'3', "probe");
+                if self.stream.write_all(answer.wire()).await.is_err() {
+                    return false;
+                }
+                self.ear.connection.probe(true);
+            }
+            match self.ear.stage {
+                Stage::Live => return true,
+                Stage::Failed => return false,
+                Stage::Silent | Stage::Probed => {}
+            }
+            if std::future::poll_fn(|cx| self.read(cx)).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Closes a socket whose probe came to nothing.
+    pub(super) async fn turn_away(self) {
+        if let Some(close) = Ending::empty(Reason::TransportClose).close_frame() {
+            part(self.stream, close, self.ear.has_closed).await;
+        }
+    }
+
+    /// The task that carries the session to its end.
+    pub(super) fn live(self) -> Live<S> {
+        Live(Life::Carrying(self))
+    }
+
+    /// Takes in what the client sent right behind its request.
+    pub(super) fn with(mut self, mut early: Vec<u8>) -> Self {
         self.take_in(&mut early);
-        Live(Stage::Carrying(self))
+        self
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
@@ -143,15 +205,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let Self { reader, ear, .. } = self;
         if let Err(fault) = reader.feed(bytes, |incoming| ear.hear(incoming)) {
             debug!(sid = %ear.connection.sid(), %fault, "client broke the websocket");
-            ear.connection.end(fault.ending());
+            match ear.stage {
+                Stage::Live => ear.connection.end(fault.ending()),
+                _ => ear.stage = Stage::Failed,
+            }
         }
     }
 }
 
 /// The task of a [`Socket`]: written out as a future, because its size is what an idle connection costs.
-pub(super) struct Live<S>(Stage<S>);
+pub(super) struct Live<S>(Life<S>);
 
-enum Stage<S> {
+enum Life<S> {
     /// The session lives.
     Carrying(Socket<S>),
     /// The session is over, and its socket is parting.
@@ -167,32 +232,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Live<S> {
         let stage = &mut self.get_mut().0;
         loop {
             match stage {
-                Stage::Carrying(socket) => {
+                Life::Carrying(socket) => {
                     let ending = ready!(socket.poll(cx));
                     socket.ear.connection.finish(ending.reason);
-                    *stage = match (std::mem::replace(stage, Stage::Over), ending.close_frame()) {
-                        (Stage::Carrying(socket), Some(close)) => socket.parting(close),
-                        _ => Stage::Over,
+                    *stage = match (std::mem::replace(stage, Life::Over), ending.close_frame()) {
+                        (Life::Carrying(socket), Some(close)) => socket.parting(close),
+                        _ => Life::Over,
                     };
                 }
-                Stage::Parting(parting) => {
+                Life::Parting(parting) => {
                     ready!(parting.as_mut().poll(cx));
-                    *stage = Stage::Over;
+                    *stage = Life::Over;
                 }
-                Stage::Over => return Poll::Ready(()),
+                Life::Over => return Poll::Ready(()),
             }
         }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket<S> {
-    fn parting(self, close: Frame) -> Stage<S> {
-        Stage::Parting(Box::pin(part(self.stream, close, self.ear.has_closed)))
+    fn parting(self, close: Frame) -> Life<S> {
+        Life::Parting(Box::pin(part(self.stream, close, self.ear.has_closed)))
     }
 }
 
 impl Ear {
     fn hear(&mut self, incoming: Incoming<'_>) -> More {
+        if self.stage == Stage::Live { self.hear_live(incoming) } else { self.hear_probe(incoming) }
+    }
+
+    fn hear_probe(&mut self, incoming: Incoming<'_>) -> More {
+        let packet = match incoming {
+            Incoming::Text(text) => Packet::text(text, self.connection.revision()),
+            Incoming::Ping(_) | Incoming::Pong => return true,
+            Incoming::Binary(_) => None,
+            Incoming::Close(_) => {
+                self.has_closed = true;
+                None
+            }
+        };
+        self.stage = match (packet, self.stage) {
+            (Some(Packet::Ping("probe")), Stage::Silent | Stage::Probed) => {
+                self.owes_probe = true;
+                Stage::Probed
+            }
+            (Some(Packet::Upgrade), Stage::Probed) if self.connection.switch() => Stage::Live,
+            _ => Stage::Failed,
+        };
+        self.stage != Stage::Failed
+    }
+
+    fn hear_live(&mut self, incoming: Incoming<'_>) -> More {
         let revision = self.connection.revision();
         match incoming {
             Incoming::Text(text) => self.connection.receive(&self.inbox, Packet::text(text, revision)),

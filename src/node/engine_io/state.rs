@@ -55,13 +55,11 @@ pub(super) enum Transport {
     /// A WebSocket, and a task of its own.
     WebSocket,
     /// Requests as they come. On the heap, because few sessions stay on it.
-    #[expect(dead_code, reason = "polling comes with the next change")]
     Polling(Box<Polling>),
 }
 
 /// A polling session's requests.
 #[derive(Debug, Default)]
-#[expect(dead_code, reason = "polling comes with the next change")]
 pub(super) struct Polling {
     /// A GET waits for packets.
     pub(super) has_get: bool,
@@ -69,6 +67,12 @@ pub(super) struct Polling {
     pub(super) has_post: bool,
     /// A WebSocket probes; a second may not.
     pub(super) is_probed: bool,
+    /// Its probe was answered: the waiting GETs are released.
+    pub(super) is_upgrading: bool,
+    /// Protocol 3: the client takes binary bodies.
+    pub(super) takes_binary: bool,
+    /// The head of its scripts, for a client that polls by JSONP.
+    pub(super) jsonp: Option<Box<str>>,
     /// The waiting GET is to be answered with a noop, so that the upgrade can go on.
     pub(super) is_released: bool,
     /// The client said `1`, so its waiting GET ends with a noop and not with a close.

@@ -253,3 +253,100 @@ impl<'a> Fields<'a> {
         Fault::Value { within: self.within, name: tag.1 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Tag = Tag(1, "one");
+    const TWO: Tag = Tag(2, "two");
+    const FOUR: Tag = Tag(4, "four");
+    const LATE: Tag = Tag(200, "late");
+
+    fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let mut writer = Writer::default();
+        write(&mut writer);
+        writer.finish().to_vec()
+    }
+
+    fn fields(bytes: &[u8]) -> Fields<'_> {
+        Fields::new(bytes, "the test")
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_missing_is_named() {
+        let bytes = written(|writer| {
+            writer.number(ONE, 7u8);
+            writer.maybe(TWO, None::<u64>);
+            writer.section(FOUR, |writer| writer.mark(ONE, true));
+        });
+        let mut read = fields(&bytes);
+        assert_eq!((read.number(ONE), read.maybe::<u8>(TWO)), (Ok(7u8), Ok(None)));
+        let mut section = read.section(FOUR).unwrap();
+        assert_eq!((section.mark(ONE), section.mark(TWO), section.end()), (Ok(true), Ok(false), Ok(())));
+        assert_eq!(read.end(), Ok(()));
+        let missing = fields(&bytes).bytes(TWO).unwrap_err();
+        assert_eq!(
+            missing,
+            Fault::Unknown { within: "the test", tag: 1 },
+            "what is before it was not asked for"
+        );
+        let mut read = fields(&bytes);
+        read.bytes(ONE).unwrap();
+        assert_eq!(read.bytes(TWO).unwrap_err().to_string(), "the test lacks its field `two`");
+    }
+
+    #[test]
+    fn a_reader_skips_what_may_be_skipped_and_refuses_the_rest() {
+        let later = written(|writer| {
+            writer.number(ONE, 1u8);
+            writer.bytes(Tag(150, ""), b"a later version's");
+            writer.bytes(Tag(220, ""), b"and another");
+        });
+        let mut read = fields(&later);
+        assert_eq!((read.number(ONE), read.find(LATE)), (Ok(1u8), Ok(None)));
+        assert_eq!(read.end(), Ok(()));
+        let stricter = written(|writer| {
+            writer.number(ONE, 1u8);
+            writer.bytes(Tag(3, ""), b"not to be left out");
+            writer.number(FOUR, 1u8);
+        });
+        let mut read = fields(&stricter);
+        read.bytes(ONE).unwrap();
+        let unknown = Err(Fault::Unknown { within: "the test", tag: 3 });
+        assert_eq!(({ read }.find(FOUR), read.end()), (unknown, unknown.map(drop)));
+    }
+
+    #[test]
+    fn tags_rise() {
+        for tags in [[ONE, ONE], [TWO, ONE]] {
+            let bytes = written(|writer| tags.into_iter().for_each(|tag| writer.mark(tag, true)));
+            let mut read = fields(&bytes);
+            read.bytes(tags[0]).unwrap();
+            assert_eq!(read.end(), Err(Fault::Unknown { within: "the test", tag: 1 }));
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_cut_or_has_another_length_or_value_is_a_fault() {
+        let bytes = written(|writer| writer.number(ONE, 300u64));
+        for cut in 1..bytes.len() {
+            assert_eq!(fields(&bytes[..cut]).end(), Err(Fault::Short { within: "the test" }), "{cut}");
+        }
+        let wrong = Fault::Value { within: "the test", name: "one" };
+        assert_eq!(fields(&bytes).number::<u8>(ONE), Err(wrong));
+        assert_eq!(fields(&bytes).exact::<7>(ONE), Err(wrong));
+        assert_eq!(fields(&bytes).mark(ONE), Err(wrong));
+        assert_eq!(fields(&bytes).one_of(ONE, &[0; 300]), Err(wrong));
+        let many = written(|writer| writer.number(ONE, u64::MAX));
+        assert_eq!((fields(&many).count(ONE), fields(&many).number(ONE)), (Err(wrong), Ok(u64::MAX)));
+    }
+
+    #[test]
+    fn a_writer_grows() {
+        let long = vec![7; 10 * ROOM];
+        let bytes = written(|writer| (1..5).for_each(|tag| writer.bytes(Tag(tag, "some"), &long)));
+        let mut read = fields(&bytes);
+        assert!((1..5).all(|tag| read.bytes(Tag(tag, "some")).unwrap() == long));
+    }
+}

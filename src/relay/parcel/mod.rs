@@ -94,3 +94,21 @@ impl<'a> Shared<'a> {
         Some(place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_refused_and_says_which() {
+        let fault = open(b"MSTN\0\x02and more").unwrap_err();
+        assert_eq!(fault, Fault::Version { found: 2, read: VERSION });
+        assert_eq!(
+            fault.to_string(),
+            "the tunnel is written in version 2 of the form, and this program reads version 1"
+        );
+        for foreign in [&b""[..], b"MST", b"MSTN\0", b"HTTP/1.1 200 OK"] {
+            assert_eq!(open(foreign).unwrap_err(), Fault::Foreign);
+        }
+    }
+}

@@ -364,7 +364,7 @@ fn are_tickets(mut messages: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read, Write};
     use std::sync::Arc;
 
@@ -728,7 +728,7 @@ mod tests {
         side: Side,
     }
 
-    fn suites() -> Vec<SupportedCipherSuite> {
+    pub(in crate::relay) fn suites() -> Vec<SupportedCipherSuite> {
         let mut suites = provider::default_provider().cipher_suites;
         // The certificate here has an ECDSA key.
         suites.retain(|suite| !format!("{suite:?}").contains("RSA_"));
@@ -776,33 +776,39 @@ mod tests {
         (suite, Keys { secret: *secret.unwrap_or(&[0; 48]), key, iv, seq: traffic.0 })
     }
 
+    /// A connection after its handshake: rustls as the peer, and what has left it, whose part is `role`.
+    pub(in crate::relay) fn meet(suite: SupportedCipherSuite, role: Role) -> (Connection, Departed) {
+        let (mut server, mut client) = configs(suite);
+        let secrets = Arc::new(Secrets::default());
+        match role {
+            Role::Server => (server.key_log, server.enable_secret_extraction) = (secrets.clone(), true),
+            Role::Client => (client.key_log, client.enable_secret_extraction) = (secrets.clone(), true),
+        }
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = Connection::from(ClientConnection::new(Arc::new(client), name).unwrap());
+        let mut server = Connection::from(ServerConnection::new(Arc::new(server)).unwrap());
+        while client.is_handshaking()
+            || server.is_handshaking()
+            || client.wants_write()
+            || server.wants_write()
+        {
+            carry(&mut client, &mut server);
+            carry(&mut server, &mut client);
+        }
+        let (own, mut peer) = if role == Role::Server { (server, client) } else { (client, server) };
+        peer.set_buffer_limit(None);
+        let traffic = own.dangerous_extract_secrets().unwrap();
+        let caught = secrets.take().map(|(c, s)| if role == Role::Server { (s, c) } else { (c, s) });
+        let version = if suite.tls13().is_some() { Version::Tls13 } else { Version::Tls12 };
+        let (suite, tx) = keys_of(traffic.tx, caught.as_ref().map(|(tx, _)| &**tx));
+        let (_, rx) = keys_of(traffic.rx, caught.as_ref().map(|(_, rx)| &**rx));
+        (peer, departed((version, suite), tx, rx))
+    }
+
     impl Rig {
         fn new(suite: SupportedCipherSuite, role: Role) -> Self {
-            let (mut server, mut client) = configs(suite);
-            let secrets = Arc::new(Secrets::default());
-            match role {
-                Role::Server => (server.key_log, server.enable_secret_extraction) = (secrets.clone(), true),
-                Role::Client => (client.key_log, client.enable_secret_extraction) = (secrets.clone(), true),
-            }
-            let name = ServerName::try_from("localhost").unwrap();
-            let mut client = Connection::from(ClientConnection::new(Arc::new(client), name).unwrap());
-            let mut server = Connection::from(ServerConnection::new(Arc::new(server)).unwrap());
-            while client.is_handshaking()
-                || server.is_handshaking()
-                || client.wants_write()
-                || server.wants_write()
-            {
-                carry(&mut client, &mut server);
-                carry(&mut server, &mut client);
-            }
-            let (own, mut peer) = if role == Role::Server { (server, client) } else { (client, server) };
-            peer.set_buffer_limit(None);
-            let traffic = own.dangerous_extract_secrets().unwrap();
-            let caught = secrets.take().map(|(c, s)| if role == Role::Server { (s, c) } else { (c, s) });
-            let version = if suite.tls13().is_some() { Version::Tls13 } else { Version::Tls12 };
-            let (suite, tx) = keys_of(traffic.tx, caught.as_ref().map(|(tx, _)| &**tx));
-            let (_, rx) = keys_of(traffic.rx, caught.as_ref().map(|(_, rx)| &**rx));
-            Self { peer, side: Side::new(departed((version, suite), tx, rx), role).0 }
+            let (peer, departed) = meet(suite, role);
+            Self { peer, side: Side::new(departed, role).0 }
         }
 
         fn peer_sends(&mut self) -> Vec<u8> {

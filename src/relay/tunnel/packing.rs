@@ -211,3 +211,292 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 fn word(known: &[&'static str], word: &str) -> &'static str {
     known.iter().find(|known| **known == word).unwrap_or(&OTHER)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Shutdown};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::places::Places;
+    use crate::relay::farewell::Farewell;
+    use crate::relay::parcel::Counts;
+    use crate::relay::pipe::HEADROOM;
+    use crate::relay::tls::Role;
+    use crate::relay::tls::tests::{meet, suites};
+    use crate::relay::turn::{Progress, Turn};
+    use crate::relay::{Rules, Tunnel};
+    use crate::ws::{close, frame};
+
+    /// A tunnel whose turns the test takes.
+    struct Bench {
+        metrics: Arc<Metrics>,
+        places: Arc<Places>,
+        live: Live,
+        client: UnixStream,
+        node: UnixStream,
+        now: u64,
+        scratch: Vec<u8>,
+    }
+
+    fn pair() -> (OwnedFd, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours.into(), theirs)
+    }
+
+    impl Bench {
+        /// With TLS at both ends, of the suite of this number, if there is one.
+        fn new(suite: Option<usize>, place: Option<Option<IpAddr>>) -> Self {
+            let (metrics, places) = (Metrics::new(1), Arc::<Places>::default());
+            let ((client, client_peer), (node, node_peer)) = (pair(), pair());
+            let tls = |role| suite.map(|suite| meet(suites()[suite], role).1);
+            let record = Record {
+                id: u64::MAX,
+                client: "2001:db8::1".parse().unwrap(),
+                seat: metrics.node("chat", "ws1").seat(),
+                route: Arc::from("/"),
+                generation: 7,
+                opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_234_567_890_123_456_789),
+                affinity: ("engine_io", "moved"),
+                key: Some(u64::MAX),
+                trace: *b"0123456789abcdef",
+                place: place.map(|client| {
+                    let mut place = places.take(u32::MAX).unwrap();
+                    assert!(client.is_none_or(|client| place.claim(client, 0)));
+                    place
+                }),
+            };
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: tls(Role::Server),
+                node_tls: tls(Role::Client),
+                from_client: Bytes::new(),
+                from_node: Bytes::new(),
+                rules: Rules { idle: HOUR, max_message: 100_000, ping: Some(Duration::from_secs(9)) },
+                record,
+            };
+            let now = BEGINNING + 5;
+            let live = Live::new(tunnel, now).unwrap().0;
+            let scratch = vec![0; HEADROOM + 4096];
+            Self { metrics, places, live, client: client_peer, node: node_peer, now, scratch }
+        }
+
+        fn turn(&mut self, visit: impl FnOnce(&mut Live, &mut Turn<'_>) -> Progress) -> Progress {
+            self.live.end(CLIENT).wake(true, true, false);
+            self.live.end(NODE).wake(true, true, false);
+            let mut turn = Turn { scratch: &mut self.scratch, thread: 0, now: self.now, mask: [1, 2, 3, 4] };
+            visit(&mut self.live, &mut turn)
+        }
+
+        fn unpack(&self, bytes: &[u8]) -> Result<Live, Fault> {
+            let mut shared = Shared::new(Counts { metrics: &self.metrics, places: &self.places });
+            Live::unpack(bytes, [pair().0, pair().0], &mut shared)
+        }
+
+        /// What has come to a peer.
+        fn heard(peer: &mut UnixStream) -> Vec<u8> {
+            let mut heard = Vec::new();
+            // That there is no more now is no fault.
+            let _ = peer.read_to_end(&mut heard);
+            heard
+        }
+
+        /// The tunnel goes over to another process, where the clock shows something else.
+        fn move_on(&mut self, now: u64) {
+            let bytes = self.live.pack(self.now);
+            let sockets = self.live.take_sockets().unwrap();
+            assert!(self.live.is_frozen());
+            let mut shared = Shared::new(Counts { metrics: &self.metrics, places: &self.places });
+            let mut live = Live::unpack(&bytes, sockets, &mut shared).unwrap();
+            live.shift(now);
+            (self.live, self.now) = (live, now);
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Say { from_client: bool, bytes: Vec<u8> },
+        Hear { client: bool },
+        Wait(u64),
+        Close,
+        Shut { client: bool },
+        Move(u64),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let message = (any::<bool>(), 0usize..4000).prop_map(|(whole, len)| {
+            let frame = [&[0x82, 126][..], &(len as u16).to_be_bytes(), &vec![5; len]].concat();
+            if whole { frame } else { frame[..frame.len() * 2 / 3].to_vec() }
+        });
+        let control = any::<u8>().prop_map(|it| frame::control(0x88 + it % 3, &[3, 0xe8], None));
+        let bytes = prop_oneof![6 => message, 1 => control, 1 => prop::collection::vec(any::<u8>(), 0..30)];
+        prop_oneof![
+            6 => (any::<bool>(), bytes).prop_map(|(from_client, bytes)| Act::Say { from_client, bytes }),
+            2 => any::<bool>().prop_map(|client| Act::Hear { client }),
+            2 => (0u64..20_000).prop_map(Act::Wait),
+            1 => Just(Act::Close),
+            1 => any::<bool>().prop_map(|client| Act::Shut { client }),
+            2 => (0u64..1 << 50).prop_map(|ahead| Act::Move(BEGINNING + ahead)),
+        ]
+    }
+
+    impl Bench {
+        fn play(&mut self, act: &Act) {
+            match act {
+                Act::Say { from_client, bytes } => {
+                    let peer = if *from_client { &mut self.client } else { &mut self.node };
+                    // With TLS it is garbage, and that is a state, too. A full socket takes less.
+                    let _ = peer.write(bytes);
+                }
+                Act::Hear { client } => {
+                    Self::heard(if *client { &mut self.client } else { &mut self.node });
+                }
+                Act::Wait(time) => self.now += time,
+                Act::Close => {
+                    let farewell = Farewell { code: 1012, reason: "bye", why: Why::Drained, grace: 9_000 };
+                    self.turn(|live, turn| {
+                        live.farewell(&farewell, turn);
+                        Progress::Rests
+                    });
+                }
+                Act::Shut { client } => {
+                    let peer = if *client { &self.client } else { &self.node };
+                    // It may be shut already.
+                    let _ = peer.shutdown(Shutdown::Write);
+                }
+                Act::Move(now) => self.move_on(*now),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+
+        #[test]
+        fn a_tunnel_is_the_same_behind_its_parcel(
+            suite in prop::option::weighted(0.3, 0..6usize),
+            place in prop::option::of(prop::option::of(any::<u32>().prop_map(|it| IpAddr::V4(it.into())))),
+            acts in prop::collection::vec(act(), 0..30),
+        ) {
+            let mut bench = Bench::new(suite, place);
+            for act in &acts {
+                bench.play(act);
+                let progress = bench.turn(|live, turn| match live.turn(turn) {
+                    Progress::Over => Progress::Over,
+                    _ => live.sweep(turn),
+                });
+                if progress == Progress::Over {
+                    break;
+                }
+            }
+            let bytes = bench.live.pack(bench.now);
+            let again = bench.unpack(&bytes).unwrap();
+            prop_assert_eq!(&*again.pack(BEGINNING), &*bytes);
+            let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
+            prop_assert_eq!(again.snapshot(BEGINNING, wall), bench.live.snapshot(bench.now, wall));
+            prop_assert_eq!(again.outcome(BEGINNING), bench.live.outcome(bench.now));
+        }
+
+        #[test]
+        fn bytes_that_are_no_parcel_are_a_fault_and_no_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..600), is_headed: bool,
+        ) {
+            let bench = Bench::new(None, None);
+            let head = if is_headed { &b"MSTN\0\x01"[..] } else { b"" };
+            prop_assert!(bench.unpack(&[head, &bytes].concat()).is_err());
+        }
+
+        #[test]
+        fn a_parcel_that_is_changed_anywhere_makes_no_panic(
+            suite in prop::option::of(0..6usize), cut in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), truncate: bool,
+        ) {
+            let bench = Bench::new(suite, Some(None));
+            let mut bytes = bench.live.pack(bench.now).to_vec();
+            for (at, byte) in &changes {
+                *at.get_mut(&mut bytes) = *byte;
+            }
+            if truncate {
+                bytes.truncate(cut.index(bytes.len()));
+                prop_assert!(bench.unpack(&bytes).is_err());
+            } else if let Ok(mut live) = bench.unpack(&bytes) {
+                live.shift(BEGINNING + 99);
+                live.snapshot(BEGINNING + 99, SystemTime::now());
+                live.outcome(BEGINNING + 99);
+                live.pack(BEGINNING + 99);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ping_that_waits_for_the_end_of_a_frame_travels_and_its_pong_is_known() {
+        let mut bench = Bench::new(None, None);
+        let message = [&[0x82, 126, 0, 200][..], &[5; 200]].concat();
+        bench.node.write_all(&message[..100]).unwrap();
+        bench.turn(Live::turn);
+        bench.now += 9_500;
+        bench.turn(|live, turn| live.sweep(turn));
+        bench.move_on(BEGINNING);
+        bench.node.write_all(&message[100..]).unwrap();
+        bench.turn(Live::turn);
+        let heard = Bench::heard(&mut bench.client);
+        let (passed, ping) = heard.split_at(message.len());
+        assert_eq!((passed, ping.len(), ping[0]), (&message[..], 10, 0x89));
+        bench.move_on(BEGINNING + 77);
+        bench.now += 40;
+        let pong = frame::control(frame::opcode::PONG, &ping[2..], Some([1; 4]));
+        bench.client.write_all(&pong).unwrap();
+        bench.turn(Live::turn);
+        assert_eq!(Bench::heard(&mut bench.node), b"", "it is the balancer's own");
+        let round_trip = bench.live.snapshot(bench.now, SystemTime::UNIX_EPOCH).round_trip;
+        assert_eq!(round_trip, Some(Duration::from_millis(40)));
+    }
+
+    #[test]
+    fn the_deadline_of_a_close_travels_as_what_is_left_of_it() {
+        let mut bench = Bench::new(None, None);
+        let farewell = Farewell { code: 1012, reason: "bye", why: Why::Drained, grace: 5_000 };
+        bench.turn(|live, turn| {
+            live.farewell(&farewell, turn);
+            live.turn(turn)
+        });
+        bench.now += 3_000;
+        bench.move_on(BEGINNING + (1 << 45));
+        bench.now += 1_999;
+        assert_eq!(bench.turn(|live, turn| live.sweep(turn)), Progress::Rests);
+        bench.now += 1;
+        assert_eq!(bench.turn(|live, turn| live.sweep(turn)), Progress::Over);
+        let outcome = bench.live.outcome(bench.now);
+        assert_eq!((outcome.code, outcome.why, outcome.duration), (1012, Why::Drained, 5 * SECOND));
+        assert_eq!(Bench::heard(&mut bench.client), close::close_frame(1012, "bye", None));
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_word_that_only_another_version_knows_stops_no_tunnel() {
+        assert_eq!(word(&SOURCES, "header"), "header");
+        assert_eq!(word(&SOURCES, "the stars"), "other");
+        assert_eq!((Why::named("idle"), Why::named("boredom")), (Why::Idle, Why::Broken));
+        assert!(Why::ALL.into_iter().all(|why| Why::named(why.as_str()) == why));
+    }
+
+    #[test]
+    fn an_address_is_4_or_16_bytes() {
+        for known in [IpAddr::V4(Ipv4Addr::LOCALHOST), "2001:db8::1".parse().unwrap()] {
+            assert_eq!(address(&octets(known)), Some(known));
+        }
+        assert_eq!((address(&[]), address(&[1; 5])), (None, None));
+    }
+}

@@ -1,5 +1,9 @@
 //! The node's Engine.IO server over real sockets, below a layer that echoes and tells the test what it was told.
 
+mod corpus;
+mod polling;
+mod stand_in;
+mod upgrade;
 mod websocket;
 
 use std::borrow::Cow;
@@ -20,6 +24,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::wire::http::{Answer, Request};
+
+/// The query of a handshake by polling.
+const POLLING: &str = "EIO=4&transport=polling";
 
 /// An event that does not come within this has not come.
 const SOON: Duration = Duration::from_secs(10);
@@ -73,25 +82,62 @@ impl Inbox for Ear {
 }
 
 /// A server on a port of its own.
+struct Listening {
+    address: SocketAddr,
+    /// Ends the accept loop and its connections with the test.
+    _tasks: JoinSet<()>,
+}
+
+impl Listening {
+    async fn start(server: Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, server));
+        Self { address, _tasks: tasks }
+    }
+}
+
+/// A server that echoes, and what it told the layer above.
 struct Served {
     address: SocketAddr,
     server: Server,
     opened: mpsc::UnboundedReceiver<Arc<Connection>>,
     closed: mpsc::UnboundedReceiver<Reason>,
-    /// Ends the accept loop and its connections with the test.
-    _tasks: JoinSet<()>,
+    _listening: Listening,
 }
 
 impl Served {
     async fn start(settings: Settings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let (opened, opened_by) = mpsc::unbounded_channel();
         let (closed, closed_by) = mpsc::unbounded_channel();
         let server = Server::new(settings, Arc::new(Echo { opened, closed }));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, server.clone()));
-        Self { address, server, opened: opened_by, closed: closed_by, _tasks: tasks }
+        let listening = Listening::start(server.clone()).await;
+        Self {
+            address: listening.address,
+            server,
+            opened: opened_by,
+            closed: closed_by,
+            _listening: listening,
+        }
+    }
+
+    /// Asks for the path with this query, and `sid` where it says so.
+    async fn ask(&self, method: &str, query: &str, body: &str) -> Answer {
+        self.ask_with(method, query, &[], body.as_bytes()).await
+    }
+
+    async fn ask_with(&self, method: &str, query: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let request = Request::new(method, &format!("/socket.io/?{query}"), headers, body.to_vec());
+        soon(request.send(self.address)).await.unwrap()
+    }
+
+    /// Opens a session by polling; the query of its later requests.
+    async fn poll(&mut self) -> (String, Arc<Connection>) {
+        let answer = self.ask("GET", POLLING, "").await;
+        let connection = self.session().await;
+        assert!(answer.text().contains(connection.sid().as_str()), "{}", answer.text());
+        (format!("{POLLING}&sid={}", connection.sid()), connection)
     }
 
     /// A WebSocket with its open packet taken.

@@ -1,0 +1,86 @@
+//! What pages of other origins may read: off unless origins are named.
+//!
+//! It is a rule for browsers, not a protection: a client that is no browser sends what Origin it likes, and a WebSocket
+//! does not ask. Who may not come in at all is for [`Handler::admits`](super::Handler::admits).
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_LENGTH, ORIGIN, VARY,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::answer::{Answer, bare};
+
+/// Which origins may read the answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// The origins, `scheme://host[:port]` each; `*` alone is any.
+    pub origins: Vec<String>,
+    /// Whether a page may send its cookies along. With `*` the page's own origin is named then, because browsers take
+    /// no star with cookies.
+    pub credentials: bool,
+}
+
+impl Cors {
+    /// The answer to a preflight.
+    pub(super) fn preflight(&self, request: &HeaderMap) -> Answer {
+        let mut answer = bare(StatusCode::NO_CONTENT);
+        self.mark(answer.headers_mut(), request);
+        let headers = answer.headers_mut();
+        let methods = HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE");
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+        if let Some(asked) = request.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+        }
+        let vary = match headers.contains_key(VARY) {
+            true => "Origin, Access-Control-Request-Headers",
+            false => "Access-Control-Request-Headers",
+        };
+        headers.insert(VARY, HeaderValue::from_static(vary));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        answer
+    }
+
+    /// Marks an answer of any other kind, errors too.
+    pub(super) fn mark(&self, answer: &mut HeaderMap, request: &HeaderMap) {
+        let origin = request.get(ORIGIN);
+        let (allowed, varies) = match &self.origins[..] {
+            [any] if any == "*" && !self.credentials => (HeaderValue::try_from("*").ok(), false),
+            [any] if any == "*" => (origin.cloned(), true),
+            [one] => (HeaderValue::try_from(one).ok(), true),
+            many => (origin.filter(|origin| many.iter().any(|one| *origin == one.as_str())).cloned(), true),
+        };
+        if let Some(allowed) = allowed {
+            answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+            if self.credentials {
+                answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            }
+        }
+        if varies {
+            answer.append(VARY, HeaderValue::from_static("Origin"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(origins: &[&str], credentials: bool, origin: &'static str) -> Option<String> {
+        let cors = Cors { origins: origins.iter().map(|origin| (*origin).into()).collect(), credentials };
+        let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+        let mut answer = HeaderMap::new();
+        cors.mark(&mut answer, &request);
+        assert_eq!(answer.contains_key(VARY), origins != ["*"] || credentials);
+        answer.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|origin| origin.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn one_origin_is_always_named_and_of_several_the_pages_own() {
+        assert_eq!(allowed(&["https://a"], false, "https://evil").as_deref(), Some("https://a"));
+        assert_eq!(allowed(&["https://a", "https://b"], false, "https://b").as_deref(), Some("https://b"));
+        assert_eq!(allowed(&["https://a", "https://b"], false, "https://evil"), None);
+        assert_eq!(allowed(&["*"], false, "https://x").as_deref(), Some("*"));
+        assert_eq!(allowed(&["*"], true, "https://x").as_deref(), Some("https://x"));
+    }
+}

@@ -1,0 +1,310 @@
+//! Tunnels between two relays of one process, over real sockets, with and without TLS.
+
+mod moments;
+mod peer;
+mod traffic;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rustls::SupportedCipherSuite;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::net::places::Places;
+use crate::relay::tls::tests::suites;
+use crate::relay::{Closing, Filter, Outcome, Record, Rules, Tunnel, Which, Why};
+use crate::ws::{close, frame};
+use peer::{Peer, client, node};
+
+/// What anything that has to happen may take at most.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a process has of its own.
+struct Process {
+    relay: Relay,
+    metrics: Arc<Metrics>,
+    places: Arc<Places>,
+    outcomes: Receiver<(u64, Outcome)>,
+}
+
+/// Both peers of a tunnel.
+struct Peers {
+    client: Peer,
+    node: Peer,
+}
+
+/// How both ends of a tunnel are protected.
+type Suites = [Option<SupportedCipherSuite>; 2];
+
+const PLAIN: Suites = [None, None];
+
+/// Plain, and every suite of both versions on the client's end, on the node's, and on both.
+fn all_suites() -> Vec<Suites> {
+    let of = |suite| [[Some(suite), None], [None, Some(suite)], [Some(suite), Some(suite)]];
+    [PLAIN].into_iter().chain(suites().into_iter().flat_map(of)).collect()
+}
+
+impl Process {
+    fn start() -> Self {
+        let (sender, outcomes) = channel();
+        let sender = parking_lot::Mutex::new(sender);
+        let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
+            let _ = sender.lock().send((record.id, *outcome));
+        });
+        let relay = Relay::start(2, &ledger).unwrap();
+        Self { relay, metrics: Metrics::new(2), places: Arc::default(), outcomes }
+    }
+
+    fn record(&self, id: u64) -> Record {
+        let mut place = self.places.take(u32::MAX).unwrap();
+        assert!(place.claim(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        Record {
+            id,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            seat: self.metrics.node("chat", "ws1").seat(),
+            route: Arc::from("/chat"),
+            generation: 3,
+            opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
+            affinity: ("cookie", "kept"),
+            key: Some(u64::MAX - id),
+            trace: [9; 16],
+            place: Some(place),
+        }
+    }
+
+    fn tunnel(&self, id: u64, suites: Suites) -> Peers {
+        let (client_peer, client, client_tls) = client(suites[0]);
+        let (node_peer, node, node_tls) = node(suites[1]);
+        let tunnel = Tunnel {
+            client,
+            node,
+            client_tls,
+            node_tls,
+            from_client: Bytes::new(),
+            from_node: Bytes::new(),
+            rules: Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None },
+            record: self.record(id),
+        };
+        assert!(self.relay.adopt(tunnel));
+        Peers { client: client_peer, node: node_peer }
+    }
+
+    fn hold(&self, frozen: &Frozen) -> Held {
+        Held::new(arrivals(frozen), Counts { metrics: &self.metrics, places: &self.places }).unwrap()
+    }
+
+    /// All tunnels of this process go over to `other`.
+    async fn hand_over(&self, other: &Self) {
+        let frozen = self.relay.freeze(usize::MAX).await;
+        let held = other.hold(&frozen);
+        frozen.let_go();
+        held.go(&other.relay);
+        assert!(self.relay.turned().await && other.relay.turned().await);
+        assert_eq!(self.relay.live(), 0);
+    }
+
+    fn outcome(&self) -> (u64, Outcome) {
+        self.outcomes.recv_timeout(DEADLINE).expect("a tunnel ends")
+    }
+
+    fn no_outcome(&self) {
+        assert!(self.outcomes.try_recv().is_err());
+    }
+
+    fn end(self) {
+        self.relay.close(&closing(0));
+        self.relay.join();
+    }
+}
+
+/// As another process gets them: bytes, and descriptors of its own.
+fn arrivals(frozen: &Frozen) -> Vec<Arrival> {
+    let arrival = |parcel: &Parcel| Arrival {
+        bytes: parcel.bytes().to_vec().into(),
+        sockets: parcel.sockets().map(|socket| socket.try_clone_to_owned().unwrap()),
+    };
+    frozen.parcels().map(arrival).collect()
+}
+
+fn closing(grace: u64) -> Closing {
+    let grace = Duration::from_millis(grace);
+    Closing { code: 1012, reason: "moved".into(), over: Duration::ZERO, grace }
+}
+
+fn text(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+    frame::control(frame::opcode::TEXT, payload, mask)
+}
+
+const MASK: Option<[u8; 4]> = Some([1, 2, 3, 4]);
+
+impl Peers {
+    /// A message each way.
+    fn talk(&mut self, word: &str) {
+        let (there, back) = (text(word.as_bytes(), MASK), text(word.as_bytes(), None));
+        self.client.write_all(&there).unwrap();
+        self.node.expect(&there);
+        self.node.write_all(&back).unwrap();
+        self.client.expect(&back);
+    }
+
+    /// Both say goodbye.
+    fn part(&mut self, code: u16) {
+        self.client.write_all(&close::close_frame(code, "", MASK)).unwrap();
+        self.node.write_all(&close::close_frame(code, "", None)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
+    let (old, new) = (Process::start(), Process::start());
+    let suites = all_suites();
+    let count = suites.len();
+    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
+    peers.iter_mut().for_each(|peers| peers.talk("before"));
+    let filter = Filter::default();
+    let mut before = old.relay.sessions(&filter, None, 99).await;
+    old.hand_over(&new).await;
+    let mut after = new.relay.sessions(&filter, None, 99).await;
+    // The wall is looked at again for each listing.
+    before.iter_mut().chain(&mut after).for_each(|session| session.last_message_at = None);
+    assert_eq!((before.len(), before), (count, after));
+    let live = |process: &Process| process.metrics.node("chat", "ws1").live() as usize;
+    assert_eq!((live(&old), live(&new)), (0, count));
+    assert_eq!((old.places.taken() as usize, new.places.taken() as usize), (0, count));
+    peers.iter_mut().for_each(|peers| peers.talk("after"));
+    old.no_outcome();
+    new.no_outcome();
+    peers[2].part(1000);
+    drop(peers.remove(2));
+    let (id, outcome) = new.outcome();
+    assert_eq!((id, outcome.code, outcome.why), (2, 1000, Why::Closed));
+    assert_eq!(outcome.messages, [2, 2]);
+    old.end();
+    new.end();
+}
+
+#[tokio::test]
+async fn what_is_resumed_picks_up_what_came_meanwhile() {
+    let process = Process::start();
+    let suites = all_suites();
+    let count = suites.len();
+    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| process.tunnel(id, suites)).collect();
+    for round in 0..4 {
+        let frozen = process.relay.freeze(usize::MAX).await;
+        assert_eq!(frozen.len(), count);
+        assert_eq!(process.relay.sessions(&Filter::default(), None, 99).await.len(), count);
+        let message = text(b"meanwhile", MASK);
+        peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
+        if round % 2 == 0 {
+            frozen.resume()
+        } else {
+            drop(frozen)
+        }
+        peers.iter_mut().for_each(|peers| peers.node.expect(&message));
+        peers.iter_mut().for_each(|peers| peers.talk("after"));
+    }
+    process.no_outcome();
+    process.end();
+}
+
+#[tokio::test]
+async fn what_is_held_and_discarded_was_never_touched() {
+    let (old, new) = (Process::start(), Process::start());
+    let suites = all_suites();
+    let count = suites.len();
+    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
+    let frozen = old.relay.freeze(usize::MAX).await;
+    let message = text(b"meanwhile", MASK);
+    peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
+    let held = new.hold(&frozen);
+    assert_eq!((held.len(), held.highest_id()), (count, Some(count as u64 - 1)));
+    assert_eq!(new.metrics.node("chat", "ws1").live() as usize, count);
+    held.discard();
+    assert_eq!((new.metrics.node("chat", "ws1").live(), new.places.taken()), (0, 0));
+    frozen.resume();
+    peers.iter_mut().for_each(|peers| peers.node.expect(&message));
+    peers.iter_mut().for_each(|peers| peers.talk("after"));
+    old.no_outcome();
+    new.no_outcome();
+    old.end();
+    new.end();
+}
+
+#[tokio::test]
+async fn what_is_let_go_says_nothing_to_anyone() {
+    let (old, new) = (Process::start(), Process::start());
+    let suites = all_suites();
+    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
+    let frozen = old.relay.freeze(usize::MAX).await;
+    let held = new.hold(&frozen);
+    frozen.let_go();
+    assert!(old.relay.turned().await);
+    assert_eq!((old.relay.live(), old.metrics.node("chat", "ws1").live()), (0, 0));
+    peers.iter_mut().for_each(|peers| assert!(peers.client.hears_nothing() && peers.node.hears_nothing()));
+    old.no_outcome();
+    // Nobody has them any more: the peers see their streams cut, without a goodbye.
+    held.discard();
+    for peers in &mut peers {
+        for peer in [&mut peers.client, &mut peers.node] {
+            assert_eq!(peer.rest().1, !peer.has_tls(), "a cut is no goodbye");
+        }
+    }
+    new.no_outcome();
+    old.end();
+    new.end();
+}
+
+#[tokio::test]
+async fn a_batch_is_as_large_as_its_limit_and_the_next_takes_others() {
+    let process = Process::start();
+    let mut peers: Vec<Peers> = (0..7).map(|id| process.tunnel(id, PLAIN)).collect();
+    let first = process.relay.freeze(4).await;
+    let second = process.relay.freeze(4).await;
+    let mut ids: Vec<u64> = first.parcels().chain(second.parcels()).map(Parcel::id).collect();
+    ids.sort_unstable();
+    assert_eq!((first.len(), second.len(), ids), (4, 3, (0..7).collect()));
+    assert!(process.relay.freeze(4).await.is_empty());
+    drop((first, second));
+    peers.iter_mut().for_each(|peers| peers.talk("after"));
+    process.end();
+}
+
+#[tokio::test]
+async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
+    let process = Process::start();
+    let mut peers: Vec<Peers> = (0..4).map(|id| process.tunnel(id, PLAIN)).collect();
+    let frozen = process.relay.freeze(2).await;
+    let departures = process.relay.close_some(Which::Pool("chat".into()), &closing(60_000));
+    assert_eq!(departures.counted().await, 4);
+    let away: Vec<u64> = frozen.parcels().map(Parcel::id).collect();
+    let bye = |peers: &mut Peers| {
+        peers.client.expect(&close::close_frame(1012, "moved", None));
+        peers.node.expect(&[0x88]);
+    };
+    (0..4).filter(|id| !away.contains(id)).for_each(|id| bye(&mut peers[id as usize]));
+    frozen.resume();
+    away.iter().for_each(|&id| bye(&mut peers[id as usize]));
+    drop(peers);
+    departures.finished().await;
+    process.end();
+}
+
+/// A binary frame of any length.
+fn frame_of(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+    let bit = if mask.is_some() { 0x80 } else { 0 };
+    let mut frame = vec![0x82];
+    match payload.len() {
+        len @ 0..126 => frame.push(bit | len as u8),
+        len => {
+            frame.push(bit | 126);
+            frame.extend_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&mask.map_or(vec![], |key| key.to_vec()));
+    frame.extend_from_slice(payload);
+    frame
+}

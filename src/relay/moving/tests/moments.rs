@@ -1,0 +1,141 @@
+//! The moments at which a tunnel can be moved: in a header, in a frame, half closed, with a slow reader, in a close.
+
+use std::io::Write;
+use std::net::Shutdown;
+
+use rustls::SupportedCipherSuite;
+
+use super::{MASK, PLAIN, Peers, Process, all_suites, closing, frame_of, text};
+use crate::metrics::Side;
+use crate::relay::{Filter, Which, Why};
+use crate::ws::close;
+
+#[tokio::test]
+async fn a_header_and_a_frame_that_are_cut_by_the_move_are_whole_behind_it() {
+    for suites in all_suites() {
+        let message = frame_of(&[7; 300], MASK);
+        // In the header, in the payload, at the last byte.
+        for cut in [1, 3, 7, 8, 100, message.len() - 1] {
+            let (old, new) = (Process::start(), Process::start());
+            let mut peers = old.tunnel(1, suites);
+            peers.client.write_all(&message[..cut]).unwrap();
+            old.hand_over(&new).await;
+            assert_eq!(new.relay.sessions(&Filter::default(), None, 9).await[0].bytes, [cut as u64, 0]);
+            peers.client.write_all(&message[cut..]).unwrap();
+            peers.node.expect(&message);
+            peers.talk("after");
+            peers.part(1000);
+            drop(peers);
+            assert_eq!(new.outcome().1.messages, [2, 1]);
+            old.end();
+            new.end();
+        }
+    }
+}
+
+#[tokio::test]
+async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() {
+    for suites in [PLAIN, all_suites()[3]] {
+        let (old, new) = (Process::start(), Process::start());
+        let mut peers = old.tunnel(1, suites);
+        let message = frame_of(&[7; 300], MASK);
+        peers.client.write_all(&message[..100]).unwrap();
+        assert!(old.relay.turned().await);
+        let departures = old.relay.close_some(Which::Pool("chat".into()), &closing(60_000));
+        peers.client.expect(&close::close_frame(1012, "moved", None));
+        old.hand_over(&new).await;
+        // It is not this process's any more.
+        departures.finished().await;
+        peers.client.write_all(&[&message[100..], &text(b"dropped", MASK)].concat()).unwrap();
+        peers.node.expect(&message);
+        peers.node.expect(&[0x88]);
+        peers.part(1012);
+        let (_, outcome) = new.outcome();
+        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Balancer, 1012, Why::Drained));
+        old.no_outcome();
+        old.end();
+        new.end();
+    }
+}
+
+#[tokio::test]
+async fn half_of_a_tunnel_that_is_closed_stays_closed_and_the_other_open() {
+    for suites in all_suites() {
+        // In TLS 1.2 a goodbye ends both directions.
+        let is_12 = |suite: &Option<SupportedCipherSuite>| suite.is_some_and(|suite| suite.tls13().is_none());
+        if suites.iter().any(is_12) {
+            continue;
+        }
+        let (old, new) = (Process::start(), Process::start());
+        let mut peers = old.tunnel(1, suites);
+        peers.talk("before");
+        peers.client.shut(Shutdown::Write);
+        assert_eq!(peers.node.rest(), (vec![], true));
+        old.hand_over(&new).await;
+        let message = text(b"still open", None);
+        peers.node.write_all(&message).unwrap();
+        peers.client.expect(&message);
+        peers.node.shut(Shutdown::Write);
+        assert_eq!(peers.client.rest(), (vec![], true));
+        let (_, outcome) = new.outcome();
+        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Client, 1006, Why::Ended));
+        old.end();
+        new.end();
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_comes_while_a_tunnel_is_frozen_is_seen_where_it_goes_on() {
+    for suites in all_suites() {
+        let (old, new) = (Process::start(), Process::start());
+        let mut peers = old.tunnel(1, suites);
+        let frozen = old.relay.freeze(usize::MAX).await;
+        peers.client.write_all(&text(b"last words", MASK)).unwrap();
+        peers.client.shut(Shutdown::Write);
+        let held = new.hold(&frozen);
+        frozen.let_go();
+        held.go(&new.relay);
+        assert_eq!(peers.node.rest(), (text(b"last words", MASK), true));
+        peers.node.shut(Shutdown::Write);
+        assert_eq!(peers.client.rest(), (vec![], true));
+        assert_eq!(new.outcome().1.why, Why::Ended);
+        old.end();
+        new.end();
+    }
+}
+
+#[tokio::test]
+async fn i10_what_a_slow_reader_has_not_taken_goes_along() {
+    for suites in all_suites() {
+        let (old, new) = (Process::start(), Process::start());
+        let mut peers = old.tunnel(1, suites);
+        let message = frame_of(&[5; 30_000], None);
+        let (mut sent, mut in_vain) = (0, 0);
+        // Until nothing passes any more: the node's own socket is full, too.
+        while in_vain < 50 {
+            if peers.node.offer(&message) {
+                (sent, in_vain) = (sent + 1, 0);
+            }
+            in_vain += 1;
+            assert!(old.relay.turned().await);
+        }
+        let frozen = old.relay.freeze(usize::MAX).await;
+        let parcel = frozen.parcels().next().unwrap();
+        assert!(parcel.bytes().len() > 2_000, "{} bytes wait", parcel.bytes().len());
+        assert_eq!(format!("{parcel:?}"), format!("Parcel(1, {} bytes hidden)", parcel.bytes().len()));
+        let held = new.hold(&frozen);
+        frozen.let_go();
+        held.go(&new.relay);
+        // The client reads while the rest of the node's last message is written.
+        let Peers { mut client, mut node } = peers;
+        let node = std::thread::spawn(move || {
+            node.complete();
+            node
+        });
+        (0..=sent).for_each(|_| client.expect(&message));
+        let mut peers = Peers { client, node: node.join().unwrap() };
+        peers.talk("after");
+        old.end();
+        new.end();
+    }
+}

@@ -1,0 +1,155 @@
+//! Tunnels under traffic, moved to and fro: every message has a number and a hash over all that were before it.
+
+use std::io::Write;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use super::peer::{Peer, Voice};
+use super::{Arc, DEADLINE, PLAIN, Process, Suites, all_suites, channel, close, frame_of, suites};
+use crate::affinity::hash::mix;
+use crate::relay::Why;
+
+/// Moves, of which each fourth is called off.
+const ROUNDS: usize = 20;
+/// Messages that arrive between two moves.
+const BETWEEN: usize = 60;
+
+/// The messages of one direction; both peers make the same ones.
+struct Messages {
+    mask: Option<[u8; 4]>,
+    number: u64,
+    /// Over all payloads so far.
+    hash: u64,
+}
+
+impl Messages {
+    fn new(seed: u64, mask: Option<[u8; 4]>) -> Self {
+        Self { mask, number: 0, hash: mix(seed) }
+    }
+}
+
+impl Iterator for Messages {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let draw = mix(self.hash ^ 1) as usize;
+        let len = match draw % 10 {
+            0..5 => draw % 100,
+            5..9 => draw % 3_000,
+            _ => draw % 50_000,
+        };
+        let payload: Vec<u8> =
+            self.number.to_be_bytes().into_iter().chain(self.hash.to_be_bytes().repeat(len / 8)).collect();
+        self.number += 1;
+        self.hash = mix(self.hash ^ payload.len() as u64);
+        Some(frame_of(&payload, self.mask))
+    }
+}
+
+/// Speaks until it is told to stop; gives the bytes and the messages.
+fn speak(mut voice: Voice, messages: Messages, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
+    std::thread::spawn(move || {
+        let (mask, mut bytes, mut count) = (messages.mask, 0, 0);
+        for message in messages {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if count % 16 == 15 {
+                voice.renew();
+            }
+            voice.write_all(&message).unwrap();
+            (bytes, count) = (bytes + message.len() as u64, count + 1);
+        }
+        let bye = close::close_frame(1000, "", mask);
+        voice.write_all(&bye).unwrap();
+        (bytes + bye.len() as u64, count)
+    })
+}
+
+/// Hears every message in its order, up to the Close.
+fn listen(mut peer: Peer, messages: Messages, ticks: Sender<()>) -> JoinHandle<(Peer, u64)> {
+    std::thread::spawn(move || {
+        for (count, message) in messages.enumerate() {
+            let first = peer.take(1);
+            if first == [0x88] {
+                return (peer, count as u64);
+            }
+            let heard = [first, peer.take(message.len() - 1)].concat();
+            assert!(heard == message, "message {count} is not what was sent");
+            let _ = ticks.send(());
+        }
+        unreachable!("there is no last message")
+    })
+}
+
+/// A tunnel whose peers talk, each direction with a speaker and a listener.
+struct Talk {
+    speakers: [JoinHandle<(u64, u64)>; 2],
+    listeners: [JoinHandle<(Peer, u64)>; 2],
+}
+
+impl Talk {
+    fn begin(process: &Process, id: u64, suites: Suites, stop: &Arc<AtomicBool>, ticks: &Sender<()>) -> Self {
+        let peers = process.tunnel(id, suites);
+        let from_client = || Messages::new(2 * id, Some([id as u8, 2, 3, 4]));
+        let from_node = || Messages::new(2 * id + 1, None);
+        Self {
+            speakers: [
+                speak(peers.client.voice(), from_client(), Arc::clone(stop)),
+                speak(peers.node.voice(), from_node(), Arc::clone(stop)),
+            ],
+            listeners: [
+                listen(peers.node, from_client(), ticks.clone()),
+                listen(peers.client, from_node(), ticks.clone()),
+            ],
+        }
+    }
+
+    /// Bytes and messages of both directions, once all was heard.
+    fn end(self) -> [(u64, u64); 2] {
+        let said = self.speakers.map(|speaker| speaker.join().unwrap());
+        let heard = self.listeners.map(|listener| listener.join().unwrap());
+        assert_eq!(said.map(|(_, messages)| messages), [heard[0].1, heard[1].1]);
+        said
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_doubled_or_out_of_order_in_twenty_moves_under_traffic() {
+    let (mut here, mut there) = (Process::start(), Process::start());
+    let (ticks, ticking) = channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let kinds = [vec![PLAIN; 3], all_suites()].concat();
+    let talks: Vec<Talk> =
+        (0..).zip(&kinds).map(|(id, kind)| Talk::begin(&here, id, *kind, &stop, &ticks)).collect();
+    for round in 0..ROUNDS {
+        while ticking.try_recv().is_ok() {}
+        (0..BETWEEN).for_each(|_| ticking.recv_timeout(DEADLINE).expect("messages arrive"));
+        let frozen = here.relay.freeze(usize::MAX).await;
+        assert_eq!((frozen.len(), frozen.stays().count()), (talks.len(), 0));
+        let held = there.hold(&frozen);
+        if round % 4 == 3 {
+            held.discard();
+            frozen.resume();
+            continue;
+        }
+        frozen.let_go();
+        held.go(&there.relay);
+        mem::swap(&mut here, &mut there);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let said: Vec<_> = talks.into_iter().map(Talk::end).collect();
+    assert_eq!(suites().len(), 6);
+    for _ in &said {
+        let (id, outcome) = here.outcomes.recv_timeout(DEADLINE).expect("a tunnel ends");
+        let said = said[id as usize];
+        assert_eq!((outcome.code, outcome.why), (1000, Why::Closed));
+        assert_eq!((outcome.bytes, outcome.messages), (said.map(|it| it.0), said.map(|it| it.1)));
+    }
+    there.no_outcome();
+    here.no_outcome();
+    here.end();
+    there.end();
+}
