@@ -9,7 +9,7 @@
 pub mod cookie;
 pub mod engine_io;
 pub mod hash;
-mod query;
+pub(crate) mod query;
 
 use std::net::IpAddr;
 
@@ -255,7 +255,7 @@ impl From<Option<usize>> for Pin {
 
 /// How a request carries something that it should carry once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Carried<T> {
+pub(crate) enum Carried<T> {
     /// Not at all.
     No,
     /// Once.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::Carried;
 
 /// The value of the parameter `name`, still encoded.
-pub(super) fn find<'q>(query: &'q str, name: &str) -> Carried<&'q str> {
+pub(crate) fn find<'q>(query: &'q str, name: &str) -> Carried<&'q str> {
     let mut values = pairs(query).filter(|(key, _)| *decoded(key) == *name.as_bytes());
     match (values.next(), values.next()) {
         (None, _) => Carried::No,
@@ -23,7 +23,7 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// The bytes that a name or a value stands for.
-pub(super) fn decoded(text: &str) -> Cow<'_, [u8]> {
+pub(crate) fn decoded(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(bytes);

@@ -14,6 +14,8 @@ mod date;
 mod json;
 mod msgpack;
 
+pub use msgpack::{write_list_header, write_map_header, write_text as write_msgpack_text};
+
 /// Arrays and maps inside each other that a client may send. Eight levels less than [`MOST_WIRE_DEPTH`], which leaves
 /// room for the envelopes that adapters put around it.
 pub const MOST_DEPTH: usize = 119;

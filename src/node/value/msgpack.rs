@@ -85,12 +85,12 @@ pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
             out.extend_from_slice(bytes);
         }
         Value::List(items) => {
-            write_length(out, items.len(), [Some(0x90), None, Some(0xdc), Some(0xdd)]);
+            write_list_header(out, items.len());
             items.iter().for_each(|item| write(item, out));
         }
         Value::Map(entries) => {
             let kept = || entries.iter().filter(|(key, _)| **key != *REFUSED_KEY);
-            write_length(out, kept().count(), [Some(0x80), None, Some(0xde), Some(0xdf)]);
+            write_map_header(out, kept().count());
             kept().for_each(|(key, value)| {
                 write_text(out, key);
                 write(value, out);
@@ -99,7 +99,18 @@ pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-fn write_text(out: &mut Vec<u8>, text: &str) {
+/// Writes the beginning of a list, which that many values must follow.
+pub fn write_list_header(out: &mut Vec<u8>, items: usize) {
+    write_length(out, items, [Some(0x90), None, Some(0xdc), Some(0xdd)]);
+}
+
+/// Writes the beginning of a map, which that many keys, each with its value, must follow.
+pub fn write_map_header(out: &mut Vec<u8>, entries: usize) {
+    write_length(out, entries, [Some(0x80), None, Some(0xde), Some(0xdf)]);
+}
+
+/// Writes text.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
     write_length(out, text.len(), [Some(0xa0), Some(0xd9), Some(0xda), Some(0xdb)]);
     out.extend_from_slice(text.as_bytes());
 }

@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::debug;
 
-use crate::node::{Answer, GRACE, Node, plain};
+use super::{Answer, GRACE, Node, plain};
 
 /// A larger message is refused with 1009; the same as Socket.IO's default `maxHttpBufferSize`, in binary.
 pub(super) const MAX_MESSAGE: usize = 1024 * 1024;

@@ -1,0 +1,81 @@
+//! The node's command line.
+//!
+//! Exit codes: 0 the node ended in order; 1 it could not start, or its end took longer than the drain time allows or
+//! was cut short by a second signal; 2 the flags are wrong.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use mainstay::log::{self, Format};
+use mainstay::net::files;
+use mainstay::node::config::{Flags, Settings};
+use mainstay::node::{Node, World};
+
+/// What is not an argument, for the help.
+const ENVIRONMENT: &str = "\
+Environment:
+  RUST_LOG  what is logged on standard error: error, warn, info (the default),
+            debug or trace
+  NO_COLOR  no colors in the log
+
+Signals:
+  TERM INT  end in order: /health says 503, clients are closed with 1012 over the
+            drain time; a second one at once";
+
+/// A WebSocket and Socket.IO node that shares rooms and users with its fellows, Node.js servers among them.
+#[derive(Parser)]
+#[command(name = "mainstay-node", version, after_help = ENVIRONMENT)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let settings = match Settings::resolve(cli.flags, &|path| std::fs::read_to_string(path)) {
+        Ok(settings) => settings,
+        Err(faults) => {
+            for fault in &faults.0 {
+                eprintln!("mainstay-node: {fault}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    log::init(Format::Text);
+    files::raise_limit();
+    match run(settings) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mainstay-node: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the node on all cores until a signal. Says whether it ended in order.
+fn run(settings: Settings) -> io::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let node = Node::start(settings, &World::default()).await.map_err(io::Error::other)?;
+        let node = Arc::new(node);
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("the end begins");
+        tokio::select! {
+            in_order = node.drain() => Ok(in_order),
+            _ = term.recv() => Ok(false),
+            _ = int.recv() => Ok(false),
+        }
+    });
+    // What is left are tasks that the end did not wait for.
+    runtime.shutdown_background();
+    outcome
+}

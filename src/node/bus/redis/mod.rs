@@ -1,0 +1,258 @@
+//! The node's connection to Redis, which comes back whatever happens to it.
+//!
+//! 1. connect (one server, the master that sentinels name, or a cluster), within a few seconds;
+//! 2. subscribe to everything that is wanted, and check that the server counts those subscriptions;
+//! 3. serve: hand on what is heard; every few seconds, and whenever a command failed in a way that may be the
+//!    connection's fault, check again;
+//! 4. when a check fails or the connection ends: say so, wait (longer each time, with jitter, for ever), and begin anew.
+//!
+//! Rules: a command never waits for a connection that is not there, it fails with [`RedisFault::Away`], so that local
+//! clients go on; nothing is tried a second time, because a broadcast that came twice cannot be told from two.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redis::{Cmd, FromRedisValue, RedisError};
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+mod line;
+mod link;
+mod outgoing;
+mod place;
+mod supervisor;
+mod wanted;
+
+use outgoing::Outgoing;
+use wanted::Wanted;
+
+pub use line::{Line, Via};
+pub use link::Link;
+pub use outgoing::Answer;
+pub use place::{Place, PlaceFault};
+pub use wanted::{Heard, Listener, Wish};
+
+/// How the connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisState {
+    /// Not yet connected since the start.
+    Connecting,
+    /// Connected, and every subscription is confirmed.
+    Up,
+    /// Not connected, with the reason.
+    Away(String),
+}
+
+/// Why a command had no answer.
+#[derive(Debug, Error)]
+pub enum RedisFault {
+    /// There is no connection; the command was not sent.
+    #[error("Redis is away: {0}")]
+    Away(String),
+    /// The connection was lost, or the answer did not come in time: the command may have been carried out.
+    #[error("Redis did not answer, the command may have been carried out: {0}")]
+    Unknown(RedisError),
+    /// Too many commands wait already; it was not sent.
+    #[error("too many commands for Redis are waiting")]
+    Full,
+    /// The server refused the command.
+    #[error("Redis refused the command: {0}")]
+    Refused(RedisError),
+}
+
+/// The connection. Dropping it does not end it; [`Redis::close`] does.
+pub struct Redis {
+    /// Where it goes.
+    place: Place,
+    /// How long an answer may take.
+    patience: Duration,
+    /// The live connection, while there is one whose subscriptions are confirmed.
+    line: ArcSwapOption<Line>,
+    /// What is subscribed to on every connection.
+    wanted: Wanted,
+    /// Commands whose order counts.
+    outgoing: Outgoing,
+    /// Written by the supervisor alone.
+    state: watch::Sender<RedisState>,
+    /// A command failed in a way that may be the connection's fault: check now.
+    suspect: Notify,
+    /// The server is the wrong one (a replica now): connect anew, whatever the check says.
+    wrong: AtomicBool,
+    /// Connections made since the start, for metrics.
+    connections: AtomicU64,
+    /// Pushes that found no room, for metrics.
+    dropped: AtomicU64,
+    /// Cancelled once, by [`Redis::close`].
+    closed: CancellationToken,
+    /// The supervisor.
+    tasks: TaskTracker,
+}
+
+impl Redis {
+    /// Begins to connect. An answer to a command may take `patience`.
+    pub fn start(place: Place, patience: Duration) -> Arc<Redis> {
+        let (outgoing, queue) = Outgoing::new();
+        let redis = Arc::new(Redis {
+            place,
+            outgoing,
+            patience,
+            line: ArcSwapOption::empty(),
+            wanted: Wanted::default(),
+            state: watch::Sender::new(RedisState::Connecting),
+            suspect: Notify::new(),
+            wrong: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        redis.tasks.spawn(supervisor::supervise(redis.clone()));
+        let closed = redis.closed.clone();
+        let sending = outgoing::send_all(redis.clone(), queue);
+        redis.tasks.spawn(async move { closed.run_until_cancelled(sending).await });
+        redis.tasks.close();
+        redis
+    }
+
+    /// Where it goes.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// How it is now.
+    pub fn state(&self) -> RedisState {
+        self.state.borrow().clone()
+    }
+
+    /// To await a change of the state.
+    pub fn watch(&self) -> watch::Receiver<RedisState> {
+        self.state.subscribe()
+    }
+
+    /// Connections made since the start.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Messages that were heard and found no room, because the node could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Sends one command and waits for its answer.
+    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisFault> {
+        let line = self.line()?;
+        line.ask(command).await.map_err(|error| self.fault(error))
+    }
+
+    /// Sends several commands in one write; the keys of them must be of one slot.
+    pub async fn ask_all<T: FromRedisValue>(&self, commands: &redis::Pipeline) -> Result<T, RedisFault> {
+        let line = self.line()?;
+        line.ask_all(commands).await.map_err(|error| self.fault(error))
+    }
+
+    /// Hands a command over: it is sent after all that were handed over before, whether its answer is awaited or not.
+    pub fn post(&self, command: Cmd) -> Result<Answer, RedisFault> {
+        self.outgoing.post(command)
+    }
+
+    /// The same for the question how many connections, of all nodes, subscribe to a channel.
+    pub fn post_count(&self, via: Via, channel: &str) -> Result<Answer, RedisFault> {
+        self.outgoing.post_count(via, channel)
+    }
+
+    /// How many connections, of all nodes, subscribe to a channel.
+    pub async fn subscribers(&self, via: Via, channel: &str) -> Result<u64, RedisFault> {
+        let line = self.line()?;
+        line.subscribers(via, channel).await.map_err(|error| self.fault(error))
+    }
+
+    /// Wants to hear a channel from now on, on every connection that is made. `own` says that no other node subscribes to
+    /// it. On the connection that is there now, [`Redis::confirm`] makes it so.
+    pub fn want(&self, wish: Wish, listener: Listener, own: bool) {
+        self.wanted.add(wish, listener, own);
+    }
+
+    /// Subscribes to what is wanted on the connection that is there now. Returns when the server has confirmed it, or at
+    /// once if Redis is away.
+    pub async fn confirm(&self, wish: Wish) {
+        let Ok(line) = self.line() else { return };
+        if let Err(error) = line.subscribe(wish.via, &wish.channel).await {
+            debug!(channel = %wish.channel, %error, "redis refused a subscription");
+            self.fault(error);
+        } else if !self.wanted.contains(&wish) {
+            let _ = line.unsubscribe(wish.via, &wish.channel).await;
+        }
+    }
+
+    /// Does not want to hear it any more.
+    pub async fn unsubscribe(&self, wish: &Wish) {
+        if !self.wanted.remove(wish) {
+            return;
+        }
+        let Ok(line) = self.line() else { return };
+        let _ = line.unsubscribe(wish.via, &wish.channel).await;
+        // Wanted again while the answer was on its way: the two commands may have come in the wrong order.
+        if self.wanted.contains(wish) {
+            let _ = line.subscribe(wish.via, &wish.channel).await;
+        }
+    }
+
+    /// Ends the connection and waits for the supervisor.
+    pub async fn close(&self) {
+        self.closed.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// A connection of its own for commands that wait on the server; their answers may take `patience`.
+    pub async fn line_of_its_own(&self, patience: Duration) -> Result<Line, RedisFault> {
+        Line::connect(&self.place, patience, None).await.map_err(RedisFault::Unknown)
+    }
+
+    fn line(&self) -> Result<Arc<Line>, RedisFault> {
+        self.line.load_full().ok_or_else(|| match &*self.state.borrow() {
+            RedisState::Away(reason) => RedisFault::Away(reason.clone()),
+            RedisState::Connecting | RedisState::Up => RedisFault::Away("not yet connected".to_owned()),
+        })
+    }
+
+    /// Sorts an error, and has the connection checked if it may be the connection's.
+    fn fault(&self, error: RedisError) -> RedisFault {
+        if is_refusal(&error) {
+            match error.code() {
+                // After a failover the old master answers so.
+                Some("READONLY") => {
+                    self.wrong.store(true, Relaxed);
+                    self.suspect.notify_one();
+                }
+                Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH") => self.suspect.notify_one(),
+                _ => {}
+            }
+            return RedisFault::Refused(error);
+        }
+        self.suspect.notify_one();
+        RedisFault::Unknown(error)
+    }
+
+    fn is_away(&self, reason: String) {
+        self.line.store(None);
+        // Said once for a reason, not at every attempt.
+        let said = self.state.send_if_modified(|state| {
+            let away = RedisState::Away(reason.clone());
+            (*state != away).then(|| *state = away).is_some()
+        });
+        if said {
+            warn!(redis = %self.place.name(), reason, "redis is away");
+        }
+    }
+}
+
+/// Whether the server answered, with a no.
+fn is_refusal(error: &RedisError) -> bool {
+    !error.is_io_error() && !error.is_timeout() && !error.is_connection_dropped() && error.code().is_some()
+}
