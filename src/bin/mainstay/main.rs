@@ -7,6 +7,7 @@
 //! short; 2 the command is not one.
 
 mod generate;
+mod rebalance;
 mod remote;
 mod table;
 
@@ -79,6 +80,8 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Even a pool out: nodes with more than their share give up the rest; shows the plan, and how far it is
+    Rebalance(rebalance::Wish),
     /// Make a running balancer read its config anew: every change, or every fault and nothing changed
     Reload(Remote),
     /// Show the config in effect in a running balancer, with every default; it is a config file itself
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Command::Status(remote) => remote::status(&remote),
         Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
+        Command::Rebalance(wish) => rebalance::rebalance(&wish),
         Command::Reload(remote) => remote::reload(&remote),
         Command::Config(remote) => remote::config(&remote),
         Command::Schema => generate::schema(),
