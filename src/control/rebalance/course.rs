@@ -24,13 +24,13 @@ use crate::ws::close;
 
 /// Slices of a window, but for the bounds of their length.
 const SLICES: u32 = 60;
-/// The shortest slice, and the longest.
-const SLICE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// The shortest slice, and the longest: so old are the shares by which clients are kept from a node, at most.
+const SLICE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How long each tunnel waits for its peers' answers to a Close.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long after the last close those who are still on their way are kept from crowded nodes: clients wait up to
+/// How many seconds after the last close those who are still on their way are kept from crowded nodes: clients wait up to
 /// half a minute before they come back.
-const STRAGGLERS: Duration = Duration::from_secs(60);
+const STRAGGLERS: u32 = 60;
 
 /// See the module.
 pub struct Course {
@@ -116,9 +116,11 @@ impl Course {
         let _ended = self.ended.clone().drop_guard();
         let _open = Open(self);
         let course = async {
-            self.slices(front).await;
+            let is_whole = self.slices(front).await;
             self.finish(front);
-            tokio::time::sleep(STRAGGLERS).await;
+            if is_whole {
+                self.wait_for_stragglers(front).await;
+            }
         };
         tokio::select! {
             () = course => {}
@@ -139,30 +141,42 @@ impl Course {
         tracing::info!(pool = %self.pool, planned, closed, "rebalanced");
     }
 
-    async fn slices(&self, front: &Front) {
+    /// All slices; false when nobody wants them any more.
+    async fn slices(&self, front: &Front) -> bool {
         let slice = (self.rule.over / SLICES).clamp(SLICE.0, SLICE.1);
         let count = u32::try_from(self.rule.over.as_nanos().div_ceil(slice.as_nanos())).unwrap_or(u32::MAX);
         let count = count.max(1);
         let slice = self.rule.over / count;
         for number in 1..=count {
-            let Some(pool) = front.state.load().pools.get(&self.pool).cloned() else { return };
-            if pool.config.rebalance.is_none() && !self.is_ordered {
-                return;
-            }
+            let Some(pool) = self.wanted_by(front) else { return false };
             self.close_some(front, &pool, slice, f64::from(number) / f64::from(count)).await;
             tokio::time::sleep(slice).await;
         }
+        true
+    }
+
+    /// Keeps them from crowded nodes, as these are from second to second.
+    async fn wait_for_stragglers(&self, front: &Front) {
+        for _ in 0..STRAGGLERS {
+            let Some(pool) = self.wanted_by(front) else { return };
+            let outlook = Outlook::of(&pool, self.rule.tolerance, front.now());
+            self.crowded.iter().for_each(|crowded| crowded.keep_in(&pool, &outlook));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// The pool as it is now; `None` when it is gone, or the config no longer wants what nobody has ordered.
+    fn wanted_by(&self, front: &Front) -> Option<Arc<Pool>> {
+        let pool = front.state.load().pools.get(&self.pool).cloned()?;
+        (self.is_ordered || pool.config.rebalance.is_some()).then_some(pool)
     }
 
     /// Closes what of the surplus is due when this part of the window is over.
     async fn close_some(&self, front: &Front, pool: &Arc<Pool>, slice: Duration, part: f64) {
         let outlook = Outlook::of(pool, self.rule.tolerance, front.now());
         for crowded in &self.crowded {
-            let Some(stand) = outlook.of_node(&crowded.node) else {
-                crowded.keep(None);
-                continue;
-            };
-            crowded.keep(Some((&pool.upstreams[stand.index], stand.share)));
+            crowded.keep_in(pool, &outlook);
+            let Some(stand) = outlook.of_node(&crowded.node) else { continue };
             let count = crowded.due(stand, part);
             if count == 0 {
                 continue;
@@ -229,19 +243,17 @@ impl Crowded {
         needed.min(by_now.saturating_sub(self.closed.load(Relaxed)))
     }
 
-    /// Keeps the node from filling up above this; whatever was kept before is let go of.
-    fn keep(&self, node: Option<(&Arc<Upstream>, u32)>) {
-        let mut kept = self.kept.lock();
-        match node {
-            Some((node, share)) => {
-                node.set_ceiling(Some(share));
-                *kept = Some(Arc::clone(node));
-            }
-            None => {
-                if let Some(node) = kept.take() {
-                    node.set_ceiling(None);
-                }
-            }
+    /// Keeps the node from filling up above its share, as long as it is up.
+    fn keep_in(&self, pool: &Pool, outlook: &Outlook) {
+        let Some(stand) = outlook.of_node(&self.node) else { return self.let_go() };
+        let node = &pool.upstreams[stand.index];
+        node.set_ceiling(Some(stand.share));
+        *self.kept.lock() = Some(Arc::clone(node));
+    }
+
+    fn let_go(&self) {
+        if let Some(node) = self.kept.lock().take() {
+            node.set_ceiling(None);
         }
     }
 }
@@ -251,11 +263,37 @@ struct Open<'a>(&'a Course);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.crowded.iter().for_each(|crowded| crowded.keep(None));
+        self.0.crowded.iter().for_each(Crowded::let_go);
     }
 }
 
 /// All of a slice, evenly over it.
 fn closing(slice: Duration) -> Closing {
     Closing { code: close::SERVICE_RESTART, reason: "rebalance".into(), over: slice, grace: GRACE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_grows_evenly_and_is_never_more_than_what_is_too_much_still() {
+        let stand =
+            |live| Stand { node: "a".parse().unwrap(), index: 0, live, share: 30, surplus: live - 30 };
+        let crowded = Crowded::new(&stand(40));
+        let mut closed = 0;
+        for (tenth, live) in [(1, 40), (2, 39), (5, 38), (6, 31), (7, 30), (10, 45)] {
+            let due = crowded.due(&stand(live), f64::from(tenth) / 10.0);
+            crowded.closed.fetch_add(due, Relaxed);
+            closed += due;
+            let expected = match tenth {
+                1 | 2 | 5 => tenth,
+                // Others have left by themselves: only one is too much, then none.
+                6 | 7 => 6,
+                // However many have come, no more than were planned.
+                _ => 10,
+            };
+            assert_eq!(closed, expected, "after {tenth} tenths");
+        }
+    }
 }

@@ -167,3 +167,45 @@ impl Lookout {
         self.up = seen;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::metrics::Metrics;
+    use crate::proxy::State;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn state(pool: &str) -> State {
+        let text = format!(
+            "pools: {{ chat: {{ nodes: [{{ id: a, address: \"a:1\" }}, {{ id: b, address: \"b:1\" }}], health: null, \
+             passive: {{ failures: 1, eject: 10s }}, slow_start: 5s, {pool} }} }}"
+        );
+        let no_file = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+        let config = config::resolve("test", text.as_bytes(), &|_| None, &no_file).unwrap();
+        State::new(&config, &Metrics::new(1))
+    }
+
+    #[test]
+    fn a_pool_is_looked_at_when_the_slow_start_of_a_node_that_came_back_is_over() {
+        for (pool, due) in [("rebalance: {}", Some(s(17))), ("rebalance: null", None)] {
+            let state = state(pool);
+            let pool = &state.pools["chat"];
+            let mut lookout = Lookout::default();
+            let mut note = |now| {
+                lookout.note([&**pool].into_iter(), now);
+                lookout.due.get("chat").copied()
+            };
+            assert_eq!(note(s(0)), None, "whoever is up at the first look has not come up");
+            pool.upstreams[0].judge(s(1), |health| health.on_failure(s(1), false));
+            assert_eq!(note(s(2)), None);
+            assert_eq!(note(s(12)), due);
+            // It flaps, and that puts nothing off.
+            pool.upstreams[0].judge(s(13), |health| health.on_failure(s(13), false));
+            assert_eq!((note(s(14)), note(s(24))), (due, due));
+        }
+    }
+}
