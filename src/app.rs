@@ -10,11 +10,13 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::nodes::NodeAnswer;
 use crate::admin::rebalance::Plan;
 use crate::admin::sessions::Session;
-use crate::admin::status::{Process, status};
+use crate::admin::status::{Process, drain_status, status};
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress};
+use crate::control::drain::Told;
 use crate::control::watch::Watch;
 use crate::control::{self, Bound, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
@@ -152,7 +154,7 @@ impl Drop for App {
 /// What the admin server shows and can bring about.
 fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
     let front = reload.front();
-    let [ready, shown, listed, closed] = [(); 4].map(|()| Arc::clone(front));
+    let [ready, shown, listed, closed, drained, undrained] = [(); 6].map(|()| Arc::clone(front));
     let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
     let rebalances = Arc::clone(reload.rebalances());
     View {
@@ -175,6 +177,16 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
             let (rule, outlook) = rebalances.order(&pool, &wish)?;
             Ok(Plan::new(&pool, &rule, &outlook))
         }),
+        drain: Box::new(move |pool, node, wish| {
+            let front = Arc::clone(&drained);
+            Box::pin(async move {
+                let told = control::drain::order(&front, &pool, &node, &wish).await?;
+                Ok(node_answer(&front, told))
+            })
+        }),
+        undrain: Box::new(move |pool, node| {
+            Ok(node_answer(&undrained, control::drain::withdraw(&undrained, &pool, &node)?))
+        }),
         reload: Box::new(move || {
             let reload = Arc::clone(&asked);
             Box::pin(async move {
@@ -182,6 +194,18 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
                 Ok(changes.iter().map(ToString::to_string).collect())
             })
         }),
+    }
+}
+
+/// What is said of a node that was told to be drained, or no longer.
+fn node_answer(front: &Front, told: Told) -> NodeAnswer {
+    let Told { upstream, warnings } = told;
+    NodeAnswer {
+        pool: upstream.meter.pool.to_string(),
+        node: upstream.node.id.to_string(),
+        state: upstream.load(front.now()).state.as_str(),
+        drain: drain_status(&upstream),
+        warnings,
     }
 }
 

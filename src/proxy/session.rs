@@ -27,6 +27,7 @@ use crate::http::{Body, BodyFault, trace};
 use crate::metrics::Handshake;
 use crate::net::proxy_protocol::Ends;
 use crate::pool::pick::{Ask, Balance, Candidate, Candidates, Load, Outcome, Shortage, candidates};
+use crate::pool::rollout::Rollout;
 use crate::ws::handshake;
 
 /// How a plain request whose client left is counted: among 4xx, by the status that nginx made usual.
@@ -50,6 +51,10 @@ pub struct Session {
     pub wishes: Wishes,
     /// It may live on any node: nothing of it is anywhere yet.
     pub opens: bool,
+    /// The draining node on which it stays for now.
+    pub stays: Option<usize>,
+    /// The rollout that was under way when it came.
+    pub rollout: Option<Arc<Rollout>>,
     /// When its head was read.
     pub begun: Instant,
     /// The same, on the calendar.
@@ -206,15 +211,18 @@ fn open(
     } else {
         engine_io::is_polling_handshake(request.method(), asked.query)
     };
+    let stays = pool.stays(&wishes, request.uri().query().and_then(engine_io::session_key));
     Ok(Session {
         id: front.next_id(),
         state,
+        rollout: pool.rollout.present(),
         pool,
         route: name,
         origin,
         trace,
         wishes,
         opens,
+        stays,
         begun,
         opened_at,
     })
@@ -265,6 +273,8 @@ impl Session {
             client: self.origin.client,
             tunnel,
             opens: self.opens,
+            stays: self.stays,
+            rollout: self.rollout.as_deref(),
             draw: self.id,
             turn: self.pool.turn(self.wishes.list().is_empty()),
         };

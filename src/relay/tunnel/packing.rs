@@ -116,6 +116,7 @@ impl Live {
             ],
             pipes: [Pipe::unpack(fields.section(FROM_CLIENT)?)?, Pipe::unpack(fields.section(FROM_NODE)?)?],
             queued: false,
+            was_lent: true,
         };
         live.record.key = fields.maybe(KEY)?;
         fields.end()?;
@@ -136,6 +137,7 @@ impl Live {
 
     /// Takes the sockets away, the client's and the node's; `None` when they are away.
     pub fn take_sockets(&mut self) -> Option<[OwnedFd; 2]> {
+        self.was_lent = true;
         let [client, node] = self.ends.each_mut().map(End::take_socket);
         Some([client?, node?])
     }
