@@ -122,6 +122,7 @@ impl App {
 
     fn reporting(mut self) -> Self {
         self.servers.spawn(report::run(Arc::clone(&self.front)));
+        self.servers.spawn(Arc::clone(self.reload.rebalances()).watch());
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::GRACE;
 use crate::admin::nodes::NodeAnswer;
+use crate::admin::rebalance::Plan;
 use crate::admin::sessions::Session;
 use crate::admin::status::{Process, drain_status, status};
 use crate::admin::{self, Readiness, View};
@@ -21,11 +22,15 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
     let [ready, shown, listed, closed, drained, undrained] = [(); 6].map(|()| Arc::clone(front));
     let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
     let upgrades = Arc::clone(upgrades);
+    let rebalances = Arc::clone(reload.rebalances());
     View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || config.config()),
-        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
+        status: Box::new(move || {
+            let (listeners, rebalances) = (listening.listeners(), Arc::clone(listening.rebalances()));
+            status(&shown, &Process { started_at, listeners, rebalances })
+        }),
         sessions: Box::new(move |wanted| {
             let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
             Box::pin(async { page.await.into_iter().map(Session::from).collect() })
@@ -33,6 +38,10 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
         close: Box::new(move |id| {
             let departures = closed.relay.close_some(Which::Session(id), &killing());
             Box::pin(async move { departures.counted().await > 0 })
+        }),
+        rebalance: Box::new(move |pool, wish| {
+            let (rule, outlook) = rebalances.order(&pool, &wish)?;
+            Ok(Plan::new(&pool, &rule, &outlook))
         }),
         drain: Box::new(move |pool, node, wish| {
             let front = Arc::clone(&drained);

@@ -8,6 +8,7 @@
 
 mod drain;
 mod generate;
+mod rebalance;
 mod remote;
 mod table;
 
@@ -96,6 +97,8 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Even a pool out: nodes with more than their share give up the rest; shows the plan, and how far it is
+    Rebalance(rebalance::Wish),
     /// Make a running balancer read its config anew: every change, or every fault and nothing changed
     Reload(Remote),
     /// Replace the running balancer by the program that stands at its path now, with every connection kept
@@ -147,6 +150,7 @@ fn main() -> ExitCode {
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
         Command::Drain(wish) => drain::drain(&wish),
         Command::Undrain { node, remote } => drain::undrain(&node, &remote),
+        Command::Rebalance(wish) => rebalance::rebalance(&wish),
         Command::Reload(remote) => remote::reload(&remote),
         Command::Upgrade(remote) => remote::upgrade(&remote),
         Command::Config(remote) => remote::config(&remote),
