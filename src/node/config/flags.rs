@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::{Adapter, Algorithm, Mode, RedisUrl, read};
+use super::{Adapter, Algorithm, RedisUrl, read};
+use crate::node::bus::settings::Mode;
 
 /// All flags of a node.
 #[derive(Debug, Clone, Args)]

@@ -19,7 +19,6 @@ use crate::config::{Tokens, show_duration};
 use crate::route::{Origin, Origins};
 
 use super::auth::{AuthSettings, Key};
-use super::bus::settings::Mode;
 
 pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
 
@@ -71,7 +70,7 @@ pub struct Cluster {
     /// The streams adapter's questions and answers go over sharded channels.
     pub sharded_pubsub: bool,
     /// Which rooms have a channel of their own in the sharded adapter.
-    pub subscription_mode: Mode,
+    pub subscription_mode: super::bus::settings::Mode,
     /// How long a lost session may be recovered; `None`: it may not.
     pub recovery: Option<Duration>,
     /// Of the presence keys.
