@@ -188,17 +188,23 @@ impl Bus for RedisBus {
     }
 }
 
-/// Keeps the metric of the connection, and looks for a fleet of another kind whenever there is a connection anew.
+/// Between two looks at what the connection counts.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Keeps the metrics of the connection, and looks for a fleet of another kind whenever there is a connection anew.
 async fn watch_state(shared: Arc<Shared>) {
     let mut watch = shared.redis.watch();
+    let mut dropped = 0;
     loop {
         let is_up = *watch.borrow_and_update() == RedisState::Up;
         shared.metrics.redis_up.set(i64::from(is_up));
         if is_up {
             look_for_others(&shared).await;
         }
-        if watch.changed().await.is_err() {
-            return;
+        while let Err(_still_so) = timeout(LOOK, watch.changed()).await {
+            let now = shared.redis.dropped();
+            shared.metrics.missed.inc_by(now - dropped);
+            dropped = now;
         }
     }
 }
