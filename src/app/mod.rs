@@ -179,6 +179,7 @@ impl App {
         let drain = self.reload.config().shutdown.drain;
         tracing::info!(tunnels = front.relay.live(), "stopping");
         front.shutdown.begin();
+        self.reload.end_sockets();
         service::stopping(&report::status(&front));
         let grace = GRACE.min(drain / 2);
         let over = drain - grace - LAST_STEPS.min(drain / 10);
@@ -210,6 +211,7 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         self.front.shutdown.stop();
+        self.reload.end_sockets();
     }
 }
 

@@ -168,6 +168,11 @@ impl Reload {
         self.doors.lock().accept_again(&|listener, entrance, stop| self.accept(listener, entrance, stop));
     }
 
+    /// The process ends: the sockets close when nobody accepts on them any more.
+    pub fn end_sockets(&self) {
+        self.doors.lock().end();
+    }
+
     /// Another process goes on with the sockets.
     pub(super) fn leave_sockets(&self) {
         self.doors.lock().leave();

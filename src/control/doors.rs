@@ -172,6 +172,11 @@ impl Doors {
         }
     }
 
+    /// Nobody is going to go on with the sockets: each closes with its task.
+    pub fn end(&mut self) {
+        self.clients.iter_mut().chain(&mut self.admin).for_each(|door| door.spare = None);
+    }
+
     /// Another process goes on with the sockets: their files stay.
     pub fn leave(&self) {
         self.clients.iter().chain(&self.admin).filter_map(|door| door.spare.as_ref()).for_each(Spare::leave);
