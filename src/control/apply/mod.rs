@@ -7,8 +7,9 @@
 //!
 //! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
 
+mod succession;
+
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use succession::handed_name;
+
 use super::doors::{Bound, Doors};
 use super::leave::Leaving;
 use super::load::{Reading, read};
@@ -27,7 +30,7 @@ use super::pages;
 use super::probe::{self, Probes};
 use super::rebalance::Rebalances;
 use super::report;
-use crate::config::{Change, Config, Fault, Faults, ListenAddress, diff};
+use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
 use crate::proxy::entrance::Entrance;
 use crate::proxy::{self, Front};
@@ -69,16 +72,6 @@ struct Turn {
     leaving: Leaving,
     /// What the last reading of the files found; `None` before the first.
     seen: Option<u64>,
-}
-
-/// What two processes call the same listener.
-pub fn handed_name(address: &ListenAddress, is_admin: bool) -> String {
-    format!("{} {address}", if is_admin { "admin" } else { "clients" })
-}
-
-/// See [`Reload::still`].
-pub(super) struct Still<'a> {
-    _turn: tokio::sync::MutexGuard<'a, Turn>,
 }
 
 /// Why a reload reads the files.
@@ -124,63 +117,6 @@ impl Reload {
         probe::first_round(&self.front, probe::nodes(&state)).await;
         turn.probes.follow(&self.front);
         self.open(Bound { admin: None, ..bound }, &config, &config);
-    }
-
-    /// As [`start`](Self::start) for a process that takes over from another one, in two steps: here every node is asked
-    /// once, and [`open_all`](Self::open_all) opens.
-    pub(super) async fn prepare(self: &Arc<Self>) {
-        warn_of_budget(&self.config());
-        probe::first_round(&self.front, probe::nodes(&self.front.state.load_full())).await;
-    }
-
-    /// The second step.
-    pub(super) async fn open_all(self: &Arc<Self>, bound: Bound) {
-        let config = self.config();
-        self.turn.lock().await.probes.follow(&self.front);
-        self.open(bound, &config, &config);
-    }
-
-    /// No reload runs, and none begins while this is kept.
-    pub(super) async fn still(&self) -> Still<'_> {
-        Still { _turn: self.turn.lock().await }
-    }
-
-    /// The sockets, for another process, with what the config calls each. `None` where one cannot be handed over.
-    pub(super) fn sockets(&self) -> Option<Vec<(String, OwnedFd)>> {
-        let (config, doors) = (self.config(), self.doors.lock());
-        let clients = config.listeners.iter().map(|listener| handed_name(&listener.address, false));
-        let admin = config.admin.as_ref().map(|admin| handed_name(&admin.address, true));
-        let sockets = doors.spares()?.into_iter().map(|spare| spare.socket().try_clone_to_owned().ok());
-        clients.chain(admin).zip(sockets).map(|(name, socket)| Some((name, socket?))).collect()
-    }
-
-    /// Accepts no clients until [`accept_again`](Self::accept_again); they wait meanwhile.
-    pub(super) async fn rest(&self) {
-        let tasks = self.doors.lock().rest();
-        for task in tasks {
-            // A panic of the task has been said.
-            let _ = task.await;
-        }
-    }
-
-    /// Accepts clients again.
-    pub(super) fn accept_again(&self) {
-        self.doors.lock().accept_again(&|listener, entrance, stop| self.accept(listener, entrance, stop));
-    }
-
-    /// The process ends: the sockets close when nobody accepts on them any more.
-    pub fn end_sockets(&self) {
-        self.doors.lock().end();
-    }
-
-    /// Another process goes on with the sockets.
-    pub(super) fn leave_sockets(&self) {
-        self.doors.lock().leave();
-    }
-
-    /// Whether there is a file to read the config from.
-    pub(super) fn has_file(&self) -> bool {
-        self.path.is_some()
     }
 
     /// What is in effect.
