@@ -15,32 +15,32 @@ pub fn handed_name(address: &ListenAddress, is_admin: bool) -> String {
 }
 
 /// See [`Reload::still`].
-pub(super) struct Still<'a> {
+pub(in crate::control) struct Still<'a> {
     _turn: tokio::sync::MutexGuard<'a, Turn>,
 }
 
 impl Reload {
     /// As [`start`](Self::start) for a process that takes over from another one, in two steps: here every node is asked
     /// once, and [`open_all`](Self::open_all) opens.
-    pub(super) async fn prepare(self: &Arc<Self>) {
+    pub(in crate::control) async fn prepare(self: &Arc<Self>) {
         warn_of_budget(&self.config());
         probe::first_round(&self.front, probe::nodes(&self.front.state.load_full())).await;
     }
 
     /// The second step.
-    pub(super) async fn open_all(self: &Arc<Self>, bound: Bound) {
+    pub(in crate::control) async fn open_all(self: &Arc<Self>, bound: Bound) {
         let config = self.config();
         self.turn.lock().await.probes.follow(&self.front);
         self.open(bound, &config, &config);
     }
 
     /// No reload runs, and none begins while this is kept.
-    pub(super) async fn still(&self) -> Still<'_> {
+    pub(in crate::control) async fn still(&self) -> Still<'_> {
         Still { _turn: self.turn.lock().await }
     }
 
     /// The sockets, for another process, with what the config calls each. `None` where one cannot be handed over.
-    pub(super) fn sockets(&self) -> Option<Vec<(String, OwnedFd)>> {
+    pub(in crate::control) fn sockets(&self) -> Option<Vec<(String, OwnedFd)>> {
         let (config, doors) = (self.config(), self.doors.lock());
         let clients = config.listeners.iter().map(|listener| handed_name(&listener.address, false));
         let admin = config.admin.as_ref().map(|admin| handed_name(&admin.address, true));
@@ -49,7 +49,7 @@ impl Reload {
     }
 
     /// Accepts no clients until [`accept_again`](Self::accept_again); they wait meanwhile.
-    pub(super) async fn rest(&self) {
+    pub(in crate::control) async fn rest(&self) {
         let tasks = self.doors.lock().rest();
         for task in tasks {
             // A panic of the task has been said.
@@ -58,7 +58,7 @@ impl Reload {
     }
 
     /// Accepts clients again.
-    pub(super) fn accept_again(&self) {
+    pub(in crate::control) fn accept_again(&self) {
         self.doors.lock().accept_again(&|listener, entrance, stop| self.accept(listener, entrance, stop));
     }
 
@@ -68,12 +68,12 @@ impl Reload {
     }
 
     /// Another process goes on with the sockets.
-    pub(super) fn leave_sockets(&self) {
+    pub(in crate::control) fn leave_sockets(&self) {
         self.doors.lock().leave();
     }
 
     /// Whether there is a file to read the config from.
-    pub(super) fn has_file(&self) -> bool {
+    pub(in crate::control) fn has_file(&self) -> bool {
         self.path.is_some()
     }
 }
