@@ -63,6 +63,10 @@ pub struct Metrics {
     pub rooms: IntGauge,
     /// Requests for the rest of the fleet that could not be sent because Redis is away.
     pub unpublished: IntCounter,
+    /// Payloads from other nodes that said nothing to this one.
+    pub unreadable: IntCounter,
+    /// Entries of the stream that were trimmed before this node read them.
+    pub missed: IntCounter,
     /// 1 while Redis answers, or none is used.
     pub redis_up: IntGauge,
     /// From a broadcast's start to Redis' answer.
@@ -102,6 +106,16 @@ impl Metrics {
                 &registry,
                 "unpublished_total",
                 "Broadcasts that did not reach the other nodes because Redis was away.",
+            ),
+            unreadable: counter(
+                &registry,
+                "unreadable_total",
+                "Payloads from other nodes that said nothing to this one.",
+            ),
+            missed: counter(
+                &registry,
+                "missed_total",
+                "Entries of the stream that were trimmed before this node read them.",
             ),
             publish_seconds: histogram(&registry, "publish_seconds", "From a broadcast to Redis' answer."),
             delivery_seconds: histogram(

@@ -62,7 +62,9 @@ async fn what_is_wanted_is_heard_in_each_of_the_three_ways() {
     assert_eq!(next(&mut shard).await, ("c".into(), "3".into()));
     assert_eq!(redis.subscribers(Via::Channel, "a").await.unwrap(), 1);
     assert_eq!(redis.subscribers(Via::Shard, "c").await.unwrap(), 1);
-    redis.unsubscribe(&Wish { via: Via::Channel, channel: "a".into() }).await;
+    let wish = Wish { via: Via::Channel, channel: "a".into() };
+    redis.unwant(&wish);
+    redis.release(&wish).await;
     assert_eq!(redis.subscribers(Via::Channel, "a").await.unwrap(), 0);
     redis.close().await;
 }

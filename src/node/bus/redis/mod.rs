@@ -33,8 +33,9 @@ use wanted::Wanted;
 
 pub use line::{Line, Via};
 pub use link::Link;
-pub use outgoing::Answer;
+pub use outgoing::{Answer, Toll};
 pub use place::{Place, PlaceFault};
+pub(in crate::node::bus) use supervisor::draw;
 pub use wanted::{Heard, Listener, Wish};
 
 /// How the connection is.
@@ -158,7 +159,12 @@ impl Redis {
 
     /// Hands a command over: it is sent after all that were handed over before, whether its answer is awaited or not.
     pub fn post(&self, command: Cmd) -> Result<Answer, RedisFault> {
-        self.outgoing.post(command)
+        self.outgoing.post(command, None)
+    }
+
+    /// The same for a client's message, which is counted.
+    pub fn post_counted(&self, command: Cmd, toll: &Toll) -> Result<Answer, RedisFault> {
+        self.outgoing.post(command, Some(toll.clone()))
     }
 
     /// The same for the question how many connections, of all nodes, subscribe to a channel.
@@ -190,12 +196,17 @@ impl Redis {
         }
     }
 
-    /// Does not want to hear it any more.
-    pub async fn unsubscribe(&self, wish: &Wish) {
-        if !self.wanted.remove(wish) {
+    /// Does not want to hear it any more; [`Redis::release`] makes it so on the connection that is there now.
+    pub fn unwant(&self, wish: &Wish) {
+        self.wanted.remove(wish);
+    }
+
+    /// Takes the subscription back, unless it is wanted again by now.
+    pub async fn release(&self, wish: &Wish) {
+        let Ok(line) = self.line() else { return };
+        if self.wanted.contains(wish) {
             return;
         }
-        let Ok(line) = self.line() else { return };
         let _ = line.unsubscribe(wish.via, &wish.channel).await;
         // Wanted again while the answer was on its way: the two commands may have come in the wrong order.
         if self.wanted.contains(wish) {
@@ -210,8 +221,8 @@ impl Redis {
     }
 
     /// A connection of its own for commands that wait on the server; their answers may take `patience`.
-    pub async fn line_of_its_own(&self, patience: Duration) -> Result<Line, RedisFault> {
-        Line::connect(&self.place, patience, None).await.map_err(RedisFault::Unknown)
+    pub async fn line_of_its_own(&self, patience: Duration) -> Result<Line, RedisError> {
+        Line::connect(&self.place, patience, None).await
     }
 
     fn line(&self) -> Result<Arc<Line>, RedisFault> {

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use prometheus::{Histogram, IntCounter};
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::line::{Line, Via, numsub};
+use super::line::{Line, Via, count_in, numsub};
 use super::{Redis, RedisFault};
 
 /// Commands that may wait.
@@ -20,6 +22,15 @@ const MOST_AT_ONCE: usize = 256;
 /// The answer to a command that was handed over.
 pub type Answer = oneshot::Receiver<Result<Value, RedisFault>>;
 
+/// What is counted of commands that carry clients' messages.
+#[derive(Clone)]
+pub struct Toll {
+    /// Those that did not reach Redis, or perhaps not.
+    pub unpublished: IntCounter,
+    /// Seconds from the handing over to the answer.
+    pub seconds: Histogram,
+}
+
 /// What is to be sent.
 enum Job {
     /// This.
@@ -30,7 +41,26 @@ enum Job {
 
 struct Waiting {
     job: Job,
+    back: Back,
+}
+
+/// The way back to whoever handed it over.
+struct Back {
     answer: oneshot::Sender<Result<Value, RedisFault>>,
+    since: Instant,
+    toll: Option<Toll>,
+}
+
+impl Back {
+    fn send(self, result: Result<Value, RedisFault>) {
+        match (&self.toll, &result) {
+            (Some(toll), Ok(_)) => toll.seconds.observe(self.since.elapsed().as_secs_f64()),
+            (Some(toll), Err(_)) => toll.unpublished.inc(),
+            (None, _) => {}
+        }
+        // Whoever does not wait for it has dropped the other end.
+        let _ = self.answer.send(result);
+    }
 }
 
 /// The end where commands are handed over.
@@ -50,18 +80,24 @@ impl Outgoing {
     }
 
     /// Takes its place now. The answer may be thrown away.
-    pub fn post(&self, command: Cmd) -> Result<Answer, RedisFault> {
-        self.put(Job::Command(command))
+    pub fn post(&self, command: Cmd, toll: Option<Toll>) -> Result<Answer, RedisFault> {
+        self.put(Job::Command(command), toll)
     }
 
     /// The same for a count, whose answer is a number.
     pub fn post_count(&self, via: Via, channel: &str) -> Result<Answer, RedisFault> {
-        self.put(Job::Count(via, channel.to_owned()))
+        self.put(Job::Count(via, channel.to_owned()), None)
     }
 
-    fn put(&self, job: Job) -> Result<Answer, RedisFault> {
+    fn put(&self, job: Job, toll: Option<Toll>) -> Result<Answer, RedisFault> {
         let (answer, receiver) = oneshot::channel();
-        self.sender.try_send(Waiting { job, answer }).map_err(|_| RedisFault::Full)?;
+        let back = Back { answer, since: Instant::now(), toll };
+        self.sender.try_send(Waiting { job, back }).map_err(|refused| {
+            if let Some(toll) = refused.into_inner().back.toll {
+                toll.unpublished.inc();
+            }
+            RedisFault::Full
+        })?;
         Ok(receiver)
     }
 }
@@ -70,19 +106,17 @@ impl Outgoing {
 pub(super) async fn send_all(redis: Arc<Redis>, mut queue: Queue) {
     let mut batch = Vec::with_capacity(MOST_AT_ONCE);
     while queue.receiver.recv_many(&mut batch, MOST_AT_ONCE).await > 0 {
-        let (jobs, answers): (Vec<_>, Vec<_>) = batch.drain(..).map(|one| (one.job, one.answer)).unzip();
+        let (jobs, backs): (Vec<_>, Vec<_>) = batch.drain(..).map(|one| (one.job, one.back)).unzip();
         match redis.line() {
             Ok(line) => {
                 let results = send(&line, jobs).await;
-                for (result, answer) in results.into_iter().zip(answers) {
-                    let _ = answer.send(result.map_err(|error| redis.fault(error)));
+                for (result, back) in results.into_iter().zip(backs) {
+                    back.send(result.map_err(|error| redis.fault(error)));
                 }
             }
             Err(fault) => {
                 let reason = fault.to_string();
-                for answer in answers {
-                    let _ = answer.send(Err(RedisFault::Away(reason.clone())));
-                }
+                backs.into_iter().for_each(|back| back.send(Err(RedisFault::Away(reason.clone()))));
             }
         }
     }
@@ -121,7 +155,7 @@ async fn pipelined(line: &Line, jobs: Vec<Job>) -> Vec<RedisResult<Value>> {
     match line.ask_all::<Vec<RedisResult<Value>>>(&pipeline).await {
         Ok(results) if results.len() == counts.len() => {
             let counted = |(result, is_count): (RedisResult<Value>, bool)| match is_count {
-                true => result.map(|answer| Value::Int(super::line::count_in(&answer) as i64)),
+                true => result.map(|answer| Value::Int(count_in(&answer) as i64)),
                 false => result,
             };
             results.into_iter().zip(counts).map(counted).collect()
