@@ -111,7 +111,17 @@ impl Fleet {
     #[inline(never)]
     fn pick(&self, wishes: &Wishes, balance: Balance, turn: u64) -> usize {
         let draw = hash::mix(turn);
-        let ask = Ask { wishes, balance, load_bound: 1.25, client: CLIENT, tunnel: true, draw, turn };
+        let ask = Ask {
+            wishes,
+            balance,
+            load_bound: 1.25,
+            client: CLIENT,
+            tunnel: true,
+            stays: None,
+            rollout: None,
+            draw,
+            turn,
+        };
         let mut candidates = candidates(&self.nodes, ask, |node| self.loads[node].read());
         candidates.next().map_or(NODES, |candidate| candidate.node)
     }

@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::nodes::NodeAnswer;
 use crate::admin::sessions::Session;
-use crate::admin::status::{Process, status};
+use crate::admin::status::{Process, drain_status, status};
 use crate::admin::{self, Readiness, View};
 use crate::config::{Config, ListenAddress};
+use crate::control::drain::Told;
 use crate::control::watch::Watch;
 use crate::control::{self, Bound, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
@@ -150,7 +152,7 @@ impl Drop for App {
 /// What the admin server shows and can bring about.
 fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
     let front = reload.front();
-    let [ready, shown, listed, closed] = [(); 4].map(|()| Arc::clone(front));
+    let [ready, shown, listed, closed, drained, undrained] = [(); 6].map(|()| Arc::clone(front));
     let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
     View {
         metrics: Arc::clone(&front.metrics),
@@ -165,6 +167,16 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
             let departures = closed.relay.close_some(Which::Session(id), &killing());
             Box::pin(async move { departures.counted().await > 0 })
         }),
+        drain: Box::new(move |pool, node, wish| {
+            let front = Arc::clone(&drained);
+            Box::pin(async move {
+                let told = control::drain::order(&front, &pool, &node, &wish).await?;
+                Ok(node_answer(&front, told))
+            })
+        }),
+        undrain: Box::new(move |pool, node| {
+            Ok(node_answer(&undrained, control::drain::withdraw(&undrained, &pool, &node)?))
+        }),
         reload: Box::new(move || {
             let reload = Arc::clone(&asked);
             Box::pin(async move {
@@ -172,6 +184,18 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
                 Ok(changes.iter().map(ToString::to_string).collect())
             })
         }),
+    }
+}
+
+/// What is said of a node that was told to be drained, or no longer.
+fn node_answer(front: &Front, told: Told) -> NodeAnswer {
+    let Told { upstream, warnings } = told;
+    NodeAnswer {
+        pool: upstream.meter.pool.to_string(),
+        node: upstream.node.id.to_string(),
+        state: upstream.load(front.now()).state.as_str(),
+        drain: drain_status(&upstream),
+        warnings,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time;
 
 use super::answer::{self, Answer};
 use super::sessions::{self, Page};
-use super::{BODY_SIZE, Readiness, Server, View, gate};
+use super::{BODY_SIZE, Readiness, Server, View, gate, nodes};
 use crate::http::framing::HeadFault;
 
 /// The answer to one request.
@@ -84,6 +84,12 @@ async fn route(head: &Parts, body: &[u8], view: &View) -> Answer {
         return match method {
             &Method::DELETE => close(id, view).await,
             _ => answer::method_not_allowed("DELETE"),
+        };
+    }
+    if let Some(deed) = nodes::deed(path) {
+        return match method {
+            &Method::POST => nodes::carry_out(deed, body, view).await,
+            _ => answer::method_not_allowed("POST"),
         };
     }
     let allowed = match path {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -152,7 +152,21 @@ impl Client {
     ///
     /// See [`ClientFault`].
     pub async fn ask(&self, method: Method, path: &str) -> Result<Value, ClientFault> {
-        let request = self.request(method, path)?;
+        self.ask_with(method, path, None).await
+    }
+
+    /// The same with a body.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientFault`].
+    pub async fn ask_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientFault> {
+        let request = self.request(method, path, body)?;
         match time::timeout(ANSWER_TIME, self.exchange(request)).await {
             Ok(answer) => {
                 let (status, body) = answer?;
@@ -176,7 +190,12 @@ impl Client {
         answer
     }
 
-    fn request(&self, method: Method, path: &str) -> Result<Request<Empty<Bytes>>, ClientFault> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Request<Full<Bytes>>, ClientFault> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -189,10 +208,11 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        request.body(Empty::new()).map_err(|fault| ClientFault::Request(fault.to_string()))
+        let body = body.map(Value::to_string).unwrap_or_default();
+        request.body(Full::new(body.into())).map_err(|fault| ClientFault::Request(fault.to_string()))
     }
 
-    async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<(StatusCode, Bytes), ClientFault> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientFault> {
         let target = match &self.place {
             Place::Tcp(host, port) => Target::Tcp { host, port: *port },
             Place::Unix(path) => Target::Unix(path),

@@ -4,13 +4,14 @@
 //! connections at once; when all places are taken, the connection that has had one for the longest gives way. It
 //! answers while the process drains and ends when everything has stopped. Errors are JSON: `{"error", "faults"}`.
 //!
-//! In reading order: `gate` (who may ask), `api` (which path is answered how), `status` and `sessions` (what is
-//! shown), `answer`; and [`client`], the other end, for the commands.
+//! In reading order: `gate` (who may ask), `api` (which path is answered how), `status`, `sessions` and `nodes`
+//! (what is shown and done), `answer`; and [`client`], the other end, for the commands.
 
 mod answer;
 mod api;
 pub mod client;
 mod gate;
+pub mod nodes;
 pub mod sessions;
 pub mod status;
 
@@ -28,6 +29,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time;
 use tokio_util::task::TaskTracker;
@@ -42,6 +44,7 @@ use crate::proxy::accept::linger;
 use crate::shutdown::{Phase, Shutdown};
 
 use gate::Reach;
+use nodes::Said;
 use sessions::{Session, Wanted};
 use status::Status;
 
@@ -110,6 +113,10 @@ pub struct View {
     pub sessions: Box<dyn Fn(Wanted) -> Later<Vec<Session>> + Send + Sync>,
     /// Begins to end the session with this id; false where there is none.
     pub close: Box<dyn Fn(u64) -> Later<bool> + Send + Sync>,
+    /// Drains a node of a pool, as this wish says.
+    pub drain: Box<dyn Fn(String, String, Value) -> Later<Said> + Send + Sync>,
+    /// Takes the drain of a node of a pool back.
+    pub undrain: Box<dyn Fn(String, String) -> Said + Send + Sync>,
     /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
     /// happens when the client goes away.
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
@@ -319,6 +326,8 @@ mod tests {
             status: Box::new(|| panic!("not asked here")),
             sessions: Box::new(|_| panic!("not asked here")),
             close: Box::new(|_| panic!("not asked here")),
+            drain: Box::new(|_, _, _| panic!("not asked here")),
+            undrain: Box::new(|_, _| panic!("not asked here")),
             reload: Box::new(|| panic!("not asked here")),
         }
     }

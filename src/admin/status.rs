@@ -60,8 +60,19 @@ struct NodeStatus {
     load: Option<LoadStatus>,
     /// What the node says, or else the config.
     release: Option<String>,
-    /// Always `None`: a drain by command is not built yet.
-    drain: Option<()>,
+    /// `None` when nobody wants it to be drained.
+    drain: Option<DrainStatus>,
+}
+
+/// How far the drain of a node is.
+#[derive(Debug, Serialize)]
+pub struct DrainStatus {
+    /// Tunnels that are still there, or on their way.
+    pub left: u32,
+    /// Tunnels that have ended since it began.
+    pub closed: usize,
+    /// When the last has ended at the latest; the node stays out behind that.
+    pub deadline: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,8 +148,15 @@ fn node_status(front: &Front, upstream: &Upstream) -> NodeStatus {
         health: HealthStatus { last_probe: probed.map(probe_status), share: load.share },
         load: said_load.map(|(connections, max_connections)| LoadStatus { connections, max_connections }),
         release: said_release.or_else(|| node.release.clone()),
-        drain: None,
+        drain: drain_status(upstream),
     }
+}
+
+/// How far the drain of this node is.
+pub fn drain_status(upstream: &Upstream) -> Option<DrainStatus> {
+    let drain = upstream.drain()?;
+    let (left, closed) = (upstream.meter.live(), drain.closed());
+    Some(DrainStatus { left, closed, deadline: log::time(drain.deadline) })
 }
 
 fn probe_status(probed: Probed) -> ProbeStatus {

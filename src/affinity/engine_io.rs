@@ -17,7 +17,7 @@ use http::Method;
 use serde::Deserialize;
 
 use super::cookie::NodeTag;
-use super::{Carried, query};
+use super::{Carried, hash, query};
 
 /// By how many bytes a tag makes a sid, and so an answer, longer.
 pub const GROWTH: usize = 1 + NodeTag::LEN;
@@ -90,6 +90,13 @@ struct Open<'a> {
     sid: &'a str,
 }
 
+/// The hash of the Engine.IO session that a request belongs to: the same for all its requests, tagged or not.
+pub fn session_key(query: &str) -> Option<u64> {
+    let Carried::Once(sid) = query::find(query, "sid") else { return None };
+    let is_engine_io = matches!(query::find(query, "EIO"), Carried::Once(_));
+    (is_engine_io && is_sid(sid)).then(|| hash::key(sid.as_bytes()))
+}
+
 /// The node that the sid of a query is tagged with.
 pub fn tag_in(query: &str) -> Option<NodeTag> {
     find_tag(query).map(|(tag, _)| tag)
@@ -138,6 +145,19 @@ mod tests {
 
     fn tagged(body: &str) -> Option<String> {
         tag_answer(body.as_bytes(), tag()).map(|body| String::from_utf8(body).unwrap())
+    }
+
+    #[test]
+    fn the_requests_of_a_session_have_one_key_and_those_of_none_have_none() {
+        let key = |query: &str| session_key(query);
+        assert!(key("EIO=4&transport=polling&sid=abc").is_some());
+        assert_eq!(key("EIO=4&transport=polling&sid=abc&t=1"), key("sid=abc&transport=websocket&EIO=4"));
+        assert_ne!(key("EIO=4&sid=abc"), key("EIO=4&sid=abd"));
+        for query in
+            ["", "sid=abc", "EIO=4&transport=polling", "EIO=4&sid=", "EIO=4&sid=a&sid=b", "EIO=4&sid=a/b"]
+        {
+            assert_eq!(key(query), None, "{query}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod address;
 mod check;
 mod diff;
+mod drain;
 mod effective;
 mod fault;
 mod identity;
@@ -41,6 +42,7 @@ use crate::route::Route;
 
 pub use address::ListenAddress;
 pub use diff::{Change, Subject, What, diff, is_still_there, same_listeners};
+pub use drain::Drain;
 pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
 pub use identity::{Authorities, Identity};
@@ -301,23 +303,6 @@ pub struct Messages {
     /// How long a client may send nothing before the balancer asks whether it is there, and then again before its
     /// tunnel is closed: 1 s to 1 day. `None`: clients are not asked.
     pub ping: Option<Duration>,
-}
-
-/// How tunnels are closed when their node is taken out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drain {
-    /// How long the closes are spread over.
-    pub over: Duration,
-    /// The close code: 1001, 1012, 1013 or 3000 to 4999.
-    pub code: u16,
-    /// The close reason, at most 123 bytes (RFC 6455 section 5.5).
-    pub reason: String,
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self { over: Duration::from_secs(30), code: 1012, reason: "service restart".into() }
-    }
 }
 
 /// The config that the YAML `text` of `file` says, or everything that is wrong with it.

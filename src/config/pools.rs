@@ -69,7 +69,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         rule: rule(&section, &health),
         messages: messages(&section, timeouts.idle),
         timeouts,
-        drain: drain(&section),
+        drain: Drain::read(&section),
         send_proxy_protocol: section.some("send_proxy_protocol").and_then(|value| value.word(PROXY_VERSIONS)),
         source_addresses,
     }
@@ -273,25 +273,4 @@ fn messages(pool: &Section, idle: Duration) -> Messages {
         Some(ping)
     });
     Messages { max_size, ping }
-}
-
-fn drain(pool: &Section) -> Drain {
-    let section = pool.section("drain", &["over", "code", "reason"]);
-    let default = Drain::default();
-    let code = section.value("code").and_then(|value| {
-        // 1000 ends some clients for good (Phoenix), 1008 and 1011 others (graphql-ws); the rest must not be sent.
-        value.parsed("1012, 1001, 1013 or 3000 to 4999: codes after which clients come back", |text| {
-            let sent = |code: &u16| matches!(code, 1001 | 1012 | 1013 | 3000..=4999);
-            text.parse().ok().filter(sent)
-        })
-    });
-    let reason = section.value("reason").and_then(|value| {
-        // RFC 6455 section 5.5: a control frame carries 125 bytes, two of them are the code.
-        value.parsed("a reason of at most 123 bytes", |text| (text.len() <= 123).then(|| text.to_owned()))
-    });
-    Drain {
-        over: section.duration("over", default.over, ANY_TIME),
-        code: code.unwrap_or(default.code),
-        reason: reason.unwrap_or(default.reason),
-    }
 }

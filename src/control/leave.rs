@@ -1,6 +1,7 @@
 //! Who has to leave after a reload: the tunnels of nodes that are gone, and those of routes that are gone.
 //!
-//! They are closed as their pool's `drain` says. A session that was on its way under an older generation is waited
+//! They are closed as their pool's `drain` says; where a drain of the node was under way, as that was wanted, over what
+//! is left of its window. A session that was on its way under an older generation is waited
 //! for and leaves with the others. What is named again before its tunnels have left keeps those that are still
 //! there: a node that was taken out by mistake can be put back.
 //!
@@ -10,19 +11,18 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Drain, is_still_there};
+use crate::metrics::{DrainGauge, Meter};
 use crate::pool::{Address, Node, NodeId};
+use crate::proxy::drain::GRACE;
 use crate::proxy::{Front, State};
 use crate::relay::{Closing, Departures, Which};
 use crate::route::Route;
 use crate::shutdown::Phase;
-
-/// How long each tunnel waits for its peers' answers to a Close.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the closing waits for sessions that are on their way, so that it need not be planned twice.
 const SOON: Duration = Duration::from_millis(100);
@@ -74,20 +74,27 @@ impl Leaving {
             nodes.map(|(pool, node, drain)| (self.since(pool, node), pool, node, drain)).collect();
         self.welcome(old, new, generation);
         front.state.store(Arc::clone(&next));
-        for (_, pool, node, _) in &nodes {
-            if let Some(upstream) = before.upstream(pool, node) {
-                upstream.remove();
-            }
-        }
+        // One whose drain was under way goes on as that was wanted.
+        let nodes: Vec<_> = nodes
+            .into_iter()
+            .map(|(since, pool, node, drain)| {
+                let upstream = before.upstream(pool, node);
+                let under_way = upstream.and_then(|upstream| upstream.remove());
+                let drain = under_way.map_or_else(|| drain.clone(), |drain| drain.rest());
+                // Under a name that the config still has, the numbers are those of the other place.
+                let meter = upstream.filter(|_| !knows(new, pool, Some(node.id.as_str())));
+                (since, pool, node, drain, meter.map(|upstream| Arc::clone(&upstream.meter)))
+            })
+            .collect();
         next.take_effect(&front.metrics, front.now());
         front.metrics.retain(&|pool, node| knows(new, pool, node));
-        for (since, pool, node, drain) in nodes {
+        for (since, pool, node, drain, meter) in nodes {
             let what =
                 Gone::Node { pool: Arc::clone(pool), node: node.id.clone(), address: node.address.clone() };
-            self.see_off(front, what, (since, generation), drain);
+            self.see_off(front, what, (since, generation), (&drain, meter));
         }
         for (route, drain) in gone_routes(old, new) {
-            self.see_off(front, Gone::Route(route.clone()), (0, generation), drain);
+            self.see_off(front, Gone::Route(route.clone()), (0, generation), (drain, None));
         }
     }
 
@@ -115,22 +122,40 @@ impl Leaving {
         }
     }
 
-    fn see_off(&mut self, front: &Arc<Front>, what: Gone, (since, before): (u32, u32), drain: &Drain) {
+    fn see_off(
+        &mut self,
+        front: &Arc<Front>,
+        what: Gone,
+        (since, before): (u32, u32),
+        (drain, meter): (&Drain, Option<Arc<Meter>>),
+    ) {
         let stop = CancellationToken::new();
-        let which = Which::Opened { of: Box::new(what.which()), since, before };
-        let closing = Closing {
-            code: drain.code,
-            reason: drain.reason.as_str().into(),
-            over: drain.over,
-            grace: GRACE,
+        let errand = Errand {
+            front: Arc::clone(front),
+            which: Which::Opened { of: Box::new(what.which()), since, before },
+            closing: Closing {
+                code: drain.code,
+                reason: drain.reason.as_str().into(),
+                over: drain.over,
+                grace: GRACE,
+            },
+            generations: self.generations.clone(),
+            meter,
+            _departing: matches!(what, Gone::Node { .. }).then(|| Departing::begin(front, what.pool())),
         };
-        let task = leave(Arc::clone(front), (which, closing), self.generations.clone(), stop.clone());
-        front.tasks.spawn(task);
+        front.tasks.spawn(errand.run(stop.clone()));
         self.departures.push(Departure { what, since, stop });
     }
 }
 
 impl Gone {
+    fn pool(&self) -> &Arc<str> {
+        match self {
+            Self::Node { pool, .. } => pool,
+            Self::Route(route) => &route.pool,
+        }
+    }
+
     fn which(&self) -> Which {
         match self {
             Self::Node { pool, node, .. } => {
@@ -141,36 +166,86 @@ impl Gone {
     }
 }
 
-/// Closes those that are meant, and with them those that are on their way; returns when none is left, when they may
-/// stay, or when all tunnels are being closed anyway. `stop` is cancelled at the end.
-async fn leave(
+/// Seeing off those that are meant, and with them those that are on their way.
+struct Errand {
     front: Arc<Front>,
-    (which, closing): (Which, Closing),
+    which: Which,
+    closing: Closing,
+    /// The generations that they may be on their way under.
     generations: Vec<CancellationToken>,
-    stop: CancellationToken,
-) {
-    let _ended = stop.clone().drop_guard();
-    let leaving = async {
+    /// Where the progress is counted; `None` for what has no numbers of its own.
+    meter: Option<Arc<Meter>>,
+    _departing: Option<Departing>,
+}
+
+impl Errand {
+    /// Returns when none is left, when they may stay, or when all tunnels are being closed anyway. `stop` is
+    /// cancelled at the end.
+    async fn run(self, stop: CancellationToken) {
+        let _ended = stop.clone().drop_guard();
+        tokio::select! {
+            () = self.see_off() => {}
+            () = stop.cancelled() => {}
+            () = self.front.shutdown.reached(Phase::Draining) => {}
+        }
+    }
+
+    async fn see_off(&self) {
         let begun = Instant::now();
         let mut arrived = pin!(async {
-            for generation in &generations {
+            for generation in &self.generations {
                 generation.cancelled().await;
             }
         });
+        let mut before = 0;
         if tokio::time::timeout(SOON, &mut arrived).await.is_err() {
             // A node takes its time to answer a handshake: the others do not wait for that one.
-            let first = Stopped(front.relay.close_some(which.clone(), &closing));
+            let first = self.close(self.closing.over, 0);
             arrived.await;
-            drop(first);
+            before = first.0.closed();
         }
-        let over = closing.over.saturating_sub(begun.elapsed());
-        let all = Stopped(front.relay.close_some(which, &Closing { over, ..closing }));
-        all.0.finished().await;
-    };
-    tokio::select! {
-        () = leaving => {}
-        () = stop.cancelled() => {}
-        () = front.shutdown.reached(Phase::Draining) => {}
+        let over = self.closing.over.saturating_sub(begun.elapsed());
+        self.close(over, before).0.finished().await;
+    }
+
+    /// Begins to close those that are there.
+    fn close(&self, over: Duration, before: usize) -> Stopped {
+        let closing = Closing { over, ..self.closing.clone() };
+        let departures = self.front.relay.close_some(self.which.clone(), &closing);
+        if let Some(meter) = &self.meter {
+            let deadline = SystemTime::now().checked_add(over + GRACE).unwrap_or(SystemTime::UNIX_EPOCH);
+            let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let counted = departures.clone();
+            let closed = Box::new(move || before + counted.closed());
+            meter.drain(Some(DrainGauge { closed, deadline }));
+        }
+        Stopped(departures)
+    }
+}
+
+/// A node that was taken out of a pool and is being left: until this is dropped, its pool knows.
+struct Departing {
+    front: Arc<Front>,
+    pool: Arc<str>,
+}
+
+impl Departing {
+    fn begin(front: &Arc<Front>, pool: &Arc<str>) -> Self {
+        let departing = Self { front: Arc::clone(front), pool: Arc::clone(pool) };
+        departing.note(true);
+        departing
+    }
+
+    fn note(&self, is_departing: bool) {
+        if let Some(pool) = self.front.state.load().pools.get(&self.pool) {
+            pool.note_departing(is_departing);
+        }
+    }
+}
+
+impl Drop for Departing {
+    fn drop(&mut self) {
+        self.note(false);
     }
 }
 

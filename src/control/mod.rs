@@ -6,6 +6,7 @@
 mod apply;
 pub mod ask;
 mod doors;
+pub mod drain;
 mod leave;
 pub mod load;
 pub mod pages;

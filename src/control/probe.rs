@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{AskFault, ask};
+use super::drain;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
@@ -94,7 +95,7 @@ async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bo
     }
 }
 
-async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
+async fn probe(front: &Arc<Front>, pool: &Pool, node: &Arc<Upstream>) {
     let health = &pool.config.health;
     node.note_asked(front.now());
     let answer =
@@ -111,18 +112,23 @@ async fn probe(front: &Front, pool: &Pool, node: &Upstream) {
             false
         }
     };
+    let before = node.runs();
     node.note_probe(Probed {
         at: SystemTime::now(),
         fault: answer.as_ref().err().map(ToString::to_string),
         load: answer.as_ref().ok().and_then(|answer| answer.load),
         release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
     });
+    if node.runs() != before {
+        pool.note_releases();
+    }
     let now = front.now();
     node.judge(now, |health| health.on_probe(answer.is_ok(), now));
     match answer {
         Ok(answer) => {
             node.meter.reported(answer.load);
             node.judge(now, |health| health.set_draining(draining, now));
+            drain::heed(front, pool, node);
         }
         // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
         Err(_) if !node.is_up(now) => node.meter.reported(None),

@@ -4,14 +4,18 @@
 //! locked instruction, no cache line that two threads write. What happens once per session (a handshake, a close)
 //! is an atomic addition. Nothing here allocates or locks after its creation.
 
-use std::array;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts};
+
+use super::drain::DrainGauge;
+pub use super::shard::Shard;
+pub(super) use super::shard::Totals;
 
 /// Which way bytes went, seen from the balancer's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +143,8 @@ pub struct Meter {
     reported: AtomicU64,
     /// Index into [`STATES`], or [`NO_STATE`].
     state: AtomicU8,
+    /// The node's drain, asked at each scrape; `None` without one. Locked for a moment, on no session's way.
+    drain: Mutex<Option<DrainGauge>>,
     /// Tunnels that ended, by [`Side`] and by index into [`CODES`].
     closes: [[AtomicU64; CODES.len()]; Side::ALL.len()],
     /// Health probes: failed, good.
@@ -156,6 +162,7 @@ impl Meter {
             capacity: AtomicU32::new(0),
             reported: AtomicU64::new(NO_LOAD),
             state: AtomicU8::new(NO_STATE),
+            drain: Mutex::default(),
             closes: Default::default(),
             probes: Default::default(),
             shards: (0..relay_threads.max(1)).map(|_| Shard::default()).collect(),
@@ -218,6 +225,16 @@ impl Meter {
         }
     }
 
+    /// The node is being drained, or is no longer.
+    pub fn drain(&self, drain: Option<DrainGauge>) {
+        *self.drain.lock() = drain;
+    }
+
+    /// What has been closed so far, and the deadline in Unix seconds; `None` without a drain.
+    pub(super) fn current_drain(&self) -> Option<(usize, f64)> {
+        self.drain.lock().as_ref().map(|drain| ((drain.closed)(), drain.deadline))
+    }
+
     pub(super) fn current_state(&self) -> Option<&'static str> {
         STATES.get(usize::from(self.state.load(Relaxed))).copied()
     }
@@ -259,66 +276,6 @@ impl Deref for Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, Relaxed);
-    }
-}
-
-/// What one relay thread has relayed for one node. Two cache lines of its own (processors fetch lines in pairs),
-/// so that no other thread's writes slow this thread's down.
-#[derive(Default)]
-#[repr(align(128))]
-pub struct Shard {
-    /// By [`Direction`]: bytes.
-    bytes: [AtomicU64; 2],
-    /// By [`Direction`] and index into [`KINDS`]: whole messages.
-    messages: [[AtomicU64; KINDS.len()]; 2],
-}
-
-impl Shard {
-    /// Counts what one read brought: bytes, and the messages that ended in them, in the order of [`KINDS`].
-    #[inline]
-    pub fn add(&self, direction: Direction, bytes: u64, messages: &[u32; KINDS.len()]) {
-        let direction = direction as usize;
-        grow(&self.bytes[direction], bytes);
-        for (sum, &count) in self.messages[direction].iter().zip(messages) {
-            if count != 0 {
-                grow(sum, u64::from(count));
-            }
-        }
-    }
-
-    fn totals(&self) -> Totals {
-        Totals {
-            bytes: array::from_fn(|direction| self.bytes[direction].load(Relaxed)),
-            messages: array::from_fn(|direction| {
-                array::from_fn(|kind| self.messages[direction][kind].load(Relaxed))
-            }),
-        }
-    }
-}
-
-/// Adds without a locked instruction, which is right because the shard has one writer.
-#[inline]
-fn grow(sum: &AtomicU64, by: u64) {
-    sum.store(sum.load(Relaxed).wrapping_add(by), Relaxed);
-}
-
-/// Bytes and messages as they were at one moment.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Totals {
-    /// By [`Direction`].
-    pub bytes: [u64; 2],
-    /// By [`Direction`] and index into [`KINDS`].
-    pub messages: [[u64; KINDS.len()]; 2],
-}
-
-impl Totals {
-    pub(super) fn add(&mut self, other: &Self) {
-        for direction in 0..2 {
-            self.bytes[direction] = self.bytes[direction].wrapping_add(other.bytes[direction]);
-            for (sum, more) in self.messages[direction].iter_mut().zip(other.messages[direction]) {
-                *sum = sum.wrapping_add(more);
-            }
-        }
     }
 }
 

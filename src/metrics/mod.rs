@@ -1,6 +1,6 @@
 //! Every number that the process counts, and their text for Prometheus.
 //!
-//! Three files: [`meter`] has the counters themselves, `table` names every metric in one table, and
+//! In its files: [`meter`] has the counters themselves, `table` names every metric in one table, and
 //! `process` reads the usual `process_*` from the kernel. This file owns the pools and nodes that are counted
 //! for, and says when one is forgotten.
 //!
@@ -8,8 +8,10 @@
 //! by a label. Labels come from the config, never from a client. Counters survive a reload, because a meter is
 //! found again by its names. A pool's sums never go back: what a removed node had counted is folded into its pool.
 
+mod drain;
 pub mod meter;
 pub(crate) mod process;
+mod shard;
 mod table;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 
+pub use drain::DrainGauge;
 use meter::Totals;
 pub use meter::{Direction, Handshake, Meter, OUTCOMES, PoolMeter, SOURCES, Seat, Shard, Side};
 
@@ -251,7 +254,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 18] = [
+    const CONTRACT: [&str; 21] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -262,6 +265,9 @@ mod tests {
         "mainstay_affinity_total",
         "mainstay_node_state",
         "mainstay_node_utilization",
+        "mainstay_drain_left",
+        "mainstay_drain_closed",
+        "mainstay_drain_deadline_seconds",
         "mainstay_health_checks_total",
         "mainstay_config_generation",
         "mainstay_config_reloads_total",
@@ -298,6 +304,7 @@ mod tests {
         node.probe(true);
         node.state("up");
         node.capacity(Some(8));
+        node.drain(Some(DrainGauge { closed: Box::new(|| 4), deadline: 1.8e9 }));
         metrics.set_generation(3);
         metrics
     }

@@ -68,6 +68,12 @@ static TABLE: &[Row] = &[
           help: "1 for the state that the node is in, 0 for the others." },
     Row { name: "mainstay_node_utilization", kind: GAUGE, labels: &["pool", "node"], collect: node_utilization,
           help: "The load that the node reports, else open tunnels per allowed tunnel where it has max_connections." },
+    Row { name: "mainstay_drain_left", kind: GAUGE, labels: &["pool", "node"], collect: drain_left,
+          help: "Tunnels that are still on a node that is drained; only while it is." },
+    Row { name: "mainstay_drain_closed", kind: GAUGE, labels: &["pool", "node"], collect: drain_closed,
+          help: "Tunnels that have ended since the node's drain began." },
+    Row { name: "mainstay_drain_deadline_seconds", kind: GAUGE, labels: &["pool", "node"], collect: drain_deadline,
+          help: "Unix time by which the node's drain has closed every tunnel." },
     Row { name: "mainstay_health_checks_total", kind: COUNTER, labels: &["pool", "node", "result"], collect: health_checks,
           help: "Health probes by result." },
     Row { name: "mainstay_config_generation", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(scrape.generation as f64)),
@@ -286,6 +292,27 @@ fn node_utilization(scrape: &Scrape, series: &mut Series) {
             series.add(&[&node.pool, &node.node], utilization);
         }
     }
+}
+
+/// The nodes that are drained: what is left, what is closed, and the deadline.
+fn drains(scrape: &Scrape, series: &mut Series, value: fn(&Meter, (usize, f64)) -> f64) {
+    for node in nodes(scrape) {
+        if let Some(drain) = node.current_drain() {
+            series.add(&[&node.pool, &node.node], value(node, drain));
+        }
+    }
+}
+
+fn drain_left(scrape: &Scrape, series: &mut Series) {
+    drains(scrape, series, |node, _| f64::from(node.live()));
+}
+
+fn drain_closed(scrape: &Scrape, series: &mut Series) {
+    drains(scrape, series, |_, (closed, _)| closed as f64);
+}
+
+fn drain_deadline(scrape: &Scrape, series: &mut Series) {
+    drains(scrape, series, |_, (_, deadline)| deadline);
 }
 
 fn health_checks(scrape: &Scrape, series: &mut Series) {

@@ -38,9 +38,9 @@ pub enum Change {
     Ejected,
     /// Its ejection is over and it takes clients again.
     Back,
-    /// It asked to be drained.
+    /// It asks to be drained, or an operator has ordered it.
     Draining,
-    /// It asks for that no longer.
+    /// Neither holds any longer.
     Undrained,
 }
 
@@ -76,8 +76,10 @@ pub struct Health {
     failures: u32,
     /// The end of the running ejection.
     ejected_until: Option<Duration>,
-    /// Whether the node asks to be drained.
-    is_draining: bool,
+    /// Whether the node itself asks to be drained.
+    asks: bool,
+    /// Whether an operator has ordered it to be drained.
+    is_ordered: bool,
     /// Since when its share grows; `None` is the whole share.
     grows_since: Option<Duration>,
     /// Whether the first time that it is up is a return: so for a node that joins a running pool.
@@ -94,7 +96,8 @@ impl Health {
             against: 0,
             failures: 0,
             ejected_until: None,
-            is_draining: false,
+            asks: false,
+            is_ordered: false,
             grows_since: None,
             first_is_return: false,
         }
@@ -160,15 +163,48 @@ impl Health {
     }
 
     /// The node asks to be drained, or no longer does.
-    pub fn set_draining(&mut self, is_draining: bool, now: Duration) -> Option<Change> {
-        if self.is_draining == is_draining {
+    pub fn set_draining(&mut self, asks: bool, now: Duration) -> Option<Change> {
+        let before = self.is_draining();
+        self.asks = asks;
+        self.drain_changed(before, now)
+    }
+
+    /// An operator has ordered the node to be drained, or has taken that back. What the node itself says stands
+    /// beside it.
+    pub fn order_drain(&mut self, is_ordered: bool, now: Duration) -> Option<Change> {
+        let before = self.is_draining();
+        self.is_ordered = is_ordered;
+        self.drain_changed(before, now)
+    }
+
+    fn drain_changed(&mut self, before: bool, now: Duration) -> Option<Change> {
+        if before == self.is_draining() {
             return None;
         }
-        self.is_draining = is_draining;
-        if !is_draining {
+        if before {
             self.grows_since = Some(now);
         }
-        Some(if is_draining { Change::Draining } else { Change::Undrained })
+        Some(if before { Change::Undrained } else { Change::Draining })
+    }
+
+    /// Whether anybody wants the node to be drained, well or not.
+    pub fn is_draining(&self) -> bool {
+        self.asks || self.is_ordered
+    }
+
+    /// Whether the node itself asks to be drained.
+    pub fn asks_to_drain(&self) -> bool {
+        self.asks
+    }
+
+    /// Whether an operator has ordered the node to be drained.
+    pub fn is_ordered_to_drain(&self) -> bool {
+        self.is_ordered
+    }
+
+    /// The node is not probed any more: what its probes said last would stay for ever. An operator's order stays.
+    pub fn unprobe(&mut self, rule: Rule) {
+        *self = Self { is_ordered: self.is_ordered, ..Self::unprobed(rule) };
     }
 
     /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
@@ -184,7 +220,7 @@ impl Health {
     pub fn state(&self, now: Duration) -> State {
         let is_ejected = self.ejected_until.is_some_and(|until| now < until);
         match self.is_up {
-            Some(true) if self.is_draining => State::Draining,
+            Some(true) if self.is_draining() => State::Draining,
             Some(true) if !is_ejected => State::Up,
             _ => State::Down,
         }
@@ -336,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_drained_while_it_asks_or_an_operator_has_ordered_it() {
+        let mut health = up();
+        assert_eq!(health.order_drain(true, s(1)), Some(Change::Draining));
+        assert_eq!((health.set_draining(true, s(1)), health.set_draining(false, s(1))), (None, None));
+        assert_eq!((health.state(s(1)), health.is_ordered_to_drain()), (State::Draining, true));
+        assert_eq!(health.set_draining(true, s(2)), None);
+        assert_eq!((health.order_drain(false, s(2)), health.asks_to_drain()), (None, true));
+        assert_eq!(health.set_draining(false, s(3)), Some(Change::Undrained));
+        assert_eq!(health.state(s(3)), State::Up);
+        health.set_draining(true, s(4));
+        health.order_drain(true, s(4));
+        health.unprobe(RULE);
+        assert_eq!((health.asks_to_drain(), health.is_ordered_to_drain()), (false, true));
+    }
+
+    #[test]
     fn the_share_of_a_returned_node_grows_and_the_first_start_is_whole() {
         let mut health = up();
         assert_eq!(health.share(s(0)), 1.0);
@@ -379,7 +431,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_change_of_state_is_reported(events in proptest::collection::vec((0_u8..6, 0_u64..20), 0..200)) {
+        fn every_change_of_state_is_reported(events in proptest::collection::vec((0_u8..8, 0_u64..20), 0..200)) {
             let mut health = Health::new(RULE);
             let mut now = 0;
             for (event, later) in events {
@@ -387,6 +439,7 @@ mod tests {
                 health.tick(s(now));
                 let before = health.state(s(now));
                 let change = match event {
+                    6 | 7 => health.order_drain(event == 6, s(now)),
                     0 | 1 => health.on_probe(event == 0, s(now)),
                     2 => health.on_failure(s(now), false),
                     3 => { health.on_success(); None }

@@ -6,6 +6,7 @@
 
 pub mod health;
 pub mod pick;
+pub mod rollout;
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -8,8 +8,10 @@ pub mod accept;
 mod admission;
 mod contained;
 mod doctor;
+pub mod drain;
 pub mod entrance;
 mod forward;
+pub mod rollout;
 mod session;
 mod shortage;
 mod upgrade;
@@ -26,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::hash::mix;
-use crate::affinity::{Directory as _, Source};
+use crate::affinity::{Directory as _, Source, Wish, Wishes};
 use crate::config::{self, Budget, Config, Supply};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
@@ -69,6 +71,8 @@ pub struct Pool {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its counters.
     pub meter: Arc<PoolMeter>,
+    /// Which release its nodes are being replaced by.
+    rollout: rollout::Watch,
     /// Compares its idle timeout with what its nodes say.
     doctor: Doctor,
     /// Sessions that were placed without a pin or a key so far.
@@ -110,6 +114,7 @@ impl State {
         metrics.set_generation(self.generation.into());
         for pool in self.pools.values() {
             pool.upstreams.iter().for_each(|upstream| upstream.take_effect(&pool.config, now));
+            pool.note_releases();
         }
     }
 
@@ -139,7 +144,8 @@ impl Pool {
             Some(known) => Arc::new(known.renewed(node, config, same_way)),
             None => Arc::new(Upstream::joining(node, config, metrics)),
         };
-        let next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
+        let mut next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
+        next.rollout = self.rollout.next();
         next.turn.store(self.turn.load(Relaxed), Relaxed);
         next
     }
@@ -149,10 +155,20 @@ impl Pool {
             upstreams,
             nodes: Nodes::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
+            rollout: rollout::Watch::default(),
             doctor: Doctor::default(),
             turn: AtomicU64::new(0),
             config: config.clone(),
         }
+    }
+
+    /// The draining node on which a session without a tunnel stays for now: the one that it is pinned to, until the
+    /// time of its sid has come.
+    fn stays(&self, wishes: &Wishes, sid: Option<u64>) -> Option<usize> {
+        let sid = sid?;
+        let Some(Wish::Pin { node, .. }) = wishes.list().first() else { return None };
+        let drain = self.upstreams.get(*node)?.drain()?;
+        drain.lets_stay(sid).then_some(*node)
     }
 
     /// The upstream of this node, if it has the same place here.

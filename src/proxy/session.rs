@@ -27,6 +27,7 @@ use crate::http::{Body, BodyFault, trace};
 use crate::metrics::Handshake;
 use crate::net::proxy_protocol::Ends;
 use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
+use crate::pool::rollout::Rollout;
 use crate::ws::handshake;
 
 /// How a plain request whose client left is counted: among 4xx, by the status that nginx made usual.
@@ -48,6 +49,10 @@ pub struct Session {
     pub trace: [u8; 16],
     /// What the affinity sources say.
     pub wishes: Wishes,
+    /// The draining node on which it stays for now.
+    pub stays: Option<usize>,
+    /// The rollout that was under way when it came.
+    pub rollout: Option<Arc<Rollout>>,
     /// When its head was read.
     pub begun: Instant,
     /// The same, on the calendar.
@@ -199,7 +204,20 @@ fn open(
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-    Ok(Session { id: front.next_id(), state, pool, route: name, origin, trace, wishes, begun, opened_at })
+    let stays = pool.stays(&wishes, request.uri().query().and_then(engine_io::session_key));
+    Ok(Session {
+        id: front.next_id(),
+        state,
+        rollout: pool.rollout.present(),
+        pool,
+        route: name,
+        origin,
+        trace,
+        wishes,
+        stays,
+        begun,
+        opened_at,
+    })
 }
 
 fn host(headers: &HeaderMap) -> &str {
@@ -246,6 +264,8 @@ impl Session {
             load_bound: self.pool.config.load_bound,
             client: self.origin.client,
             tunnel,
+            stays: self.stays,
+            rollout: self.rollout.as_deref(),
             draw: self.id,
             turn: self.pool.turn(self.wishes.list().is_empty()),
         };

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio_util::task::TaskTracker;
 
+use super::drain::{Drain, SoFar};
 use super::shortage::Shortage;
 use crate::config::{self, Probe, ProxyVersion};
 use crate::http::Body;
@@ -24,6 +25,7 @@ use crate::net::tls::client::Client;
 use crate::pool::health::{Change, Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
+use crate::relay::Relay;
 
 /// How long an unused connection is kept: less than the 5 s after which Node.js closes it.
 const KEPT: Duration = Duration::from_secs(4);
@@ -55,6 +57,8 @@ type Kept = (Instant, SendRequest<Body>);
 struct Vitals {
     /// What probes and real traffic say.
     health: Mutex<Health>,
+    /// Its drain: from when somebody wants it until nobody does. Locked before `health`.
+    drain: Mutex<Option<Arc<Drain>>>,
     /// What its last probe brought; `None` before the first.
     probed: Mutex<Option<Probed>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
@@ -104,6 +108,7 @@ impl Upstream {
         let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
         let vitals = Vitals {
             health: Mutex::new(health),
+            drain: Mutex::default(),
             probed: Mutex::default(),
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
@@ -131,23 +136,65 @@ impl Upstream {
 
     /// What its pool says counts from now on; what is known of the node stays.
     pub fn take_effect(&self, pool: &config::Pool, now: Duration) {
+        let mut drain = self.vitals.drain.lock();
         let mut health = self.vitals.health.lock();
         health.set_rule(pool.rule);
         let is_probed = pool.health.probe != Probe::Off;
         if self.vitals.is_probed.swap(is_probed, Relaxed) && !is_probed {
-            // What its probes said last would stay for ever.
-            *health = Health::unprobed(pool.rule);
+            health.unprobe(pool.rule);
         }
         self.meter.capacity(self.node.max_connections);
         self.meter.state(health.state(now).as_str());
+        if let Some(unwanted) = drain.take_if(|_| !health.is_draining()) {
+            unwanted.end();
+        }
+        self.meter.drain(drain.as_ref().map(Drain::gauge));
     }
 
-    /// The config names it no more: no session is placed on it from now on, whatever generation it sees.
-    pub fn remove(&self) {
+    /// The config names it no more: no session is placed on it from now on, whatever generation it sees. Gives the
+    /// drain that ends with this.
+    pub fn remove(&self) -> Option<Arc<Drain>> {
+        let mut drain = self.vitals.drain.lock();
         let _health = self.vitals.health.lock();
         self.vitals.is_removed.store(true, Relaxed);
         self.meter.state(State::Removed.as_str());
         self.release();
+        drain.take().inspect(|drain| drain.end())
+    }
+
+    /// Begins a drain, in the place of the one that is under way; `None` where nobody wants one, or the node is gone.
+    pub fn begin_drain(&self, relay: &Relay, order: config::Drain, before: SoFar) -> Option<Arc<Drain>> {
+        let mut drain = self.vitals.drain.lock();
+        let is_wanted = self.vitals.health.lock().is_draining() && !self.vitals.is_removed.load(Relaxed);
+        if !is_wanted {
+            return None;
+        }
+        let begun = Arc::new(Drain::begin(relay, (&self.meter.pool, &self.meter.node), order, before));
+        self.meter.drain(Some(begun.gauge()));
+        if let Some(replaced) = drain.replace(Arc::clone(&begun)) {
+            replaced.end();
+        }
+        Some(begun)
+    }
+
+    /// Ends the drain, unless somebody still wants it.
+    pub fn end_drain(&self) {
+        let mut drain = self.vitals.drain.lock();
+        let is_wanted = self.vitals.health.lock().is_draining();
+        if let Some(unwanted) = drain.take_if(|_| !is_wanted) {
+            unwanted.end();
+            self.meter.drain(None);
+        }
+    }
+
+    /// The drain that is under way, or that has left nobody and is not taken back.
+    pub fn drain(&self) -> Option<Arc<Drain>> {
+        self.vitals.drain.lock().clone()
+    }
+
+    /// What is known of its health.
+    pub fn health(&self) -> Health {
+        self.vitals.health.lock().clone()
     }
 
     /// What the picker wants to know.
@@ -199,6 +246,12 @@ impl Upstream {
     /// Remembers what a probe brought.
     pub fn note_probe(&self, probed: Probed) {
         *self.vitals.probed.lock() = Some(probed);
+    }
+
+    /// What it runs: what it says, or else the config.
+    pub fn runs(&self) -> Option<String> {
+        let said = self.vitals.probed.lock().as_ref().and_then(|probed| probed.release.clone());
+        said.or_else(|| self.node.release.clone())
     }
 
     /// What the last probe brought.

@@ -2,8 +2,11 @@
 //!
 //! Every relay thread counts its own; the last to have counted wakes the others, and then all of them follow one
 //! schedule over all their tunnels together. Who is told to close was there when the closing began: a tunnel that
-//! is adopted later is not touched, so the caller first sees to it that no new one comes.
+//! is adopted later is not touched, so the caller first sees to it that no new one comes. Only a closing that stands
+//! takes in those that were on their way, until it is stopped: each at a time of what is left of the window, and
+//! behind the window at once.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{Record, Why};
+use super::round::Round;
+use super::{Command, Record, Relay, Why};
+use crate::affinity::hash::mix;
 use crate::pace::Schedule;
 
 /// Which tunnels are meant.
@@ -85,6 +90,45 @@ pub struct Closing {
     pub grace: Duration,
 }
 
+impl Relay {
+    /// Begins to end every tunnel, also those that are still to come; [`join`](Self::join) returns when the last
+    /// is gone.
+    pub fn close(&self, closing: &Closing) {
+        self.begin(Which::All, closing, true);
+    }
+
+    /// Begins to close some of the tunnels, spread over all threads together; the threads live on.
+    ///
+    /// Tunnels that are adopted later are not touched: first see to it that no new session comes to what is being
+    /// closed, and ask again for those that were on their way.
+    pub fn close_some(&self, which: Which, closing: &Closing) -> Departures {
+        self.begin(which, closing, false)
+    }
+
+    /// The same also for tunnels that are adopted later, until it is stopped: a session may have been on its way.
+    pub fn close_on(&self, which: Which, closing: &Closing) -> Departures {
+        self.tell_all(self.plan(which, closing).standing(), false)
+    }
+
+    fn begin(&self, which: Which, closing: &Closing, is_last: bool) -> Departures {
+        self.tell_all(self.plan(which, closing), is_last)
+    }
+
+    fn plan(&self, which: Which, closing: &Closing) -> Plan {
+        let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
+        let seed = RandomState::new().hash_one(closing.over);
+        Plan::new(which, closing.clone(), seed, wakes)
+    }
+
+    fn tell_all(&self, plan: Plan, is_last: bool) -> Departures {
+        let plan = Arc::new(plan);
+        for thread in &self.threads {
+            thread.tell(Command::Close(Box::new(Round::new(Arc::clone(&plan), is_last))));
+        }
+        Departures::new(&plan)
+    }
+}
+
 /// A closing that is under way: how far it is, and the way to stop it. Dropping it changes nothing.
 #[derive(Debug, Clone)]
 pub struct Departures(Arc<Plan>);
@@ -96,7 +140,8 @@ impl Departures {
 
     /// How many tunnels are meant, as far as they are counted.
     pub fn matched(&self) -> usize {
-        clamped(self.0.matched.load(Ordering::Acquire))
+        let late = self.0.late.load(Ordering::Acquire);
+        clamped(self.0.matched.load(Ordering::Acquire).saturating_add(late))
     }
 
     /// How many of them are still there, whether they have been told to close or not.
@@ -155,10 +200,14 @@ pub(super) struct Plan {
     pub begun: Instant,
     /// Shuffles the order.
     seed: u64,
+    /// Tunnels that come later belong to it too, until it is stopped.
+    is_standing: bool,
     /// Threads that have not counted yet.
     uncounted: AtomicUsize,
     /// Tunnels that have been counted; each has a place in the schedule.
     matched: AtomicU64,
+    /// Tunnels that came later, to a closing that stands.
+    late: AtomicU64,
     /// Of those, and of the ones that a thread is counting, the ones that have not ended.
     left: AtomicU64,
     /// Whoever has not been told to close is kept.
@@ -171,19 +220,49 @@ pub(super) struct Plan {
 
 impl Plan {
     /// A plan for the threads that these wake.
-    pub fn new(which: Which, closing: Closing, seed: u64, wakes: Vec<Arc<OwnedFd>>) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(which: Which, closing: Closing, seed: u64, wakes: Vec<Arc<OwnedFd>>) -> Self {
+        Self {
             which,
             closing,
             begun: Instant::now(),
             seed,
+            is_standing: false,
             uncounted: AtomicUsize::new(wakes.len()),
             matched: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             left: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             wakes,
             change: Notify::new(),
-        })
+        }
+    }
+
+    /// The same for tunnels that come later, too, until it is stopped.
+    pub fn standing(self) -> Self {
+        Self { is_standing: true, ..self }
+    }
+
+    /// A tunnel that comes now belongs to it.
+    pub fn welcomes(&self, record: &Record) -> bool {
+        self.is_standing && !self.is_stopped() && self.which.matches(record)
+    }
+
+    /// It goes on without a tunnel: others may come.
+    pub fn stands(&self) -> bool {
+        self.is_standing && !self.is_stopped()
+    }
+
+    /// When, after the start of the window, one that came later is closed: evenly drawn, like the others.
+    pub fn due_late(&self, id: u64) -> Duration {
+        let slots = 1 << 16;
+        let slot = mix(self.seed ^ id) % slots;
+        self.closing.over.mul_f64(slot as f64 / slots as f64)
+    }
+
+    /// One tunnel more that has come later and will end.
+    pub fn add_late(&self) {
+        self.late.fetch_add(1, Ordering::AcqRel);
+        self.add();
     }
 
     /// One tunnel more that will end.

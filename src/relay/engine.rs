@@ -233,6 +233,9 @@ impl Engine {
     fn end(&mut self, place: usize) {
         let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
         self.free.push(place);
+        if live.was_lent {
+            self.unregister(&live);
+        }
         let (id, now, ledger) = (live.record.id, self.now, &self.ledger);
         let told = catch_unwind(AssertUnwindSafe(move || {
             ledger(&live.record, &live.outcome(now));
@@ -507,7 +510,8 @@ mod tests {
     fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
         let mut bench = Bench::new(2);
         let closing = Closing { code: 1012, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO };
-        let plan = Plan::new(Which::Pool("chat".into()), closing, 0, vec![Arc::clone(&bench.engine.wake)]);
+        let plan =
+            Arc::new(Plan::new(Which::Pool("chat".into()), closing, 0, vec![Arc::clone(&bench.engine.wake)]));
         let departures = Departures::new(&plan);
         let mut round = Round::new(plan, false);
         round.begin(bench.engine.now, bench.engine.now);

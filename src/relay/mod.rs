@@ -25,7 +25,6 @@ mod tunnel;
 mod turn;
 
 use std::future::Future;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -289,30 +288,6 @@ impl Relay {
     /// Tunnels in all threads.
     pub fn live(&self) -> usize {
         self.threads.iter().map(|thread| thread.tunnels.load(Relaxed)).sum()
-    }
-
-    /// Begins to end every tunnel, also those that are still to come; [`join`](Self::join) returns when the last
-    /// is gone.
-    pub fn close(&self, closing: &Closing) {
-        self.begin(Which::All, closing, true);
-    }
-
-    /// Begins to close some of the tunnels, spread over all threads together; the threads live on.
-    ///
-    /// Tunnels that are adopted later are not touched: first see to it that no new session comes to what is being
-    /// closed, and ask again for those that were on their way.
-    pub fn close_some(&self, which: Which, closing: &Closing) -> Departures {
-        self.begin(which, closing, false)
-    }
-
-    fn begin(&self, which: Which, closing: &Closing, is_last: bool) -> Departures {
-        let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
-        let seed = RandomState::new().hash_one(closing.over);
-        let plan = closing::Plan::new(which, closing.clone(), seed, wakes);
-        for thread in &self.threads {
-            thread.tell(Command::Close(Box::new(round::Round::new(Arc::clone(&plan), is_last))));
-        }
-        Departures::new(&plan)
     }
 
     /// The `limit` sessions with the lowest ids above `after`, in their order. A page that is full may have more

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::closing::Plan;
 use super::tunnel::Live;
-use super::{STRETCH, millis};
+use super::{Record, STRETCH, millis};
 
 /// How soon a tunnel that is frozen is looked at again, in milliseconds.
 const AGAIN: u64 = 10;
@@ -18,7 +18,7 @@ const AGAIN: u64 = 10;
 #[derive(Debug)]
 pub struct Round {
     plan: Arc<Plan>,
-    /// Tunnels that are adopted later belong to it, too, and are due at once: the process ends.
+    /// Tunnels that are adopted later belong to it, whichever they are, and are due at once: the process ends.
     is_last: bool,
     /// When the closing began, on the thread's clock in milliseconds, as the times below.
     since: u64,
@@ -101,7 +101,8 @@ impl Round {
 
     /// Nobody is left.
     pub fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Scheduled) && self.open.is_empty() && !self.is_last
+        let is_done = matches!(self.stage, Stage::Scheduled) && self.open.is_empty();
+        is_done && !self.is_last && !self.plan.stands()
     }
 
     /// Looks at a stretch of the slab.
@@ -127,12 +128,24 @@ impl Round {
         }
     }
 
-    /// A tunnel that came after the end of the process had begun.
-    pub fn join(&mut self, place: usize, id: u64) {
-        if self.open.insert(id) {
-            self.plan.add();
-            self.due.push_front(Step { at: 0, place, id });
+    /// A tunnel that comes now belongs to it: the process ends, or it takes in who was on the way.
+    pub fn welcomes(&self, record: &Record) -> bool {
+        self.is_last || self.plan.welcomes(record)
+    }
+
+    /// A tunnel that came after the closing had begun. When the process ends it is due at once.
+    pub fn join(&mut self, place: usize, id: u64, now: u64) {
+        if !self.open.insert(id) {
+            return;
         }
+        let at = if self.is_last {
+            self.plan.add();
+            0
+        } else {
+            self.plan.add_late();
+            self.since.saturating_add(millis(self.plan.due_late(id))).max(now)
+        };
+        insert(&mut self.due, Step { at, place, id });
     }
 
     /// The session has ended.
@@ -156,10 +169,8 @@ impl Round {
             let schedule = self.plan.schedule();
             let due = |index: usize| self.since.saturating_add(millis(schedule.due(first + index as u64)));
             let steps = found.iter().enumerate();
-            let mut steps: Vec<_> =
-                steps.map(|(index, &(place, id))| Step { at: due(index), place, id }).collect();
-            steps.sort_unstable();
-            self.due.extend(steps);
+            self.due.extend(steps.map(|(index, &(place, id))| Step { at: due(index), place, id }));
+            self.due.make_contiguous().sort_unstable();
             self.stage = Stage::Scheduled;
         }
         if self.plan.is_stopped() && matches!(self.stage, Stage::Scheduled) {
@@ -175,7 +186,9 @@ impl Round {
             Task::Cut(place) => (&mut self.leaving, place),
             Task::Close(place, _) => {
                 // Its deadline counts from the moment when it is told.
-                self.leaving.pop_back();
+                if let Some(at) = self.leaving.iter().rposition(|step| step.id == id) {
+                    self.leaving.remove(at);
+                }
                 (&mut self.due, place)
             }
         };
@@ -194,16 +207,25 @@ impl Round {
             }
         }
         while let Some(step) = self.due.front().filter(|step| step.at <= now) {
-            let Step { place, id, .. } = *step;
+            let Step { at, place, id } = *step;
             self.due.pop_front();
             if self.open.contains(&id) {
-                let grace = millis(self.plan.closing.grace).min(self.end.saturating_sub(now));
-                self.leaving.push_back(Step { at: now.saturating_add(grace), place, id });
+                let grace = millis(self.plan.closing.grace);
+                // Who came behind the window has the whole grace as well.
+                let end = self.end.max(at.saturating_add(grace));
+                let grace = grace.min(end.saturating_sub(now));
+                insert(&mut self.leaving, Step { at: now.saturating_add(grace), place, id });
                 return Some(Task::Close(place, grace));
             }
         }
         None
     }
+}
+
+/// Keeps the order; mostly the step is the last.
+fn insert(steps: &mut VecDeque<Step>, step: Step) {
+    let place = steps.partition_point(|other| *other <= step);
+    steps.insert(place, step);
 }
 
 /// A thread that ends, in whatever way, holds nobody up.
@@ -273,10 +295,18 @@ mod tests {
 
     /// The parts of as many threads in one closing, all counted.
     fn rounds(slabs: &[Slab], over: u64, grace: u64) -> (Vec<Round>, Departures) {
+        begun(plan(slabs, over, grace), slabs)
+    }
+
+    fn plan(slabs: &[Slab], over: u64, grace: u64) -> Plan {
         let millis = Duration::from_millis;
         let closing = Closing { code: 1012, reason: "".into(), over: millis(over), grace: millis(grace) };
         let wakes = slabs.iter().map(|_| wake()).collect();
-        let plan = Plan::new(Which::Pool("chat".into()), closing, 7, wakes);
+        Plan::new(Which::Pool("chat".into()), closing, 7, wakes)
+    }
+
+    fn begun(plan: Plan, slabs: &[Slab]) -> (Vec<Round>, Departures) {
+        let plan = Arc::new(plan);
         let count = |slab: &Slab| {
             let mut round = Round::new(Arc::clone(&plan), false);
             round.begin(0, 0);
@@ -349,12 +379,48 @@ mod tests {
     }
 
     #[test]
+    fn a_closing_that_stands_takes_in_who_comes_later_until_it_is_stopped() {
+        let slabs = [slab(0..2)];
+        let (mut rounds, departures) = begun(plan(&slabs, 10_000, 5_000).standing(), &slabs);
+        let round = &mut rounds[0];
+        let record = |at: usize| &slabs[0][at].as_ref().unwrap().record;
+        assert!(round.welcomes(record(0)));
+        (100..200).for_each(|id| round.join(0, id, 4_000));
+        assert_eq!((departures.matched(), departures.left()), (102, 102));
+        let (mut closes, mut cuts) = (Vec::new(), 0);
+        for now in (4_000..=15_000).step_by(10) {
+            while let Some(task) = round.task(now) {
+                match task {
+                    Task::Close(_, grace) => closes.push((now, grace)),
+                    Task::Cut(_) => cuts += 1,
+                }
+            }
+        }
+        assert_eq!((closes.len(), cuts), (102, 102));
+        assert!(closes.iter().all(|(now, grace)| *now <= 10_000 && now + grace <= 15_000), "{closes:?}");
+        // Those whose time would have been over already, and evenly the others.
+        let at_once = closes.iter().filter(|(now, _)| *now == 4_000).count();
+        assert!((25..60).contains(&at_once), "{at_once}");
+        (0..200).for_each(|id| round.forget(id));
+        assert!(departures.left() == 0 && !round.is_over(), "others may come");
+        // Behind the window: at once, and with the whole grace.
+        round.join(0, 300, 20_000);
+        assert!(matches!(round.task(20_000), Some(Task::Close(0, 5_000))));
+        assert!(round.task(24_999).is_none());
+        assert!(matches!(round.task(25_000), Some(Task::Cut(0))));
+        round.forget(300);
+        departures.stop();
+        round.settle();
+        assert!(round.is_over() && !round.welcomes(record(0)));
+    }
+
+    #[test]
     fn a_large_slab_is_counted_a_stretch_at_a_time() {
         let mut slab: Slab = (0..3 * STRETCH).map(|_| None).collect();
         slab.extend(self::slab(0..2));
         let wakes = vec![wake()];
         let closing = Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO };
-        let mut round = Round::new(Plan::new(Which::All, closing, 0, wakes), false);
+        let mut round = Round::new(Arc::new(Plan::new(Which::All, closing, 0, wakes)), false);
         let mut turns = 0;
         while round.is_counting() {
             round.count(&slab);

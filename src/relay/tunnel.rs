@@ -63,6 +63,8 @@ pub struct Live {
     parting: bool,
     /// In the thread's list of tunnels that want a turn.
     pub queued: bool,
+    /// It has been frozen: another process may have its sockets open, too.
+    pub was_lent: bool,
 }
 
 impl Live {
@@ -91,6 +93,7 @@ impl Live {
             deadline: u64::MAX,
             cause: None,
             queued: false,
+            was_lent: false,
         };
         Ok((live, [(from_client, behind_client.into()), (from_node, behind_node.into())]))
     }

@@ -72,6 +72,8 @@ async fn each_path_has_its_methods_and_what_is_not_built_is_not_there() {
         ("/metrics", "GET, HEAD"),
         ("/api/sessions/0000000000000000", "DELETE"),
         ("/api/reload", "POST"),
+        ("/api/pools/chat/nodes/ws1/drain", "POST"),
+        ("/api/pools/chat/nodes/ws1/undrain", "POST"),
     ] {
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
             if allowed.split(", ").any(|allowed| allowed == method) {
@@ -89,8 +91,8 @@ async fn each_path_has_its_methods_and_what_is_not_built_is_not_there() {
         "/api/../api/status",
         "/api/%73tatus",
         "//api/status",
-        "/api/pools/chat/nodes/ws1/drain",
-        "/api/pools/chat/nodes/ws1/undrain",
+        "/api/pools/chat/nodes/ws1",
+        "/api/pools/chat/nodes/ws1/kill",
         "/api/pools/chat/rebalance",
         "/../../etc/passwd",
         "/api/sessions%00",

@@ -6,6 +6,7 @@ use mainstay::affinity::cookie::NodeTag;
 use mainstay::app::App;
 use tokio::net::TcpListener;
 
+use crate::admin::asks;
 use crate::contract::{CONTRACT, VALUES, metric};
 use crate::play::{REQUEST, Raw, Stage, YES, asked, client, masked, plain, resolved, run, soon};
 use crate::scrape::Scrape;
@@ -57,6 +58,7 @@ async fn every_metric_of_the_contract_is_exposed_with_its_type_and_labels() {
         node
     });
     drop((opened, at_node));
+    assert_eq!(asks(&app, "POST", "/api/pools/chat/nodes/a/drain", "").await.status, 202);
     let scrape = Scrape::until(&app, |scrape| scrape.sum("mainstay_closes_total", &[]) == 1.0).await;
 
     let types: Vec<(&str, &str)> = scrape.types.iter().map(|(name, kind)| (&**name, &**kind)).collect();

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -79,6 +79,39 @@ fn a_running_balancer_is_looked_at_and_a_session_is_killed() {
     ids(folder, admin, 1);
     let gone = failed(folder, &["kill", &id, "--admin", admin], 1);
     assert!(gone.contains("there is no such session"), "{gone}");
+}
+
+#[test]
+fn a_node_is_drained_with_its_progress_and_taken_back() {
+    let node = node();
+    let balancer = Balancer::serving(&config(&node, "1s", NO_PROBES));
+    let (folder, admin) = (balancer.folder.path(), balancer.admin.as_str());
+    let (mut client, at_node) = tunnel(&balancer, &node);
+    ids(folder, admin, 1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    command
+        .current_dir(folder)
+        .args(["drain", "chat/ws1", "--over", "0s", "--code", "4012", "--admin", admin]);
+    let draining = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(close_code(&mut client), 4012);
+    drop((client, at_node));
+    let output = draining.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{out}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("warning: ws1 was the last node of chat"), "{out}");
+    assert!(lines[1].starts_with("chat/ws1: ") && lines[1].contains(" closed, at most "), "{out}");
+    assert_eq!(lines[lines.len() - 1], "chat/ws1: drained; it takes no clients until `mainstay undrain`");
+    assert!(said(folder, &["status", "--admin", admin]).contains("\nchat  ws1   draining        0 "));
+
+    let again = said(folder, &["drain", "chat/ws1", "--detach", "--json", "--admin", admin]);
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!((&again["state"], &again["drain"]["left"]), (&"draining".into(), &0.into()));
+    assert_eq!(said(folder, &["undrain", "chat/ws1", "--admin", admin]), "chat/ws1: up\n");
+    let unknown = failed(folder, &["drain", "chat/ws9", "--admin", admin], 1);
+    assert_eq!(unknown, "mainstay: there is no node `ws9` in the pool chat; its nodes are: ws1\n");
+    let wrong = failed(folder, &["drain", "chat/ws1", "--code", "1000", "--admin", admin], 1);
+    assert!(wrong.contains("codes after which clients come back"), "{wrong}");
 }
 
 #[test]
@@ -196,6 +229,8 @@ fn a_command_that_is_written_wrongly_ends_with_2() {
         &["status", "--admin", "9090"],
         &["status", "--admin", "http://127.0.0.1:9090"],
         &["reload", "now"],
+        &["drain", "ws1"],
+        &["undrain", "chat/ws1", "--over", "1s"],
     ] {
         assert!(!failed(folder.path(), arguments, 2).is_empty(), "{arguments:?}");
     }

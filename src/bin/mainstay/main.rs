@@ -6,6 +6,7 @@
 //! Exit codes: 0 all is well; 1 the config has faults, the balancer could not run, or a second signal cut its end
 //! short; 2 the command is not one.
 
+mod drain;
 mod generate;
 mod remote;
 mod table;
@@ -20,6 +21,7 @@ use mainstay::admin::client::ClientFault;
 use mainstay::config::{Faults, Summary};
 use mainstay::control::load::load;
 
+use drain::{NodePath, Wish};
 use generate::{Completions, Manual};
 use remote::{Remote, Wanted};
 
@@ -79,6 +81,16 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Drain a node: no new sessions, and its tunnels closed evenly over a time; shows how far it is until it is done
+    Drain(Wish),
+    /// Take the drain of a node back: who has not been told to leave stays, and the node takes clients again
+    Undrain {
+        /// The node
+        #[arg(value_name = "POOL/NODE")]
+        node: NodePath,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Make a running balancer read its config anew: every change, or every fault and nothing changed
     Reload(Remote),
     /// Show the config in effect in a running balancer, with every default; it is a config file itself
@@ -110,6 +122,9 @@ enum Failure {
     /// It is not known where the running balancer is, or what token opens it.
     #[error("mainstay: {0}")]
     Place(String),
+    /// What was watched ended otherwise.
+    #[error("mainstay: {0}")]
+    Otherwise(String),
 }
 
 fn main() -> ExitCode {
@@ -121,6 +136,8 @@ fn main() -> ExitCode {
         Command::Status(remote) => remote::status(&remote),
         Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
+        Command::Drain(wish) => drain::drain(&wish),
+        Command::Undrain { node, remote } => drain::undrain(&node, &remote),
         Command::Reload(remote) => remote::reload(&remote),
         Command::Config(remote) => remote::config(&remote),
         Command::Schema => generate::schema(),

@@ -96,10 +96,16 @@ impl Remote {
     /// Asks, and shows the answer.
     fn tell(&self, method: Method, path: &str, human: impl Fn(&Value) -> String) -> Result<(), Failure> {
         let answer = self.client()?.ask_blocking(method, path)?;
-        show(&if self.json { format!("{answer}\n") } else { human(&answer) })
+        self.show(&answer, human)
     }
 
-    fn client(&self) -> Result<Client, Failure> {
+    /// Shows an answer.
+    pub fn show(&self, answer: &Value, human: impl Fn(&Value) -> String) -> Result<(), Failure> {
+        show(&if self.json { format!("{answer}\n") } else { human(answer) })
+    }
+
+    /// Asks nobody yet.
+    pub fn client(&self) -> Result<Client, Failure> {
         let (place, file) = self.place_and_token_file()?;
         let file = self.token_file.clone().or(file);
         Ok(Client { place, token: file.as_deref().map(token).transpose()? })

@@ -94,7 +94,7 @@ const NODE: &[Key] = &[
     key(
         "release",
         Form::Maybe(&Form::Text(Text("at most 64 visible characters", "[!-~]{1,64}"))),
-        "What it runs, such as v7; for logs and metrics.",
+        "What it runs, such as v7, unless it says so in X-Mainstay-Release on its health: clients that move go to the newest.",
     )
     .or("null"),
 ];

@@ -151,6 +151,12 @@ impl Connection {
 
     /// Closes: what was sent before still goes out, what is sent after does not.
     pub fn close(&self, kind: CloseKind) {
+        let state = self.state.lock();
+        if kind == CloseKind::Restart && matches!(state.transport, Transport::Polling(_)) {
+            // There is no time to wait for its next GET, which will find another node.
+            return self.cut(state, kind.ending());
+        }
+        drop(state);
         self.end(kind.ending());
     }
 
@@ -188,12 +194,15 @@ impl Connection {
         }
     }
 
-    /// The connection has ended: it leaves the table, and the layer above is told, once.
+    /// The connection has ended: it leaves the table, and the layer above is told, once. An end that had begun keeps its
+    /// own reason.
     pub(super) fn finish(&self, reason: Reason) {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Gone(_)) {
-            return;
-        }
+        let reason = match state.phase {
+            Phase::Gone(_) => return,
+            Phase::Closing(ending, _) | Phase::Cut(ending) => ending.reason,
+            Phase::Open => reason,
+        };
         state.phase = Phase::Gone(reason);
         state.queue.take();
         let is_websocket = matches!(state.transport, Transport::WebSocket);

@@ -38,8 +38,10 @@ const LAST: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
-    /// Ends the wheel with the last clone.
-    _wheel: Arc<DropGuard>,
+    /// Ends the wheel.
+    end: CancellationToken,
+    /// Ends it with the last clone, too.
+    _guard: Arc<DropGuard>,
 }
 
 /// What a request asks for, once it is known to be in order.
@@ -63,7 +65,7 @@ impl Server {
         let end = CancellationToken::new();
         let (turning, ended) = (shared.clone(), end.clone());
         shared.tasks.spawn(async move { ended.run_until_cancelled(turning.wheel.run()).await });
-        Self { shared, _wheel: Arc::new(end.drop_guard()) }
+        Self { shared, end: end.clone(), _guard: Arc::new(end.drop_guard()) }
     }
 
     /// Answers one request that came from `peer`. A WebSocket goes on in a task of the server's own; a poll waits in
@@ -208,8 +210,8 @@ impl Server {
         self.shared.counters.figures(self.shared.sessions.len())
     }
 
-    /// Opens no more sessions and closes those that are open with 1012, evenly over `over`; returns when the last one
-    /// has ended, a few seconds later at the latest.
+    /// Opens no more sessions and closes those that are open with 1012, evenly over `over`; returns when the last socket
+    /// is closed, ten seconds later at the latest. To be called once, at the end.
     pub async fn shutdown(&self, over: Duration) {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         let end = Instant::now() + over;
@@ -230,6 +232,10 @@ impl Server {
             }
         };
         let _ = timeout(LAST, all_gone).await;
+        // A session is over before its socket is: the last Close has still to be written and answered.
+        self.end.cancel();
+        self.shared.tasks.close();
+        let _ = timeout(LAST, self.shared.tasks.wait()).await;
     }
 }
 

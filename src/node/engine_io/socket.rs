@@ -308,6 +308,15 @@ impl Ear {
     }
 }
 
+impl Drop for Ear {
+    /// Whatever ends the task, a panic of the layer above as well, ends the session.
+    fn drop(&mut self) {
+        if self.stage == Stage::Live {
+            self.connection.finish(Reason::TransportError);
+        }
+    }
+}
+
 impl Fault {
     fn ending(self) -> Ending {
         Ending::coded(Reason::TransportError, self.code(), "")

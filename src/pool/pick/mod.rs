@@ -5,13 +5,19 @@
 //! the nodes and without allocating (up to 128 nodes).
 //!
 //! The order: the pins that can be met, as they are wished; then, with a key, rendezvous order under the load
-//! bound; without a key, the pool's balance rule. A node that is not up is never a candidate; one that is full
-//! is none either, except that a plain request adds no tunnel and so may still follow a pin to it.
+//! bound; without a key, the pool's balance rule; both first among the nodes of the new release, for who has to move
+//! while that is rolled out. A node that is not up is never a candidate, except that a session that lives on a draining
+//! node may follow its pin there until its time has come; one that is full is none either, except that a plain request
+//! adds no tunnel and so may still follow a pin to it.
 
 mod balance;
+mod newest;
 
 use std::net::IpAddr;
 
+use newest::Preference;
+
+use super::rollout::Rollout;
 use super::{Nodes, State};
 use crate::affinity::hash::{Arrival, Race};
 use crate::affinity::{Via, Wish, Wishes};
@@ -57,6 +63,10 @@ pub struct Ask<'a> {
     pub client: IpAddr,
     /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
     pub tunnel: bool,
+    /// A draining node whose pin is still followed: of a session that lives there and cannot live elsewhere.
+    pub stays: Option<usize>,
+    /// The rollout that is under way in the pool.
+    pub rollout: Option<&'a Rollout>,
     /// A random number, new for each session.
     pub draw: u64,
     /// How many sessions of the pool have asked before, for [`Balance::RoundRobin`].
@@ -118,7 +128,8 @@ pub enum Shortage {
 /// The candidates for one session; `loads` is asked for a node's load, by its index, whenever it matters.
 pub fn candidates<'a, L: Fn(usize) -> Load>(nodes: &'a Nodes, ask: Ask<'a>, loads: L) -> Candidates<'a, L> {
     let missed = ask.wishes.lost();
-    Candidates { nodes, ask, loads, tried: Marks::default(), wish: 0, missed, has_failed: false }
+    let tried = Marks::default();
+    Candidates { nodes, ask, loads, tried, wish: 0, missed, has_failed: false, preferred: None }
 }
 
 /// The candidates for one session, best first; see [`candidates`].
@@ -135,13 +146,15 @@ pub struct Candidates<'a, L> {
     missed: Option<Via>,
     /// Whether a candidate was given before: whoever asks for another could not use it.
     has_failed: bool,
+    /// While only nodes of the new release are looked at.
+    preferred: Option<Preference<'a>>,
 }
 
 impl<L: Fn(usize) -> Load> Iterator for Candidates<'_, L> {
     type Item = Candidate;
 
     fn next(&mut self) -> Option<Candidate> {
-        let candidate = self.pinned().or_else(|| self.placed())?;
+        let candidate = self.pinned().or_else(|| self.placed_on_newest()).or_else(|| self.placed())?;
         self.tried.set(candidate.node);
         self.has_failed = true;
         Some(candidate)
@@ -177,6 +190,14 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
             }
         }
         None
+    }
+
+    /// The best of the nodes that are preferred, when the session is one that has to move in a rollout.
+    fn placed_on_newest(&mut self) -> Option<Candidate> {
+        self.preferred = Some(self.preference()?);
+        let candidate = self.placed();
+        self.preferred = None;
+        candidate
     }
 
     /// The best node by key or by the balance rule.
@@ -277,12 +298,14 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         load.state == State::Up
             && load.live < self.nodes.limits[node].max
             && !(self.has_failed && self.tried.has(node))
+            && (self.preferred.is_none() || self.is_preferred(node, load))
     }
 
     /// Whether a pin to the node can be met.
     fn follows(&self, node: usize) -> bool {
         let load = (self.loads)(node);
-        load.state == State::Up && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
+        let stays = load.state == State::Draining && self.ask.stays == Some(node);
+        (load.state == State::Up || stays) && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
     }
 }
 
@@ -375,7 +398,17 @@ mod tests {
         fn ask<'a>(&self, wishes: &'a Wishes, random: u64) -> Ask<'a> {
             let client = "192.0.2.1".parse().unwrap();
             let Self { balance, load_bound, tunnel, .. } = *self;
-            Ask { wishes, balance, load_bound, client, tunnel, draw: random, turn: random }
+            Ask {
+                wishes,
+                balance,
+                load_bound,
+                client,
+                tunnel,
+                stays: None,
+                rollout: None,
+                draw: random,
+                turn: random,
+            }
         }
 
         fn all(&self, wishes: &Wishes, random: u64) -> Vec<Candidate> {
@@ -469,6 +502,22 @@ mod tests {
             );
             assert_eq!(labels(&fleet.all(&fleet.wish(&["ws2"], None), 0))[0].2, "moved");
         }
+    }
+
+    #[test]
+    fn a_session_that_stays_on_a_draining_node_follows_its_pin_there_and_nothing_else_leads_there() {
+        let mut fleet = Fleet::new(&[1; 4]);
+        fleet.loads[2].state = State::Draining;
+        let asked = |wishes: &Wishes, fleet: &Fleet| {
+            let ask = Ask { stays: Some(2), ..fleet.ask(wishes, 0) };
+            labels(&candidates(&fleet.nodes, ask, |node| fleet.loads[node]).collect::<Vec<_>>())
+        };
+        assert_eq!(asked(&fleet.wish(&["ws2"], None), &fleet)[0], (2, "node_cookie", "kept"));
+        for wishes in [fleet.wish(&["ws1"], None), fleet.wish(&[], Some("ann")), fleet.wish(&[], None)] {
+            assert!(asked(&wishes, &fleet).iter().all(|(node, ..)| *node != 2));
+        }
+        fleet.loads[2].state = State::Down;
+        assert!(asked(&fleet.wish(&["ws2"], None), &fleet).iter().all(|(node, ..)| *node != 2));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::{End, Pending};
 use crate::relay::parcel::field::{Fault, Fields, Tag, Writer};
-use crate::relay::tls::Side;
+use crate::relay::tls::{Heard, Side};
 
 const PENDING: Tag = Tag(1, "pending");
 const TLS: Tag = Tag(2, "TLS");
@@ -32,7 +32,8 @@ impl End {
         writer.mark(WORN, self.worn);
     }
 
-    /// Reads what [`pack`](Self::pack) wrote. It has not been polled yet, so it may be readable and writable.
+    /// Reads what [`pack`](Self::pack) wrote. Whether the socket has anything, the first poll tells; what TLS has
+    /// received already it does not tell.
     pub fn unpack(mut fields: Fields<'_>, socket: OwnedFd) -> Result<Self, Fault> {
         let pending = fields.find(PENDING)?.filter(|bytes| !bytes.is_empty());
         let pending = pending.map(|bytes| Box::new(Pending { bytes: bytes.to_vec(), sent: 0 }));
@@ -40,9 +41,11 @@ impl End {
             Some(bytes) => Some(Box::new(Side::unpack(Fields::new(bytes, TLS.1))?)),
             None => None,
         };
+        let readable = tls.as_ref().is_some_and(|side| side.is_behind() || side.heard() != Heard::Open);
         let end = Self {
             pending,
             tls,
+            readable,
             hung_up: fields.mark(HUNG_UP)?,
             ended: fields.mark(ENDED)?,
             finished: fields.mark(FINISHED)?,
@@ -66,9 +69,8 @@ impl End {
         self.socket.take()
     }
 
-    /// Puts the socket back. Whatever happened on it meanwhile, a look will tell.
+    /// Puts the socket back. Whatever happened on it meanwhile, the first poll tells.
     pub fn put_socket(&mut self, socket: OwnedFd) {
         self.socket = Some(socket);
-        self.wake(true, true, false);
     }
 }

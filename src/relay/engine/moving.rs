@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
 
 use rustix::event::epoll;
 
@@ -37,10 +38,16 @@ impl Engine {
         if !self.poll(place) {
             return None;
         }
-        if let Some(last) = self.rounds.iter_mut().find(|round| round.is_last()) {
-            last.join(place, id);
-        }
+        self.join_rounds(place, id);
         Some(place)
+    }
+
+    /// A tunnel that has come belongs to the closings that take it in.
+    fn join_rounds(&mut self, place: usize, id: u64) {
+        let Some(Some(live)) = self.tunnels.get(place) else { return };
+        for round in self.rounds.iter_mut().filter(|round| round.welcomes(&live.record)) {
+            round.join(place, id, self.now);
+        }
     }
 
     /// A tunnel that could not be taken over for a panic has its one outcome all the same.
@@ -71,6 +78,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Has the sockets no longer polled.
+    pub(super) fn unregister(&self, live: &Live) {
+        unregister(&self.epoll, live);
+    }
+
     /// Freezes what there is, as long as the budget of all threads lasts.
     pub(super) fn freeze(&mut self, freezing: Freezing) {
         let mut batch = freezing.batch();
@@ -84,12 +96,7 @@ impl Engine {
             if !freezing.takes_one() {
                 break;
             }
-            // First of all: closing a socket that another process has open, too, does not take it out of an epoll.
-            for socket in live.ends().iter().filter_map(|end| end.socket()) {
-                if let Err(error) = epoll::delete(&self.epoll, socket) {
-                    tracing::error!(%error, "a socket could not be taken out of its epoll");
-                }
-            }
+            unregister(&self.epoll, live);
             let bytes = live.pack(self.now);
             if let Some(sockets) = live.take_sockets() {
                 batch.parcels.push(Parcel::new(id, place, bytes, sockets));
@@ -98,7 +105,8 @@ impl Engine {
         freezing.finish(batch);
     }
 
-    /// Goes on with tunnels that were frozen: each has a turn, which finds what has arrived.
+    /// Goes on with tunnels that were frozen. Each has a turn for what it has; a socket that is polled anew, edges or
+    /// not, is reported with all that has come to it meanwhile.
     pub(super) fn resume(&mut self, parcels: Vec<Parcel>) {
         for Parcel { place, sockets, .. } in parcels {
             let Some(Some(live)) = self.tunnels.get_mut(place) else { continue };
@@ -147,5 +155,15 @@ impl Engine {
             self.rounds[round].postpone(task, live.record.id, self.now);
         }
         live.is_frozen()
+    }
+}
+
+/// Takes the sockets out of the epoll, before they are anyone else's and before they are closed: closing a socket that
+/// another process has open, too, does not, and the place would go on to be called.
+fn unregister(epoll: &OwnedFd, live: &Live) {
+    for socket in live.ends().iter().filter_map(|end| end.socket()) {
+        if let Err(error) = epoll::delete(epoll, socket) {
+            tracing::error!(%error, "a socket could not be taken out of its epoll");
+        }
     }
 }

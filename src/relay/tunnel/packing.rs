@@ -113,6 +113,7 @@ impl Live {
             ],
             pipes: [Pipe::unpack(fields.section(FROM_CLIENT)?)?, Pipe::unpack(fields.section(FROM_NODE)?)?],
             queued: false,
+            was_lent: true,
         };
         fields.end()?;
         Ok(live)
@@ -132,6 +133,7 @@ impl Live {
 
     /// Takes the sockets away, the client's and the node's; `None` when they are away.
     pub fn take_sockets(&mut self) -> Option<[OwnedFd; 2]> {
+        self.was_lent = true;
         let [client, node] = self.ends.each_mut().map(End::take_socket);
         Some([client?, node?])
     }

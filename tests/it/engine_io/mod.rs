@@ -70,6 +70,7 @@ impl Inbox for Ear {
                 connection.send(&Frame::text("too late"));
             }
             Message::Text("full") => connection.close(CloseKind::AtCapacity),
+            Message::Text("panic") => panic!("as the test asked"),
             Message::Text("two") => connection.send_all(&[Frame::text("a"), Frame::binary(b"\x01")]),
             Message::Text(text) => connection.send(&Frame::text(text)),
             Message::Binary(data) => connection.send(&Frame::binary(data)),

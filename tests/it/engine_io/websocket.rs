@@ -161,6 +161,17 @@ async fn a_client_that_does_not_read_is_cut_and_counted_and_nobody_waits_for_it(
 }
 
 #[tokio::test]
+async fn a_panic_in_the_layer_above_ends_that_session_alone() {
+    let mut served = Served::start(Settings::default()).await;
+    let (mut one, mut two) = (served.open().await, served.open().await);
+    one.say("4panic").await;
+    assert_eq!(served.ended().await, Reason::TransportError);
+    assert_eq!(served.server.figures().sessions, 1);
+    two.say("4here").await;
+    assert_eq!(two.text().await, "4here");
+}
+
+#[tokio::test]
 async fn at_shutdown_every_client_hears_1012_and_no_new_one_is_let_in() {
     let mut served = Served::start(Settings::default()).await;
     let mut clients = Vec::new();
