@@ -6,6 +6,7 @@
 //! would break each other, so this node says so and stops.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -114,7 +115,7 @@ impl RedisBus {
         let mut watch = self.shared.redis.watch();
         while self.state() != BusState::Up && self.shared.unfit().is_none() {
             // A reader finds its place a moment after the connection is there.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), watch.changed()).await;
+            let _ = tokio::time::timeout(Duration::from_millis(20), watch.changed()).await;
         }
     }
 }
@@ -165,6 +166,11 @@ impl Bus for RedisBus {
 
     fn recovers(&self) -> bool {
         matches!(&self.shared.settings.kind, Kind::Streams(settings) if settings.recovery.is_some())
+    }
+
+    fn outlives_node(&self) -> Option<Duration> {
+        let Kind::Streams(settings) = &self.shared.settings.kind else { return None };
+        settings.recovery
     }
 
     fn close(&self) -> Pending<()> {
