@@ -164,11 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Outgoing::End(ending) => return Err(ending),
                 Outgoing::Write => {}
             }
-            let mut slices: SmallVec<[IoSlice<'_>; BATCH]> =
-                batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
-            let mut slices = &mut slices[..];
-            IoSlice::advance_slices(&mut slices, self.offset);
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+            match self.write_batch(cx, &batch) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.offset = self.ear.connection.written(count, self.offset);
@@ -176,6 +172,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Poll::Ready(_) => return Err(Ending::silent(Reason::TransportError)),
             }
         }
+    }
+
+    fn write_batch(&mut self, cx: &mut Context<'_>, batch: &Batch) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        if let [only] = &batch[..] {
+            return stream.poll_write(cx, &only[self.offset..]);
+        }
+        let mut slices: SmallVec<[IoSlice<'_>; BATCH]> =
+            batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let mut slices = &mut slices[..];
+        IoSlice::advance_slices(&mut slices, self.offset);
+        stream.poll_write_vectored(cx, slices)
     }
 
     /// Reads once and delivers what is whole.
@@ -346,4 +354,19 @@ fn skip<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::
     BUFFER.set(scratch);
     ready!(read)?;
     Poll::Ready(Ok(has_more))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::node::engine_io::state::State;
+
+    #[test]
+    fn an_idle_connection_is_a_few_hundred_bytes() {
+        // Task, record, and what changes in it. Measured as a whole, with the allocator and the runtime's share: 1.6 KiB.
+        let sizes = [size_of::<Live<TcpStream>>(), size_of::<Connection>(), size_of::<State>()];
+        assert!(sizes[0] <= 160 && sizes[1] <= 320 && sizes[2] <= 192, "{sizes:?}");
+    }
 }
