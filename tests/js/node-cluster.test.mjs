@@ -4,6 +4,9 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
+import { Emitter } from '@socket.io/redis-emitter';
+import { createClient } from 'redis';
+
 import { Cluster, Peer, Single } from './lib/peers.mjs';
 import { until } from './lib/wait.mjs';
 
@@ -16,6 +19,48 @@ for (const adapter of ADAPTERS) {
     describe(`${adapter}: from ${here} to ${there}`, () => matrix(adapter, here, there));
   }
 }
+
+describe('pubsub: from @socket.io/redis-emitter to rust', () => {
+  let redis, rust, client, emitter, inside, outside;
+
+  before(async () => {
+    redis = await Single.start();
+    rust = await Peer.start('rust', { adapter: 'pubsub', redis });
+    client = createClient({ socket: { path: redis.path } });
+    client.on('error', () => {});
+    await client.connect();
+    emitter = new Emitter(client);
+    [inside, outside] = [await rust.client(['room']), await rust.client()];
+  });
+
+  after(async () => {
+    [inside, outside].forEach((one) => one?.close());
+    client?.destroy();
+    await rust?.stop();
+    await redis?.stop();
+  });
+
+  test('its events, moves and farewells reach the clients', async () => {
+    emitter.to('room').emit('e', 1, Buffer.from([1]));
+    emitter.except('room').emit('e', 2);
+    emitter.emit('last');
+    await until('both have all', () => [inside, outside].every(({ got }) => got.at(-1)?.[0] === 'last'));
+    assert.deepEqual(inside.take(), [['e', 1, Buffer.from([1])], ['last']]);
+    assert.deepEqual(outside.take(), [['e', 2], ['last']]);
+    emitter.in('room').socketsJoin('new');
+    emitter.in('new').socketsLeave('room');
+    await until('it has moved', async () => {
+      const [socket] = await rust.call('fetchSockets', { rooms: ['new'] });
+      return socket?.id === inside.id && !socket.rooms.includes('room');
+    });
+    emitter.serverSideEmit('hello', 'from the emitter');
+    await until('the server has heard it', () => rust.heard.length > 0);
+    assert.deepEqual(rust.heard, [['hello', 'from the emitter']]);
+    const gone = new Promise((resolve) => inside.socket.once('disconnect', resolve));
+    emitter.in('new').disconnectSockets(true);
+    assert.equal(await gone, 'io server disconnect');
+  });
+});
 
 function matrix(adapter, here, there) {
   let redis, a, b, a1, b1, b2, clients;

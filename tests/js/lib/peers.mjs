@@ -1,7 +1,7 @@
 // Servers of a cluster that a test drives: Rust ones (examples/peer.rs) and Node.js ones (node-peer.mjs), which take the
 // same words; their clients, which keep what they got; and the Redis servers between them.
 
-import { mkdtemp, rm } from 'node:fs/promises';
+import { access, mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -21,6 +21,7 @@ export class Peer {
   /** `kind` is rust or node; `redis` a Redis or a Cluster of below. */
   static async start(kind, { adapter, redis, recovery = 0, name = kind }) {
     const stdio = ['pipe', 'pipe', 'pipe'];
+    if (kind === 'rust') await access(RUST).catch(() => { throw new Error(`no ${RUST}; run cargo build --example peer`); });
     const rust = ['--adapter', adapter, '--recovery', String(recovery), '--name', name, ...redis.words];
     const env = { ...process.env, ADAPTER: adapter, REDIS: redis.urls, RECOVERY: String(recovery), NAME: name };
     const child =
