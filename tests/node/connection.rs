@@ -7,7 +7,7 @@ use mainstay::node::bus::redis::{Heard, Listener, Place, Redis, RedisFault, Redi
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use crate::servers::{Cluster, Server};
+use crate::servers::{Cluster, Sentinel, Server, free_ports};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -196,4 +196,141 @@ async fn in_a_cluster_each_channel_is_heard_from_the_master_of_its_slot() {
     redis.post(publish("PUBLISH", "plain", "to all")).unwrap();
     assert_eq!(next(&mut plain).await.1, "to all");
     redis.close().await;
+}
+
+/// The slot of a channel, as the cluster has it.
+fn slot(server: &Server, channel: &str) -> u16 {
+    redis::cmd("CLUSTER").arg("KEYSLOT").arg(channel).query(&mut server.connect()).unwrap()
+}
+
+/// Publishes until it is heard: a cluster needs a moment to agree.
+async fn published_until_heard(redis: &Redis, channel: &str, heard: &mut UnboundedReceiver<Heard>) {
+    let mut pause = tokio::time::interval(Duration::from_millis(50));
+    timeout(SOON, async {
+        loop {
+            pause.tick().await;
+            let _ = redis.ask::<u64>(&publish("SPUBLISH", channel, "x")).await;
+            if heard.try_recv().is_ok() {
+                break;
+            }
+        }
+    })
+    .await
+    .expect("it was heard");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_follows_its_slot_to_another_master() {
+    let cluster = Cluster::start();
+    let redis = up(&cluster.urls()).await;
+    let mut heard = hear(&redis, Via::Shard, "moving").await;
+    published_until_heard(&redis, "moving", &mut heard).await;
+    let slot = slot(&cluster.masters[0], "moving");
+    let from = usize::from(slot) * 3 / 16_384;
+    let to = (from + 1) % 3;
+    let id: String = redis::cmd("CLUSTER").arg("MYID").query(&mut cluster.masters[to].connect()).unwrap();
+    // First the one that gets it, then the one that loses it, then who only has to know.
+    for place in [to, from, 3 - to - from] {
+        let mut set = redis::cmd("CLUSTER");
+        set.arg("SETSLOT").arg(slot).arg("NODE").arg(&id);
+        set.exec(&mut cluster.masters[place].connect()).unwrap();
+    }
+    let channels = || -> Vec<String> {
+        redis::cmd("PUBSUB").arg("SHARDCHANNELS").query(&mut cluster.masters[to].connect()).unwrap()
+    };
+    let mut pause = tokio::time::interval(Duration::from_millis(50));
+    timeout(SOON, async {
+        while channels() != ["moving"] {
+            pause.tick().await;
+        }
+    })
+    .await
+    .expect("the subscription has moved");
+    published_until_heard(&redis, "moving", &mut heard).await;
+    redis.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_master_of_a_cluster_was_killed_and_started_anew_its_channels_are_heard_again() {
+    let mut cluster = Cluster::start();
+    let redis = up(&cluster.urls()).await;
+    let mut heard = hear(&redis, Via::Shard, "room").await;
+    published_until_heard(&redis, "room", &mut heard).await;
+    let owner = usize::from(slot(&cluster.masters[0], "room")) * 3 / 16_384;
+    cluster.masters[owner].kill();
+    until(&redis, |state| matches!(state, RedisState::Away(_))).await;
+    cluster.masters[owner].restart();
+    cluster.wait_until_whole();
+    until(&redis, |state| *state == RedisState::Up).await;
+    published_until_heard(&redis, "room", &mut heard).await;
+    redis.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_the_master_that_the_sentinels_name_is_taken() {
+    let [first, second, watcher] = free_ports::<3>();
+    let mut master = Server::with(first, &[]);
+    let replica = Server::with(second, &["--replicaof", "127.0.0.1", &first.to_string()]);
+    let sentinel = Sentinel::start(watcher, first);
+    let redis = up(&format!("redis+sentinel://127.0.0.1:{}/mymaster", sentinel.port)).await;
+    let mut heard = hear(&redis, Via::Channel, "a").await;
+    redis.ask::<redis::Value>(redis::cmd("SET").arg("key").arg("old master")).await.unwrap();
+    master.kill();
+    until(&redis, |state| matches!(state, RedisState::Away(_))).await;
+    until(&redis, |state| *state == RedisState::Up).await;
+    let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut replica.connect()).unwrap();
+    assert_eq!(role[0], redis::Value::BulkString(b"master".to_vec()));
+    redis.ask::<u64>(&publish("PUBLISH", "a", "from the new master")).await.unwrap();
+    assert_eq!(next(&mut heard).await.1, "from the new master");
+    redis.close().await;
+}
+
+#[tokio::test]
+async fn a_master_that_became_a_replica_is_left_at_the_first_refusal() {
+    let server = Server::start();
+    let redis = up(&server.url()).await;
+    let [nowhere] = free_ports::<1>();
+    let mut admin = server.connect();
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(nowhere).exec(&mut admin).unwrap();
+    let refused = redis.ask::<redis::Value>(redis::cmd("SET").arg("k").arg("v")).await;
+    assert!(matches!(refused, Err(RedisFault::Refused(_))), "{refused:?}");
+    until(&redis, |state| *state == RedisState::Away("the server has become a replica".into())).await;
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut admin).unwrap();
+    until(&redis, |state| *state == RedisState::Up).await;
+    redis.ask::<redis::Value>(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
+    redis.close().await;
+}
+
+#[tokio::test]
+async fn tls_is_spoken_to_a_server_whose_authority_is_known_and_to_no_other() {
+    let authority = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = parameters.self_signed(&authority).unwrap();
+    let issuer = rcgen::Issuer::new(parameters, authority);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned()];
+    let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (cert, key) = (file("cert.pem", certificate.pem()), file("key.pem", key.serialize_pem()));
+    let ca = file("ca.pem", root.pem());
+    let [port] = free_ports::<1>();
+    let words = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let more = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
+    let _server = Server::with(0, &[&words[..], &more].concat());
+    let place = Place::parse(&format!("rediss://localhost:{port}"), false).unwrap();
+    let redis = Redis::start(place.clone().with_authorities(root.pem().into_bytes()), PATIENCE);
+    until(&redis, |state| *state == RedisState::Up).await;
+    let mut heard = hear(&redis, Via::Channel, "a").await;
+    redis.ask::<u64>(&publish("PUBLISH", "a", "secret")).await.unwrap();
+    assert_eq!(next(&mut heard).await.1, "secret");
+    redis.close().await;
+    let stranger = Redis::start(place, PATIENCE);
+    until(&stranger, |state| matches!(state, RedisState::Away(_))).await;
+    stranger.close().await;
 }

@@ -72,7 +72,6 @@ impl Drop for Server {
     }
 }
 
-/// Starts a server and returns when it says that it is ready.
 fn spawn(folder: &TempDir, port: u16, words: &[String]) -> Child {
     let mut command = Command::new("redis-server");
     // A configuration file of its own, which a sentinel writes to.
@@ -83,8 +82,13 @@ fn spawn(folder: &TempDir, port: u16, words: &[String]) -> Child {
     command.arg(&file).args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
     command.args(["--unixsocket", "redis.sock", "--dir"]).arg(folder.path());
     command.args(["--save", "", "--appendonly", "no"]).args(words);
+    command.current_dir(folder.path());
+    ready(command)
+}
+
+/// Starts a server and returns when it says that it is ready.
+fn ready(mut command: Command) -> Child {
     let mut child = command
-        .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -100,6 +104,49 @@ fn spawn(folder: &TempDir, port: u16, words: &[String]) -> Child {
     // Read on, so that it never waits for the pipe.
     std::thread::spawn(move || lines.for_each(drop));
     child
+}
+
+/// One sentinel that watches over a master and its replica.
+pub struct Sentinel {
+    _folder: TempDir,
+    /// Its port.
+    pub port: u16,
+    child: Child,
+}
+
+impl Sentinel {
+    /// Starts it, and returns when it knows the replica, so that it can take the master's place.
+    pub fn start(port: u16, master: u16) -> Sentinel {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        let words = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 3000\n"
+        );
+        std::fs::write(&file, words).unwrap();
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel").current_dir(folder.path());
+        let sentinel = Sentinel { child: ready(command), _folder: folder, port };
+        let mut connection =
+            Client::open(format!("redis://127.0.0.1:{port}")).unwrap().get_connection().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let replicas: redis::Value =
+                redis::cmd("SENTINEL").arg("REPLICAS").arg("mymaster").query(&mut connection).unwrap();
+            if format!("{replicas:?}").contains("\"ok\"") {
+                return sentinel;
+            }
+            assert!(std::time::Instant::now() < deadline, "{replicas:?}");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Ports that are free now. Redis has to be told its port; all are taken at once, so that they differ.
@@ -137,8 +184,13 @@ impl Cluster {
                 .exec(&mut connection)
                 .unwrap();
         }
-        cluster.masters.iter().for_each(wait_until_whole);
+        cluster.wait_until_whole();
         cluster
+    }
+
+    /// Returns when every master says that the cluster is whole.
+    pub fn wait_until_whole(&self) {
+        self.masters.iter().for_each(wait_until_whole);
     }
 
     /// Its nodes as `--redis` takes them.
@@ -158,8 +210,6 @@ fn wait_until_whole(server: &Server) {
             return;
         }
         assert!(std::time::Instant::now() < deadline, "{info}");
-        // A pause that ends early when something is pushed, which nothing is.
-        let _: redis::RedisResult<redis::Value> =
-            redis::cmd("BLPOP").arg("{no}list").arg(0.05).query(&mut connection);
+        std::thread::park_timeout(Duration::from_millis(50));
     }
 }

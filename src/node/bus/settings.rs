@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::node::config::{Adapter, Cluster};
+
 /// Which adapter's formats are spoken.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
@@ -79,6 +81,24 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What a node's flags say; none where the adapter needs no Redis.
+    pub fn of(cluster: &Cluster) -> Option<Settings> {
+        let kind = match cluster.adapter {
+            Adapter::Memory => return None,
+            Adapter::Pubsub => Kind::Pubsub,
+            Adapter::Sharded => Kind::Sharded(Mode::default()),
+            Adapter::Streams => Kind::Streams(Streams {
+                name: cluster.stream_name.as_str().into(),
+                count: cluster.stream_count,
+                max_len: cluster.stream_max_len,
+                read_count: cluster.read_count,
+                recovery: cluster.recovery,
+                ..Streams::default()
+            }),
+        };
+        Some(Settings { prefix: cluster.prefix.as_str().into(), ..Settings::new(kind) })
+    }
+
     /// The defaults of an adapter.
     pub fn new(kind: Kind) -> Settings {
         Settings {
