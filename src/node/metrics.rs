@@ -42,6 +42,8 @@ pub enum Cut {
     Expired,
     /// Its messages or frames are broken.
     Broken,
+    /// Somebody of the fleet disconnects it.
+    Application,
     /// The node ends.
     Shutdown,
 }
@@ -161,6 +163,7 @@ impl Metrics {
             Cut::Idle => "idle",
             Cut::Expired => "expired",
             Cut::Broken => "broken",
+            Cut::Application => "application",
             Cut::Shutdown => "shutdown",
         };
         self.cut.with_label_values(&[word]).inc();

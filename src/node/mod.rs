@@ -6,10 +6,11 @@
 
 pub mod answer;
 pub mod api;
+pub mod application;
 pub mod auth;
 pub mod bus;
+mod chat;
 pub mod config;
-mod echo;
 pub mod engine_io;
 pub mod health;
 pub mod hub;
@@ -24,6 +25,6 @@ mod routes;
 pub mod server;
 pub mod socketio;
 pub mod value;
+mod visitors;
 
-pub use echo::serve;
 pub use life::{Node, StartFault, World};

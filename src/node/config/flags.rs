@@ -44,18 +44,19 @@ pub struct Flags {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterFlags {
-    /// Redis: `redis://[user:password@]host:port[/db]`, `rediss://…` for TLS; several are the seeds of a Redis Cluster
-    #[arg(
-        long,
-        env = "MAINSTAY_REDIS_URL",
-        value_name = "URL",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
-    pub redis: Vec<RedisUrl>,
-    /// Read the master's address from Sentinel; `--redis` names the sentinels and this the master
-    #[arg(long, value_name = "MASTER", requires = "redis")]
-    pub sentinel: Option<String>,
+    /// Redis, where the nodes meet: `redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS,
+    /// `redis+sentinel://host,host/master`, `redis+unix:///path`; several with commas are a Redis Cluster
+    #[arg(long, env = "MAINSTAY_REDIS_URL", value_name = "URL", value_parser = read::redis, hide_env_values = true)]
+    pub redis: Option<RedisUrl>,
+    /// The one server that `--redis` names is part of a Redis Cluster
+    #[arg(long, requires = "redis")]
+    pub redis_cluster: bool,
+    /// The authorities that may sign Redis' certificate, in PEM; else those that browsers trust
+    #[arg(long, value_name = "FILE", requires = "redis")]
+    pub redis_ca: Option<PathBuf>,
+    /// The file with Redis' password, which a URL would show in the list of processes
+    #[arg(long, env = "MAINSTAY_REDIS_PASSWORD_FILE", value_name = "FILE", requires = "redis")]
+    pub redis_password_file: Option<PathBuf>,
     /// How broadcasts travel: `streams` with Redis and `memory` without, unless said
     #[arg(long, env = "MAINSTAY_ADAPTER", value_name = "KIND")]
     pub adapter: Option<Adapter>,
