@@ -1,4 +1,5 @@
-//! How nodes speak to each other: through Redis, in the formats of the Node.js adapters.
+//! How nodes speak to each other: within one process ([`memory`]), or through Redis in the formats of the Node.js
+//! adapters.
 //!
 //! [`RedisBus`] is one node's place in the cluster. Its adapters, one for each namespace, are of the kind that was set:
 //! classic, sharded or streams. Beside them stands a check for a fleet of another kind on the same channels: the two
@@ -166,6 +167,11 @@ impl Bus for RedisBus {
 
     fn recovers(&self) -> bool {
         matches!(&self.shared.settings.kind, Kind::Streams(settings) if settings.recovery.is_some())
+    }
+
+    fn outlives_node(&self) -> Option<Duration> {
+        let Kind::Streams(settings) = &self.shared.settings.kind else { return None };
+        settings.recovery
     }
 
     fn close(&self) -> Pending<()> {
