@@ -225,6 +225,10 @@ fn socketio(settings: &Settings, seats: &Arc<Seats>, metrics: &Metrics) -> socke
 
 fn engine(settings: &Settings) -> engine_io::Settings {
     let clients = &settings.clients;
+    // Pages that may connect may also poll. Where any may, other origins still have to use a WebSocket: nobody has said
+    // that their pages may read answers that come with the user's cookies.
+    let named = (clients.origins.iter().len() > 0).then(|| clients.origins.clone());
+    let cors = named.map(|origins| engine_io::Cors { origins, credentials: true });
     engine_io::Settings {
         revision_3: clients.eio3,
         ping_interval: clients.ping_interval,
@@ -232,6 +236,7 @@ fn engine(settings: &Settings) -> engine_io::Settings {
         idle: Some(clients.idle),
         max_payload: u32::try_from(clients.max_payload).unwrap_or(u32::MAX),
         queue_bytes: clients.backlog,
+        cors,
         // Those over the most are told so by Socket.IO, which takes a session; a flood of them is bounded here.
         sessions: clients.max_connections.saturating_add(OVER),
         ..engine_io::Settings::default()

@@ -5,8 +5,10 @@
 //! would break each other, so this node says so and stops.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -113,7 +115,7 @@ impl RedisBus {
         let mut watch = self.shared.redis.watch();
         while self.state() != BusState::Up && self.shared.unfit().is_none() {
             // A reader finds its place a moment after the connection is there.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), watch.changed()).await;
+            let _ = timeout(Duration::from_millis(20), watch.changed()).await;
         }
     }
 }
@@ -173,10 +175,15 @@ impl Bus for RedisBus {
             for made in adapters {
                 made.close().await;
             }
+            // What was handed over before goes out first: sessions, mostly.
+            if let Ok(last) = shared.redis.post(::redis::cmd("PING")) {
+                let _ = timeout(shared.settings.patience, last).await;
+            }
             closed.cancel();
             shared.redis.close().await;
             shared.tasks.close();
-            shared.tasks.wait().await;
+            // What still waits for the answers of clients has nobody to tell them to any more.
+            let _ = timeout(shared.settings.patience, shared.tasks.wait()).await;
         })
     }
 }
