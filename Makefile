@@ -1,6 +1,6 @@
 # What a developer does here, and what CI does: the same targets.
 
-.PHONY: help run build lint test setup autobahn bench
+.PHONY: help run build lint test setup autobahn bench node load
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,3 +28,11 @@ autobahn: setup build ## Autobahn through the balancer: the same verdict for eac
 
 bench: ## the figures: pick, tracker, relay, and the whole beside nginx and HAProxy (on a quiet machine)
 	cargo bench
+
+node: ## the node's figures beside a Node.js socket.io server, one core each (on a quiet machine)
+	cargo build --release
+	node benches/node/bench.mjs
+
+load: ## 5,000 clients over two Rust nodes and one Node.js server behind the balancer: broadcast latency
+	cargo build --release
+	node benches/node/load.mjs

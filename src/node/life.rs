@@ -242,3 +242,128 @@ fn engine(settings: &Settings) -> engine_io::Settings {
         ..engine_io::Settings::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+    use super::*;
+    use crate::node::config::tests::settings;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+    async fn node(world: &World, flags: &[&str]) -> Node {
+        Node::start(settings(flags).unwrap(), world).await.unwrap()
+    }
+
+    async fn ask(node: &Node, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(node.address()).await.unwrap();
+        let whole = format!("{request}\r\nHost: n\r\nConnection: close\r\n\r\n");
+        stream.write_all(whole.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        (answer[9..12].parse().unwrap(), answer)
+    }
+
+    async fn heard(socket: &mut Socket) -> Value {
+        let message = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+        serde_json::from_str(message.to_text().unwrap()).unwrap()
+    }
+
+    async fn open(node: &Node, user: &str) -> Socket {
+        let url = format!("ws://{}/ws?user={user}", node.address());
+        let mut socket = connect_async(url).await.unwrap().0;
+        assert_eq!(heard(&mut socket).await["user"], user);
+        socket
+    }
+
+    async fn say(socket: &mut Socket, message: Value) -> Value {
+        socket.send(Message::text(message.to_string())).await.unwrap();
+        heard(socket).await
+    }
+
+    #[tokio::test]
+    async fn the_nodes_of_one_process_share_rooms_and_users() {
+        let world = World::new(None);
+        let (one, two) = (node(&world, &[]).await, node(&world, &[]).await);
+        let (mut ann, mut bob) = (open(&one, "ann").await, open(&two, "bob").await);
+        let join = json!({ "type": "join", "room": "r" });
+        assert_eq!(say(&mut ann, join.clone()).await["type"], "ok");
+        assert_eq!(say(&mut bob, join).await["type"], "ok");
+        assert_eq!(say(&mut ann, json!({ "type": "publish", "room": "r", "data": 7 })).await["type"], "ok");
+        let message = heard(&mut bob).await;
+        assert_eq!((&message["type"], &message["data"]), (&json!("message"), &json!(7)));
+        assert_eq!(message["from"]["user"], "ann");
+        let told = say(&mut bob, json!({ "type": "direct", "user": "ann", "data": "psst" })).await;
+        assert_eq!(told["delivered"], 1);
+        assert_eq!(heard(&mut ann).await["type"], "direct");
+        let elsewhere = say(&mut bob, json!({ "type": "publish", "room": "x", "data": 1 })).await;
+        assert_eq!(elsewhere["error"], "join x before you publish to it");
+        for node in [one, two] {
+            drop((node.drain().await, node));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_drains_says_so_at_once_and_ends_when_its_clients_have_gone() {
+        let world = World::new(None);
+        let node = node(&world, &["--drain", "2s", "--release", "v7"]).await;
+        let mut clients = [open(&node, "ann").await, open(&node, "ann").await];
+        let (status, answer) = ask(&node, "GET /health HTTP/1.1").await;
+        assert_eq!(status, 200);
+        assert!(
+            answer.contains("x-mainstay-load: 2/50000") && answer.contains("x-mainstay-release: v7"),
+            "{answer}"
+        );
+        let watching = async {
+            let last = async |socket: &mut Socket| loop {
+                match socket.next().await.unwrap().unwrap() {
+                    Message::Close(frame) => break u16::from(frame.unwrap().code),
+                    _ => continue,
+                }
+            };
+            let [first, second] = &mut clients;
+            tokio::select! {
+                code = last(first) => assert_eq!(code, 1012),
+                code = last(second) => assert_eq!(code, 1012),
+            }
+            ask(&node, "GET /health HTTP/1.1").await
+        };
+        let (in_order, (status, answer)) =
+            timeout(PATIENCE, async { tokio::join!(node.drain(), watching) }).await.unwrap();
+        assert!(in_order);
+        assert_eq!(status, 503);
+        assert!(answer.contains("x-mainstay-state: draining"), "{answer}");
+        assert!(world.roll.lock().is_empty(), "nobody is left in the roll");
+        assert!(TcpStream::connect(node.address()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn each_path_has_its_methods_and_unknown_ones_are_not_found() {
+        let world = World::new(None);
+        let node = node(&world, &["--api-token-file", "token"]).await;
+        for (request, status) in [
+            ("GET /metrics HTTP/1.1", 200),
+            ("HEAD /health HTTP/1.1", 200),
+            ("POST /health HTTP/1.1", 405),
+            ("GET /ws HTTP/1.1", 426),
+            ("GET /ws/schema.json HTTP/1.1", 200),
+            ("GET /socket.io/ HTTP/1.1", 400),
+            ("GET /api/users/ann HTTP/1.1", 401),
+            ("GET /api/users/ann HTTP/1.1\r\nAuthorization: Bearer an-api-token-0123456789", 200),
+            ("GET /api/nothing HTTP/1.1\r\nAuthorization: Bearer an-api-token-0123456789", 404),
+            ("GET /api/publish HTTP/1.1\r\nAuthorization: Bearer an-api-token-0123456789", 405),
+            ("GET / HTTP/1.1", 404),
+        ] {
+            assert_eq!(ask(&node, request).await.0, status, "{request}");
+        }
+        assert!(ask(&node, "GET /metrics HTTP/1.1").await.1.contains("\nwebsocket_connections 0\n"));
+    }
+}

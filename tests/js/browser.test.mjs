@@ -11,6 +11,7 @@ import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
 
 import { Balancer } from './lib/balancer.mjs';
+import { Redis } from './lib/redis.mjs';
 
 const CHROMIUM = process.env.CHROMIUM_BIN ?? '/usr/bin/chromium';
 // Started by root in CI, hence no sandbox; the rest keeps it from looking for hosts that no test needs.
@@ -92,6 +93,25 @@ test('guests with names of their own spread over the three nodes and all hear th
   await page.screenshot({ path: join(shots, 'guests.png'), fullPage: true });
 });
 
+test('two demos on one Redis are one fleet', async (t) => {
+  const redis = await Redis.start();
+  t.after(() => redis.stop());
+  const words = ['demo', '--nodes', '2', '--port', '0', '--redis', `redis+unix://${redis.path}`];
+  const demos = [];
+  for (let n = 0; n < 2; n += 1) {
+    const one = await Balancer.run(words, {}, false);
+    t.after(() => one.stop());
+    demos.push(one);
+  }
+  const [ann, bob] = [await opened(t, {}, demos[0].url), await opened(t, {}, demos[1].url)];
+  assert.notEqual(ann.node, bob.node);
+  await ann.page.waitForSelector('body[data-members="2"]', PATIENCE);
+  await said(ann, 'over Redis');
+  await bob.page.locator(`#log li[data-from="${ann.name}"]`, { hasText: 'over Redis' }).waitFor(PATIENCE);
+  // Before the demos end, or the pages say that they cannot come back.
+  for (const { page } of [ann, bob]) await page.context().close();
+});
+
 test('the page fits a phone and a dark room', async (t) => {
   const { page } = await opened(t, { viewport: { width: 360, height: 740 }, colorScheme: 'dark' });
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
@@ -100,7 +120,7 @@ test('the page fits a phone and a dark room', async (t) => {
 });
 
 /** The chat page in a browser context (and so a person) of its own; its console must stay silent. */
-async function opened(t, options = {}) {
+async function opened(t, options = {}, url = demo.url) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
   const noise = [];
@@ -110,7 +130,7 @@ async function opened(t, options = {}) {
     await context.close();
     assert.deepEqual(noise, [], 'the console');
   });
-  const answer = await page.goto(demo.url);
+  const answer = await page.goto(url);
   assert.equal(answer.status(), 200);
   assert.ok(answer.headers()['content-security-policy'].startsWith("default-src 'none'"));
   await page.waitForSelector('body[data-state=open]', PATIENCE);
