@@ -216,7 +216,8 @@ impl Server {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         let end = Instant::now() + over;
         let mut open = self.shared.sessions.all();
-        while !open.is_empty() {
+        // Clients may also leave of themselves meanwhile; then nobody is waited for.
+        while !open.is_empty() && self.shared.sessions.len() > 0 {
             let steps = end.saturating_duration_since(Instant::now()).as_millis() / PACE.as_millis();
             let share = open.len().div_ceil(usize::try_from(steps).unwrap_or(usize::MAX).max(1));
             for connection in open.drain(open.len() - share..) {

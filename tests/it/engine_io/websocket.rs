@@ -196,3 +196,16 @@ async fn at_shutdown_every_client_hears_1012_and_no_new_one_is_let_in() {
     };
     assert_eq!(answer.status(), 503);
 }
+
+#[tokio::test]
+async fn a_shutdown_is_over_as_soon_as_the_last_client_has_left() {
+    let mut served = Served::start(Settings::default()).await;
+    let client = served.open().await;
+    let server = served.server.clone();
+    let leaving = async {
+        drop(client);
+        assert!([Reason::TransportClose, Reason::ShuttingDown].contains(&served.ended().await));
+    };
+    // An hour, of which the test could not wait for a part.
+    soon(async { tokio::join!(server.shutdown(Duration::from_secs(3600)), leaving) }).await;
+}
