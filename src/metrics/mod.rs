@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 23] = [
+    const CONTRACT: [&str; 24] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -323,6 +323,7 @@ mod tests {
         "mainstay_config_generation",
         "mainstay_config_reloads_total",
         "mainstay_config_last_reload_success",
+        "mainstay_upgrades_total",
         "mainstay_connections_refused_total",
         "mainstay_panics_total",
         "mainstay_access_log_dropped_total",

@@ -30,6 +30,7 @@ pub const CONTRACT: &[Metric] = &[
     Metric { name: "mainstay_config_reloads_total", kind: "counter", labels: &["result"] },
     Metric { name: "mainstay_config_last_reload_success", kind: "gauge", labels: &[] },
     Metric { name: "mainstay_connections_refused_total", kind: "counter", labels: &["reason"] },
+    Metric { name: "mainstay_upgrades_total", kind: "counter", labels: &["result"] },
     Metric { name: "mainstay_panics_total", kind: "counter", labels: &["part"] },
     Metric { name: "mainstay_access_log_dropped_total", kind: "counter", labels: &[] },
     Metric { name: "mainstay_build_info", kind: "gauge", labels: &["version"] },
