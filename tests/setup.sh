@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests of tests/js need and is missing: redis-server, chromium, node and npm from Debian's packages
-# (with apt-get, as root or through sudo), and the npm packages of tests/js. Safe to run again; then it only looks.
+# Installs what the tests of tests/js need and is missing: redis-server, chromium, node, npm and python3 from Debian's
+# packages (with apt-get, as root or through sudo), the npm packages of tests/js, and those of requirements.txt into
+# tests/.venv. Safe to run again; then it only looks.
 set -euo pipefail
 cd "$(dirname "$0")/js"
 
@@ -12,6 +13,9 @@ needs redis-server redis-server
 needs "${CHROMIUM_BIN:-/usr/bin/chromium}" chromium
 needs node nodejs
 needs npm npm
+needs python3 python3
+# Debian has these two apart from python3 itself.
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
@@ -53,4 +57,12 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
     echo "installing the npm packages of tests/js"
     quietly npm ci --no-audit --no-fund
     touch node_modules/.package-lock.json
+fi
+
+# The mark is written at the end, so it is older than the list when that has changed since.
+if [ ! -e ../.venv/installed ] || [ ../requirements.txt -nt ../.venv/installed ]; then
+    echo "installing the Python packages of tests/requirements.txt"
+    quietly python3 -m venv ../.venv
+    quietly ../.venv/bin/pip install --disable-pip-version-check -r ../requirements.txt
+    touch ../.venv/installed
 fi

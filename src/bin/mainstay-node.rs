@@ -1,7 +1,7 @@
 //! The node's command line.
 //!
-//! Exit codes: 0 the node ended in order; 1 it could not start, or its end took longer than the drain time allows or
-//! was cut short by a second signal; 2 the flags are wrong.
+//! Exit codes: 0 the node ended in order; 1 it could not start, it must not go on beside servers of another kind, or its
+//! end took longer than the drain time allows or was cut short by a second signal; 2 the flags are wrong.
 
 use std::io;
 use std::process::ExitCode;
@@ -62,11 +62,17 @@ fn run(settings: Settings) -> io::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let node = Node::start(settings, &World::default()).await.map_err(io::Error::other)?;
+        let world = World::of(&settings);
+        let node = Node::start(settings, &world).await.map_err(io::Error::other)?;
         let node = Arc::new(node);
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
+            why = node.unfit() => {
+                tracing::error!(%why, "the node must not go on");
+                node.drain().await;
+                return Ok(false);
+            }
         }
         tracing::info!("the end begins");
         tokio::select! {

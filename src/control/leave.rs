@@ -27,6 +27,10 @@ use crate::shutdown::Phase;
 /// How long the closing waits for sessions that are on their way, so that it need not be planned twice.
 const SOON: Duration = Duration::from_millis(100);
 
+/// How long after the last tunnel its clients may still come back: the longest pauses of clients that come back by
+/// themselves are half of that (SignalR's last one).
+const COMING_BACK: Duration = Duration::from_secs(60);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Leaving {
@@ -141,7 +145,7 @@ impl Leaving {
             },
             generations: self.generations.clone(),
             meter,
-            _departing: matches!(what, Gone::Node { .. }).then(|| Departing::begin(front, what.pool())),
+            departing: matches!(what, Gone::Node { .. }).then(|| Departing::begin(front, what.pool())),
         };
         front.tasks.spawn(errand.run(stop.clone()));
         self.departures.push(Departure { what, since, stop });
@@ -175,18 +179,29 @@ struct Errand {
     generations: Vec<CancellationToken>,
     /// Where the progress is counted; `None` for what has no numbers of its own.
     meter: Option<Arc<Meter>>,
-    _departing: Option<Departing>,
+    /// Kept until those who were seen off have come back elsewhere.
+    departing: Option<Departing>,
 }
 
 impl Errand {
     /// Returns when none is left, when they may stay, or when all tunnels are being closed anyway. `stop` is
     /// cancelled at the end.
     async fn run(self, stop: CancellationToken) {
-        let _ended = stop.clone().drop_guard();
-        tokio::select! {
-            () = self.see_off() => {}
-            () = stop.cancelled() => {}
-            () = self.front.shutdown.reached(Phase::Draining) => {}
+        {
+            let _ended = stop.clone().drop_guard();
+            tokio::select! {
+                () = self.see_off() => {}
+                () = stop.cancelled() => return,
+                () = self.front.shutdown.reached(Phase::Draining) => return,
+            }
+        }
+        // Its numbers end with its last tunnel.
+        drop(self.meter);
+        if self.departing.is_some() {
+            tokio::select! {
+                () = tokio::time::sleep(COMING_BACK) => {}
+                () = self.front.shutdown.reached(Phase::Draining) => {}
+            }
         }
     }
 

@@ -14,27 +14,55 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::shutdown::Shutdown;
 
+use super::application::Application;
+use super::auth::Auth;
+use super::bus::memory::Memory;
+use super::bus::{self, RedisBus};
 use super::config::Settings;
-use super::limits::Seats;
+use super::engine_io;
+use super::hub::Hub;
+use super::hub::adapter::{Bus, BusState};
+use super::limits::{Rates, Seats};
 use super::metrics::Metrics;
-use super::presence::{Presence, Roll};
+use super::plain::{Guests, Parts, Plain};
+use super::presence::{Place, Presence, Roll};
 use super::routes::Routes;
 use super::server;
+use super::socketio::{self, SocketIo};
+use super::visitors::Visitors;
 
 /// How much later than the drain time the end may be.
 const LATE: Duration = Duration::from_secs(10);
+/// Sessions beyond the most clients, which are open while they are told that the node is full.
+const OVER: usize = 1_000;
+/// How often it is looked whether the node must end.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the nodes of one process share when there is no Redis.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct World {
     /// Who is connected to any of them.
     roll: Arc<Roll>,
+    /// Their bus.
+    memory: Arc<Memory>,
+}
+
+impl World {
+    /// For nodes that let sessions come back for so long.
+    pub fn new(recovery: Option<Duration>) -> Self {
+        Self { roll: Arc::default(), memory: Memory::new(recovery) }
+    }
+
+    /// For a node of these settings, and its fellows.
+    pub fn of(settings: &Settings) -> Self {
+        Self::new(settings.cluster.recovery)
+    }
 }
 
 /// Why a node does not start.
@@ -48,9 +76,6 @@ pub enum StartFault {
         /// What the system says.
         error: std::io::Error,
     },
-    /// Its Redis.
-    #[error("--redis: {0}")]
-    Redis(String),
 }
 
 /// A running node.
@@ -92,7 +117,7 @@ impl Node {
         let routes = Arc::new(routes(settings, world));
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server::serve(listener, Arc::clone(&routes), idle, stop.clone()));
-        info!(node = %routes.settings.id, %address, "listening");
+        info!(node = %routes.settings.id, %address, "node open");
         Ok(Self { routes, stop, server: Mutex::new(tasks), address })
     }
 
@@ -110,23 +135,110 @@ impl Node {
         in_order == Ok(true)
     }
 
-    async fn end(&self, _over: Duration) -> bool {
-        let is_tidy = self.routes.presence.close().await;
+    async fn end(&self, over: Duration) -> bool {
+        let Routes { engine, plain, socketio, visitors, presence, hub, .. } = &*self.routes;
+        tokio::join!(engine.shutdown(over), plain.shutdown(over));
+        socketio.close().await;
+        visitors.close().await;
+        let is_tidy = presence.close().await;
+        hub.close().await;
         self.stop.cancel();
         let server = std::mem::take(&mut *self.server.lock());
         server.join_all().await;
         is_tidy
     }
+
+    /// Returns when the node must not go on, with the reason: what it would say breaks other servers, or theirs it.
+    pub async fn unfit(&self) -> Arc<str> {
+        let mut look = interval(LOOK);
+        loop {
+            look.tick().await;
+            if let BusState::Unfit { why } = self.routes.hub.bus_state() {
+                return why;
+            }
+        }
+    }
 }
 
 fn routes(settings: Settings, world: &World) -> Routes {
     let seats = Seats::new(settings.clients.max_connections);
-    let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roll));
+    let metrics = Metrics::new(&seats);
+    let (bus, presence) = fellows(&settings, world, &metrics);
+    let presence = Arc::new(presence);
+    let hub = Hub::new(bus, &settings.clients.namespaces, &metrics);
+    let application = Arc::new(Application::new(&settings.id, &hub, &presence));
+    let auth = Arc::new(Auth::new(&settings.auth));
+    let visitors = Arc::new(Visitors::new(&auth, &application, &metrics));
+    let socketio = SocketIo::new(&hub, socketio(&settings, &seats, &metrics), Arc::clone(&visitors) as _);
+    let engine = engine_io::Server::new(engine(&settings), Arc::clone(&socketio) as _);
+    let guests = Arc::new(Guests::new(&hub, &application));
+    let parts = Parts {
+        node: Arc::clone(&settings.id),
+        auth,
+        clients: settings.clients.clone(),
+        seats: Arc::clone(&seats),
+        metrics: metrics.clone(),
+    };
+    let (plain, shutdown) = (Plain::new(parts, guests), Shutdown::new());
     Routes {
-        metrics: Metrics::new(&seats),
-        presence: Arc::new(presence),
-        shutdown: Shutdown::new(),
-        seats,
         settings,
+        seats,
+        metrics,
+        hub,
+        application,
+        engine,
+        socketio,
+        visitors,
+        plain,
+        presence,
+        shutdown,
+    }
+}
+
+/// The way to the other nodes, and where presence is kept: both in the process, or both in Redis.
+fn fellows(settings: &Settings, world: &World, metrics: &Metrics) -> (Arc<dyn Bus>, Presence) {
+    let cluster = &settings.cluster;
+    let wanted = cluster.redis.as_ref().zip(bus::settings::Settings::of(cluster));
+    let Some((redis, wanted)) = wanted else {
+        let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roll));
+        return (world.memory.fellow(), presence);
+    };
+    let bus = RedisBus::start(redis.0.clone(), wanted, metrics);
+    let place = Place {
+        prefix: &cluster.presence_prefix,
+        is_cluster: redis.0.is_cluster(),
+        lease: cluster.presence_lease,
+    };
+    let presence = Presence::in_redis(&settings.id, &place, bus.link());
+    (Arc::new(bus), presence)
+}
+
+fn socketio(settings: &Settings, seats: &Arc<Seats>, metrics: &Metrics) -> socketio::Settings {
+    socketio::Settings {
+        connect_timeout: socketio::CONNECT_TIMEOUT,
+        origins: settings.clients.origins.clone(),
+        rates: Rates::of(&settings.clients),
+        seats: Arc::clone(seats),
+        metrics: metrics.clone(),
+    }
+}
+
+fn engine(settings: &Settings) -> engine_io::Settings {
+    let clients = &settings.clients;
+    // Pages that may connect may also poll. Where any may, other origins still have to use a WebSocket: nobody has said
+    // that their pages may read answers that come with the user's cookies.
+    let named = (clients.origins.iter().len() > 0).then(|| clients.origins.clone());
+    let cors = named.map(|origins| engine_io::Cors { origins, credentials: true });
+    engine_io::Settings {
+        revision_3: clients.eio3,
+        ping_interval: clients.ping_interval,
+        ping_timeout: clients.ping_timeout,
+        idle: Some(clients.idle),
+        max_payload: u32::try_from(clients.max_payload).unwrap_or(u32::MAX),
+        queue_bytes: clients.backlog,
+        cors,
+        // Those over the most are told so by Socket.IO, which takes a session; a flood of them is bounded here.
+        sessions: clients.max_connections.saturating_add(OVER),
+        ..engine_io::Settings::default()
     }
 }

@@ -6,22 +6,25 @@
 
 pub mod answer;
 pub mod api;
+pub mod application;
 pub mod auth;
 pub mod bus;
+mod chat;
 pub mod config;
-mod echo;
 pub mod engine_io;
 pub mod health;
 pub mod hub;
 mod life;
 pub mod limits;
 pub mod metrics;
+pub mod packet;
 pub mod plain;
 pub mod presence;
 pub mod request;
 mod routes;
 pub mod server;
+pub mod socketio;
 pub mod value;
+mod visitors;
 
-pub use echo::serve;
 pub use life::{Node, StartFault, World};

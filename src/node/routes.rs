@@ -2,6 +2,9 @@
 //!
 //! | path | answered by |
 //! |---|---|
+//! | `/socket.io/` | `engine_io`, for `socketio` |
+//! | `/ws` | `plain`; `/ws/schema.json` describes its messages |
+//! | `/` | the chat page, where the settings ask for it |
 //! | `/health` | `health` |
 //! | `/metrics` | `metrics` |
 //! | `/api/…` | `api`, for who shows a token |
@@ -15,12 +18,18 @@ use hyper::body::Incoming;
 use crate::shutdown::{Phase, Shutdown};
 
 use super::answer::{self, Answer};
-use super::config::Settings;
+use super::application::Application;
+use super::config::{Adapter, Settings};
+use super::engine_io;
 use super::health::Health;
+use super::hub::Hub;
 use super::limits::Seats;
 use super::metrics::Metrics;
+use super::plain::{self, Plain};
 use super::presence::Presence;
-use super::{api, server};
+use super::socketio::SocketIo;
+use super::visitors::Visitors;
+use super::{api, chat, server};
 
 /// What the answers are made of.
 pub(super) struct Routes {
@@ -30,6 +39,18 @@ pub(super) struct Routes {
     pub(super) seats: Arc<Seats>,
     /// What is counted.
     pub(super) metrics: Metrics,
+    /// The namespaces.
+    pub(super) hub: Arc<Hub>,
+    /// What clients and back-end code ask.
+    pub(super) application: Arc<Application>,
+    /// The transports of Socket.IO.
+    pub(super) engine: engine_io::Server,
+    /// Socket.IO clients.
+    pub(super) socketio: Arc<SocketIo>,
+    /// What becomes of their events.
+    pub(super) visitors: Arc<Visitors>,
+    /// Plain clients.
+    pub(super) plain: Plain,
     /// Who is there.
     pub(super) presence: Arc<Presence>,
     /// How far the node is on its way to the end.
@@ -37,8 +58,14 @@ pub(super) struct Routes {
 }
 
 impl server::Service for Routes {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, _peer: SocketAddr) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         match request.uri().path() {
+            "/socket.io/" => self.engine.respond(request, peer).await,
+            "/ws" => self.plain.upgrade(request, peer),
+            "/ws/schema.json" => for_reading(&request, || {
+                answer::typed(StatusCode::OK, "application/schema+json", plain::SCHEMA)
+            }),
+            "/" if self.settings.page => for_reading(&request, || chat::page(&self.settings.id)),
             "/health" => for_reading(&request, || self.health()),
             "/metrics" => for_reading(&request, || self.metrics()),
             path if path.starts_with("/api/") => self.api(request).await,
@@ -55,7 +82,7 @@ impl Routes {
             connections: self.seats.taken(),
             max: self.seats.most(),
             adapter: self.settings.cluster.adapter.word(),
-            bus: None,
+            bus: (self.settings.cluster.adapter != Adapter::Memory).then(|| self.hub.bus_state()),
             is_draining: self.shutdown.phase() > Phase::Serving,
         };
         health.answer()
@@ -73,7 +100,23 @@ impl Routes {
         if let Some(id) = path.strip_prefix("/api/users/") {
             return api::user(&self.presence, request.method(), id).await;
         }
-        answer::error(StatusCode::NOT_FOUND, "there is /api/users/{id}")
+        if path != "/api/publish" {
+            return answer::error(StatusCode::NOT_FOUND, "there is /api/users/{id} and /api/publish");
+        }
+        match api::publication(request).await {
+            Ok(publication) => self.publish(publication).await,
+            Err(refusal) => refusal,
+        }
+    }
+
+    async fn publish(&self, publication: api::Publication) -> Answer {
+        match self.application.publication(publication).await {
+            Ok(None) => answer::json(StatusCode::OK, &serde_json::json!({ "ok": true })),
+            Ok(Some(delivered)) => {
+                answer::json(StatusCode::OK, &serde_json::json!({ "ok": true, "delivered": delivered }))
+            }
+            Err(words) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &words),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod tls_nodes;
 mod rebalance;
 mod reload;
 mod server;
+mod socketio;
 mod threads;
 mod panics;
 mod papers;

@@ -1,4 +1,4 @@
-// A person's view: Chromium opens the page of `mainstay demo` and sees where its sockets land.
+// A person's view: Chromium opens the chat page of `mainstay demo`, whose three nodes stand behind the balancer.
 //
 // Screenshots are left in a folder whose name the test prints (SCREENSHOTS names another).
 
@@ -31,66 +31,75 @@ after(async () => {
   await demo?.stop();
 });
 
-test('the sockets of one browser land on one node, also when it opens more', async (t) => {
-  const page = await opened(t);
-  await allOpen(page, 12);
-  assert.equal((await nodes(page)).size, 1);
-  await page.click('#more');
-  await allOpen(page, 22);
-  assert.equal((await nodes(page)).size, 1);
-  await page.screenshot({ path: join(shots, 'this-browser.png'), fullPage: true });
-});
-
-test('the browser is still on its node after a reload, and another browser has a node of its own', async (t) => {
-  const page = await opened(t);
-  await allOpen(page, 12);
-  const [home] = (await nodes(page)).keys();
-  await page.reload();
-  await allOpen(page, 12);
-  assert.deepEqual([...(await nodes(page)).keys()], [home]);
-  const stranger = await opened(t);
-  await allOpen(stranger, 12);
-  assert.equal((await nodes(stranger)).size, 1);
-});
-
-test('the sockets of many users land on three nodes', async (t) => {
-  const page = await opened(t);
-  await allOpen(page, 12);
-  await page.click('#mode-users');
-  await page.waitForSelector('body[data-mode=users][data-state=open][data-open="12"]', PATIENCE);
-  // Twelve random names may by chance leave a node out; fifty-two hardly can (3 × (2/3)^52).
-  for (let count = 22; count <= 52; count += 10) {
-    await page.click('#more');
-    await allOpen(page, count);
-  }
-  assert.equal((await nodes(page)).size, 3);
-  await page.screenshot({ path: join(shots, 'many-users.png'), fullPage: true });
-});
-
-test('a message to all sockets is echoed by each, and close all closes all', async (t) => {
-  const page = await opened(t);
-  await allOpen(page, 12);
-  await page.fill('#text', 'hello, <b>node</b>');
-  await page.click('#send');
-  const item = page.locator('#echoes li').first();
-  await page.waitForSelector('#echoes li[data-heard="12"][data-expected="12"]', PATIENCE);
-  const [home] = (await nodes(page)).keys();
+test('two people on different nodes talk in a room and see each other', async (t) => {
+  const [ann, bob] = await apart(t);
+  await said(ann, 'hello, <b>bob</b>');
+  const item = bob.page.locator(`#log li[data-from="${ann.name}"]`).last();
+  await item.waitFor(PATIENCE);
   const text = await item.innerText();
-  assert.ok(text.includes('hello, <b>node</b>') && text.includes(`${home} × 12`), text);
-  await page.click('#close');
-  await page.waitForSelector('body[data-state=closed]', PATIENCE);
-  assert.equal(await page.locator('[data-node]').count(), 0);
+  assert.ok(text.includes('hello, <b>bob</b>') && text.includes(ann.node), text);
+  // One's own message is there once.
+  assert.equal(await ann.page.locator(`#log li[data-from="${ann.name}"]`).count(), 1);
+  for (const [one, other] of [[ann, bob], [bob, ann]]) {
+    await one.page.waitForSelector(`[data-group="${other.node}"] [data-member="${other.name}"]`, PATIENCE);
+    await one.page.waitForSelector(`[data-group="${one.node}"] [data-member="${one.name}"]`, PATIENCE);
+  }
+  await ann.page.screenshot({ path: join(shots, 'chat.png'), fullPage: true });
+});
+
+test('what is said in one room is not heard in another', async (t) => {
+  const [ann, bob] = await apart(t);
+  await enter(ann, 'quay');
+  await enter(bob, 'quay');
+  await bob.page.click('[data-room=lobby]');
+  await said(ann, 'only on the quay');
+  await bob.page.click('[data-room=quay]');
+  await bob.page.locator('#log li', { hasText: 'only on the quay' }).waitFor(PATIENCE);
+  await bob.page.click('[data-room=lobby]');
+  assert.equal(await bob.page.locator('#log li', { hasText: 'only on the quay' }).count(), 0);
+  await ann.page.click('#leave');
+  await bob.page.click('[data-room=quay]');
+  await bob.page.waitForSelector('body[data-members="1"]', PATIENCE);
+});
+
+test('a direct message reaches a person on another node, and says how many connections', async (t) => {
+  const [ann, bob] = await apart(t);
+  await ann.page.fill('#text', 'psst');
+  await ann.page.click(`[data-member="${bob.name}"] button`, PATIENCE);
+  await bob.page.locator('#log li', { hasText: 'psst' }).waitFor(PATIENCE);
+  await ann.page.locator('#log .note', { hasText: `reached ${bob.name} on 1 connection.` }).waitFor(PATIENCE);
+});
+
+test('a killed connection comes back to its node and is in its rooms again', async (t) => {
+  const [ann, bob] = await apart(t);
+  await ann.page.click('#kill');
+  await ann.page.waitForSelector('body[data-state=lost]', PATIENCE);
+  await ann.page.waitForSelector('body[data-state=open]', PATIENCE);
+  assert.equal(await ann.page.locator('#where').innerText(), ann.node);
+  await said(bob, 'are you back?');
+  await ann.page.locator('#log li', { hasText: 'are you back?' }).waitFor(PATIENCE);
+});
+
+test('guests with names of their own spread over the three nodes and all hear the room', async (t) => {
+  const { page } = await opened(t);
+  // Ten random names may by chance leave a node out; forty-one hardly can (3 × (2/3)^41).
+  for (let count = 11; count <= 41; count += 10) {
+    await page.click('#guests');
+    await page.waitForSelector(`body[data-members="${count}"]`, PATIENCE);
+  }
+  const groups = await page.locator('[data-group]').evaluateAll((all) => all.map((group) => group.dataset.group));
+  assert.deepEqual(groups, ['ws1', 'ws2', 'ws3']);
+  await page.screenshot({ path: join(shots, 'guests.png'), fullPage: true });
 });
 
 test('the page fits a phone and a dark room', async (t) => {
-  const page = await opened(t, { viewport: { width: 360, height: 740 }, colorScheme: 'dark' });
-  await allOpen(page, 12);
+  const { page } = await opened(t, { viewport: { width: 360, height: 740 }, colorScheme: 'dark' });
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
   assert.ok(overflow <= 0, `${overflow} pixels wider than the screen`);
   await page.screenshot({ path: join(shots, 'phone-dark.png'), fullPage: true });
 });
 
-/** The demo page in a browser context (and so a cookie jar) of its own; its console must stay silent. */
+/** The chat page in a browser context (and so a person) of its own; its console must stay silent. */
 async function opened(t, options = {}) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
@@ -103,18 +112,29 @@ async function opened(t, options = {}) {
   });
   const answer = await page.goto(demo.url);
   assert.equal(answer.status(), 200);
-  return page;
+  assert.ok(answer.headers()['content-security-policy'].startsWith("default-src 'none'"));
+  await page.waitForSelector('body[data-state=open]', PATIENCE);
+  return { page, name: await page.locator('#me').innerText(), node: await page.locator('#where').innerText() };
 }
 
-async function allOpen(page, count) {
-  await page.waitForSelector(`body[data-state=open][data-open="${count}"]`, PATIENCE);
-  assert.equal(await page.locator('.socket[data-node]').count(), count);
+/** Two people whose names put them on different nodes. */
+async function apart(t) {
+  const one = await opened(t);
+  for (let tries = 0; tries < 30; tries += 1) {
+    const other = await opened(t);
+    if (other.node !== one.node) return [one, other];
+  }
+  throw new Error('thirty random names on one node');
 }
 
-/** Node to number of sockets, as the page shows them. */
-async function nodes(page) {
-  const names = await page.locator('.socket[data-node]').evaluateAll((all) => all.map((socket) => socket.dataset.node));
-  const counts = new Map();
-  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1);
-  return counts;
+async function said({ page }, text) {
+  await page.fill('#text', text);
+  await page.click('#send');
+  await page.locator('#log li', { hasText: text }).waitFor(PATIENCE);
+}
+
+async function enter({ page }, room) {
+  await page.fill('#new-room', room);
+  await page.click('#enter button[type=submit]');
+  await page.waitForSelector(`body[data-room=${room}]`, PATIENCE);
 }

@@ -295,6 +295,7 @@ async fn an_adapter_that_its_hub_has_dropped_is_not_counted() {
 async fn what_the_emitter_publishes_reaches_a_node() {
     let server = Server::start();
     let node = Node::start("one", &server.url(), Settings::new(Kind::Pubsub)).await;
+    node.adapter.room_opened(&Room::text("room1")).await;
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node/wire/emitter-classic.json");
     let file: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let mut connection = server.connect();

@@ -152,6 +152,25 @@ async fn a_connection_that_the_server_cuts_comes_back() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_is_away_and_comes_back() {
+    let server = Server::start();
+    let place = Place::parse(&server.url(), false).unwrap();
+    let redis = Redis::start(place, Duration::from_millis(200));
+    until(&redis, |state| *state == RedisState::Up).await;
+    let mut heard = hear(&redis, Via::Channel, "a").await;
+    server.freeze();
+    // Nobody can tell whether it was carried out.
+    let unknown = redis.ask::<u64>(&publish("PUBLISH", "a", "perhaps")).await;
+    assert!(matches!(unknown, Err(RedisFault::Unknown(_))), "{unknown:?}");
+    until(&redis, |state| matches!(state, RedisState::Away(_))).await;
+    server.thaw();
+    until(&redis, |state| *state == RedisState::Up).await;
+    redis.ask::<u64>(&publish("PUBLISH", "a", "again")).await.unwrap();
+    while next(&mut heard).await.1 != "again" {}
+    redis.close().await;
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_said_and_tried_again() {
     let server = Server::with(0, &["--requirepass", "right"]);
     let redis = Redis::start(Place::parse(&server.url(), false).unwrap().with_password("wrong"), PATIENCE);

@@ -95,6 +95,8 @@ fn classic_payloads_are_read_and_written_alike() {
         } else {
             let broadcast =
                 classic::read_broadcast(&payload).unwrap_or_else(|fault| panic!("{label}: {fault}"));
+            assert!(classic::is_broadcast_of(&broadcast.uid, &payload), "{label}");
+            assert!(!classic::is_broadcast_of("LDZPxD", &payload), "{label}");
             let classic::Broadcast { uid, nsp, data, target, flags } = broadcast;
             let written = classic::write_broadcast(&uid, &nsp, &data, &target, &flags);
             // The emitter has another order of keys, and a date does not come back as one.
@@ -123,6 +125,10 @@ fn envelopes_are_read_and_written_alike() {
         for (label, channel, payload) in all {
             let read = envelope::read(&payload).unwrap_or_else(|fault| panic!("{label}: {fault}")).unwrap();
             let written = read.write(dialect);
+            let ends = envelope::ends(&read.uid, &read.nsp);
+            assert!(ends.iter().any(|end| written.ends_with(end)), "{label}");
+            // The recorded JSON comes here with its keys in another order.
+            assert!(payload[0] == b'{' || payload.ends_with(&ends[1]), "{label}");
             // The one place where a flag of a remote socket's join is dropped, which no receiver reads.
             if !label.contains("remote-socket") {
                 assert_eq!(meaning(&written), meaning(&payload), "{label}");

@@ -52,6 +52,18 @@ impl Server {
         Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
+    /// SIGSTOP: it is there and says nothing.
+    pub fn freeze(&self) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

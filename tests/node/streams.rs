@@ -7,7 +7,7 @@ use mainstay::node::hub::adapter::{Bus, BusState, Flags, Operation, Restored, Ro
 use mainstay::node::value::Value;
 use tokio::time::timeout;
 
-use crate::servers::Server;
+use crate::servers::{Cluster, Server};
 use crate::stand_in::{Node, SOON, broadcast};
 
 fn settings(streams: Streams) -> Settings {
@@ -242,4 +242,24 @@ async fn many_missed_events_come_in_several_reads() {
     let expected: Vec<String> = (0..2500).map(|number: u32| number.to_string()).collect();
     assert_eq!(texts(&restored), expected);
     node.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_comes_back_through_a_cluster_whichever_master_keeps_its_session() {
+    let cluster = Cluster::start();
+    // The stream and the sessions are on different masters, and a namespace may be on a stream that Node.js only writes.
+    let streams = Streams { count: 3, ..Streams::default() };
+    let one = Node::start("one", &cluster.urls(), settings(streams.clone())).await;
+    let two = Node::start("two", &cluster.urls(), settings(streams)).await;
+    let seen = said(&one, "seen", &[], &[]).await;
+    for number in 0..6 {
+        one.adapter.save_session(session(&format!("pid{number}"), &["room"])).await.unwrap();
+    }
+    said(&two, "missed", &["room"], &[]).await;
+    for number in 0..6 {
+        let restored = two.adapter.restore_session(&format!("pid{number}"), &seen).await.unwrap();
+        assert_eq!(texts(&restored), ["missed"]);
+    }
+    one.bus.close().await;
+    two.bus.close().await;
 }

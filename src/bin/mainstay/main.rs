@@ -64,6 +64,9 @@ enum Command {
         /// The port of the balancer on 127.0.0.1
         #[arg(long, default_value_t = 8080)]
         port: u16,
+        /// The nodes meet through this Redis, and several demos on it are one fleet; in memory without
+        #[arg(long, value_name = "URL")]
+        redis: Option<String>,
     },
     /// Show a running balancer: its nodes, their states and loads
     Status(Remote),
@@ -135,7 +138,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(file) => run(file),
         Command::Check(file) => check(file),
-        Command::Demo { nodes, port } => mainstay::demo::run(nodes, port).map_err(Failure::from),
+        Command::Demo { nodes, port, redis } => {
+            mainstay::demo::run(mainstay::demo::Demo { nodes, port, redis }).map_err(Failure::from)
+        }
         Command::Status(remote) => remote::status(&remote),
         Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),

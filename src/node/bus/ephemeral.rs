@@ -26,6 +26,8 @@ pub(super) struct Ephemeral {
     dialect: Dialect,
     /// By which commands.
     via: Via,
+    /// How every own envelope ends.
+    own_ends: [Vec<u8>; 2],
 }
 
 impl Ephemeral {
@@ -38,7 +40,8 @@ impl Ephemeral {
     ) -> Arc<Ephemeral> {
         let peer = Arc::new(Peer::new(shared, peer::hexadecimal_name(), nsp, local));
         let channels = Channels::new(&shared.settings.prefix, nsp);
-        let ephemeral = Arc::new(Ephemeral { peer, channels, dialect, via });
+        let own_ends = envelope::ends(&peer.uid, nsp);
+        let ephemeral = Arc::new(Ephemeral { peer, channels, dialect, via, own_ends });
         drop(ephemeral.listen(&ephemeral.private(), true));
         drop(ephemeral.listen(&ephemeral.channels.main, false));
         ephemeral
@@ -71,6 +74,10 @@ impl Ephemeral {
     }
 
     fn hear(&self, heard: Heard) {
+        // What comes back of what this node said is not even read.
+        if self.own_ends.iter().any(|end| heard.payload.ends_with(end)) {
+            return;
+        }
         match envelope::read(&heard.payload) {
             Ok(Some(envelope)) if heard.channel == self.private() => self.answered(envelope.message),
             Ok(Some(envelope)) => self.hear_envelope(envelope),

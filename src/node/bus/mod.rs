@@ -1,18 +1,22 @@
-//! How nodes speak to each other: through Redis, in the formats of the Node.js adapters.
+//! How nodes speak to each other: within one process ([`memory`]), or through Redis in the formats of the Node.js
+//! adapters.
 //!
 //! [`RedisBus`] is one node's place in the cluster. Its adapters, one for each namespace, are of the kind that was set:
 //! classic, sharded or streams. Beside them stands a check for a fleet of another kind on the same channels: the two
 //! would break each other, so this node says so and stops.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::node::hub::adapter::{Adapter, Bus, BusState, Local, Pending};
 use crate::node::metrics::Metrics;
 
+pub mod memory;
 pub mod redis;
 pub mod settings;
 pub mod wire;
@@ -112,7 +116,7 @@ impl RedisBus {
         let mut watch = self.shared.redis.watch();
         while self.state() != BusState::Up && self.shared.unfit().is_none() {
             // A reader finds its place a moment after the connection is there.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), watch.changed()).await;
+            let _ = timeout(Duration::from_millis(20), watch.changed()).await;
         }
     }
 }
@@ -165,6 +169,11 @@ impl Bus for RedisBus {
         matches!(&self.shared.settings.kind, Kind::Streams(settings) if settings.recovery.is_some())
     }
 
+    fn outlives_node(&self) -> Option<Duration> {
+        let Kind::Streams(settings) = &self.shared.settings.kind else { return None };
+        settings.recovery
+    }
+
     fn close(&self) -> Pending<()> {
         let (shared, closed) = (self.shared.clone(), self.closed.clone());
         let adapters = std::mem::take(&mut *self.adapters.lock());
@@ -172,25 +181,36 @@ impl Bus for RedisBus {
             for made in adapters {
                 made.close().await;
             }
+            // What was handed over before goes out first: sessions, mostly.
+            if let Ok(last) = shared.redis.post(::redis::cmd("PING")) {
+                let _ = timeout(shared.settings.patience, last).await;
+            }
             closed.cancel();
             shared.redis.close().await;
             shared.tasks.close();
-            shared.tasks.wait().await;
+            // What still waits for the answers of clients has nobody to tell them to any more.
+            let _ = timeout(shared.settings.patience, shared.tasks.wait()).await;
         })
     }
 }
 
-/// Keeps the metric of the connection, and looks for a fleet of another kind whenever there is a connection anew.
+/// Between two looks at what the connection counts.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Keeps the metrics of the connection, and looks for a fleet of another kind whenever there is a connection anew.
 async fn watch_state(shared: Arc<Shared>) {
     let mut watch = shared.redis.watch();
+    let mut dropped = 0;
     loop {
         let is_up = *watch.borrow_and_update() == RedisState::Up;
         shared.metrics.redis_up.set(i64::from(is_up));
         if is_up {
             look_for_others(&shared).await;
         }
-        if watch.changed().await.is_err() {
-            return;
+        while let Err(_still_so) = timeout(LOOK, watch.changed()).await {
+            let now = shared.redis.dropped();
+            shared.metrics.missed.inc_by(now - dropped);
+            dropped = now;
         }
     }
 }

@@ -4,8 +4,10 @@
 //! The number of nodes is the number of subscribers to the channel of requests, so that channel is subscribed to last and
 //! left first.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
+use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
 use super::peer::{self, Peer, Shared, counted, publish, replied};
@@ -23,6 +25,8 @@ use crate::node::value::Value;
 pub(super) struct Pubsub {
     peer: Arc<Peer>,
     channels: Channels,
+    /// Rooms with a socket of this node in them. What is for another room alone is not even read.
+    open: RwLock<HashSet<Arc<str>>>,
 }
 
 impl Pubsub {
@@ -30,7 +34,7 @@ impl Pubsub {
     pub fn start(shared: &Arc<Shared>, nsp: &Arc<str>, local: Weak<dyn Local>) -> Arc<Pubsub> {
         let peer = Arc::new(Peer::new(shared, peer::short_name(), nsp, local));
         let channels = Channels::new(&shared.settings.prefix, nsp);
-        let adapter = Arc::new(Pubsub { peer, channels });
+        let adapter = Arc::new(Pubsub { peer, channels, open: RwLock::default() });
         for (via, channel, own) in adapter.wishes() {
             let listener = adapter.listener();
             drop(adapter.peer.listen(via, &channel, listener, own));
@@ -65,7 +69,9 @@ impl Pubsub {
     }
 
     fn hear(&self, heard: Heard) {
-        let result = if heard.channel == self.channels.request {
+        let result = if self.concerns_nobody(&heard) {
+            return;
+        } else if heard.channel == self.channels.request {
             classic::read_request(&heard.payload).map(|request| self.hear_request(request))
         } else if heard.channel.starts_with(&self.channels.response) {
             classic::read_response(&heard.payload).map(|response| self.hear_response(response))
@@ -77,6 +83,13 @@ impl Pubsub {
             Err(WireFault::OtherKind) => self.peer.shared.is_unfit("a streams adapter was heard"),
             Err(fault) => self.peer.could_not_read(&heard.channel, &fault),
         }
+    }
+
+    /// A broadcast to a room that this node has not, or one of its own that came back.
+    fn concerns_nobody(&self, heard: &Heard) -> bool {
+        let is_for_another = |room| !self.open.read().contains(room);
+        self.channels.room(&heard.channel).is_some_and(is_for_another)
+            || classic::is_broadcast_of(&self.peer.uid, &heard.payload)
     }
 
     fn hear_broadcast(&self, broadcast: classic::Broadcast) {
@@ -271,12 +284,15 @@ impl Adapter for Pubsub {
         Box::pin(async move { whole(asked.await, rooms_of) })
     }
 
-    fn room_opened(&self, _: &Room) -> Pending<()> {
-        // The pattern covers every room.
+    fn room_opened(&self, room: &Room) -> Pending<()> {
+        // The pattern covers every room already.
+        self.open.write().insert(room.name.clone());
         Box::pin(std::future::ready(()))
     }
 
-    fn room_emptied(&self, _: &Room) {}
+    fn room_emptied(&self, room: &Room) {
+        self.open.write().remove(&room.name);
+    }
 
     fn save_session(&self, _: Session) -> Pending<Result<(), NotSent>> {
         Box::pin(std::future::ready(Ok(())))

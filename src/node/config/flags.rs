@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::{Adapter, Algorithm, RedisUrl, read};
+use crate::node::bus::settings::Mode;
 
 /// All flags of a node.
 #[derive(Debug, Clone, Args)]
@@ -44,18 +46,19 @@ pub struct Flags {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterFlags {
-    /// Redis: `redis://[user:password@]host:port[/db]`, `rediss://…` for TLS; several are the seeds of a Redis Cluster
-    #[arg(
-        long,
-        env = "MAINSTAY_REDIS_URL",
-        value_name = "URL",
-        value_delimiter = ',',
-        hide_env_values = true
-    )]
-    pub redis: Vec<RedisUrl>,
-    /// Read the master's address from Sentinel; `--redis` names the sentinels and this the master
-    #[arg(long, value_name = "MASTER", requires = "redis")]
-    pub sentinel: Option<String>,
+    /// Redis, where the nodes meet: `redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS,
+    /// `redis+sentinel://host,host/master`, `redis+unix:///path`; several with commas are a Redis Cluster
+    #[arg(long, env = "MAINSTAY_REDIS_URL", value_name = "URL", value_parser = read::redis, hide_env_values = true)]
+    pub redis: Option<RedisUrl>,
+    /// The one server that `--redis` names is part of a Redis Cluster
+    #[arg(long, requires = "redis")]
+    pub redis_cluster: bool,
+    /// The authorities that may sign Redis' certificate, in PEM; else those that browsers trust
+    #[arg(long, value_name = "FILE", requires = "redis")]
+    pub redis_ca: Option<PathBuf>,
+    /// The file with Redis' password, which a URL would show in the list of processes
+    #[arg(long, env = "MAINSTAY_REDIS_PASSWORD_FILE", value_name = "FILE", requires = "redis")]
+    pub redis_password_file: Option<PathBuf>,
     /// How broadcasts travel: `streams` with Redis and `memory` without, unless said
     #[arg(long, env = "MAINSTAY_ADAPTER", value_name = "KIND")]
     pub adapter: Option<Adapter>,
@@ -74,6 +77,12 @@ pub struct ClusterFlags {
     /// The most entries of one read, as `readCount`
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub read_count: u32,
+    /// Of the streams adapter: questions and answers go over sharded channels, as `useShardedPubSub`
+    #[arg(long)]
+    pub sharded_pubsub: bool,
+    /// Which rooms have a channel of their own in the sharded adapter, as `subscriptionMode`; all nodes must say the same
+    #[arg(long, value_name = "MODE", default_value = "dynamic")]
+    pub subscription_mode: Mode,
     /// How long a lost connection may come back and miss nothing; 0s: never. 2m on `streams` and `memory`, unless said
     #[arg(long, value_name = "TIME", value_parser = read::duration)]
     pub recovery: Option<Duration>,
@@ -158,6 +167,20 @@ impl ValueEnum for Adapter {
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         Some(clap::builder::PossibleValue::new(self.word()))
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Dynamic, Self::DynamicPrivate, Self::Static]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::Dynamic => "dynamic",
+            Self::DynamicPrivate => "dynamic-private",
+            Self::Static => "static",
+        }))
     }
 }
 

@@ -11,7 +11,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::config::{Tokens, show_duration};
 use crate::route::{Origin, Origins};
 
 use super::auth::{AuthSettings, Key};
+use super::bus::redis::Place;
 
 pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
 
@@ -51,10 +51,8 @@ pub struct Settings {
 /// How the node meets the others.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    /// The servers; empty with [`Adapter::Memory`], one for a single server, several for the seeds of a Redis Cluster.
-    pub redis: Vec<RedisUrl>,
-    /// The master's name where `redis` names sentinels.
-    pub sentinel: Option<String>,
+    /// Where they meet; `None` with [`Adapter::Memory`].
+    pub redis: Option<RedisPlace>,
     /// How broadcasts travel.
     pub adapter: Adapter,
     /// Of the channels.
@@ -67,6 +65,10 @@ pub struct Cluster {
     pub stream_max_len: u64,
     /// The most entries of one read.
     pub read_count: u32,
+    /// The streams adapter's questions and answers go over sharded channels.
+    pub sharded_pubsub: bool,
+    /// Which rooms have a channel of their own in the sharded adapter.
+    pub subscription_mode: super::bus::settings::Mode,
     /// How long a lost session may be recovered; `None`: it may not.
     pub recovery: Option<Duration>,
     /// Of the presence keys.
@@ -151,40 +153,30 @@ impl Algorithm {
     }
 }
 
-/// A Redis URL. It may hold a password, so it is not shown.
+/// What `--redis` says. It may hold a password, so it is not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
 
 impl RedisUrl {
-    /// The URL, with its password.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-
-    /// Scheme and place, without user and password.
-    pub fn place(&self) -> String {
-        let (scheme, rest) = self.0.split_once("://").unwrap_or(("redis", &self.0));
-        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-        format!("{scheme}://{}", place.split('?').next().unwrap_or(place))
-    }
-}
-
-impl FromStr for RedisUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let right = "write redis://host:6379, rediss://host:6380 for TLS, or unix:///run/redis.sock";
-        match redis::IntoConnectionInfo::into_connection_info(text) {
-            Ok(_) => Ok(Self(text.into())),
-            // What the parser says may repeat the URL, and so its password.
-            Err(_) => Err(format!("no Redis URL; {right}")),
-        }
+    /// A text that was found to be one.
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.into())
     }
 }
 
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisUrl({})", self.place())
+        f.write_str("RedisUrl(hidden)")
+    }
+}
+
+/// Where Redis is, shown without its password.
+#[derive(Clone)]
+pub struct RedisPlace(pub Place);
+
+impl fmt::Debug for RedisPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisPlace({})", self.0.name())
     }
 }
 
@@ -197,6 +189,18 @@ pub struct Faults(pub Vec<String>);
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
 impl Settings {
+    /// The settings that these arguments give, as a command line would.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn of(arguments: &[&str], file: ReadFile) -> Result<Self, Faults> {
+        let written = std::iter::once(&"mainstay-node").chain(arguments);
+        let alone = <Alone as clap::Parser>::try_parse_from(written);
+        let alone = alone.map_err(|fault| Faults(vec![fault.to_string()]))?;
+        Self::resolve(alone.flags, file)
+    }
+
     /// Checks the flags as a whole.
     ///
     /// # Errors
@@ -204,7 +208,7 @@ impl Settings {
     /// Everything that is wrong, one line a fault.
     pub fn resolve(flags: Flags, file: ReadFile) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let cluster = cluster(flags.cluster, &mut faults);
+        let cluster = cluster(flags.cluster, file, &mut faults);
         let auth = auth(&flags.auth, file, &mut faults);
         let api = flags.auth.api_token_file.as_deref().and_then(|path| {
             let text = text("--api-token-file", path, file, &mut faults)?;
@@ -229,8 +233,16 @@ impl Settings {
     }
 }
 
-fn cluster(flags: ClusterFlags, faults: &mut Vec<String>) -> Cluster {
-    let has_redis = !flags.redis.is_empty();
+/// The flags as a command of their own, for who has no command line.
+#[derive(Debug, clap::Parser)]
+struct Alone {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Cluster {
+    let has_redis = flags.redis.is_some();
+    let redis = place(&flags, file, faults);
     let adapter = flags.adapter.unwrap_or(if has_redis { Adapter::Streams } else { Adapter::Memory });
     let word = adapter.word();
     match (adapter, has_redis) {
@@ -251,18 +263,38 @@ fn cluster(flags: ClusterFlags, faults: &mut Vec<String>) -> Cluster {
         faults.push("--presence-lease is too short to be renewed in time; write at least 1s".into());
     }
     Cluster {
-        redis: flags.redis,
-        sentinel: flags.sentinel,
+        redis,
         adapter,
         prefix: flags.prefix,
         stream_name: flags.stream_name,
         stream_count: flags.stream_count,
         stream_max_len: flags.stream_max_len,
         read_count: flags.read_count,
+        sharded_pubsub: flags.sharded_pubsub,
+        subscription_mode: flags.subscription_mode,
         recovery,
         presence_prefix: flags.presence_prefix,
         presence_lease: flags.presence_lease,
     }
+}
+
+fn place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Option<RedisPlace> {
+    let url = flags.redis.as_ref()?;
+    let mut place = match Place::parse(&url.0, flags.redis_cluster) {
+        Ok(place) => place,
+        Err(fault) => {
+            faults.push(format!("--redis: {fault}"));
+            return None;
+        }
+    };
+    if let Some(path) = &flags.redis_ca {
+        place = place.with_authorities(text("--redis-ca", path, file, faults)?.into_bytes());
+    }
+    if let Some(path) = &flags.redis_password_file {
+        let password = text("--redis-password-file", path, file, faults)?;
+        place = place.with_password(password.trim_end_matches(['\r', '\n']));
+    }
+    Some(RedisPlace(place))
 }
 
 fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
@@ -342,27 +374,18 @@ fn text(flag: &str, path: &Path, file: ReadFile, faults: &mut Vec<String>) -> Op
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        flags: Flags,
-    }
 
     /// The settings of a node `ws1` with these flags; files are made up.
     pub(crate) fn settings(arguments: &[&str]) -> Result<Settings, String> {
-        let written = ["mainstay-node", "--id", "ws1", "--listen", "127.0.0.1:0"].iter().chain(arguments);
-        let cli = Cli::try_parse_from(written).map_err(|fault| fault.to_string())?;
         let file = |path: &Path| match path.to_str() {
             Some("token") => Ok("an-api-token-0123456789".into()),
             Some("secret") => Ok("0123456789abcdef0123456789abcdef\n".into()),
             Some("short") => Ok("short".into()),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
-        Settings::resolve(cli.flags, &file).map_err(|faults| faults.to_string())
+        let written = [&["--id", "ws1", "--listen", "127.0.0.1:0"], arguments].concat();
+        Settings::of(&written, &file).map_err(|faults| faults.to_string())
     }
 
     #[test]
@@ -390,7 +413,8 @@ pub(crate) mod tests {
             (&["--adapter", "sharded", "--redis", REDIS, "--recovery", "2m"], "take streams, or write 0s"),
             (&["--adapter", "pubsub", "--redis", REDIS, "--recovery", "2m"], "take streams, or write 0s"),
             (&["--adapter", "stream"], "possible values: memory, streams, pubsub, sharded"),
-            (&["--redis", "http://x"], "redis://host:6379"),
+            (&["--redis", "http://x"], "right would be redis://"),
+            (&["--redis", REDIS, "--redis-ca", "none"], "--redis-ca none"),
             (&["--idle", "20s"], "--ping-interval"),
             (&["--ping-timeout", "0s"], "write 25s"),
             (&["--max-connections", "0"], "write 50000"),
@@ -420,14 +444,13 @@ pub(crate) mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let arguments =
-            ["--redis", "redis://me:hunter2@127.0.0.1:6379/1?x=hunter2", "--api-token-file", "token"];
+        let arguments = ["--redis", "redis://me:hunter2@127.0.0.1:6379/1", "--api-token-file", "token"];
         let key = ["--jwt-key-file", "secret", "--jwt-algorithm", "HS256"];
         let settings = settings(&[&arguments[..], &key].concat()).unwrap();
         let shown = format!("{settings:?}");
         for secret in ["hunter2", "0123456789abcdef", "an-api-token"] {
             assert!(!shown.contains(secret), "{shown}");
         }
-        assert_eq!(settings.cluster.redis[0].place(), "redis://127.0.0.1:6379/1");
+        assert!(shown.contains("127.0.0.1:6379"), "{shown}");
     }
 }

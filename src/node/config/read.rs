@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crate::config;
+use crate::node::bus::redis::Place;
+
+use super::RedisUrl;
 
 /// `500ms`, `2s`, `1h`; at most a day, which no time of a node needs.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -21,6 +24,12 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         Some(_) => Err("more than 1GiB".into()),
         None => Err("no size; write a number and a unit, like 512B, 16KiB or 1MiB".into()),
     }
+}
+
+/// A place of Redis, in one of the forms of [`Place`].
+pub(super) fn redis(text: &str) -> Result<RedisUrl, String> {
+    Place::parse(text, false).map_err(|fault| fault.to_string())?;
+    Ok(RedisUrl::new(text))
 }
 
 /// A name that may stand in headers, keys and labels.

@@ -10,14 +10,15 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::answer::{Answer, bare};
+use crate::route::Origins;
 
 /// Which origins may read the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
-    /// The origins, `scheme://host[:port]` each; `*` alone is any.
-    pub origins: Vec<String>,
-    /// Whether a page may send its cookies along. With `*` the page's own origin is named then, because browsers take
-    /// no star with cookies.
+    /// The origins; an empty list is any.
+    pub origins: Origins,
+    /// Whether a page may send its cookies along. Where any origin may read, the page's own is named then, because
+    /// browsers take no star with cookies.
     pub credentials: bool,
 }
 
@@ -41,14 +42,20 @@ impl Cors {
         answer
     }
 
+    /// The page's own origin, when it is one of those.
+    fn own(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        let given = request.get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
+        request.get(ORIGIN).filter(|_| self.origins.allow(given)).cloned()
+    }
+
     /// Marks an answer of any other kind, errors too.
     pub(super) fn mark(&self, answer: &mut HeaderMap, request: &HeaderMap) {
-        let origin = request.get(ORIGIN);
-        let (allowed, varies) = match &self.origins[..] {
-            [any] if any == "*" && !self.credentials => (HeaderValue::try_from("*").ok(), false),
-            [any] if any == "*" => (origin.cloned(), true),
-            [one] => (HeaderValue::try_from(one).ok(), true),
-            many => (origin.filter(|origin| many.iter().any(|one| *origin == one.as_str())).cloned(), true),
+        let named: Vec<String> = self.origins.iter().map(ToString::to_string).collect();
+        let (allowed, varies) = match &named[..] {
+            [] if !self.credentials => (Some(HeaderValue::from_static("*")), false),
+            // As Node does with one origin: it is named whoever asks, and the browser of anybody else refuses.
+            [one] if !one.contains('*') => (HeaderValue::try_from(one).ok(), true),
+            _ => (self.own(request), true),
         };
         if let Some(allowed) = allowed {
             answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
@@ -67,20 +74,23 @@ mod tests {
     use super::*;
 
     fn allowed(origins: &[&str], credentials: bool, origin: &'static str) -> Option<String> {
-        let cors = Cors { origins: origins.iter().map(|origin| (*origin).into()).collect(), credentials };
+        let list = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        let cors = Cors { origins: Origins::new(list), credentials };
         let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
         let mut answer = HeaderMap::new();
         cors.mark(&mut answer, &request);
-        assert_eq!(answer.contains_key(VARY), origins != ["*"] || credentials);
+        assert_eq!(answer.contains_key(VARY), !origins.is_empty() || credentials);
         answer.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|origin| origin.to_str().unwrap().to_owned())
     }
 
     #[test]
     fn one_origin_is_always_named_and_of_several_the_pages_own() {
-        assert_eq!(allowed(&["https://a"], false, "https://evil").as_deref(), Some("https://a"));
-        assert_eq!(allowed(&["https://a", "https://b"], false, "https://b").as_deref(), Some("https://b"));
-        assert_eq!(allowed(&["https://a", "https://b"], false, "https://evil"), None);
-        assert_eq!(allowed(&["*"], false, "https://x").as_deref(), Some("*"));
-        assert_eq!(allowed(&["*"], true, "https://x").as_deref(), Some("https://x"));
+        let (one, two) = (["https://a.example"], ["https://a.example", "https://*.b.example"]);
+        assert_eq!(allowed(&one, false, "https://evil.example").as_deref(), Some("https://a.example"));
+        assert_eq!(allowed(&two, false, "https://x.b.example").as_deref(), Some("https://x.b.example"));
+        assert_eq!(allowed(&two, false, "https://evil.example"), None);
+        assert_eq!(allowed(&two[1..], true, "https://evil.example"), None);
+        assert_eq!(allowed(&[], false, "https://x.example").as_deref(), Some("*"));
+        assert_eq!(allowed(&[], true, "https://x.example").as_deref(), Some("https://x.example"));
     }
 }

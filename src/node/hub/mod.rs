@@ -1,3 +1,114 @@
 //! The hub: what the clients of a node and of its fellows share, whichever protocol they speak.
+//!
+//! # The life of an event
+//!
+//! 1. somebody names who is meant: [`Namespace::to`], [`Namespace::all`], and emits ([`Selection::emit`]).
+//! 2. the other nodes get it through the namespace's [`adapter::Adapter`].
+//! 3. this node's sockets that are meant are looked up, each once (`members`).
+//! 4. it is encoded once ([`Event`]) and put into each client's queue ([`Client::event`]).
+//!
+//! On a bus that delivers own broadcasts, 3 and 4 happen when the event comes back, so that all nodes see one order.
+//!
+//! # Rules
+//!
+//! No lock is held across an await or while the application is called. Nothing here waits for a client: what one does
+//! not read is its connection's to bound. The namespaces are fixed when the hub is made.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::adapter::{Bus, BusState};
+use super::metrics::Metrics;
 
 pub mod adapter;
+mod ahead;
+mod asked;
+mod direct;
+mod event;
+mod local;
+mod members;
+mod namespace;
+pub(crate) mod offset;
+mod restore;
+mod selection;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use event::Event;
+pub use namespace::{Listener, Namespace, ServerEvent};
+pub use restore::Return;
+pub use selection::{AckFault, Answered, Selection, Sent};
+pub use socket::{Arrival, Client, Socket};
+
+/// The namespaces of one node. See the module.
+pub struct Hub {
+    namespaces: HashMap<Arc<str>, Arc<Namespace>>,
+    /// `/`, which every hub has.
+    main: Arc<Namespace>,
+    bus: Arc<dyn Bus>,
+    shared: Arc<Shared>,
+}
+
+/// What the namespaces of a hub have in common.
+struct Shared {
+    metrics: Metrics,
+    /// Everything that the hub has under way.
+    tasks: TaskTracker,
+    /// Cancelled when the hub closes.
+    end: CancellationToken,
+    /// See [`Bus::delivers_own`].
+    delivers_own: bool,
+    /// See [`Bus::recovers`].
+    recovers: bool,
+}
+
+impl Hub {
+    /// A hub with `/` and these namespaces.
+    pub fn new(bus: Arc<dyn Bus>, namespaces: &[String], metrics: &Metrics) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            metrics: metrics.clone(),
+            tasks: TaskTracker::new(),
+            end: CancellationToken::new(),
+            delivers_own: bus.delivers_own(),
+            recovers: bus.recovers(),
+        });
+        let open = |name: &str| Namespace::open(Arc::from(name), &*bus, shared.clone());
+        let main = open("/");
+        let others = namespaces.iter().filter(|name| *name != "/").map(|name| open(name));
+        let namespaces = others.chain([main.clone()]).map(|nsp| (nsp.name().clone(), nsp)).collect();
+        Arc::new(Self { namespaces, main, bus, shared })
+    }
+
+    /// The namespace of that name.
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    /// `/`.
+    pub fn main(&self) -> &Arc<Namespace> {
+        &self.main
+    }
+
+    /// Whether the other nodes can be reached now.
+    pub fn bus_state(&self) -> BusState {
+        self.bus.state()
+    }
+
+    /// Whether a client's session can be taken up again after its connection broke.
+    pub fn recovers(&self) -> bool {
+        self.shared.recovers
+    }
+
+    /// Lets go of the other nodes. The clients should have gone before, so that their sessions are kept.
+    pub async fn close(&self) {
+        // What is on its way to the other nodes still goes out, and what waits for time to pass ends.
+        self.shared.end.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.bus.close().await;
+    }
+}

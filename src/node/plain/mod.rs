@@ -13,11 +13,13 @@
 //! - A request is carried out before the next is read.
 
 mod bearer;
+mod guest;
 mod message;
 mod outbox;
 mod socket;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +38,7 @@ use crate::route::Origins;
 use crate::ws::handshake;
 
 use super::answer::{self, Answer};
+use super::application::Outcome;
 use super::auth::{Auth, Identity};
 use super::config::Clients;
 use super::limits::{Rates, Seats};
@@ -44,6 +47,7 @@ use super::request::Request as Asked;
 use super::value::Value;
 use outbox::{End, Outbox};
 
+pub use guest::Guests;
 pub use message::SCHEMA;
 
 /// The subprotocol that is spoken; a client need not name it.
@@ -58,13 +62,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Closes at the end go out in steps of this.
 const PACE: Duration = Duration::from_millis(50);
 
-/// What a request gives: the facts of the answer, or what is wrong with it.
-pub type Outcome = Result<Vec<(&'static str, Value)>, String>;
 /// An outcome to be.
 pub type Pending = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// What plain clients talk to.
-pub trait Application: Send + Sync + 'static {
+pub trait Stage: Send + Sync + 'static {
     /// A client is there.
     fn arrived(&self, client: &Arc<Client>);
     /// It asks for something.
@@ -80,13 +82,25 @@ pub struct Client {
     pub id: Arc<str>,
     /// Who it is.
     pub identity: Identity,
+    /// Its handshake, with Node's keys.
+    pub handshake: Value,
     outbox: Outbox,
 }
 
 impl Client {
-    /// Sends an event of the cluster: a name and arguments. Says whether it could be put in the queue.
-    pub fn send(&self, frame: &Bytes) -> bool {
-        self.outbox.send(frame)
+    /// Sends a text message. Says whether it could be put in the queue.
+    pub fn send(&self, message: &Bytes) -> bool {
+        self.outbox.send(message)
+    }
+
+    /// Whether nothing waits for the client.
+    pub fn is_ready(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Ends the connection with 1008 and these words when what was sent before is written.
+    pub fn end(&self, words: &'static str) {
+        self.outbox.end(End::Policy(words));
     }
 }
 
@@ -108,7 +122,7 @@ struct Shared {
     clients: Clients,
     seats: Arc<Seats>,
     metrics: Metrics,
-    application: Arc<dyn Application>,
+    stage: Arc<dyn Stage>,
     options: Options,
     /// Those that are open, to be closed at the end.
     open: Mutex<std::collections::HashMap<u64, Arc<Client>>>,
@@ -135,8 +149,8 @@ pub struct Parts {
 }
 
 impl Plain {
-    /// A plain side whose clients talk to `application`.
-    pub fn new(parts: Parts, application: Arc<dyn Application>) -> Self {
+    /// A plain side whose clients talk to `stage`.
+    pub fn new(parts: Parts, stage: Arc<dyn Stage>) -> Self {
         let Parts { node, auth, clients, seats, metrics } = parts;
         let options = options(&clients);
         let origins = clients.origins.clone();
@@ -149,7 +163,7 @@ impl Plain {
             clients,
             seats,
             metrics,
-            application,
+            stage,
             options,
             open,
             next,
@@ -160,7 +174,7 @@ impl Plain {
     }
 
     /// Answers a request for `/ws`: a 101 and a connection, or why not.
-    pub fn upgrade(&self, mut request: Request<Incoming>) -> Answer {
+    pub fn upgrade(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Answer {
         let shared = &self.shared;
         if let Err(fault) = handshake::check_request(request.method(), request.version(), request.headers()) {
             return not_an_upgrade(&fault);
@@ -180,12 +194,13 @@ impl Plain {
                 return answer::error(StatusCode::UNAUTHORIZED, &fault.to_string());
             }
         };
+        let facts = guest::handshake(&request, peer);
         let speaks = bearer::offers(request.headers(), PROTOCOL);
         let Ok((response, upgrade)) = WebSocket::upgrade_with_options(&mut request, shared.options.clone())
         else {
             return answer::error(StatusCode::BAD_REQUEST, "this is no WebSocket handshake");
         };
-        shared.tasks.spawn(socket::converse(Arc::clone(shared), upgrade, identity));
+        shared.tasks.spawn(socket::converse(Arc::clone(shared), upgrade, (identity, facts)));
         let mut answer = response.map(|_| Full::default());
         if speaks {
             answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));

@@ -38,6 +38,8 @@ pub(super) enum End {
     Slow,
     /// The node ends.
     Restart,
+    /// The client may not stay: a Close with 1008 and these words.
+    Policy(&'static str),
 }
 
 /// What is to be done next.
@@ -79,6 +81,12 @@ impl Outbox {
     pub(super) fn end(&self, end: End) {
         self.state.lock().end.get_or_insert(end);
         self.changed.notify_one();
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.waiting.is_empty() && state.end.is_none()
     }
 
     /// Waits for what is to be done next. Safe to drop and to call again.

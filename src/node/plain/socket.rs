@@ -17,6 +17,7 @@ use yawc::{Frame, HttpWebSocket, OpCode, UpgradeFut};
 use crate::node::auth::Identity;
 use crate::node::limits::{AT_CAPACITY, Allowance, TOO_MUCH};
 use crate::node::metrics::{Cut, Refused};
+use crate::node::value::Value;
 
 use super::message::{self, Asked};
 use super::outbox::{End, Next, Outbox};
@@ -35,7 +36,11 @@ enum Ended {
 }
 
 /// The life of one connection.
-pub(super) async fn converse(shared: Arc<Shared>, upgrade: UpgradeFut, identity: Identity) {
+pub(super) async fn converse(
+    shared: Arc<Shared>,
+    upgrade: UpgradeFut,
+    (identity, handshake): (Identity, Value),
+) {
     let Ok(mut socket) = upgrade.await else {
         return; // The client left before it read the 101.
     };
@@ -43,19 +48,24 @@ pub(super) async fn converse(shared: Arc<Shared>, upgrade: UpgradeFut, identity:
         shared.metrics.refused(Refused::Capacity);
         return part(&mut socket, CloseCode::Policy, AT_CAPACITY).await;
     };
-    let client = Arc::new(Client { id: id().into(), identity, outbox: Outbox::new(shared.clients.backlog) });
+    let client = Arc::new(Client {
+        id: id().into(),
+        identity,
+        handshake,
+        outbox: Outbox::new(shared.clients.backlog),
+    });
     let key = shared.next.fetch_add(1, Ordering::Relaxed);
     shared.open.lock().insert(key, Arc::clone(&client));
     let user = client.identity.user.as_ref().map(|user| user.as_str());
     client.outbox.send(&message::welcome(&client.id, &shared.node, user).into());
-    shared.application.arrived(&client);
+    shared.stage.arrived(&client);
     if shared.is_stopping.load(Ordering::Relaxed) {
         // Its upgrade was on its way when the closing began.
         client.outbox.end(End::Restart);
     }
     let ended = Talk::new(&shared, &client, &mut socket).run().await;
     shared.open.lock().remove(&key);
-    shared.application.left(&client);
+    shared.stage.left(&client);
     match ended {
         Ended::Gone => {}
         Ended::Broken => shared.metrics.cut(Cut::Broken),
@@ -127,7 +137,6 @@ impl<'a> Talk<'a> {
         let mut next = Some(first);
         while let Some(Next::Message(message)) = next {
             self.feed(Frame::text(message)).await?;
-            self.shared.metrics.messages_out.inc();
             next = self.client.outbox.ready();
         }
         self.flush().await?;
@@ -135,6 +144,9 @@ impl<'a> Talk<'a> {
             Some(Next::End(End::Slow)) => Err(Ended::Cut(Cut::Slow)),
             Some(Next::End(End::Restart)) => {
                 Err(Ended::Closed(CloseCode::Restart, "service restart", Cut::Shutdown))
+            }
+            Some(Next::End(End::Policy(words))) => {
+                Err(Ended::Closed(CloseCode::Policy, words, Cut::Application))
             }
             Some(Next::Message(_)) | None => Ok(()),
         }
@@ -209,7 +221,7 @@ async fn answer(shared: &Shared, client: &Arc<Client>, text: &str) -> String {
         Ok(asked) => asked,
         Err(fault) => return message::error(fault.id, &fault.words),
     };
-    match shared.application.asked(client, request).await {
+    match shared.stage.asked(client, request).await {
         Ok(facts) => message::ok(id, &word, facts),
         Err(words) => message::error(id, &words),
     }

@@ -23,11 +23,11 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
-struct Stage {
+struct Actors {
     here: Mutex<Vec<Arc<str>>>,
 }
 
-impl Application for Stage {
+impl super::Stage for Actors {
     fn arrived(&self, client: &Arc<Client>) {
         self.here.lock().push(Arc::clone(&client.id));
     }
@@ -55,15 +55,15 @@ impl Application for Stage {
 }
 
 impl server::Service for Plain {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> Answer {
-        self.upgrade(request)
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+        self.upgrade(request, peer)
     }
 }
 
 struct Served {
     address: SocketAddr,
     plain: Arc<Plain>,
-    stage: Arc<Stage>,
+    stage: Arc<Actors>,
     metrics: Metrics,
     stop: CancellationToken,
     server: JoinSet<()>,
@@ -77,7 +77,7 @@ impl Served {
         let auth = Arc::new(Auth::new(&settings.auth));
         let parts =
             Parts { node: "ws1".into(), auth, clients: settings.clients, seats, metrics: metrics.clone() };
-        let stage = Arc::new(Stage::default());
+        let stage = Arc::new(Actors::default());
         let plain = Arc::new(Plain::new(parts, Arc::clone(&stage) as _));
         let listener = server::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());

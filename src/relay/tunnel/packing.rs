@@ -227,6 +227,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::net::places::Places;
+    use crate::net::tls::departed::{Departed, Keys, Suite, Version};
     use crate::relay::farewell::Farewell;
     use crate::relay::parcel::Counts;
     use crate::relay::pipe::HEADROOM;
@@ -257,9 +258,12 @@ mod tests {
     impl Bench {
         /// With TLS at both ends, of the suite of this number, if there is one.
         fn new(suite: Option<usize>, place: Option<Option<IpAddr>>) -> Self {
+            Self::with(|role| suite.map(|suite| meet(suites()[suite], role).1), place)
+        }
+
+        fn with(tls: impl Fn(Role) -> Option<Departed>, place: Option<Option<IpAddr>>) -> Self {
             let (metrics, places) = (Metrics::new(1), Arc::<Places>::default());
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
-            let tls = |role| suite.map(|suite| meet(suites()[suite], role).1);
             let record = Record {
                 id: u64::MAX,
                 client: "2001:db8::1".parse().unwrap(),
@@ -485,6 +489,53 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// A tunnel with something in every field of the form.
+    fn eventful() -> Bench {
+        let keys = |seed| Keys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 };
+        let departed = |role| {
+            let (version, suite) = match role {
+                Role::Server => (Version::Tls13, Suite::Aes256Gcm),
+                Role::Client => (Version::Tls12, Suite::Chacha20Poly1305),
+            };
+            let (undecrypted, unsent) = (vec![23, 3, 3, 0, 60, 1, 2, 3], vec![]);
+            let (tx, rx, plain, is_closed) = (keys(1), keys(101), vec![], false);
+            Some(Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed })
+        };
+        let mut bench = Bench::with(departed, Some(Some("192.0.2.7".parse().unwrap())));
+        bench.turn(|live, turn| {
+            // In a frame of the node's, and in a header of the client's.
+            live.pass_early(
+                &[(Bytes::from_static(&[0x82, 0xfe, 1]), Bytes::new()), (NODE_SAYS, Bytes::new())],
+                turn,
+            );
+            live.farewell(&Farewell { code: 1012, reason: "moved", why: Why::Drained, grace: 5_000 }, turn);
+            live.turn(turn)
+        });
+        bench.live.end(NODE).fall_silent();
+        bench.now += 1_234;
+        bench
+    }
+
+    const NODE_SAYS: Bytes = Bytes::from_static(&[0x81, 5, b'h', b'e']);
+
+    /// As the first build wrote it: those that are to come must read it as long as the version is 1. When a field is
+    /// added, this stays, and the second half of the test changes.
+    const FIRST: &str = include_str!("parcel-1.hex");
+
+    #[test]
+    fn what_an_earlier_build_has_written_is_still_read() {
+        let digits: Vec<u8> = FIRST.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+        let first: Vec<u8> = digits.chunks(2).map(byte).collect();
+        let bench = eventful();
+        let read = bench.unpack(&first).unwrap();
+        let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
+        assert_eq!(read.snapshot(BEGINNING, wall), bench.live.snapshot(bench.now, wall));
+        assert_eq!(read.outcome(BEGINNING), bench.live.outcome(bench.now));
+        let now: String = bench.live.pack(bench.now).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(now, String::from_utf8(digits).unwrap());
+    }
 
     #[test]
     fn a_word_that_only_another_version_knows_stops_no_tunnel() {

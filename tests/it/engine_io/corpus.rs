@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay::node::engine_io::{Cors, Server, Settings};
+use mainstay::route::Origins;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -45,7 +46,8 @@ fn settings(name: &str) -> Settings {
     if !is_quick.iter().any(|begin| name.starts_with(begin)) {
         return recorded;
     }
-    let cors = Cors { origins: vec!["https://app.example".into()], credentials: true };
+    let cors =
+        Cors { origins: Origins::new(vec!["https://app.example".parse().unwrap()]), credentials: true };
     Settings {
         ping_interval: Duration::from_millis(300),
         ping_timeout: Duration::from_millis(200),

@@ -53,8 +53,9 @@ pub(super) fn entries_in(reply: Reply) -> Vec<Entry> {
         .unwrap_or_default()
         .into_iter()
         .map(|(id, parts)| {
-            let pair = |pair: &[Vec<u8>]| (pair[0].clone(), pair[1].clone());
-            Entry { id, fields: parts.chunks_exact(2).map(pair).collect() }
+            let mut parts = parts.into_iter();
+            let pairs = std::iter::from_fn(|| Some((parts.next()?, parts.next()?)));
+            Entry { id, fields: pairs.collect() }
         })
         .collect()
 }

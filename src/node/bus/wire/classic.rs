@@ -89,6 +89,15 @@ pub fn write_broadcast(uid: &str, nsp: &str, data: &[Value], target: &Target, fl
     Piece::List(parts).to_msgpack().into()
 }
 
+/// Whether a payload is a broadcast of this sender, told from its first bytes.
+pub fn is_broadcast_of(uid: &str, payload: &[u8]) -> bool {
+    // A list of three, then a text of less than 32 bytes.
+    let after_list = payload.strip_prefix(&[0x93]);
+    after_list
+        .and_then(|rest| rest.strip_prefix(&[0xa0 | uid.len() as u8]))
+        .is_some_and(|rest| uid.len() < 32 && rest.starts_with(uid.as_bytes()))
+}
+
 /// Reads what came on a channel of broadcasts.
 pub fn read_broadcast(payload: &[u8]) -> Result<Broadcast, WireFault> {
     // A sharded adapter with the same prefix sends JSON here, one of the streams adapter a map.

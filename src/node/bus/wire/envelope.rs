@@ -214,6 +214,13 @@ pub fn write(message: &Message, uid: &str, nsp: &str, dialect: Dialect) -> Bytes
     }
 }
 
+/// How every envelope of a sender ends, as JSON and as MessagePack: by this its own ones are told without being read.
+pub fn ends(uid: &str, nsp: &str) -> [Vec<u8>; 2] {
+    let json = format!("\"uid\":{},\"nsp\":{}}}", Value::from(uid).to_json(), Value::from(nsp).to_json());
+    let words = ["uid", uid, "nsp", nsp].map(|word| Value::from(word).to_msgpack());
+    [json.into_bytes(), words.concat()]
+}
+
 /// Reads an envelope; none if it says nothing (see [`Message`]).
 pub fn read(payload: &[u8]) -> Result<Option<Envelope>, WireFault> {
     let mut map = either(payload)?;

@@ -1,4 +1,4 @@
-//! The demo page: one HTML file, compiled in, with the serving node's name put in its place.
+//! The chat page of the demo: one HTML file, compiled in, with the serving node's name put in its place.
 //!
 //! Rules: the name is the only part that varies, it stands in an attribute, and it is escaped; script and style are
 //! the file's own, so the policy can allow exactly these by their hashes.
@@ -7,20 +7,30 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, StatusCode};
+
+use crate::node::answer::{self, Answer};
 
 const PAGE: &str = include_str!("page.html");
 
 /// Stands in the page where the node's name belongs.
 const PLACE: &str = "{{node}}";
 
+/// The answer to a request for the page of the node `id`.
+pub(super) fn page(id: &str) -> Answer {
+    let mut answer = answer::typed(StatusCode::OK, "text/html; charset=utf-8", naming(id));
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy());
+    answer
+}
+
 /// The page as the node `id` serves it.
-pub(super) fn naming(id: &str) -> Bytes {
+fn naming(id: &str) -> Bytes {
     Bytes::from(PAGE.replace(PLACE, &escaped(id)))
 }
 
 /// The Content-Security-Policy of the page: its own script and style, sockets to its own origin, nothing else.
-pub(super) fn policy() -> HeaderValue {
+fn policy() -> HeaderValue {
     let script = source_hash("<script>", "</script>");
     let style = source_hash("<style>", "</style>");
     let policy = format!(

@@ -1,0 +1,211 @@
+//! The bundled application: what a request does, whichever protocol it came by.
+//!
+//! Both kinds of client are sockets of the namespace `/`, share its rooms and get the same events: `message` for what
+//! was published to a room and `direct` for what was sent to a user, each with one object. A user's connections are in
+//! the room `user:{id}`, on every node; a Node.js server of the fleet reaches a user by that room, too.
+//!
+//! Rules: a request gets one answer; what did not reach the other nodes is said in it. What a client may know of others
+//! is who is in a room that it is in, and where a user is.
+
+use std::sync::Arc;
+
+use super::api::{Publication, To};
+use super::auth::User;
+use super::hub::adapter::{Room, SocketFacts};
+use super::hub::{Hub, Socket};
+use super::presence::{Connection, Presence};
+use super::request::{Request, USER_ROOM};
+use super::value::Value;
+
+/// The facts of an answer, or what is wrong with the request.
+pub type Outcome = Result<Vec<(&'static str, Value)>, String>;
+
+/// See the module.
+pub struct Application {
+    /// The node's name.
+    node: Arc<str>,
+    hub: Arc<Hub>,
+    presence: Arc<Presence>,
+}
+
+impl Application {
+    /// The application of a node.
+    pub fn new(node: &Arc<str>, hub: &Arc<Hub>, presence: &Arc<Presence>) -> Self {
+        Self { node: Arc::clone(node), hub: Arc::clone(hub), presence: Arc::clone(presence) }
+    }
+
+    /// What the application keeps with a socket; other nodes see it.
+    pub fn data(&self, user: Option<&User>) -> Value {
+        Value::map([
+            ("user", user.map_or(Value::Null, |user| user.as_str().into())),
+            ("node", (&*self.node).into()),
+        ])
+    }
+
+    /// A socket has come into `/`; also one that was taken up again.
+    pub fn arrived(&self, socket: &Arc<Socket>) {
+        socket.keep(self.data(socket.user()));
+        if let Some(user) = socket.user() {
+            let room = Room::text(&user_room(user));
+            // Awaited by nobody: a direct message of the next moment may miss the socket on a sharded bus.
+            drop(self.hub.main().join(socket, &[room]));
+            self.presence.arrived(user, socket.id());
+        }
+    }
+
+    /// A socket has left `/`.
+    pub fn left(&self, socket: &Socket) {
+        if let Some(user) = socket.user() {
+            self.presence.left(user, socket.id());
+        }
+    }
+
+    /// Does what a client asks.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, for the client.
+    pub async fn carry_out(&self, socket: &Arc<Socket>, request: Request) -> Outcome {
+        let main = self.hub.main();
+        match request {
+            Request::Join(room) => {
+                main.join(socket, &[Room::text(&room)]).await;
+                Ok(vec![("room", room.into())])
+            }
+            Request::Leave(room) => {
+                main.leave(socket, &[Room::text(&room)]);
+                Ok(vec![("room", room.into())])
+            }
+            Request::Publish(room, data) => self.publish(socket, &room, data).await,
+            Request::Direct(user, data) => {
+                let delivered = self.direct(Some(socket), &user, ("direct", data)).await?;
+                match delivered {
+                    0 => Err(format!("{user} is not connected")),
+                    delivered => Ok(vec![("delivered", Value::Uint(delivered))]),
+                }
+            }
+            Request::RoomPresence(room) => self.members(socket, &room).await,
+            Request::UserPresence(user) => {
+                let connections = self.presence.of(&user).await.map_err(|away| away.to_string())?;
+                let list = connections.iter().map(told).collect();
+                let online = Value::Bool(!connections.is_empty());
+                Ok(vec![
+                    ("user", user.as_str().into()),
+                    ("online", online),
+                    ("connections", Value::List(list)),
+                ])
+            }
+        }
+    }
+
+    async fn publish(&self, socket: &Arc<Socket>, room: &str, data: Value) -> Outcome {
+        if !socket.is_in(room) {
+            return Err(format!("join {room} before you publish to it"));
+        }
+        let fields = [
+            ("room", room.into()),
+            ("from", from(Some(socket))),
+            ("data", data),
+            ("node", (&*self.node).into()),
+        ];
+        let sent = self.hub.main().to(room).except(socket.id()).emit("message", [Value::map(fields)]);
+        sent.await.map_err(|fault| format!("{fault}; the clients of this node have it"))?;
+        Ok(vec![("room", room.into())])
+    }
+
+    /// Sends to every connection of a user, and says how many there are.
+    async fn direct(
+        &self,
+        socket: Option<&Arc<Socket>>,
+        user: &User,
+        (event, data): (&str, Value),
+    ) -> Result<u64, String> {
+        let connections = self.presence.of(user).await.map_err(|away| away.to_string())?;
+        if connections.is_empty() {
+            return Ok(0);
+        }
+        let fields = [("from", from(socket)), ("data", data), ("node", (&*self.node).into())];
+        // Back-end code that names an event of its own means its data to be the argument.
+        let argument = match event {
+            "direct" | "message" => Value::map(fields),
+            _ => fields.into_iter().nth(1).map(|(_, data)| data).unwrap_or_default(),
+        };
+        let sent = self.hub.main().to(&user_room(user)).emit(event, [argument]);
+        sent.await.map_err(|fault| format!("{fault}; the user's connections to this node have it"))?;
+        Ok(connections.len() as u64)
+    }
+
+    /// Who is in a room, on all nodes.
+    async fn members(&self, socket: &Socket, room: &str) -> Outcome {
+        if !socket.is_in(room) {
+            return Err(format!("join {room} to see who is in it"));
+        }
+        let sockets = self.hub.main().to(room).fetch_sockets().await.map_err(|fault| fault.to_string())?;
+        let members = sockets.into_iter().map(member).collect();
+        Ok(vec![("room", room.into()), ("members", Value::List(members))])
+    }
+
+    /// Publishes for back-end code. Gives the number of a user's connections.
+    ///
+    /// # Errors
+    ///
+    /// What did not reach the other nodes, or cannot be known.
+    pub async fn publication(&self, publication: Publication) -> Result<Option<u64>, String> {
+        let Publication { to, event, data } = publication;
+        match to {
+            To::User(user) => {
+                let event = if event == "message" { "direct" } else { &event };
+                self.direct(None, &user, (event, data)).await.map(Some)
+            }
+            To::Room(room) => {
+                let argument = match &*event {
+                    "message" => {
+                        let room = (&*room).into();
+                        Value::map([
+                            ("room", room),
+                            ("from", Value::Null),
+                            ("data", data),
+                            ("node", (&*self.node).into()),
+                        ])
+                    }
+                    _ => data,
+                };
+                let sent = self.hub.main().to(&room).emit(&event, [argument]);
+                sent.await.map_err(|fault| format!("{fault}; the clients of this node have it"))?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The room of a user's connections.
+fn user_room(user: &User) -> String {
+    format!("{USER_ROOM}{user}")
+}
+
+/// Who sent something; `Null` for back-end code.
+fn from(socket: Option<&Arc<Socket>>) -> Value {
+    socket.map_or(Value::Null, |socket| {
+        let user = socket.user().map_or(Value::Null, |user| user.as_str().into());
+        Value::map([("user", user), ("id", (&**socket.id()).into())])
+    })
+}
+
+fn told(connection: &Connection) -> Value {
+    Value::map([
+        ("socketId", (&*connection.socket_id).into()),
+        ("nodeId", (&*connection.node_id).into()),
+        ("connectedAt", (&*connection.connected_at).into()),
+        ("status", (&*connection.status).into()),
+    ])
+}
+
+/// A member of a room; user and node are those that a node of this kind keeps with its sockets.
+fn member(mut facts: SocketFacts) -> Value {
+    let (user, node) = (facts.data.take("user"), facts.data.take("node"));
+    Value::map([
+        ("id", (&*facts.id).into()),
+        ("user", user.unwrap_or_default()),
+        ("node", node.unwrap_or_default()),
+    ])
+}

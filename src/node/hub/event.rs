@@ -1,0 +1,49 @@
+//! An event on its way to this node's clients: encoded once for each protocol, whatever the number of clients.
+
+use std::cell::OnceCell;
+
+use bytes::Bytes;
+
+use crate::node::packet::{self, Frames};
+use crate::node::value::Value;
+
+/// See the module. Lives as long as its delivery.
+pub struct Event<'a> {
+    /// The namespace that it belongs to.
+    namespace: &'a str,
+    /// The event's name, then its arguments.
+    data: &'a [Value],
+    /// The number under which an answer is wanted.
+    id: Option<u64>,
+    /// Its place in the log.
+    offset: Option<&'a str>,
+    frames: OnceCell<Frames>,
+    text: OnceCell<Bytes>,
+}
+
+impl<'a> Event<'a> {
+    /// An event that wants no answer.
+    pub fn new(namespace: &'a str, data: &'a [Value], offset: Option<&'a str>) -> Self {
+        Self { namespace, data, id: None, offset, frames: OnceCell::new(), text: OnceCell::new() }
+    }
+
+    /// An event that wants an answer under this number; it has no offset.
+    pub fn asking(namespace: &'a str, data: &'a [Value], id: u64) -> Self {
+        Self { id: Some(id), ..Self::new(namespace, data, None) }
+    }
+
+    /// The event's name, then its arguments.
+    pub fn data(&self) -> &'a [Value] {
+        self.data
+    }
+
+    /// As Socket.IO writes it.
+    pub fn frames(&self) -> &Frames {
+        self.frames.get_or_init(|| packet::event(self.namespace, self.id, self.data, self.offset))
+    }
+
+    /// As another protocol writes it; made by the first client that needs it.
+    pub fn text(&self, write: impl FnOnce(&[Value]) -> Bytes) -> &Bytes {
+        self.text.get_or_init(|| write(self.data))
+    }
+}

@@ -1,0 +1,144 @@
+//! A client comes back for its session: what it missed is sent first, and nothing is lost or sent twice meanwhile.
+//!
+//! The bus reads its log while new events go on arriving. From the moment a restoration begins, events are noted; when
+//! the log's answer is there, the socket comes into its rooms and gets the notes that the answer did not have, all under
+//! one lock that every delivery of a logged event shares. Deliveries that lag behind the answer pass it by (`seen`).
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::adapter::{Offset, Room, Target};
+use super::namespace::Namespace;
+use super::socket::{Arrival, Client, Socket};
+use super::{Event, offset};
+use crate::node::auth::User;
+use crate::node::value::Value;
+
+/// Notes that are kept at most; a restoration that needs older ones fails, and its client gets a new session.
+const MOST_NOTES: usize = 50_000;
+
+/// The restorations that are under way, and what has come since they began.
+#[derive(Default)]
+pub(super) struct Restoring {
+    /// How many there are.
+    active: usize,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    /// Goes up when notes are thrown away.
+    generation: u64,
+    list: Vec<Note>,
+}
+
+/// An event that came while somebody was being restored.
+struct Note {
+    place: (u64, u64),
+    offset: Offset,
+    data: Vec<Value>,
+    target: Target,
+}
+
+impl Restoring {
+    /// Notes an event, where somebody may need it.
+    pub(super) fn note(&self, place: (u64, u64), offset: Offset, data: Vec<Value>, target: Target) {
+        if self.active == 0 {
+            return;
+        }
+        let mut notes = self.notes.lock();
+        if notes.list.len() >= MOST_NOTES {
+            notes.list.clear();
+            notes.generation += 1;
+        }
+        notes.list.push(Note { place, offset, data, target });
+    }
+
+    fn begin(&mut self) -> (u64, usize) {
+        self.active += 1;
+        let notes = self.notes.get_mut();
+        (notes.generation, notes.list.len())
+    }
+
+    fn end(&mut self) {
+        self.active -= 1;
+        if self.active == 0 {
+            *self.notes.get_mut() = Notes::default();
+        }
+    }
+}
+
+/// Ends a restoration whose client has gone meanwhile.
+struct Underway<'a>(&'a Namespace);
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        self.0.restoring.write().end();
+    }
+}
+
+/// What a client that comes back shows, and the way to it.
+pub struct Return {
+    /// The secret.
+    pub pid: Box<str>,
+    /// The last event that it saw.
+    pub offset: Box<str>,
+    /// The way to it.
+    pub client: Arc<dyn Client>,
+    /// Its user.
+    pub user: Option<User>,
+}
+
+impl Namespace {
+    /// Takes up a session: same id, rooms and data, and all that was missed is sent. `greet` is called after that and
+    /// before anything newer. `None`: there is no such session, and the client is to come in as a new one.
+    pub async fn restore(&self, back: Return, greet: impl FnOnce(&Arc<Socket>)) -> Option<Arc<Socket>> {
+        let shown = offset::parse(&back.offset)?;
+        let (generation, first) = self.restoring.write().begin();
+        let underway = Underway(self);
+        let restored = self.adapter.restore_session(&back.pid, &back.offset).await?;
+        let restoring = self.restoring.write();
+        let notes = restoring.notes.lock();
+        if notes.generation != generation {
+            drop(notes);
+            drop(restoring);
+            return None;
+        }
+        let session = restored.session;
+        let socket = self.socket(Arrival {
+            id: session.sid.into(),
+            pid: Some(session.pid),
+            client: back.client,
+            user: back.user,
+            data: session.data,
+        });
+        let mut seen = shown;
+        for missed in &restored.missed {
+            socket.client().event(&Event::new(self.name(), &missed.data, Some(&missed.offset)));
+            seen = seen.max(offset::parse(&missed.offset).unwrap_or_default());
+        }
+        self.members.add(&socket);
+        self.members.join(&socket, &session.rooms);
+        for note in &notes.list[first..] {
+            if note.place > seen && is_for(&note.target, &socket) {
+                socket.client().event(&Event::new(self.name(), &note.data, Some(&note.offset)));
+                seen = note.place;
+            }
+        }
+        socket.seen.set(seen).expect("a new socket has seen nothing");
+        greet(&socket);
+        drop(notes);
+        drop(restoring);
+        drop(underway);
+        self.changed(&socket);
+        let rooms: Vec<Room> = socket.rooms();
+        rooms.iter().for_each(|room| drop(self.adapter.room_opened(room)));
+        Some(socket)
+    }
+}
+
+fn is_for(target: &Target, socket: &Socket) -> bool {
+    let is_in = |room: &Room| socket.is_in(&room.name);
+    (target.rooms.is_empty() || target.rooms.iter().any(is_in)) && !target.except.iter().any(is_in)
+}

@@ -1,0 +1,130 @@
+//! Socket.IO clients of the bundled application: who is let in, and what becomes of their events.
+//!
+//! A client shows its token as `auth.token` (Engine.IO 3 has no auth: `?token=`), or names itself as `auth.user` or
+//! `?user=` where no token is asked for. An event is a request of [`super::request`], its one argument an object with
+//! the fields; the acknowledgement is `{"ok":true, …}` or `{"ok":false,"error":…}`. Requests are for the namespace `/`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio_util::task::TaskTracker;
+
+use super::application::{Application, Outcome};
+use super::auth::Auth;
+use super::engine_io::Handshake;
+use super::hub::{Namespace, Socket};
+use super::metrics::{Metrics, Refused};
+use super::request::Request;
+use super::socketio::{self, Admission, Asking, Refusal, Reply};
+use super::value::Value;
+
+/// See the module.
+pub struct Visitors {
+    auth: Arc<Auth>,
+    application: Arc<Application>,
+    metrics: Metrics,
+    /// Requests that wait for the other nodes.
+    tasks: TaskTracker,
+}
+
+impl Visitors {
+    /// Socket.IO clients talk to this application.
+    pub fn new(auth: &Arc<Auth>, application: &Arc<Application>, metrics: &Metrics) -> Self {
+        Self {
+            auth: Arc::clone(auth),
+            application: Arc::clone(application),
+            metrics: metrics.clone(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Returns when the last request that was under way has its answer.
+    pub async fn close(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl socketio::Application for Visitors {
+    fn admit(&self, asking: &Asking<'_>) -> Result<Admission, Refusal> {
+        let said = |name: &str| {
+            let shown =
+                asking.auth.and_then(|auth| auth.get(name)).and_then(Value::as_text).map(str::to_owned);
+            shown.or_else(|| once(asking.handshake, name))
+        };
+        let identity = self.auth.identify(said("token").as_deref(), said("user").as_deref());
+        let identity = identity.map_err(|fault| {
+            self.metrics.refused(Refused::Auth);
+            Refusal::new(fault.to_string())
+        })?;
+        let data = self.application.data(identity.user.as_ref());
+        Ok(Admission { user: identity.user, expires: identity.expires, data })
+    }
+
+    fn connected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, _is_recovered: bool) {
+        if is_main(namespace) {
+            self.application.arrived(socket);
+        }
+    }
+
+    fn event(
+        &self,
+        namespace: &Arc<Namespace>,
+        socket: &Arc<Socket>,
+        data: Vec<Value>,
+        reply: Option<Reply>,
+    ) {
+        let request = match read(namespace, &data) {
+            Ok(request) => request,
+            Err(words) => return answer(reply, Err(words)),
+        };
+        let (application, socket) = (Arc::clone(&self.application), Arc::clone(socket));
+        let mut carried = Box::pin(async move { application.carry_out(&socket, request).await });
+        // A request takes effect at its first step, so the client's order is kept; what waits is only the answer.
+        match Pin::new(&mut carried).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => answer(reply, outcome),
+            Poll::Pending => {
+                self.tasks.spawn(async move { answer(reply, carried.await) });
+            }
+        }
+    }
+
+    fn disconnected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, _reason: &'static str) {
+        if is_main(namespace) {
+            self.application.left(socket);
+        }
+    }
+}
+
+fn is_main(namespace: &Namespace) -> bool {
+    **namespace.name() == *"/"
+}
+
+/// The value of `name` in the query of the handshake, when it is there once.
+fn once(handshake: &Handshake, name: &str) -> Option<String> {
+    let mut values = handshake.query().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn read(namespace: &Namespace, data: &[Value]) -> Result<Request, String> {
+    if !is_main(namespace) {
+        return Err("requests are for the namespace /".into());
+    }
+    match data {
+        [Value::Text(word), Value::Map(fields)] => Request::read(word, fields),
+        [Value::Text(word), ..] => {
+            Request::read(word, &[]).and(Err("a request has one argument, an object".into()))
+        }
+        _ => Err("an event has a name, which is text".into()),
+    }
+}
+
+fn answer(reply: Option<Reply>, outcome: Outcome) {
+    let Some(reply) = reply else { return };
+    let fields = match outcome {
+        Ok(facts) => [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>(),
+        Err(words) => vec![("ok", Value::Bool(false)), ("error", words.into())],
+    };
+    reply.send(&[Value::Map(fields.into_iter().map(|(name, value)| (name.into(), value)).collect())]);
+}
