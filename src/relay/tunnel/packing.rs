@@ -272,7 +272,7 @@ mod tests {
                 generation: 7,
                 opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_234_567_890_123_456_789),
                 affinity: ("engine_io", "moved"),
-                key: Some(u64::MAX),
+                key: None,
                 trace: *b"0123456789abcdef",
                 place: place.map(|client| {
                     let mut place = places.take(u32::MAX).unwrap();
