@@ -117,6 +117,7 @@ impl Fleet {
             load_bound: 1.25,
             client: CLIENT,
             tunnel: true,
+            opens: true,
             stays: None,
             rollout: None,
             draw,
@@ -141,7 +142,12 @@ impl Counters {
     #[inline]
     fn read(&self) -> Load {
         let state = if self.state.load(Relaxed) == State::Up as u8 { State::Up } else { State::Down };
-        Load { state, live: self.live.load(Relaxed), share: f32::from_bits(self.share.load(Relaxed)) }
+        Load {
+            state,
+            live: self.live.load(Relaxed),
+            share: f32::from_bits(self.share.load(Relaxed)),
+            is_crowded: false,
+        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Process {
             generation: 1,
             opened_at: SystemTime::now(),
             affinity: ("cookie", "kept"),
+            key: None,
             trace: [1; 16],
             place: self.places.take(u32::MAX),
         };

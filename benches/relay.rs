@@ -193,6 +193,7 @@ fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<Meter>) 
         generation: 1,
         opened_at: SystemTime::now(),
         affinity: ("none", "none"),
+        key: None,
         trace: [0; 16],
         place: None,
     };

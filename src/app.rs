@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::nodes::NodeAnswer;
+use crate::admin::rebalance::Plan;
 use crate::admin::sessions::Session;
 use crate::admin::status::{Process, drain_status, status};
 use crate::admin::{self, Readiness, View};
@@ -86,6 +87,7 @@ impl App {
         tracing::info!("serving");
         service::ready(&report::status(&front));
         servers.spawn(report::run(Arc::clone(&front)));
+        servers.spawn(Arc::clone(reload.rebalances()).watch());
         Ok(Self { front, reload, servers })
     }
 
@@ -154,11 +156,15 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
     let front = reload.front();
     let [ready, shown, listed, closed, drained, undrained] = [(); 6].map(|()| Arc::clone(front));
     let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
+    let rebalances = Arc::clone(reload.rebalances());
     View {
         metrics: Arc::clone(&front.metrics),
         readiness: Box::new(move || readiness(&ready)),
         config: Box::new(move || config.config()),
-        status: Box::new(move || status(&shown, &Process { started_at, listeners: listening.listeners() })),
+        status: Box::new(move || {
+            let (listeners, rebalances) = (listening.listeners(), Arc::clone(listening.rebalances()));
+            status(&shown, &Process { started_at, listeners, rebalances })
+        }),
         sessions: Box::new(move |wanted| {
             let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
             Box::pin(async { page.await.into_iter().map(Session::from).collect() })
@@ -166,6 +172,10 @@ fn view(reload: &Arc<Reload>, started_at: SystemTime) -> View {
         close: Box::new(move |id| {
             let departures = closed.relay.close_some(Which::Session(id), &killing());
             Box::pin(async move { departures.counted().await > 0 })
+        }),
+        rebalance: Box::new(move |pool, wish| {
+            let (rule, outlook) = rebalances.order(&pool, &wish)?;
+            Ok(Plan::new(&pool, &rule, &outlook))
         }),
         drain: Box::new(move |pool, node, wish| {
             let front = Arc::clone(&drained);

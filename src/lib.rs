@@ -18,7 +18,7 @@
 //! 8. answer the client; the affinity cookie is set here.
 //! 9. adopt: TLS leaves rustls ([`net::tls::leave`]); both sockets, its keys and the bytes already read go to the relay
 //!    thread with the fewest tunnels.
-//! 10. relay until a close, a drain, a limit or a timeout ([`relay`]).
+//! 10. relay until a close, a drain, a rebalance, a limit or a timeout ([`relay`]).
 //! 11. one [`relay::Outcome`], logged once and counted once.
 //!
 //! # Order of the modules

@@ -159,6 +159,7 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "request",
         "messages",
         "max_size",
+        "rebalance",
         "send_proxy_protocol",
         "source_addresses",
         "over",
@@ -228,6 +229,8 @@ fn every_key_reaches_its_field() {
     assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
     assert_eq!((a.messages.max_size, a.messages.ping), (Some(1 << 20), Some(Duration::from_secs(30))));
     assert_eq!((a.drain.code, a.drain.reason.as_str()), (4000, "moved"));
+    let rebalance = a.rebalance.unwrap();
+    assert_eq!((rebalance.over.as_secs(), rebalance.tolerance, rebalance.quiet_first), (300, 1.2, false));
     assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, Balance::RoundRobin, &Probe::Tcp));
     assert_eq!((&c.health.probe, c.timeouts.idle), (&Probe::Off, a.timeouts.idle));
     assert!(a.tls.as_ref().is_some_and(|tls| tls.server_name.is_some() && tls.identity.is_some()));

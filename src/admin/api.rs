@@ -14,7 +14,7 @@ use tokio::time;
 
 use super::answer::{self, Answer};
 use super::sessions::{self, Page};
-use super::{BODY_SIZE, Readiness, Server, View, gate, nodes};
+use super::{BODY_SIZE, Readiness, Server, View, gate, nodes, rebalance};
 use crate::http::framing::HeadFault;
 
 /// The answer to one request.
@@ -84,6 +84,12 @@ async fn route(head: &Parts, body: &[u8], view: &View) -> Answer {
         return match method {
             &Method::DELETE => close(id, view).await,
             _ => answer::method_not_allowed("DELETE"),
+        };
+    }
+    if let Some(pool) = rebalance::pool(path) {
+        return match method {
+            &Method::POST => rebalance::begin(pool, body, view),
+            _ => answer::method_not_allowed("POST"),
         };
     }
     if let Some(deed) = nodes::deed(path) {

@@ -12,6 +12,7 @@ mod api;
 pub mod client;
 mod gate;
 pub mod nodes;
+pub mod rebalance;
 pub mod sessions;
 pub mod status;
 
@@ -117,6 +118,8 @@ pub struct View {
     pub drain: Box<dyn Fn(String, String, Value) -> Later<Said> + Send + Sync>,
     /// Takes the drain of a node of a pool back.
     pub undrain: Box<dyn Fn(String, String) -> Said + Send + Sync>,
+    /// Begins a rebalance of a pool, as this wish says.
+    pub rebalance: Box<dyn Fn(String, Value) -> rebalance::Said + Send + Sync>,
     /// Reads the config anew and says each change. What has begun is finished when this future is dropped, which
     /// happens when the client goes away.
     pub reload: Box<dyn Fn() -> Later<Result<Vec<String>, Faults>> + Send + Sync>,
@@ -328,6 +331,7 @@ mod tests {
             close: Box::new(|_| panic!("not asked here")),
             drain: Box::new(|_, _, _| panic!("not asked here")),
             undrain: Box::new(|_, _| panic!("not asked here")),
+            rebalance: Box::new(|_, _| panic!("not asked here")),
             reload: Box::new(|| panic!("not asked here")),
         }
     }

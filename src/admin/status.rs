@@ -3,10 +3,13 @@
 //! A node's `connections` are this balancer's live tunnels; `load` is what the node says of itself, all balancers
 //! together. Times are RFC 3339 in UTC.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::rebalance::RebalanceStatus;
+use crate::control::rebalance::Rebalances;
 use crate::log;
 use crate::pool::State as NodeState;
 use crate::proxy::upstream::{Probed, Upstream};
@@ -19,6 +22,8 @@ pub struct Process {
     pub started_at: SystemTime,
     /// Where clients come in, as bound.
     pub listeners: Vec<String>,
+    /// What moves clients.
+    pub rebalances: Arc<Rebalances>,
 }
 
 /// All of it.
@@ -41,6 +46,8 @@ pub struct Status {
 struct PoolStatus {
     name: String,
     nodes: Vec<NodeStatus>,
+    /// `None` when none is under way.
+    rebalance: Option<RebalanceStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +117,8 @@ struct Totals {
 /// The status of now.
 pub fn status(front: &Front, process: &Process) -> Status {
     let state = front.state.load();
-    let mut pools: Vec<PoolStatus> = state.pools.values().map(|pool| pool_status(front, pool)).collect();
+    let mut pools: Vec<PoolStatus> =
+        state.pools.values().map(|pool| pool_status(front, pool, process)).collect();
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -129,9 +137,11 @@ pub fn status(front: &Front, process: &Process) -> Status {
     }
 }
 
-fn pool_status(front: &Front, pool: &Pool) -> PoolStatus {
+fn pool_status(front: &Front, pool: &Pool, process: &Process) -> PoolStatus {
     let nodes = pool.upstreams.iter().map(|upstream| node_status(front, upstream));
-    PoolStatus { name: pool.config.name.to_string(), nodes: nodes.collect() }
+    let name = pool.config.name.to_string();
+    let rebalance = process.rebalances.progress(&name).map(RebalanceStatus::from);
+    PoolStatus { name, nodes: nodes.collect(), rebalance }
 }
 
 fn node_status(front: &Front, upstream: &Upstream) -> NodeStatus {

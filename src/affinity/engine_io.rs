@@ -41,6 +41,13 @@ pub fn is_websocket_handshake(query: Option<&str>) -> bool {
     says("EIO", "4") && says("transport", "websocket") && query::find(text, "sid") == Carried::No
 }
 
+/// Whether a request belongs to an Engine.IO session that is there already: only its node can answer it.
+pub fn is_of_a_session(query: Option<&str>) -> bool {
+    query.is_some_and(|text| {
+        query::find(text, "EIO") != Carried::No && query::find(text, "sid") != Carried::No
+    })
+}
+
 /// How often a node pings its clients, and how long it waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {

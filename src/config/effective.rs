@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::units::{show_duration, show_size};
 use super::{AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool};
 use super::{Identity, ListenerTls, PoolTls};
-use super::{Probe, ProxyVersion, Shutdown, Timeouts};
+use super::{Probe, ProxyVersion, Rebalance, Shutdown, Timeouts};
 use crate::affinity::cookie::{CookieRule, SameSite, Secure};
 use crate::affinity::{Prefixes, Source};
 use crate::pool::Node;
@@ -143,6 +143,7 @@ fn pool(pool: &Pool) -> Value {
         timeouts: Timeouts { connect, handshake, idle, request },
         messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
+        rebalance,
         send_proxy_protocol,
         tls,
         source_addresses,
@@ -164,6 +165,9 @@ fn pool(pool: &Pool) -> Value {
         },
         "messages": { "max_size": max_size.map(show_size), "ping": ping.as_ref().map(time) },
         "drain": { "over": time(over), "code": code, "reason": reason },
+        "rebalance": rebalance.as_ref().map(|Rebalance { over, tolerance, quiet_first }| {
+            json!({ "over": time(over), "tolerance": tolerance, "quiet_first": quiet_first })
+        }),
         "send_proxy_protocol": send_proxy_protocol.map(ProxyVersion::as_str),
         "source_addresses": source_addresses.iter().map(text).collect::<Value>(),
         "tls": tls.as_ref().map(pool_tls),

@@ -4,7 +4,7 @@
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
-//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `limits`, `pools`, `sources`, `tls` (with
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `limits`, `pools`, `rebalance`, `sources`, `tls` (with
 //! the certificates of `identity`), and `token` (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
 //! `diff` what is different in another one, `schema` what one may look like.
 
@@ -19,6 +19,7 @@ mod limits;
 mod pools;
 mod raw;
 mod reader;
+mod rebalance;
 pub mod schema;
 mod sources;
 mod summary;
@@ -49,6 +50,7 @@ pub use identity::{Authorities, Identity};
 pub use limits::{Budget, Limits, Supply};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
+pub use rebalance::Rebalance;
 pub use summary::Summary;
 pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
 pub use token::Tokens;
@@ -190,6 +192,8 @@ pub struct Pool {
     pub messages: Messages,
     /// How tunnels are closed when their node is taken out.
     pub drain: Drain,
+    /// How it evens itself out when a node joins or returns; `None` moves nobody.
+    pub rebalance: Option<Rebalance>,
     /// The PROXY header that begins each connection to a node; `None` sends none.
     pub send_proxy_protocol: Option<ProxyVersion>,
     /// Where connections to the nodes come from; empty leaves it to the system.

@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 
 use super::fault::{Position, quoted};
 use super::reader::{Section, Value};
+use super::rebalance::rebalance;
 use super::sources;
 use super::tls;
 use super::units::{ANY_TIME, SOME_TIME, show_duration};
@@ -52,7 +53,6 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         value.reader.fault(at, message);
     }
     let section = value.section(KEYS);
-    section.unavailable("rebalance", "null");
     let health = section.section("health", HEALTH_KEYS);
     let timeouts = timeouts(&section);
     let source_addresses = source_addresses(&section);
@@ -70,6 +70,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         messages: messages(&section, timeouts.idle),
         timeouts,
         drain: Drain::read(&section),
+        rebalance: rebalance(&section),
         send_proxy_protocol: section.some("send_proxy_protocol").and_then(|value| value.word(PROXY_VERSIONS)),
         source_addresses,
     }

@@ -354,20 +354,6 @@ impl<'a> Section<'a> {
     pub(super) fn word<T: Copy>(&self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
         self.value(key).and_then(|value| value.word(words)).unwrap_or(default)
     }
-
-    /// A key whose feature is not in this version: it may say `off`, or nothing.
-    pub(super) fn unavailable(&self, key: &'static str, off: &str) {
-        let Some(value) = self.some(key) else { return };
-        let is_off = match &value.node.kind {
-            Kind::Sequence(items) => off == "[]" && items.is_empty(),
-            Kind::Scalar(text) => text == off,
-            Kind::Unknown => true,
-            Kind::Null | Kind::Mapping(_) => false,
-        };
-        if !is_off {
-            value.fault(format_args!("not available in this version; write `{off}` or leave the key out"));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::leave::Leaving;
 use super::load::{Reading, read};
 use super::pages;
 use super::probe::{self, Probes};
+use super::rebalance::Rebalances;
 use super::report;
 use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
@@ -43,6 +44,8 @@ pub type ServeAdmin =
 /// The running config and the way to another one.
 pub struct Reload {
     front: Arc<Front>,
+    /// What evens the pools out.
+    rebalances: Arc<Rebalances>,
     /// The config file; `None` where the config did not come from one.
     path: Option<PathBuf>,
     serve_admin: ServeAdmin,
@@ -87,6 +90,7 @@ impl Reload {
         serve_admin: ServeAdmin,
     ) -> Arc<Self> {
         Arc::new(Self {
+            rebalances: Rebalances::new(Arc::clone(&front)),
             front,
             files: Mutex::new(path.iter().cloned().collect()),
             path,
@@ -119,6 +123,11 @@ impl Reload {
     /// What every connection shares.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
+    }
+
+    /// What evens the pools out.
+    pub fn rebalances(&self) -> &Arc<Rebalances> {
+        &self.rebalances
     }
 
     /// The config file and all that it names, as they were read last.

@@ -11,6 +11,7 @@ mod leave;
 pub mod load;
 pub mod pages;
 pub mod probe;
+pub mod rebalance;
 pub mod report;
 pub mod watch;
 

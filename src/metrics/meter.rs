@@ -296,6 +296,10 @@ pub struct PoolMeter {
     requests: [AtomicU64; CLASSES.len()],
     /// Sessions by index into [`SOURCES`] and into [`OUTCOMES`].
     affinity: [[AtomicU64; OUTCOMES.len()]; SOURCES.len()],
+    /// Tunnels that the rebalance under way may still close.
+    rebalance_left: AtomicU64,
+    /// Tunnels that rebalances have told to close.
+    rebalance_closes: AtomicU64,
 }
 
 impl PoolMeter {
@@ -308,6 +312,8 @@ impl PoolMeter {
             seconds: Histogram::with_opts(options).expect("the name is a literal and the bounds rise"),
             requests: Default::default(),
             affinity: Default::default(),
+            rebalance_left: AtomicU64::new(0),
+            rebalance_closes: AtomicU64::new(0),
         }
     }
 
@@ -338,6 +344,21 @@ impl PoolMeter {
         if let Some((source, outcome)) = source.zip(outcome) {
             self.affinity[source][outcome].fetch_add(1, Relaxed);
         }
+    }
+
+    /// A rebalance may still close so many tunnels; 0 when none is under way.
+    pub fn rebalancing(&self, left: u32) {
+        self.rebalance_left.store(left.into(), Relaxed);
+    }
+
+    /// A rebalance has told so many tunnels to close.
+    pub fn rebalanced(&self, closes: u32) {
+        self.rebalance_closes.fetch_add(closes.into(), Relaxed);
+    }
+
+    /// What the two above have said.
+    pub(super) fn rebalance(&self) -> [u64; 2] {
+        [&self.rebalance_left, &self.rebalance_closes].map(|count| count.load(Relaxed))
     }
 
     pub(super) fn handshakes(&self, result: Handshake) -> u64 {

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 21] = [
+    const CONTRACT: [&str; 23] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
@@ -269,6 +269,8 @@ mod tests {
         "mainstay_drain_closed",
         "mainstay_drain_deadline_seconds",
         "mainstay_health_checks_total",
+        "mainstay_rebalance_left",
+        "mainstay_rebalance_closes_total",
         "mainstay_config_generation",
         "mainstay_config_reloads_total",
         "mainstay_config_last_reload_success",

@@ -76,6 +76,10 @@ static TABLE: &[Row] = &[
           help: "Unix time by which the node's drain has closed every tunnel." },
     Row { name: "mainstay_health_checks_total", kind: COUNTER, labels: &["pool", "node", "result"], collect: health_checks,
           help: "Health probes by result." },
+    Row { name: "mainstay_rebalance_left", kind: GAUGE, labels: &["pool"], collect: |scrape, series| rebalance(scrape, series, 0),
+          help: "Tunnels that the rebalance under way may still close; 0 without one." },
+    Row { name: "mainstay_rebalance_closes_total", kind: COUNTER, labels: &["pool"], collect: |scrape, series| rebalance(scrape, series, 1),
+          help: "Tunnels that rebalances have told to close." },
     Row { name: "mainstay_config_generation", kind: GAUGE, labels: &[], collect: |scrape, series| series.one(Some(scrape.generation as f64)),
           help: "Generation of the state that new sessions get." },
     Row { name: "mainstay_config_reloads_total", kind: COUNTER, labels: &["result"], collect: reloads,
@@ -320,6 +324,13 @@ fn health_checks(scrape: &Scrape, series: &mut Series) {
         for (ok, result) in [(true, "ok"), (false, "failed")] {
             series.add(&[&node.pool, &node.node, result], node.probes(ok) as f64);
         }
+    }
+}
+
+/// What is left, or what was closed.
+fn rebalance(scrape: &Scrape, series: &mut Series, which: usize) {
+    for pool in pools(scrape) {
+        series.add(&[&pool.pool], pool.rebalance()[which] as f64);
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Metrics {
     pub unpublished: IntCounter,
     /// Payloads from other nodes that said nothing to this one.
     pub unreadable: IntCounter,
-    /// Entries of the stream that were trimmed before this node read them.
+    /// Messages of other nodes that were lost before this node read them: trimmed from the stream, or without room.
     pub missed: IntCounter,
     /// 1 while Redis answers, or none is used.
     pub redis_up: IntGauge,
@@ -117,7 +117,7 @@ impl Metrics {
             missed: counter(
                 &registry,
                 "missed_total",
-                "Entries of the stream that were trimmed before this node read them.",
+                "Messages of other nodes that were lost before this node read them.",
             ),
             publish_seconds: histogram(&registry, "publish_seconds", "From a broadcast to Redis' answer."),
             delivery_seconds: histogram(

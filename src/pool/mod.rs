@@ -7,6 +7,7 @@
 pub mod health;
 pub mod pick;
 pub mod rollout;
+pub mod surplus;
 
 use std::fmt;
 use std::net::Ipv6Addr;

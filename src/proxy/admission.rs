@@ -24,6 +24,8 @@ const MOST_WAITING: usize = 10_000;
 const MOST_TOLD: usize = 32;
 /// From one look at the queue to the next, at least.
 const STEP: Duration = Duration::from_millis(1);
+/// How long those who have left may take up room in the queue: to look for them is to look at all.
+const STALE: Duration = Duration::from_millis(20);
 /// Those who are sent away come back over this many seconds, at least.
 const LEAST_SPREAD: u64 = 5;
 /// And at most: longer, and the storm is over before they are back.
@@ -47,6 +49,8 @@ struct Waiting {
     queue: FairQueue<IpAddr, oneshot::Sender<()>>,
     /// The rate that was asked for last, in handshakes a second.
     rate: u32,
+    /// When those who have left were last taken out, on the bucket's clock.
+    swept: Duration,
     /// Sent away since the queue was empty.
     sent_away: u64,
     /// The pump is at work.
@@ -121,7 +125,10 @@ impl Waiting {
 
     /// Lets those in whose turn it is; says when the next one is, while somebody waits.
     fn let_in(&mut self, now: Duration) -> Option<Duration> {
-        self.queue.retain(|turn| !turn.is_closed());
+        if now.saturating_sub(self.swept) >= STALE {
+            self.swept = now;
+            self.queue.retain(|turn| !turn.is_closed());
+        }
         while !self.queue.is_empty() {
             if let Err(wait) = self.bucket.take(self.rate, now) {
                 return Some(wait);

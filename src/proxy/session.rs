@@ -19,14 +19,14 @@ use super::accept::Connection;
 use super::contained::contained;
 use super::{Front, Pool, State, forward, upgrade};
 use crate::affinity::Directory as _;
-use crate::affinity::{self, Wishes, engine_io};
+use crate::affinity::{self, Prefixes, Source, Wish, Wishes, engine_io};
 use crate::http::guard::InFlight;
 use crate::http::headers::{self, Origin};
 use crate::http::reply::Failure;
 use crate::http::{Body, BodyFault, trace};
 use crate::metrics::Handshake;
 use crate::net::proxy_protocol::Ends;
-use crate::pool::pick::{Ask, Candidate, Candidates, Load, Shortage, candidates};
+use crate::pool::pick::{Ask, Balance, Candidate, Candidates, Load, Outcome, Shortage, candidates};
 use crate::pool::rollout::Rollout;
 use crate::ws::handshake;
 
@@ -49,6 +49,8 @@ pub struct Session {
     pub trace: [u8; 16],
     /// What the affinity sources say.
     pub wishes: Wishes,
+    /// It may live on any node: nothing of it is anywhere yet.
+    pub opens: bool,
     /// The draining node on which it stays for now.
     pub stays: Option<usize>,
     /// The rollout that was under way when it came.
@@ -204,6 +206,11 @@ fn open(
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
+    let opens = if is_upgrade {
+        !engine_io::is_of_a_session(asked.query)
+    } else {
+        engine_io::is_polling_handshake(request.method(), asked.query)
+    };
     let stays = pool.stays(&wishes, request.uri().query().and_then(engine_io::session_key));
     Ok(Session {
         id: front.next_id(),
@@ -214,6 +221,7 @@ fn open(
         origin,
         trace,
         wishes,
+        opens,
         stays,
         begun,
         opened_at,
@@ -264,6 +272,7 @@ impl Session {
             load_bound: self.pool.config.load_bound,
             client: self.origin.client,
             tunnel,
+            opens: self.opens,
             stays: self.stays,
             rollout: self.rollout.as_deref(),
             draw: self.id,
@@ -271,6 +280,21 @@ impl Session {
         };
         let now = front.now();
         candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
+    }
+
+    /// The key that `candidate` was found by, when nothing will pin the client to its node.
+    pub fn key(&self, candidate: &Candidate) -> Option<u64> {
+        let sets_pin = self.pool.config.affinity.iter().any(|source| matches!(source, Source::Cookie(_)));
+        if sets_pin || matches!(candidate.outcome, Outcome::Kept) {
+            return None;
+        }
+        match self.wishes.list().last() {
+            Some(Wish::Key { hash, .. }) => Some(*hash),
+            _ if self.pool.balance() == Balance::ClientIp => {
+                Some(affinity::client_key(self.origin.client, Prefixes::default()))
+            }
+            _ => None,
+        }
     }
 
     /// Why a list of candidates came to its end.

@@ -199,6 +199,7 @@ fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
         generation: session.state.generation,
         opened_at: session.opened_at,
         affinity: (candidate.source(), candidate.outcome.as_str()),
+        key: session.key(candidate),
         trace: session.trace,
         place: None,
     }

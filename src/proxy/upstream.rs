@@ -4,7 +4,7 @@
 //! upstreams of one node in several generations share it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::client::conn::http1::{self, SendRequest};
@@ -69,6 +69,8 @@ struct Vitals {
     asked: AtomicU64,
     /// What the balancer runs short of on the way to it.
     shortage: Shortage,
+    /// With so many tunnels it is crowded; `u32::MAX` while its pool is not rebalanced.
+    ceiling: AtomicU32,
 }
 
 /// What a probe of a node brought.
@@ -114,6 +116,7 @@ impl Upstream {
             is_probed: AtomicBool::new(is_probed),
             asked: AtomicU64::new(0),
             shortage: Shortage::default(),
+            ceiling: AtomicU32::new(u32::MAX),
         };
         let meter = metrics.node(&pool.name, node.id.as_str());
         Self::of(node, pool, meter, Arc::new(vitals))
@@ -200,7 +203,14 @@ impl Upstream {
     /// What the picker wants to know.
     pub fn load(&self, now: Duration) -> Load {
         let health = self.vitals.health.lock();
-        Load { state: self.state(&health, now), live: self.meter.live(), share: health.share(now) }
+        let live = self.meter.live();
+        let is_crowded = live >= self.vitals.ceiling.load(Relaxed);
+        Load { state: self.state(&health, now), live, share: health.share(now), is_crowded }
+    }
+
+    /// New sessions go elsewhere from so many tunnels on, whatever their pins say; `None` lets them in again.
+    pub fn set_ceiling(&self, tunnels: Option<u32>) {
+        self.vitals.ceiling.store(tunnels.unwrap_or(u32::MAX), Relaxed);
     }
 
     /// Takes clients now.

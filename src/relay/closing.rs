@@ -6,6 +6,7 @@
 //! takes in those that were on their way, until it is stopped: each at a time of what is left of the window, and
 //! behind the window at once.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub enum Which {
         /// The first that is not.
         before: u32,
     },
+    /// Those of these sessions. They are moved.
+    Sessions(Arc<HashSet<u64>>),
     /// The one of this session. It is killed.
     Session(u64),
 }
@@ -63,6 +66,7 @@ impl Which {
             Self::Opened { of, since, before } => {
                 (*since..*before).contains(&record.generation) && of.matches(record)
             }
+            Self::Sessions(ids) => ids.contains(&record.id),
             Self::Session(id) => record.id == *id,
         }
     }
@@ -72,6 +76,7 @@ impl Which {
             Self::All => Why::Shutdown,
             Self::Pool(_) | Self::Node { .. } | Self::Route { .. } => Why::Drained,
             Self::Opened { of, .. } => of.why(),
+            Self::Sessions(_) => Why::Rebalanced,
             Self::Session(_) => Why::Killed,
         }
     }

@@ -435,6 +435,7 @@ mod tests {
                     generation: 1,
                     opened_at: SystemTime::UNIX_EPOCH,
                     affinity: ("none", "none"),
+                    key: None,
                     trace: [0; 16],
                     place: None,
                 },

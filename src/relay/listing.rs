@@ -1,7 +1,8 @@
 //! What the relay says about its tunnels while they run.
 //!
 //! Each thread walks its slab in stretches, one each turn, so that a listing of many tunnels delays no message. A
-//! page holds the lowest ids behind the one before: a tunnel that lives through a listing is in it exactly once.
+//! page holds the lowest ids behind the one before: a tunnel that lives through a listing is in it exactly once. Who is
+//! looking for tunnels to close is given the first of them in another order.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::tunnel::Live;
 use super::{Record, STRETCH};
+use crate::affinity::hash::mix;
 
 /// Which sessions a listing is about; an absent word means any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +30,26 @@ impl Filter {
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
         is(&self.pool, &record.seat.pool) && is(&self.node, &record.seat.node)
     }
+}
+
+/// Which tunnels are to be closed first, of those that are not being closed yet.
+#[derive(Clone)]
+pub struct Choice {
+    /// Which are meant.
+    pub filter: Filter,
+    /// And of those only these. Asked on a relay thread for hundreds of tunnels in a turn: it must be quick.
+    pub wanted: Arc<dyn Fn(&Record) -> bool + Send + Sync>,
+    /// Who comes first.
+    pub first: First,
+}
+
+/// The order of a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// Those that have carried no message for longest, or none since they were adopted.
+    Quietest,
+    /// Any; the seed shuffles them.
+    Any(u64),
 }
 
 /// A session as it was at one moment.
@@ -61,29 +83,52 @@ pub struct Snapshot {
     pub is_closing: bool,
 }
 
-/// A page that is asked for.
-#[derive(Debug)]
+/// What is asked for.
 pub(super) struct Query {
-    pub filter: Filter,
+    filter: Filter,
     /// Only ids above this.
-    pub after: Option<u64>,
+    after: Option<u64>,
+    /// `None` is the order of the ids.
+    choice: Option<Choice>,
     /// The most sessions that are wanted.
     pub limit: usize,
 }
 
+impl Query {
+    pub fn page(filter: Filter, after: Option<u64>, limit: usize) -> Self {
+        Self { filter, after, choice: None, limit }
+    }
+
+    pub fn choice(choice: Choice, limit: usize) -> Self {
+        Self { filter: choice.filter.clone(), after: None, choice: Some(choice), limit }
+    }
+
+    /// Where the tunnel stands in the order at `now` on its thread's clock; `None` when it is not meant.
+    fn rank(&self, live: &Live, now: u64) -> Option<u64> {
+        let id = live.record.id;
+        let Some(choice) = &self.choice else {
+            return Some(id).filter(|id| self.after.is_none_or(|after| *id > after));
+        };
+        (!live.is_closing() && (choice.wanted)(&live.record)).then(|| match choice.first {
+            // The clocks of the threads differ, how long ago something was does not.
+            First::Quietest => u64::MAX - live.quiet_for(now),
+            First::Any(seed) => mix(id ^ seed),
+        })
+    }
+}
+
 /// A thread's part in a listing.
-#[derive(Debug)]
 pub(super) struct Listing {
     query: Arc<Query>,
-    reply: oneshot::Sender<Vec<Snapshot>>,
+    reply: oneshot::Sender<Vec<(u64, Snapshot)>>,
     /// Places below have been looked at.
     at: usize,
-    /// The lowest ids so far, the highest of them on top.
-    found: BinaryHeap<ById>,
+    /// The first so far, the last of them on top.
+    found: BinaryHeap<Found>,
 }
 
 impl Listing {
-    pub fn new(query: Arc<Query>, reply: oneshot::Sender<Vec<Snapshot>>) -> Self {
+    pub fn new(query: Arc<Query>, reply: oneshot::Sender<Vec<(u64, Snapshot)>>) -> Self {
         Self { query, reply, at: 0, found: BinaryHeap::new() }
     }
 
@@ -96,18 +141,18 @@ impl Listing {
         // The wall clock may be set, the thread's clock not: their difference is taken anew each time.
         let wall = SystemTime::now();
         for live in tunnels[self.at..until].iter().flatten() {
-            let id = live.record.id;
-            let is_full = self.found.len() >= self.query.limit;
-            let too_high = is_full && self.found.peek().is_some_and(|highest| highest.0.id < id);
-            if too_high || self.query.after.is_some_and(|after| id <= after) {
+            if !self.query.filter.matches(&live.record) {
                 continue;
             }
-            if self.query.filter.matches(&live.record) {
-                if is_full {
-                    self.found.pop();
-                }
-                self.found.push(ById(live.snapshot(now, wall)));
+            let Some(rank) = self.query.rank(live, now) else { continue };
+            let is_full = self.found.len() >= self.query.limit;
+            if is_full && self.found.peek().is_some_and(|last| last.0 < rank) {
+                continue;
             }
+            if is_full {
+                self.found.pop();
+            }
+            self.found.push(Found(rank, live.snapshot(now, wall)));
         }
         self.at = until;
         until == tunnels.len()
@@ -115,43 +160,47 @@ impl Listing {
 
     /// Answers, in no order.
     pub fn finish(self) {
-        let found = self.found.into_iter().map(|by_id| by_id.0).collect();
+        let found = self.found.into_iter().map(|Found(rank, snapshot)| (rank, snapshot)).collect();
         // Whoever asked may have gone.
         let _ = self.reply.send(found);
     }
 }
 
 /// The answers of all threads as one page.
-pub(super) async fn page(answers: Vec<oneshot::Receiver<Vec<Snapshot>>>, limit: usize) -> Vec<Snapshot> {
+pub(super) async fn page(
+    answers: Vec<oneshot::Receiver<Vec<(u64, Snapshot)>>>,
+    limit: usize,
+) -> Vec<(u64, Snapshot)> {
     let mut page = Vec::new();
     for answer in answers {
         // A thread that has ended has no tunnels.
         page.extend(answer.await.unwrap_or_default());
     }
-    page.sort_unstable_by_key(|snapshot: &Snapshot| snapshot.id);
+    page.sort_unstable_by_key(|(rank, snapshot): &(u64, Snapshot)| (*rank, snapshot.id));
     page.truncate(limit);
     page
 }
 
+/// A tunnel and where it stands in the order.
 #[derive(Debug)]
-struct ById(Snapshot);
+struct Found(u64, Snapshot);
 
-impl Ord for ById {
+impl Ord for Found {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.id.cmp(&other.0.id)
+        (self.0, self.1.id).cmp(&(other.0, other.1.id))
     }
 }
 
-impl PartialOrd for ById {
+impl PartialOrd for Found {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for ById {
+impl PartialEq for Found {
     fn eq(&self, other: &Self) -> bool {
-        self.0.id == other.0.id
+        self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for ById {}
+impl Eq for Found {}

@@ -23,6 +23,7 @@ mod round;
 pub mod tls;
 mod tunnel;
 mod turn;
+mod why;
 
 use std::future::Future;
 use std::io;
@@ -39,8 +40,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 pub use closing::{Closing, Departures, Which};
-pub use listing::{Filter, Snapshot};
+pub use listing::{Choice, Filter, First, Snapshot};
 pub use moving::{Arrival, Frozen, Held, Parcel, ParcelFault, Stays};
+pub use why::Why;
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
@@ -68,6 +70,8 @@ pub struct Record {
     pub opened_at: SystemTime,
     /// Which affinity source placed the session, and how: the labels of `affinity_total`.
     pub affinity: (&'static str, &'static str),
+    /// The key that places it wherever it comes back, where nothing but a key does.
+    pub key: Option<u64>,
     /// The trace that the node was told.
     pub trace: [u8; 16],
     /// Counts the client's connection until the record is dropped; `None` where nobody counts.
@@ -120,76 +124,6 @@ pub struct Tunnel {
     pub rules: Rules,
     /// See [`Record`].
     pub record: Record,
-}
-
-/// Why a tunnel ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// A peer sent a Close frame.
-    Closed,
-    /// A peer ended its stream without a Close frame.
-    Ended,
-    /// A peer's connection broke (reset, dead, unreachable).
-    Broken,
-    /// No byte in either direction for the idle time.
-    Idle,
-    /// A message over the limit.
-    TooBig,
-    /// The framing was lost.
-    Garbage,
-    /// TLS 1.2 keys have sealed almost as many records as they may.
-    Worn,
-    /// The balancer stops.
-    Shutdown,
-    /// The tunnel's node, or pool, is drained.
-    Drained,
-    /// An operator ended this session.
-    Killed,
-    /// The client did not answer the balancer's Ping.
-    Silent,
-    /// The balancer's own fault: its work on this tunnel broke off in a panic.
-    Panicked,
-}
-
-impl Why {
-    /// All of them.
-    const ALL: [Self; 12] = [
-        Self::Closed,
-        Self::Ended,
-        Self::Broken,
-        Self::Idle,
-        Self::TooBig,
-        Self::Garbage,
-        Self::Worn,
-        Self::Shutdown,
-        Self::Drained,
-        Self::Killed,
-        Self::Silent,
-        Self::Panicked,
-    ];
-
-    /// The one with this [word](Self::as_str); what a later version may have words for is only known to be an end.
-    fn named(word: &str) -> Self {
-        Self::ALL.into_iter().find(|why| why.as_str() == word).unwrap_or(Self::Broken)
-    }
-
-    /// The word in the access log, and in a parcel.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Ended => "ended",
-            Self::Broken => "broken",
-            Self::Idle => "idle",
-            Self::TooBig => "message_too_big",
-            Self::Garbage => "garbage",
-            Self::Worn => "tls_keys_used_up",
-            Self::Shutdown => "shutdown",
-            Self::Drained => "drained",
-            Self::Killed => "killed",
-            Self::Silent => "silent",
-            Self::Panicked => "panicked",
-        }
-    }
 }
 
 /// How a tunnel ended (invariant I7: exactly one for each).
@@ -298,7 +232,20 @@ impl Relay {
         after: Option<u64>,
         limit: usize,
     ) -> impl Future<Output = Vec<Snapshot>> + Send + use<> {
-        let query = Arc::new(listing::Query { filter: filter.clone(), after, limit });
+        let page = self.list(listing::Query::page(filter.clone(), after, limit));
+        async { page.await.into_iter().map(|(_, snapshot)| snapshot).collect() }
+    }
+
+    /// The ids of the `limit` sessions that are the first to be closed of those that are meant, first things first;
+    /// without those that are being closed already.
+    pub fn choose(&self, choice: Choice, limit: usize) -> impl Future<Output = Vec<u64>> + Send + use<> {
+        let chosen = self.list(listing::Query::choice(choice, limit));
+        async { chosen.await.into_iter().map(|(_, snapshot)| snapshot.id).collect() }
+    }
+
+    fn list(&self, query: listing::Query) -> impl Future<Output = Vec<(u64, Snapshot)>> + Send + use<> {
+        let limit = query.limit;
+        let query = Arc::new(query);
         let ask = |thread: &Thread| {
             let (reply, answer) = oneshot::channel();
             thread.tell(Command::List(Box::new(listing::Listing::new(Arc::clone(&query), reply))));
@@ -424,6 +371,7 @@ mod tests {
                 generation: 3,
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("cookie", "kept"),
+                key: None,
                 trace: [0; 16],
                 place: None,
             };
@@ -640,6 +588,37 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(listed, sorted);
         assert_eq!(stage.relay.sessions(&Filter::default(), None, 0).await, []);
+        stage.end();
+    }
+
+    #[tokio::test]
+    async fn the_quietest_are_chosen_and_then_they_alone_are_closed() {
+        let stage = Stage::set(2);
+        let mut peers: Vec<Peers> =
+            (0..6).map(|id| stage.tunnel(id, ["ws1", "ws2"][id as usize / 5])).collect();
+        peers[4].say("busy");
+        let choose = |first, limit| {
+            let filter = Filter { pool: None, node: Some("ws1".into()) };
+            let wanted = Arc::new(|record: &Record| record.id != 2);
+            stage.relay.choose(Choice { filter, wanted, first }, limit)
+        };
+        assert_eq!(choose(First::Quietest, 3).await, [0, 1, 3]);
+        let any = choose(First::Any(7), 9).await;
+        assert_eq!(any, choose(First::Any(7), 9).await);
+        assert_eq!(any.iter().sum::<u64>(), 8);
+        let which = Which::Sessions(Arc::new([1, 3].into()));
+        let departures = stage.relay.close_some(which, &closing(0, 60_000));
+        assert_eq!(departures.counted().await, 2);
+        assert_eq!(close_code(&mut peers[1].client), 1012);
+        assert_eq!(
+            choose(First::Quietest, 9).await,
+            [0, 4],
+            "those that are being closed are not chosen again"
+        );
+        for id in [3, 1] {
+            drop(peers.swap_remove(id));
+        }
+        assert_eq!([stage.outcome().1.why, stage.outcome().1.why], [Why::Rebalanced; 2]);
         stage.end();
     }
 

@@ -93,7 +93,7 @@ async fn each_path_has_its_methods_and_what_is_not_built_is_not_there() {
         "//api/status",
         "/api/pools/chat/nodes/ws1",
         "/api/pools/chat/nodes/ws1/kill",
-        "/api/pools/chat/rebalance",
+        "/api/pools/chat/rebalance/",
         "/../../etc/passwd",
         "/api/sessions%00",
     ] {

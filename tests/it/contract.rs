@@ -24,6 +24,8 @@ pub const CONTRACT: &[Metric] = &[
     Metric { name: "mainstay_drain_closed", kind: "gauge", labels: &["pool", "node"] },
     Metric { name: "mainstay_drain_deadline_seconds", kind: "gauge", labels: &["pool", "node"] },
     Metric { name: "mainstay_health_checks_total", kind: "counter", labels: &["pool", "node", "result"] },
+    Metric { name: "mainstay_rebalance_left", kind: "gauge", labels: &["pool"] },
+    Metric { name: "mainstay_rebalance_closes_total", kind: "counter", labels: &["pool"] },
     Metric { name: "mainstay_config_generation", kind: "gauge", labels: &[] },
     Metric { name: "mainstay_config_reloads_total", kind: "counter", labels: &["result"] },
     Metric { name: "mainstay_config_last_reload_success", kind: "gauge", labels: &[] },

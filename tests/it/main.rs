@@ -21,6 +21,7 @@ mod rollout;
 mod scrape;
 mod tls;
 mod tls_nodes;
+mod rebalance;
 mod reload;
 mod server;
 mod socketio;

@@ -45,6 +45,7 @@ impl Threads {
                 generation: 1,
                 opened_at: SystemTime::now(),
                 affinity: ("none", "none"),
+                key: None,
                 trace: [0; 16],
                 place: None,
             };

@@ -82,6 +82,40 @@ fn a_running_balancer_is_looked_at_and_a_session_is_killed() {
 }
 
 #[test]
+fn a_pool_is_rebalanced_and_the_plan_and_its_progress_are_shown() {
+    let nodes = [node(), node()];
+    let [one, two] = [0, 1].map(|at| nodes[at].local_addr().unwrap());
+    let both = format!("{{ id: ws2, address: \"{two}\" }}");
+    let text = config(&nodes[0], "1s", NO_PROBES);
+    let balancer = Balancer::serving(&text);
+    let (folder, admin) = (balancer.folder.path(), balancer.admin.as_str());
+    let mut tunnels: Vec<_> = (0..4).map(|_| tunnel(&balancer, &nodes[0])).collect();
+    ids(folder, admin, 4);
+    let rebalance = |more: &[&str]| said(folder, &[&["rebalance", "chat", "--admin", admin], more].concat());
+    assert_eq!(rebalance(&[]), "chat: no node has more than 1.1 times its share, nobody is moved\n");
+    let grown = text.replace(&format!("address: \"{one}\" }}"), &format!("address: \"{one}\" }}, {both}"));
+    std::fs::write(folder.join("balancer.yaml"), grown).unwrap();
+    assert!(said(folder, &["reload", "--admin", admin]).contains("node ws2"));
+
+    let shown = rebalance(&["--over", "200ms", "--quiet-first", "false"]);
+    let plan = "chat: at most 2 tunnels move over 200ms\n\
+                NODE  TUNNELS  SHARE  MOVES\n\
+                ws1         4      2      2\n\
+                ws2         0      2      0\n";
+    assert!(shown.starts_with(plan) && shown.ends_with("chat: done\n"), "{shown}");
+    ids(folder, admin, 2);
+    let closed = tunnels.iter_mut().filter(|(client, _)| {
+        client.0.set_nonblocking(true).unwrap();
+        client.0.peek(&mut [0]).is_ok()
+    });
+    assert_eq!(closed.map(|(client, _)| close_code(client)).collect::<Vec<_>>(), [1012, 1012]);
+    let wrong = failed(folder, &["rebalance", "chat", "--tolerance", "0.5", "--admin", admin], 1);
+    assert!(wrong.contains("tolerance: 0.5 is not a number from 1 to 1000"), "{wrong}");
+    let wrong = failed(folder, &["rebalance", "chats", "--admin", admin], 1);
+    assert!(wrong.contains("there is no pool `chats`; the pools are: chat"), "{wrong}");
+}
+
+#[test]
 fn a_node_is_drained_with_its_progress_and_taken_back() {
     let node = node();
     let balancer = Balancer::serving(&config(&node, "1s", NO_PROBES));

@@ -8,6 +8,7 @@
 
 mod drain;
 mod generate;
+mod rebalance;
 mod remote;
 mod table;
 
@@ -94,6 +95,8 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Even a pool out: nodes with more than their share give up the rest; shows the plan, and how far it is
+    Rebalance(rebalance::Wish),
     /// Make a running balancer read its config anew: every change, or every fault and nothing changed
     Reload(Remote),
     /// Show the config in effect in a running balancer, with every default; it is a config file itself
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
         Command::Drain(wish) => drain::drain(&wish),
         Command::Undrain { node, remote } => drain::undrain(&node, &remote),
+        Command::Rebalance(wish) => rebalance::rebalance(&wish),
         Command::Reload(remote) => remote::reload(&remote),
         Command::Config(remote) => remote::config(&remote),
         Command::Schema => generate::schema(),

@@ -99,6 +99,20 @@ pub fn changes(answer: &Value) -> String {
     }
 }
 
+/// The answer to a rebalance.
+pub fn plan(plan: &Value) -> String {
+    let (pool, moves) = (text(&plan["pool"]), &plan["moves"]);
+    if *moves == 0 {
+        let tolerance = text(&plan["tolerance"]);
+        return format!("{pool}: no node has more than {tolerance} times its share, nobody is moved\n");
+    }
+    let first = if plan["quiet_first"] == true { ", quiet ones first" } else { "" };
+    let row = |node: &Value| ["id", "connections", "share", "moves"].map(|key| text(&node[key])).to_vec();
+    let rows: Vec<Vec<String>> = items(&plan["nodes"]).iter().map(row).collect();
+    let moves = format!("{pool}: at most {} tunnels move over {}{first}\n", text(moves), text(&plan["over"]));
+    moves + &table(&["NODE", "<TUNNELS", "<SHARE", "<MOVES"], &rows)
+}
+
 /// A value as a word; what is null or absent is `-`.
 pub fn text(value: &Value) -> String {
     match value {

@@ -341,6 +341,11 @@ routes:
             ),
             (
                 "timeouts:",
+                "rebalance: { over: 5m }\n    timeouts:",
+                "pool chat: rebalance is over 5m from 1.1 times the average, quiet clients first now, was none",
+            ),
+            (
+                "timeouts:",
                 "messages: { ping: 5s }\n    timeouts:",
                 "pool chat: messages.ping is 5s now, was none",
             ),

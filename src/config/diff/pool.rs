@@ -8,7 +8,7 @@ use super::{Change, Section, Subject, What, listed, none};
 use crate::affinity::Source;
 use crate::config::summary::source_text;
 use crate::config::units::{show_duration, show_size};
-use crate::config::{Drain, Health, Messages, Pool, Probe, ProxyVersion, Timeouts};
+use crate::config::{Drain, Health, Messages, Pool, Probe, ProxyVersion, Rebalance, Timeouts};
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
 use crate::pool::{Node, NodeId};
@@ -45,6 +45,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
         timeouts,
         messages,
         drain,
+        rebalance,
         send_proxy_protocol,
         source_addresses,
         tls,
@@ -69,6 +70,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     section.time("drain.over", over, &new.drain.over);
     section.number("drain.code", code, &new.drain.code);
     section.number("drain.reason", reason, &new.drain.reason);
+    section.set("rebalance", rebalance, &new.rebalance, rebalance_text);
     let version = |version: &Option<ProxyVersion>| version.map_or(none(), |version| version.as_str().into());
     section.set("send_proxy_protocol", send_proxy_protocol, &new.send_proxy_protocol, version);
     section.set("source_addresses", source_addresses, &new.source_addresses, |list| listed(list));
@@ -80,6 +82,13 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     };
     section
         .set("the order of nodes", &order(nodes, &new.nodes), &order(&new.nodes, nodes), |ids| listed(ids));
+}
+
+fn rebalance_text(rebalance: &Option<Rebalance>) -> String {
+    rebalance.map_or(none(), |Rebalance { over, tolerance, quiet_first }| {
+        let first = if quiet_first { ", quiet clients first" } else { "" };
+        format!("over {} from {tolerance} times the average{first}", show_duration(&over))
+    })
 }
 
 fn balance_text(balance: &Balance) -> String {

@@ -1,4 +1,5 @@
-//! How nodes speak to each other: through Redis, in the formats of the Node.js adapters.
+//! How nodes speak to each other: within one process ([`memory`]), or through Redis in the formats of the Node.js
+//! adapters.
 //!
 //! [`RedisBus`] is one node's place in the cluster. Its adapters, one for each namespace, are of the kind that was set:
 //! classic, sharded or streams. Beside them stands a check for a fleet of another kind on the same channels: the two
@@ -168,6 +169,11 @@ impl Bus for RedisBus {
         matches!(&self.shared.settings.kind, Kind::Streams(settings) if settings.recovery.is_some())
     }
 
+    fn outlives_node(&self) -> Option<Duration> {
+        let Kind::Streams(settings) = &self.shared.settings.kind else { return None };
+        settings.recovery
+    }
+
     fn close(&self) -> Pending<()> {
         let (shared, closed) = (self.shared.clone(), self.closed.clone());
         let adapters = std::mem::take(&mut *self.adapters.lock());
@@ -188,17 +194,23 @@ impl Bus for RedisBus {
     }
 }
 
-/// Keeps the metric of the connection, and looks for a fleet of another kind whenever there is a connection anew.
+/// Between two looks at what the connection counts.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Keeps the metrics of the connection, and looks for a fleet of another kind whenever there is a connection anew.
 async fn watch_state(shared: Arc<Shared>) {
     let mut watch = shared.redis.watch();
+    let mut dropped = 0;
     loop {
         let is_up = *watch.borrow_and_update() == RedisState::Up;
         shared.metrics.redis_up.set(i64::from(is_up));
         if is_up {
             look_for_others(&shared).await;
         }
-        if watch.changed().await.is_err() {
-            return;
+        while let Err(_still_so) = timeout(LOOK, watch.changed()).await {
+            let now = shared.redis.dropped();
+            shared.metrics.missed.inc_by(now - dropped);
+            dropped = now;
         }
     }
 }

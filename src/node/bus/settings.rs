@@ -86,13 +86,14 @@ impl Settings {
         let kind = match cluster.adapter {
             Adapter::Memory => return None,
             Adapter::Pubsub => Kind::Pubsub,
-            Adapter::Sharded => Kind::Sharded(Mode::default()),
+            Adapter::Sharded => Kind::Sharded(cluster.subscription_mode),
             Adapter::Streams => Kind::Streams(Streams {
                 name: cluster.stream_name.as_str().into(),
                 count: cluster.stream_count,
                 max_len: cluster.stream_max_len,
                 read_count: cluster.read_count,
                 recovery: cluster.recovery,
+                sharded_pubsub: cluster.sharded_pubsub,
                 ..Streams::default()
             }),
         };

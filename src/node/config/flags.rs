@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::{Adapter, Algorithm, RedisUrl, read};
+use crate::node::bus::settings::Mode;
 
 /// All flags of a node.
 #[derive(Debug, Clone, Args)]
@@ -75,6 +77,12 @@ pub struct ClusterFlags {
     /// The most entries of one read, as `readCount`
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub read_count: u32,
+    /// Of the streams adapter: questions and answers go over sharded channels, as `useShardedPubSub`
+    #[arg(long)]
+    pub sharded_pubsub: bool,
+    /// Which rooms have a channel of their own in the sharded adapter, as `subscriptionMode`; all nodes must say the same
+    #[arg(long, value_name = "MODE", default_value = "dynamic")]
+    pub subscription_mode: Mode,
     /// How long a lost connection may come back and miss nothing; 0s: never. 2m on `streams` and `memory`, unless said
     #[arg(long, value_name = "TIME", value_parser = read::duration)]
     pub recovery: Option<Duration>,
@@ -159,6 +167,20 @@ impl ValueEnum for Adapter {
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         Some(clap::builder::PossibleValue::new(self.word()))
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Dynamic, Self::DynamicPrivate, Self::Static]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::Dynamic => "dynamic",
+            Self::DynamicPrivate => "dynamic-private",
+            Self::Static => "static",
+        }))
     }
 }
 

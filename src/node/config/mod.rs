@@ -65,6 +65,10 @@ pub struct Cluster {
     pub stream_max_len: u64,
     /// The most entries of one read.
     pub read_count: u32,
+    /// The streams adapter's questions and answers go over sharded channels.
+    pub sharded_pubsub: bool,
+    /// Which rooms have a channel of their own in the sharded adapter.
+    pub subscription_mode: super::bus::settings::Mode,
     /// How long a lost session may be recovered; `None`: it may not.
     pub recovery: Option<Duration>,
     /// Of the presence keys.
@@ -266,6 +270,8 @@ fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Clu
         stream_count: flags.stream_count,
         stream_max_len: flags.stream_max_len,
         read_count: flags.read_count,
+        sharded_pubsub: flags.sharded_pubsub,
+        subscription_mode: flags.subscription_mode,
         recovery,
         presence_prefix: flags.presence_prefix,
         presence_lease: flags.presence_lease,

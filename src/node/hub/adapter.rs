@@ -227,6 +227,11 @@ pub trait Bus: Send + Sync {
     /// Whether sessions can be taken up again after their connection broke.
     fn recovers(&self) -> bool;
 
+    /// How long a session that is kept stays when this node dies; `None`: it does not.
+    fn outlives_node(&self) -> Option<Duration> {
+        None
+    }
+
     /// Stops listening, so that nobody counts on this node, and then lets go.
     fn close(&self) -> Pending<()>;
 }

@@ -24,6 +24,7 @@ use self::adapter::{Bus, BusState};
 use super::metrics::Metrics;
 
 pub mod adapter;
+mod ahead;
 mod asked;
 mod direct;
 mod event;

@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::adapter::{Adapter, Bus, Local, Pending, Room, Session};
+use super::ahead::Ahead;
 use super::asked::Asked;
 use super::members::Members;
 use super::restore::Restoring;
@@ -39,6 +40,8 @@ pub struct Namespace {
     /// The other nodes.
     pub(super) adapter: Arc<dyn Adapter>,
     pub(super) restoring: RwLock<Restoring>,
+    /// Where the bus outlives the node.
+    pub(super) ahead: Option<Ahead>,
     /// Who hears the events of other servers.
     pub(super) listener: RwLock<Option<Listener>>,
     /// Of the next socket.
@@ -48,7 +51,7 @@ pub struct Namespace {
 
 impl Namespace {
     pub(super) fn open(name: Arc<str>, bus: &dyn Bus, shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new_cyclic(|me: &Weak<Namespace>| Self {
+        let namespace = Arc::new_cyclic(|me: &Weak<Namespace>| Self {
             adapter: bus.adapter(&name, me.clone() as Weak<dyn Local>),
             name,
             me: me.clone(),
@@ -57,8 +60,11 @@ impl Namespace {
             restoring: RwLock::default(),
             listener: RwLock::default(),
             serial: AtomicU64::new(0),
+            ahead: bus.outlives_node().map(Ahead::new),
             shared,
-        })
+        });
+        namespace.keep_ahead();
+        namespace
     }
 
     /// Its name, with the slash.
@@ -86,6 +92,7 @@ impl Namespace {
         let socket = self.socket(arrival);
         greet(&socket);
         self.members.add(&socket);
+        self.changed(&socket);
         drop(self.opened(&[Room { name: socket.id().clone(), numeric: false }]));
         socket
     }
@@ -101,11 +108,22 @@ impl Namespace {
         let Some(mut emptied) = self.members.remove(socket) else { return false };
         emptied.push(Room { name: socket.id().clone(), numeric: false });
         emptied.iter().for_each(|room| self.adapter.room_emptied(room));
-        if let Some(pid) = socket.pid().filter(|_| keeps && self.shared.recovers) {
-            let (sid, pid) = ((**socket.id()).into(), pid.into());
-            self.save(Session { sid, pid, rooms, data: socket.data() });
+        match socket.pid().filter(|_| self.shared.recovers) {
+            Some(pid) if keeps => {
+                let (sid, pid) = ((**socket.id()).into(), pid.into());
+                self.save(Session { sid, pid, rooms, data: socket.data() });
+            }
+            Some(_) => self.take_back(socket),
+            None => {}
         }
         true
+    }
+
+    /// What a socket would leave behind has changed.
+    pub(super) fn changed(&self, socket: &Arc<Socket>) {
+        if let Some(ahead) = &self.ahead {
+            ahead.changed(socket);
+        }
     }
 
     fn save(&self, session: Session) {
@@ -121,6 +139,7 @@ impl Namespace {
     /// Puts a socket of this node into rooms; awaited, what is sent to them from anywhere arrives.
     pub fn join(&self, socket: &Arc<Socket>, rooms: &[Room]) -> Pending<()> {
         let opened = self.members.join(socket, rooms);
+        self.changed(socket);
         self.opened(&opened)
     }
 
@@ -136,6 +155,7 @@ impl Namespace {
     /// Takes a socket of this node out of rooms.
     pub fn leave(&self, socket: &Arc<Socket>, rooms: &[Room]) {
         let emptied = self.members.leave(socket, rooms);
+        self.changed(socket);
         emptied.iter().for_each(|room| self.adapter.room_emptied(room));
     }
 

@@ -131,6 +131,7 @@ impl Namespace {
         drop(notes);
         drop(restoring);
         drop(underway);
+        self.changed(&socket);
         let rooms: Vec<Room> = socket.rooms();
         rooms.iter().for_each(|room| drop(self.adapter.room_opened(room)));
         Some(socket)

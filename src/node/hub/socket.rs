@@ -67,6 +67,10 @@ pub(super) struct State {
     data: Value,
     /// It has left the namespace, and comes into no room any more.
     pub(super) is_gone: bool,
+    /// Its session is to be written ahead.
+    pub(super) is_changed: bool,
+    /// Its session was, and is to be kept up.
+    pub(super) is_written: bool,
 }
 
 impl Socket {

@@ -220,6 +220,26 @@ async fn other_servers_hear_events_and_answer_once() {
     assert_eq!(*heard.lock(), [(1, r#"["hi",1]"#.to_owned()), (1, r#"["q"]"#.to_owned())]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_session_is_written_ahead_once_for_all_changes_and_again_in_time() {
+    let node = hub(&Memory::new(Some(Duration::from_secs(60))));
+    let ahead = ahead::Ahead::new(Duration::from_secs(60));
+    let socket = come(&node, "a", &[], &Pad::new());
+    let due = |seconds: u64| async move { tokio::time::advance(Duration::from_secs(seconds)).await };
+    ahead.changed(&socket);
+    ahead.changed(&socket);
+    assert_eq!(ahead.due().len(), 1);
+    due(29).await;
+    assert_eq!(ahead.due().len(), 0);
+    ahead.changed(&socket);
+    assert_eq!(ahead.due().len(), 1);
+    due(1).await;
+    assert_eq!(ahead.due().len(), 1);
+    node.main().disconnect(&socket, false);
+    due(30).await;
+    assert_eq!(ahead.due().len(), 0);
+}
+
 /// Takes up the session of `a1` on a node.
 async fn back(node: &Hub, offset: &str) -> (Option<Arc<Socket>>, Vec<String>) {
     let pad = Pad::new();

@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_with_a_fraction_is_the_same_to_the_last_bit() {
+        // Each is one that a quicker reader of numbers gets wrong by one bit.
+        for text in ["0.6484929865513837", "0.8444218515250481", "31.245270191439438", "51.24817837550540"] {
+            let exact: f64 = text.parse().unwrap();
+            assert_eq!(Value::from_json(text).unwrap(), Value::Float(exact), "{text}");
+        }
+    }
+
+    #[test]
     fn what_follows_a_value_is_refused_and_blanks_are_not() {
         assert!(Value::from_json("[] x").is_err());
         assert!(Value::from_json("").is_err());

@@ -8,10 +8,13 @@
 //! bound; without a key, the pool's balance rule; both first among the nodes of the new release, for who has to move
 //! while that is rolled out. A node that is not up is never a candidate, except that a session that lives on a draining
 //! node may follow its pin there until its time has come; one that is full is none either, except that a plain request
-//! adds no tunnel and so may still follow a pin to it.
+//! adds no tunnel and so may still follow a pin to it. A node that is crowded keeps the sessions that it has; one that
+//! is opened anew goes elsewhere while there is an elsewhere, whatever its pin says. Only a key that nothing pins still
+//! finds its node, crowded or not: it would hash to the same again.
 
 mod balance;
 mod newest;
+mod order;
 
 use std::net::IpAddr;
 
@@ -19,7 +22,7 @@ use newest::Preference;
 
 use super::rollout::Rollout;
 use super::{Nodes, State};
-use crate::affinity::hash::{Arrival, Race};
+use crate::affinity::hash::Race;
 use crate::affinity::{Via, Wish, Wishes};
 
 /// Tunnels below which a node is not held to the load bound.
@@ -48,6 +51,8 @@ pub struct Load {
     pub live: u32,
     /// How much of its weight counts under `least_connections` and `random_two`, 0 to 1: slow start.
     pub share: f32,
+    /// It has more tunnels than its share while the pool is being rebalanced.
+    pub is_crowded: bool,
 }
 
 /// What a session asks for.
@@ -63,6 +68,8 @@ pub struct Ask<'a> {
     pub client: IpAddr,
     /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
     pub tunnel: bool,
+    /// Whether the request opens a session of its own, which may live on any node; else a pin is all that counts.
+    pub opens: bool,
     /// A draining node whose pin is still followed: of a session that lives there and cannot live elsewhere.
     pub stays: Option<usize>,
     /// The rollout that is under way in the pool.
@@ -128,8 +135,9 @@ pub enum Shortage {
 /// The candidates for one session; `loads` is asked for a node's load, by its index, whenever it matters.
 pub fn candidates<'a, L: Fn(usize) -> Load>(nodes: &'a Nodes, ask: Ask<'a>, loads: L) -> Candidates<'a, L> {
     let missed = ask.wishes.lost();
-    let tried = Marks::default();
-    Candidates { nodes, ask, loads, tried, wish: 0, missed, has_failed: false, preferred: None }
+    let (tried, preferred) = (Marks::default(), None);
+    let (has_failed, is_diverted, spares) = (false, false, false);
+    Candidates { nodes, ask, loads, tried, wish: 0, missed, has_failed, is_diverted, spares, preferred }
 }
 
 /// The candidates for one session, best first; see [`candidates`].
@@ -146,6 +154,10 @@ pub struct Candidates<'a, L> {
     missed: Option<Via>,
     /// Whether a candidate was given before: whoever asks for another could not use it.
     has_failed: bool,
+    /// Whether a pin was not met because its node is crowded.
+    is_diverted: bool,
+    /// Whether crowded nodes are passed over.
+    spares: bool,
     /// While only nodes of the new release are looked at.
     preferred: Option<Preference<'a>>,
 }
@@ -185,7 +197,12 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
             let source = if self.has_failed { self.missed.or(Some(via)) } else { Some(via) };
             // Whoever comes here again could not use the pin.
             self.missed = self.missed.or(Some(via));
-            if node < self.nodes.len() && !self.tried.has(node) && self.follows(node) {
+            if node >= self.nodes.len() || self.tried.has(node) || !self.follows(node) {
+                continue;
+            }
+            if self.ask.opens && (self.loads)(node).is_crowded {
+                self.is_diverted = true;
+            } else {
                 return Some(Candidate { node, via: source, outcome });
             }
         }
@@ -200,8 +217,18 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         candidate
     }
 
-    /// The best node by key or by the balance rule.
-    fn placed(&self) -> Option<Candidate> {
+    /// The best node by key or by the balance rule, crowded ones last.
+    fn placed(&mut self) -> Option<Candidate> {
+        let is_keyed = matches!(self.ask.wishes.list().last(), Some(Wish::Key { .. }))
+            || self.ask.balance == Balance::ClientIp;
+        self.spares = self.ask.opens && (self.is_diverted || !is_keyed);
+        self.best().or_else(|| {
+            self.spares = false;
+            self.best()
+        })
+    }
+
+    fn best(&self) -> Option<Candidate> {
         let (node, via, outcome) = match self.ask.wishes.list().last() {
             Some(Wish::Key { hash, via }) => (self.by_key(*hash)?, Some(*via), Outcome::Hashed),
             _ => (self.by_balance()?, None, Outcome::Placed),
@@ -218,13 +245,13 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         // Mostly the very first can be taken, so that is asked of it alone and not of every node.
         let first = match guess {
             Some(first) if self.is_candidate(first) => first,
-            _ => self.first_in_order(race, |node| self.is_candidate(node))?,
+            _ => self.nodes.first_in_order(race, |node| self.is_candidate(node))?,
         };
         if !self.is_over(first, total) {
             return Some(first);
         }
         let is_wanted = |node| self.is_candidate(node) && !self.is_over(node, total);
-        self.first_in_order(race, is_wanted).or(Some(first))
+        self.nodes.first_in_order(race, is_wanted).or(Some(first))
     }
 
     /// The first of the nodes that are up in the order of equal weights.
@@ -257,26 +284,8 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         }
         match self.nodes.stands.get(guess) {
             Some(stand) if stand.not_after(race.draw(stand)) < next_soonest => (Some(guess), total),
-            _ => (self.first_in_order(race, |node| (self.loads)(node).state == State::Up), total),
+            _ => (self.nodes.first_in_order(race, |node| (self.loads)(node).state == State::Up), total),
         }
-    }
-
-    /// The first node in rendezvous order among those that are wanted.
-    fn first_in_order(&self, race: Race, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut best: Option<(usize, Arrival)> = None;
-        let mut deadline = u64::MAX;
-        for (node, stand) in self.nodes.stands.iter().enumerate() {
-            let draw = race.draw(stand);
-            if stand.not_before(draw) > deadline || !is_wanted(node) {
-                continue;
-            }
-            let arrival = stand.arrival(draw);
-            if best.is_none_or(|(_, first)| arrival.is_before(first)) {
-                best = Some((node, arrival));
-                deadline = arrival.deadline();
-            }
-        }
-        best.map(|(node, _)| node)
     }
 
     /// Whether one more tunnel would bring the node above `load_bound` times its part of all tunnels, rounded
@@ -297,6 +306,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     fn takes(&self, node: usize, load: Load) -> bool {
         load.state == State::Up
             && load.live < self.nodes.limits[node].max
+            && !(self.spares && load.is_crowded)
             && !(self.has_failed && self.tried.has(node))
             && (self.preferred.is_none() || self.is_preferred(node, load))
     }
@@ -387,7 +397,8 @@ mod tests {
                 release: None,
             };
             let nodes = Nodes::new("chat", weights.iter().enumerate().map(node).collect());
-            let loads = vec![Load { state: State::Up, live: 0, share: 1.0 }; weights.len()];
+            let loads =
+                vec![Load { state: State::Up, live: 0, share: 1.0, is_crowded: false }; weights.len()];
             Self { nodes, loads, balance: Balance::LeastConnections, load_bound: 1.25, tunnel: true }
         }
 
@@ -404,6 +415,7 @@ mod tests {
                 load_bound,
                 client,
                 tunnel,
+                opens: true,
                 stays: None,
                 rollout: None,
                 draw: random,
@@ -659,7 +671,9 @@ mod tests {
         let home = fleet.order("ann")[0];
         fleet.loads[home].state = State::Down;
         assert_eq!(fleet.first(&wishes, 0), Some(fleet.order("ann")[1]));
-        fleet.loads[home] = Load { state: State::Up, live: 0, share: 0.1 };
+        fleet.loads[home].state = State::Up;
+        fleet.loads[home].share = 0.1;
+        fleet.loads[home].live = 0;
         assert_eq!(fleet.first(&wishes, 0), Some(home));
     }
 
@@ -760,6 +774,45 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_opens_passes_over_a_crowded_node_whatever_its_pin_says() {
+        let mut fleet = Fleet::new(&[1; 3]);
+        fleet.loads[0].is_crowded = true;
+        for balance in [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo] {
+            fleet.balance = balance;
+            for random in 0..50 {
+                let all = fleet.all(&fleet.wish(&["ws0"], None), random);
+                assert_eq!((all[0].outcome, all[0].via), (Outcome::Moved, Some(Via::NodeCookie)));
+                assert!(all[0].node != 0 && all[2].node == 0, "the crowded one is the last resort");
+                assert_ne!(fleet.first(&Wishes::default(), random), Some(0));
+            }
+        }
+        assert_eq!(fleet.first(&fleet.wish(&["ws1"], None), 0), Some(1));
+        fleet.loads.iter_mut().for_each(|load| load.is_crowded = true);
+        assert_eq!(fleet.all(&fleet.wish(&["ws0"], None), 0).len(), 3);
+    }
+
+    #[test]
+    fn what_belongs_to_a_session_follows_its_pin_to_a_crowded_node() {
+        let mut fleet = Fleet::new(&[1; 3]);
+        fleet.loads[0].is_crowded = true;
+        let wishes = fleet.wish(&["ws0"], None);
+        let ask = Ask { opens: false, ..fleet.ask(&wishes, 0) };
+        let first = candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next().unwrap();
+        assert_eq!((first.node, first.outcome), (0, Outcome::Kept));
+    }
+
+    #[test]
+    fn a_key_finds_its_node_though_it_is_crowded_unless_a_pin_was_turned_away_there() {
+        let mut fleet = Fleet::new(&[1; 3]);
+        let home = fleet.order("ann")[0];
+        fleet.loads[home].is_crowded = true;
+        let first = fleet.all(&fleet.wish(&[], Some("ann")), 0)[0];
+        assert_eq!((first.node, first.outcome), (home, Outcome::Hashed));
+        let first = fleet.all(&fleet.wish(&[&format!("ws{home}")], Some("ann")), 0)[0];
+        assert_eq!((first.node, first.outcome), (fleet.order("ann")[1], Outcome::Moved));
+    }
+
+    #[test]
     fn a_shortage_says_whether_no_node_is_up_or_all_are_full() {
         let mut fleet = Fleet::limited(&[1; 3], Some(5));
         assert_eq!(fleet.shortage(), None);
@@ -822,7 +875,7 @@ mod tests {
             fleet.balance =
                 [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp][rule];
             for (load, (state, live, share, _)) in fleet.loads.iter_mut().zip(&nodes) {
-                *load = Load { state: State::ALL[usize::from(*state)], live: *live, share: *share };
+                *load = Load { state: State::ALL[usize::from(*state)], live: *live, share: *share, is_crowded: live % 3 == 0 };
             }
             let pins: SmallVec<[String; 3]> = pins.iter().map(|pin| format!("ws{pin}")).collect();
             let pins: Vec<&str> = pins.iter().map(|pin| &**pin).collect();

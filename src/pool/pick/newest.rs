@@ -127,7 +127,12 @@ mod tests {
             let loads: Vec<Load> = self
                 .nodes
                 .iter()
-                .map(|(node, state)| Load { state: *state, live: self.live(node.id.as_str()), share: 1.0 })
+                .map(|(node, state)| Load {
+                    state: *state,
+                    live: self.live(node.id.as_str()),
+                    share: 1.0,
+                    is_crowded: false,
+                })
                 .collect();
             let ask = Ask {
                 wishes: &wishes,
@@ -135,6 +140,7 @@ mod tests {
                 load_bound: self.load_bound,
                 client: std::net::Ipv4Addr::from_bits(client as u32).into(),
                 tunnel: true,
+                opens: true,
                 stays: None,
                 rollout: self.rollout.as_ref(),
                 draw: crate::affinity::hash::mix(client as u64),

@@ -32,8 +32,18 @@ impl Live {
             messages: self.messages(),
             last_message_at: if self.messaged == 0 { None } else { wall.checked_sub(ago) },
             round_trip: self.pulse.round_trip(),
-            is_closing: self.deadline != u64::MAX,
+            is_closing: self.is_closing(),
         }
+    }
+
+    /// A Close has passed in both directions, or is the balancer's own.
+    pub fn is_closing(&self) -> bool {
+        self.deadline != u64::MAX
+    }
+
+    /// How long it has carried no message at `now`, in milliseconds.
+    pub fn quiet_for(&self, now: u64) -> u64 {
+        now.saturating_sub(self.messaged.max(self.adopted))
     }
 
     /// Bytes read from the client and from the node.

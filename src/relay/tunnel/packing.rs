@@ -46,6 +46,8 @@ const CLIENT_END: Tag = Tag(23, "the client's end");
 const NODE_END: Tag = Tag(24, "the node's end");
 const FROM_CLIENT: Tag = Tag(25, "the client's direction");
 const FROM_NODE: Tag = Tag(26, "the node's direction");
+/// What a version that does not know it may leave behind: it would place the client by its key all the same.
+const KEY: Tag = Tag(128, "key");
 
 /// What a word of a label is that this version does not have.
 const OTHER: &str = "other";
@@ -83,6 +85,7 @@ impl Live {
         writer.section(NODE_END, |writer| self.ends[NODE].pack(writer));
         writer.section(FROM_CLIENT, |writer| self.pipes[CLIENT].pack(writer));
         writer.section(FROM_NODE, |writer| self.pipes[NODE].pack(writer));
+        writer.maybe(KEY, self.record.key);
         writer.finish()
     }
 
@@ -96,7 +99,7 @@ impl Live {
         let fields = &mut fields;
         let [client, node] = sockets;
         let before = |ago: u64| BEGINNING.saturating_sub(ago);
-        let live = Self {
+        let mut live = Self {
             record: Record::unpack(fields, shared)?,
             max_message: fields.number(MAX_MESSAGE)?,
             idle: fields.number(IDLE)?,
@@ -115,6 +118,7 @@ impl Live {
             queued: false,
             was_lent: true,
         };
+        live.record.key = fields.maybe(KEY)?;
         fields.end()?;
         Ok(live)
     }
@@ -180,7 +184,7 @@ impl Record {
             Some(bytes) => shared.place(Some(address(bytes).ok_or(fields.wrong(PLACE))?)),
         };
         let seat = shared.seat(pool, node);
-        Ok(Self { id, client, seat, route, generation, opened_at, affinity, trace, place })
+        Ok(Self { id, client, seat, route, generation, opened_at, affinity, key: None, trace, place })
     }
 }
 
@@ -268,6 +272,7 @@ mod tests {
                 generation: 7,
                 opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_234_567_890_123_456_789),
                 affinity: ("engine_io", "moved"),
+                key: None,
                 trace: *b"0123456789abcdef",
                 place: place.map(|client| {
                     let mut place = places.take(u32::MAX).unwrap();

@@ -1,0 +1,299 @@
+//! One rebalance: slice by slice, what each crowded node still has too many is closed, up to what it had at the start.
+//!
+//! A slice looks anew at who is up and what everybody has, so that clients who left or moved by themselves are not
+//! made up for by others, and a reload, a drain or a node that fails is heeded within a slice. What it closes was
+//! opened before the beginning: nobody is moved twice. A client that only a key places is moved only where its key
+//! falls elsewhere now; any other would come back.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::outlook::{Outlook, Stand};
+use crate::config::Rebalance;
+use crate::pool::NodeId;
+use crate::proxy::upstream::Upstream;
+use crate::proxy::{Front, Pool};
+use crate::relay::{Choice, Closing, Departures, Filter, First, Record, Which};
+use crate::shutdown::Phase;
+use crate::ws::close;
+
+/// Slices of a window, but for the bounds of their length.
+const SLICES: u32 = 60;
+/// The shortest slice, and the longest: so old are the shares by which clients are kept from a node, at most.
+const SLICE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How long each tunnel waits for its peers' answers to a Close.
+const GRACE: Duration = Duration::from_secs(5);
+/// How many seconds after the last close those who are still on their way are kept from crowded nodes: clients wait up to
+/// half a minute before they come back.
+const STRAGGLERS: u32 = 60;
+
+/// See the module.
+pub struct Course {
+    pool: Arc<str>,
+    rule: Rebalance,
+    /// An operator wants it, whatever the config says.
+    is_ordered: bool,
+    begun: SystemTime,
+    /// The nodes that give up tunnels.
+    crowded: Vec<Crowded>,
+    /// No more is closed.
+    is_over: AtomicBool,
+    stop: CancellationToken,
+    /// Nobody is kept from a node any more.
+    ended: CancellationToken,
+    /// Shuffles who goes, where the quiet do not go first.
+    seed: u64,
+}
+
+/// A node that gives up tunnels.
+struct Crowded {
+    node: NodeId,
+    /// The most that are closed.
+    planned: u32,
+    /// Told to close so far.
+    closed: AtomicU32,
+    /// What was told, as long as some of it is still there.
+    departures: Mutex<Vec<Departures>>,
+    /// The node as it was last kept from filling up.
+    kept: Mutex<Option<Arc<Upstream>>>,
+}
+
+/// How far one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The most tunnels that are closed.
+    pub planned: u32,
+    /// Those that were told to close so far.
+    pub closed: u32,
+    /// When the last of them is told to at the latest.
+    pub deadline: SystemTime,
+}
+
+impl Course {
+    /// Not begun yet: what `outlook` says is too much, over the window of the rule.
+    pub fn new(pool: Arc<str>, rule: Rebalance, outlook: &Outlook, is_ordered: bool) -> Arc<Self> {
+        let crowded = outlook.stands.iter().filter(|stand| stand.surplus > 0).map(Crowded::new).collect();
+        Arc::new(Self {
+            pool,
+            rule,
+            is_ordered,
+            begun: SystemTime::now(),
+            crowded,
+            is_over: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            seed: RandomState::new().hash_one(rule.over),
+        })
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            planned: self.crowded.iter().map(|crowded| crowded.planned).sum(),
+            closed: self.crowded.iter().map(|crowded| crowded.closed.load(Relaxed)).sum(),
+            deadline: self.begun + self.rule.over,
+        }
+    }
+
+    /// No more is closed; crowded nodes may still be kept from filling up again.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Relaxed)
+    }
+
+    /// Ends it here; returns when that is so.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.ended.cancelled().await;
+    }
+
+    /// Runs to the end, or until it is stopped, its pool is gone or the balancer stops.
+    pub async fn run(&self, front: &Front) {
+        let _ended = self.ended.clone().drop_guard();
+        let _open = Open(self);
+        let course = async {
+            let is_whole = self.slices(front).await;
+            self.finish(front);
+            if is_whole {
+                self.wait_for_stragglers(front).await;
+            }
+        };
+        tokio::select! {
+            () = course => {}
+            () = self.stop.cancelled() => self.finish(front),
+            () = front.shutdown.reached(Phase::Draining) => self.finish(front),
+        }
+    }
+
+    fn finish(&self, front: &Front) {
+        if self.is_over.swap(true, Relaxed) {
+            return;
+        }
+        for departures in self.crowded.iter().flat_map(|crowded| crowded.departures.lock().clone()) {
+            departures.stop();
+        }
+        let Progress { planned, closed, .. } = self.progress();
+        front.metrics.pool(&self.pool).rebalancing(0);
+        tracing::info!(pool = %self.pool, planned, closed, "rebalanced");
+    }
+
+    /// All slices; false when nobody wants them any more.
+    async fn slices(&self, front: &Front) -> bool {
+        let slice = (self.rule.over / SLICES).clamp(SLICE.0, SLICE.1);
+        let count = u32::try_from(self.rule.over.as_nanos().div_ceil(slice.as_nanos())).unwrap_or(u32::MAX);
+        let count = count.max(1);
+        let slice = self.rule.over / count;
+        for number in 1..=count {
+            let Some(pool) = self.wanted_by(front) else { return false };
+            self.close_some(front, &pool, slice, f64::from(number) / f64::from(count)).await;
+            tokio::time::sleep(slice).await;
+        }
+        true
+    }
+
+    /// Keeps them from crowded nodes, as these are from second to second.
+    async fn wait_for_stragglers(&self, front: &Front) {
+        for _ in 0..STRAGGLERS {
+            let Some(pool) = self.wanted_by(front) else { return };
+            let outlook = Outlook::of(&pool, self.rule.tolerance, front.now());
+            self.crowded.iter().for_each(|crowded| crowded.keep_in(&pool, &outlook));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// The pool as it is now; `None` when it is gone, or the config no longer wants what nobody has ordered.
+    fn wanted_by(&self, front: &Front) -> Option<Arc<Pool>> {
+        let pool = front.state.load().pools.get(&self.pool).cloned()?;
+        (self.is_ordered || pool.config.rebalance.is_some()).then_some(pool)
+    }
+
+    /// Closes what of the surplus is due when this part of the window is over.
+    async fn close_some(&self, front: &Front, pool: &Arc<Pool>, slice: Duration, part: f64) {
+        let outlook = Outlook::of(pool, self.rule.tolerance, front.now());
+        for crowded in &self.crowded {
+            crowded.keep_in(pool, &outlook);
+            let Some(stand) = outlook.of_node(&crowded.node) else { continue };
+            let count = crowded.due(stand, part);
+            if count == 0 {
+                continue;
+            }
+            let wanted = self.wanted(pool, &outlook, stand.index);
+            let filter = Filter { pool: Some(self.pool.to_string()), node: Some(stand.node.to_string()) };
+            let first = if self.rule.quiet_first { First::Quietest } else { First::Any(self.seed) };
+            let chosen = front.relay.choose(Choice { filter, wanted, first }, count as usize).await;
+            let told = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
+            if told == 0 {
+                continue;
+            }
+            let which = Which::Sessions(Arc::new(chosen.into_iter().collect()));
+            crowded.departures.lock().push(front.relay.close_some(which, &closing(slice)));
+            crowded.closed.fetch_add(told, Relaxed);
+            front.metrics.pool(&self.pool).rebalanced(told);
+        }
+        let Progress { planned, closed, .. } = self.progress();
+        front.metrics.pool(&self.pool).rebalancing(planned - closed);
+    }
+
+    /// Who may be closed on the node at `index`: was there before the beginning, and will come to another.
+    fn wanted(
+        &self,
+        pool: &Arc<Pool>,
+        outlook: &Outlook,
+        index: usize,
+    ) -> Arc<dyn Fn(&Record) -> bool + Send + Sync> {
+        let (begun, pool) = (self.begun, Arc::clone(pool));
+        let mut up = vec![false; pool.nodes.len()];
+        let mut has_room = up.clone();
+        for stand in &outlook.stands {
+            up[stand.index] = true;
+            has_room[stand.index] = stand.index != index && stand.live < stand.share;
+        }
+        Arc::new(move |record| {
+            let comes_elsewhere =
+                |key| pool.nodes.owner(key, |node| up[node]).is_some_and(|owner| has_room[owner]);
+            record.opened_at < begun && record.key.is_none_or(comes_elsewhere)
+        })
+    }
+}
+
+impl Crowded {
+    fn new(stand: &Stand) -> Self {
+        Self {
+            node: stand.node.clone(),
+            planned: stand.surplus,
+            closed: AtomicU32::new(0),
+            departures: Mutex::default(),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// How many more are to be told to close when this part of the window is over: not more than it still has too
+    /// many, those that are leaving not counted.
+    fn due(&self, stand: &Stand, part: f64) -> u32 {
+        let mut departures = self.departures.lock();
+        departures.retain(|departures| departures.left() > 0);
+        let leaving: usize = departures.iter().map(Departures::left).sum();
+        let leaving = u32::try_from(leaving).unwrap_or(u32::MAX);
+        let needed = stand.live.saturating_sub(stand.share).saturating_sub(leaving);
+        let by_now = (f64::from(self.planned) * part).round() as u32;
+        needed.min(by_now.saturating_sub(self.closed.load(Relaxed)))
+    }
+
+    /// Keeps the node from filling up above its share, as long as it is up.
+    fn keep_in(&self, pool: &Pool, outlook: &Outlook) {
+        let Some(stand) = outlook.of_node(&self.node) else { return self.let_go() };
+        let node = &pool.upstreams[stand.index];
+        node.set_ceiling(Some(stand.share));
+        *self.kept.lock() = Some(Arc::clone(node));
+    }
+
+    fn let_go(&self) {
+        if let Some(node) = self.kept.lock().take() {
+            node.set_ceiling(None);
+        }
+    }
+}
+
+/// While it exists, crowded nodes are kept from filling up.
+struct Open<'a>(&'a Course);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.crowded.iter().for_each(Crowded::let_go);
+    }
+}
+
+/// All of a slice, evenly over it.
+fn closing(slice: Duration) -> Closing {
+    Closing { code: close::SERVICE_RESTART, reason: "rebalance".into(), over: slice, grace: GRACE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_grows_evenly_and_is_never_more_than_what_is_too_much_still() {
+        let stand =
+            |live| Stand { node: "a".parse().unwrap(), index: 0, live, share: 30, surplus: live - 30 };
+        let crowded = Crowded::new(&stand(40));
+        let mut closed = 0;
+        for (tenth, live) in [(1, 40), (2, 39), (5, 38), (6, 31), (7, 30), (10, 45)] {
+            let due = crowded.due(&stand(live), f64::from(tenth) / 10.0);
+            crowded.closed.fetch_add(due, Relaxed);
+            closed += due;
+            let expected = match tenth {
+                1 | 2 | 5 => tenth,
+                // Others have left by themselves: only one is too much, then none.
+                6 | 7 => 6,
+                // However many have come, no more than were planned.
+                _ => 10,
+            };
+            assert_eq!(closed, expected, "after {tenth} tenths");
+        }
+    }
+}
