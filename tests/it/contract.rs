@@ -51,7 +51,7 @@ pub const VALUES: &[(&str, &[&str])] = &[
     ("kind", &["text", "binary", "ping", "pong", "close"]),
     ("status", &["1xx", "2xx", "3xx", "4xx", "5xx"]),
     ("state", &["up", "down", "draining", "removed"]),
-    ("result", &["upgraded", "refused", "failed", "limited", "ok", "applied", "rejected"]),
+    ("result", &["upgraded", "refused", "failed", "limited", "ok", "applied", "rejected", "done"]),
     ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
     ("source", &["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"]),
     ("reason", &["connections", "connections_per_client", "proxy_protocol"]),
