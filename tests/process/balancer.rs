@@ -116,6 +116,11 @@ impl Balancer {
         status.code().unwrap_or_else(|| panic!("{status}:\n{}", self.seen.join("\n")))
     }
 
+    /// The exit code of this very process; one that has taken over from it may still write to its log.
+    pub fn exit_code_or_orphan(&mut self) -> i32 {
+        self.child.wait().unwrap().code().expect("it ended of its own accord")
+    }
+
     /// What was logged so far; after [`exit_code`](Self::exit_code), all of it.
     pub fn log(&self) -> String {
         self.seen.join("\n")

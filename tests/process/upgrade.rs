@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -300,4 +301,39 @@ fn a_signal_does_the_same_and_the_new_process_ends_in_order() {
     kill_process(Pid::from_raw(process).unwrap(), Signal::TERM).unwrap();
     assert_eq!(close_code(&mut client), 1001);
     assert_eq!(client.rest(), "going away");
+}
+
+#[test]
+fn the_service_manager_hears_of_the_new_process_and_that_one_feeds_its_watchdog() {
+    let (folder, node) = (tempfile::tempdir().unwrap(), node());
+    let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hears = |part: &str| loop {
+        let mut buffer = [0; 4096];
+        let len = socket.recv(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+        if text.contains(part) {
+            return text;
+        }
+    };
+    let binary = folder.path().join("mainstay");
+    fs::copy(env!("CARGO_BIN_EXE_mainstay"), &binary).unwrap();
+    let mut command = Command::new(&binary);
+    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "1000000");
+    let mut balancer = Balancer::spawn(&config(&node, "1s", "health: null"), command);
+    balancer.wait_until_serving();
+    let before = balancer.pid();
+    hears("READY=1");
+    balancer.signal(Signal::USR2);
+    hears("RELOADING=1");
+    let told = hears("MAINPID=");
+    let process: i32 = told.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap().parse().unwrap();
+    assert!(process != before.cast_signed() && told.contains("READY=1"), "{told}");
+    balancer.line("everything has gone over, this process ends");
+    assert_eq!(balancer.exit_code_or_orphan(), 0);
+    for _ in 0..3 {
+        hears("WATCHDOG=1");
+    }
+    kill_process(Pid::from_raw(process).unwrap(), Signal::TERM).unwrap();
+    hears("STOPPING=1");
 }

@@ -7,7 +7,7 @@
 //! Who is moved: first everybody who comes anyway. While a node is crowded, a session that opens goes elsewhere whatever
 //! its pin says ([`crate::pool::pick`]), so that nobody who was closed comes back to it, no state is kept of anybody, and
 //! each reconnect that would have happened anyway spares another client a close. What is left of the surplus is closed
-//! by [`course`], slice by slice.
+//! by `course`, slice by slice.
 
 mod course;
 mod outlook;

@@ -46,6 +46,8 @@ impl Program {
     pub(super) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env(VARIABLE, "1").stdin(Stdio::from(socket));
+        // It names this process; the watchdog is the service's, and the new process feeds it.
+        command.env_remove("WATCHDOG_PID");
         let started = command.spawn();
         started.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
