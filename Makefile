@@ -1,6 +1,6 @@
 # What a developer does here, and what CI does: the same targets.
 
-.PHONY: help run build lint test setup autobahn bench node load
+.PHONY: help run build lint test setup soak autobahn bench node load
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: setup build ## every test; installs what they need when it is missing
 
 setup: ## what the tests need from Debian and npm, when it is missing
 	@tests/setup.sh
+
+soak: ## 9,000 tunnels under checked traffic through 20 upgrades, then with TLS: delays and pauses (needs 20,000 open files)
+	MAINSTAY_TUNNELS=9000 MAINSTAY_UPGRADES=20 cargo test --release --test process -- upgrade::tunnels --nocapture --test-threads=1
 
 autobahn: setup build ## Autobahn through the balancer: the same verdict for each case as without it (from PyPI, python3 3.11 or 3.12)
 	tests/autobahn/run.py

@@ -4,18 +4,18 @@
 //! checked one by one; a copy of the binary stands in the test's folder, so that another program can take its place.
 
 use std::fs;
-use std::io::Write;
-use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, DEADLINE, Raw, close_code, config, node, tunnel};
@@ -30,10 +30,14 @@ struct Stage {
 
 impl Stage {
     fn set(pool: &str) -> Self {
+        Self::with(pool, |text| text)
+    }
+
+    fn with(pool: &str, change: impl FnOnce(String) -> String) -> Self {
         let (folder, node) = (tempfile::tempdir().unwrap(), node());
         let binary = folder.path().join("mainstay");
-        fs::copy(env!("CARGO_BIN_EXE_mainstay"), &binary).unwrap();
-        let mut balancer = Balancer::spawn(&config(&node, "5s", pool), Command::new(&binary));
+        copy(Path::new(env!("CARGO_BIN_EXE_mainstay")), &binary);
+        let mut balancer = Balancer::spawn(&change(config(&node, "5s", pool)), Command::new(&binary));
         balancer.wait_until_serving();
         Self { balancer, node, folder, binary }
     }
@@ -44,9 +48,9 @@ impl Stage {
 
     /// Puts another program in the place of the binary, as an installer does.
     fn install(&self, program: &[u8]) {
-        let new = self.folder.path().join("new");
-        fs::write(&new, program).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        let [text, new] = ["text", "new"].map(|name| self.folder.path().join(name));
+        fs::write(&text, program).unwrap();
+        copy(&text, &new);
         fs::rename(new, &self.binary).unwrap();
     }
 
@@ -93,6 +97,13 @@ impl Drop for Stage {
     }
 }
 
+/// Copies a program in a process of its own: a file that this one writes can be open in the children of other tests for a
+/// moment, and then it cannot be run.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
 /// The processes that run this file, or did before it was replaced. Only this test's copy has that path.
 fn running(binary: &Path) -> Vec<i32> {
     let processes =
@@ -104,42 +115,53 @@ fn running(binary: &Path) -> Vec<i32> {
     processes.filter(runs).collect()
 }
 
+/// A client's connection, with TLS or without.
+trait Wire: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Wire for T {}
+
 /// Tunnels that carry numbered messages both ways until they are stopped.
 struct Traffic {
     stop: Arc<AtomicBool>,
     passed: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Vec<Duration>>>,
 }
 
 impl Traffic {
     /// One thread for some tunnels: each round sends one message each way on each, and checks what comes.
-    fn over(tunnels: Vec<(Raw, Raw)>) -> Self {
+    fn over(tunnels: Vec<(Box<dyn Wire>, Raw)>) -> Self {
         let (stop, passed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let share = tunnels.len().div_ceil(12);
         let mut threads = Vec::new();
         let mut rest = tunnels;
         while !rest.is_empty() {
-            let mut some: Vec<_> = rest.drain(..rest.len().min(25)).collect();
+            let mut some: Vec<_> = rest.drain(..rest.len().min(share)).collect();
             let (stop, passed) = (Arc::clone(&stop), Arc::clone(&passed));
             threads.push(std::thread::spawn(move || {
-                let mut number = 0_u32;
+                let (mut number, mut times) = (0_u32, Vec::new());
                 while !stop.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
                     for (client, node) in &mut some {
-                        client.0.write_all(&masked(number)).unwrap();
+                        client.write_all(&masked(number)).unwrap();
                         node.0.write_all(&plain(number)).unwrap();
                     }
                     for (client, node) in &mut some {
-                        client.expect(&plain(number));
+                        let mut read = [0; 38];
+                        client.read_exact(&mut read).unwrap();
+                        assert_eq!(read[..], plain(number));
                         node.expect(&masked(number));
                     }
+                    times.push(begun.elapsed());
                     number += 1;
                     passed.fetch_add(1, Ordering::Relaxed);
                 }
+                times
             }));
         }
         Self { stop, passed, threads }
     }
 
-    /// Returns once every thread has passed some more rounds.
+    /// Returns once the threads have passed some more rounds.
     fn flows(&self) {
         let (before, end) = (self.passed.load(Ordering::Relaxed), Instant::now() + DEADLINE);
         while self.passed.load(Ordering::Relaxed) < before + 20 * self.threads.len() as u64 {
@@ -148,13 +170,17 @@ impl Traffic {
         }
     }
 
-    /// Ends it; a message that was lost, doubled or moved has ended its thread with a panic.
-    fn end(self) -> u64 {
+    /// Ends it; a message that was lost, doubled or moved has ended its thread with a panic. Says how long rounds took:
+    /// a round that met an upgrade has its pause in it.
+    fn end(self) -> String {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads
-            .into_iter()
-            .for_each(|thread| thread.join().expect("every message came once and in order"));
-        self.passed.load(Ordering::Relaxed)
+        let ended = self.threads.into_iter().map(|thread| thread.join());
+        let mut times: Vec<_> =
+            ended.flat_map(|times| times.expect("every message came once, in order")).collect();
+        times.sort_unstable();
+        assert!(!times.is_empty());
+        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+        format!("{} rounds: p50 {:?}, p99.9 {:?}, worst {:?}", times.len(), at(0.5), at(0.999), at(1.0))
     }
 }
 
@@ -179,32 +205,109 @@ fn body(number: u32) -> [u8; 36] {
     body
 }
 
-fn tunnels(stage: &Stage, count: usize) -> Vec<(Raw, Raw)> {
-    (0..count).map(|_| tunnel(&stage.balancer, &stage.node)).collect()
+fn tunnels(stage: &Stage, count: usize) -> Vec<(Box<dyn Wire>, Raw)> {
+    let open = |_| {
+        let (client, node) = tunnel(&stage.balancer, &stage.node);
+        (Box::new(client.0) as Box<dyn Wire>, node)
+    };
+    (0..count).map(open).collect()
+}
+
+/// The number in the environment, for a long run; without it, the one of an everyday run.
+fn size(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).map_or(usual, |text| text.parse().expect("a number"))
 }
 
 #[test]
-fn tunnels_under_traffic_live_through_five_upgrades_and_a_new_client_is_served() {
+fn tunnels_under_traffic_live_through_upgrades_and_a_new_client_is_served() {
+    let (count, rounds) = (size("MAINSTAY_TUNNELS", 300), size("MAINSTAY_UPGRADES", 5));
     let stage = Stage::quiet();
-    let traffic = Traffic::over(tunnels(&stage, 300));
-    for round in 1..=5 {
+    let traffic = Traffic::over(tunnels(&stage, count));
+    for round in 1..=rounds {
         traffic.flows();
         let (done, told) = stage.upgrade();
         assert!(done, "{told}\n{}", stage.balancer.log());
-        assert!(told.contains("tunnels that went over: 300"), "{told}");
+        assert!(told.contains(&format!("tunnels that went over: {count}")), "{told}");
+        println!("upgrade {round}: {told}");
         let process = stage.serving();
         stage.alone(process);
-        assert_eq!(stage.metric("mainstay_websocket_connections{pool=\"chat\",node=\"ws1\"}"), 300);
-        assert_eq!(stage.metric("mainstay_upgrades_total{result=\"done\"}"), round);
+        assert_eq!(stage.metric("mainstay_websocket_connections{pool=\"chat\",node=\"ws1\"}"), count as u64);
+        assert_eq!(stage.metric("mainstay_upgrades_total{result=\"done\"}"), round as u64);
         assert_eq!(
             stage.metric("mainstay_handshakes_total{pool=\"chat\",result=\"upgraded\"}"),
-            299 + round,
+            (count + round - 1) as u64,
             "every process counts on"
         );
-        drop(tunnel(&stage.balancer, &stage.node));
+        let (client, mut node) = tunnel(&stage.balancer, &stage.node);
+        drop(client);
+        node.rest();
     }
     traffic.flows();
-    assert!(traffic.end() > 0);
+    println!("{}", traffic.end());
+}
+
+/// A client that speaks this version of TLS to the balancer, and knows its certificate.
+fn secure(
+    address: &str,
+    cert: &rcgen::Certificate,
+    version: &'static SupportedProtocolVersion,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    let client = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    StreamOwned::new(client, socket)
+}
+
+#[test]
+fn tunnels_with_tls_1_3_and_1_2_live_through_upgrades_under_traffic() {
+    let (count, rounds) = (size("MAINSTAY_TUNNELS", 60), size("MAINSTAY_UPGRADES", 4));
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let papers = tempfile::tempdir().unwrap();
+    let (cert, key) = (papers.path().join("cert.pem"), papers.path().join("key.pem"));
+    fs::write(&cert, issued.cert.pem()).unwrap();
+    fs::write(&key, issued.signing_key.serialize_pem()).unwrap();
+    let tls =
+        format!("0\", tls: {{ certificates: [{{ cert: {}, key: {} }}] }} }}]", cert.display(), key.display());
+    let stage = Stage::with("health: null", |text| text.replacen("0\" }]", &tls, 1));
+    let open = |index: usize| {
+        let version = if index.is_multiple_of(2) { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+        let mut client = secure(&stage.balancer.address, &issued.cert, version);
+        client
+            .write_all(
+                b"GET /chat HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            )
+            .unwrap();
+        let (mut node, _) = crate::balancer::asked(&stage.node);
+        node.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        );
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        (Box::new(client) as Box<dyn Wire>, node)
+    };
+    let traffic = Traffic::over((0..count).map(open).collect());
+    for round in 1..=rounds {
+        traffic.flows();
+        let (done, told) = stage.upgrade();
+        assert!(done, "{told}\n{}", stage.balancer.log());
+        assert!(told.contains(&format!("tunnels that went over: {count}")), "{told}");
+        println!("upgrade {round} with TLS: {told}");
+        stage.alone(stage.serving());
+    }
+    traffic.flows();
+    println!("{}", traffic.end());
 }
 
 #[test]
@@ -233,7 +336,7 @@ fn a_binary_that_fails_its_check_or_is_none_leaves_the_old_process_serving_and_s
     assert!(done, "{told}");
     assert_ne!(stage.serving(), before);
     traffic.flows();
-    traffic.end();
+    assert!(traffic.end().contains("rounds"));
 }
 
 #[test]
@@ -317,7 +420,7 @@ fn the_service_manager_hears_of_the_new_process_and_that_one_feeds_its_watchdog(
         }
     };
     let binary = folder.path().join("mainstay");
-    fs::copy(env!("CARGO_BIN_EXE_mainstay"), &binary).unwrap();
+    copy(Path::new(env!("CARGO_BIN_EXE_mainstay")), &binary);
     let mut command = Command::new(&binary);
     command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "1000000");
     let mut balancer = Balancer::spawn(&config(&node, "1s", "health: null"), command);
