@@ -232,8 +232,11 @@ async fn without_a_wish_nobody_is_moved_until_an_operator_asks() {
         "nodes": [node("ws1", 30, 15), node("ws2", 0, 0)],
     });
     assert_eq!(plan, expected);
-    fleet.until(|counts| counts.values().all(|count| *count == 15)).await;
-    assert_eq!(fleet.closed(), 15);
+    // Who comes back while the others leave may be placed on either: within the tolerance nobody is moved for the rest.
+    fleet
+        .until(|counts| counts.values().sum::<usize>() == 30 && counts.values().all(|count| *count <= 16))
+        .await;
+    assert!((14..=15).contains(&fleet.closed()), "{}", fleet.closed());
     let (status, plan) = fleet.order("").await;
     assert_eq!((status, &plan["moves"], &plan["over"]), (200, &json!(0), &json!("10m")));
     soon(fleet.app.stop()).await;
