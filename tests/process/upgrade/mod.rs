@@ -3,207 +3,24 @@
 //! The nodes and the clients are of this process. Each tunnel carries numbered messages in both directions, which are
 //! checked one by one; a copy of the binary stands in the test's folder, so that another program can take its place.
 
+mod stage;
+mod traffic;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
-use tempfile::TempDir;
 
 use crate::balancer::{Balancer, DEADLINE, Raw, close_code, config, node, tunnel};
-
-/// A balancer whose binary can be replaced.
-struct Stage {
-    balancer: Balancer,
-    node: TcpListener,
-    folder: TempDir,
-    binary: PathBuf,
-}
-
-impl Stage {
-    fn set(pool: &str) -> Self {
-        Self::with(pool, |text| text)
-    }
-
-    fn with(pool: &str, change: impl FnOnce(String) -> String) -> Self {
-        let (folder, node) = (tempfile::tempdir().unwrap(), node());
-        let binary = folder.path().join("mainstay");
-        copy(Path::new(env!("CARGO_BIN_EXE_mainstay")), &binary);
-        let mut balancer = Balancer::spawn(&change(config(&node, "5s", pool)), Command::new(&binary));
-        balancer.wait_until_serving();
-        Self { balancer, node, folder, binary }
-    }
-
-    fn quiet() -> Self {
-        Self::set("health: null")
-    }
-
-    /// Puts another program in the place of the binary, as an installer does.
-    fn install(&self, program: &[u8]) {
-        let [text, new] = ["text", "new"].map(|name| self.folder.path().join(name));
-        fs::write(&text, program).unwrap();
-        copy(&text, &new);
-        fs::rename(new, &self.binary).unwrap();
-    }
-
-    /// `mainstay upgrade`, with what it prints, and whether it says that it worked.
-    fn upgrade(&self) -> (bool, String) {
-        upgrade(&self.balancer.admin)
-    }
-
-    /// The process that serves now.
-    fn serving(&self) -> i32 {
-        let metrics = self.balancer.admin("/api/status");
-        let told = metrics.split_once("\"pid\":").map(|(_, rest)| rest.split([',', '}']).next());
-        told.flatten().unwrap_or_else(|| panic!("no pid in {metrics}")).trim().parse().unwrap()
-    }
-
-    /// Returns once no process but `but` runs the binary: those that were replaced have ended.
-    fn alone(&self, but: i32) {
-        let end = Instant::now() + DEADLINE;
-        while running(&self.binary).iter().any(|process| *process != but) {
-            assert!(Instant::now() < end, "the old process does not end:\n{}", self.balancer.log());
-            std::thread::yield_now();
-        }
-    }
-
-    fn metric(&self, series: &str) -> u64 {
-        let metrics = self.balancer.admin("/metrics");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {series} in {metrics}")).parse().unwrap()
-    }
-}
-
-fn upgrade(admin: &str) -> (bool, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-    let output = command.args(["upgrade", "--admin", admin]).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        for process in running(&self.binary) {
-            let _ = kill_process(Pid::from_raw(process).unwrap(), Signal::KILL);
-        }
-    }
-}
-
-/// Copies a program in a process of its own: a file that this one writes can be open in the children of other tests for a
-/// moment, and then it cannot be run.
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
-}
-
-/// The processes that run this file, or did before it was replaced. Only this test's copy has that path.
-fn running(binary: &Path) -> Vec<i32> {
-    let processes =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let runs = |process: &i32| {
-        let program = fs::read_link(format!("/proc/{process}/exe")).unwrap_or_default();
-        program.to_string_lossy().trim_end_matches(" (deleted)") == binary.to_string_lossy()
-    };
-    processes.filter(runs).collect()
-}
-
-/// A client's connection, with TLS or without.
-trait Wire: Read + Write + Send {}
-
-impl<T: Read + Write + Send> Wire for T {}
-
-/// Tunnels that carry numbered messages both ways until they are stopped.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    passed: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<Vec<Duration>>>,
-}
-
-impl Traffic {
-    /// One thread for some tunnels: each round sends one message each way on each, and checks what comes.
-    fn over(tunnels: Vec<(Box<dyn Wire>, Raw)>) -> Self {
-        let (stop, passed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let share = tunnels.len().div_ceil(12);
-        let mut threads = Vec::new();
-        let mut rest = tunnels;
-        while !rest.is_empty() {
-            let mut some: Vec<_> = rest.drain(..rest.len().min(share)).collect();
-            let (stop, passed) = (Arc::clone(&stop), Arc::clone(&passed));
-            threads.push(std::thread::spawn(move || {
-                let (mut number, mut times) = (0_u32, Vec::new());
-                while !stop.load(Ordering::Relaxed) {
-                    let begun = Instant::now();
-                    for (client, node) in &mut some {
-                        client.write_all(&masked(number)).unwrap();
-                        node.0.write_all(&plain(number)).unwrap();
-                    }
-                    for (client, node) in &mut some {
-                        let mut read = [0; 38];
-                        client.read_exact(&mut read).unwrap();
-                        assert_eq!(read[..], plain(number));
-                        node.expect(&masked(number));
-                    }
-                    times.push(begun.elapsed());
-                    number += 1;
-                    passed.fetch_add(1, Ordering::Relaxed);
-                }
-                times
-            }));
-        }
-        Self { stop, passed, threads }
-    }
-
-    /// Returns once the threads have passed some more rounds.
-    fn flows(&self) {
-        let (before, end) = (self.passed.load(Ordering::Relaxed), Instant::now() + DEADLINE);
-        while self.passed.load(Ordering::Relaxed) < before + 20 * self.threads.len() as u64 {
-            assert!(Instant::now() < end, "the traffic stands still");
-            std::thread::yield_now();
-        }
-    }
-
-    /// Ends it; a message that was lost, doubled or moved has ended its thread with a panic. Says how long rounds took:
-    /// a round that met an upgrade has its pause in it.
-    fn end(self) -> String {
-        self.stop.store(true, Ordering::Relaxed);
-        let ended = self.threads.into_iter().map(|thread| thread.join());
-        let mut times: Vec<_> =
-            ended.flat_map(|times| times.expect("every message came once, in order")).collect();
-        times.sort_unstable();
-        assert!(!times.is_empty());
-        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-        format!("{} rounds: p50 {:?}, p99.9 {:?}, worst {:?}", times.len(), at(0.5), at(0.999), at(1.0))
-    }
-}
-
-/// A message of the node's: its number, and bytes that follow from it.
-fn plain(number: u32) -> Vec<u8> {
-    [&[0x82, 36][..], &body(number)].concat()
-}
-
-/// The same from a client, masked with zeros.
-fn masked(number: u32) -> Vec<u8> {
-    [&[0x82, 0x80 | 36, 0, 0, 0, 0][..], &body(number)].concat()
-}
-
-fn body(number: u32) -> [u8; 36] {
-    let mut body = [0; 36];
-    body[..4].copy_from_slice(&number.to_be_bytes());
-    let mut word = u64::from(number) | 1 << 40;
-    for byte in &mut body[4..] {
-        word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (word >> 29);
-        *byte = word as u8;
-    }
-    body
-}
+use stage::{Stage, copy, running, upgrade};
+use traffic::{Traffic, Wire, plain};
 
 fn tunnels(stage: &Stage, count: usize) -> Vec<(Box<dyn Wire>, Raw)> {
     let open = |_| {

@@ -1,0 +1,107 @@
+//! A balancer whose binary can be replaced, and the processes that run it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::balancer::{Balancer, DEADLINE, config, node};
+
+/// A balancer whose binary can be replaced.
+pub struct Stage {
+    pub balancer: Balancer,
+    pub node: TcpListener,
+    pub folder: TempDir,
+    pub binary: PathBuf,
+}
+
+impl Stage {
+    pub fn set(pool: &str) -> Self {
+        Self::with(pool, |text| text)
+    }
+
+    pub fn with(pool: &str, change: impl FnOnce(String) -> String) -> Self {
+        let (folder, node) = (tempfile::tempdir().unwrap(), node());
+        let binary = folder.path().join("mainstay");
+        copy(Path::new(env!("CARGO_BIN_EXE_mainstay")), &binary);
+        let mut balancer = Balancer::spawn(&change(config(&node, "5s", pool)), Command::new(&binary));
+        balancer.wait_until_serving();
+        Self { balancer, node, folder, binary }
+    }
+
+    pub fn quiet() -> Self {
+        Self::set("health: null")
+    }
+
+    /// Puts another program in the place of the binary, as an installer does.
+    pub fn install(&self, program: &[u8]) {
+        let [text, new] = ["text", "new"].map(|name| self.folder.path().join(name));
+        fs::write(&text, program).unwrap();
+        copy(&text, &new);
+        fs::rename(new, &self.binary).unwrap();
+    }
+
+    /// `mainstay upgrade`, with what it prints, and whether it says that it worked.
+    pub fn upgrade(&self) -> (bool, String) {
+        upgrade(&self.balancer.admin)
+    }
+
+    /// The process that serves now.
+    pub fn serving(&self) -> i32 {
+        let metrics = self.balancer.admin("/api/status");
+        let told = metrics.split_once("\"pid\":").map(|(_, rest)| rest.split([',', '}']).next());
+        told.flatten().unwrap_or_else(|| panic!("no pid in {metrics}")).trim().parse().unwrap()
+    }
+
+    /// Returns once no process but `but` runs the binary: those that were replaced have ended.
+    pub fn alone(&self, but: i32) {
+        let end = Instant::now() + DEADLINE;
+        while running(&self.binary).iter().any(|process| *process != but) {
+            assert!(Instant::now() < end, "the old process does not end:\n{}", self.balancer.log());
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn metric(&self, series: &str) -> u64 {
+        let metrics = self.balancer.admin("/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in {metrics}")).parse().unwrap()
+    }
+}
+
+pub fn upgrade(admin: &str) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    let output = command.args(["upgrade", "--admin", admin]).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for process in running(&self.binary) {
+            let _ = kill_process(Pid::from_raw(process).unwrap(), Signal::KILL);
+        }
+    }
+}
+
+/// Copies a program in a process of its own: a file that this one writes can be open in the children of other tests for a
+/// moment, and then it cannot be run.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("install").args(["-m", "755"]).arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+/// The processes that run this file, or did before it was replaced. Only this test's copy has that path.
+pub fn running(binary: &Path) -> Vec<i32> {
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let runs = |process: &i32| {
+        let program = fs::read_link(format!("/proc/{process}/exe")).unwrap_or_default();
+        program.to_string_lossy().trim_end_matches(" (deleted)") == binary.to_string_lossy()
+    };
+    processes.filter(runs).collect()
+}
