@@ -184,10 +184,17 @@ impl Handing<'_> {
         let hello = serde_json::to_vec(&hello).map_err(TalkFault::from)?;
         // One that ended at once may have said why: that is read next.
         let _ = link.send(kind::HELLO, &hello, sockets).await;
-        expect(link, kind::READY, START).await?;
+        tokio::select! {
+            ready = expect(link, kind::READY, START) => drop(ready?),
+            () = front.shutdown.reached(Phase::Draining) => return Err(UpgradeFault::Ending),
+        }
         self.reload.rest().await;
         say(link, kind::TAKE, &self.take()).await?;
-        self.give(link, child).await?;
+        if let Err(fault) = self.give(link, child).await {
+            // Also when it had the batch and died before it heard so: somebody has to take new clients.
+            self.replaced = None;
+            return Err(fault);
+        }
         front.shutdown.relieve();
         self.reload.leave_sockets();
         front.state.load().pools.values().for_each(|pool| pool.release());
