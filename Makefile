@@ -23,8 +23,10 @@ test: setup build ## every test; installs what they need when it is missing
 setup: ## what the tests need from Debian and npm, when it is missing
 	@tests/setup.sh
 
-soak: ## 9,000 tunnels under checked traffic through 20 upgrades, then with TLS: delays and pauses (needs 20,000 open files)
+soak: setup build ## the long runs: 9,000 tunnels x 20 upgrades, with TLS too; 4,000 x 1,000 reloads; Autobahn over upgrades (needs 20,000 open files)
 	MAINSTAY_TUNNELS=9000 MAINSTAY_UPGRADES=20 cargo test --release --test process -- upgrade::tunnels --nocapture --test-threads=1
+	MAINSTAY_TUNNELS=4000 MAINSTAY_RELOADS=1000 cargo test --release --test process -- reload::i9_tunnels_live_through_a_long_run --nocapture
+	tests/autobahn/run.py --upgrade-every 10
 
 autobahn: setup build ## Autobahn through the balancer: the same verdict for each case as without it (from PyPI, python3 3.11 or 3.12)
 	tests/autobahn/run.py

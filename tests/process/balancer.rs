@@ -262,3 +262,8 @@ pub fn tunnel(balancer: &Balancer, node: &TcpListener) -> (Raw, Raw) {
 pub fn path_in(folder: &TempDir, name: &str) -> String {
     Path::new(folder.path()).join(name).to_str().unwrap().to_owned()
 }
+
+/// The number in the environment, for a long run; without it, the one of an everyday run.
+pub fn size(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).map_or(usual, |text| text.parse().expect("a number"))
+}

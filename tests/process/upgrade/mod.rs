@@ -18,7 +18,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
-use crate::balancer::{Balancer, DEADLINE, Raw, close_code, config, node, tunnel};
+use crate::balancer::{Balancer, DEADLINE, Raw, close_code, config, node, size, tunnel};
 use stage::{Stage, copy, running, upgrade};
 use traffic::{Traffic, Wire, plain};
 
@@ -28,11 +28,6 @@ fn tunnels(stage: &Stage, count: usize) -> Vec<(Box<dyn Wire>, Raw)> {
         (Box::new(client.0) as Box<dyn Wire>, node)
     };
     (0..count).map(open).collect()
-}
-
-/// The number in the environment, for a long run; without it, the one of an everyday run.
-fn size(variable: &str, usual: usize) -> usize {
-    std::env::var(variable).map_or(usual, |text| text.parse().expect("a number"))
 }
 
 #[test]
