@@ -126,11 +126,13 @@ impl Fleet {
         format!(
             "listeners: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ address: \"127.0.0.1:0\" }}\n\
              access_log: {{ format: off }}\nshutdown: {{ drain: 2s }}\n\
-             limits: {{ head_time: {}s }}\ntrusted_proxies: [10.{round}.0.0/16]\n\
+             limits: {{ head_time: {}s }}\ntrusted_proxies: [10.{}.{}.0/24]\n\
              routes: [{extra}{{ path: /, pool: chat }}]\n\
              pools: {{ chat: {{ nodes: [{}], affinity: [cookie: {{ name: io, set_by: node }}], health: null, \
              drain: {{ over: 0s }}, timeouts: {{ idle: {}m }} }} }}\n",
             5 + round % 7,
+            round / 256,
+            round % 256,
             nodes.join(", "),
             60 + round
         )
