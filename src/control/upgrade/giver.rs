@@ -28,12 +28,9 @@ use crate::shutdown::Phase;
 const START: Duration = Duration::from_secs(60);
 /// It holds a batch within this; it takes some milliseconds.
 const HOLD: Duration = Duration::from_secs(10);
-/// Tunnels of the first batch; the next are as large as what it took allows.
-const FIRST: usize = 1_000;
-/// The pause that a batch may cost.
-const PAUSE: Duration = Duration::from_millis(50);
-/// The fewest and the most tunnels of a batch.
-const BATCHES: std::ops::RangeInclusive<usize> = 50..=20_000;
+/// Tunnels of one batch: at about 10 us for each, the pause stays under 50 ms on an idle core. Smaller ones on a busy
+/// machine pause each tunnel hardly less, and draw the whole out.
+const BATCH: usize = 4_000;
 /// From one look at what is still to finish here to the next.
 const LOOK: Duration = Duration::from_millis(20);
 /// A process that was killed is gone within this.
@@ -129,8 +126,7 @@ async fn serve(
             _ = signal.recv() => None,
             () = reload.front().shutdown.reached(Phase::Draining) => return,
         };
-        let mut handing =
-            Handing { reload: &reload, question, giver: Giver::Owns, replaced: None, batch: FIRST };
+        let mut handing = Handing { reload: &reload, question, giver: Giver::Owns, replaced: None };
         match handing.run(&program).await {
             Ok(()) => return done.cancel(),
             Err(fault) => handing.failed(fault),
@@ -145,8 +141,6 @@ struct Handing<'a> {
     giver: Giver,
     /// Once there is no way back.
     replaced: Option<Replaced>,
-    /// Tunnels of the next batch.
-    batch: usize,
 }
 
 impl Handing<'_> {
@@ -226,7 +220,7 @@ impl Handing<'_> {
     /// One batch.
     async fn give(&mut self, link: &mut Link, child: &mut Child) -> Result<usize, UpgradeFault> {
         let begun = Instant::now();
-        let frozen = self.front().relay.freeze(self.batch).await;
+        let frozen = self.front().relay.freeze(BATCH).await;
         self.giver = Giver::offering();
         let count = frozen.len();
         let held = async {
@@ -256,11 +250,6 @@ impl Handing<'_> {
         // It goes on when this does not reach it, too: then the end of the socket tells it.
         let said = link.send(kind::GO, &[], &[]).await;
         let pause = begun.elapsed();
-        if count == self.batch {
-            let fitting = count as f64 * PAUSE.as_secs_f64() / pause.as_secs_f64().max(1e-6);
-            // Half as much again at most: one batch that went quickly says little.
-            self.batch = (fitting.min(count as f64 * 1.5) as usize).clamp(*BATCHES.start(), *BATCHES.end());
-        }
         let replaced = self.replaced.get_or_insert(Replaced { process: 0, tunnels: 0, pause });
         replaced.tunnels += count;
         replaced.pause = replaced.pause.max(pause);
@@ -294,7 +283,6 @@ impl Handing<'_> {
         let deadline = Instant::now() + self.reload.config().shutdown.drain;
         let mut is_open = true;
         loop {
-            let limit = self.batch;
             if is_open && front.relay.live() > 0 {
                 match self.give(link, child).await {
                     // What was left is on its way to a process that has it, or is carried here to its end.
@@ -302,7 +290,7 @@ impl Handing<'_> {
                         tracing::error!(%fault, left = front.relay.live(), "the tunnels that are left stay here");
                         is_open = false;
                     }
-                    Ok(count) if count == limit => continue,
+                    Ok(count) if count == BATCH => continue,
                     Ok(_) => {}
                 }
             }
