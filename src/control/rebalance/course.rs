@@ -116,27 +116,34 @@ impl Course {
         let _ended = self.ended.clone().drop_guard();
         let _open = Open(self);
         let course = async {
-            let is_whole = self.slices(front).await;
-            self.finish(front);
-            if is_whole {
+            if self.slices(front).await {
+                self.finish(front);
                 self.wait_for_stragglers(front).await;
+            } else {
+                self.break_off(front);
             }
         };
         tokio::select! {
             () = course => {}
-            () = self.stop.cancelled() => self.finish(front),
-            () = front.shutdown.reached(Phase::Draining) => self.finish(front),
+            () = self.stop.cancelled() => self.break_off(front),
+            () = front.shutdown.reached(Phase::Draining) => self.break_off(front),
             // What is left of the surplus is the next process's to see.
-            () = front.shutdown.relieved() => self.finish(front),
+            () = front.shutdown.relieved() => self.break_off(front),
         }
     }
 
+    /// Whoever was told to close and is not due yet stays.
+    fn break_off(&self, front: &Front) {
+        for departures in self.crowded.iter().flat_map(|crowded| crowded.departures.lock().clone()) {
+            departures.stop();
+        }
+        self.finish(front);
+    }
+
+    /// No more is told to close; a relay thread may have yet to hear of the last ones.
     fn finish(&self, front: &Front) {
         if self.is_over.swap(true, Relaxed) {
             return;
-        }
-        for departures in self.crowded.iter().flat_map(|crowded| crowded.departures.lock().clone()) {
-            departures.stop();
         }
         let Progress { planned, closed, .. } = self.progress();
         front.metrics.pool(&self.pool).rebalancing(0);
