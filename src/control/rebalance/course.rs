@@ -168,7 +168,7 @@ impl Course {
     async fn wait_for_stragglers(&self, front: &Front) {
         for _ in 0..STRAGGLERS {
             let Some(pool) = self.wanted_by(front) else { return };
-            let outlook = Outlook::of(&pool, self.rule.tolerance, front.now());
+            let outlook = self.outlook(front, &pool);
             self.crowded.iter().for_each(|crowded| crowded.keep_in(&pool, &outlook));
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -180,9 +180,18 @@ impl Course {
         (self.is_ordered || pool.config.rebalance.is_some()).then_some(pool)
     }
 
+    /// Of those that stay: who is told to leave may be back already while it still counts where it was.
+    fn outlook(&self, front: &Front, pool: &Pool) -> Outlook {
+        let leaving = |node: &NodeId| {
+            let crowded = self.crowded.iter().find(|crowded| crowded.node == *node);
+            crowded.map_or(0, Crowded::leaving)
+        };
+        Outlook::of_staying(pool, self.rule.tolerance, front.now(), leaving)
+    }
+
     /// Closes what of the surplus is due when this part of the window is over.
     async fn close_some(&self, front: &Front, pool: &Arc<Pool>, slice: Duration, part: f64) {
-        let outlook = Outlook::of(pool, self.rule.tolerance, front.now());
+        let outlook = self.outlook(front, pool);
         for crowded in &self.crowded {
             crowded.keep_in(pool, &outlook);
             let Some(stand) = outlook.of_node(&crowded.node) else { continue };
@@ -194,12 +203,14 @@ impl Course {
             let filter = Filter { pool: Some(self.pool.to_string()), node: Some(stand.node.to_string()) };
             let first = if self.rule.quiet_first { First::Quietest } else { First::Any(self.seed) };
             let chosen = front.relay.choose(Choice { filter, wanted, first }, count as usize).await;
-            let told = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
-            if told == 0 {
+            if chosen.is_empty() {
                 continue;
             }
             let which = Which::Sessions(Arc::new(chosen.into_iter().collect()));
-            crowded.departures.lock().push(front.relay.close_some(which, &closing(slice)));
+            let departures = front.relay.close_some(which, &closing(slice));
+            crowded.departures.lock().push(departures.clone());
+            // As long as a thread has not counted its part, they look as if they had left.
+            let told = u32::try_from(departures.counted().await).unwrap_or(u32::MAX);
             crowded.closed.fetch_add(told, Relaxed);
             front.metrics.pool(&self.pool).rebalanced(told);
         }
@@ -240,14 +251,17 @@ impl Crowded {
         }
     }
 
-    /// How many more are to be told to close when this part of the window is over: not more than it still has too
-    /// many, those that are leaving not counted.
-    fn due(&self, stand: &Stand, part: f64) -> u32 {
+    /// How many were told to leave and are still there.
+    fn leaving(&self) -> u32 {
         let mut departures = self.departures.lock();
         departures.retain(|departures| departures.left() > 0);
-        let leaving: usize = departures.iter().map(Departures::left).sum();
-        let leaving = u32::try_from(leaving).unwrap_or(u32::MAX);
-        let needed = stand.live.saturating_sub(stand.share).saturating_sub(leaving);
+        departures.iter().map(Departures::left).sum::<usize>().try_into().unwrap_or(u32::MAX)
+    }
+
+    /// How many more are to be told to close when this part of the window is over: not more than it still has too
+    /// many.
+    fn due(&self, stand: &Stand, part: f64) -> u32 {
+        let needed = stand.live.saturating_sub(stand.share);
         let by_now = (f64::from(self.planned) * part).round() as u32;
         needed.min(by_now.saturating_sub(self.closed.load(Relaxed)))
     }

@@ -23,7 +23,7 @@ pub struct Stand {
     pub node: NodeId,
     /// Its place in the pool.
     pub index: usize,
-    /// Its tunnels.
+    /// Its tunnels, but for those that are not to count.
     pub live: u32,
     /// Its share of all tunnels, by weight.
     pub share: u32,
@@ -34,9 +34,15 @@ pub struct Stand {
 impl Outlook {
     /// Of this pool at `now`.
     pub fn of(pool: &Pool, tolerance: f64, now: Duration) -> Self {
+        Self::of_staying(pool, tolerance, now, |_| 0)
+    }
+
+    /// The same, without those that are `leaving` a node.
+    pub fn of_staying(pool: &Pool, tolerance: f64, now: Duration, leaving: impl Fn(&NodeId) -> u32) -> Self {
         let up = |(index, upstream): (usize, &Arc<Upstream>)| {
             let load = upstream.load(now);
-            (load.state == NodeState::Up).then(|| (index, upstream.node.clone(), load.live))
+            let staying = load.live.saturating_sub(leaving(&upstream.node.id));
+            (load.state == NodeState::Up).then(|| (index, upstream.node.clone(), staying))
         };
         let up: Vec<_> = pool.upstreams.iter().enumerate().filter_map(up).collect();
         let standings = up.iter().map(|(_, node, live)| Standing {
