@@ -23,8 +23,9 @@ test: setup build ## every test; installs what they need when it is missing
 setup: ## what the tests need from Debian and npm, when it is missing
 	@tests/setup.sh
 
-soak: setup build ## the long runs: 9,000 tunnels x 20 upgrades, with TLS too; 4,000 x 1,000 reloads; Autobahn over upgrades (needs 20,000 open files)
-	MAINSTAY_TUNNELS=9000 MAINSTAY_UPGRADES=20 cargo test --release --test process -- upgrade::tunnels --nocapture --test-threads=1
+soak: setup build ## the long runs: 9,000 tunnels x 20 upgrades, each a message a second both ways, and with TLS; 4,000 x 1,000 reloads; Autobahn over upgrades (needs 20,000 open files)
+	MAINSTAY_TUNNELS=9000 MAINSTAY_UPGRADES=20 MAINSTAY_ROUND_MS=1000 cargo test --release --test process -- upgrade::tunnels_under --nocapture --test-threads=1
+	MAINSTAY_TUNNELS=9000 MAINSTAY_UPGRADES=20 MAINSTAY_ROUND_MS=1000 cargo test --release --test process -- upgrade::tunnels_with --nocapture --test-threads=1
 	MAINSTAY_TUNNELS=4000 MAINSTAY_RELOADS=1000 cargo test --release --test process -- reload::i9_tunnels_live_through_a_long_run --nocapture
 	tests/autobahn/run.py --upgrade-every 10
 

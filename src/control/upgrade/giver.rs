@@ -28,9 +28,13 @@ use crate::shutdown::Phase;
 const START: Duration = Duration::from_secs(60);
 /// It holds a batch within this; it takes some milliseconds.
 const HOLD: Duration = Duration::from_secs(10);
-/// Tunnels of one batch: at about 10 us for each, the pause stays under 50 ms on an idle core. Smaller ones on a busy
-/// machine pause each tunnel hardly less, and draw the whole out.
-const BATCH: usize = 4_000;
+/// Tunnels of the first batch; the next are as large as what it took allows.
+const FIRST: usize = 1_500;
+/// The pause that a batch may cost.
+const PAUSE: Duration = Duration::from_millis(40);
+/// The fewest and the most tunnels of a batch. Still smaller ones on a busy machine, where each thread waits for its
+/// core, pause a tunnel hardly less and draw the whole out.
+const BATCHES: std::ops::RangeInclusive<usize> = 500..=8_000;
 /// From one look at what is still to finish here to the next.
 const LOOK: Duration = Duration::from_millis(20);
 /// A process that was killed is gone within this.
@@ -126,7 +130,8 @@ async fn serve(
             _ = signal.recv() => None,
             () = reload.front().shutdown.reached(Phase::Draining) => return,
         };
-        let mut handing = Handing { reload: &reload, question, giver: Giver::Owns, replaced: None };
+        let mut handing =
+            Handing { reload: &reload, question, giver: Giver::Owns, replaced: None, batch: FIRST };
         match handing.run(&program).await {
             Ok(()) => return done.cancel(),
             Err(fault) => handing.failed(fault),
@@ -141,6 +146,8 @@ struct Handing<'a> {
     giver: Giver,
     /// Once there is no way back.
     replaced: Option<Replaced>,
+    /// Tunnels of the next batch.
+    batch: usize,
 }
 
 impl Handing<'_> {
@@ -220,7 +227,7 @@ impl Handing<'_> {
     /// One batch.
     async fn give(&mut self, link: &mut Link, child: &mut Child) -> Result<usize, UpgradeFault> {
         let begun = Instant::now();
-        let frozen = self.front().relay.freeze(BATCH).await;
+        let frozen = self.front().relay.freeze(self.batch).await;
         self.giver = Giver::offering();
         let count = frozen.len();
         let held = async {
@@ -250,6 +257,9 @@ impl Handing<'_> {
         // It goes on when this does not reach it, too: then the end of the socket tells it.
         let said = link.send(kind::GO, &[], &[]).await;
         let pause = begun.elapsed();
+        if count == self.batch {
+            self.batch = fitting(count, pause);
+        }
         let replaced = self.replaced.get_or_insert(Replaced { process: 0, tunnels: 0, pause });
         replaced.tunnels += count;
         replaced.pause = replaced.pause.max(pause);
@@ -283,6 +293,7 @@ impl Handing<'_> {
         let deadline = Instant::now() + self.reload.config().shutdown.drain;
         let mut is_open = true;
         loop {
+            let limit = self.batch;
             if is_open && front.relay.live() > 0 {
                 match self.give(link, child).await {
                     // What was left is on its way to a process that has it, or is carried here to its end.
@@ -290,7 +301,7 @@ impl Handing<'_> {
                         tracing::error!(%fault, left = front.relay.live(), "the tunnels that are left stay here");
                         is_open = false;
                     }
-                    Ok(count) if count == BATCH => continue,
+                    Ok(count) if count == limit => continue,
                     Ok(_) => {}
                 }
             }
@@ -367,4 +378,26 @@ fn drains(front: &Front) -> Vec<Drained> {
         closed: drain.so_far.closed,
     };
     drain::snapshots(front).into_iter().map(drained).collect()
+}
+
+/// The tunnels of the next batch, when one of `count` took `pause`. Twice as many at most: one that went quickly says
+/// little.
+fn fitting(count: usize, pause: Duration) -> usize {
+    let fitting = count as f64 * PAUSE.as_secs_f64() / pause.as_secs_f64().max(1e-6);
+    (fitting.min(count as f64 * 2.0) as usize).clamp(*BATCHES.start(), *BATCHES.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_as_large_as_the_pause_allows_and_grows_by_steps() {
+        let ms = Duration::from_millis;
+        assert_eq!(fitting(1_500, ms(80)), 750);
+        assert_eq!(fitting(1_500, ms(30)), 2_000);
+        assert_eq!(fitting(1_500, ms(2)), 3_000);
+        assert_eq!(fitting(1_500, Duration::ZERO), 3_000);
+        assert_eq!((fitting(600, ms(5_000)), fitting(8_000, ms(4))), (500, 8_000));
+    }
 }

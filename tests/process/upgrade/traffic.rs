@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::balancer::{DEADLINE, Raw};
+use crate::balancer::{DEADLINE, Raw, size};
 
 /// A client's connection, with TLS or without.
 pub trait Wire: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Wire for T {}
 
-/// Tunnels that carry numbered messages both ways until they are stopped.
+/// Tunnels that carry numbered messages both ways until they are stopped: as fast as they can, or a round each
+/// `MAINSTAY_ROUND_MS` milliseconds.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     passed: Arc<AtomicU64>,
@@ -26,6 +27,7 @@ impl Traffic {
         let (stop, passed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let share = tunnels.len().div_ceil(12);
         let mut threads = Vec::new();
+        let pace = Duration::from_millis(size("MAINSTAY_ROUND_MS", 0) as u64);
         let mut rest = tunnels;
         while !rest.is_empty() {
             let mut some: Vec<_> = rest.drain(..rest.len().min(share)).collect();
@@ -47,6 +49,8 @@ impl Traffic {
                     times.push(begun.elapsed());
                     number += 1;
                     passed.fetch_add(1, Ordering::Relaxed);
+                    // Nobody wakes it: a round may as well begin early.
+                    std::thread::park_timeout(pace.saturating_sub(begun.elapsed()));
                 }
                 times
             }));
@@ -57,7 +61,7 @@ impl Traffic {
     /// Returns once the threads have passed some more rounds.
     pub fn flows(&self) {
         let (before, end) = (self.passed.load(Ordering::Relaxed), Instant::now() + DEADLINE);
-        while self.passed.load(Ordering::Relaxed) < before + 20 * self.threads.len() as u64 {
+        while self.passed.load(Ordering::Relaxed) < before + 4 * self.threads.len() as u64 {
             assert!(Instant::now() < end, "the traffic stands still");
             std::thread::yield_now();
         }
