@@ -29,9 +29,9 @@ const START: Duration = Duration::from_secs(60);
 /// It holds a batch within this; it takes some milliseconds.
 const HOLD: Duration = Duration::from_secs(10);
 /// Tunnels of the first batch; the next are as large as what it took allows.
-const FIRST: usize = 1_500;
-/// The pause that a batch may cost.
-const PAUSE: Duration = Duration::from_millis(40);
+const FIRST: usize = 1_000;
+/// The pause that a batch is fitted to: under the 50 ms that one may cost, since the next may go more slowly.
+const PAUSE: Duration = Duration::from_millis(30);
 /// The fewest and the most tunnels of a batch. Still smaller ones on a busy machine, where each thread waits for its
 /// core, pause a tunnel hardly less and draw the whole out.
 const BATCHES: std::ops::RangeInclusive<usize> = 500..=8_000;
@@ -394,10 +394,10 @@ mod tests {
     #[test]
     fn a_batch_is_as_large_as_the_pause_allows_and_grows_by_steps() {
         let ms = Duration::from_millis;
-        assert_eq!(fitting(1_500, ms(80)), 750);
-        assert_eq!(fitting(1_500, ms(30)), 2_000);
-        assert_eq!(fitting(1_500, ms(2)), 3_000);
-        assert_eq!(fitting(1_500, Duration::ZERO), 3_000);
+        assert_eq!(fitting(1_000, ms(40)), 750);
+        assert_eq!(fitting(1_000, ms(20)), 1_500);
+        assert_eq!(fitting(1_000, ms(2)), 2_000);
+        assert_eq!(fitting(1_000, Duration::ZERO), 2_000);
         assert_eq!((fitting(600, ms(5_000)), fitting(8_000, ms(4))), (500, 8_000));
     }
 }
