@@ -3,6 +3,7 @@
 //! The nodes and the clients are of this process. Each tunnel carries numbered messages in both directions, which are
 //! checked one by one; a copy of the binary stands in the test's folder, so that another program can take its place.
 
+mod ends;
 mod stage;
 mod traffic;
 
@@ -18,7 +19,9 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
-use crate::balancer::{Balancer, DEADLINE, Raw, close_code, config, node, size, tunnel};
+use crate::balancer::{
+    Balancer, DEADLINE, Raw, answered, asked, asking, close_code, config, node, size, tunnel,
+};
 use stage::{Stage, copy, running, upgrade};
 use traffic::{Traffic, Wire, plain};
 
@@ -95,7 +98,7 @@ fn tunnels_with_tls_1_3_and_1_2_live_through_upgrades_under_traffic() {
                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             )
             .unwrap();
-        let (mut node, _) = crate::balancer::asked(&stage.node);
+        let (mut node, _) = asked(&stage.node);
         node.send(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
@@ -177,13 +180,9 @@ fn a_request_in_flight_is_answered_by_the_old_process_and_a_handshake_becomes_a_
     let stage = Stage::quiet();
     let mut plain = stage.balancer.client();
     plain.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut slow, _) = crate::balancer::asked(&stage.node);
-    let mut client = stage.balancer.client();
-    client.send(
-        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-    );
-    let (mut node, _) = crate::balancer::asked(&stage.node);
+    let (mut slow, _) = asked(&stage.node);
+    let client = asking(&stage.balancer);
+    let (node, _) = asked(&stage.node);
     let (done, told) = stage.upgrade();
     assert!(done, "{told}");
     slow.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell");
@@ -192,11 +191,7 @@ fn a_request_in_flight_is_answered_by_the_old_process_and_a_handshake_becomes_a_
         answer.contains("200 OK") && answer.contains("connection: close") && answer.ends_with("well"),
         "{answer}"
     );
-    node.send(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-    );
-    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    let (mut client, mut node) = answered(client, node);
     stage.alone(stage.serving());
     node.send(self::plain(7));
     client.expect(&self::plain(7));
