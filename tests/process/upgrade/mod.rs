@@ -1,7 +1,8 @@
 //! The running binary is replaced, by real processes: no tunnel is closed, and no byte is lost, doubled or moved.
 //!
-//! The nodes and the clients are of this process. Each tunnel carries numbered messages in both directions, which are
-//! checked one by one; a copy of the binary stands in the test's folder, so that another program can take its place.
+//! The nodes and the clients are of this process. Each tunnel carries numbered messages in both directions, each of
+//! which is checked together with all before it; a copy of the binary stands in the test's folder, so that another
+//! program can take its place.
 
 mod ends;
 mod stage;
@@ -14,7 +15,6 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -22,7 +22,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use crate::balancer::{
     Balancer, DEADLINE, Raw, answered, asked, asking, close_code, config, node, size, tunnel,
 };
-use stage::{Stage, copy, running, upgrade};
+use stage::{Stage, copy};
 use traffic::{Traffic, Wire, plain};
 
 fn tunnels(stage: &Stage, count: usize) -> Vec<(Box<dyn Wire>, Raw)> {
@@ -56,6 +56,9 @@ fn tunnels_under_traffic_live_through_upgrades_and_a_new_client_is_served() {
         let (client, mut node) = tunnel(&stage.balancer, &stage.node);
         drop(client);
         node.rest();
+        if round == rounds.div_ceil(2) {
+            stage.upgrade_in_vain();
+        }
     }
     traffic.flows();
     println!("{}", traffic.end());
@@ -159,17 +162,7 @@ fn a_new_process_that_is_killed_before_it_took_over_costs_nothing() {
     // The probe of a node that never answers holds the new process up between its start and its readiness.
     let stage = Stage::set("health: { http: {}, timeout: 20s, interval: 20s }, passive: { failures: 0 }");
     let before = stage.serving();
-    let admin = stage.balancer.admin.clone();
-    let upgrading = std::thread::spawn(move || upgrade(&admin));
-    let end = Instant::now() + DEADLINE;
-    let new = loop {
-        match running(&stage.binary).into_iter().find(|process| *process != before) {
-            Some(new) => break new,
-            None => assert!(Instant::now() < end, "no new process"),
-        }
-    };
-    kill_process(Pid::from_raw(new).unwrap(), Signal::KILL).unwrap();
-    let (done, told) = upgrading.join().unwrap();
+    let (done, told) = stage.upgrade_and_kill();
     assert!(!done && told.contains("signal: 9"), "{told}");
     assert_eq!(stage.serving(), before);
     stage.alone(before);
