@@ -25,6 +25,7 @@ use crate::balancer::{
 use stage::{Stage, copy};
 use traffic::{Traffic, Wire, plain};
 
+/// Open tunnels, as traffic takes them.
 fn tunnels(stage: &Stage, count: usize) -> Vec<(Box<dyn Wire>, Raw)> {
     let open = |_| {
         let (client, node) = tunnel(&stage.balancer, &stage.node);
