@@ -152,3 +152,161 @@ impl Series {
         metric
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Direction, Handshake, Metrics};
+    use super::*;
+
+    const HANDSHAKES: &str = "mainstay_handshakes_total{pool=\"chat\",result=\"upgraded\"}";
+
+    /// Some counts of a pool with a node.
+    fn counted() -> std::sync::Arc<Metrics> {
+        let metrics = Metrics::new(1);
+        let (pool, node) = (metrics.pool("chat"), metrics.node("chat", "ws1"));
+        pool.handshake(Handshake::Upgraded);
+        pool.handshake_seconds(Duration::from_millis(3));
+        node.shard(0).add(Direction::In, 100, &[1, 0, 0, 0, 0]);
+        node.probe(true);
+        node.state("up");
+        metrics.set_generation(7);
+        metrics
+    }
+
+    /// What it says, as another process hears it.
+    fn heard(metrics: &Metrics) -> Carried {
+        serde_json::from_str(&serde_json::to_string(&metrics.counted()).unwrap()).unwrap()
+    }
+
+    /// The samples of one metric, in the order of the text.
+    fn samples(metrics: &Metrics, name: &str) -> Vec<(String, f64)> {
+        let text = metrics.render();
+        let of_it = text.lines().filter(|line| line.starts_with(name));
+        let sample = |line: &str| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.to_owned(), value.parse().unwrap())
+        };
+        of_it.map(sample).collect()
+    }
+
+    fn value(metrics: &Metrics, series: &str) -> Option<f64> {
+        samples(metrics, series).first().map(|(_, value)| *value)
+    }
+
+    #[test]
+    fn a_process_counts_on_from_what_another_had_counted() {
+        let next = counted();
+        next.carry(heard(&counted()));
+        next.pool("chat").handshake(Handshake::Upgraded);
+        assert_eq!(value(&next, HANDSHAKES), Some(3.0));
+        assert_eq!(value(&next, "mainstay_bytes_total{pool=\"chat\",direction=\"in\"}"), Some(200.0));
+        let probes = "mainstay_health_checks_total{pool=\"chat\",node=\"ws1\",result=\"ok\"}";
+        assert_eq!(value(&next, probes), Some(2.0));
+        let third = counted();
+        third.carry(heard(&next));
+        assert_eq!(value(&third, HANDSHAKES), Some(4.0), "and so on from process to process");
+    }
+
+    #[test]
+    fn no_counter_of_a_process_is_less_in_the_one_that_counts_on() {
+        let (before, next) = (counted(), Metrics::new(1));
+        next.node("chat", "ws1");
+        next.carry(heard(&before));
+        let families = before.families();
+        let counters = families.iter().filter(|family| is_carried(family.name(), family.get_field_type()));
+        let mut compared = 0;
+        for (series, was) in counters.flat_map(|family| samples(&before, family.name())) {
+            assert_eq!(value(&next, &series), Some(was), "{series}");
+            compared += 1;
+        }
+        assert!(compared > 30, "{compared} are too few to be all");
+    }
+
+    #[test]
+    fn a_histogram_is_added_bucket_by_bucket() {
+        let next = counted();
+        next.pool("chat").handshake_seconds(Duration::from_secs(3_600));
+        let alone = samples(&next, "mainstay_handshake_seconds");
+        let before = counted();
+        let carried = samples(&before, "mainstay_handshake_seconds");
+        next.carry(heard(&before));
+        let sum = samples(&next, "mainstay_handshake_seconds");
+        assert!(sum.len() > 5 && sum.len() == alone.len());
+        for ((sum, alone), carried) in sum.iter().zip(&alone).zip(&carried) {
+            assert_eq!((&sum.0, sum.1), (&alone.0, alone.1 + carried.1));
+        }
+        assert!(sum.last().unwrap().1 > sum[0].1, "the last is the count");
+    }
+
+    #[test]
+    fn a_histogram_with_other_bounds_changes_nothing() {
+        let before = counted();
+        let mut carried = heard(&before);
+        let series = &mut carried.families.get_mut("mainstay_handshake_seconds").unwrap()[0];
+        series.buckets.as_mut().unwrap().bounds[0].0 *= 2.0;
+        let next = counted();
+        next.carry(carried);
+        assert_eq!(
+            samples(&next, "mainstay_handshake_seconds"),
+            samples(&before, "mainstay_handshake_seconds")
+        );
+        assert_eq!(value(&next, HANDSHAKES), Some(2.0), "the counters are carried all the same");
+    }
+
+    #[test]
+    fn gauges_and_the_process_s_own_numbers_are_not_carried() {
+        let carried = heard(&counted());
+        let names: Vec<&str> = carried.families.keys().map(String::as_str).collect();
+        assert!(
+            names.contains(&"mainstay_handshakes_total") && names.contains(&"mainstay_handshake_seconds")
+        );
+        for name in ["mainstay_websocket_connections", "mainstay_node_state", "mainstay_config_generation"] {
+            assert!(!names.contains(&name), "{name}");
+        }
+        assert!(names.iter().all(|name| !name.starts_with("process_")), "{names:?}");
+        let next = counted();
+        next.carry(carried);
+        assert_eq!(value(&next, "mainstay_config_generation"), Some(7.0));
+    }
+
+    #[test]
+    fn a_counter_that_this_version_does_not_have_is_not_shown() {
+        let mut carried = heard(&counted());
+        let series = carried.families["mainstay_handshakes_total"].clone();
+        carried.families.insert("mainstay_of_another_version_total".into(), series);
+        let next = counted();
+        next.carry(carried);
+        assert_eq!(samples(&next, "mainstay_of_another_version_total"), []);
+        assert_eq!(value(&next, HANDSHAKES), Some(2.0));
+        next.carry(serde_json::from_str("{\"of_another_version\": 1}").unwrap());
+        assert_eq!(value(&next, HANDSHAKES), Some(1.0), "with nothing carried it has its own");
+    }
+
+    #[test]
+    fn what_the_config_does_not_name_is_shown_no_longer() {
+        let carried = heard(&counted());
+        let other_node = Metrics::new(1);
+        other_node.node("chat", "ws2");
+        other_node.carry(carried.clone());
+        assert_eq!(value(&other_node, HANDSHAKES), Some(1.0), "the pool goes on");
+        let text = other_node.render();
+        assert!(text.contains("node=\"ws2\"") && !text.contains("node=\"ws1\""), "{text}");
+        let other_pool = Metrics::new(1);
+        other_pool.pool("game");
+        other_pool.carry(carried);
+        assert!(!other_pool.render().contains("chat"));
+    }
+
+    #[test]
+    fn what_matched_no_pool_and_what_has_no_pool_is_carried_under_any_config() {
+        let before = counted();
+        before.unrouted(404);
+        before.reload(true);
+        let next = Metrics::new(1);
+        next.carry(heard(&before));
+        assert_eq!(value(&next, "mainstay_requests_total{pool=\"\",status=\"4xx\"}"), Some(1.0));
+        assert_eq!(value(&next, "mainstay_config_reloads_total{result=\"applied\"}"), Some(1.0));
+    }
+}

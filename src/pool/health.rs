@@ -68,6 +68,15 @@ impl fmt::Display for Change {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     rule: Rule,
+    /// All the rest.
+    known: Memory,
+}
+
+/// What is known of a node: all of its health but the rule, so that another process can go on with it. Times are on the
+/// clock that the health was told.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Memory {
     /// What the probes say; `None` until the first has answered.
     is_up: Option<bool>,
     /// Probes in a row that speak against `is_up`.
@@ -86,72 +95,31 @@ pub struct Health {
     first_is_return: bool,
 }
 
-/// What is known of a node, for another process that goes on with it: all but the rule. Times are on the clock that
-/// the health was told.
-#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    is_up: Option<bool>,
-    against: u32,
-    failures: u32,
-    ejected_until: Option<Duration>,
-    asks: bool,
-    is_ordered: bool,
-    grows_since: Option<Duration>,
-    first_is_return: bool,
-}
-
 impl Health {
     /// What is known.
     pub fn memory(&self) -> Memory {
-        Memory {
-            is_up: self.is_up,
-            against: self.against,
-            failures: self.failures,
-            ejected_until: self.ejected_until,
-            asks: self.asks,
-            is_ordered: self.is_ordered,
-            grows_since: self.grows_since,
-            first_is_return: self.first_is_return,
-        }
+        self.known.clone()
     }
 
     /// Goes on from what another process knew. What only this one knows, because the other had not asked, stays.
     pub fn recall(&mut self, memory: &Memory) {
-        self.is_up = memory.is_up.or(self.is_up);
-        self.against = memory.against;
-        self.failures = memory.failures;
-        self.ejected_until = memory.ejected_until;
-        self.asks = memory.asks;
-        self.is_ordered = memory.is_ordered;
-        self.grows_since = memory.grows_since;
-        self.first_is_return = memory.first_is_return;
+        self.known = Memory { is_up: memory.is_up.or(self.known.is_up), ..memory.clone() };
     }
 
     /// A node at the start of the process: not up until its first probe, which decides at once, and with its
     /// whole share then, since all start alike.
     pub fn new(rule: Rule) -> Self {
-        Self {
-            rule,
-            is_up: None,
-            against: 0,
-            failures: 0,
-            ejected_until: None,
-            asks: false,
-            is_ordered: false,
-            grows_since: None,
-            first_is_return: false,
-        }
+        Self { rule, known: Memory::default() }
     }
 
     /// A node that joins a running pool: as [`Health::new`], but its share grows from the first time it is up.
     pub fn joining(rule: Rule) -> Self {
-        Self { first_is_return: true, ..Self::new(rule) }
+        Self { rule, known: Memory { first_is_return: true, ..Memory::default() } }
     }
 
     /// A node that is not probed: up from the start, and judged by real traffic alone.
     pub fn unprobed(rule: Rule) -> Self {
-        Self { is_up: Some(true), ..Self::new(rule) }
+        Self { rule, known: Memory { is_up: Some(true), ..Memory::default() } }
     }
 
     /// Judges by another rule from now on, as a reload wants; what is known of the node stays.
@@ -162,24 +130,24 @@ impl Health {
     /// A probe answered.
     pub fn on_probe(&mut self, ok: bool, now: Duration) -> Option<Change> {
         let ended = self.tick(now);
-        let needed = match (self.is_up, ok) {
+        let needed = match (self.known.is_up, ok) {
             (None, _) => 1,
             (Some(up), ok) if up == ok => {
-                self.against = 0;
+                self.known.against = 0;
                 return ended;
             }
             (Some(_), true) => self.rule.rise,
             (Some(_), false) => self.rule.fall,
         };
-        self.against = self.against.saturating_add(1);
-        if self.against < needed.max(1) {
+        self.known.against = self.known.against.saturating_add(1);
+        if self.known.against < needed.max(1) {
             return ended;
         }
-        self.against = 0;
-        let is_first = self.is_up.is_none();
-        self.is_up = Some(ok);
-        if ok && (!is_first || self.first_is_return) {
-            self.grows_since = Some(now);
+        self.known.against = 0;
+        let is_first = self.known.is_up.is_none();
+        self.known.is_up = Some(ok);
+        if ok && (!is_first || self.known.first_is_return) {
+            self.known.grows_since = Some(now);
         }
         Some(if ok { Change::Up } else { Change::Down })
     }
@@ -188,25 +156,25 @@ impl Health {
     /// the pool is up: the last one is never ejected, for a bad node is better than none.
     pub fn on_failure(&mut self, now: Duration, is_last: bool) -> Option<Change> {
         let ended = self.tick(now);
-        self.failures = self.failures.saturating_add(1);
-        let is_enough = self.rule.failures > 0 && self.failures >= self.rule.failures;
+        self.known.failures = self.known.failures.saturating_add(1);
+        let is_enough = self.rule.failures > 0 && self.known.failures >= self.rule.failures;
         if !is_enough || is_last || self.state(now) != State::Up {
             return ended;
         }
-        self.failures = 0;
-        self.ejected_until = Some(now.saturating_add(self.rule.eject));
+        self.known.failures = 0;
+        self.known.ejected_until = Some(now.saturating_add(self.rule.eject));
         Some(Change::Ejected)
     }
 
     /// Real traffic succeeded.
     pub fn on_success(&mut self) {
-        self.failures = 0;
+        self.known.failures = 0;
     }
 
     /// The node asks to be drained, or no longer does.
     pub fn set_draining(&mut self, asks: bool, now: Duration) -> Option<Change> {
         let before = self.is_draining();
-        self.asks = asks;
+        self.known.asks = asks;
         self.drain_changed(before, now)
     }
 
@@ -214,7 +182,7 @@ impl Health {
     /// beside it.
     pub fn order_drain(&mut self, is_ordered: bool, now: Duration) -> Option<Change> {
         let before = self.is_draining();
-        self.is_ordered = is_ordered;
+        self.known.is_ordered = is_ordered;
         self.drain_changed(before, now)
     }
 
@@ -223,44 +191,45 @@ impl Health {
             return None;
         }
         if before {
-            self.grows_since = Some(now);
+            self.known.grows_since = Some(now);
         }
         Some(if before { Change::Undrained } else { Change::Draining })
     }
 
     /// Whether anybody wants the node to be drained, well or not.
     pub fn is_draining(&self) -> bool {
-        self.asks || self.is_ordered
+        self.known.asks || self.known.is_ordered
     }
 
     /// Whether the node itself asks to be drained.
     pub fn asks_to_drain(&self) -> bool {
-        self.asks
+        self.known.asks
     }
 
     /// Whether an operator has ordered the node to be drained.
     pub fn is_ordered_to_drain(&self) -> bool {
-        self.is_ordered
+        self.known.is_ordered
     }
 
     /// The node is not probed any more: what its probes said last would stay for ever. An operator's order stays.
     pub fn unprobe(&mut self, rule: Rule) {
-        *self = Self { is_ordered: self.is_ordered, ..Self::unprobed(rule) };
+        let known = Memory { is_ordered: self.known.is_ordered, ..Self::unprobed(rule).known };
+        *self = Self { rule, known };
     }
 
     /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
     pub fn tick(&mut self, now: Duration) -> Option<Change> {
-        let until = self.ejected_until.filter(|until| *until <= now)?;
-        self.ejected_until = None;
-        self.failures = 0;
-        self.grows_since = Some(until);
+        let until = self.known.ejected_until.filter(|until| *until <= now)?;
+        self.known.ejected_until = None;
+        self.known.failures = 0;
+        self.known.grows_since = Some(until);
         (self.state(now) == State::Up).then_some(Change::Back)
     }
 
     /// What the node is good for at `now`. Never [`State::Removed`], which is not for the node to say.
     pub fn state(&self, now: Duration) -> State {
-        let is_ejected = self.ejected_until.is_some_and(|until| now < until);
-        match self.is_up {
+        let is_ejected = self.known.ejected_until.is_some_and(|until| now < until);
+        match self.known.is_up {
             Some(true) if self.is_draining() => State::Draining,
             Some(true) if !is_ejected => State::Up,
             _ => State::Down,
@@ -269,14 +238,14 @@ impl Health {
 
     /// Whether a probe has answered: the first round is over when this holds for every node.
     pub fn is_known(&self) -> bool {
-        self.is_up.is_some()
+        self.known.is_up.is_some()
     }
 
     /// How much of its weight counts at `now`: from [`FIRST_SHARE`] to 1 over `slow_start`.
     pub fn share(&self, now: Duration) -> f32 {
-        let since = match self.ejected_until {
+        let since = match self.known.ejected_until {
             Some(until) if until <= now => Some(until),
-            _ => self.grows_since,
+            _ => self.known.grows_since,
         };
         let (Some(since), over) = (since, self.rule.slow_start.as_secs_f32()) else { return 1.0 };
         if over <= 0.0 {
@@ -468,6 +437,19 @@ mod tests {
         probe(&mut health, &[false; 2], 1);
         health.set_rule(Rule { fall: 5, ..RULE });
         assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(Change::Down)]);
+    }
+
+    #[test]
+    fn another_process_goes_on_from_what_was_known_and_what_only_it_knows_stays() {
+        let mut before = up();
+        fail(&mut before, 3, 5);
+        before.order_drain(true, s(6));
+        let mut next = Health::new(Rule { fall: 9, ..RULE });
+        next.recall(&before.memory());
+        assert_eq!(next, Health { rule: Rule { fall: 9, ..RULE }, ..before });
+        let mut asked = up();
+        asked.recall(&Health::new(RULE).memory());
+        assert_eq!(asked.state(s(0)), State::Up, "the other had not asked");
     }
 
     proptest! {

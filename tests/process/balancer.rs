@@ -244,12 +244,22 @@ pub fn close_code(client: &mut Raw) -> u16 {
 
 /// A client and a node with an open tunnel between them.
 pub fn tunnel(balancer: &Balancer, node: &TcpListener) -> (Raw, Raw) {
+    let client = asking(balancer);
+    answered(client, asked(node).0)
+}
+
+/// A client that has asked for a tunnel.
+pub fn asking(balancer: &Balancer) -> Raw {
     let mut client = balancer.client();
     client.send(
         "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
-    let (mut node, _) = asked(node);
+    client
+}
+
+/// The same, once the node that was asked has said yes.
+pub fn answered(mut client: Raw, mut node: Raw) -> (Raw, Raw) {
     node.send(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",

@@ -26,7 +26,8 @@ use crate::shutdown::Phase;
 
 /// The new process reads its config and asks its nodes within this.
 const START: Duration = Duration::from_secs(60);
-/// It holds a batch within this; it takes some milliseconds.
+/// It holds the first batch within this; it takes some milliseconds. For the others it has all the time, because it
+/// carries tunnels itself then.
 const HOLD: Duration = Duration::from_secs(10);
 /// Tunnels of the first batch; the next are as large as what it took allows.
 const FIRST: usize = 1_000;
@@ -228,17 +229,25 @@ impl Handing<'_> {
     async fn give(&mut self, link: &mut Link, child: &mut Child) -> Result<usize, UpgradeFault> {
         let begun = Instant::now();
         let frozen = self.front().relay.freeze(self.batch).await;
-        self.giver = Giver::offering();
+        self.giver = Giver::offering(self.replaced.is_none());
         let count = frozen.len();
+        let within = if self.giver == Giver::Offered { HOLD } else { Duration::MAX };
         let held = async {
-            send_batch(link, frozen.parcels()).await?;
-            expect(link, kind::HELD, HOLD).await
+            match send_batch(link, frozen.parcels()).await {
+                // One that closed the socket may have refused the batch before that.
+                Err(fault) if !fault.is_end() => Err(fault),
+                _ => expect(link, kind::HELD, within).await,
+            }
         };
-        let fault = match held.await {
+        let fault = match timeout(within, held).await.unwrap_or(Err(TalkFault::Late(within))) {
             Ok(_) => return self.let_go(link, frozen, begun).await.map(|()| count),
             Err(fault) => fault,
         };
-        let heard = if matches!(fault, TalkFault::Told(_)) { Heard::Refused } else { Heard::Fault };
+        let heard = match fault {
+            TalkFault::Told(_) => Heard::Refused,
+            TalkFault::Late(_) => Heard::Late,
+            _ => Heard::Broken,
+        };
         if self.giver.hear(heard) == Give::Kill {
             self.kill(child, frozen).await;
         } else {

@@ -1,13 +1,16 @@
 //! Who owns a batch of tunnels while it goes from the old process to the new one; no I/O.
 //!
 //! The old process owns its tunnels until it has heard that the new one holds them; the new one owns what it holds from
-//! the old one's word on, or from its end. Two things make that enough, and whoever runs these machines has to keep
+//! the old one's word on, or from its end. Some things make that enough, and whoever runs these machines has to keep
 //! them:
 //!
-//! - The old process, once it has offered a batch, takes it back only when the new process is dead: killed and waited
-//!   for, which a parent can. So it does not matter what the new one heard, or said too late.
+//! - The old process, once it has offered a batch, takes it back only when the new process has refused it or is dead:
+//!   killed and waited for, which a parent can. So it does not matter what the new one heard, or said too late.
 //! - The old process never closes the socket while it may still use an offered batch. So to the new one the end of the
 //!   socket means that nobody else is left who could use what came.
+//! - The new process never closes the socket with a batch offered and not refused, as long as it lives. So to the old
+//!   one the end of the socket means that the new one is dying, and to kill it costs nothing.
+//! - Once the new process carries a batch it is killed for no delay: it is waited for.
 //!
 //! The test explores every order of steps, deaths and messages of the two.
 
@@ -16,8 +19,10 @@
 pub enum Giver {
     /// It carries the tunnels.
     Owns,
-    /// They are frozen and on their way; nobody carries them.
+    /// They are frozen and on their way; nobody carries them. They are the first, so the new process has none.
     Offered,
+    /// The same, and the new process carries others, which its end would close.
+    OfferedMore,
     /// The same, and the new process is being killed.
     Revoking,
     /// It has let go of them for ever.
@@ -31,8 +36,10 @@ pub enum Heard {
     Held,
     /// The new process says that it holds nothing of the batch and never will.
     Refused,
-    /// The new process is late, or cannot be reached.
-    Fault,
+    /// The new process is late.
+    Late,
+    /// The new process has closed the socket, or cannot be reached.
+    Broken,
     /// The new process has ended, for certain.
     Dead,
 }
@@ -52,18 +59,19 @@ pub enum Give {
 
 impl Giver {
     /// A batch that has been frozen and is being sent.
-    pub fn offering() -> Self {
-        Self::Offered
+    pub fn offering(is_first: bool) -> Self {
+        if is_first { Self::Offered } else { Self::OfferedMore }
     }
 
     /// Something was heard.
     pub fn hear(&mut self, heard: Heard) -> Give {
         let (next, give) = match (*self, heard) {
-            (Self::Offered, Heard::Held) => (Self::Gave, Give::LetGo),
-            (Self::Offered, Heard::Refused) => (Self::Owns, Give::Resume),
-            (Self::Offered, Heard::Fault) => (Self::Revoking, Give::Kill),
-            (Self::Offered | Self::Revoking, Heard::Dead) => (Self::Owns, Give::Resume),
-            // Too late: it is being killed, and has not heard go.
+            (Self::Offered | Self::OfferedMore, Heard::Held) => (Self::Gave, Give::LetGo),
+            (Self::Offered | Self::OfferedMore, Heard::Refused) => (Self::Owns, Give::Resume),
+            (Self::Offered, Heard::Late) => (Self::Revoking, Give::Kill),
+            (Self::Offered | Self::OfferedMore, Heard::Broken) => (Self::Revoking, Give::Kill),
+            (Self::Offered | Self::OfferedMore | Self::Revoking, Heard::Dead) => (Self::Owns, Give::Resume),
+            // Late with others in its care: it is waited for. Or too late: it is being killed, and has not heard go.
             (same, _) => (same, Give::Nothing),
         };
         *self = next;
@@ -89,7 +97,7 @@ pub enum Taker {
 pub enum Came {
     /// The whole batch.
     Whole,
-    /// The whole batch, and something in it cannot be taken.
+    /// Something of the batch that cannot be taken, or not all of something.
     Unfit,
     /// The old process's word that it has let go.
     Go,
@@ -147,6 +155,7 @@ mod tests {
         Resume,
         CloseDescriptors,
         SayGo,
+        CloseSocket,
         SayHeld,
         SayRefused,
         Carry,
@@ -173,14 +182,20 @@ mod tests {
         new_todo: VecDeque<Todo>,
         to_new: VecDeque<Came>,
         to_old: VecDeque<Heard>,
+        /// The old process has not closed its end of the socket.
+        is_open: bool,
         old_carries: bool,
         new_carries: bool,
+        /// The new process has carried the batch, alive or dying: what the old one knows of it is past.
+        is_touched: bool,
         /// The old process has its descriptors still, so it could carry again.
         old_has: bool,
         /// Faults that the old process may imagine: a late or lost answer.
         late: u8,
         /// Batches that have still to move.
         left: u8,
+        /// The new process carries a batch that moved before.
+        carries_others: bool,
         /// Deaths that nobody in the game caused.
         crashes: u8,
     }
@@ -199,11 +214,14 @@ mod tests {
                 new_todo: VecDeque::new(),
                 to_new: VecDeque::new(),
                 to_old: VecDeque::new(),
+                is_open: true,
                 old_carries: true,
                 new_carries: false,
+                is_touched: false,
                 old_has: true,
                 late: 1,
                 left: 1,
+                carries_others: false,
                 crashes: 2,
             }
         }
@@ -247,7 +265,7 @@ mod tests {
 
         fn new_dies(&mut self) {
             self.new = Life::Dead;
-            self.new_carries = false;
+            (self.new_carries, self.carries_others) = (false, false);
             self.new_todo.clear();
             self.to_new.clear();
         }
@@ -264,13 +282,14 @@ mod tests {
                 });
             }
             // It sees the end of the socket only behind all that came before, and then makes sure of the death.
-            if self.new == Life::Dead && self.to_old.is_empty() && self.giver == Giver::Offered {
-                on(&|world| world.old_hears(Heard::Fault));
+            let offers = matches!(self.giver, Giver::Offered | Giver::OfferedMore);
+            if self.new == Life::Dead && self.to_old.is_empty() && offers {
+                on(&|world| world.old_hears(Heard::Broken));
             }
-            if self.late > 0 && self.giver == Giver::Offered {
+            if self.late > 0 && offers {
                 on(&|world| {
                     world.late -= 1;
-                    world.old_hears(Heard::Fault);
+                    world.old_hears(Heard::Late);
                 });
             }
             if self.giver == Giver::Revoking && self.new == Life::Dead {
@@ -282,7 +301,8 @@ mod tests {
             match self.giver.hear(heard) {
                 Give::Nothing => {}
                 Give::Kill => self.old_todo.push_back(Todo::Kill),
-                Give::Resume => self.old_todo.push_back(Todo::Resume),
+                // It gives no more, and lives on.
+                Give::Resume => self.old_todo.extend([Todo::Resume, Todo::CloseSocket]),
                 Give::LetGo => self.old_todo.extend([Todo::CloseDescriptors, Todo::SayGo]),
             }
         }
@@ -291,18 +311,23 @@ mod tests {
             match self.old_todo.pop_front().unwrap() {
                 Todo::Freeze => {
                     self.old_carries = false;
-                    self.giver = Giver::offering();
+                    self.giver = Giver::offering(!self.carries_others);
                 }
                 Todo::SendBatch if self.new != Life::Dead => self.to_new.push_back(Came::Whole),
                 Todo::SayGo if self.new != Life::Dead => self.to_new.push_back(Came::Go),
                 Todo::SendBatch | Todo::SayGo => {}
-                Todo::Kill if self.new == Life::Lives => self.new = Life::Dying,
+                Todo::Kill if self.new == Life::Lives => {
+                    assert!(!self.carries_others, "it kills who carries others: {self:?}");
+                    self.new = Life::Dying;
+                }
                 Todo::Kill => {}
                 Todo::Resume => {
                     assert!(self.old_has, "it carries what it has closed: {self:?}");
+                    assert!(!self.is_touched, "it carries what another has carried: {self:?}");
                     self.old_carries = true;
                 }
                 Todo::CloseDescriptors => self.old_has = false,
+                Todo::CloseSocket => self.is_open = false,
                 todo => unreachable!("{todo:?}"),
             }
         }
@@ -323,9 +348,14 @@ mod tests {
                         world.new_hears(Came::Unfit);
                     });
                 }
-            } else if self.old == Life::Dead && matches!(self.taker, Taker::Waits | Taker::Holds) {
+            } else if self.is_ended() && matches!(self.taker, Taker::Waits | Taker::Holds) {
                 on(&|world| world.new_hears(Came::End));
             }
+        }
+
+        /// The socket has ended for the new process, behind all that came before.
+        fn is_ended(&self) -> bool {
+            self.old == Life::Dead || !self.is_open
         }
 
         fn new_hears(&mut self, came: Came) {
@@ -334,7 +364,7 @@ mod tests {
                 Take::SayHeld => self.new_todo.push_back(Todo::SayHeld),
                 Take::Carry => self.new_todo.push_back(Todo::Carry),
                 Take::Discard => self.new_todo.push_back(Todo::Discard),
-                Take::Refuse => self.new_todo.extend([Todo::Discard, Todo::SayRefused]),
+                Take::Refuse => self.new_todo.extend([Todo::Discard, Todo::SayRefused, Todo::CloseSocket]),
             }
         }
 
@@ -342,8 +372,9 @@ mod tests {
             match self.new_todo.pop_front().unwrap() {
                 Todo::SayHeld if self.old == Life::Lives => self.to_old.push_back(Heard::Held),
                 Todo::SayRefused if self.old == Life::Lives => self.to_old.push_back(Heard::Refused),
-                Todo::SayHeld | Todo::SayRefused | Todo::Discard => {}
-                Todo::Carry => self.new_carries = true,
+                Todo::CloseSocket if self.old == Life::Lives => self.to_old.push_back(Heard::Broken),
+                Todo::SayHeld | Todo::SayRefused | Todo::CloseSocket | Todo::Discard => {}
+                Todo::Carry => (self.new_carries, self.is_touched) = (true, true),
                 todo => unreachable!("{todo:?}"),
             }
         }
@@ -353,6 +384,7 @@ mod tests {
             let is_done = self.old_todo.is_empty() && self.new_todo.is_empty() && self.new_carries;
             (is_done && self.left > 0 && self.old == Life::Lives && self.new == Life::Lives).then(|| Self {
                 left: self.left - 1,
+                carries_others: true,
                 late: self.late,
                 crashes: self.crashes,
                 ..Self::start()
@@ -408,6 +440,30 @@ mod tests {
     }
 
     #[test]
+    fn nobody_takes_the_end_of_a_living_old_process_for_its_death() {
+        let closes = |world: &&World| world.old == Life::Lives && !world.is_open && world.new == Life::Lives;
+        let worlds = worlds();
+        assert!(worlds.iter().any(|world| closes(&world)), "it lives on behind a refusal");
+        for world in worlds.iter().filter(closes) {
+            assert!(matches!(world.taker, Taker::Owns | Taker::Without), "{world:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_process_that_carries_others_is_not_killed_by_the_old_one() {
+        let others = |world: &&World| world.carries_others || world.left == 0;
+        let worlds = worlds();
+        assert!(
+            worlds.iter().filter(others).any(|world| world.giver == Giver::OfferedMore && world.late == 0)
+        );
+        // That one is late and is killed: the first batch only.
+        assert!(worlds.iter().any(|world| world.new == Life::Dying));
+        for world in worlds.iter().filter(others) {
+            assert_ne!(world.new, Life::Dying, "{world:?}");
+        }
+    }
+
+    #[test]
     fn a_new_process_that_dies_before_it_heard_go_costs_nothing() {
         for world in worlds().iter().filter(|world| world.old == Life::Lives && world.new == Life::Dead) {
             let said_go = !world.old_has && !world.old_todo.contains(&Todo::SayGo);
@@ -427,8 +483,8 @@ mod tests {
 
     #[test]
     fn a_word_that_comes_too_late_changes_nothing() {
-        let mut giver = Giver::offering();
-        assert_eq!(giver.hear(Heard::Fault), Give::Kill);
+        let mut giver = Giver::offering(true);
+        assert_eq!(giver.hear(Heard::Late), Give::Kill);
         assert_eq!(giver.hear(Heard::Held), Give::Nothing);
         assert_eq!(giver.hear(Heard::Dead), Give::Resume);
         assert_eq!(giver.hear(Heard::Held), Give::Nothing);

@@ -15,7 +15,7 @@ use crate::config::Drain;
 use crate::control::drain;
 use crate::control::probe::nodes;
 use crate::control::{Bound, Reload, report};
-use crate::net::handover::{Frame, Link, fault_frame, from_parent};
+use crate::net::handover::{Frame, Link, LinkFault, fault_frame, from_parent};
 use crate::net::inherit::Inherited;
 use crate::proxy::Front;
 use crate::proxy::drain::SoFar;
@@ -58,7 +58,7 @@ impl Succession {
     ///
     /// It is not understood; it has been told.
     pub async fn hear(self) -> Result<Taking, TalkFault> {
-        let mut link = Link::on(self.0).map_err(crate::net::handover::LinkFault::from)?;
+        let mut link = Link::on(self.0).map_err(LinkFault::from)?;
         let frame = expect(&mut link, kind::HELLO, WORD).await?;
         let hello: Hello = read(&frame)?;
         if hello.version != VERSION {
@@ -192,13 +192,20 @@ impl Coming {
         let mut taker = Taker::waiting();
         let mut arrived: Vec<Arrival> = Vec::new();
         loop {
-            let Some(frame) = self.link.receive().await? else {
-                // What came of a batch that is not whole is closed here.
-                taker.hear(Came::End);
-                return Ok(Next::End);
+            let frame = match self.link.receive().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) | Err(LinkFault::BrokenOff) => {
+                    // What came of a batch that is not whole is closed here.
+                    taker.hear(Came::End);
+                    return Ok(Next::End);
+                }
+                Err(fault) => return Err(self.refuse(taker, arrived, fault.to_string()).await),
             };
             match frame.kind {
-                kind::PIECE => arrived.extend(arrivals(frame)?),
+                kind::PIECE => match arrivals(frame) {
+                    Ok(more) => arrived.extend(more),
+                    Err(fault) => return Err(self.refuse(taker, arrived, fault.to_string()).await),
+                },
                 kind::WHOLE => return self.hold(taker, arrived).await,
                 kind::LAST => {
                     let last: Last = read(&frame)?;
@@ -220,10 +227,7 @@ impl Coming {
         let counts = Counts { metrics: &front.metrics, places: &front.admission().places };
         let held = match Held::new(arrived, counts) {
             Ok(held) => held,
-            Err(fault) => {
-                self.link.send(kind::FAULT, fault.to_string().as_bytes(), &[]).await?;
-                return Err(TalkFault::Told(fault.to_string()));
-            }
+            Err(fault) => return Err(self.refuse(taker, Vec::new(), fault.to_string()).await),
         };
         taker.hear(Came::Whole);
         // When this does not reach it, it is dead or will kill this process.
@@ -239,6 +243,15 @@ impl Coming {
             held.go(&front.relay);
         }
         Ok(next)
+    }
+
+    /// Closes what came of a batch, and only then says that it is not held and never will be.
+    async fn refuse(&mut self, mut taker: Taker, arrived: Vec<Arrival>, why: String) -> TalkFault {
+        taker.hear(Came::Unfit);
+        drop(arrived);
+        // When this does not reach it, it is dead or will kill this process.
+        let _ = self.link.send(kind::FAULT, why.as_bytes(), &[]).await;
+        TalkFault::Told(why)
     }
 
     /// Closes the tunnels whose node or route the new config does not have, as a reload would.

@@ -1,8 +1,10 @@
 //! The running binary is replaced, by real processes: no tunnel is closed, and no byte is lost, doubled or moved.
 //!
-//! The nodes and the clients are of this process. Each tunnel carries numbered messages in both directions, which are
-//! checked one by one; a copy of the binary stands in the test's folder, so that another program can take its place.
+//! The nodes and the clients are of this process. Each tunnel carries numbered messages in both directions, each of
+//! which is checked together with all before it; a copy of the binary stands in the test's folder, so that another
+//! program can take its place.
 
+mod ends;
 mod stage;
 mod traffic;
 
@@ -13,15 +15,17 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
-use crate::balancer::{Balancer, DEADLINE, Raw, close_code, config, node, size, tunnel};
-use stage::{Stage, copy, running, upgrade};
+use crate::balancer::{
+    Balancer, DEADLINE, Raw, answered, asked, asking, close_code, config, node, size, tunnel,
+};
+use stage::{Stage, copy};
 use traffic::{Traffic, Wire, plain};
 
+/// Open tunnels, as traffic takes them.
 fn tunnels(stage: &Stage, count: usize) -> Vec<(Box<dyn Wire>, Raw)> {
     let open = |_| {
         let (client, node) = tunnel(&stage.balancer, &stage.node);
@@ -53,6 +57,9 @@ fn tunnels_under_traffic_live_through_upgrades_and_a_new_client_is_served() {
         let (client, mut node) = tunnel(&stage.balancer, &stage.node);
         drop(client);
         node.rest();
+        if round == rounds.div_ceil(2) {
+            stage.upgrade_in_vain();
+        }
     }
     traffic.flows();
     println!("{}", traffic.end());
@@ -95,7 +102,7 @@ fn tunnels_with_tls_1_3_and_1_2_live_through_upgrades_under_traffic() {
                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             )
             .unwrap();
-        let (mut node, _) = crate::balancer::asked(&stage.node);
+        let (mut node, _) = asked(&stage.node);
         node.send(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
@@ -156,17 +163,7 @@ fn a_new_process_that_is_killed_before_it_took_over_costs_nothing() {
     // The probe of a node that never answers holds the new process up between its start and its readiness.
     let stage = Stage::set("health: { http: {}, timeout: 20s, interval: 20s }, passive: { failures: 0 }");
     let before = stage.serving();
-    let admin = stage.balancer.admin.clone();
-    let upgrading = std::thread::spawn(move || upgrade(&admin));
-    let end = Instant::now() + DEADLINE;
-    let new = loop {
-        match running(&stage.binary).into_iter().find(|process| *process != before) {
-            Some(new) => break new,
-            None => assert!(Instant::now() < end, "no new process"),
-        }
-    };
-    kill_process(Pid::from_raw(new).unwrap(), Signal::KILL).unwrap();
-    let (done, told) = upgrading.join().unwrap();
+    let (done, told) = stage.upgrade_and_kill();
     assert!(!done && told.contains("signal: 9"), "{told}");
     assert_eq!(stage.serving(), before);
     stage.alone(before);
@@ -177,13 +174,9 @@ fn a_request_in_flight_is_answered_by_the_old_process_and_a_handshake_becomes_a_
     let stage = Stage::quiet();
     let mut plain = stage.balancer.client();
     plain.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    let (mut slow, _) = crate::balancer::asked(&stage.node);
-    let mut client = stage.balancer.client();
-    client.send(
-        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-    );
-    let (mut node, _) = crate::balancer::asked(&stage.node);
+    let (mut slow, _) = asked(&stage.node);
+    let client = asking(&stage.balancer);
+    let (node, _) = asked(&stage.node);
     let (done, told) = stage.upgrade();
     assert!(done, "{told}");
     slow.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell");
@@ -192,11 +185,7 @@ fn a_request_in_flight_is_answered_by_the_old_process_and_a_handshake_becomes_a_
         answer.contains("200 OK") && answer.contains("connection: close") && answer.ends_with("well"),
         "{answer}"
     );
-    node.send(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-    );
-    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    let (mut client, mut node) = answered(client, node);
     stage.alone(stage.serving());
     node.send(self::plain(7));
     client.expect(&self::plain(7));

@@ -50,6 +50,39 @@ impl Stage {
         upgrade(&self.balancer.admin)
     }
 
+    /// The same, and the new process is killed as soon as there is one. It must have been seen to that it does not take
+    /// over before that.
+    pub fn upgrade_and_kill(&self) -> (bool, String) {
+        let old = self.serving();
+        let admin = self.balancer.admin.clone();
+        let upgrading = std::thread::spawn(move || upgrade(&admin));
+        let end = Instant::now() + DEADLINE;
+        let new = loop {
+            match child(old) {
+                Some(new) => break new,
+                None => assert!(Instant::now() < end, "no new process"),
+            }
+        };
+        kill_process(new, Signal::KILL).unwrap();
+        upgrading.join().unwrap()
+    }
+
+    /// One upgrade to a program that fails its check, and one whose new process is killed before it has said that it is
+    /// ready: this process serves on.
+    pub fn upgrade_in_vain(&self) {
+        let before = (self.serving(), self.metric("mainstay_upgrades_total{result=\"failed\"}"));
+        self.install(b"#!/bin/sh\nexit 7\n");
+        let (done, told) = self.upgrade();
+        assert!(!done && told.contains("exit status: 7"), "{told}");
+        // It hears what is said to it, and never answers.
+        self.install(b"#!/bin/sh\nexec cat > /dev/null\n");
+        let (done, told) = self.upgrade_and_kill();
+        assert!(!done && told.contains("signal: 9"), "{told}");
+        self.install(&fs::read(env!("CARGO_BIN_EXE_mainstay")).unwrap());
+        let after = (self.serving(), self.metric("mainstay_upgrades_total{result=\"failed\"}"));
+        assert_eq!(after, (before.0, before.1 + 2));
+    }
+
     /// The process that serves now.
     pub fn serving(&self) -> i32 {
         let metrics = self.balancer.admin("/api/status");
@@ -95,13 +128,25 @@ pub fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
+/// A child of this process.
+fn child(parent: i32) -> Option<Pid> {
+    let parent = format!("PPid:\t{parent}");
+    let is_its = |process: &i32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
+    };
+    processes().find(is_its).and_then(Pid::from_raw)
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
 /// The processes that run this file, or did before it was replaced. Only this test's copy has that path.
 pub fn running(binary: &Path) -> Vec<i32> {
-    let processes =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let runs = |process: &i32| {
         let program = fs::read_link(format!("/proc/{process}/exe")).unwrap_or_default();
         program.to_string_lossy().trim_end_matches(" (deleted)") == binary.to_string_lossy()
     };
-    processes.filter(runs).collect()
+    processes().filter(runs).collect()
 }

@@ -1,4 +1,7 @@
 //! Tunnels that carry numbered messages both ways, each of which is checked.
+//!
+//! What stands in a message follows from its number and from a hash over all that went before it on its tunnel in its
+//! direction, so that a message of another tunnel, of the other direction or of another moment is none of its own.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -28,26 +31,18 @@ impl Traffic {
         let share = tunnels.len().div_ceil(12);
         let mut threads = Vec::new();
         let pace = Duration::from_millis(size("MAINSTAY_ROUND_MS", 0) as u64);
-        let mut rest = tunnels;
+        let numbered = (0..).zip(tunnels);
+        let mut rest: Vec<_> = numbered.map(|(number, ends)| Tunnel::new(number, ends)).collect();
         while !rest.is_empty() {
             let mut some: Vec<_> = rest.drain(..rest.len().min(share)).collect();
             let (stop, passed) = (Arc::clone(&stop), Arc::clone(&passed));
             threads.push(std::thread::spawn(move || {
-                let (mut number, mut times) = (0_u32, Vec::new());
+                let mut times = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let begun = Instant::now();
-                    for (client, node) in &mut some {
-                        client.write_all(&masked(number)).unwrap();
-                        node.0.write_all(&plain(number)).unwrap();
-                    }
-                    for (client, node) in &mut some {
-                        let mut read = [0; 38];
-                        client.read_exact(&mut read).unwrap();
-                        assert_eq!(read[..], plain(number));
-                        node.expect(&masked(number));
-                    }
+                    some.iter_mut().for_each(Tunnel::send);
+                    some.iter_mut().for_each(Tunnel::check);
                     times.push(begun.elapsed());
-                    number += 1;
                     passed.fetch_add(1, Ordering::Relaxed);
                     // Nobody wakes it: a round may as well begin early.
                     std::thread::park_timeout(pace.saturating_sub(begun.elapsed()));
@@ -81,23 +76,93 @@ impl Traffic {
     }
 }
 
-/// A message of the node's: its number, and bytes that follow from it.
+/// A tunnel's two ends, and where each of them is in what it sends and in what it has got.
+struct Tunnel {
+    client: Box<dyn Wire>,
+    node: Raw,
+    client_sends: Course,
+    node_gets: Course,
+    node_sends: Course,
+    client_gets: Course,
+}
+
+impl Tunnel {
+    fn new(number: u64, (client, node): (Box<dyn Wire>, Raw)) -> Self {
+        let [inward, outward] = [2 * number, 2 * number + 1].map(|hash| Course { number: 0, hash });
+        Self {
+            client,
+            node,
+            client_sends: inward.clone(),
+            node_gets: inward,
+            node_sends: outward.clone(),
+            client_gets: outward,
+        }
+    }
+
+    fn send(&mut self) {
+        self.client.write_all(&from_client(self.client_sends.next())).unwrap();
+        self.node.send(from_node(self.node_sends.next()));
+    }
+
+    fn check(&mut self) {
+        let mut read = [0; 38];
+        self.client.read_exact(&mut read).unwrap();
+        assert_eq!(read[..], from_node(self.client_gets.next()));
+        self.node.expect(&from_client(self.node_gets.next()));
+    }
+}
+
+/// One direction of a tunnel, as one of its ends knows it.
+#[derive(Clone)]
+struct Course {
+    /// Of the next message.
+    number: u32,
+    /// Over the messages so far; it begins with what only this direction of this tunnel begins with.
+    hash: u64,
+}
+
+impl Course {
+    fn next(&mut self) -> [u8; 36] {
+        let body = body(self.number, self.hash);
+        self.hash = body.iter().fold(self.hash, |hash, byte| spread(hash ^ u64::from(*byte)));
+        self.number += 1;
+        body
+    }
+}
+
+/// A message of the node's that is the only one with its number, for a tunnel that is watched by hand.
 pub fn plain(number: u32) -> Vec<u8> {
-    [&[0x82, 36][..], &body(number)].concat()
+    from_node(body(number, 0))
 }
 
-/// The same from a client, masked with zeros.
+/// The same from a client.
 pub fn masked(number: u32) -> Vec<u8> {
-    [&[0x82, 0x80 | 36, 0, 0, 0, 0][..], &body(number)].concat()
+    from_client(body(number, 0))
 }
 
-pub fn body(number: u32) -> [u8; 36] {
+fn from_node(body: [u8; 36]) -> Vec<u8> {
+    [&[0x82, 36][..], &body].concat()
+}
+
+/// Masked with zeros.
+fn from_client(body: [u8; 36]) -> Vec<u8> {
+    [&[0x82, 0x80 | 36, 0, 0, 0, 0][..], &body].concat()
+}
+
+/// A number, and bytes that follow from it and from the hash.
+fn body(number: u32, hash: u64) -> [u8; 36] {
     let mut body = [0; 36];
     body[..4].copy_from_slice(&number.to_be_bytes());
-    let mut word = u64::from(number) | 1 << 40;
+    let mut word = hash ^ u64::from(number) ^ 1 << 40;
     for byte in &mut body[4..] {
-        word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (word >> 29);
+        word = spread(word);
         *byte = word as u8;
     }
     body
+}
+
+/// Each bit of a word, wherever it stands, in all of the next ones.
+fn spread(word: u64) -> u64 {
+    let word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    word ^ (word >> 29)
 }
