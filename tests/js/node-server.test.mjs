@@ -129,6 +129,35 @@ test('a Socket.IO client needs a token, and is disconnected when it expires', as
   await within(once(eve, 'disconnect'), 'the end of the token');
 });
 
+test('two processes share a port when both have the flag, and one without it is told of it', async (t) => {
+  const start = async (id, ...where) => {
+    const node = await Node.start(id, ['--reuse-port', '--drain', '0s'], ...where);
+    t.after(() => node.stop());
+    return node;
+  };
+  const one = await start('ws1');
+  const two = await start('ws2', one.address);
+  assert.equal(two.address, one.address);
+  // The kernel takes one of the two by the client's port: that all go to the same one is a chance of 2 in 2^100.
+  const met = new Set();
+  for (let n = 0; n < 100 && met.size < 2; n += 1) {
+    const client = await plain(t, one, '');
+    met.add((await client.heard((message) => message.type === 'welcome')).node);
+    client.socket.terminate();
+  }
+  assert.deepEqual([...met].sort(), ['ws1', 'ws2']);
+
+  const third = new Child('ws3', await binary(), ['--id', 'ws3', '--listen', one.address]);
+  assert.equal((await within(third.ended, 'it ends')).code, 1);
+  assert.match(third.tail(), /in use.*; processes share a port when each of them has --reuse-port/);
+  // The other goes on alone, with whatever comes from now on.
+  assert.equal((await one.stop()).code, 0);
+  for (let n = 0; n < 10; n += 1) {
+    const client = await plain(t, two, '');
+    assert.equal((await client.heard((message) => message.type === 'welcome')).node, 'ws2');
+  }
+});
+
 test('wrong flags are all said, and the exit code is 2', async () => {
   const child = new Child('mainstay-node', await binary(), ['--id', 'ws1', '--adapter', 'pubsub', '--idle', '1s']);
   assert.equal((await within(child.ended, 'it ends')).code, 2);
