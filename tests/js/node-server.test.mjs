@@ -64,6 +64,11 @@ test('Socket.IO and plain clients on two nodes share rooms, users and the API', 
   assert.equal(user.status, 200);
   assert.equal(user.body.online, true);
   assert.equal(user.body.connections[0].nodeId, 'ws2');
+  assert.equal((await bob.ask({ type: 'presence', status: 'away' })).status, 'away');
+  const bobs = async () => (await ann.emitWithAck('presence', { user: 'bob' })).connections[0].status;
+  await until('ann sees that bob is away', async () => (await bobs()) === 'away');
+  assert.match((await bob.ask({ type: 'presence', status: 'Out!' })).error, /a status is 1 to 32 of a-z/);
+  assert.match((await (await plain(t, one, '')).ask({ type: 'presence', status: 'away' })).error, /only a user has/);
   const priced = once(ann, 'price');
   assert.equal((await api(two, 'POST', '/api/publish', { room: 'lobby', event: 'price', data: 42 })).status, 200);
   assert.equal((await within(priced, 'ann hears the price'))[0], 42);
