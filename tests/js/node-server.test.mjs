@@ -60,6 +60,15 @@ test('Socket.IO and plain clients on two nodes share rooms, users and the API', 
   assert.match((await ann.emitWithAck('publish', { room: 'elsewhere', data: 1 })).error, /join elsewhere/);
   assert.match((await ann.emitWithAck('join', { room: 'user:bob' })).error, /write direct/);
 
+  const errors = [];
+  ann.on('error', (error) => errors.push(error));
+  ann.emit('jion', { room: 'lobby' });
+  ann.emit('join', { room: 'attic' });
+  ann.emit('publish', { room: 'elsewhere', data: 1 });
+  await until('both faults are told without an ack', () => errors.length === 2);
+  assert.match(errors[0].error, /^`jion` is no request; write join,/);
+  assert.deepEqual(errors[1], { error: 'join elsewhere before you publish to it' });
+
   const user = await api(one, 'GET', '/api/users/bob');
   assert.equal(user.status, 200);
   assert.equal(user.body.online, true);
