@@ -95,6 +95,7 @@ impl Application {
                     ("connections", Value::List(list)),
                 ])
             }
+            Request::Status(status) => self.status(socket, status),
         }
     }
 
@@ -133,6 +134,12 @@ impl Application {
         let sent = self.hub.main().to(&user_room(user)).emit(event, [argument]);
         sent.await.map_err(|fault| format!("{fault}; the user's connections to this node have it"))?;
         Ok(connections.len() as u64)
+    }
+
+    fn status(&self, socket: &Socket, status: String) -> Outcome {
+        let user = socket.user().ok_or("only a user has a status; this connection has no name")?;
+        self.presence.has_status(user, socket.id(), &status);
+        Ok(vec![("status", status.into())])
     }
 
     /// Who is in a room, on all nodes.

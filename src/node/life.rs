@@ -69,13 +69,21 @@ impl World {
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
     /// Its address.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}{}", remedy(error))]
     Listen {
         /// As it was given.
         address: std::net::SocketAddr,
         /// What the system says.
         error: std::io::Error,
     },
+}
+
+/// What would be right, where that is known.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; processes share a port when each of them has --reuse-port",
+        _ => "",
+    }
 }
 
 /// A running node.

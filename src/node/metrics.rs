@@ -1,7 +1,8 @@
 //! What a node counts, and the text of `/metrics`.
 //!
 //! `websocket_connections` has no prefix: the fleet's autoscaler rule names it so. Everything else begins with
-//! `mainstay_node_`. Labels are fixed words; nothing that a client says becomes one.
+//! `mainstay_node_`. Labels are fixed words; nothing that a client says becomes one. What others publish has a time in it
+//! on streams alone (the entry's id), so only there a delivery is measured and a lag known; a publication everywhere.
 
 use std::sync::Arc;
 
@@ -73,9 +74,9 @@ pub struct Metrics {
     pub redis_up: IntGauge,
     /// From a broadcast's start to Redis' answer.
     pub publish_seconds: Histogram,
-    /// From a broadcast's entry into Redis to its delivery here.
+    /// From a broadcast's entry into Redis to its delivery here; on streams.
     pub delivery_seconds: Histogram,
-    /// How far this node's reading of the stream is behind, seconds.
+    /// How far this node's reading of the stream is behind, seconds; 0 on other adapters.
     pub lag_seconds: Gauge,
     refused: IntCounterVec,
     cut: IntCounterVec,
@@ -123,13 +124,13 @@ impl Metrics {
             delivery_seconds: histogram(
                 &registry,
                 "delivery_seconds",
-                "From a broadcast's entry into Redis to its delivery here.",
+                "From a broadcast's entry into Redis to its delivery here; on streams only.",
             ),
             lag_seconds: registered(
                 &registry,
                 Gauge::new(
                     "mainstay_node_adapter_lag_seconds",
-                    "Age of the newest stream entry when it was read.",
+                    "Age of the newest stream entry when it was read; on streams only.",
                 ),
             ),
             refused: counters(&registry, "refused_total", "Clients that were not let in, by reason."),

@@ -7,6 +7,7 @@
 //! | `publish` | `room`, `data` | sends `data` to the others in the room; the client must be in it |
 //! | `direct` | `user`, `data` | sends `data` to every connection of the user |
 //! | `presence` | `room` or `user` | says who is there |
+//! | `presence` | `status` | what others are told of this connection; `online` until then |
 //!
 //! Rules: a field that is missing, unknown or of the wrong kind is a fault that says what would be right. A room that
 //! the node uses itself cannot be joined: `user:…` (a user's connections) and 20 characters of base64url (one socket).
@@ -18,6 +19,9 @@ use super::value::Value;
 const LONGEST_ROOM: usize = 128;
 /// What the rooms of users begin with.
 pub const USER_ROOM: &str = "user:";
+
+/// The most bytes of a status.
+const LONGEST_STATUS: usize = 32;
 
 /// The words, for messages.
 const WORDS: &str = "join, leave, publish, direct or presence";
@@ -37,6 +41,8 @@ pub enum Request {
     RoomPresence(String),
     /// Is this user there?
     UserPresence(User),
+    /// Others are told this of the connection.
+    Status(String),
 }
 
 impl Request {
@@ -50,7 +56,7 @@ impl Request {
             "join" | "leave" => &["room"],
             "publish" => &["room", "data"],
             "direct" => &["user", "data"],
-            "presence" => &["room", "user"],
+            "presence" => &["room", "user", "status"],
             _ => return Err(format!("{} is no request; write {WORDS}", quoted(word))),
         };
         let stranger = fields.iter().find(|(name, _)| !known.contains(&&**name));
@@ -63,10 +69,14 @@ impl Request {
             "leave" => Ok(Self::Leave(fields.room()?)),
             "publish" => Ok(Self::Publish(fields.room()?, fields.data()?)),
             "direct" => Ok(Self::Direct(fields.user()?, fields.data()?)),
-            _ => match (fields.find("room"), fields.find("user")) {
-                (Some(_), None) => Ok(Self::RoomPresence(fields.room()?)),
-                (None, Some(_)) => Ok(Self::UserPresence(fields.user()?)),
-                _ => Err("presence is that of a room or of a user; write one of the two fields".into()),
+            _ => match ["room", "user", "status"].map(|name| fields.find(name).is_some()) {
+                [true, false, false] => Ok(Self::RoomPresence(fields.room()?)),
+                [false, true, false] => Ok(Self::UserPresence(fields.user()?)),
+                [false, false, true] => Ok(Self::Status(fields.status()?)),
+                _ => {
+                    Err("presence asks about a room or a user, or sets the status; write one of the three"
+                        .into())
+                }
             },
         }
     }
@@ -99,6 +109,17 @@ impl Fields<'_> {
     fn user(&self) -> Result<User, String> {
         User::parse(self.text("user")?)
             .ok_or_else(|| "a user's name has 1 to 128 bytes and no control characters".into())
+    }
+
+    fn status(&self) -> Result<String, String> {
+        let status = self.text("status")?;
+        let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        match (1..=LONGEST_STATUS).contains(&status.len()) && status.bytes().all(is_word) {
+            true => Ok(status.into()),
+            false => {
+                Err(format!("a status is 1 to {LONGEST_STATUS} of a-z, 0-9 and -, as `online` or `away`"))
+            }
+        }
     }
 
     fn data(&self) -> Result<Value, String> {
@@ -153,6 +174,7 @@ mod tests {
         assert_eq!(read("direct", r#"{"user":"bob","data":[1]}"#), Ok(direct));
         assert_eq!(read("presence", r#"{"room":"r"}"#), Ok(Request::RoomPresence("r".into())));
         assert_eq!(read("presence", r#"{"user":"bob"}"#), Ok(Request::UserPresence(user)));
+        assert_eq!(read("presence", r#"{"status":"away"}"#), Ok(Request::Status("away".into())));
     }
 
     #[test]
@@ -171,8 +193,12 @@ mod tests {
             ("publish", r#"{"room":"r"}"#, r#"write "data": …"#),
             ("publish", r#"{"data":1}"#, r#"write "room": "…""#),
             ("direct", r#"{"user":"","data":1}"#, "1 to 128 bytes"),
-            ("presence", "{}", "one of the two fields"),
-            ("presence", r#"{"room":"r","user":"u"}"#, "one of the two fields"),
+            ("presence", "{}", "one of the three"),
+            ("presence", r#"{"room":"r","user":"u"}"#, "one of the three"),
+            ("presence", r#"{"user":"u","status":"away"}"#, "one of the three"),
+            ("presence", r#"{"status":1}"#, "status of presence is text"),
+            ("presence", r#"{"status":""}"#, "1 to 32 of a-z"),
+            ("presence", r#"{"status":"Back at 5"}"#, "1 to 32 of a-z"),
         ];
         for (word, json, said) in cases {
             let fault = read(word, json).unwrap_err();

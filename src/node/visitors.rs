@@ -2,7 +2,9 @@
 //!
 //! A client shows its token as `auth.token` (Engine.IO 3 has no auth: `?token=`), or names itself as `auth.user` or
 //! `?user=` where no token is asked for. An event is a request of [`super::request`], its one argument an object with
-//! the fields; the acknowledgement is `{"ok":true, …}` or `{"ok":false,"error":…}`. Requests are for the namespace `/`.
+//! the fields; the acknowledgement is `{"ok":true, …}` or `{"ok":false,"error":…}`. What is wrong with a request that wants no
+//! acknowledgement comes as the event `error` with `{"error":…}`, in the words of the plain protocol. Requests are for
+//! the namespace `/`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -77,15 +79,16 @@ impl socketio::Application for Visitors {
     ) {
         let request = match read(namespace, &data) {
             Ok(request) => request,
-            Err(words) => return answer(reply, Err(words)),
+            Err(words) => return answer((namespace, socket), reply, Err(words)),
         };
-        let (application, socket) = (Arc::clone(&self.application), Arc::clone(socket));
-        let mut carried = Box::pin(async move { application.carry_out(&socket, request).await });
+        let (application, asker) = (Arc::clone(&self.application), Arc::clone(socket));
+        let mut carried = Box::pin(async move { application.carry_out(&asker, request).await });
         // A request takes effect at its first step, so the client's order is kept; what waits is only the answer.
         match Pin::new(&mut carried).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => answer(reply, outcome),
+            Poll::Ready(outcome) => answer((namespace, socket), reply, outcome),
             Poll::Pending => {
-                self.tasks.spawn(async move { answer(reply, carried.await) });
+                let (namespace, socket) = (Arc::clone(namespace), Arc::clone(socket));
+                self.tasks.spawn(async move { answer((&namespace, &socket), reply, carried.await) });
             }
         }
     }
@@ -120,11 +123,17 @@ fn read(namespace: &Namespace, data: &[Value]) -> Result<Request, String> {
     }
 }
 
-fn answer(reply: Option<Reply>, outcome: Outcome) {
-    let Some(reply) = reply else { return };
-    let fields = match outcome {
-        Ok(facts) => [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>(),
-        Err(words) => vec![("ok", Value::Bool(false)), ("error", words.into())],
+/// Answers where an answer is wanted. Elsewhere the client hears of faults alone.
+fn answer((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: Outcome) {
+    let (reply, fields) = match (reply, outcome) {
+        (Some(reply), Ok(facts)) => {
+            (reply, [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>())
+        }
+        (Some(reply), Err(words)) => (reply, vec![("ok", Value::Bool(false)), ("error", words.into())]),
+        (None, Ok(_)) => return,
+        (None, Err(words)) => {
+            return namespace.tell_now(socket, "error", [Value::map([("error", words.into())])]);
+        }
     };
     reply.send(&[Value::Map(fields.into_iter().map(|(name, value)| (name.into(), value)).collect())]);
 }

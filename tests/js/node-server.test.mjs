@@ -60,10 +60,24 @@ test('Socket.IO and plain clients on two nodes share rooms, users and the API', 
   assert.match((await ann.emitWithAck('publish', { room: 'elsewhere', data: 1 })).error, /join elsewhere/);
   assert.match((await ann.emitWithAck('join', { room: 'user:bob' })).error, /write direct/);
 
+  const errors = [];
+  ann.on('error', (error) => errors.push(error));
+  ann.emit('jion', { room: 'lobby' });
+  ann.emit('join', { room: 'attic' });
+  ann.emit('publish', { room: 'elsewhere', data: 1 });
+  await until('both faults are told without an ack', () => errors.length === 2);
+  assert.match(errors[0].error, /^`jion` is no request; write join,/);
+  assert.deepEqual(errors[1], { error: 'join elsewhere before you publish to it' });
+
   const user = await api(one, 'GET', '/api/users/bob');
   assert.equal(user.status, 200);
   assert.equal(user.body.online, true);
   assert.equal(user.body.connections[0].nodeId, 'ws2');
+  assert.equal((await bob.ask({ type: 'presence', status: 'away' })).status, 'away');
+  const bobs = async () => (await ann.emitWithAck('presence', { user: 'bob' })).connections[0].status;
+  await until('ann sees that bob is away', async () => (await bobs()) === 'away');
+  assert.match((await bob.ask({ type: 'presence', status: 'Out!' })).error, /a status is 1 to 32 of a-z/);
+  assert.match((await (await plain(t, one, '')).ask({ type: 'presence', status: 'away' })).error, /only a user has/);
   const priced = once(ann, 'price');
   assert.equal((await api(two, 'POST', '/api/publish', { room: 'lobby', event: 'price', data: 42 })).status, 200);
   assert.equal((await within(priced, 'ann hears the price'))[0], 42);
@@ -127,6 +141,35 @@ test('a Socket.IO client needs a token, and is disconnected when it expires', as
   const eve = await socketio(t, node, { auth: { token: token({ sub: 'eve', exp }) }, reconnection: false });
   assert.equal((await eve.emitWithAck('presence', { user: 'eve' })).ok, true);
   await within(once(eve, 'disconnect'), 'the end of the token');
+});
+
+test('two processes share a port when both have the flag, and one without it is told of it', async (t) => {
+  const start = async (id, ...where) => {
+    const node = await Node.start(id, ['--reuse-port', '--drain', '0s'], ...where);
+    t.after(() => node.stop());
+    return node;
+  };
+  const one = await start('ws1');
+  const two = await start('ws2', one.address);
+  assert.equal(two.address, one.address);
+  // The kernel takes one of the two by the client's port: that all go to the same one is a chance of 2 in 2^100.
+  const met = new Set();
+  for (let n = 0; n < 100 && met.size < 2; n += 1) {
+    const client = await plain(t, one, '');
+    met.add((await client.heard((message) => message.type === 'welcome')).node);
+    client.socket.terminate();
+  }
+  assert.deepEqual([...met].sort(), ['ws1', 'ws2']);
+
+  const third = new Child('ws3', await binary(), ['--id', 'ws3', '--listen', one.address]);
+  assert.equal((await within(third.ended, 'it ends')).code, 1);
+  assert.match(third.tail(), /in use.*; processes share a port when each of them has --reuse-port/);
+  // The other goes on alone, with whatever comes from now on.
+  assert.equal((await one.stop()).code, 0);
+  for (let n = 0; n < 10; n += 1) {
+    const client = await plain(t, two, '');
+    assert.equal((await client.heard((message) => message.type === 'welcome')).node, 'ws2');
+  }
 });
 
 test('wrong flags are all said, and the exit code is 2', async () => {

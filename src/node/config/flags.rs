@@ -101,7 +101,7 @@ pub struct ClientFlags {
     /// The most clients; one more is closed with 1008 "Server at capacity"
     #[arg(long, env = "MAINSTAY_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 50_000)]
     pub max_connections: usize,
-    /// The longest message of a client
+    /// The longest message of a client, and the most that it may post at once by polling
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = read::size)]
     pub max_payload: u64,
     /// How often a client is asked for a sign of life
@@ -128,7 +128,8 @@ pub struct ClientFlags {
     /// Socket.IO namespaces that clients may join, beside `/`
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = read::namespace)]
     pub namespaces: Vec<String>,
-    /// Serve Engine.IO 3 clients (socket.io-client 2), too
+    /// Serve Engine.IO 3 clients (socket.io-client 2), too. By polling they post all that waits at once, whatever its
+    /// length: let --max-payload be larger
     #[arg(long)]
     pub eio3: bool,
     /// A web page's origin that may connect, like `https://example.com`; any when none is given

@@ -12,12 +12,18 @@ impl Namespace {
     /// Sends an event to one socket of this node. Where sessions can be taken up again it goes through the log, so that
     /// it is not lost with the connection.
     pub fn tell(&self, socket: &Arc<Socket>, event: &str, arguments: impl IntoIterator<Item = Value>) {
-        let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
         if self.shared.recovers {
+            let data = std::iter::once(Value::from(event)).chain(arguments).collect();
             drop(self.to(socket.id()).emit_data(data));
         } else {
-            self.send(std::slice::from_ref(socket), &Event::new(self.name(), &data, None), false);
+            self.tell_now(socket, event, arguments);
         }
+    }
+
+    /// Sends an event to one socket of this node, and to nothing that would keep it: it is lost with the connection.
+    pub fn tell_now(&self, socket: &Arc<Socket>, event: &str, arguments: impl IntoIterator<Item = Value>) {
+        let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
+        self.send(std::slice::from_ref(socket), &Event::new(self.name(), &data, None), false);
     }
 
     /// Sends an event to one socket of this node and waits for its answer, with all its arguments.

@@ -49,8 +49,13 @@ struct State {
 
 #[derive(Debug)]
 enum Change {
+    /// It is there, or has another status.
     Arrived(User, Connection),
-    Left { user: User, socket: String, was_last: bool },
+    Left {
+        user: User,
+        socket: String,
+        was_last: bool,
+    },
 }
 
 impl Own {
@@ -59,6 +64,16 @@ impl Own {
         let socket = connection.socket_id.clone();
         state.users.entry(user.clone()).or_default().insert(socket.clone(), connection.clone());
         state.changes.insert(socket, (user.clone(), Some(connection)));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn has_status(&self, user: &User, socket: &str, status: &str) {
+        let mut state = self.state.lock();
+        let State { users, changes, .. } = &mut *state;
+        let Some(connection) = users.get_mut(user).and_then(|all| all.get_mut(socket)) else { return };
+        connection.status = status.into();
+        changes.insert(socket.into(), (user.clone(), Some(connection.clone())));
         drop(state);
         self.changed.notify_one();
     }

@@ -4,7 +4,7 @@
 //! (`scripts` says under which keys), written by one task (`keeper`) in the order of events. A node that ends takes
 //! its connections with it; one that dies without a word is tidied up after by the others when its lease has run out.
 //!
-//! Rules: [`Presence::arrived`] and [`Presence::left`] never wait. While Redis is away the node knows its own
+//! Rules: [`Presence::arrived`], [`Presence::has_status`] and [`Presence::left`] never wait. While Redis is away the node knows its own
 //! connections, and writes all of them anew when it is back.
 
 mod keeper;
@@ -34,7 +34,7 @@ pub struct Connection {
     pub node_id: String,
     /// Since when: ISO 8601, UTC, milliseconds.
     pub connected_at: String,
-    /// `online`.
+    /// `online`, until the client says something else.
     pub status: String,
 }
 
@@ -127,6 +127,20 @@ impl Presence {
                 }
             }
             Kept::Redis { own, .. } => own.left(user, socket),
+        }
+    }
+
+    /// A client of this node has said how it is.
+    pub fn has_status(&self, user: &User, socket: &str, status: &str) {
+        match &self.kept {
+            Kept::Memory(roll) => {
+                let mut roll = roll.lock();
+                let mut connections = roll.get_mut(user).into_iter().flatten();
+                if let Some(connection) = connections.find(|connection| connection.socket_id == socket) {
+                    connection.status = status.into();
+                }
+            }
+            Kept::Redis { own, .. } => own.has_status(user, socket, status),
         }
     }
 

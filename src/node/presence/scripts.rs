@@ -39,7 +39,8 @@ local function settle(user_key, all_key, user)
 end
 ";
 
-/// KEYS: user, connections, node; ARGV: user, the connection as JSON (with its boot), its socket, its `connectedAt`.
+/// KEYS: user, connections, node; ARGV: user, the connection as JSON (with its boot), its socket, its `connectedAt`. Also
+/// for one that is there and has changed.
 const ARRIVE: &str = r"
 redis.call('HSET', KEYS[1], 'socket:' .. ARGV[3], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[1])
@@ -124,7 +125,7 @@ impl Keys {
         format!("{}-node:{boot}", self.prefix)
     }
 
-    /// A connection is there; `json` is all of it, with the boot.
+    /// A connection is there, or has changed; `json` is all of it, with the boot.
     pub(super) fn arrive(&self, boot: &str, user: &str, json: &str, facts: [&str; 2]) -> redis::Cmd {
         let keys = [self.user(user), self.connections(), self.node(boot)];
         eval(ARRIVE, &keys, &[user, json, facts[0], facts[1]])

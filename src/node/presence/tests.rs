@@ -139,6 +139,30 @@ async fn in_redis_the_hashes_are_as_fleets_keep_them_and_several_connections_are
 }
 
 #[tokio::test]
+async fn a_status_is_that_of_one_connection_and_the_hash_has_that_of_the_newest() {
+    let server = Server::start();
+    let in_memory = Presence::in_memory(&"ws1".into(), Arc::default());
+    let nodes = [in_memory, server.node("ws1", LONG).await];
+    for node in &nodes {
+        node.arrived(&alice(), "a");
+        node.arrived(&alice(), "b");
+        // Of two that came in one millisecond the hash has the one that was written last: that is b by its status.
+        sockets(node, &["a", "b"]).await;
+        node.has_status(&alice(), "b", "away");
+        node.has_status(&alice(), "nobody", "busy");
+        let known = async || -> HashMap<_, _> {
+            let known = sockets(node, &["a", "b"]).await;
+            known.into_iter().map(|connection| (connection.socket_id, connection.status)).collect()
+        };
+        let wanted = [("a", "online"), ("b", "away")].map(|(socket, status)| (socket.into(), status.into()));
+        let written = async { while known().await != HashMap::from(wanted.clone()) {} };
+        timeout(Duration::from_secs(20), written).await.expect("one is away, the other is not");
+    }
+    let hash: HashMap<String, String> = server.link().await.hgetall("user:alice").await.unwrap();
+    assert_eq!((&*hash["socketId"], &*hash["status"]), ("b", "away"));
+}
+
+#[tokio::test]
 async fn a_socket_that_came_back_on_another_node_is_not_removed_by_the_one_it_left() {
     let server = Server::start();
     let (one, two) = (server.node("ws1", LONG).await, server.node("ws2", LONG).await);

@@ -11,9 +11,9 @@ import { ROOT } from './balancer.mjs';
 const OPEN = /\bnode open\b.*?\baddress"?[=:]\s*"?([^\s",]+)/;
 
 export class Node {
-  /** With these flags, on a free port of its own. */
-  static async start(id, flags = []) {
-    const child = new Child(id, await binary(), ['--id', id, '--listen', '127.0.0.1:0', ...flags], {
+  /** With these flags, on a free port of its own unless an address is given. */
+  static async start(id, flags = [], address = '127.0.0.1:0') {
+    const child = new Child(id, await binary(), ['--id', id, '--listen', address, ...flags], {
       cwd: ROOT,
       env: { ...process.env, NO_COLOR: '1', RUST_LOG: process.env.RUST_LOG ?? 'info' },
     });
