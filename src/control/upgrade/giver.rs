@@ -1,6 +1,7 @@
 //! The old process: starts the new one, gives it everything, and ends.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -228,7 +229,8 @@ impl Handing<'_> {
     /// One batch.
     async fn give(&mut self, link: &mut Link, child: &mut Child) -> Result<usize, UpgradeFault> {
         let begun = Instant::now();
-        let frozen = self.front().relay.freeze(self.batch).await;
+        // Frozen tunnels that are dropped go on here, as they must not when this is cut short by the end of the process.
+        let frozen = ManuallyDrop::new(self.front().relay.freeze(self.batch).await);
         self.giver = Giver::offering(self.replaced.is_none());
         let count = frozen.len();
         let within = if self.giver == Giver::Offered { HOLD } else { Duration::MAX };
@@ -240,7 +242,7 @@ impl Handing<'_> {
             }
         };
         let fault = match timeout(within, held).await.unwrap_or(Err(TalkFault::Late(within))) {
-            Ok(_) => return self.let_go(link, frozen, begun).await.map(|()| count),
+            Ok(_) => return self.let_go(link, ManuallyDrop::into_inner(frozen), begun).await.map(|()| count),
             Err(fault) => fault,
         };
         let heard = match fault {
@@ -251,7 +253,7 @@ impl Handing<'_> {
         if self.giver.hear(heard) == Give::Kill {
             self.kill(child, frozen).await;
         } else {
-            frozen.resume();
+            ManuallyDrop::into_inner(frozen).resume();
         }
         Err(fault.into())
     }
@@ -276,10 +278,12 @@ impl Handing<'_> {
     }
 
     /// Kills the new process, and carries the batch again once it is dead.
-    async fn kill(&mut self, child: &mut Child, frozen: Frozen) {
+    async fn kill(&mut self, child: &mut Child, frozen: ManuallyDrop<Frozen>) {
         // It may be dead already.
         let _ = child.start_kill();
-        match timeout(DEATH, child.wait()).await {
+        let dead = timeout(DEATH, child.wait()).await;
+        let frozen = ManuallyDrop::into_inner(frozen);
+        match dead {
             Ok(Ok(_)) if self.giver.hear(Heard::Dead) == Give::Resume => frozen.resume(),
             dead => {
                 // Never two owners: whoever cannot be seen dead may carry them.
