@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::BatchSize;
 use super::link::{TalkFault, expect, lent, say, send_batch};
 use super::program::Program;
 use super::steps::{Give, Giver, Heard};
@@ -30,13 +31,6 @@ const START: Duration = Duration::from_secs(60);
 /// It holds the first batch within this; it takes some milliseconds. For the others it has all the time, because it
 /// carries tunnels itself then.
 const HOLD: Duration = Duration::from_secs(10);
-/// Tunnels of the first batch; the next are as large as what it took allows.
-const FIRST: usize = 1_000;
-/// The pause that a batch is fitted to: under the 50 ms that one may cost, since the next may go more slowly.
-const PAUSE: Duration = Duration::from_millis(30);
-/// The fewest and the most tunnels of a batch. Still smaller ones on a busy machine, where each thread waits for its
-/// core, pause a tunnel hardly less and draw the whole out.
-const BATCHES: std::ops::RangeInclusive<usize> = 500..=8_000;
 /// From one look at what is still to finish here to the next.
 const LOOK: Duration = Duration::from_millis(20);
 /// A process that was killed is gone within this.
@@ -132,8 +126,13 @@ async fn serve(
             _ = signal.recv() => None,
             () = reload.front().shutdown.reached(Phase::Draining) => return,
         };
-        let mut handing =
-            Handing { reload: &reload, question, giver: Giver::Owns, replaced: None, batch: FIRST };
+        let mut handing = Handing {
+            reload: &reload,
+            question,
+            giver: Giver::Owns,
+            replaced: None,
+            batch: BatchSize::first(),
+        };
         match handing.run(&program).await {
             Ok(()) => return done.cancel(),
             Err(fault) => handing.failed(fault),
@@ -148,8 +147,8 @@ struct Handing<'a> {
     giver: Giver,
     /// Once there is no way back.
     replaced: Option<Replaced>,
-    /// Tunnels of the next batch.
-    batch: usize,
+    /// Of the next batch.
+    batch: BatchSize,
 }
 
 impl Handing<'_> {
@@ -230,7 +229,7 @@ impl Handing<'_> {
     async fn give(&mut self, link: &mut Link, child: &mut Child) -> Result<usize, UpgradeFault> {
         let begun = Instant::now();
         // Frozen tunnels that are dropped go on here, as they must not when this is cut short by the end of the process.
-        let frozen = ManuallyDrop::new(self.front().relay.freeze(self.batch).await);
+        let frozen = ManuallyDrop::new(self.front().relay.freeze(self.batch.tunnels()).await);
         self.giver = Giver::offering(self.replaced.is_none());
         let count = frozen.len();
         let within = if self.giver == Giver::Offered { HOLD } else { Duration::MAX };
@@ -268,9 +267,7 @@ impl Handing<'_> {
         // It goes on when this does not reach it, too: then the end of the socket tells it.
         let said = link.send(kind::GO, &[], &[]).await;
         let pause = begun.elapsed();
-        if count == self.batch {
-            self.batch = fitting(count, pause);
-        }
+        self.batch = self.batch.after(count, pause);
         let replaced = self.replaced.get_or_insert(Replaced { process: 0, tunnels: 0, pause });
         replaced.tunnels += count;
         replaced.pause = replaced.pause.max(pause);
@@ -306,7 +303,7 @@ impl Handing<'_> {
         let deadline = Instant::now() + self.reload.config().shutdown.drain;
         let mut is_open = true;
         loop {
-            let limit = self.batch;
+            let limit = self.batch.tunnels();
             if is_open && front.relay.live() > 0 {
                 match self.give(link, child).await {
                     // What was left is on its way to a process that has it, or is carried here to its end.
@@ -391,26 +388,4 @@ fn drains(front: &Front) -> Vec<Drained> {
         closed: drain.so_far.closed,
     };
     drain::snapshots(front).into_iter().map(drained).collect()
-}
-
-/// The tunnels of the next batch, when one of `count` took `pause`. Twice as many at most: one that went quickly says
-/// little.
-fn fitting(count: usize, pause: Duration) -> usize {
-    let fitting = count as f64 * PAUSE.as_secs_f64() / pause.as_secs_f64().max(1e-6);
-    (fitting.min(count as f64 * 2.0) as usize).clamp(*BATCHES.start(), *BATCHES.end())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_is_as_large_as_the_pause_allows_and_grows_by_steps() {
-        let ms = Duration::from_millis;
-        assert_eq!(fitting(1_000, ms(40)), 750);
-        assert_eq!(fitting(1_000, ms(20)), 1_500);
-        assert_eq!(fitting(1_000, ms(2)), 2_000);
-        assert_eq!(fitting(1_000, Duration::ZERO), 2_000);
-        assert_eq!((fitting(600, ms(5_000)), fitting(8_000, ms(4))), (500, 8_000));
-    }
 }

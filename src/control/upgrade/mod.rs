@@ -12,6 +12,7 @@
 //!
 //! Up to the point of no return every fault leaves the old process serving as before; the new one is killed.
 
+mod batch;
 mod giver;
 mod link;
 mod program;
