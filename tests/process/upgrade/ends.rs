@@ -110,7 +110,7 @@ fn an_old_process_that_is_killed_once_it_has_said_go_takes_its_requests_along_an
     stage.balancer.line("the process before this one has ended");
     assert_ne!(stage.serving(), before);
     traffic.flows();
-    assert_eq!(stage.metric("mainstay_websocket_connections{pool=\"chat\",node=\"ws1\"}"), count as u64);
+    stage.shows("mainstay_websocket_connections{pool=\"chat\",node=\"ws1\"}", count as u64);
     tunnel(&stage.balancer, &stage.node);
     assert!(traffic.end().contains("rounds"));
 }

@@ -47,13 +47,11 @@ fn tunnels_under_traffic_live_through_upgrades_and_a_new_client_is_served() {
         println!("upgrade {round}: {told}");
         let process = stage.serving();
         stage.alone(process);
-        assert_eq!(stage.metric("mainstay_websocket_connections{pool=\"chat\",node=\"ws1\"}"), count as u64);
-        assert_eq!(stage.metric("mainstay_upgrades_total{result=\"done\"}"), round as u64);
-        assert_eq!(
-            stage.metric("mainstay_handshakes_total{pool=\"chat\",result=\"upgraded\"}"),
-            (count + round - 1) as u64,
-            "every process counts on"
-        );
+        stage.shows("mainstay_websocket_connections{pool=\"chat\",node=\"ws1\"}", count as u64);
+        stage.shows("mainstay_upgrades_total{result=\"done\"}", round as u64);
+        // Every process counts on.
+        let upgraded = "mainstay_handshakes_total{pool=\"chat\",result=\"upgraded\"}";
+        stage.shows(upgraded, (count + round - 1) as u64);
         let (client, mut node) = tunnel(&stage.balancer, &stage.node);
         drop(client);
         node.rest();
@@ -149,7 +147,7 @@ fn a_binary_that_fails_its_check_or_is_none_leaves_the_old_process_serving_and_s
     fs::write(&path, &text).unwrap();
     traffic.flows();
     assert_eq!(stage.serving(), before);
-    assert_eq!(stage.metric("mainstay_upgrades_total{result=\"failed\"}"), 3);
+    stage.shows("mainstay_upgrades_total{result=\"failed\"}", 3);
     drop(tunnel(&stage.balancer, &stage.node));
     let (done, told) = stage.upgrade();
     assert!(done, "{told}");
