@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use mainstay::app::App;
+use mainstay::control::rebalance::Unfinished;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -275,5 +277,30 @@ async fn a_rebalance_ends_when_the_config_no_longer_wants_it_and_is_in_nobodys_w
     assert_eq!(fleet.order("{\"over\": \"1h\"}").await.0, 202);
     assert_eq!(fleet.order("{\"over\": \"2h\"}").await.0, 202);
     assert_ne!(fleet.status().await, Value::Null);
+    soon(fleet.app.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process_goes_on_with_what_is_left_and_moves_nobody_who_came_later() {
+    let mut fleet = Fleet::set(2, 1, "rebalance: null").await;
+    fleet.fill(20).await;
+    fleet.grow(2, "rebalance: null").await;
+    assert_eq!(fleet.order("{\"over\": \"1h\", \"quiet_first\": false}").await.0, 202);
+    let rebalances = Arc::clone(fleet.app.reload().rebalances());
+    let [unfinished] = &rebalances.unfinished()[..] else { panic!("one is under way") };
+    let left = unfinished.left["ws1"];
+    assert!(
+        (9..=10).contains(&left) && unfinished.is_ordered && unfinished.over > Duration::from_secs(3_500)
+    );
+    // Nobody was there before 1970.
+    rebalances.resume(&Unfinished { begun: Duration::ZERO, over: Duration::ZERO, ..unfinished.clone() });
+    fleet.settled().await;
+    assert!(fleet.closed() <= 1);
+    rebalances.resume(&Unfinished { pool: "gone".into(), ..unfinished.clone() });
+    assert_eq!(fleet.status().await, Value::Null);
+    rebalances.resume(&Unfinished { over: Duration::from_millis(300), ..unfinished.clone() });
+    fleet.until(|counts| counts.values().sum::<usize>() == 20 && counts["ws1"] <= 11).await;
+    fleet.settled().await;
+    assert!((9..=10).contains(&fleet.closed()), "{}", fleet.closed());
     soon(fleet.app.stop()).await;
 }

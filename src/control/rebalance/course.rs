@@ -38,7 +38,10 @@ pub struct Course {
     rule: Rebalance,
     /// An operator wants it, whatever the config says.
     is_ordered: bool,
+    /// Who came later is not moved.
     begun: SystemTime,
+    /// The end of the window.
+    deadline: SystemTime,
     /// The nodes that give up tunnels.
     crowded: Vec<Crowded>,
     /// No more is closed.
@@ -75,14 +78,20 @@ pub struct Progress {
 }
 
 impl Course {
-    /// Not begun yet: what `outlook` says is too much, over the window of the rule.
-    pub fn new(pool: Arc<str>, rule: Rebalance, outlook: &Outlook, is_ordered: bool) -> Arc<Self> {
+    /// Not begun yet: what `outlook` says is too much, over the window of the rule, of those who came before `begun`.
+    pub fn new(
+        pool: Arc<str>,
+        rule: Rebalance,
+        outlook: &Outlook,
+        (is_ordered, begun): (bool, SystemTime),
+    ) -> Arc<Self> {
         let crowded = outlook.stands.iter().filter(|stand| stand.surplus > 0).map(Crowded::new).collect();
         Arc::new(Self {
             pool,
             rule,
             is_ordered,
-            begun: SystemTime::now(),
+            begun,
+            deadline: SystemTime::now() + rule.over,
             crowded,
             is_over: AtomicBool::new(false),
             stop: CancellationToken::new(),
@@ -96,8 +105,34 @@ impl Course {
         Progress {
             planned: self.crowded.iter().map(|crowded| crowded.planned).sum(),
             closed: self.crowded.iter().map(|crowded| crowded.closed.load(Relaxed)).sum(),
-            deadline: self.begun + self.rule.over,
+            deadline: self.deadline,
         }
+    }
+
+    pub(super) fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    pub(super) fn rule(&self) -> &Rebalance {
+        &self.rule
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.is_ordered
+    }
+
+    pub(super) fn begun(&self) -> SystemTime {
+        self.begun
+    }
+
+    pub(super) fn deadline(&self) -> SystemTime {
+        self.deadline
+    }
+
+    /// How many more each crowded node may give up.
+    pub(super) fn left(&self) -> impl Iterator<Item = (&NodeId, u32)> {
+        let left = |crowded: &Crowded| crowded.planned.saturating_sub(crowded.closed.load(Relaxed));
+        self.crowded.iter().map(move |crowded| (&crowded.node, left(crowded)))
     }
 
     /// No more is closed; crowded nodes may still be kept from filling up again.
@@ -127,7 +162,7 @@ impl Course {
             () = course => {}
             () = self.stop.cancelled() => self.break_off(front),
             () = front.shutdown.reached(Phase::Draining) => self.break_off(front),
-            // What is left of the surplus is the next process's to see.
+            // What is left of the surplus is the next process's to move.
             () = front.shutdown.relieved() => self.break_off(front),
         }
     }

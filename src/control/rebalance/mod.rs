@@ -11,10 +11,11 @@
 
 mod course;
 mod outlook;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -27,6 +28,7 @@ use crate::shutdown::Phase;
 
 pub use course::{Course, Progress};
 pub use outlook::{Outlook, Stand};
+pub use unfinished::Unfinished;
 
 /// How often it is looked at whether a node has come up.
 const LOOK: Duration = Duration::from_secs(1);
@@ -78,7 +80,7 @@ impl Rebalances {
         }
         let outlook = Outlook::of(pool, rule.tolerance, self.front.now());
         if outlook.moves() > 0 {
-            self.begin(pool, rule, &outlook, true);
+            self.begin(pool, rule, &outlook, (true, SystemTime::now()));
         }
         Ok((rule, outlook))
     }
@@ -88,9 +90,35 @@ impl Rebalances {
         self.courses.lock().get(pool).filter(|course| !course.is_over()).map(|course| course.progress())
     }
 
-    fn begin(self: &Arc<Self>, pool: &Pool, rule: Rebalance, outlook: &Outlook, is_ordered: bool) {
+    /// Those that are under way, for another process to go on with.
+    pub fn unfinished(&self) -> Vec<Unfinished> {
+        let courses = self.courses.lock();
+        courses.values().filter(|course| !course.is_over()).map(|course| Unfinished::of(course)).collect()
+    }
+
+    /// Goes on with one that another process had under way, once the tunnels are here; a pool that the config does not
+    /// have any more has none.
+    pub fn resume(self: &Arc<Self>, unfinished: &Unfinished) {
+        let state = self.front.state.load_full();
+        let Some(pool) = state.pools.get(&*unfinished.pool) else { return };
+        let rule = unfinished.rule();
+        let mut outlook = Outlook::of(pool, rule.tolerance, self.front.now());
+        unfinished.limit(&mut outlook);
+        if outlook.moves() > 0 {
+            self.begin(pool, rule, &outlook, (unfinished.is_ordered, unfinished.begun()));
+        }
+    }
+
+    /// Whether an operator wants it, and when it began.
+    fn begin(
+        self: &Arc<Self>,
+        pool: &Pool,
+        rule: Rebalance,
+        outlook: &Outlook,
+        (is_ordered, begun): (bool, SystemTime),
+    ) {
         let name = Arc::clone(&pool.config.name);
-        let course = Course::new(Arc::clone(&name), rule, outlook, is_ordered);
+        let course = Course::new(Arc::clone(&name), rule, outlook, (is_ordered, begun));
         let before = self.courses.lock().insert(Arc::clone(&name), Arc::clone(&course));
         tracing::info!(pool = %name, moves = outlook.moves(), over = ?rule.over, "rebalancing");
         let this = Arc::clone(self);
@@ -132,7 +160,7 @@ impl Rebalances {
             lookout.due.remove(name);
             let outlook = Outlook::of(pool, rule.tolerance, now);
             if outlook.moves() > 0 {
-                self.begin(pool, rule, &outlook, false);
+                self.begin(pool, rule, &outlook, (false, SystemTime::now()));
             }
         }
     }

@@ -19,6 +19,7 @@ use super::steps::{Give, Giver, Heard};
 use super::words::{Drained, Hello, Known, Last, Take, VERSION, kind};
 use crate::control::drain;
 use crate::control::probe::nodes;
+use crate::control::rebalance::Unfinished;
 use crate::control::{Reload, report};
 use crate::net::handover::Link;
 use crate::proxy::Front;
@@ -132,6 +133,7 @@ async fn serve(
             giver: Giver::Owns,
             replaced: None,
             batch: BatchSize::first(),
+            unfinished: Vec::new(),
         };
         match handing.run(&program).await {
             Ok(()) => return done.cancel(),
@@ -149,6 +151,8 @@ struct Handing<'a> {
     replaced: Option<Replaced>,
     /// Of the next batch.
     batch: BatchSize,
+    /// The rebalances that this process has left off.
+    unfinished: Vec<Unfinished>,
 }
 
 impl Handing<'_> {
@@ -204,6 +208,7 @@ impl Handing<'_> {
             self.replaced = None;
             return Err(fault);
         }
+        self.unfinished = self.reload.rebalances().unfinished();
         front.shutdown.relieve();
         self.reload.leave_sockets();
         front.state.load().pools.values().for_each(|pool| pool.release());
@@ -329,7 +334,8 @@ impl Handing<'_> {
         }
         if is_open {
             // What it had shown is what the other shows without this, so a fault loses a few counts and no more.
-            let last = Last { counted: front.metrics.counted(), drains: drains(&front) };
+            let rebalances = std::mem::take(&mut self.unfinished);
+            let last = Last { counted: front.metrics.counted(), drains: drains(&front), rebalances };
             let _ = say(link, kind::LAST, &last).await;
         }
         Ok(())

@@ -215,6 +215,7 @@ impl Coming {
                         // A node that the new config does not have is seen off as such.
                         drain::resume(front, &snapshot(drain));
                     }
+                    last.rebalances.iter().for_each(|one| self.reload.rebalances().resume(one));
                     return Ok(Next::Last);
                 }
                 other => return Err(TalkFault::Strange(other)),

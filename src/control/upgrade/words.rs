@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::rebalance::Unfinished;
 use crate::metrics::carried::Carried;
 use crate::pool::health::Memory;
 
@@ -81,6 +82,8 @@ pub struct Last {
     pub counted: Carried,
     /// The drains that are under way. The tunnels that they mean have all come by now.
     pub drains: Vec<Drained>,
+    /// The rebalances that were under way when the other took over.
+    pub rebalances: Vec<Unfinished>,
 }
 
 /// A drain under way.

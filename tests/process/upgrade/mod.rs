@@ -15,6 +15,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -238,4 +239,36 @@ fn the_service_manager_hears_of_the_new_process_and_that_one_feeds_its_watchdog(
     }
     kill_process(Pid::from_raw(process).unwrap(), Signal::TERM).unwrap();
     hears("STOPPING=1");
+}
+
+#[test]
+fn a_rebalance_under_way_goes_on_in_the_new_process() {
+    let stage = Stage::quiet();
+    let _tunnels = tunnels(&stage, 6);
+    let path = stage.balancer.folder.path().join("balancer.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let other = node();
+    let more = format!("nodes: [{{ id: ws2, address: \"{}\" }}, ", other.local_addr().unwrap());
+    fs::write(&path, text.replace("nodes: [", &more)).unwrap();
+    let admin = stage.balancer.admin.as_str();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    assert!(command.args(["reload", "--admin", admin]).status().unwrap().success());
+    let mut order = Raw::new(TcpStream::connect(admin).unwrap());
+    let wish = "{\"over\": \"1h\"}";
+    order.send(format!(
+        "POST /api/pools/chat/rebalance HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{wish}",
+        wish.len()
+    ));
+    let answer = order.rest();
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    let (done, told) = stage.upgrade();
+    assert!(done && told.contains("tunnels that went over: 6"), "{told}");
+    stage.alone(stage.serving());
+    let end = Instant::now() + DEADLINE;
+    while !stage.balancer.admin("/api/status").contains("\"rebalance\":{") {
+        assert!(Instant::now() < end, "it has ended:\n{}", stage.balancer.log());
+        std::thread::yield_now();
+    }
+    stage.shows("mainstay_rebalance_left{pool=\"chat\"}", 3);
 }
