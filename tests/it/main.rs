@@ -10,6 +10,7 @@ mod ends;
 mod handshake;
 mod limits;
 mod lines;
+mod listening;
 mod numbers;
 mod plain;
 mod play;

@@ -8,8 +8,8 @@ use mainstay::route::Origins;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::Listening;
 use super::stand_in::StandIn;
+use crate::listening::Listening;
 use crate::wire;
 
 /// Cases in which we differ, and mean to.

@@ -7,36 +7,20 @@ mod upgrade;
 mod websocket;
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use mainstay::node::engine_io::{
     CloseKind, Connection, Frame, Handler, Handshake, Inbox, Message, Reason, Server, Settings,
 };
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
+use crate::listening::{Client, Listening};
+use crate::play::soon;
 use crate::wire::http::{Answer, Request};
 
 /// The query of a handshake by polling.
 const POLLING: &str = "EIO=4&transport=polling";
-
-/// An event that does not come within this has not come.
-const SOON: Duration = Duration::from_secs(10);
-
-/// Waits for what must come.
-async fn soon<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, event).await.expect("it comes soon")
-}
 
 /// Answers every message with itself, but for a few words that ask for something else.
 struct Echo {
@@ -46,16 +30,21 @@ struct Echo {
 
 impl Handler for Echo {
     fn admits(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
-        match handshake.header("x-bad") {
-            None => Ok(()),
-            Some("1") => Err("Forbidden".into()),
-            Some(_) => Err("thou shall not pass".into()),
-        }
+        admits(handshake)
     }
 
     fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn Inbox> {
         self.opened.send(connection.clone()).unwrap();
         Arc::new(Ear(self.closed.clone()))
+    }
+}
+
+/// The header `x-bad` is for a client that is not let in, as the recorded servers have it.
+fn admits(handshake: &Handshake) -> Result<(), Cow<'static, str>> {
+    match handshake.header("x-bad") {
+        None => Ok(()),
+        Some("1") => Err("Forbidden".into()),
+        Some(_) => Err("thou shall not pass".into()),
     }
 }
 
@@ -79,23 +68,6 @@ impl Inbox for Ear {
 
     fn closed(&self, _: &Connection, reason: Reason) {
         let _ = self.0.send(reason);
-    }
-}
-
-/// A server on a port of its own.
-struct Listening {
-    address: SocketAddr,
-    /// Ends the accept loop and its connections with the test.
-    _tasks: JoinSet<()>,
-}
-
-impl Listening {
-    async fn start(server: Server) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, server));
-        Self { address, _tasks: tasks }
     }
 }
 
@@ -143,14 +115,11 @@ impl Served {
 
     /// A WebSocket with its open packet taken.
     async fn open(&self) -> Client {
-        let mut client = self.connect("EIO=4&transport=websocket").await;
-        assert!(client.text().await.starts_with("0{\"sid\":"));
-        client
+        Client::open(self.address).await
     }
 
     async fn connect(&self, query: &str) -> Client {
-        let (client, _) = connect_async(format!("ws://{}/socket.io/?{query}", self.address)).await.unwrap();
-        Client(client)
+        Client::connect(self.address, query).await
     }
 
     async fn ended(&mut self) -> Reason {
@@ -159,47 +128,5 @@ impl Served {
 
     async fn session(&mut self) -> Arc<Connection> {
         soon(self.opened.recv()).await.unwrap()
-    }
-}
-
-async fn accept(listener: TcpListener, server: Server) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, peer) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let server = server.clone();
-        let service = service_fn(move |request| {
-            let server = server.clone();
-            async move { Ok::<_, Infallible>(server.respond(request, peer).await) }
-        });
-        let connection =
-            http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
-        connections.spawn(async move { drop(connection.await) });
-    }
-}
-
-/// A raw client that sees every frame.
-struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
-
-impl Client {
-    async fn say(&mut self, text: &str) {
-        self.0.send(tungstenite::Message::text(text)).await.unwrap();
-    }
-
-    async fn next(&mut self) -> tungstenite::Message {
-        soon(self.0.next()).await.unwrap().unwrap()
-    }
-
-    async fn text(&mut self) -> String {
-        self.next().await.into_text().unwrap().to_string()
-    }
-
-    /// Reads to the Close; its code and words.
-    async fn code(&mut self) -> Option<(u16, String)> {
-        loop {
-            if let tungstenite::Message::Close(frame) = self.next().await {
-                return frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
-            }
-        }
     }
 }

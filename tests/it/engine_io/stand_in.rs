@@ -15,11 +15,7 @@ pub struct StandIn(pub mpsc::UnboundedSender<Arc<Connection>>);
 
 impl Handler for StandIn {
     fn admits(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
-        match handshake.header("x-bad") {
-            None => Ok(()),
-            Some("1") => Err("Forbidden".into()),
-            Some(_) => Err("thou shall not pass".into()),
-        }
+        super::admits(handshake)
     }
 
     fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn Inbox> {

@@ -41,7 +41,7 @@ async fn what_nodes_socket_io_answered_is_answered_here() {
     for case in &cases {
         let name = case["case"].as_str().unwrap();
         let node = Node::start(&Memory::new(None), wanted(name)).await;
-        if let Err(fault) = wire::replay(case, node.address).await {
+        if let Err(fault) = wire::replay(case, node.listening.address).await {
             faults.push(format!("{name}: {fault}"));
         }
     }
