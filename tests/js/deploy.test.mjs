@@ -1,5 +1,6 @@
-// The deploy files, as far as a machine without containers and Kubernetes can say: they parse, they have what the fleet
-// relies on, the binaries take the commands in them, and the same commands make a fleet that a client can use.
+// The deploy files, as far as a machine without containers and Kubernetes can say: they are what the schemas ask for,
+// they have what the fleet relies on, the binaries take the commands in them, and the same commands make a fleet that a
+// client can use.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -16,10 +17,38 @@ import { Balancer, ROOT, binary as balancerBinary } from './lib/balancer.mjs';
 import { Child } from './lib/child.mjs';
 import { Node } from './lib/node.mjs';
 import { Redis } from './lib/redis.mjs';
+import { composeFaults, kubernetesFaults } from './lib/schemas.mjs';
 import { until, within } from './lib/wait.mjs';
 
 const DEPLOY = join(ROOT, 'deploy');
 const text = (...path) => readFile(join(DEPLOY, ...path), 'utf8');
+
+test('compose is what the Compose Specification asks for, and a misspelt field is not', async () => {
+  const file = async () => parse(await text('compose.yaml'), { merge: true });
+  assert.deepEqual(composeFaults(await file()), []);
+  const wrong = await file();
+  wrong.services.ws1.stop_grace_perod = '45s';
+  wrong.services.redis.healthcheck.interval = '2 seconds';
+  const faults = composeFaults(wrong);
+  assert.equal(faults.length, 2, faults.join('\n'));
+  assert.ok(faults.some((fault) => /^\/services\/ws1 .*stop_grace_perod/.test(fault)));
+  assert.ok(faults.some((fault) => /^\/services\/redis\/healthcheck\/interval .*duration/.test(fault)));
+});
+
+test('the Kubernetes files are what its schemas ask for, and a misspelt field is not', async () => {
+  for (const object of await documents()) assert.deepEqual(kubernetesFaults(object), [], `${object.kind}`);
+  const { apiVersion, kind, resources, ...more } = parse(await text('kubernetes', 'kustomization.yaml'));
+  assert.deepEqual([apiVersion, kind, more], ['kustomize.config.k8s.io/v1beta1', 'Kustomization', {}]);
+  assert.ok(resources.every((name) => typeof name === 'string'));
+
+  const named = await changed('StatefulSet', ({ template }) => (template.spec.containers[0].readinesProbe = {}));
+  assert.match(named, /^\/spec\/template\/spec\/containers\/0 .*readinesProbe/);
+  const typed = await changed('Deployment', ({ template }) => (template.spec.containers[0].ports[0].containerPort = 'x'));
+  assert.match(typed, /^\/spec\/template\/spec\/containers\/0\/ports\/0\/containerPort must be integer/);
+  const missing = await changed('StatefulSet', (spec) => delete spec.selector);
+  assert.match(missing, /^\/spec must have required property 'selector'/);
+  assert.match(await changed('HorizontalPodAutoscaler', (spec) => (spec.maxReplica = 1)), /maxReplica"/);
+});
 
 test('compose has a balancer, three nodes and Redis, and time for a drain', async () => {
   const { services } = parse(await text('compose.yaml'), { merge: true });
@@ -144,6 +173,15 @@ async function documents() {
     }
   }
   return all;
+}
+
+/** The fault of the first object of a kind after a change of its spec. */
+async function changed(kind, change) {
+  const object = (await documents()).find((one) => one.kind === kind);
+  change(object.spec);
+  const faults = kubernetesFaults(object);
+  assert.equal(faults.length, 1, faults.join('\n'));
+  return faults[0];
 }
 
 function flag(words, name) {
