@@ -117,6 +117,17 @@ test('the presence of a node that is killed expires', async (t) => {
   await until('dave is forgotten', async () => (await dave()) === false);
 });
 
+test('a node that is killed and starts again, alone, forgets who was connected', async (t) => {
+  const flags = ['--presence-lease', '1s'];
+  const [former] = await fleet(t, 'ws1', null, flags);
+  await plain(t, former, '?user=finn');
+  const finn = (node) => api(node, 'GET', '/api/users/finn').then(({ body }) => body.online);
+  await until('finn is known', async () => (await finn(former)) === true);
+  await former.stop('SIGKILL');
+  const [anew] = await fleet(t, 'ws1', null, flags);
+  await until('finn is forgotten', async () => (await finn(anew)) === false);
+});
+
 test('one client too many is told so by either protocol', async (t) => {
   const [node] = await fleet(t, 'ws1', null, ['--max-connections', '1']);
   await plain(t, node, '');

@@ -3,7 +3,8 @@
 //! What Redis does not know yet is one change for each socket, so that it is bounded by the sockets there are and were;
 //! many go in one pipeline, in any order, because the newest connection is told by its time. After a failure, and after
 //! a lease that ran out (the others have then tidied up), all of the node's connections are written anew: writing one
-//! twice changes nothing.
+//! twice changes nothing. The lease comes first, at the start as after a failure: nobody would tidy up after a node that
+//! has connections in Redis and no lease.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -208,26 +209,28 @@ struct Written<'a> {
 
 impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
     async fn run(mut self, stop: CancellationToken) -> bool {
+        let mut outcome = self.beat().await;
         let mut beat = interval(self.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.reset();
         let mut retry = interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_behind = false;
         loop {
-            let own = Arc::clone(&self.own);
-            let outcome = tokio::select! {
-                biased;
-                () = stop.cancelled() => return self.end().await,
-                _ = beat.tick() => self.beat().await,
-                () = own.changed.notified(), if !is_behind => self.write().await,
-                _ = retry.tick(), if is_behind => self.write().await,
-            };
             if let Err(error) = &outcome
                 && !is_behind
             {
                 warn!(%error, "presence cannot be written, it is written anew when redis is back");
             }
             is_behind = outcome.is_err();
+            let own = Arc::clone(&self.own);
+            outcome = tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.end().await,
+                _ = beat.tick() => self.beat().await,
+                () = own.changed.notified(), if !is_behind => self.write().await,
+                _ = retry.tick(), if is_behind => self.beat().await,
+            };
         }
     }
 

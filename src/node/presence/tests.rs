@@ -159,7 +159,7 @@ async fn a_status_is_that_of_one_connection_and_the_hash_has_that_of_the_newest(
         timeout(Duration::from_secs(20), written).await.expect("one is away, the other is not");
     }
     let hash: HashMap<String, String> = server.link().await.hgetall("user:alice").await.unwrap();
-    assert_eq!((&*hash["socketId"], &*hash["status"]), ("b", "away"));
+    assert_eq!((&*hash["socketId"], &*hash["status"]), ("b", "away"), "{hash:?}");
 }
 
 #[tokio::test]
@@ -175,21 +175,38 @@ async fn a_socket_that_came_back_on_another_node_is_not_removed_by_the_one_it_le
     assert_eq!(sockets(&two, &["a"]).await[0].node_id, "ws2");
 }
 
+/// What a life of a node has written that said that it lives for a millisecond and then died: alice and 149 others.
+async fn died(boot: &str, link: &mut ConnectionManager) {
+    let keys = Keys::new("user", false);
+    let node = boot.split(':').next().unwrap();
+    let _: (u8, Vec<String>) = keys.renew(boot, 1).query_async(link).await.unwrap();
+    for n in 0..150 {
+        let user = if n == 0 { "alice".into() } else { format!("user {n}") };
+        let json = format!(
+            r#"{{"socketId":"s{n}","nodeId":"{node}","connectedAt":"2026-01-01T00:00:00.000Z","status":"online","boot":"{boot}"}}"#
+        );
+        let facts = [&*format!("s{n}"), "2026-01-01T00:00:00.000Z"];
+        let _: u8 = keys.arrive(boot, &user, &json, facts).query_async(link).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_starts_anew_removes_at_once_what_its_former_life_left_behind() {
+    let server = Server::start();
+    let mut link = server.link().await;
+    died("ws1:1", &mut link).await;
+    // It beats again long after the test has ended.
+    let _anew = server.node("ws1", 20 * LONG).await;
+    let nobody = async { while link.exists::<_, bool>("user:connections").await.unwrap() {} };
+    timeout(Duration::from_secs(20), nobody).await.expect("nothing of the former life is left");
+    assert!(!link.exists::<_, bool>("user:alice").await.unwrap());
+}
+
 #[tokio::test]
 async fn what_a_node_leaves_behind_that_dies_is_removed_by_the_others() {
     let server = Server::start();
     let mut link = server.link().await;
-    let keys = Keys::new("user", false);
-    // A node that said that it lives for a millisecond, and what it had written.
-    let _: (u8, Vec<String>) = keys.renew("dead:1", 1).query_async(&mut link).await.unwrap();
-    for n in 0..150 {
-        let user = if n == 0 { "alice".into() } else { format!("user {n}") };
-        let json = format!(
-            r#"{{"socketId":"s{n}","nodeId":"dead","connectedAt":"2026-01-01T00:00:00.000Z","status":"online","boot":"dead:1"}}"#
-        );
-        let facts = [&*format!("s{n}"), "2026-01-01T00:00:00.000Z"];
-        let _: u8 = keys.arrive("dead:1", &user, &json, facts).query_async(&mut link).await.unwrap();
-    }
+    died("dead:1", &mut link).await;
     let alive = server.node("ws1", Duration::from_secs(1)).await;
     alive.arrived(&alice(), "a");
     sockets(&alive, &["a"]).await;
@@ -206,12 +223,17 @@ async fn after_redis_was_away_everything_is_there_again_and_who_left_is_not() {
         node.arrived(&alice(), socket);
     }
     sockets(&node, &["a", "b"]).await;
+    let mut link = server.link().await;
+    let boot: Vec<String> = link.zrange("user-leases", 0, -1).await.unwrap();
+    assert_eq!(boot.len(), 1, "the lease comes first: without it nobody would tidy up after the node");
     server.kill();
     node.left(&alice(), "a");
     node.arrived(&alice(), "c");
     assert!(timeout(Duration::from_secs(20), node.of(&alice())).await.unwrap().is_err());
     server.restart();
     sockets(&node, &["b", "c"]).await;
+    let again: Vec<String> = server.link().await.zrange("user-leases", 0, -1).await.unwrap();
+    assert_eq!(again, boot);
 }
 
 #[test]
