@@ -274,8 +274,7 @@ impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
             Change::Arrived(user, connection) => {
                 let written = Written { connection, boot: &self.boot };
                 let json = serde_json::to_string(&written).unwrap_or_default();
-                let facts = [connection.socket_id.as_str(), connection.connected_at.as_str()];
-                self.keys.arrive(&self.boot, user.as_str(), &json, facts)
+                self.keys.arrive(&self.boot, user.as_str(), &json, &connection.socket_id)
             }
             Change::Left { user, socket, was_last } => {
                 self.keys.leave(&self.boot, user.as_str(), socket, *was_last)

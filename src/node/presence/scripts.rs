@@ -21,13 +21,16 @@ local function newest_is(user_key, all_key, user, c)
   redis.call('HSET', user_key, 'socketId', c.socketId, 'nodeId', c.nodeId, 'connectedAt', c.connectedAt, 'status', c.status)
   redis.call('HSET', all_key, user, c.nodeId)
 end
+local function is_newer(c, time, socket)
+  return c.connectedAt > time or (c.connectedAt == time and c.socketId >= socket)
+end
 local function settle(user_key, all_key, user)
   local newest
   local fields = redis.call('HGETALL', user_key)
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 7) == 'socket:' then
       local c = cjson.decode(fields[i + 1])
-      if not newest or c.connectedAt > newest.connectedAt then newest = c end
+      if not newest or is_newer(c, newest.connectedAt, newest.socketId) then newest = c end
     end
   end
   if newest then
@@ -39,13 +42,14 @@ local function settle(user_key, all_key, user)
 end
 ";
 
-/// KEYS: user, connections, node; ARGV: user, the connection as JSON (with its boot), its socket, its `connectedAt`. Also
-/// for one that is there and has changed.
+/// KEYS: user, connections, node; ARGV: user, the connection as JSON (with its boot), its socket. Also for one that is
+/// there and has changed. Of two that came in one millisecond, the newest is the one with the greater name.
 const ARRIVE: &str = r"
 redis.call('HSET', KEYS[1], 'socket:' .. ARGV[3], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[1])
-local newest = redis.call('HGET', KEYS[1], 'connectedAt')
-if not newest or newest <= ARGV[4] then newest_is(KEYS[1], KEYS[2], ARGV[1], cjson.decode(ARGV[2])) end
+local newest = redis.call('HMGET', KEYS[1], 'connectedAt', 'socketId')
+local c = cjson.decode(ARGV[2])
+if not newest[1] or is_newer(c, newest[1], newest[2] or '') then newest_is(KEYS[1], KEYS[2], ARGV[1], c) end
 return 1
 ";
 
@@ -126,9 +130,9 @@ impl Keys {
     }
 
     /// A connection is there, or has changed; `json` is all of it, with the boot.
-    pub(super) fn arrive(&self, boot: &str, user: &str, json: &str, facts: [&str; 2]) -> redis::Cmd {
+    pub(super) fn arrive(&self, boot: &str, user: &str, json: &str, socket: &str) -> redis::Cmd {
         let keys = [self.user(user), self.connections(), self.node(boot)];
-        eval(ARRIVE, &keys, &[user, json, facts[0], facts[1]])
+        eval(ARRIVE, &keys, &[user, json, socket])
     }
 
     /// A connection has gone.
