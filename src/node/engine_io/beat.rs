@@ -65,7 +65,8 @@ impl Beat {
         }
         (self.awaits_pong, self.is_extended) = (true, false);
         self.due = now + times.timeout;
-        Turn::Ping(self.due.min(silent_until))
+        // Not behind the next ping that its pong may ask for: whoever waits is looked at early, never late.
+        Turn::Ping(self.due.min(now + times.interval).min(silent_until))
     }
 
     /// A packet that is no part of the heartbeat.
@@ -111,6 +112,17 @@ mod tests {
         assert_eq!(beat.turn(Revision::Four, 610, &TIMES), Turn::Ping(810));
         assert_eq!(beat.turn(Revision::Four, 809, &TIMES), Turn::Wait(810));
         assert_eq!(beat.turn(Revision::Four, 810, &TIMES), Turn::TimedOut);
+    }
+
+    #[test]
+    fn an_interval_shorter_than_the_timeout_is_kept() {
+        let times = Times { interval: 100, timeout: 3000, idle: 10_000 };
+        let mut beat = Beat::new(Revision::Four, 0, &times);
+        assert_eq!(beat.turn(Revision::Four, 100, &times), Turn::Ping(200));
+        beat.pong(101, &times);
+        assert_eq!(beat.turn(Revision::Four, 200, &times), Turn::Wait(201));
+        assert_eq!(beat.turn(Revision::Four, 201, &times), Turn::Ping(301));
+        assert_eq!(beat.turn(Revision::Four, 301, &times), Turn::Wait(3201));
     }
 
     #[test]
