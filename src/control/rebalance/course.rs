@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::outlook::{Outlook, Stand};
+use super::unfinished::Unfinished;
 use crate::config::Rebalance;
 use crate::pool::NodeId;
 use crate::proxy::upstream::Upstream;
@@ -109,30 +110,18 @@ impl Course {
         }
     }
 
-    pub(super) fn pool(&self) -> &str {
-        &self.pool
-    }
-
-    pub(super) fn rule(&self) -> &Rebalance {
-        &self.rule
-    }
-
-    pub(super) fn is_ordered(&self) -> bool {
-        self.is_ordered
-    }
-
-    pub(super) fn begun(&self) -> SystemTime {
-        self.begun
-    }
-
-    pub(super) fn deadline(&self) -> SystemTime {
-        self.deadline
-    }
-
-    /// How many more each crowded node may give up.
-    pub(super) fn left(&self) -> impl Iterator<Item = (&NodeId, u32)> {
+    /// What it has still to do.
+    pub fn unfinished(&self) -> Unfinished {
         let left = |crowded: &Crowded| crowded.planned.saturating_sub(crowded.closed.load(Relaxed));
-        self.crowded.iter().map(move |crowded| (&crowded.node, left(crowded)))
+        Unfinished {
+            pool: self.pool.to_string(),
+            over: self.deadline.duration_since(SystemTime::now()).unwrap_or_default(),
+            tolerance: self.rule.tolerance,
+            quiet_first: self.rule.quiet_first,
+            is_ordered: self.is_ordered,
+            begun: self.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            left: self.crowded.iter().map(|crowded| (crowded.node.to_string(), left(crowded))).collect(),
+        }
     }
 
     /// No more is closed; crowded nodes may still be kept from filling up again.

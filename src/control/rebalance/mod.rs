@@ -93,7 +93,7 @@ impl Rebalances {
     /// Those that are under way, for another process to go on with.
     pub fn unfinished(&self) -> Vec<Unfinished> {
         let courses = self.courses.lock();
-        courses.values().filter(|course| !course.is_over()).map(|course| Unfinished::of(course)).collect()
+        courses.values().filter(|course| !course.is_over()).map(|course| course.unfinished()).collect()
     }
 
     /// Goes on with one that another process had under way, once the tunnels are here; a pool that the config does not

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::course::Course;
 use super::outlook::Outlook;
 use crate::config::Rebalance;
 
@@ -30,20 +29,6 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// What `course` has still to do.
-    pub(super) fn of(course: &Course) -> Self {
-        let rule = course.rule();
-        Self {
-            pool: course.pool().into(),
-            over: course.deadline().duration_since(SystemTime::now()).unwrap_or_default(),
-            tolerance: rule.tolerance,
-            quiet_first: rule.quiet_first,
-            is_ordered: course.is_ordered(),
-            begun: course.begun().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-            left: course.left().map(|(node, left)| (node.to_string(), left)).collect(),
-        }
-    }
-
     /// Its rule, over what is left of the window.
     pub(super) fn rule(&self) -> Rebalance {
         Rebalance { over: self.over, tolerance: self.tolerance, quiet_first: self.quiet_first }
