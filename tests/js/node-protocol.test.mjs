@@ -167,7 +167,7 @@ test('websocket: a packet of no type ends the session', async () => {
 // Engine.IO: the heartbeat.
 
 test('polling: a session that answers its pings goes on', async (t) => {
-  const quick = await started(t, ['--ping-interval', '100ms', '--ping-timeout', '10s']);
+  const quick = await started(t, ['--ping-interval', '1s', '--ping-timeout', '1s']);
   const session = await Polling.open(quick);
   for (let n = 0; n < 3; n += 1) {
     assert.deepEqual(await session.get(), { status: 200, text: '2' });
@@ -176,7 +176,7 @@ test('polling: a session that answers its pings goes on', async (t) => {
 });
 
 test('websocket: a session that answers its pings goes on', async (t) => {
-  const quick = await started(t, ['--ping-interval', '100ms', '--ping-timeout', '10s']);
+  const quick = await started(t, ['--ping-interval', '1s', '--ping-timeout', '1s']);
   const wire = await opened(quick);
   for (let n = 0; n < 3; n += 1) {
     assert.equal(await wire.next(), '2');
@@ -284,7 +284,7 @@ test('a client that enters no namespace is closed', async (t) => {
 });
 
 test('a client that leaves the main namespace keeps its connection', async (t) => {
-  const quick = await started(t, ['--ping-interval', '300ms', '--ping-timeout', '10s']);
+  const quick = await started(t, ['--ping-interval', '1s', '--ping-timeout', '1s']);
   const wire = await connected(quick);
   assert.equal(await wire.answer('41'), '2');
   assert.equal(await wire.answer('3'), '2');
