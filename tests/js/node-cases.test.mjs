@@ -187,15 +187,24 @@ test('a message that is too long ends a WebSocket with 1009 and is refused by po
   assert.match((await session.get()).text, /^40\{/);
 });
 
-test('a volatile event reaches a client that waits, once and in its place', async () => {
+test('a volatile event reaches a client that waits, at most once and in its place', async () => {
   const socket = await connect(peer.url);
   const heard = [];
   socket.onAny((event, ...args) => heard.push([event, ...args]));
-  await peer.call('emit', { event: 'volatile', args: [{ $bin: '010203' }], volatile: true });
-  await until('the volatile event', () => heard.length > 0);
+  // One that comes while something else is being written may be dropped: then the next is heard.
+  let sent = 0;
+  await until('a volatile event', async () => {
+    sent += 1;
+    await peer.call('emit', { event: 'volatile', args: [sent, { $bin: '010203' }], volatile: true });
+    return heard.length > 0;
+  });
   await peer.call('emit', { event: 'end' });
   await until('the last event', () => heard.at(-1)[0] === 'end');
-  assert.deepEqual(heard, [['volatile', Buffer.from([1, 2, 3])], ['end']]);
+  const numbers = heard.slice(0, -1).map(([, number]) => number);
+  assert.deepEqual(numbers, [...new Set(numbers)].sort((one, other) => one - other));
+  assert.ok(numbers.every((number) => number >= 1 && number <= sent));
+  const expected = numbers.map((number) => ['volatile', number, Buffer.from([1, 2, 3])]);
+  assert.deepEqual(heard, [...expected, ['end']]);
 });
 
 test('clients that go while they come leave nothing behind', async (t) => {
