@@ -1,11 +1,16 @@
 //! Header fields on their way through: what is for this hop only, and what is said about the client.
 //!
-//! Forwarding fields are believed from trusted peers only. From anyone else they are replaced, so that a node can
-//! take what it reads there as true.
+//! Forwarding fields are believed from trusted peers only. From anyone else they are replaced, and what the balancer
+//! does not set itself is dropped (`X-Forwarded-Port` and all others of the family, `X-Original-*`, `X-Rewrite-URL`), so
+//! that a node can take what it reads there as true. Many a node reads `_` in a name as `-` (CGI, WSGI, Rack, PHP), so a
+//! field that is such a twin of one that the balancer sets, drops or reads is dropped whoever sends it: those who
+//! mean it well write `-`. The fields of single vendors, `CF-Connecting-IP` and its like, pass: a node that believes
+//! one has to know that its clients come through that vendor.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::Request;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     COOKIE, DATE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, ORIGIN,
@@ -22,9 +27,12 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_REWRITE_URL: HeaderName = HeaderName::from_static("x-rewrite-url");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here.
-const HOP_BY_HOP: [HeaderName; 9] = [
+/// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here. HTTP2-Settings belongs to an
+/// `Upgrade: h2c` that nobody takes up.
+const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -34,6 +42,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     TRANSFER_ENCODING,
     UPGRADE,
     EXPECT,
+    HTTP2_SETTINGS,
 ];
 
 /// Fields that a client may not have removed by naming them in Connection: routing, security and tracing rest on them.
@@ -95,12 +104,65 @@ pub fn trailers_that_travel(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn may_trail(name: &HeaderName) -> bool {
-    let of_the_balancer = KEPT.contains(name) || HOP_BY_HOP.contains(name);
-    let families =
-        ["if-", "sec-", "x-forwarded-", "x-mainstay-", "x-client-cert-", "access-control-", "proxy-"];
-    !(of_the_balancer
+    let name = &read_loosely(name).unwrap_or_else(|| name.clone());
+    let families = ["if-", "sec-", "access-control-"];
+    !(is_of_the_balancer(name)
         || NO_TRAILERS.contains(name)
         || families.iter().any(|family| name.as_str().starts_with(family)))
+}
+
+/// What the balancer sets, drops, or frames, routes or traces by.
+fn is_of_the_balancer(name: &HeaderName) -> bool {
+    let families = ["sec-websocket-", "x-mainstay-", "x-client-cert-", "proxy-"];
+    KEPT.contains(name)
+        || HOP_BY_HOP.contains(name)
+        || says_whence(name)
+        || families.iter().any(|family| name.as_str().starts_with(family))
+}
+
+/// Removes the trailers that must not go on to the node.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip(trailers, |name| !may_trail(name));
+}
+
+/// The name with `-` for each `_`, as many a node reads it; `None` where it is that already.
+fn read_loosely(name: &HeaderName) -> Option<HeaderName> {
+    let is_twin = name.as_str().contains('_');
+    is_twin.then(|| HeaderName::try_from(name.as_str().replace('_', "-")).ok()).flatten()
+}
+
+/// Fields in which a proxy says from where a request comes, and what it was before.
+fn says_whence(name: &HeaderName) -> bool {
+    let families = ["x-forwarded-", "x-original-"];
+    [FORWARDED, X_REAL_IP, X_REWRITE_URL].contains(name)
+        || families.iter().any(|family| name.as_str().starts_with(family))
+}
+
+/// The name is no field of the balancer's, but a node may take it for one.
+fn is_twin(name: &HeaderName) -> bool {
+    read_loosely(name).is_some_and(|name| is_of_the_balancer(&name))
+}
+
+fn strip(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+/// Gives a request of HTTP/1.0 the Host that it may lack: that of its target, or else the address and port to which its
+/// client came, which is the default that fits the connection (RFC 9112, section 3.3). An empty Host would be allowed
+/// too, but many a node builds its own URL from the field and fails at that, and the node's address would show up in
+/// what it answers, where the client cannot reach it. Has to come before routing.
+pub fn ensure_host<B>(request: &mut Request<B>, destination: SocketAddr) {
+    if request.headers().contains_key(HOST) {
+        return;
+    }
+    let default = || if destination.port() == 0 { "localhost".to_owned() } else { destination.to_string() };
+    let host = request.uri().authority().map_or_else(default, ToString::to_string);
+    if let Ok(host) = HeaderValue::try_from(host) {
+        request.headers_mut().insert(HOST, host);
+    }
 }
 
 /// Whether the answer may be kept by a shared cache: then no client's cookie may ride on it.
@@ -188,6 +250,7 @@ fn address(text: &str) -> Option<IpAddr> {
 pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
     let peer = peer.to_canonical();
     let proto = if origin.https { "https" } else { "http" };
+    strip(headers, |name| is_twin(name) || (!origin.trusted && says_whence(name)));
     let host = headers.get(HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let element = forwarded_element(peer, proto, host.to_str().unwrap_or_default());
     append_or_replace(headers, X_FORWARDED_FOR, &peer.to_string(), origin.trusted);
@@ -202,13 +265,9 @@ pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
 }
 
 /// Says whose certificate the client has shown (RFC 4514). What anybody else says about it is taken out, whoever is
-/// trusted: also with `_` for `-`, which some nodes read as the same.
+/// trusted.
 pub fn set_client_subject(headers: &mut HeaderMap, subject: Option<&HeaderValue>) {
-    let says_so = |name: &&HeaderName| name.as_str().replace('_', "-") == X_CLIENT_CERT_SUBJECT.as_str();
-    let said: Vec<HeaderName> = headers.keys().filter(says_so).cloned().collect();
-    for name in said {
-        headers.remove(name);
-    }
+    strip(headers, |name| read_loosely(name).as_ref().unwrap_or(name) == X_CLIENT_CERT_SUBJECT);
     if let Some(subject) = subject {
         headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
     }
@@ -301,6 +360,12 @@ mod tests {
             ),
         ]);
         assert_eq!(trailers_that_travel(&map).unwrap(), "x-checksum, server-timing");
+        let twins = [("trailer", "x_real_ip, X_Forwarded-For, content_length, my_sum, x_original_url")];
+        assert_eq!(trailers_that_travel(&headers(&twins)).unwrap(), "my_sum");
+        let mut trailers =
+            headers(&[("x_real_ip", "1"), ("x-forwarded-for", "1"), ("host", "a"), ("my_sum", "1")]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&[("my_sum", "1")]));
         assert_eq!(trailers_that_travel(&headers(&[("trailer", "host, cookie")])), None);
         assert_eq!(trailers_that_travel(&headers(&[])), None);
     }
@@ -316,6 +381,45 @@ mod tests {
         assert_eq!(map["x-forwarded-proto"], "http");
         assert_eq!(map["x-real-ip"], "9.9.9.9");
         assert_eq!(map["forwarded"], "for=9.9.9.9;host=\"h\";proto=http");
+    }
+
+    #[test]
+    fn what_a_node_may_take_for_a_field_of_the_balancers_is_dropped() {
+        let twins = [
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x-forwarded_proto", "https"),
+            ("x_real_ip", "1.1.1.1"),
+            ("x_forwarded_port", "443"),
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
+        ];
+        let family = [("x-forwarded-port", "443"), ("x-original-url", "/admin"), ("x-rewrite-url", "/admin")];
+        let free = [("api_key", "k"), ("x-user-id", "7"), ("cf-connecting-ip", "1.1.1.1")];
+        for (peer, passed) in [("9.9.9.9", &free[..]), ("10.0.0.1", &[&family[..], &free[..]].concat()[..])] {
+            let mut map = headers(&[&[("host", "h")], &twins[..], &family[..], &free[..]].concat());
+            let seen = origin(ip(peer), false, &map, &trusted());
+            set_forwarded(&mut map, ip(peer), &seen);
+            for set in
+                ["host", "x-forwarded-for", "forwarded", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]
+            {
+                assert!(map.remove(set).is_some(), "{set}");
+            }
+            assert_eq!(map, headers(passed), "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_host_gets_that_of_its_target_or_where_it_came_to() {
+        let host = |target: &str, destination: &str| {
+            let mut request = Request::get(target).body(()).unwrap();
+            ensure_host(&mut request, destination.parse().unwrap());
+            ensure_host(&mut request, "192.0.2.9:9".parse().unwrap());
+            request.headers()[HOST].to_str().unwrap().to_owned()
+        };
+        assert_eq!(host("http://a.example:81/x", "192.0.2.1:80"), "a.example:81");
+        assert_eq!(host("/x", "192.0.2.1:80"), "192.0.2.1:80");
+        assert_eq!(host("/x", "[2001:db8::1]:8080"), "[2001:db8::1]:8080");
+        assert_eq!(host("/x", "127.0.0.1:0"), "localhost", "a Unix socket has no address");
     }
 
     #[test]
