@@ -2,22 +2,24 @@
 //!
 //! Another candidate is tried only when nothing of the request was sent. A request that went out on a kept
 //! connection that turns out stale is sent once more, to the same node, if it is idempotent and has no body.
+//! A node's connection is kept for the next request once both directions are at a message's end; else it is cut off,
+//! and the rest of the upload with it ([`super::upload`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRAILER};
-use http::{Method, Request, Response, Version};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 
 use super::accept::Connection;
 use super::session::Session;
-use super::upstream::Upstream;
+use super::upload::{Progress, Upload};
+use super::upstream::{Lease, Upstream};
 use crate::affinity::engine_io;
 use crate::http::reply::Failure;
 use crate::http::{Body, BodyFault, headers};
@@ -30,10 +32,12 @@ const HANDSHAKE: u64 = 4096;
 pub async fn serve(
     connection: &Connection,
     session: &Session,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> Result<Response<Body>, Failure> {
     let is_heard = session.pool.tags_sids() || session.pool.doctor.listens();
     let is_handshake = is_heard && engine_io::is_polling_handshake(request.method(), request.uri().query());
+    let upload = request.body().progress().clone();
+    let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     *request.version_mut() = Version::HTTP_11;
     let trailers = headers::trailers_that_travel(request.headers());
@@ -41,21 +45,25 @@ pub async fn serve(
     if let Some(trailers) = trailers {
         request.headers_mut().insert(TRAILER, trailers);
     }
+    if is_chunked {
+        // It is the only coding that a request may have here. Left to itself, hyper takes a GET to have no body.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     headers::set_forwarded(request.headers_mut(), connection.peer, &session.origin);
     headers::set_client_subject(request.headers_mut(), connection.subject.as_ref());
     let within = session.pool.config.timeouts.request;
     let sent = send(connection, session, request);
-    let (candidate, answer, sender) =
+    let (candidate, answer, lease) =
         tokio::time::timeout(within, sent).await.unwrap_or(Err(Failure::TooSlow))?;
     session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
     let upstream = Arc::clone(&session.pool.upstreams[candidate.node]);
-    let mut answer = answer.map(|body| Answer { body, keep: Some((sender, upstream)) }.boxed_unsync());
+    let mut answer = answer.map(|body| Answer { body, upload, kept: Some((lease, upstream)) }.boxed_unsync());
     headers::strip_hop_by_hop(answer.headers_mut());
     session.set_cookies(&candidate, answer.headers_mut());
     if is_handshake { hear_handshake(session, &candidate, answer).await } else { Ok(answer) }
 }
 
-type Sent = (Candidate, Response<Incoming>, SendRequest<Body>);
+type Sent = (Candidate, Response<Incoming>, Lease);
 
 async fn send(connection: &Connection, session: &Session, request: Request<Body>) -> Result<Sent, Failure> {
     let front = &connection.front;
@@ -81,9 +89,13 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
                 }
             };
             match lease.sender.try_send_request(unsent).await {
+                Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    session.blame(front, candidate.node);
+                    return Err(Failure::BadAnswer("the node's 101 answers a request for no upgrade".into()));
+                }
                 Ok(answer) => {
                     session.praise(front, candidate.node);
-                    return Ok((candidate, answer, lease.sender));
+                    return Ok((candidate, answer, lease));
                 }
                 Err(mut fault) => {
                     request = fault.take_message();
@@ -154,10 +166,12 @@ async fn hear_handshake(
     Ok(Response::from_parts(parts, Full::new(body).map_err(|never| match never {}).boxed_unsync()))
 }
 
-/// A node's answer; its connection is kept for the next request once it has been read to the end.
+/// A node's answer; its connection is kept for the next request once it has been read to the end, and the request was
+/// sent to its own.
 struct Answer {
     body: Incoming,
-    keep: Option<(SendRequest<Body>, Arc<Upstream>)>,
+    upload: Progress,
+    kept: Option<(Lease, Arc<Upstream>)>,
 }
 
 impl http_body::Body for Answer {
@@ -183,9 +197,10 @@ impl http_body::Body for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if self.body.is_end_stream()
-            && let Some((sender, upstream)) = self.keep.take()
+            && self.upload.is_whole()
+            && let Some((lease, upstream)) = self.kept.take()
         {
-            upstream.keep(sender);
+            upstream.keep(lease);
         }
     }
 }

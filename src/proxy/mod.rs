@@ -15,6 +15,7 @@ pub mod rollout;
 mod session;
 mod shortage;
 mod upgrade;
+mod upload;
 pub mod upstream;
 
 use std::collections::HashMap;

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 
 use super::accept::Connection;
 use super::contained::contained;
+use super::upload::Upload;
 use super::{Front, Pool, State, forward, upgrade};
 use crate::affinity::Directory as _;
 use crate::affinity::{self, Prefixes, Source, Wish, Wishes, engine_io};
@@ -66,6 +67,7 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
     let (fault, in_flight) = connection.link.begin_request();
     let front = &connection.front;
     let is_upgrade = handshake::is_upgrade(request.headers());
+    let (request, upload) = Upload::follow(request);
     let answer = match fault {
         Some(fault) => Err(Failure::Head(fault)),
         None => {
@@ -84,8 +86,8 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
     });
     if response.status() != handshake::YES {
         headers::ensure_date(response.headers_mut(), SystemTime::now());
-        if front.shutdown.is_relieved() {
-            // The next request goes to the process that has taken over.
+        if front.shutdown.is_relieved() || !upload.is_whole() {
+            // The next request goes to the process that has taken over, or would stand behind a body that nobody reads.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
@@ -132,9 +134,10 @@ impl http_body::Body for Flying {
 
 async fn route_and_serve(
     connection: &Connection,
-    mut request: Request<Incoming>,
+    mut request: Request<Upload>,
 ) -> Result<Response<Body>, Failure> {
     let is_upgrade = handshake::is_upgrade(request.headers());
+    headers::ensure_host(&mut request, connection.ends.destination);
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
         return Err(Failure::Target);
     }
@@ -185,7 +188,7 @@ impl Drop for Unanswered<'_> {
 /// Route, origin, trace and affinity.
 fn open(
     connection: &Connection,
-    request: &mut Request<Incoming>,
+    request: &mut Request<Upload>,
     is_upgrade: bool,
 ) -> Result<Session, Failure> {
     let front = &connection.front;
@@ -242,7 +245,7 @@ pub fn unix(at: SystemTime) -> u64 {
 }
 
 /// Makes the target a path, without the balancer's own tag in a Socket.IO sid.
-fn retarget(request: &mut Request<Incoming>, session: &mut Session) -> Result<(), Failure> {
+fn retarget(request: &mut Request<Upload>, session: &mut Session) -> Result<(), Failure> {
     let uri = request.uri();
     let untagged = uri.query().filter(|_| session.pool.tags_sids()).and_then(engine_io::untag);
     let known = untagged.filter(|(tag, _)| session.pool.nodes.by_tag(*tag).is_some());

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 
 use super::accept::Connection;
 use super::session::Session;
+use super::upload::Upload;
 use super::upstream::LARGEST_HEAD;
 use super::{Front, State};
 use crate::http::reply::Failure;
@@ -61,7 +62,7 @@ impl Drop for Verdict {
 pub async fn serve(
     connection: &Connection,
     session: &Session,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> Result<Response<Body>, Failure> {
     let (parts, _) = request.into_parts();
     let offer = handshake::check_request(&parts.method, parts.version, &parts.headers);

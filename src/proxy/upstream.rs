@@ -11,6 +11,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
+use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::drain::{Drain, SoFar};
@@ -51,7 +52,7 @@ pub struct Upstream {
 }
 
 /// An unused connection, and since when it is one.
-type Kept = (Instant, SendRequest<Body>);
+type Kept = (Instant, Lease);
 
 /// What outlives a generation.
 struct Vitals {
@@ -86,12 +87,27 @@ pub struct Probed {
     pub release: Option<String>,
 }
 
-/// A connection to send a request on.
+/// A connection to send a request on. When it is dropped it is closed, whatever is still under way on it.
 pub struct Lease {
     /// The sender.
     pub sender: SendRequest<Body>,
     /// It has carried a request before, so it may be stale.
     pub is_reused: bool,
+    /// Reads and writes it.
+    task: AbortHandle,
+}
+
+impl Lease {
+    /// It is open, and nothing of the last request or its answer is under way any more. Never waits.
+    fn is_free(&self) -> bool {
+        self.sender.is_ready() && !self.sender.is_closed()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Upstream {
@@ -314,10 +330,8 @@ impl Upstream {
     /// with a PROXY header is of that client alone, so it is never a kept one.
     pub async fn lease(&self, ends: Ends, fresh: bool, tasks: &TaskTracker) -> Result<Lease, DialFault> {
         let fresh = fresh || self.way.is_of_one_client();
-        while !fresh && let Some((since, mut sender)) = self.pop() {
-            if since.elapsed() < KEPT && !sender.is_closed() && sender.ready().await.is_ok() {
-                return Ok(Lease { sender, is_reused: true });
-            }
+        if !fresh && let Some(lease) = self.take_kept() {
+            return Ok(lease);
         }
         let stream = self.dial(ends).await?;
         let mut http = http1::Builder::new();
@@ -325,26 +339,36 @@ impl Upstream {
         let handshake = http.handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
             handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
-        tasks.spawn(async move {
+        let task = tasks.spawn(async move {
             // Its faults are seen by whoever waits for the answer.
             let _ = connection.await;
         });
-        Ok(Lease { sender, is_reused: false })
+        Ok(Lease { sender, is_reused: false, task: task.abort_handle() })
     }
 
-    fn pop(&self) -> Option<Kept> {
-        self.kept.lock().as_mut()?.pop()
+    /// The connection that was used last and is free. One that is not, which its task has just still to tell, or whose
+    /// node takes no more of the last request, stays until it is, or is too old.
+    fn take_kept(&self) -> Option<Lease> {
+        let mut kept = self.kept.lock();
+        let kept = kept.as_mut()?;
+        let_go_of_old(kept);
+        let free = kept.iter().rposition(|(_, lease)| lease.is_free())?;
+        let (_, mut lease) = kept.remove(free);
+        lease.is_reused = true;
+        Some(lease)
     }
 
-    /// Keeps a connection whose answer has been read.
-    pub fn keep(&self, sender: SendRequest<Body>) {
+    /// Keeps a connection whose request has been sent whole and whose answer has been read.
+    pub fn keep(&self, lease: Lease) {
         let mut kept = self.kept.lock();
         let Some(kept) = kept.as_mut().filter(|_| !self.way.is_of_one_client()) else { return };
-        if !sender.is_closed() && kept.len() < MOST_KEPT {
-            kept.push((Instant::now(), sender));
+        let_go_of_old(kept);
+        if kept.len() >= MOST_KEPT {
+            kept.retain(|(_, lease)| !lease.sender.is_closed());
         }
-        let first = kept.partition_point(|(since, _)| since.elapsed() >= KEPT);
-        kept.drain(..first);
+        if !lease.sender.is_closed() && kept.len() < MOST_KEPT {
+            kept.push((Instant::now(), lease));
+        }
     }
 
     /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
@@ -352,6 +376,13 @@ impl Upstream {
     pub fn release(&self) {
         *self.kept.lock() = None;
     }
+}
+
+/// They are in the order in which they came.
+fn let_go_of_old(kept: &mut Vec<Kept>) {
+    let now = Instant::now();
+    let first = kept.partition_point(|(since, _)| now.duration_since(*since) >= KEPT);
+    kept.drain(..first);
 }
 
 fn version(version: ProxyVersion) -> Version {

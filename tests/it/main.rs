@@ -5,6 +5,7 @@ mod admin_gate;
 mod contract;
 mod dashboard;
 mod drain;
+mod early;
 mod engine_io;
 mod ends;
 mod handshake;

@@ -74,6 +74,93 @@ async fn a_node_that_refuses_is_tried_passed_over_and_at_last_ejected_without_a_
     app.stop().await;
 }
 
+/// A balancer with one node, which nothing pins.
+async fn stage(pool: &str) -> (App, TcpListener) {
+    let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nodes = format!("{{ id: a, address: \"{}\" }}", node.local_addr().unwrap());
+    (start("{ format: off }", &nodes, &format!("    affinity: []\n{pool}")).await, node)
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn a_chunked_body_reaches_the_node_whatever_the_method() {
+    let (app, node) = stage("").await;
+    for method in ["GET", "HEAD", "DELETE", "POST"] {
+        let mut client = client(&app).await;
+        let head = format!("{method} /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(format!("{head}4\r\nbody\r\n0\r\n\r\n")).await;
+        let mut asked = Raw(soon(node.accept()).await.unwrap().0);
+        let head = asked.head().await.to_ascii_lowercase();
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
+        asked.expect(b"4\r\nbody\r\n0\r\n\r\n").await;
+        asked.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 204 "));
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_0_that_names_no_host_reaches_the_node_with_one() {
+    let (app, node) = stage("").await;
+    let here = app.listeners()[0].clone();
+    for (request, host) in [
+        ("GET /x HTTP/1.0\r\n\r\n", here.as_str()),
+        ("GET http://a.example:81/x HTTP/1.0\r\n\r\n", "a.example:81"),
+        ("GET /x HTTP/1.0\r\nHost: a.example\r\n\r\n", "a.example"),
+    ] {
+        let mut client = client(&app).await;
+        client.send(request).await;
+        let mut asked = Raw(soon(node.accept()).await.unwrap().0);
+        let head = asked.head().await.to_ascii_lowercase();
+        assert!(head.starts_with("get /x http/1.1\r\n"), "{head}");
+        assert!(head.contains(&format!("\r\nhost: {host}\r\n")), "{head}");
+        assert!(head.contains(&format!("\r\nx-forwarded-host: {host}\r\n")), "{head}");
+        asked.send(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(client.head().await.starts_with("HTTP/1.0 200 "));
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_say_who_it_is_in_fields_that_a_node_may_read_as_the_balancers() {
+    let (app, node) = stage("").await;
+    let said = "X_Forwarded_For: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\nX-Forwarded-Port: 666\r\n\
+                X_Forwarded_Proto: six\r\nX-Forwarded-Server: six\r\nX-Original-URL: /six\r\nContent_Length: 6\r\n";
+    let mut client = client(&app).await;
+    client
+        .send(format!(
+            "POST /x HTTP/1.1\r\nHost: a\r\n{said}Plain_Field: stays\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: X_Real_IP, X-Forwarded_For, X-Sum\r\n\r\n\
+             0\r\nX_Real_IP: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\nX-Sum: stays\r\n\r\n"
+        ))
+        .await;
+    let mut asked = Raw(soon(node.accept()).await.unwrap().0);
+    let (head, trailers) = (asked.head().await, asked.head().await);
+    for said in ["six", "6.6.6.6", "x-forwarded-port", "content_length"] {
+        assert!(!head.to_ascii_lowercase().contains(said), "{head}");
+    }
+    assert!(head.contains("x-real-ip: 127.0.0.1\r\n") && head.contains("plain_field: stays\r\n"), "{head}");
+    assert!(trailers.contains("x-sum: stays\r\n") && !trailers.contains('6'), "{trailers}");
+    asked.send(OK).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_101_to_a_plain_request_is_a_bad_answer_and_counts_against_the_node() {
+    let (app, node) = stage("    passive: { failures: 1, eject: 1h }\n").await;
+    let mut client = client(&app).await;
+    client.send("GET /chat HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut asked = asked(&node).await;
+    asked.send(YES).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    asked.gone().await;
+    app.stop().await;
+}
+
 async fn metrics(app: &App) -> String {
     let mut admin = Raw(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
     admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
