@@ -21,8 +21,8 @@ pub enum RequestFault {
     /// HTTP/1.0, which has no Upgrade.
     #[error("a WebSocket handshake needs HTTP/1.1")]
     HttpVersion,
-    /// More than one Upgrade line, or another protocol than `websocket`.
-    #[error("`Upgrade: websocket`, once, is the only upgrade served here")]
+    /// No protocol of the Upgrade field is `websocket`.
+    #[error("`Upgrade: websocket` is the only upgrade served here")]
     Upgrade,
     /// Connection does not name Upgrade.
     #[error("`Connection: Upgrade` is missing; a proxy on the way may strip it")]
@@ -64,10 +64,15 @@ pub struct Offer {
     protocols: Vec<String>,
 }
 
-/// Whether a request asks for an upgrade at all. A bare `Connection: upgrade` is not one: many a proxy in front
-/// sends that with every request.
+/// Whether a request asks for a WebSocket. A bare `Connection: upgrade` does not: many a proxy in front sends that with
+/// every request. Nor does an Upgrade to anything else, which a server may ignore (RFC 9110, section 7.8).
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
+    headers.get_all(UPGRADE).iter().any(|value| names_websocket(value.as_bytes()))
+}
+
+/// Whether the value of an Upgrade field, a list of protocols, names this one.
+pub fn names_websocket(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Checks a client's request.
@@ -75,7 +80,7 @@ pub fn check_request(method: &Method, version: Version, headers: &HeaderMap) -> 
     if version != Version::HTTP_11 {
         return Err(RequestFault::HttpVersion);
     }
-    if !only(headers, &UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+    if !is_upgrade(headers) {
         return Err(RequestFault::Upgrade);
     }
     if method != Method::GET {
@@ -190,8 +195,7 @@ mod tests {
         let and = |field| GOOD.iter().copied().chain([field]).collect::<Vec<_>>();
         let cases = [
             (with(("upgrade", "h2c")), RequestFault::Upgrade),
-            (with(("upgrade", "websocket, h2c")), RequestFault::Upgrade),
-            (and(("upgrade", "websocket")), RequestFault::Upgrade),
+            (with(("upgrade", "websocket/13, websockets")), RequestFault::Upgrade),
             (without("connection"), RequestFault::Connection),
             (with(("connection", "keep-alive")), RequestFault::Connection),
             (without("sec-websocket-version"), RequestFault::Version),
@@ -210,6 +214,16 @@ mod tests {
         let map = headers(&GOOD);
         assert_eq!(check_request(&Method::POST, Version::HTTP_11, &map), Err(RequestFault::Method));
         assert_eq!(check_request(&Method::GET, Version::HTTP_10, &map), Err(RequestFault::HttpVersion));
+    }
+
+    #[test]
+    fn websocket_may_be_one_of_several_protocols() {
+        for list in ["h2c, WebSocket", "websocket,h2c", "websocket, websocket", " \twebsocket ,"] {
+            assert!(check(&with(("upgrade", list))).is_ok(), "{list}");
+        }
+        let two_lines: Vec<_> = GOOD.iter().copied().chain([("upgrade", "h2c")]).collect();
+        assert!(check(&two_lines).is_ok());
+        assert!(!is_upgrade(&headers(&[("connection", "upgrade"), ("upgrade", "h2c, TLS/1.2")])));
     }
 
     #[test]

@@ -84,6 +84,49 @@ async fn stage(pool: &str) -> (App, TcpListener) {
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test]
+async fn an_upgrade_to_anything_but_websocket_is_served_as_if_nobody_had_asked_for_it() {
+    let (app, node) = stage("").await;
+    for fields in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.2, HTTP/2.0\r\n",
+        "Upgrade: h2c\r\nUpgrade: websockets\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+    ] {
+        let mut client = client(&app).await;
+        // With a body, and with a request behind it.
+        let post = format!("POST /x HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 4\r\n\r\nbody");
+        client.send(format!("{post}GET /y HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        let mut asked = Raw(soon(node.accept()).await.unwrap().0);
+        let head = asked.head().await.to_ascii_lowercase();
+        assert!(head.starts_with("post /x http/1.1\r\n"), "{head}");
+        assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
+        asked.expect(b"body").await;
+        asked.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+        client.expect(b"ok").await;
+        assert!(asked.head().await.starts_with("GET /y HTTP/1.1\r\n"));
+        asked.send(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+        client.gone().await;
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_list_that_names_websocket_becomes_a_websocket_and_nothing_else() {
+    let (app, node) = stage("").await;
+    for list in ["Upgrade: h2c, WebSocket", "Upgrade: websocket,h2c", "Upgrade: h2c\r\nUpgrade: websocket"] {
+        let mut client = client(&app).await;
+        client.send(REQUEST.replace("Upgrade: websocket", list)).await;
+        let mut asked = Raw(soon(node.accept()).await.unwrap().0);
+        let head = asked.head().await.to_ascii_lowercase();
+        assert!(head.contains("\r\nupgrade: websocket\r\n") && !head.contains("h2c"), "{head}");
+        asked.send(YES).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_chunked_body_reaches_the_node_whatever_the_method() {
     let (app, node) = stage("").await;
     for method in ["GET", "HEAD", "DELETE", "POST"] {

@@ -8,6 +8,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::HeadFault;
+use crate::ws::handshake::names_websocket;
 
 /// Field lines that one head may have; hyper's own limit is the same.
 pub const MAX_FIELDS: usize = 100;
@@ -21,7 +22,7 @@ pub(super) enum Follows {
     Body(u64),
     /// A chunked body, then another head.
     Chunks,
-    /// Another protocol, if the balancer agrees: the head has an Upgrade field, or asks to CONNECT.
+    /// Another protocol, if the balancer agrees: the head asks for a WebSocket, or to CONNECT.
     Upgrade,
 }
 
@@ -117,7 +118,7 @@ impl Fields {
             self.is_chunked = true;
             Ok(())
         } else {
-            self.has_upgrade |= name.eq_ignore_ascii_case(b"upgrade");
+            self.has_upgrade |= name.eq_ignore_ascii_case(b"upgrade") && names_websocket(value);
             Ok(())
         }
     }

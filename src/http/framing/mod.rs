@@ -413,13 +413,19 @@ mod tests {
     fn nothing_behind_an_upgrade_is_released() {
         for head in [
             &b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"[..],
-            b"GET / HTTP/1.1\r\nHost: a\r\nUPGRADE: h2c\r\nContent-Length: 3\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nUPGRADE: h2c,WebSocket\r\nContent-Length: 3\r\n\r\n",
             b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
         ] {
             let stream = [head, b"abcGET / HTTP/1.0\r\n\r\n"].concat();
             let seen = follow(&stream, &[5]);
             assert_eq!((seen.released.as_slice(), seen.stop), (head, Step::Hold));
         }
+    }
+
+    #[test]
+    fn an_upgrade_to_anything_but_websocket_changes_no_framing() {
+        is_released_whole(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc");
+        is_released_whole(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: TLS/1.2, websockets\r\n\r\n");
     }
 
     #[test]

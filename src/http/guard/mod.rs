@@ -404,7 +404,8 @@ mod tests {
         stall_time: Duration::from_secs(20),
     };
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    const UPGRADE: &str = "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    const UPGRADE: &str =
+        "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// A client, and hyper behind a guard on the other end.
