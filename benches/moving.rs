@@ -72,7 +72,12 @@ impl Process {
             node_tls: None,
             from_client: Bytes::new(),
             from_node: Bytes::new(),
-            rules: Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None },
+            rules: Rules {
+                idle: Duration::from_secs(3600),
+                max_message: u64::MAX,
+                ping: None,
+                close: Duration::from_secs(10),
+            },
             record,
         };
         assert!(self.relay.adopt(tunnel), "the thread takes it");

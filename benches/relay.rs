@@ -201,6 +201,7 @@ fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<Meter>) 
         idle: Duration::from_secs(3600),
         max_message: 1 << 20,
         ping: Some(Duration::from_secs(3600)),
+        close: Duration::from_secs(10),
     };
     Tunnel {
         client,

@@ -156,6 +156,7 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "connect",
         "handshake",
         "idle",
+        "close",
         "request",
         "messages",
         "max_size",
@@ -227,6 +228,7 @@ fn every_key_reaches_its_field() {
     assert_eq!((a.rule.rise, a.rule.fall, a.rule.failures), (1, 1, 0));
     assert_eq!((a.rule.eject, a.rule.slow_start), (Duration::from_secs(60), Duration::ZERO));
     assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
+    assert_eq!((a.timeouts.close, c.timeouts.close), (Duration::from_secs(5), Duration::from_secs(5)));
     assert_eq!((a.messages.max_size, a.messages.ping), (Some(1 << 20), Some(Duration::from_secs(30))));
     assert_eq!((a.drain.code, a.drain.reason.as_str()), (4000, "moved"));
     let rebalance = a.rebalance.unwrap();

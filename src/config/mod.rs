@@ -284,6 +284,8 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// How long a tunnel may carry nothing in either direction.
     pub idle: Duration,
+    /// How long one side of a tunnel has once the other has sent a Close or ended its stream: 1 s to 1 h.
+    pub close: Duration,
     /// From a plain request to the head of its answer.
     pub request: Duration,
 }
@@ -294,6 +296,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(60 * 60),
+            close: Duration::from_secs(10),
             request: Duration::from_secs(60),
         }
     }

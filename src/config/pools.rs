@@ -238,7 +238,7 @@ fn rule(pool: &Section, health: &Section) -> Rule {
 }
 
 fn timeouts(pool: &Section) -> Timeouts {
-    let section = pool.section("timeouts", &["connect", "handshake", "idle", "request"]);
+    let section = pool.section("timeouts", &["connect", "handshake", "idle", "close", "request"]);
     let default = Timeouts::default();
     let idle = section.duration("idle", default.idle, SOME_TIME);
     if let Some(value) = section.value("idle").filter(|_| idle < USUAL_QUIET) {
@@ -253,9 +253,13 @@ fn timeouts(pool: &Section) -> Timeouts {
         connect: section.duration("connect", default.connect, SOME_TIME),
         handshake: section.duration("handshake", default.handshake, SOME_TIME),
         idle,
+        close: section.duration("close", default.close, CLOSE),
         request: section.duration("request", default.request, SOME_TIME),
     }
 }
+
+/// Tunnels that are half-ended are looked at once a second; a longer time would be no bound.
+const CLOSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
 
 /// Quiet clients are looked at once a second; one that may be gone for more than a day is not asked at all.
 const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);

@@ -180,6 +180,7 @@ async fn ask(
             idle: session.pool.config.timeouts.idle,
             max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
             ping: session.pool.config.messages.ping,
+            close: session.pool.config.timeouts.close,
         },
         record: record(session, &candidate, seat),
         begun: session.begun,

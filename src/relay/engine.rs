@@ -148,6 +148,11 @@ impl Engine {
     fn contain(&mut self, work: impl FnOnce(&mut Self)) {
         let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) else { return };
         let Some(place) = self.at_turn.take() else { resume_unwind(panic) };
+        self.fail(place);
+    }
+
+    /// Ends a tunnel on which the balancer's own work broke off.
+    fn fail(&mut self, place: usize) {
         if let Some(Some(live)) = self.tunnels.get_mut(place) {
             tracing::error!(id = live.record.id, "a tunnel panicked, it ends");
             live.fail();
@@ -191,6 +196,9 @@ impl Engine {
                 flags.contains(epoll::EventFlags::OUT),
                 hung_up,
             );
+            if flags.contains(epoll::EventFlags::PRI) {
+                live.end(index).note_urgent();
+            }
             if !live.queued {
                 live.queued = true;
                 self.ready.push_back(place);
@@ -369,22 +377,24 @@ impl Drop for Engine {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};
     use std::time::SystemTime;
 
     use parking_lot::Mutex;
     use rustix::event::{EventfdFlags, eventfd};
+    use rustix::net::{SendFlags, send};
 
     use super::*;
     use crate::metrics::{Metrics, Side};
+    use crate::relay::moving::{Freezing, Parcel};
     use crate::relay::{Closing, Departures, Outcome, Record, Rules, Tunnel, Which, Why, closing::Plan};
 
     /// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
     struct Bench {
         engine: Engine,
-        _commands: Sender<Command>,
+        commands: Sender<Command>,
         metrics: Arc<Metrics>,
         peers: Vec<[UnixStream; 2]>,
         /// How each tunnel ended.
@@ -403,8 +413,7 @@ mod tests {
             });
             let (commands, inbox) = channel();
             let engine = Engine::new(0, wake, inbox, Arc::default(), ledger).unwrap();
-            let mut bench =
-                Self { engine, _commands: commands, metrics: Metrics::new(1), peers: Vec::new(), ends };
+            let mut bench = Self { engine, commands, metrics: Metrics::new(1), peers: Vec::new(), ends };
             (0..tunnels).for_each(|id| bench.adopt(id));
             bench
         }
@@ -418,6 +427,10 @@ mod tests {
             };
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
             self.peers.push([client_peer, node_peer]);
+            self.take(id, client, node);
+        }
+
+        fn take(&mut self, id: u64, client: OwnedFd, node: OwnedFd) {
             self.engine.count.fetch_add(1, Relaxed);
             self.engine.adopt(Tunnel {
                 client,
@@ -426,7 +439,12 @@ mod tests {
                 node_tls: None,
                 from_client: bytes::Bytes::new(),
                 from_node: bytes::Bytes::new(),
-                rules: Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None },
+                rules: Rules {
+                    idle: Duration::MAX,
+                    max_message: u64::MAX,
+                    ping: None,
+                    close: Duration::from_secs(10),
+                },
                 record: Record {
                     id,
                     client: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -525,6 +543,64 @@ mod tests {
         let seen = ends(&bench);
         assert_eq!(seen, [panicked(0), (1, (Side::Balancer, 1012, Why::Drained))]);
         assert_eq!(bench.live(), (0, 0));
+    }
+
+    #[test]
+    fn a_tunnel_that_panics_as_it_is_frozen_ends_alone() {
+        let mut bench = Bench::new(3);
+        bench.turn(Engine::serve);
+        let budget = Arc::new(AtomicUsize::new(9));
+        let (freezing, mut answer) = Freezing::asked(&budget, &bench.commands, &bench.engine.wake);
+        bench.turn(|engine, _| {
+            engine.freeze_with(freezing, |live, now| {
+                assert_ne!(live.record.id, 1, "as a test wants it");
+                live.pack(now)
+            });
+        });
+        assert_eq!((ends(&bench), bench.live()), (vec![panicked(1)], (2, 2)));
+        assert!(bench.is_gone(1));
+        let batch = answer.try_recv().unwrap();
+        assert_eq!(batch.parcels.iter().map(Parcel::id).collect::<Vec<_>>(), [0, 2]);
+        drop(batch);
+        [0, 2].into_iter().for_each(|place| bench.say(place));
+        bench.turn(Engine::serve);
+        bench.turn(Engine::serve);
+        assert!(bench.hears(0) && bench.hears(2));
+    }
+
+    fn tcp() -> (OwnedFd, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let ours = listener.accept().unwrap().0;
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours.into(), theirs)
+    }
+
+    #[test]
+    fn urgent_data_stays_in_its_place_and_stalls_nothing() {
+        let mut bench = Bench::new(0);
+        let ((client, from), (node, mut to)) = (tcp(), tcp());
+        bench.take(0, client, node);
+        bench.turn(Engine::serve);
+        let payload: Vec<u8> = (0..1000).map(|at| at as u8).collect();
+        let message = [&[0x82, 0xfe, 0x03, 0xe8, 0, 0, 0, 0][..], &payload].concat();
+        for marks in [vec![], vec![0], vec![1, 2], vec![500], vec![1007], vec![3, 400, 401, 1000]] {
+            let mut at = 0;
+            for mark in marks {
+                // The last byte of what is sent so is the urgent one.
+                send(&from, &message[at..=mark], SendFlags::OOB).unwrap();
+                at = mark + 1;
+            }
+            send(&from, &message[at..], SendFlags::empty()).unwrap();
+            let (mut heard, begun) = (Vec::new(), Instant::now());
+            while heard.len() < message.len() && begun.elapsed() < Duration::from_secs(5) {
+                bench.turn(Engine::serve);
+                // That there is no more now is no fault.
+                let _ = to.read_to_end(&mut heard);
+            }
+            assert_eq!(heard, message);
+        }
     }
 
     #[test]

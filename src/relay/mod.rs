@@ -103,6 +103,8 @@ pub struct Rules {
     /// A client that sends nothing for this long is asked with a Ping of the balancer's; nothing for as long again,
     /// and the tunnel is closed. `None`: clients are not asked.
     pub ping: Option<Duration>,
+    /// Once one side has sent a Close, ended its stream or hung up, the other has this long to do the same.
+    pub close: Duration,
 }
 
 /// A tunnel on its way into the relay.
@@ -352,7 +354,12 @@ mod tests {
         }
 
         fn tunnel(&self, id: u64, node: &str) -> Peers {
-            let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None };
+            let rules = Rules {
+                idle: Duration::from_secs(3600),
+                max_message: u64::MAX,
+                ping: None,
+                close: Duration::from_secs(10),
+            };
             self.ruled(id, node, rules)
         }
 
@@ -627,7 +634,12 @@ mod tests {
     async fn a_quiet_client_is_asked_and_its_pong_never_reaches_the_node() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping };
+        let rules = Rules {
+            idle: Duration::from_secs(3600),
+            max_message: u64::MAX,
+            ping,
+            close: Duration::from_secs(10),
+        };
         let mut peers = stage.ruled(1, "ws1", rules);
         for _ in 0..2 {
             let asked = read(&mut peers.client, 10);
@@ -647,7 +659,12 @@ mod tests {
     async fn a_client_that_does_not_answer_is_closed_and_the_node_is_told() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping };
+        let rules = Rules {
+            idle: Duration::from_secs(3600),
+            max_message: u64::MAX,
+            ping,
+            close: Duration::from_secs(10),
+        };
         let mut peers = stage.ruled(1, "ws1", rules);
         assert_eq!(close_code(&mut peers.node), 1001);
         peers.node.write_all(&close::close_frame(1001, "", None)).unwrap();
@@ -659,13 +676,61 @@ mod tests {
         stage.end();
     }
 
+    /// A pool whose half-ended tunnels have a second.
+    const SHORT: Rules = Rules {
+        idle: Duration::from_secs(3600),
+        max_message: u64::MAX,
+        ping: None,
+        close: Duration::from_secs(1),
+    };
+
+    #[test]
+    fn a_side_that_ends_behind_what_the_other_does_not_take_ends_its_tunnel_by_the_close_time() {
+        let stage = Stage::set(1);
+        for id in [0, 1] {
+            let mut peers = stage.ruled(id, "ws1", SHORT);
+            let (peer, side) = match id {
+                0 => (&mut peers.client, Side::Client),
+                _ => (&mut peers.node, Side::Node),
+            };
+            peer.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+            let news = frame(2, &[0; 100], (id == 0).then_some([0; 4]));
+            while peer.write_all(&news).is_ok() {}
+            peer.shutdown(Shutdown::Write).unwrap();
+            let (ended, outcome) = stage.outcome();
+            assert_eq!((ended, outcome.side, outcome.code), (id, side, 1006));
+            assert_eq!(outcome.why, Why::CloseTimeout);
+            drop(peers);
+        }
+        stage.end();
+    }
+
+    #[test]
+    fn a_tunnel_that_is_adopted_with_a_close_has_the_close_time() {
+        let stage = Stage::set(1);
+        let (mut tunnel, mut peers) = stage.arriving(1, "ws1", SHORT);
+        tunnel.from_node = close::close_frame(3000, "", None).into();
+        assert!(stage.relay.adopt(tunnel));
+        assert_eq!(close_code(&mut peers.client), 3000);
+        let (_, outcome) = stage.outcome();
+        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Node, 3000, Why::CloseTimeout));
+        assert!(outcome.duration >= Duration::from_secs(1));
+        assert_eq!((peers.client.read(&mut [0]).unwrap(), peers.node.read(&mut [0]).unwrap()), (0, 0));
+        stage.end();
+    }
+
     #[test]
     fn i7_a_tunnel_that_comes_after_the_end_has_its_outcome_too() {
         let stage = Stage::set(1);
         stage.relay.close(&closing(0, 0));
         stage.relay.join();
         let meter = stage.metrics.node("chat", "a");
-        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None };
+        let rules = Rules {
+            idle: Duration::from_secs(3600),
+            max_message: u64::MAX,
+            ping: None,
+            close: Duration::from_secs(10),
+        };
         let (tunnel, _peers) = stage.arriving(7, "a", rules);
         assert!(!stage.relay.adopt(tunnel));
         let (id, outcome) = stage.outcome();
@@ -677,7 +742,12 @@ mod tests {
     fn a_client_that_takes_nothing_any_more_is_silent_whatever_the_node_sends() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping };
+        let rules = Rules {
+            idle: Duration::from_secs(3600),
+            max_message: u64::MAX,
+            ping,
+            close: Duration::from_secs(10),
+        };
         let mut peers = stage.ruled(1, "ws1", rules);
         peers.node.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
         let news = frame(2, &[0; 100], None);
@@ -695,6 +765,7 @@ mod tests {
             idle: Duration::from_millis(2_500),
             max_message: u64::MAX,
             ping: Some(Duration::from_millis(1)),
+            close: Duration::from_secs(10),
         };
         let mut peers = stage.ruled(1, "ws1", rules);
         loop {
@@ -715,7 +786,12 @@ mod tests {
     fn a_client_that_has_closed_or_ended_its_stream_is_not_asked() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules { idle: Duration::from_millis(2_500), max_message: u64::MAX, ping };
+        let rules = Rules {
+            idle: Duration::from_millis(2_500),
+            max_message: u64::MAX,
+            ping,
+            close: Duration::from_secs(10),
+        };
         let (mut closed, mut ended) = (stage.ruled(1, "ws1", rules), stage.ruled(2, "ws1", rules));
         closed.client.write_all(&close::close_frame(1000, "", Some([1; 4]))).unwrap();
         ended.client.shutdown(Shutdown::Write).unwrap();

@@ -166,6 +166,17 @@ pub(super) struct Freezing {
 }
 
 impl Freezing {
+    /// A thread is asked, by its `commands` and `wake`; and what it answers.
+    pub fn asked(
+        budget: &Arc<AtomicUsize>,
+        commands: &Sender<Command>,
+        wake: &Arc<OwnedFd>,
+    ) -> (Self, oneshot::Receiver<Batch>) {
+        let (reply, answer) = oneshot::channel();
+        let home = Home { commands: commands.clone(), wake: Arc::clone(wake) };
+        (Self { budget: Arc::clone(budget), home, reply }, answer)
+    }
+
     /// One tunnel more may be frozen.
     pub fn takes_one(&self) -> bool {
         self.budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
@@ -301,9 +312,8 @@ impl Relay {
     pub fn freeze(&self, limit: usize) -> impl Future<Output = Frozen> + Send + use<> {
         let budget = Arc::new(AtomicUsize::new(limit));
         let ask = |thread: &super::Thread| {
-            let (reply, answer) = oneshot::channel();
-            let home = Home { commands: thread.commands.clone(), wake: Arc::clone(&thread.wake) };
-            thread.tell(Command::Freeze(Freezing { budget: Arc::clone(&budget), home, reply }));
+            let (freezing, answer) = Freezing::asked(&budget, &thread.commands, &thread.wake);
+            thread.tell(Command::Freeze(freezing));
             answer
         };
         let answers: Vec<_> = self.threads.iter().map(ask).collect();

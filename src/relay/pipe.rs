@@ -85,6 +85,8 @@ mod tag {
     pub const MESSAGE: Tag = Tag(9, "message");
     pub const HELD: Tag = Tag(10, "held");
     pub const CLOSED: Tag = Tag(11, "closed");
+    /// The message under way. In `MESSAGE` earlier versions leave that of a message which has ended.
+    pub const UNDER_WAY: Tag = Tag(128, "message under way");
 }
 
 impl Pipe {
@@ -220,6 +222,8 @@ impl Pipe {
         writer.number(tag::MESSAGE, self.tracker.message());
         writer.bytes(tag::HELD, self.tracker.held());
         writer.mark(tag::CLOSED, self.tracker.close_seen());
+        let message = self.tracker.message();
+        writer.maybe(tag::UNDER_WAY, (message != 0).then_some(message));
     }
 
     /// Reads what [`pack`](Self::pack) wrote.
@@ -231,9 +235,12 @@ impl Pipe {
         let frame = fields.find(tag::WAITING)?.map(<[u8]>::to_vec);
         let last = fields.mark(tag::WAITING_IS_LAST)?;
         let waiting = frame.map(|frame| Box::new(Injection { frame, last }));
-        let (left, message) = (fields.number(tag::LEFT)?, fields.number(tag::MESSAGE)?);
-        let held = fields.bytes(tag::HELD)?;
-        let tracker = Tracker::standing(left, message, held, fields.mark(tag::CLOSED)?);
+        let left = fields.number(tag::LEFT)?;
+        // It must be there, and what it says is only told by `UNDER_WAY`.
+        fields.number::<u64>(tag::MESSAGE)?;
+        let (held, closed) = (fields.bytes(tag::HELD)?, fields.mark(tag::CLOSED)?);
+        let message = fields.maybe(tag::UNDER_WAY)?.unwrap_or(0);
+        let tracker = Tracker::standing(left, message, held, closed);
         let tracker = tracker.ok_or(fields.wrong(tag::HELD))?;
         fields.end()?;
         Ok(Self { tracker, waiting, bytes, messages, close, flow, lost })

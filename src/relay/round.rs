@@ -273,7 +273,12 @@ mod tests {
                 place: None,
             };
             let end = || OwnedFd::from(socket.try_clone().unwrap());
-            let rules = Rules { idle: Duration::MAX, max_message: u64::MAX, ping: None };
+            let rules = Rules {
+                idle: Duration::MAX,
+                max_message: u64::MAX,
+                ping: None,
+                close: Duration::from_secs(10),
+            };
             let (from_client, from_node) = Default::default();
             let tunnel = Tunnel {
                 client: end(),

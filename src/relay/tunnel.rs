@@ -1,10 +1,11 @@
 //! A tunnel in its relay thread: two ends, two pipes, and how it comes to its one outcome.
 //!
 //! Its life: bytes pass until a peer closes, ends its stream or breaks, or until the balancer begins a close of its
-//! own (nothing passes, no client answers, a fault, a closing). After a Close in both directions, or a close of the balancer's, a
-//! deadline bounds the rest.
+//! own (nothing passes, no client answers, a fault, a closing). A deadline bounds the rest, whoever began the end
+//! ([`ending`]).
 
 mod account;
+mod ending;
 mod packing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +15,13 @@ use bytes::Bytes;
 use super::end::{End, Read};
 use super::farewell::{Farewell, SETTLE};
 use super::pipe::{HEADROOM, Pipe};
-use super::pulse::{Look, Pulse, Way};
+use super::pulse::Pulse;
 use super::tls::Role;
 use super::turn::{Progress, Turn};
 use super::{Record, Tunnel, Why, millis};
 use crate::metrics::{Direction, Side};
+use crate::ws::close;
 use crate::ws::tracker::{Heed, Tally};
-use crate::ws::{close, frame};
 
 /// The client's index in a pair of ends or pipes; a pipe has the index of the end that it reads from.
 pub const CLIENT: usize = 0;
@@ -47,6 +48,8 @@ pub struct Live {
     max_message: u64,
     /// Idle time allowed. In milliseconds.
     idle: u64,
+    /// How long the other side has once one is done. In milliseconds.
+    close: u32,
     /// When the tunnel was adopted, on the thread's clock.
     pub adopted: u64,
     /// When a byte of the peers' last passed, on the thread's clock.
@@ -87,6 +90,7 @@ impl Live {
             record,
             max_message: rules.max_message,
             idle: millis(rules.idle),
+            close: u32::try_from(millis(rules.close)).unwrap_or(u32::MAX),
             adopted: now,
             active: now,
             messaged: 0,
@@ -118,16 +122,6 @@ impl Live {
     /// Both ends, for their sockets.
     pub fn ends(&self) -> &[End; 2] {
         &self.ends
-    }
-
-    /// Whether a sweep at `now` has something to look at.
-    pub fn wants_sweep(&self, now: u64) -> bool {
-        let is_idle = now.saturating_sub(self.active) >= self.idle;
-        self.deadline != u64::MAX || is_idle || self.pulse.is_quiet(now) || self.is_worn()
-    }
-
-    fn is_worn(&self) -> bool {
-        self.ends.iter().any(|end| end.worn)
     }
 
     /// One of the two ends.
@@ -225,7 +219,7 @@ impl Live {
         if let Some(code) = self.pipes[from].close_seen() {
             self.cause.get_or_insert((side(from), code, Why::Closed));
         }
-        if self.pipes.iter().all(|pipe| pipe.close_seen().is_some()) {
+        if self.has_closed_both_ways() {
             self.deadline = self.deadline.min(now + SETTLE);
         }
     }
@@ -272,94 +266,6 @@ impl Live {
         self.ends[1 - from].flush();
         self.ends[1 - from].reset();
         Progress::Over
-    }
-
-    /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
-    pub fn farewell(&mut self, farewell: &Farewell<'_>, turn: &Turn<'_>) {
-        self.cause.get_or_insert((Side::Balancer, farewell.code, farewell.why));
-        self.parting = true;
-        self.deadline = self.deadline.min(turn.now + farewell.grace);
-        for from in [CLIENT, NODE] {
-            let to = &mut self.ends[1 - from];
-            let mask = (from == CLIENT).then_some(turn.mask);
-            let frame = close::close_frame(farewell.code, farewell.reason, mask);
-            self.pipes[from].inject(frame, true, |bytes| to.put(bytes));
-        }
-    }
-
-    /// Past its deadline, idle for too long, or without a client?
-    pub fn sweep(&mut self, turn: &Turn<'_>) -> Progress {
-        if turn.now >= self.deadline {
-            return self.over();
-        }
-        if self.deadline == u64::MAX && self.is_worn() {
-            self.farewell(&Farewell::WORN, turn);
-        } else if self.deadline == u64::MAX && turn.now.saturating_sub(self.active) >= self.idle {
-            self.farewell(&Farewell::IDLE, turn);
-        }
-        if self.may_be_asked() {
-            self.look_at_client(turn);
-        }
-        if self.is_over() { self.over() } else { Progress::Rests }
-    }
-
-    /// The last thing before the sockets are closed: goodbye, where TLS still owes it.
-    fn over(&mut self) -> Progress {
-        self.ends.iter_mut().for_each(|end| {
-            end.part();
-        });
-        Progress::Over
-    }
-
-    /// A Ping would reach the client, and it would answer (RFC 6455, section 5.5.2: not behind a Close).
-    fn may_be_asked(&self) -> bool {
-        let client = &self.ends[CLIENT];
-        let is_open = !(client.ended || client.finished || client.broken);
-        is_open && self.deadline == u64::MAX && self.pipes.iter().all(|pipe| pipe.close_seen().is_none())
-    }
-
-    fn look_at_client(&mut self, turn: &Turn<'_>) {
-        let pipe = &mut self.pipes[NODE];
-        let client = &mut self.ends[CLIENT];
-        let way = match (client.is_backed_up(), pipe.is_waiting()) {
-            (true, _) => Way::Backlog(pipe.bytes()),
-            (false, true) => Way::Frame,
-            (false, false) => Way::Clear,
-        };
-        match self.pulse.look(turn.now, way) {
-            Look::Fine => {}
-            Look::Ask(payload) => {
-                let ping = frame::control(frame::opcode::PING, &payload, None);
-                pipe.inject(ping, false, |bytes| client.put(bytes));
-            }
-            Look::Silent => self.give_up_client(turn),
-        }
-    }
-
-    /// The node is told and may answer; the client is told, too, in case it hears, but not waited for.
-    fn give_up_client(&mut self, turn: &Turn<'_>) {
-        self.cause.get_or_insert((Side::Client, close::ABNORMAL, Why::Silent));
-        self.farewell(&Farewell::SILENT, turn);
-        self.ends[CLIENT].broken = true;
-        // What it has not taken is dropped at the next flush, so that the node's answer is read.
-        self.ends[CLIENT].wake(false, true, false);
-    }
-
-    /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
-    fn is_over(&self) -> bool {
-        if self.ends.iter().all(|end| (end.ended && end.finished) || end.broken) {
-            return true;
-        }
-        if self.ends.iter().any(|end| end.broken && end.ended) {
-            return true;
-        }
-        self.parting && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
-    }
-
-    fn has_answered(&self, index: usize) -> bool {
-        let end = &self.ends[index];
-        let heard = self.pipes[index].close_seen().is_some() || end.ended;
-        (heard && !end.is_backed_up()) || end.broken
     }
 }
 

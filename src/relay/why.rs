@@ -27,13 +27,15 @@ pub enum Why {
     Killed,
     /// The client did not answer the balancer's Ping.
     Silent,
+    /// One side had closed or ended its stream, and the other did not within `timeouts.close`.
+    CloseTimeout,
     /// The balancer's own fault: its work on this tunnel broke off in a panic.
     Panicked,
 }
 
 impl Why {
     /// All of them.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Closed,
         Self::Ended,
         Self::Broken,
@@ -46,6 +48,7 @@ impl Why {
         Self::Rebalanced,
         Self::Killed,
         Self::Silent,
+        Self::CloseTimeout,
         Self::Panicked,
     ];
 
@@ -69,6 +72,7 @@ impl Why {
             Self::Rebalanced => "rebalanced",
             Self::Killed => "killed",
             Self::Silent => "silent",
+            Self::CloseTimeout => "close_timeout",
             Self::Panicked => "panicked",
         }
     }

@@ -1,7 +1,8 @@
 //! The header of a WebSocket frame (RFC 6455, section 5.2).
 //!
 //! Decoding is lenient where only the peers can judge (reserved bits, reserved opcodes, masks, lengths that are
-//! not minimal) and strict where a wrong header means that the reader has lost its place.
+//! not minimal) and strict where a wrong header means that the reader has lost its place, and at what bounds a frame:
+//! no control frame, of whatever opcode, is fragmented or longer than 125 bytes (section 5.5).
 
 /// The longest header: 2 bytes, 8 bytes of length, 4 bytes of mask.
 pub const MAX_HEADER: usize = 14;
@@ -44,8 +45,8 @@ pub enum Decoded {
     Partial,
     /// A whole header.
     Header(Header),
-    /// No frame starts like this: a length over 2^63 - 1, or a control frame that is fragmented or longer than
-    /// 125 bytes.
+    /// No frame starts like this: a length over 2^63 - 1, or a control frame, of a reserved opcode as well, that is
+    /// fragmented or longer than 125 bytes.
     Garbage,
 }
 
@@ -55,8 +56,9 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     let &[first, second, ref rest @ ..] = bytes else { return Decoded::Partial };
     let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
     let (masked, short) = (second & 0x80 != 0, second & 0x7f);
-    let known_control = matches!(opcode, opcode::CLOSE | opcode::PING | opcode::PONG);
-    if known_control && (short > 125 || !fin) {
+    // The four bits of the opcode tell data from control, in reserved ones as well (section 5.2).
+    let is_control = opcode >= opcode::CLOSE;
+    if is_control && (short > 125 || !fin) {
         return Decoded::Garbage;
     }
     let (len, rest, extra) = match short {
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_control_frame_that_cannot_be_one_is_garbage() {
-        for first in [0x88, 0x89, 0x8a] {
+        for first in 0x88..=0x8f {
             assert_eq!(decode(&[first, 126, 0, 1]), Decoded::Garbage);
             assert_eq!(decode(&[first & 0x7f, 0]), Decoded::Garbage);
         }
@@ -141,7 +143,7 @@ mod tests {
 
     #[test]
     fn reserved_opcodes_and_bits_are_for_the_peers_to_judge() {
-        for first in [0xf3u8, 0x8b, 0x0f, 0xc1] {
+        for first in [0xf3u8, 0x8b, 0x07, 0xc1] {
             assert!(matches!(decode(&[first, 0]), Decoded::Header(_)), "{first:x}");
         }
     }

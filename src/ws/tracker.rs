@@ -58,7 +58,7 @@ impl Token {
 pub struct Tracker {
     /// Bytes of the current frame's payload still to come.
     left: u64,
-    /// Payload bytes of the current message so far, by the lengths of its headers.
+    /// Payload bytes of the message that is under way, by the lengths of its headers; 0 between two messages.
     message: u64,
     /// The first bytes of a header that is not whole yet.
     held: [u8; MAX_HEADER],
@@ -115,7 +115,7 @@ impl Tracker {
         self.left
     }
 
-    /// Payload bytes of the current message so far, by the lengths of its headers.
+    /// Payload bytes of the message that is under way, by the lengths of its headers; 0 between two messages.
     pub fn message(&self) -> u64 {
         self.message
     }
@@ -189,14 +189,18 @@ impl Tracker {
         Scan { pass: at, verdict: Verdict::UsedUp, close }
     }
 
-    /// Length of the current message once this frame belongs to it. Control frames belong to none.
+    /// Length of the message under way once this frame belongs to it. Control frames belong to none.
+    ///
+    /// Every other frame belongs to it, of whatever opcode, until its last fragment: what a peer puts between two
+    /// fragments is a fault that its peer has to judge (section 5.4), and no way past the limit.
     fn message_with(&mut self, header: &Header) -> u64 {
-        match header.opcode {
-            opcode::CONTINUATION => self.message = self.message.saturating_add(header.len),
-            first if first < opcode::CLOSE => self.message = header.len,
-            _ => return 0,
+        if header.opcode >= opcode::CLOSE {
+            return 0;
         }
-        self.message
+        let len = self.message.saturating_add(header.len);
+        let is_last = header.opcode == opcode::CONTINUATION || self.message == 0;
+        self.message = if header.fin && is_last { 0 } else { len };
+        len
     }
 }
 
@@ -335,6 +339,42 @@ mod tests {
         assert!(tracker.at_boundary());
         let mut tracker = Tracker::default();
         assert_eq!(tracker.scan(&stream, up_to(1200), false, &mut tally).verdict, Verdict::UsedUp);
+    }
+
+    /// How much of `frames` passes with a limit of 1,000 bytes.
+    fn passes(frames: &[Vec<u8>]) -> (usize, Verdict) {
+        let scan = Tracker::default().scan(&frames.concat(), up_to(1000), false, &mut Tally::default());
+        (scan.pass, scan.verdict)
+    }
+
+    #[test]
+    fn no_opcode_carries_more_than_the_limit() {
+        for code in 1..8 {
+            assert_eq!(passes(&[data_frame(true, code, &[0; 1001], None)]), (0, Verdict::TooBig), "{code}");
+            assert_eq!(passes(&[data_frame(true, code, &[0; 1000], None)]).1, Verdict::UsedUp, "{code}");
+        }
+        for code in 8..16 {
+            assert_eq!(passes(&[data_frame(true, code, &[0; 126], None)]), (0, Verdict::Garbage), "{code}");
+            assert_eq!(passes(&[data_frame(false, code, &[0; 1], None)]), (0, Verdict::Garbage), "{code}");
+        }
+    }
+
+    #[test]
+    fn no_mixture_of_fragments_carries_more_than_the_limit() {
+        let piece = |fin, code| data_frame(fin, code, &[0; 400], None);
+        let (binary, more) = (piece(false, opcode::BINARY), piece(false, opcode::CONTINUATION));
+        // What is put between two fragments counts, whether or not it says that it is whole.
+        for between in
+            [piece(false, opcode::TEXT), piece(true, opcode::TEXT), piece(false, 3), piece(true, 7)]
+        {
+            let frames = [binary.clone(), between, more.clone()];
+            assert_eq!(passes(&frames), (frames[0].len() + frames[1].len(), Verdict::TooBig));
+        }
+        // Behind a last fragment a new message begins, and whole ones are each their own.
+        let message = [binary, piece(true, opcode::CONTINUATION)];
+        let whole = [piece(true, opcode::TEXT), piece(true, 5), piece(true, opcode::BINARY)];
+        let frames = [&message[..], &message, &whole, &whole, &message].concat();
+        assert_eq!(passes(&frames).1, Verdict::UsedUp);
     }
 
     #[test]

@@ -72,6 +72,23 @@ async fn a_message_over_the_limit_ends_with_1009_on_both_sides() {
 }
 
 #[tokio::test]
+async fn no_reserved_opcode_carries_more_than_the_limit() {
+    // A whole message of an opcode that has no meaning yet, and between two fragments; a control frame of 2,000 bytes.
+    let large = |first: u8| [first, 0xfe, 0x07, 0xd0, 0, 0, 0, 0].to_vec();
+    let begun = [&[0x02, 0xfe, 0x02, 0x00, 0, 0, 0, 0][..], &[0; 512]].concat();
+    let between = [&begun[..], &[0x83, 0xfe, 0x02, 0x01, 0, 0, 0, 0]].concat();
+    for (sent, passes, code) in
+        [(large(0x83), 0, 1009), (large(0x87), 0, 1009), (between, begun.len(), 1009), (large(0x8b), 0, 1002)]
+    {
+        let stage = Stage::set("    messages: { max_size: 1KiB }\n").await;
+        let (mut client, mut node) = stage.tunnel().await;
+        client.send(&sent).await;
+        node.expect(&sent[..passes]).await;
+        assert_eq!((client.close_code().await, node.close_code().await), (code, code));
+    }
+}
+
+#[tokio::test]
 async fn half_close_is_passed_on() {
     let stage = Stage::set("").await;
     let (mut client, mut node) = stage.tunnel().await;

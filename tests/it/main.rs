@@ -8,6 +8,7 @@ mod drain;
 mod early;
 mod engine_io;
 mod ends;
+mod half_ended;
 mod handshake;
 mod limits;
 mod lines;

@@ -13,7 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::play::{Raw, masked, plain, soon};
 
 const TUNNELS: u64 = 1_000;
-const RULES: Rules = Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None };
+const RULES: Rules = Rules {
+    idle: Duration::from_secs(3600),
+    max_message: u64::MAX,
+    ping: None,
+    close: Duration::from_secs(10),
+};
 
 /// A relay with tunnels by turns on two nodes.
 struct Threads {

@@ -324,6 +324,7 @@ routes:
             ),
             ("id: ws2,", "id: ws2, release: v7,", "pool chat: node ws2: release is v7 now, was none"),
             ("idle: 1h", "idle: 2h", "pool chat: timeouts.idle is 2h now, was 1h"),
+            ("idle: 1h", "idle: 1h, close: 3s", "pool chat: timeouts.close is 3s now, was 10s"),
             (
                 "timeouts:",
                 "balance: random_two\n    timeouts:",

@@ -57,10 +57,11 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     section.number("load_bound", load_bound, &new.load_bound);
     compare_health(health, &new.health, &mut section);
     compare_rule(rule, &new.rule, &mut section);
-    let Timeouts { connect, handshake, idle, request } = timeouts;
+    let Timeouts { connect, handshake, idle, close, request } = timeouts;
     section.time("timeouts.connect", connect, &new.timeouts.connect);
     section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
     section.time("timeouts.idle", idle, &new.timeouts.idle);
+    section.time("timeouts.close", close, &new.timeouts.close);
     section.time("timeouts.request", request, &new.timeouts.request);
     let Messages { max_size, ping } = messages;
     section.set("messages.max_size", max_size, &new.messages.max_size, |size| size.map_or(none(), show_size));

@@ -221,6 +221,12 @@ const TIMEOUTS: &[Key] = &[
         "A tunnel that carries nothing for so long is closed; below 45s is asking for trouble.",
     )
     .or(r#""1h""#),
+    key(
+        "close",
+        Form::Duration(false),
+        "Once one side has sent a Close or ended its stream, the other has so long to do the same: 1s to 1h.",
+    )
+    .or(r#""10s""#),
     key("request", Form::Duration(false), "From a plain request to the head of its answer.").or(r#""60s""#),
 ];
 

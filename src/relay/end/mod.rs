@@ -30,6 +30,8 @@ pub struct End {
     writable: bool,
     /// The peer has hung up or failed: read until the end, whatever a short read says.
     hung_up: bool,
+    /// Urgent data is among what is to be read: read until nothing is left, whatever a short read says.
+    urgent: bool,
     /// The peer has ended its stream.
     pub ended: bool,
     /// Our end of stream has been sent.
@@ -73,6 +75,7 @@ impl End {
             readable: true,
             writable: true,
             hung_up: false,
+            urgent: false,
             ended: false,
             finished: false,
             broken: false,
@@ -82,7 +85,11 @@ impl End {
     }
 
     /// A socket and, if there is one, the TLS connection on it. Gives what that has decrypted already, too.
+    ///
+    /// Urgent data stays in its place in the stream (RFC 6093, section 5): cut out, it would leave a hole in a frame.
     pub fn with(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (Self, Vec<u8>) {
+        // A socket that knows no urgent data has none.
+        let _ = sockopt::set_socket_oobinline(&socket, true);
         let mut end = Self::new(socket);
         let Some(departed) = tls else { return (end, Vec::new()) };
         let (side, luggage) = Side::new(departed, role);
@@ -106,13 +113,30 @@ impl End {
         self.hung_up |= hung_up;
     }
 
+    /// Notes that epoll said there is urgent data (EPOLLPRI): a read ends at its mark, with more behind it.
+    #[cold]
+    pub fn note_urgent(&mut self) {
+        self.urgent = true;
+        self.readable = true;
+    }
+
+    /// The peer has hung up, or its connection has failed; what it sent before may still be unread.
+    pub fn has_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
     /// Whether bytes wait for this peer to take them.
     #[inline]
     pub fn is_backed_up(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Reads into `buffer`. A short read leaves nothing behind, unless the peer has hung up.
+    /// Reads into `buffer`. A short read leaves nothing behind, unless the peer has hung up or there is urgent data.
+    ///
+    /// The kernel ends a read before the buffer is full only where its queue is empty (what comes later makes an
+    /// event of its own), at the end of the stream or a fault (EPOLLRDHUP, EPOLLHUP, EPOLLERR) and at the urgent
+    /// mark. Urgent data that comes while this runs makes an event, too, so the mark is always known of before a
+    /// read that it cuts short is the last.
     #[inline]
     pub fn read(&mut self, buffer: &mut [u8]) -> Read {
         if self.tls.is_some() {
@@ -131,12 +155,12 @@ impl End {
                     Read::End
                 }
                 Ok((len, _)) => {
-                    self.readable = len == buffer.len() || self.hung_up;
+                    self.readable = len == buffer.len() || self.hung_up || self.urgent;
                     Read::Bytes(len)
                 }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {
-                    self.readable = false;
+                    (self.readable, self.urgent) = (false, false);
                     Read::Nothing
                 }
                 Err(_) => Read::Broken,

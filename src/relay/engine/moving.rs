@@ -3,8 +3,10 @@
 use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::event::epoll;
+use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::relay::moving::{Freezing, Landing, Parcel, Stays};
@@ -72,7 +74,7 @@ impl Engine {
         for (index, end) in live.ends().iter().enumerate() {
             let Some(socket) = end.socket() else { continue };
             let token = (place as u64) << 1 | index as u64;
-            let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::ET;
+            let flags = Flags::IN | Flags::PRI | Flags::OUT | Flags::RDHUP | Flags::ET;
             epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?;
         }
         Ok(())
@@ -85,7 +87,16 @@ impl Engine {
 
     /// Freezes what there is, as long as the budget of all threads lasts.
     pub(super) fn freeze(&mut self, freezing: Freezing) {
-        let mut batch = freezing.batch();
+        self.freeze_with(freezing, Live::pack);
+    }
+
+    /// The same with `pack` to write each tunnel down. One that breaks off in a panic ends, and no other.
+    pub(super) fn freeze_with(
+        &mut self,
+        freezing: Freezing,
+        pack: impl Fn(&Live, u64) -> Zeroizing<Vec<u8>>,
+    ) {
+        let (mut batch, mut broken) = (freezing.batch(), Vec::new());
         for (place, live) in self.tunnels.iter_mut().enumerate() {
             let Some(live) = live.as_mut().filter(|live| !live.is_frozen()) else { continue };
             let id = live.record.id;
@@ -96,13 +107,17 @@ impl Engine {
             if !freezing.takes_one() {
                 break;
             }
+            let Ok(bytes) = catch_unwind(AssertUnwindSafe(|| pack(live, self.now))) else {
+                broken.push(place);
+                continue;
+            };
             unregister(&self.epoll, live);
-            let bytes = live.pack(self.now);
             if let Some(sockets) = live.take_sockets() {
                 batch.parcels.push(Parcel::new(id, place, bytes, sockets));
             }
         }
         freezing.finish(batch);
+        broken.into_iter().for_each(|place| self.fail(place));
     }
 
     /// Goes on with tunnels that were frozen. Each has a turn for what it has; a socket that is polled anew, edges or

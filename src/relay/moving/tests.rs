@@ -86,7 +86,12 @@ impl Process {
             node_tls,
             from_client: Bytes::new(),
             from_node: Bytes::new(),
-            rules: Rules { idle: Duration::from_secs(3600), max_message: u64::MAX, ping: None },
+            rules: Rules {
+                idle: Duration::from_secs(3600),
+                max_message: u64::MAX,
+                ping: None,
+                close: Duration::from_secs(10),
+            },
             record: self.record(id),
         };
         assert!(self.relay.adopt(tunnel));

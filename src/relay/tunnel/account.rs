@@ -36,7 +36,7 @@ impl Live {
         }
     }
 
-    /// A Close has passed in both directions, or is the balancer's own.
+    /// It has a deadline: a Close has passed, a stream has ended, or the balancer closes it.
     pub fn is_closing(&self) -> bool {
         self.deadline != u64::MAX
     }

@@ -48,6 +48,11 @@ const FROM_CLIENT: Tag = Tag(25, "the client's direction");
 const FROM_NODE: Tag = Tag(26, "the node's direction");
 /// What a version that does not know it may leave behind: it would place the client by its key all the same.
 const KEY: Tag = Tag(128, "key");
+/// As above: that version waits longer for the other side of a half-ended tunnel, or not so long.
+const CLOSE_TIME: Tag = Tag(129, "close time");
+
+/// What versions that write no [`CLOSE_TIME`] are taken to mean. In milliseconds.
+const USUAL_CLOSE_TIME: u32 = 10_000;
 
 /// What a word of a label is that this version does not have.
 const OTHER: &str = "other";
@@ -86,6 +91,7 @@ impl Live {
         writer.section(FROM_CLIENT, |writer| self.pipes[CLIENT].pack(writer));
         writer.section(FROM_NODE, |writer| self.pipes[NODE].pack(writer));
         writer.maybe(KEY, self.record.key);
+        writer.number(CLOSE_TIME, self.close);
         writer.finish()
     }
 
@@ -103,6 +109,7 @@ impl Live {
             record: Record::unpack(fields, shared)?,
             max_message: fields.number(MAX_MESSAGE)?,
             idle: fields.number(IDLE)?,
+            close: USUAL_CLOSE_TIME,
             adopted: before(fields.number(ADOPTED)?),
             active: before(fields.number(ACTIVE)?),
             messaged: fields.maybe(MESSAGED)?.map_or(0, |ago| before(ago).max(1)),
@@ -119,6 +126,7 @@ impl Live {
             was_lent: true,
         };
         live.record.key = fields.maybe(KEY)?;
+        live.close = fields.maybe(CLOSE_TIME)?.unwrap_or(USUAL_CLOSE_TIME);
         fields.end()?;
         Ok(live)
     }
@@ -287,7 +295,12 @@ mod tests {
                 node_tls: tls(Role::Client),
                 from_client: Bytes::new(),
                 from_node: Bytes::new(),
-                rules: Rules { idle: HOUR, max_message: 100_000, ping: Some(Duration::from_secs(9)) },
+                rules: Rules {
+                    idle: HOUR,
+                    max_message: 100_000,
+                    ping: Some(Duration::from_secs(9)),
+                    close: Duration::from_secs(10),
+                },
                 record,
             };
             let now = BEGINNING + 5;
@@ -488,6 +501,55 @@ mod tests {
         assert_eq!(Bench::heard(&mut bench.client), close::close_frame(1012, "bye", None));
     }
 
+    #[test]
+    fn the_deadline_of_a_half_ended_tunnel_travels_and_one_that_had_none_gets_one() {
+        let mut bench = Bench::new(None, None);
+        bench.client.shutdown(Shutdown::Write).unwrap();
+        bench.turn(Live::turn);
+        // A version that knows no such deadline hands it over; this one sees to it with its first sweep.
+        bench.now += 60_000;
+        bench.move_on(BEGINNING + (1 << 45));
+        assert_eq!(bench.turn(|live, turn| live.sweep(turn)), Progress::Rests);
+        bench.now += 4_000;
+        assert_eq!(bench.turn(|live, turn| live.sweep(turn)), Progress::Rests);
+        bench.move_on(BEGINNING + 7);
+        bench.now += 5_999;
+        assert_eq!(bench.turn(|live, turn| live.sweep(turn)), Progress::Rests);
+        bench.now += 1;
+        assert_eq!(bench.turn(|live, turn| live.sweep(turn)), Progress::Over);
+        let outcome = bench.live.outcome(bench.now);
+        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Client, 1006, Why::CloseTimeout));
+    }
+
+    #[test]
+    fn the_message_under_way_travels_and_one_that_has_ended_does_not() {
+        let mut bench = Bench::new(None, None);
+        let fragment = |first| [&[first, 126][..], &40_000u16.to_be_bytes(), &vec![0; 40_000]].concat();
+        let say = |bench: &mut Bench, first| {
+            let (mut message, mut heard) = (&fragment(first)[..], 0);
+            while !message.is_empty() || heard < 40_004 {
+                // A full socket takes less.
+                let taken = bench.node.write(message).unwrap_or(0);
+                message = &message[taken..];
+                bench.turn(Live::turn);
+                let more = Bench::heard(&mut bench.client);
+                if more.first() == Some(&0x88) {
+                    return false;
+                }
+                heard += more.len();
+            }
+            true
+        };
+        // The limit is 100,000.
+        for first in [0x82, 0x02] {
+            assert!(say(&mut bench, first));
+            bench.move_on(BEGINNING + 1);
+        }
+        assert!(say(&mut bench, 0x00));
+        bench.move_on(BEGINNING + 1);
+        assert!(!say(&mut bench, 0x80), "the message that began before both moves is too long");
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A tunnel with something in every field of the form.
@@ -519,22 +581,30 @@ mod tests {
 
     const NODE_SAYS: Bytes = Bytes::from_static(&[0x81, 5, b'h', b'e']);
 
-    /// As the first build wrote it: those that are to come must read it as long as the version is 1. When a field is
-    /// added, this stays, and the second half of the test changes.
+    /// As the first build wrote it: those that are to come must read it as long as the version is 1.
     const FIRST: &str = include_str!("parcel-1.hex");
+    /// With the close time and the message under way. When a field is added, this stays, and another one follows it.
+    const SECOND_FORM: &str = include_str!("parcel-1-close.hex");
+
+    fn parcel(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
 
     #[test]
     fn what_an_earlier_build_has_written_is_still_read() {
-        let digits: Vec<u8> = FIRST.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-        let first: Vec<u8> = digits.chunks(2).map(byte).collect();
         let bench = eventful();
-        let read = bench.unpack(&first).unwrap();
-        let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
-        assert_eq!(read.snapshot(BEGINNING, wall), bench.live.snapshot(bench.now, wall));
-        assert_eq!(read.outcome(BEGINNING), bench.live.outcome(bench.now));
+        for earlier in [FIRST, SECOND_FORM] {
+            let earlier = parcel(earlier);
+            let read = bench.unpack(&earlier).unwrap();
+            let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
+            assert_eq!(read.snapshot(BEGINNING, wall), bench.live.snapshot(bench.now, wall));
+            assert_eq!(read.outcome(BEGINNING), bench.live.outcome(bench.now));
+        }
         let now: String = bench.live.pack(bench.now).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(now, String::from_utf8(digits).unwrap());
+        let last: String = SECOND_FORM.split_whitespace().collect();
+        assert_eq!(now, last);
     }
 
     #[test]
