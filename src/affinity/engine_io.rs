@@ -33,6 +33,40 @@ pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
     method == Method::GET && says("EIO", "4") && says("transport", "polling") && lacks("sid") && lacks("j")
 }
 
+/// Whether a request may open a session by polling at some node: a superset of [`is_polling_handshake`], for what must
+/// not be got round by a spelling. Other revisions of the protocol, JSONP, an encoded name, a `sid` that is empty are
+/// all understood by some node. POST is refused by engine.io, and may be taken by others.
+pub fn may_open_by_polling(method: &Method, query: Option<&str>) -> bool {
+    let Some(text) = query else { return false };
+    [Method::GET, Method::POST].contains(method)
+        && query::all(text, "transport").any(|transport| *transport == *b"polling")
+        && query::all(text, "sid").all(|sid| sid.is_empty())
+}
+
+/// The hash of the session that a request names, however it is written.
+pub fn named_session(query: &str) -> Option<u64> {
+    let Carried::Once(sid) = query::find(query, "sid") else { return None };
+    Some(hash::key(&query::decoded(sid))).filter(|_| !sid.is_empty())
+}
+
+/// The hash of the session that an open packet names, as [`named_session`] gives it; also of one of revision 3, whose
+/// packets stand behind their lengths. `None` when it is not understood.
+pub fn opened_session(payload: &[u8]) -> Option<u64> {
+    let open: Open<'_> = serde_json::from_slice(open_packet(unframed(payload))?).ok()?;
+    Some(hash::key(open.sid.as_bytes()))
+}
+
+/// The first packet of a payload of revision 3, `LENGTH:PACKET`, or the payload of revision 4 as it is.
+fn unframed(payload: &[u8]) -> &[u8] {
+    let digits = payload.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let Some((length, packet)) = payload.split_at_checked(digits).filter(|(_, rest)| rest.starts_with(b":"))
+    else {
+        return payload;
+    };
+    let length = str::from_utf8(length).ok().and_then(|length| length.parse::<usize>().ok());
+    length.and_then(|length| packet[1..].get(..length)).unwrap_or(payload)
+}
+
 /// Whether an upgrade request opens an Engine.IO 4 session without polling before it: then the open packet is the
 /// first message of the tunnel.
 pub fn is_websocket_handshake(query: Option<&str>) -> bool {
@@ -65,7 +99,7 @@ pub fn heartbeat(payload: &[u8]) -> Option<Heartbeat> {
         ping_interval: u64,
         ping_timeout: u64,
     }
-    let pings: Pings = serde_json::from_slice(open_packet(payload)?).ok()?;
+    let pings: Pings = serde_json::from_slice(open_packet(unframed(payload))?).ok()?;
     let [interval, timeout] = [pings.ping_interval, pings.ping_timeout].map(Duration::from_millis);
     Some(Heartbeat { interval, timeout })
 }
@@ -188,6 +222,49 @@ mod tests {
         assert!(!is(Method::POST, "EIO=4&transport=polling"));
         assert!(!is(Method::OPTIONS, "EIO=4&transport=polling"));
         assert!(!is_polling_handshake(&Method::GET, None));
+    }
+
+    #[test]
+    fn no_spelling_hides_that_a_request_may_open_a_session() {
+        let may = |method: Method, query: &str| may_open_by_polling(&method, Some(query));
+        for query in [
+            "EIO=4&transport=polling",
+            "EIO=3&transport=polling",
+            "transport=polling",
+            "EIO=4&transport=polling&j=0",
+            "EIO=4&transport=polling&sid=",
+            "EIO=4&transport=polling&sid",
+            "EIO=4&tr%61nsport=p%6flling",
+            "transport=websocket&transport=polling",
+        ] {
+            assert!(may(Method::GET, query) && may(Method::POST, query), "{query}");
+            assert!(!may(Method::OPTIONS, query), "a preflight opens nothing: {query}");
+        }
+        for query in
+            ["", "EIO=4", "EIO=4&transport=websocket", "transport=polling&sid=x", "transport=polling&s%69d=x"]
+        {
+            assert!(!may(Method::GET, query), "{query}");
+        }
+        assert!(!may_open_by_polling(&Method::GET, None));
+    }
+
+    #[test]
+    fn an_open_packet_and_the_requests_behind_it_name_the_same_session() {
+        let opened = opened_session(open_of(SID).as_bytes());
+        assert!(opened.is_some());
+        let packet = open_of(SID);
+        let revision_3 = format!("{}:{packet}2:40", packet.len());
+        assert_eq!(opened_session(revision_3.as_bytes()), opened);
+        assert!(heartbeat(revision_3.as_bytes()).is_some());
+        for query in [format!("EIO=4&sid={SID}"), format!("sid={SID}&t=1"), format!("sid=%6c{}", &SID[1..])] {
+            assert_eq!(named_session(&query), opened, "{query}");
+        }
+        for query in ["", "sid=", "sid=a&sid=b"] {
+            assert_eq!(named_session(query), None, "{query}");
+        }
+        for payload in ["", "ok", "5:0{", "99999999999999999999:0{}", "1:0{\"sid\":\"a\"}"] {
+            assert_eq!(opened_session(payload.as_bytes()), None, "{payload}");
+        }
     }
 
     #[test]

@@ -17,6 +17,11 @@ pub(crate) fn find<'q>(query: &'q str, name: &str) -> Carried<&'q str> {
     }
 }
 
+/// What each parameter of this name stands for.
+pub(crate) fn all<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, [u8]>> {
+    pairs(query).filter(move |(key, _)| *decoded(key) == *name.as_bytes()).map(|(_, value)| decoded(value))
+}
+
 /// The pairs in order, still encoded; a pair without `=` has an empty value.
 fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))

@@ -1,4 +1,4 @@
-//! Who is let in: the places of connections, and the pace of handshakes.
+//! Who is let in: the places of connections, the sessions without one, and the pace of handshakes.
 //!
 //! The counts live here and outlive every generation; the limits are those of the generation that asks. A handshake
 //! over the pace waits in a short queue that is fair among clients, and is sent away when it is full or slow: a
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::polling::PollingSessions;
 use crate::http::reply::Failure;
 use crate::net::places::{Places, client_prefix};
 use crate::pace::{Bucket, FairQueue};
@@ -35,6 +36,8 @@ const MOST_SPREAD: u64 = 300;
 pub struct Admission {
     /// The client connections.
     pub places: Arc<Places>,
+    /// The sessions that clients have opened by polling.
+    pub(super) polling: Arc<PollingSessions>,
     /// Room for those who are told why they are sent away.
     pub told: Arc<Semaphore>,
     /// The zero of the bucket's clock.
@@ -62,6 +65,7 @@ impl Admission {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             places: Arc::default(),
+            polling: PollingSessions::new(),
             told: Arc::new(Semaphore::new(MOST_TOLD)),
             started: Instant::now(),
             waiting: Mutex::default(),

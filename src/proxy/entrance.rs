@@ -120,7 +120,8 @@ impl Arrival {
     }
 }
 
-fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+/// Whether the word of this peer about its clients is believed.
+pub(super) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 

@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 
 use super::accept::Connection;
+use super::polling::{self, Opening};
 use super::session::Session;
 use super::upload::{Progress, Upload};
 use super::upstream::{Lease, Upstream};
@@ -34,6 +35,7 @@ pub async fn serve(
     session: &Session,
     request: Request<Upload>,
 ) -> Result<Response<Body>, Failure> {
+    let opening = polling::admit(connection, session, &request).await?;
     let is_heard = session.pool.tags_sids() || session.pool.doctor.listens();
     let is_handshake = is_heard && engine_io::is_polling_handshake(request.method(), request.uri().query());
     let upload = request.body().progress().clone();
@@ -53,14 +55,17 @@ pub async fn serve(
     headers::set_client_subject(request.headers_mut(), connection.subject.as_ref());
     let within = session.pool.config.timeouts.request;
     let sent = send(connection, session, request);
-    let (candidate, answer, lease) =
-        tokio::time::timeout(within, sent).await.unwrap_or(Err(Failure::TooSlow))?;
+    let sent = tokio::time::timeout(within, sent).await.unwrap_or(Err(Failure::TooSlow));
+    let (candidate, answer, lease) = sent.inspect_err(|_| opening.iter().for_each(Opening::refuse))?;
     session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
     let upstream = Arc::clone(&session.pool.upstreams[candidate.node]);
     let mut answer = answer.map(|body| Answer { body, upload, kept: Some((lease, upstream)) }.boxed_unsync());
     headers::strip_hop_by_hop(answer.headers_mut());
     session.set_cookies(&candidate, answer.headers_mut());
-    if is_handshake { hear_handshake(session, &candidate, answer).await } else { Ok(answer) }
+    if is_handshake || opening.is_some() {
+        return hear_handshake(session, &candidate, answer, (is_handshake, opening)).await;
+    }
+    Ok(answer)
 }
 
 type Sent = (Candidate, Response<Incoming>, Lease);
@@ -140,25 +145,33 @@ fn copy(spare: &Request<()>) -> Request<Body> {
     copy_head(spare).map(|()| Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
-/// Shows the answer of a Socket.IO handshake to the doctor, and puts the node's tag into its sid where the pool wants
-/// that; what is not understood stays as it is.
+/// Shows the answer of a Socket.IO handshake to the doctor and to who counts the sessions, and puts the node's tag into
+/// its sid where the pool wants that; what is not understood stays as it is.
 async fn hear_handshake(
     session: &Session,
     candidate: &Candidate,
     answer: Response<Body>,
+    (is_handshake, opening): (bool, Option<Opening>),
 ) -> Result<Response<Body>, Failure> {
+    if !answer.status().is_success() {
+        opening.iter().for_each(Opening::refuse);
+        return Ok(answer);
+    }
     let is_short = answer.body().size_hint().upper().is_some_and(|most| most <= HANDSHAKE);
     let is_text =
         answer.headers().get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
-    if !(answer.status().is_success() && is_short && is_text) {
+    if !(is_short && is_text) {
         return Ok(answer);
     }
     let (mut parts, body) = answer.into_parts();
     let body = body.collect().await;
     let body = body.map_err(|fault| Failure::BadAnswer(format!("the node's answer broke off: {fault}")))?;
     let mut body = body.to_bytes();
-    session.pool.doctor.hear(&session.pool.config, &body);
-    let tag = session.pool.nodes.tag(candidate.node).filter(|_| session.pool.tags_sids());
+    opening.iter().for_each(|opening| opening.settle(&body));
+    if is_handshake {
+        session.pool.doctor.hear(&session.pool.config, &body);
+    }
+    let tag = session.pool.nodes.tag(candidate.node).filter(|_| is_handshake && session.pool.tags_sids());
     if let Some(tagged) = tag.and_then(|tag| engine_io::tag_answer(&body, tag)) {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(tagged.len()));
         body = tagged.into();

@@ -11,6 +11,7 @@ mod doctor;
 pub mod drain;
 pub mod entrance;
 mod forward;
+mod polling;
 pub mod rollout;
 mod session;
 mod shortage;

@@ -18,6 +18,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::accept::Connection;
+use super::polling;
 use super::session::Session;
 use super::upload::Upload;
 use super::upstream::LARGEST_HEAD;
@@ -71,7 +72,11 @@ pub async fn serve(
     let fields = fields_for_node(connection, session, parts.headers);
     let within = session.pool.config.timeouts.handshake;
     let asked = ask_candidates(connection, session, (&parts.uri, &fields), &offer);
-    tokio::time::timeout(within, asked).await.unwrap_or(Err(Failure::TooSlow))
+    let answer = tokio::time::timeout(within, asked).await.unwrap_or(Err(Failure::TooSlow))?;
+    if answer.status() == handshake::YES {
+        polling::become_tunnel(connection, session, parts.uri.query());
+    }
+    Ok(answer)
 }
 
 /// Waits for the turn of the handshake. Behind a proxy, the connection becomes its client's own now.

@@ -16,6 +16,7 @@ mod listening;
 mod numbers;
 mod plain;
 mod play;
+mod polling;
 mod pressure;
 mod proxy_protocol;
 mod quiet;

@@ -1,0 +1,300 @@
+//! The Engine.IO sessions that clients open by polling: each is a handshake, and each client may have so many.
+//!
+//! A request that opens one takes its turn among the handshakes, as an upgrade does. Between its requests a polling
+//! session holds no connection, but its node keeps it until its heartbeat fails; so `limits.connections_per_client`
+//! counts it by a lease. A lease begins with the request and ends
+//!
+//! - when the answer is no session,
+//! - when the session becomes a tunnel, which has a place among the connections of its client,
+//! - when no request has named the session for as long as its node waits for one (`pingInterval` and `pingTimeout` of
+//!   the open packet; 45 s, the defaults of engine.io, where that is not understood).
+//!
+//! A client may have as many leases as connections, and both at a time: with room for one connection it could not poll
+//! otherwise. A session that its client closes by polling counts until its lease ends: the balancer does not read what
+//! is in a session. Nothing is handed on at a reload (it lives beside the generations) nor to another process.
+//!
+//! The memory is bounded by [`MOST`] leases in all, some 5 MB; beyond them nothing is counted. Whoever has that many
+//! addresses is not held by a limit for each of them, and `handshakes_per_second` holds still.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use parking_lot::Mutex;
+
+use super::accept::Connection;
+use super::entrance::is_trusted;
+use super::session::Session;
+use crate::affinity::engine_io::{self, Heartbeat};
+use crate::http::reply::Failure;
+use crate::metrics::Handshake;
+use crate::net::places::client_prefix;
+
+/// Leases of all clients together.
+const MOST: usize = 100_000;
+/// How long a session is kept of which nothing more is known: 25 s and 20 s, engine.io's defaults.
+const USUAL: Duration = Duration::from_secs(45);
+/// And at most, whatever the node says.
+const LONGEST: Duration = Duration::from_secs(600);
+/// From one look for leases that have ended to the next.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Lets a request in: one that may open a session by polling waits for its turn and takes a lease, one that names a
+/// session renews its lease.
+///
+/// # Errors
+///
+/// [`Failure::TooManyOfClient`] when the client has as many sessions as it may, [`Failure::Paced`] when its turn does not
+/// come soon enough.
+pub async fn admit<B>(
+    connection: &Connection,
+    session: &Session,
+    request: &Request<B>,
+) -> Result<Option<Opening>, Failure> {
+    let sessions = &connection.front.admission.polling;
+    let query = request.uri().query();
+    if !engine_io::may_open_by_polling(request.method(), query) {
+        if let Some((client, _)) = limit(session)
+            && let Some(named) = query.and_then(engine_io::named_session)
+        {
+            sessions.renew(client, named);
+        }
+        return Ok(None);
+    }
+    let opening = open(connection, session).await;
+    opening.inspect_err(|_| session.pool.meter.handshake(Handshake::Limited))
+}
+
+async fn open(connection: &Connection, session: &Session) -> Result<Option<Opening>, Failure> {
+    let front = &connection.front;
+    let opening = match limit(session) {
+        Some((client, most)) => front.admission.polling.open(client, most)?,
+        None => None,
+    };
+    let (client, rate) = (session.origin.client, session.state.limits.handshakes_per_second);
+    let turn = front.admission.handshake(client, rate, &front.tasks).await;
+    turn.inspect_err(|_| opening.iter().for_each(Opening::refuse))?;
+    Ok(opening)
+}
+
+/// A session has become a tunnel.
+pub fn become_tunnel(connection: &Connection, session: &Session, query: Option<&str>) {
+    if let Some((client, _)) = limit(session)
+        && let Some(named) = query.and_then(engine_io::named_session)
+    {
+        connection.front.admission.polling.end(client, named);
+    }
+}
+
+/// The client and the most sessions that it may have, where there is a limit. A proxy stands for many clients.
+fn limit(session: &Session) -> Option<(IpAddr, usize)> {
+    let (client, most) = (session.origin.client, session.state.limits.connections_per_client);
+    (most != 0 && !is_trusted(client, &session.state.trusted)).then_some((client, most as usize))
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct PollingSessions {
+    /// The zero of the leases' clock.
+    started: Instant,
+    table: Mutex<Table>,
+}
+
+impl PollingSessions {
+    /// Nobody has a session.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), table: Mutex::default() })
+    }
+
+    fn open(self: &Arc<Self>, client: IpAddr, most: usize) -> Result<Option<Opening>, Failure> {
+        let client = client_prefix(client);
+        let taken = self.table.lock().take(client, most, self.started.elapsed())?;
+        Ok(taken.map(|id| Opening { sessions: Arc::clone(self), client, id }))
+    }
+
+    fn renew(&self, client: IpAddr, named: u64) {
+        let now = self.started.elapsed();
+        self.table.lock().change(
+            client_prefix(client),
+            |lease| lease.session == Some(named),
+            |lease| {
+                lease.until = now + lease.lives;
+            },
+        );
+    }
+
+    fn end(&self, client: IpAddr, named: u64) {
+        self.table.lock().remove(client_prefix(client), |lease| lease.session == Some(named));
+    }
+}
+
+/// A session that is being opened. Where nobody says how that ended, the client has left, and its lease stays: its node
+/// may have opened the session all the same.
+#[derive(Debug)]
+pub struct Opening {
+    sessions: Arc<PollingSessions>,
+    client: IpAddr,
+    id: u64,
+}
+
+impl Opening {
+    /// There is no session.
+    pub fn refuse(&self) {
+        self.sessions.table.lock().remove(self.client, |lease| lease.id == self.id);
+    }
+
+    /// There is one: what its node answered to the request.
+    pub fn settle(&self, answer: &[u8]) {
+        let session = engine_io::opened_session(answer);
+        let lives =
+            engine_io::heartbeat(answer).map(|beat: Heartbeat| beat.interval.saturating_add(beat.timeout));
+        let (lives, now) = (lives.unwrap_or(USUAL).min(LONGEST), self.sessions.started.elapsed());
+        self.sessions.table.lock().change(
+            self.client,
+            |lease| lease.id == self.id,
+            |lease| {
+                (lease.session, lease.lives, lease.until) = (session, lives, now + lives);
+            },
+        );
+    }
+}
+
+/// The leases; none of its clients is without one.
+#[derive(Debug, Default)]
+struct Table {
+    clients: HashMap<IpAddr, Vec<Lease>>,
+    /// Leases in all.
+    count: usize,
+    /// Leases so far.
+    ids: u64,
+    /// When those that had ended were last taken out.
+    swept: Duration,
+}
+
+#[derive(Debug)]
+struct Lease {
+    id: u64,
+    /// The hash of the sid, once it is known.
+    session: Option<u64>,
+    /// From one request of the session to the time when its node has given it up.
+    lives: Duration,
+    /// It ends here, on the clock of the table.
+    until: Duration,
+}
+
+impl Table {
+    /// A lease for this client; none where it is not counted.
+    fn take(&mut self, client: IpAddr, most: usize, now: Duration) -> Result<Option<u64>, Failure> {
+        if now.saturating_sub(self.swept) >= SWEEP {
+            self.swept = now;
+            self.clients
+                .keys()
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|client| self.end(client, now));
+        }
+        self.end(client, now);
+        if self.clients.get(&client).is_some_and(|leases| leases.len() >= most) {
+            return Err(Failure::TooManyOfClient);
+        }
+        if self.count >= MOST {
+            return Ok(None);
+        }
+        (self.count, self.ids) = (self.count + 1, self.ids + 1);
+        let lease = Lease { id: self.ids, session: None, lives: USUAL, until: now + USUAL };
+        self.clients.entry(client).or_default().push(lease);
+        Ok(Some(self.ids))
+    }
+
+    /// Takes out what has ended.
+    fn end(&mut self, client: IpAddr, now: Duration) {
+        self.remove(client, |lease| lease.until <= now);
+    }
+
+    fn remove(&mut self, client: IpAddr, is_it: impl Fn(&Lease) -> bool) {
+        let Some(leases) = self.clients.get_mut(&client) else { return };
+        let before = leases.len();
+        leases.retain(|lease| !is_it(lease));
+        self.count -= before - leases.len();
+        if leases.is_empty() {
+            self.clients.remove(&client);
+        }
+    }
+
+    fn change(&mut self, client: IpAddr, is_it: impl Fn(&Lease) -> bool, change: impl FnOnce(&mut Lease)) {
+        let leases = self.clients.get_mut(&client);
+        if let Some(lease) = leases.and_then(|leases| leases.iter_mut().find(|lease| is_it(lease))) {
+            change(lease);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(number).into()
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_client_has_as_many_leases_as_it_may_until_they_end() {
+        let mut table = Table::default();
+        assert!(table.take(client(1), 2, at(0)).unwrap().is_some());
+        let second = table.take(client(1), 2, at(10)).unwrap().unwrap();
+        assert_eq!(table.take(client(1), 2, at(44)), Err(Failure::TooManyOfClient));
+        assert!(table.take(client(2), 2, at(44)).unwrap().is_some(), "another client has its own");
+        assert!(table.take(client(1), 2, at(45)).unwrap().is_some(), "the first has ended");
+        assert!(table.take(client(1), 2, at(46)).is_err());
+        table.remove(client(1), |lease| lease.id == second);
+        assert!(table.take(client(1), 2, at(46)).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_has_left_leaves_nothing_behind_and_there_is_an_end_to_the_memory() {
+        let mut table = Table::default();
+        for number in 0..MOST as u32 {
+            assert!(table.take(client(number), 1, at(1)).unwrap().is_some());
+        }
+        assert_eq!(table.take(client(u32::MAX), 1, at(2)), Ok(None), "let in, and not counted");
+        assert!(table.take(client(7), 1, at(2)).is_err(), "who is counted stays so");
+        assert!(table.take(client(u32::MAX), 1, at(60)).unwrap().is_some());
+        assert_eq!((table.count, table.clients.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_session_counts_while_it_polls_and_no_more_once_it_is_a_tunnel() {
+        let sessions = PollingSessions::new();
+        let opening = sessions.open(client(1), 1).unwrap().unwrap();
+        opening.settle(br#"0{"sid":"abc","upgrades":[],"pingInterval":300000,"pingTimeout":20000}"#);
+        drop(opening);
+        let named = engine_io::named_session("EIO=4&transport=polling&sid=abc").unwrap();
+        let until = || sessions.table.lock().clients[&client(1)][0].until;
+        let before = until();
+        assert!(before > at(319), "{before:?}");
+        sessions.renew(client(1), named);
+        assert!(until() > before);
+        sessions.renew(client(2), named);
+        sessions.end(client(2), named);
+        assert_eq!(sessions.open(client(1), 1).unwrap_err(), Failure::TooManyOfClient);
+        sessions.end(client(1), named);
+        assert!(sessions.open(client(1), 1).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_refused_session_counts_no_more() {
+        let sessions = PollingSessions::new();
+        sessions.open(client(1), 1).unwrap().unwrap().refuse();
+        assert_eq!(sessions.table.lock().count, 0);
+        let left = sessions.open(client(1), 1).unwrap();
+        drop(left);
+        assert!(sessions.open(client(1), 1).is_err(), "its client left, its node may have opened it");
+    }
+}
