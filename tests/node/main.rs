@@ -2,6 +2,7 @@
 
 mod adapters;
 mod connection;
+mod failover;
 mod corpus;
 mod servers;
 mod stand_in;

@@ -202,7 +202,34 @@ impl Cluster {
 
     /// Returns when every master says that the cluster is whole.
     pub fn wait_until_whole(&self) {
-        self.masters.iter().for_each(wait_until_whole);
+        self.masters.iter().for_each(|master| wait_until_whole(master, self.masters.len()));
+    }
+
+    /// A replica of one master, in step with it.
+    pub fn replica_of(&self, place: usize) -> Server {
+        let [port, bus] = free_ports::<2>();
+        let bus = bus.to_string();
+        let words = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"];
+        let (replica, master) = (Server::with(port, &words), &self.masters[place]);
+        let ask =
+            |words: &[&str]| redis::cmd("CLUSTER").arg(words).query::<redis::Value>(&mut replica.connect());
+        let port = master.port.to_string();
+        ask(&["MEET", "127.0.0.1", &port, &self.bus_port(place)]).unwrap();
+        wait_until_whole(&replica, self.masters.len() + 1);
+        self.masters.iter().for_each(|master| wait_until_whole(master, self.masters.len() + 1));
+        let id: String = redis::cmd("CLUSTER").arg("MYID").query(&mut master.connect()).unwrap();
+        ask(&["REPLICATE", &id]).unwrap();
+        until("the replica is in step", || {
+            let info: String = redis::cmd("INFO").arg("replication").query(&mut replica.connect()).unwrap();
+            info.contains("master_link_status:up")
+        });
+        replica
+    }
+
+    fn bus_port(&self, place: usize) -> String {
+        let words = &self.masters[place].words;
+        let at = words.iter().position(|word| word == "--cluster-port").unwrap();
+        words[at + 1].clone()
     }
 
     /// Its nodes as `--redis` takes them.
@@ -213,15 +240,19 @@ impl Cluster {
     }
 }
 
-fn wait_until_whole(server: &Server) {
-    let mut connection = server.connect();
+fn wait_until_whole(server: &Server, nodes: usize) {
+    let known = format!("cluster_known_nodes:{nodes}\r");
+    until("the cluster is whole", || {
+        let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut server.connect()).unwrap();
+        info.contains("cluster_state:ok") && info.contains(&known)
+    });
+}
+
+/// Returns when it is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    loop {
-        let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut connection).unwrap();
-        if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "{info}");
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
         std::thread::park_timeout(Duration::from_millis(50));
     }
 }

@@ -42,20 +42,20 @@ impl Ephemeral {
         let channels = Channels::new(&shared.settings.prefix, nsp);
         let own_ends = envelope::ends(&peer.uid, nsp);
         let ephemeral = Arc::new(Ephemeral { peer, channels, dialect, via, own_ends });
-        drop(ephemeral.listen(&ephemeral.private(), true));
-        drop(ephemeral.listen(&ephemeral.channels.main, false));
+        drop(ephemeral.listen(&ephemeral.private()));
+        drop(ephemeral.listen(&ephemeral.channels.main));
         ephemeral
     }
 
     /// Listens to a channel with envelopes on it.
-    pub fn listen(self: &Arc<Self>, channel: &str, own: bool) -> JoinHandle<()> {
+    pub fn listen(self: &Arc<Self>, channel: &str) -> JoinHandle<()> {
         let ephemeral = Arc::downgrade(self);
         let listener: Listener = Arc::new(move |heard| {
             if let Some(ephemeral) = ephemeral.upgrade() {
                 ephemeral.hear(heard);
             }
         });
-        self.peer.listen(self.via, channel, listener, own)
+        self.peer.listen(self.via, channel, listener)
     }
 
     /// Does not listen to it any more.

@@ -118,6 +118,7 @@ impl RedisBus {
             // A reader finds its place a moment after the connection is there.
             let _ = timeout(Duration::from_millis(20), watch.changed()).await;
         }
+        self.shared.redis.confirm_all().await;
     }
 }
 

@@ -120,16 +120,10 @@ impl Peer {
     }
 
     /// Listens to a channel from now on; when the task is done, the server has confirmed it.
-    pub fn listen(
-        &self,
-        via: Via,
-        channel: &str,
-        listener: Listener,
-        own: bool,
-    ) -> tokio::task::JoinHandle<()> {
+    pub fn listen(&self, via: Via, channel: &str, listener: Listener) -> tokio::task::JoinHandle<()> {
         let wish = Wish { via, channel: channel.into() };
         let redis = self.shared.redis.clone();
-        redis.want(wish.clone(), listener, own);
+        redis.want(wish.clone(), listener);
         self.shared.tasks.spawn(async move { redis.confirm(wish).await })
     }
 

@@ -35,20 +35,20 @@ impl Pubsub {
         let peer = Arc::new(Peer::new(shared, peer::short_name(), nsp, local));
         let channels = Channels::new(&shared.settings.prefix, nsp);
         let adapter = Arc::new(Pubsub { peer, channels, open: RwLock::default() });
-        for (via, channel, own) in adapter.wishes() {
+        for (via, channel) in adapter.wishes() {
             let listener = adapter.listener();
-            drop(adapter.peer.listen(via, &channel, listener, own));
+            drop(adapter.peer.listen(via, &channel, listener));
         }
         adapter
     }
 
-    /// What it listens to, and whether nobody else does; the channel that is counted is the last.
-    fn wishes(&self) -> [(Via, String, bool); 4] {
+    /// What it listens to; the channel that is counted is the last.
+    fn wishes(&self) -> [(Via, String); 4] {
         [
-            (Via::Channel, self.channels.response_to(&self.peer.uid), true),
-            (Via::Channel, self.channels.response.clone(), false),
-            (Via::Pattern, self.channels.pattern(), false),
-            (Via::Channel, self.channels.request.clone(), false),
+            (Via::Channel, self.channels.response_to(&self.peer.uid)),
+            (Via::Channel, self.channels.response.clone()),
+            (Via::Pattern, self.channels.pattern()),
+            (Via::Channel, self.channels.request.clone()),
         ]
     }
 
@@ -63,7 +63,7 @@ impl Pubsub {
 
     /// Stops listening.
     pub async fn close(&self) {
-        for (via, channel, _) in self.wishes().iter().rev() {
+        for (via, channel) in self.wishes().iter().rev() {
             let _ = self.peer.forget(*via, channel).await;
         }
     }
@@ -214,7 +214,7 @@ impl Drop for Pubsub {
     fn drop(&mut self) {
         // Who is counted must answer, and nobody is left to.
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.wishes().iter().rev().for_each(|(via, channel, _)| drop(self.peer.forget(*via, channel)));
+            self.wishes().iter().rev().for_each(|(via, channel)| drop(self.peer.forget(*via, channel)));
         }
     }
 }

@@ -90,7 +90,7 @@ impl Adapter for Sharded {
         match self.channel(room) {
             None => Box::pin(std::future::ready(())),
             Some(channel) => {
-                let confirmed = self.ephemeral.listen(&channel, false);
+                let confirmed = self.ephemeral.listen(&channel);
                 Box::pin(async move { drop(confirmed.await) })
             }
         }

@@ -1,10 +1,11 @@
-//! One live connection to Redis: to one server or to all masters of a cluster.
+//! The two kinds of connection to Redis: for commands ([`Line`], to one server or to all masters of a cluster), and for
+//! subscriptions ([`SubscriptionLine`], always to one server).
 //!
-//! It does not come back by itself when it is gone; [`super::Redis`] makes a new one. What the server pushes goes to an
-//! [`Inbox`], which is bounded: a node that cannot keep up loses messages, counted, and not its memory.
+//! They are apart because a server closes a subscriber whose answers pile up, and a cluster client that moves
+//! subscriptions by itself says neither which are lost nor which are there twice. Neither kind comes back by itself when
+//! it is gone; [`super::Redis`] makes a new one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -13,10 +14,11 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, ProtocolVersion};
-use redis::{PushInfo, RedisResult, TlsMode, Value};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use redis::{PushKind, RedisResult, TlsMode, Value};
 
+use super::inbox::{Event, Inbox};
 use super::place::{Kind, Place, tcp_settings};
+use super::slots::NodeAddress;
 
 /// How long the whole of a connection's set-up may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -60,19 +62,22 @@ pub enum Line {
 }
 
 impl Line {
-    /// Connects. Every answer must come within `patience`; what the server pushes goes to `inbox`.
-    pub async fn connect(place: &Place, patience: Duration, inbox: Option<Inbox>) -> RedisResult<Line> {
+    /// Connects. Every answer must come within `patience`; `gone` is called when a connection ends.
+    pub async fn connect(place: &Place, patience: Duration, gone: Option<OnEnd>) -> RedisResult<Line> {
+        let on_push = gone.map(|gone| -> OnPush {
+            Arc::new(move |push| {
+                if push.kind == PushKind::Disconnection {
+                    gone();
+                }
+            })
+        });
         let connecting = async {
             match &place.kind {
-                Kind::One(info) => one(&client(place, info)?, patience, inbox).await,
-                Kind::Sentinel { .. } => one(&master(place).await?, patience, inbox).await,
-                Kind::Cluster(nodes) => cluster(place, nodes, patience, inbox).await,
+                Kind::Cluster(nodes) => cluster(place, nodes, patience, on_push).await,
+                _ => one(&server(place).await?, patience, on_push).await.map(Line::One),
             }
         };
-        match tokio::time::timeout(CONNECT_TIME, connecting).await {
-            Ok(made) => made,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        }
+        in_time(connecting).await
     }
 
     /// Sends one command and waits for its answer.
@@ -88,28 +93,6 @@ impl Line {
         match self {
             Line::One(connection) => commands.query_async(&mut connection.clone()).await,
             Line::Cluster(connection) => commands.query_async(&mut connection.clone()).await,
-        }
-    }
-
-    /// Subscribes to one channel and returns when the server has confirmed it.
-    pub async fn subscribe(&self, via: Via, channel: &str) -> RedisResult<()> {
-        match (self, via) {
-            (Line::One(_), _) => self.ask::<Value>(redis::cmd(via.subscribe()).arg(channel)).await.map(drop),
-            (Line::Cluster(connection), Via::Channel) => connection.clone().subscribe(channel).await,
-            (Line::Cluster(connection), Via::Pattern) => connection.clone().psubscribe(channel).await,
-            (Line::Cluster(connection), Via::Shard) => connection.clone().ssubscribe(channel).await,
-        }
-    }
-
-    /// Takes a subscription back.
-    pub async fn unsubscribe(&self, via: Via, channel: &str) -> RedisResult<()> {
-        match (self, via) {
-            (Line::One(_), _) => {
-                self.ask::<Value>(redis::cmd(via.unsubscribe()).arg(channel)).await.map(drop)
-            }
-            (Line::Cluster(connection), Via::Channel) => connection.clone().unsubscribe(channel).await,
-            (Line::Cluster(connection), Via::Pattern) => connection.clone().punsubscribe(channel).await,
-            (Line::Cluster(connection), Via::Shard) => connection.clone().sunsubscribe(channel).await,
         }
     }
 
@@ -141,6 +124,84 @@ impl Line {
     }
 }
 
+/// A connection to one server that carries subscriptions and nothing else.
+#[derive(Clone)]
+pub struct SubscriptionLine {
+    connection: MultiplexedConnection,
+    /// The server's name, where one of a cluster was chosen.
+    host: Arc<str>,
+}
+
+impl SubscriptionLine {
+    /// Connects to the server of a place; in a cluster to any node that answers. What it pushes goes to `inbox`.
+    pub(super) async fn connect(place: &Place, patience: Duration, inbox: Inbox) -> RedisResult<Self> {
+        let Kind::Cluster(seeds) = &place.kind else {
+            let connecting = async { one(&server(place).await?, patience, Some(into(inbox))).await };
+            let connection = in_time(connecting).await?;
+            return Ok(Self { connection, host: Arc::from("") });
+        };
+        let mut failed = None;
+        for seed in seeds {
+            match Self::to(place, seed, patience, inbox.clone()).await {
+                Ok(line) => return Ok(line),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound).into()))
+    }
+
+    /// Connects to one node of a cluster.
+    pub(super) async fn to_node(
+        place: &Place,
+        node: &NodeAddress,
+        patience: Duration,
+        inbox: Inbox,
+    ) -> RedisResult<Self> {
+        let info = place.node(node).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
+        Self::to(place, &info, patience, inbox).await
+    }
+
+    async fn to(
+        place: &Place,
+        info: &redis::ConnectionInfo,
+        patience: Duration,
+        inbox: Inbox,
+    ) -> RedisResult<Self> {
+        let host: Arc<str> = match info.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str().into(),
+            _ => "".into(),
+        };
+        let connecting = async { one(&client(place, info)?, patience, Some(into(inbox))).await };
+        Ok(Self { connection: in_time(connecting).await?, host })
+    }
+
+    /// Sends one command and waits for its answer.
+    pub async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
+        command.query_async(&mut self.connection.clone()).await
+    }
+
+    /// Subscribes to one channel, or takes that back. The confirmation also comes as a push.
+    pub async fn set(&self, via: Via, channel: &str, is_wanted: bool) -> RedisResult<()> {
+        let name = if is_wanted { via.subscribe() } else { via.unsubscribe() };
+        self.ask(redis::cmd(name).arg(channel)).await.map(drop)
+    }
+
+    /// The server's host, as it was named.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// Called for everything that a server pushes.
+type OnPush = Arc<dyn Fn(redis::PushInfo) + Send + Sync>;
+
+/// Called when a connection ends.
+pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
+
+fn into(inbox: Inbox) -> OnPush {
+    Arc::new(move |push| inbox.put(Event::Push(push)))
+}
+
 /// The question how many connections of one server subscribe to a channel.
 pub(super) fn numsub(via: Via, channel: &str) -> Cmd {
     let mut command = redis::cmd("PUBSUB");
@@ -170,14 +231,36 @@ fn client(place: &Place, info: &redis::ConnectionInfo) -> RedisResult<Client> {
     }
 }
 
-async fn one(client: &Client, patience: Duration, inbox: Option<Inbox>) -> RedisResult<Line> {
+async fn in_time<T>(connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    match tokio::time::timeout(CONNECT_TIME, connecting).await {
+        Ok(made) => made,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
+
+/// The one server of a place that is no cluster.
+async fn server(place: &Place) -> RedisResult<Client> {
+    match &place.kind {
+        Kind::One(info) => client(place, info),
+        _ => master(place).await,
+    }
+}
+
+async fn one(
+    client: &Client,
+    patience: Duration,
+    on_push: Option<OnPush>,
+) -> RedisResult<MultiplexedConnection> {
     let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIME))
         .set_response_timeout(Some(patience));
-    if let Some(inbox) = inbox {
-        config = config.set_push_sender(move |push| inbox.put(push));
+    if let Some(on_push) = on_push {
+        config = config.set_push_sender(move |push| {
+            on_push(push);
+            Ok::<(), redis::aio::SendError>(())
+        });
     }
-    client.get_multiplexed_async_connection_with_config(&config).await.map(Line::One)
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// Asks the sentinels who the master is, and checks that it is one.
@@ -212,7 +295,7 @@ async fn cluster(
     place: &Place,
     nodes: &[redis::ConnectionInfo],
     patience: Duration,
-    inbox: Option<Inbox>,
+    on_push: Option<OnPush>,
 ) -> RedisResult<Line> {
     let mut builder = ClusterClientBuilder::new(nodes.iter().cloned())
         .use_protocol(ProtocolVersion::RESP3)
@@ -225,68 +308,11 @@ async fn cluster(
     if let Some(certificates) = &place.certificates {
         builder = builder.certs(certificates.clone());
     }
-    if let Some(inbox) = inbox {
-        builder = builder.push_sender(move |push| inbox.put(push));
+    if let Some(on_push) = on_push {
+        builder = builder.push_sender(move |push| {
+            on_push(push);
+            Ok::<(), redis::aio::SendError>(())
+        });
     }
     builder.build()?.get_async_connection().await.map(Line::Cluster)
-}
-
-/// Where pushes wait until the supervisor takes them.
-#[derive(Clone)]
-pub struct Inbox {
-    sender: UnboundedSender<PushInfo>,
-    /// Bytes of payload that wait now.
-    waiting: Arc<AtomicUsize>,
-    /// Messages that found no room.
-    dropped: Arc<AtomicUsize>,
-}
-
-/// Bytes of payload that may wait in an [`Inbox`].
-const MOST_WAITING: usize = 64 << 20;
-
-impl Inbox {
-    /// The inbox of one connection and its other end.
-    pub fn new() -> (Inbox, Outlet) {
-        let (sender, receiver) = unbounded_channel();
-        let inbox = Inbox { sender, waiting: Arc::default(), dropped: Arc::default() };
-        (inbox.clone(), Outlet { receiver, waiting: inbox.waiting, dropped: inbox.dropped })
-    }
-
-    fn put(&self, push: PushInfo) -> Result<(), redis::aio::SendError> {
-        let size = payload_size(&push);
-        if self.waiting.fetch_add(size, Relaxed) + size > MOST_WAITING {
-            self.waiting.fetch_sub(size, Relaxed);
-            self.dropped.fetch_add(1, Relaxed);
-            return Ok(());
-        }
-        self.sender.send(push).map_err(|_| redis::aio::SendError)
-    }
-}
-
-/// The end of an [`Inbox`] that the supervisor holds.
-pub struct Outlet {
-    receiver: UnboundedReceiver<PushInfo>,
-    waiting: Arc<AtomicUsize>,
-    dropped: Arc<AtomicUsize>,
-}
-
-impl Outlet {
-    /// The next push; none when the connection is gone.
-    pub async fn take(&mut self) -> Option<PushInfo> {
-        let push = self.receiver.recv().await?;
-        self.waiting.fetch_sub(payload_size(&push), Relaxed);
-        Some(push)
-    }
-
-    /// How many messages found no room since the last time this was asked.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.swap(0, Relaxed) as u64
-    }
-}
-
-fn payload_size(push: &PushInfo) -> usize {
-    match push.data.last() {
-        Some(Value::BulkString(bytes)) => bytes.len(),
-        _ => 0,
-    }
 }

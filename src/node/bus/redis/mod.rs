@@ -1,12 +1,11 @@
-//! The node's connection to Redis, which comes back whatever happens to it.
+//! The node's connections to Redis, which come back whatever happens to them: one for commands, and those that the
+//! subscriptions need ([`subscriber`]).
 //!
 //! 1. connect (one server, the master that sentinels name, or a cluster), within a few seconds;
-//! 2. subscribe to everything that is wanted, and check that the server counts those subscriptions;
-//! 3. serve: hand on what is heard; every few seconds, and whenever a command failed in a way that may be the
-//!    connection's fault, check again;
-//! 4. when a check fails or the connection ends: say so, wait (longer each time, with jitter, for ever), and begin anew.
+//! 2. serve; every few seconds, and whenever a command failed in a way that may be the connection's fault, check;
+//! 3. when a check fails or the connection ends: say so, wait (longer each time, with jitter, for ever), and begin anew.
 //!
-//! Rules: a command never waits for a connection that is not there, it fails with [`RedisFault::Away`], so that local
+//! Rules: it is up while commands are answered and every subscription that is wanted is proved. A command never waits for a connection that is not there, it fails with [`RedisFault::Away`], so that local
 //! clients go on; nothing is tried a second time, because a broadcast that came twice cannot be told from two.
 
 use std::sync::Arc;
@@ -14,17 +13,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue, RedisError};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
+mod inbox;
 mod line;
 mod link;
 mod outgoing;
 mod place;
+mod slots;
+mod subscriber;
 mod supervisor;
 mod wanted;
 
@@ -43,10 +46,21 @@ pub use wanted::{Heard, Listener, Wish};
 pub enum RedisState {
     /// Not yet connected since the start.
     Connecting,
-    /// Connected, and every subscription is confirmed.
+    /// Connected, and every subscription is proved.
     Up,
     /// Not connected, with the reason.
     Away(String),
+}
+
+/// How the subscriptions are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Listening {
+    /// Not all of them were proved since the start.
+    NotYet,
+    /// Everything that is wanted is heard.
+    Proved,
+    /// Not everything is, with the reason.
+    Unproved(String),
 }
 
 /// Why a command had no answer.
@@ -78,8 +92,12 @@ pub struct Redis {
     wanted: Wanted,
     /// Commands whose order counts.
     outgoing: Outgoing,
-    /// Written by the supervisor alone.
+    /// How the connection for commands is, and how the subscriptions are.
+    parts: Mutex<(RedisState, Listening)>,
+    /// What follows from both.
     state: watch::Sender<RedisState>,
+    /// Something has happened that subscriptions may not have survived: prove them again.
+    doubted: Notify,
     /// A command failed in a way that may be the connection's fault: check now.
     suspect: Notify,
     /// The server is the wrong one (a replica now): connect anew, whatever the check says.
@@ -104,7 +122,9 @@ impl Redis {
             patience,
             line: ArcSwapOption::empty(),
             wanted: Wanted::default(),
+            parts: Mutex::new((RedisState::Connecting, Listening::NotYet)),
             state: watch::Sender::new(RedisState::Connecting),
+            doubted: Notify::new(),
             suspect: Notify::new(),
             wrong: AtomicBool::new(false),
             connections: AtomicU64::new(0),
@@ -116,6 +136,8 @@ impl Redis {
         let closed = redis.closed.clone();
         let sending = outgoing::send_all(redis.clone(), queue);
         redis.tasks.spawn(async move { closed.run_until_cancelled(sending).await });
+        let (closed, subscriber) = (redis.closed.clone(), subscriber::keep(redis.clone()));
+        redis.tasks.spawn(async move { closed.run_until_cancelled(subscriber).await });
         redis.tasks.close();
         redis
     }
@@ -178,39 +200,43 @@ impl Redis {
         line.subscribers(via, channel).await.map_err(|error| self.fault(error))
     }
 
-    /// Wants to hear a channel from now on, on every connection that is made. `own` says that no other node subscribes to
-    /// it. On the connection that is there now, [`Redis::confirm`] makes it so.
-    pub fn want(&self, wish: Wish, listener: Listener, own: bool) {
-        self.wanted.add(wish, listener, own);
+    /// Wants to hear a channel from now on, whatever becomes of the connections.
+    pub fn want(&self, wish: Wish, listener: Listener) {
+        self.wanted.add(wish, listener);
     }
 
-    /// Subscribes to what is wanted on the connection that is there now. Returns when the server has confirmed it, or at
-    /// once if Redis is away.
+    /// Returns when the server has confirmed a subscription that is wanted, or when Redis is away.
     pub async fn confirm(&self, wish: Wish) {
-        let Ok(line) = self.line() else { return };
-        if let Err(error) = line.subscribe(wish.via, &wish.channel).await {
-            debug!(channel = %wish.channel, %error, "redis refused a subscription");
-            self.fault(error);
-        } else if !self.wanted.contains(&wish) {
-            let _ = line.unsubscribe(wish.via, &wish.channel).await;
+        if let Some(confirmed) = self.wanted.confirmation(&wish) {
+            self.unless_away(confirmed).await;
         }
     }
 
-    /// Does not want to hear it any more; [`Redis::release`] makes it so on the connection that is there now.
+    /// The same for everything that is wanted now.
+    pub async fn confirm_all(&self) {
+        for wish in self.wanted.all() {
+            self.confirm(wish).await;
+        }
+    }
+
+    /// Does not want to hear it any more.
     pub fn unwant(&self, wish: &Wish) {
         self.wanted.remove(wish);
     }
 
-    /// Takes the subscription back, unless it is wanted again by now.
+    /// Returns when no connection has the subscription any more, when it is wanted again, or when Redis is away.
     pub async fn release(&self, wish: &Wish) {
-        let Ok(line) = self.line() else { return };
-        if self.wanted.contains(wish) {
-            return;
+        if let Some(released) = self.wanted.release(wish) {
+            self.unless_away(released).await;
         }
-        let _ = line.unsubscribe(wish.via, &wish.channel).await;
-        // Wanted again while the answer was on its way: the two commands may have come in the wrong order.
-        if self.wanted.contains(wish) {
-            let _ = line.subscribe(wish.via, &wish.channel).await;
+    }
+
+    async fn unless_away<T>(&self, waiting: impl Future<Output = T>) {
+        let mut state = self.state.subscribe();
+        tokio::select! {
+            _ = waiting => {}
+            _ = state.wait_for(|state| matches!(state, RedisState::Away(_))) => {}
+            () = self.closed.cancelled() => {}
         }
     }
 
@@ -226,7 +252,7 @@ impl Redis {
     }
 
     fn line(&self) -> Result<Arc<Line>, RedisFault> {
-        self.line.load_full().ok_or_else(|| match &*self.state.borrow() {
+        self.line.load_full().ok_or_else(|| match &self.parts.lock().0 {
             RedisState::Away(reason) => RedisFault::Away(reason.clone()),
             RedisState::Connecting | RedisState::Up => RedisFault::Away("not yet connected".to_owned()),
         })
@@ -252,13 +278,42 @@ impl Redis {
 
     fn is_away(&self, reason: String) {
         self.line.store(None);
+        self.commands_are(RedisState::Away(reason));
+    }
+
+    /// How the connection for commands is now.
+    fn commands_are(&self, state: RedisState) {
+        let mut parts = self.parts.lock();
+        parts.0 = state;
+        self.settle(&parts);
+    }
+
+    /// How the subscriptions are now.
+    fn listens(&self, listening: Listening) {
+        let mut parts = self.parts.lock();
+        parts.1 = listening;
+        self.settle(&parts);
+    }
+
+    fn settle(&self, parts: &(RedisState, Listening)) {
+        let now = match parts {
+            (RedisState::Up, Listening::Proved) => RedisState::Up,
+            (RedisState::Up, Listening::NotYet) => RedisState::Connecting,
+            (RedisState::Up, Listening::Unproved(reason)) => RedisState::Away(reason.clone()),
+            (state, _) => state.clone(),
+        };
         // Said once for a reason, not at every attempt.
-        let said = self.state.send_if_modified(|state| {
-            let away = RedisState::Away(reason.clone());
-            (*state != away).then(|| *state = away).is_some()
+        let has_changed = self.state.send_if_modified(|state| {
+            let has_changed = *state != now;
+            state.clone_from(&now);
+            has_changed
         });
-        if said {
-            warn!(redis = %self.place.name(), reason, "redis is away");
+        match now {
+            RedisState::Away(reason) if has_changed => {
+                warn!(redis = %self.place.name(), reason, "redis is away");
+            }
+            RedisState::Up if has_changed => info!(redis = %self.place.name(), "redis is up"),
+            _ => {}
         }
     }
 }

@@ -15,6 +15,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates};
 use thiserror::Error;
 
+use super::slots::NodeAddress;
+
 /// The port of a sentinel that names none.
 const SENTINEL_PORT: u16 = 26_379;
 
@@ -108,6 +110,22 @@ impl Place {
             Kind::Cluster(nodes) => nodes.iter_mut().for_each(set),
         }
         self
+    }
+
+    /// How a node of a cluster is reached: as its seeds are, at another address.
+    pub(super) fn node(&self, node: &NodeAddress) -> Option<ConnectionInfo> {
+        let Kind::Cluster(seeds) = &self.kind else { return None };
+        let (seed, host) = (seeds.first()?, node.host.clone());
+        let address = match seed.addr() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+                host,
+                port: node.port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(host, node.port),
+        };
+        Some(seed.clone().set_addr(address))
     }
 
     /// Whether it is a Redis Cluster.

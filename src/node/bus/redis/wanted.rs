@@ -1,10 +1,11 @@
-//! What a node wants to hear, and who hears it: the table that survives connections.
+//! What a node wants to hear, who hears it, and on which connection: the table that survives connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
+use tokio::sync::{Notify, oneshot};
 
 use super::line::Via;
 
@@ -17,7 +18,7 @@ pub struct Heard {
     pub payload: Vec<u8>,
 }
 
-/// Whoever hears a channel; called on the supervisor's task, in the order of the messages, and must not block.
+/// Whoever hears a channel; called on the subscriber's task, in the order of the messages, and must not block.
 pub type Listener = Arc<dyn Fn(Heard) + Send + Sync>;
 
 /// One channel or pattern.
@@ -32,45 +33,143 @@ pub struct Wish {
 /// One wish's other half.
 struct Ear {
     listener: Listener,
-    /// Whether no other node subscribes to this channel, so that a count of 0 proves the subscription lost.
-    own: bool,
+    /// The connection whose server has confirmed the subscription. Only what that one hears counts, so that a message
+    /// is heard once while a subscription moves from one connection to another.
+    holder: Option<u64>,
+    /// Whoever waits until it is confirmed.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 /// All wishes of a node.
 #[derive(Default)]
 pub struct Wanted {
-    ears: Mutex<HashMap<Wish, Ear>>,
+    table: Mutex<Table>,
+    /// Something is wanted, or not wanted any more.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    ears: HashMap<Wish, Ear>,
+    /// Whoever waits until the server has taken a subscription back.
+    leaving: HashMap<Wish, Vec<oneshot::Sender<()>>>,
+    /// What has changed since the subscriber looked.
+    changed: Vec<Wish>,
 }
 
 impl Wanted {
     /// Adds or replaces a wish.
-    pub fn add(&self, wish: Wish, listener: Listener, own: bool) {
-        self.ears.lock().insert(wish, Ear { listener, own });
+    pub fn add(&self, wish: Wish, listener: Listener) {
+        let mut table = self.table.lock();
+        let before = table.ears.remove(&wish);
+        let (holder, waiting) = before.map_or((None, Vec::new()), |ear| (ear.holder, ear.waiting));
+        table.ears.insert(wish.clone(), Ear { listener, holder, waiting });
+        table.changed.push(wish);
+        self.changed.notify_one();
     }
 
     /// Takes a wish back.
     pub fn remove(&self, wish: &Wish) {
-        self.ears.lock().remove(wish);
-    }
-
-    /// Whether it is still wanted.
-    pub fn contains(&self, wish: &Wish) -> bool {
-        self.ears.lock().contains_key(wish)
+        let mut table = self.table.lock();
+        table.ears.remove(wish);
+        table.changed.push(wish.clone());
+        self.changed.notify_one();
     }
 
     /// Every wish.
     pub fn all(&self) -> Vec<Wish> {
-        self.ears.lock().keys().cloned().collect()
+        self.table.lock().ears.keys().cloned().collect()
     }
 
-    /// The wishes that no other node shares.
-    pub fn own(&self) -> Vec<Wish> {
-        let ears = self.ears.lock();
-        ears.iter().filter(|(_, ear)| ear.own).map(|(wish, _)| wish.clone()).collect()
+    /// What to wait for until the server has confirmed a wish; none if it has, or it is not wanted.
+    pub fn confirmation(&self, wish: &Wish) -> Option<oneshot::Receiver<()>> {
+        let mut table = self.table.lock();
+        let ear = table.ears.get_mut(wish).filter(|ear| ear.holder.is_none())?;
+        let (sender, receiver) = oneshot::channel();
+        ear.waiting.push(sender);
+        Some(receiver)
     }
 
-    /// Hands a message to whoever wants it. Says whether the push was a message at all.
-    pub fn hear(&self, push: PushInfo) -> bool {
+    /// What to wait for until no connection has the subscription; none if it is wanted again.
+    pub fn release(&self, wish: &Wish) -> Option<oneshot::Receiver<()>> {
+        let mut table = self.table.lock();
+        if table.ears.contains_key(wish) {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        table.leaving.entry(wish.clone()).or_default().push(sender);
+        // The subscriber may have looked at it already.
+        table.changed.push(wish.clone());
+        self.changed.notify_one();
+        Some(receiver)
+    }
+
+    /// Returns when something has changed, perhaps nothing.
+    pub(super) async fn has_changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What has changed since the last time.
+    pub(super) fn take_changed(&self) -> Vec<Wish> {
+        std::mem::take(&mut self.table.lock().changed)
+    }
+
+    /// The connection that a wish is confirmed on; none if it is not wanted.
+    pub(super) fn holder(&self, wish: &Wish) -> Option<Option<u64>> {
+        self.table.lock().ears.get(wish).map(|ear| ear.holder)
+    }
+
+    /// A connection has the subscription from now on. Gives the one that had it before; none if it is not wanted.
+    pub(super) fn hold(&self, wish: &Wish, connection: u64) -> Option<Option<u64>> {
+        let mut table = self.table.lock();
+        let ear = table.ears.get_mut(wish)?;
+        // Whoever waited may have gone.
+        ear.waiting.drain(..).for_each(|waiting| waiting.send(()).unwrap_or_default());
+        Some(ear.holder.replace(connection))
+    }
+
+    /// A connection does not have the subscription any more.
+    pub(super) fn lose(&self, wish: &Wish, connection: u64) {
+        if let Some(ear) = self.table.lock().ears.get_mut(wish)
+            && ear.holder == Some(connection)
+        {
+            ear.holder = None;
+        }
+    }
+
+    /// No connection has the subscription.
+    pub(super) fn is_released(&self, wish: &Wish) {
+        // Whoever waited may have gone.
+        let waiting = self.table.lock().leaving.remove(wish);
+        waiting.into_iter().flatten().for_each(|waiting| waiting.send(()).unwrap_or_default());
+    }
+
+    /// Hands a message of a connection to whoever wants it from that one. Says whether there is anybody.
+    pub(super) fn hear(&self, connection: u64, message: Message) -> bool {
+        // Cloned, so that a listener may change the table.
+        let listener = {
+            let table = self.table.lock();
+            let ear = table.ears.get(&message.wish).filter(|ear| ear.holder == Some(connection));
+            ear.map(|ear| ear.listener.clone())
+        };
+        let Some(listener) = listener else { return false };
+        listener(message.heard);
+        true
+    }
+}
+
+/// A message, and the subscription that it came for.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// The subscription.
+    pub wish: Wish,
+    /// The message.
+    pub heard: Heard,
+}
+
+impl Message {
+    /// Reads a push; none if it is no message.
+    pub fn read(push: PushInfo) -> Option<Message> {
         let (via, pattern, channel, payload) = match (push.kind, take_parts(push.data)) {
             (PushKind::Message, Some((None, channel, payload))) => {
                 (Via::Channel, channel.clone(), channel, payload)
@@ -81,15 +180,9 @@ impl Wanted {
             (PushKind::PMessage, Some((Some(pattern), channel, payload))) => {
                 (Via::Pattern, pattern, channel, payload)
             }
-            _ => return false,
+            _ => return None,
         };
-        let wish = Wish { via, channel: pattern.into() };
-        // Cloned, so that a listener may change the table.
-        let listener = self.ears.lock().get(&wish).map(|ear| ear.listener.clone());
-        if let Some(listener) = listener {
-            listener(Heard { channel, payload });
-        }
-        true
+        Some(Message { wish: Wish { via, channel: pattern.into() }, heard: Heard { channel, payload } })
     }
 }
 
@@ -112,11 +205,9 @@ fn take_parts(data: Vec<Value>) -> Option<(Option<String>, String, Vec<u8>)> {
 mod tests {
     use super::*;
 
-    fn push(kind: PushKind, parts: &[&str]) -> PushInfo {
-        PushInfo {
-            kind,
-            data: parts.iter().map(|part| Value::BulkString(part.as_bytes().to_vec())).collect(),
-        }
+    fn push(kind: PushKind, parts: &[&str]) -> Message {
+        let data = parts.iter().map(|part| Value::BulkString(part.as_bytes().to_vec())).collect();
+        Message::read(PushInfo { kind, data }).unwrap()
     }
 
     #[test]
@@ -128,17 +219,48 @@ mod tests {
                 let text = String::from_utf8(message.payload).unwrap();
                 heard.lock().push(format!("{via:?} {} {text}", message.channel));
             };
-            wanted.add(Wish { via, channel: channel.into() }, Arc::new(listener), via == Via::Shard);
+            let wish = Wish { via, channel: channel.into() };
+            wanted.add(wish.clone(), Arc::new(listener));
+            assert_eq!(wanted.hold(&wish, 1), Some(None));
         }
-        assert!(wanted.hear(push(PushKind::Message, &["a", "1"])));
-        assert!(wanted.hear(push(PushKind::SMessage, &["a", "2"])));
-        assert!(wanted.hear(push(PushKind::PMessage, &["a*", "ab", "3"])));
-        assert!(wanted.hear(push(PushKind::Message, &["b", "nobody"])));
-        assert!(!wanted.hear(push(PushKind::Subscribe, &["a"])));
+        assert!(wanted.hear(1, push(PushKind::Message, &["a", "1"])));
+        assert!(wanted.hear(1, push(PushKind::SMessage, &["a", "2"])));
+        assert!(wanted.hear(1, push(PushKind::PMessage, &["a*", "ab", "3"])));
+        assert!(!wanted.hear(1, push(PushKind::Message, &["b", "nobody"])));
+        let data = vec![Value::BulkString(b"a".to_vec())];
+        assert!(Message::read(PushInfo { kind: PushKind::Subscribe, data }).is_none());
         assert_eq!(*heard.lock(), ["Channel a 1", "Shard a 2", "Pattern ab 3"]);
-        assert_eq!(wanted.own(), [Wish { via: Via::Shard, channel: "a".into() }]);
-        assert_eq!(wanted.all().len(), 3);
-        wanted.remove(&wanted.own()[0]);
-        assert!(wanted.own().is_empty());
+    }
+
+    #[test]
+    fn while_a_subscription_moves_its_messages_are_heard_from_one_connection() {
+        let (wanted, heard) = (Wanted::default(), Arc::new(Mutex::new(Vec::new())));
+        let (wish, list) = (Wish { via: Via::Shard, channel: "a".into() }, heard.clone());
+        wanted.add(wish.clone(), Arc::new(move |message: Heard| list.lock().push(message.payload)));
+        let waiting = wanted.confirmation(&wish).unwrap();
+        let said = |text| push(PushKind::SMessage, &["a", text]);
+        assert!(!wanted.hear(1, said("not yet confirmed")));
+        assert_eq!(wanted.hold(&wish, 1), Some(None));
+        assert!(waiting.blocking_recv().is_ok() && wanted.confirmation(&wish).is_none());
+        assert!(wanted.hear(1, said("one")));
+        assert!(!wanted.hear(2, said("one")));
+        assert_eq!(wanted.hold(&wish, 2), Some(Some(1)));
+        wanted.lose(&wish, 1);
+        assert!(!wanted.hear(1, said("two")) && wanted.hear(2, said("two")));
+        assert_eq!(*heard.lock(), [b"one".to_vec(), b"two".to_vec()]);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_release_is_told_once_nobody_has_it() {
+        let wanted = Wanted::default();
+        let wish = Wish { via: Via::Channel, channel: "a".into() };
+        wanted.add(wish.clone(), Arc::new(|_| {}));
+        assert!(wanted.release(&wish).is_none(), "it is wanted");
+        wanted.remove(&wish);
+        let mut waiting = wanted.release(&wish).unwrap();
+        assert!(waiting.try_recv().is_err());
+        assert_eq!(wanted.take_changed().len(), 3);
+        wanted.is_released(&wish);
+        assert!(waiting.try_recv().is_ok());
     }
 }
