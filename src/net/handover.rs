@@ -5,16 +5,19 @@
 //! standard input of the child, so the child inherits exactly this. Both ends say whether their peer is the process
 //! that it should be (SO_PEERCRED).
 //!
+//! A body may hold live TLS keys: what came is in buffers that are wiped before they are freed, is never printed, and
+//! whoever takes over leaves no core dumps from before the first byte of it is read.
+//!
 //! Descriptors that there is no room for are lost with their frame: the kernel closes them, and that is a fault here
 //! ([`LinkFault::NoDescriptors`]), never a shorter list.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -22,6 +25,9 @@ use rustix::net::{
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use zeroize::Zeroizing;
+
+use super::tls;
 
 /// The most descriptors of a frame: what the kernel takes in one message (SCM_MAX_FD).
 pub const MOST_DESCRIPTORS: usize = 253;
@@ -41,20 +47,26 @@ const TRIES: u32 = 2_000;
 pub struct Link {
     socket: UnixStream,
     /// Bytes that came and are no whole frame yet.
-    read: BytesMut,
+    read: Received,
     /// Descriptors that came; those of the next frame are in front.
     descriptors: VecDeque<OwnedFd>,
 }
 
 /// What is sent at once.
-#[derive(Debug)]
 pub struct Frame {
     /// What it is.
     pub kind: u8,
     /// At most [`LARGEST_BODY`] bytes.
-    pub body: Vec<u8>,
+    pub body: Zeroizing<Vec<u8>>,
     /// Close-on-exec each.
     pub descriptors: Vec<OwnedFd>,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (len, count) = (self.body.len(), self.descriptors.len());
+        write!(f, "Frame({}, {len} bytes hidden, {count} descriptors)", self.kind)
+    }
 }
 
 /// Why a frame did not get through.
@@ -95,7 +107,7 @@ impl Link {
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;
-        Ok(Self { socket, read: BytesMut::new(), descriptors: VecDeque::new() })
+        Ok(Self { socket, read: Received::default(), descriptors: VecDeque::new() })
     }
 
     /// Sends a frame. One whose sending is given up half-way leaves the link of no use.
@@ -145,7 +157,7 @@ impl Link {
             let pulled = socket.async_io(Interest::READABLE, || pull(socket, read, descriptors)).await;
             match pulled {
                 Ok(Pulled::Some) => {}
-                Ok(Pulled::End) if self.read.is_empty() => return Ok(None),
+                Ok(Pulled::End) if self.read.bytes().is_empty() => return Ok(None),
                 Ok(Pulled::End) => return Err(LinkFault::BrokenOff),
                 Ok(Pulled::Cut) => return Err(LinkFault::NoDescriptors),
                 // The other side is gone, with bytes of ours unread.
@@ -157,27 +169,67 @@ impl Link {
 
     /// Takes a frame out of what has come, when all of it has.
     fn whole(&mut self) -> Result<Option<Frame>, LinkFault> {
-        let Some((header, rest)) = self.read.split_at_checked(HEADER) else { return Ok(None) };
+        let Some((header, rest)) = self.read.bytes().split_at_checked(HEADER) else { return Ok(None) };
         let count = usize::from(u16::from_be_bytes([header[1], header[2]]));
         let len = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
         if len > LARGEST_BODY || count > MOST_DESCRIPTORS {
             return Err(LinkFault::TooLarge(len, count));
         }
         if rest.len() < len {
+            self.read.wanted = HEADER + len;
             return Ok(None);
         }
         if self.descriptors.len() < count {
             // They come with the first byte of their frame, or never.
             return Err(LinkFault::NoDescriptors);
         }
-        let kind = header[0];
-        self.read.advance(HEADER);
-        let body = self.read.split_to(len).to_vec();
-        if self.read.is_empty() {
-            // What was large may have been the only large one.
-            self.read = BytesMut::new();
-        }
+        let (kind, body) = (header[0], Zeroizing::new(rest[..len].to_vec()));
+        self.read.leave_behind(HEADER + len);
         Ok(Some(Frame { kind, body, descriptors: self.descriptors.drain(..count).collect() }))
+    }
+}
+
+/// What came and is not taken yet. A vector that grows, or moves up what is left, would leave keys where they were, so
+/// this one does neither: it is copied to another one, and wiped.
+#[derive(Default)]
+struct Received {
+    buffer: Zeroizing<Vec<u8>>,
+    /// Bytes that the frame which has begun will have, as far as is known.
+    wanted: usize,
+}
+
+impl Received {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Room for a read behind what is there: the part of the buffer from the returned length on.
+    fn room(&mut self) -> (usize, &mut Vec<u8>) {
+        let len = self.buffer.len();
+        if self.buffer.capacity() < len + READ {
+            self.renew(0, self.wanted.max(len) + READ);
+        }
+        self.buffer.resize(len + READ, 0);
+        (len, &mut self.buffer)
+    }
+
+    /// The first `taken` bytes are taken.
+    fn leave_behind(&mut self, taken: usize) {
+        let left = self.buffer.len() - taken;
+        self.wanted = 0;
+        self.renew(taken, left);
+    }
+
+    fn renew(&mut self, from: usize, capacity: usize) {
+        let mut next = Zeroizing::new(Vec::with_capacity(capacity));
+        next.extend_from_slice(&self.buffer[from..]);
+        self.buffer = next;
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Received({} bytes hidden)", self.buffer.len())
     }
 }
 
@@ -211,11 +263,10 @@ fn push(socket: &UnixStream, parts: [&[u8]; 2], descriptors: &[BorrowedFd<'_>]) 
     Ok(sendmsg(socket.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)?)
 }
 
-fn pull(socket: &UnixStream, read: &mut BytesMut, into: &mut VecDeque<OwnedFd>) -> io::Result<Pulled> {
+fn pull(socket: &UnixStream, read: &mut Received, into: &mut VecDeque<OwnedFd>) -> io::Result<Pulled> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let before = read.len();
-    read.resize(before + READ, 0);
+    let (before, read) = read.room();
     let parts = &mut [IoSliceMut::new(&mut read[before..])];
     let received = recvmsg(socket.as_fd(), parts, &mut control, RecvFlags::CMSG_CLOEXEC);
     read.truncate(before + received.as_ref().map_or(0, |received| received.bytes));
@@ -236,7 +287,8 @@ fn is_crowded(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
 }
 
-/// Takes the socket that a parent has put in the place of the standard input, which is `/dev/null` from then on.
+/// Takes the socket that a parent has put in the place of the standard input, which is `/dev/null` from then on. The
+/// parent's keys may come over it, whatever this process's own config says: from here on it leaves no core dumps.
 /// `None` where there is no socket of the process `parent`, run by the same user.
 ///
 /// # Errors
@@ -249,6 +301,7 @@ pub fn from_parent(parent: u32) -> io::Result<Option<OwnedFd>> {
     if !is_parent || peer.uid != rustix::process::geteuid() {
         return Ok(None);
     }
+    tls::forbid_dumps();
     let socket = stdin.as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(Some(socket))
@@ -294,7 +347,7 @@ mod tests {
         let receiving = async {
             for index in 0..300 {
                 let frame = theirs.receive().await.unwrap().unwrap();
-                assert_eq!((frame.kind, frame.body), (7, vec![index as u8; index]));
+                assert_eq!((frame.kind, &frame.body[..]), (7, &vec![index as u8; index][..]));
                 let texts: Vec<String> = frame.descriptors.into_iter().map(text).collect();
                 assert_eq!(texts, [(2 * index).to_string(), (2 * index + 1).to_string()]);
                 let frame = theirs.receive().await.unwrap().unwrap();
@@ -314,7 +367,7 @@ mod tests {
         let (sent, received) = tokio::join!(ours.send(1, &body, &descriptors), theirs.receive());
         sent.unwrap();
         let frame = received.unwrap().unwrap();
-        assert!(frame.body == body);
+        assert!(*frame.body == body);
         assert_eq!(frame.descriptors.len(), MOST_DESCRIPTORS);
         let flags = rustix::io::fcntl_getfd(&frame.descriptors[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "no child inherits it");
@@ -338,7 +391,7 @@ mod tests {
         let part = header(2, 10, 0);
         ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&part, b"half"], &[])).await.unwrap();
         drop(ours);
-        assert_eq!(theirs.receive().await.unwrap().unwrap().body, b"whole");
+        assert_eq!(theirs.receive().await.unwrap().unwrap().body[..], b"whole"[..]);
         assert!(matches!(theirs.receive().await, Err(LinkFault::BrokenOff)));
     }
 

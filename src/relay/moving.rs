@@ -193,13 +193,18 @@ impl Freezing {
     }
 }
 
-/// A tunnel as it comes from another process.
-#[derive(Debug)]
+/// A tunnel as it comes from another process. Its bytes hold keys, as a [`Parcel`]'s do.
 pub struct Arrival {
     /// What [`Parcel::bytes`] gave.
     pub bytes: Zeroizing<Vec<u8>>,
     /// The client's socket and the node's.
     pub sockets: [OwnedFd; 2],
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arrival({} bytes hidden)", self.bytes.len())
+    }
 }
 
 /// Why a batch cannot be held.

@@ -113,10 +113,10 @@ impl<'a> Piece<'a> {
     fn add(&mut self, parcel: &'a Parcel) {
         // At most `parcel::MOST`, some MiB.
         let length = parcel.bytes().len() as u32;
-        // A vector that grows leaves what it had where it was, so it does not.
-        let mut body =
-            Zeroizing::new(Vec::with_capacity(self.body.len() + 4 + parcel.bytes().len() + PIECE / 8));
-        if self.body.capacity() < self.body.len() + 4 + parcel.bytes().len() {
+        let needed = self.body.len() + 4 + parcel.bytes().len();
+        if self.body.capacity() < needed {
+            // A vector that grows leaves what it had where it was, so it does not.
+            let mut body = Zeroizing::new(Vec::with_capacity(needed + PIECE / 8));
             body.extend_from_slice(&self.body);
             self.body = body;
         }
@@ -138,7 +138,7 @@ impl<'a> Piece<'a> {
 
 /// The tunnels in a piece.
 pub fn arrivals(frame: Frame) -> Result<Vec<Arrival>, TalkFault> {
-    let body = Zeroizing::new(frame.body);
+    let body = frame.body;
     let mut sockets = frame.descriptors.into_iter();
     let mut rest = &body[..];
     let mut arrivals = Vec::new();

@@ -53,7 +53,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// Keeps keys out of core dumps: the kernel makes none of this process any more (PR_SET_DUMPABLE), and processes of
 /// the same user cannot look into its memory. RLIMIT_CORE would not do: the kernel ignores it when dumps go to a
 /// program (core(5)), which is what systemd-coredump and apport are.
-fn forbid_dumps() {
+pub(super) fn forbid_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps cannot be forbidden, they would hold TLS keys");
     }

@@ -38,7 +38,7 @@ impl End {
         let pending = fields.find(PENDING)?.filter(|bytes| !bytes.is_empty());
         let pending = pending.map(|bytes| Box::new(Pending { bytes: bytes.to_vec(), sent: 0 }));
         let tls = match fields.find(TLS)? {
-            Some(bytes) => Some(Box::new(Side::unpack(Fields::new(bytes, TLS.1))?)),
+            Some(bytes) => Some(Side::unpack(Fields::new(bytes, TLS.1))?),
             None => None,
         };
         let readable = tls.as_ref().is_some_and(|side| side.is_behind() || side.heard() != Heard::Open);

@@ -58,27 +58,44 @@ impl Side {
     }
 
     /// Reads what [`pack`](Self::pack) wrote.
-    pub fn unpack(mut fields: Fields<'_>) -> Result<Self, Fault> {
+    pub fn unpack(mut fields: Fields<'_>) -> Result<Box<Self>, Fault> {
         let version = fields.one_of(VERSION, &VERSIONS)?;
         let cipher = Cipher { version, suite: fields.one_of(SUITE, &SUITES)? };
-        let side = Self {
-            cipher,
-            role: fields.one_of(ROLE, &ROLES)?,
-            tx: Direction::unpack(fields.section(TX)?)?,
-            rx: Direction::unpack(fields.section(RX)?)?,
-            limit: cipher.limit(),
-            begun: fields.bytes(BEGUN)?.to_vec(),
-            is_behind: fields.mark(IS_BEHIND)?,
-            heard: fields.one_of(HEARD, &HEARDS)?,
-            said: if fields.mark(LAST_WORD)? { Said::LastWord } else { Said::Open },
-            owes_update: fields.mark(OWES_UPDATE)?,
-            has_renegotiated: fields.mark(HAS_RENEGOTIATED)?,
-            updates: fields.number(UPDATES)?,
-            empties: fields.number(EMPTIES)?,
-            warnings: fields.number(WARNINGS)?,
-        };
+        let mut side = Box::new(Self::blank(cipher, fields.one_of(ROLE, &ROLES)?));
+        side.tx.fill(fields.section(TX)?)?;
+        side.rx.fill(fields.section(RX)?)?;
+        side.begun = fields.bytes(BEGUN)?.to_vec();
+        side.is_behind = fields.mark(IS_BEHIND)?;
+        side.heard = fields.one_of(HEARD, &HEARDS)?;
+        side.said = if fields.mark(LAST_WORD)? { Said::LastWord } else { Said::Open };
+        side.owes_update = fields.mark(OWES_UPDATE)?;
+        side.has_renegotiated = fields.mark(HAS_RENEGOTIATED)?;
+        side.updates = fields.number(UPDATES)?;
+        side.empties = fields.number(EMPTIES)?;
+        side.warnings = fields.number(WARNINGS)?;
         fields.end()?;
         Ok(side)
+    }
+
+    /// Without keys, and nothing has happened on it.
+    fn blank(cipher: Cipher, role: Role) -> Self {
+        let (tx, rx) = (Direction::blank(), Direction::blank());
+        Self {
+            cipher,
+            role,
+            tx,
+            rx,
+            limit: cipher.limit(),
+            begun: Vec::new(),
+            is_behind: false,
+            heard: Heard::Open,
+            said: Said::Open,
+            owes_update: false,
+            has_renegotiated: false,
+            updates: 0,
+            empties: 0,
+            warnings: 0,
+        }
     }
 
     /// Bytes that make the parcel longer than that of a connection at rest.

@@ -130,15 +130,19 @@ impl Direction {
         writer.number(tag::SEQ, self.keys.seq);
     }
 
-    /// Reads what [`pack`](Self::pack) wrote.
-    pub fn unpack(mut fields: Fields<'_>) -> Result<Self, Unreadable> {
-        let mut keys = Keys { secret: [0; LONGEST_SECRET], key: [0; 32], iv: [0; 12], seq: 0 };
-        keys.secret = *fields.exact(tag::SECRET)?;
-        keys.key = *fields.exact(tag::KEY)?;
-        keys.iv = *fields.exact(tag::IV)?;
+    /// Without keys, to be [filled](Self::fill).
+    pub fn blank() -> Self {
+        Self::new(Keys { secret: [0; LONGEST_SECRET], key: [0; 32], iv: [0; 12], seq: 0 })
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote, to where it stays: keys that are moved are left behind on the stack.
+    pub fn fill(&mut self, mut fields: Fields<'_>) -> Result<(), Unreadable> {
+        let keys = &mut self.keys;
+        keys.secret.copy_from_slice(fields.exact::<LONGEST_SECRET>(tag::SECRET)?);
+        keys.key.copy_from_slice(fields.exact::<32>(tag::KEY)?);
+        keys.iv.copy_from_slice(fields.exact::<12>(tag::IV)?);
         keys.seq = fields.count(tag::SEQ)?;
-        fields.end()?;
-        Ok(Self::new(keys))
+        fields.end()
     }
 
     /// Records sealed or opened with these keys so far.

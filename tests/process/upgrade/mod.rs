@@ -5,6 +5,7 @@
 //! program can take its place.
 
 mod ends;
+mod keys;
 mod stage;
 mod traffic;
 
