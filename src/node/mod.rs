@@ -8,6 +8,7 @@ pub mod answer;
 pub mod api;
 pub mod application;
 pub mod auth;
+mod bearer;
 pub mod bus;
 mod chat;
 pub mod config;

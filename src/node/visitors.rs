@@ -1,7 +1,8 @@
 //! Socket.IO clients of the bundled application: who is let in, and what becomes of their events.
 //!
-//! A client shows its token as `auth.token` (Engine.IO 3 has no auth: `?token=`), or names itself as `auth.user` or
-//! `?user=` where no token is asked for. An event is a request of [`super::request`], its one argument an object with
+//! A client shows its token as `auth.token`, as `?token=` (Engine.IO 3 has no auth) or in its handshake's
+//! `Authorization: Bearer`; the first of these that is there counts. Where no token is asked for, it names itself as
+//! `auth.user` or `?user=`. An event is a request of [`super::request`], its one argument an object with
 //! the fields; the acknowledgement is `{"ok":true, …}` or `{"ok":false,"error":…}`. What is wrong with a request that wants no
 //! acknowledgement comes as the event `error` with `{"error":…}`, in the words of the plain protocol. Requests are for
 //! the namespace `/`.
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::application::{Application, Outcome};
 use super::auth::Auth;
+use super::bearer;
 use super::engine_io::Handshake;
 use super::hub::{Namespace, Socket};
 use super::metrics::{Metrics, Refused};
@@ -55,7 +57,8 @@ impl socketio::Application for Visitors {
                 asking.auth.and_then(|auth| auth.get(name)).and_then(Value::as_text).map(str::to_owned);
             shown.or_else(|| once(asking.handshake, name))
         };
-        let identity = self.auth.identify(said("token").as_deref(), said("user").as_deref());
+        let token = said("token").or_else(|| bearer::of_value(asking.handshake.header("authorization")?));
+        let identity = self.auth.identify(token.as_deref(), said("user").as_deref());
         let identity = identity.map_err(|fault| {
             self.metrics.refused(Refused::Auth);
             Refusal::new(fault.to_string())

@@ -154,6 +154,23 @@ test('a Socket.IO client needs a token, and is disconnected when it expires', as
   await within(once(eve, 'disconnect'), 'the end of the token');
 });
 
+test("a Socket.IO handshake's Bearer token lets a client in, by polling and by WebSocket", async (t) => {
+  const flags = ['--jwt-key-file', join(folder, 'secret'), '--jwt-algorithm', 'HS256'];
+  const [node] = await fleet(t, 'ws1', null, flags);
+  const exp = Math.floor(Date.now() / 1000) + 60;
+  const extraHeaders = { authorization: `Bearer ${token({ sub: 'eve', exp })}` };
+  for (const transports of [['polling'], ['websocket'], ['polling', 'websocket']]) {
+    const eve = await socketio(t, node, { transports, extraHeaders, reconnection: false });
+    const presence = await eve.emitWithAck('presence', { user: 'eve' });
+    assert.equal(presence.online, true, `${transports}: ${JSON.stringify(presence)}`);
+    eve.close();
+  }
+  // What the client says in the packet comes first, right or wrong.
+  const wrong = io(node.url, { transports: ['polling'], extraHeaders, auth: { token: 'x' }, reconnection: false });
+  t.after(() => wrong.close());
+  assert.equal((await within(once(wrong, 'connect_error'), 'a refusal'))[0].message, 'the token is not valid');
+});
+
 test('two processes share a port when both have the flag, and one without it is told of it', async (t) => {
   const start = async (id, ...where) => {
     const node = await Node.start(id, ['--reuse-port', '--drain', '0s'], ...where);

@@ -101,7 +101,7 @@ pub(super) fn handshake<B>(request: &Request<B>, peer: SocketAddr) -> Value {
         let value = request.headers().get(*name)?.to_str().ok()?;
         Some(((*name).into(), Value::from(value)))
     });
-    let user = super::bearer::of_query(request.uri().query().unwrap_or_default(), "user");
+    let user = crate::node::bearer::of_query(request.uri().query().unwrap_or_default(), "user");
     let asked = user.into_iter().map(|user| ("user".into(), Value::from(&*user))).collect();
     let now = SystemTime::now();
     let issued = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();

@@ -12,7 +12,6 @@
 //! - Whoever sends to a client never waits: what it does not read is bounded (`outbox`), and then it is cut.
 //! - A request is carried out before the next is read.
 
-mod bearer;
 mod guest;
 mod message;
 mod outbox;
@@ -40,6 +39,7 @@ use crate::ws::handshake;
 use super::answer::{self, Answer};
 use super::application::Outcome;
 use super::auth::{Auth, Identity};
+use super::bearer;
 use super::config::Clients;
 use super::limits::{Rates, Seats};
 use super::metrics::{Metrics, Refused};

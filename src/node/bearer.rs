@@ -1,5 +1,5 @@
-//! Where a WebSocket's request can carry a token: the query, the Authorization field, or a subprotocol, which is all
-//! that a page's script can set.
+//! Where a request can carry a token: the query, the Authorization field, or a subprotocol, which is all that a page's
+//! script can set for a WebSocket.
 
 use std::borrow::Cow;
 
@@ -21,7 +21,12 @@ pub(super) fn of_query(text: &str, name: &str) -> Option<String> {
 
 /// The token of `Authorization: Bearer`.
 pub(super) fn of_header(field: Option<&HeaderValue>) -> Option<String> {
-    let (scheme, token) = field?.to_str().ok()?.split_once(' ')?;
+    of_value(field?.to_str().ok()?)
+}
+
+/// The same of the field's value as text.
+pub(super) fn of_value(value: &str) -> Option<String> {
+    let (scheme, token) = value.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
