@@ -210,7 +210,8 @@ async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Resul
         "save" => {
             let text = |name| Box::from(asked.get(name).and_then(Value::as_text).unwrap_or_default());
             let data = asked.get("data").cloned().unwrap_or_default();
-            let session = Session { sid: text("sid"), pid: text("pid"), rooms: rooms(asked, "rooms"), data };
+            let (sid, pid, rooms) = (text("sid"), text("pid"), rooms(asked, "rooms"));
+            let session = Session { sid, pid, rooms, data, ..Session::default() };
             adapter.save_session(session).await.map(|()| Value::Null).map_err(|error| fault(&error))
         }
         "restore" => {

@@ -20,6 +20,8 @@ fn session(pid: &str, rooms: &[&str]) -> Session {
         pid: pid.into(),
         rooms: rooms.iter().map(|name| Room::text(name)).collect(),
         data: Value::map([("user", Value::from("bob")), ("blob", Value::Binary(vec![7].into()))]),
+        user: Some("bob".into()),
+        namespace: Some("/".into()),
     }
 }
 

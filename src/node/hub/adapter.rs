@@ -121,7 +121,7 @@ pub struct SocketFacts {
 }
 
 /// What a connection leaves behind so that any node can take it up again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Session {
     /// The socket's id, which it keeps.
     pub sid: Box<str>,
@@ -131,6 +131,10 @@ pub struct Session {
     pub rooms: Vec<Room>,
     /// What the application kept with it.
     pub data: Value,
+    /// The name of its user, who alone may take it up; `None`: it had none.
+    pub user: Option<Box<str>>,
+    /// Its namespace; `None` where that was not written down, as Node.js does not.
+    pub namespace: Option<Box<str>>,
 }
 
 /// An event that a client has not seen.

@@ -90,7 +90,7 @@ impl Namespace {
 
     fn write_due(&self) {
         for socket in self.ahead.iter().flat_map(Ahead::due) {
-            if let Some(session) = session(&socket) {
+            if let Some(session) = self.session(&socket) {
                 // What is not written now is when its time comes again.
                 self.go_on(self.adapter.save_session(session), drop);
             }
@@ -104,13 +104,12 @@ impl Namespace {
             self.go_on(self.adapter.restore_session(pid, "0-0"), drop);
         }
     }
-}
 
-/// What a socket would leave behind; `None` when it has gone, or has no secret to be claimed by.
-fn session(socket: &Socket) -> Option<Session> {
-    if socket.state.lock().is_gone {
-        return None;
+    /// What a socket would leave behind; `None` when it has gone, or has no secret to be claimed by.
+    fn session(&self, socket: &Socket) -> Option<Session> {
+        if socket.state.lock().is_gone {
+            return None;
+        }
+        Some(self.left_by(socket, socket.pid()?))
     }
-    let (sid, pid) = ((**socket.id()).into(), socket.pid()?.into());
-    Some(Session { sid, pid, rooms: socket.rooms(), data: socket.data() })
 }

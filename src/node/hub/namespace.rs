@@ -110,8 +110,7 @@ impl Namespace {
         emptied.iter().for_each(|room| self.adapter.room_emptied(room));
         match socket.pid().filter(|_| self.shared.recovers) {
             Some(pid) if keeps => {
-                let (sid, pid) = ((**socket.id()).into(), pid.into());
-                self.save(Session { sid, pid, rooms, data: socket.data() });
+                self.save(Session { rooms, ..self.left_by(socket, pid) });
             }
             Some(_) => self.take_back(socket),
             None => {}

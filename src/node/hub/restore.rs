@@ -3,12 +3,16 @@
 //! The bus reads its log while new events go on arriving. From the moment a restoration begins, events are noted; when
 //! the log's answer is there, the socket comes into its rooms and gets the notes that the answer did not have, all under
 //! one lock that every delivery of a logged event shares. Deliveries that lag behind the answer pass it by (`seen`).
+//!
+//! The secret alone is not enough: a session is taken up by the user that left it, in the namespace where it was left.
+//! A client that comes with the token of another user gets a new session, and neither rooms nor events of the old one.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tracing::debug;
 
-use super::adapter::{Offset, Room, Target};
+use super::adapter::{Offset, Room, Session, Target};
 use super::namespace::Namespace;
 use super::socket::{Arrival, Client, Socket};
 use super::{Event, offset};
@@ -98,6 +102,10 @@ impl Namespace {
         let (generation, first) = self.restoring.write().begin();
         let underway = Underway(self);
         let restored = self.adapter.restore_session(&back.pid, &back.offset).await?;
+        if !self.may_take_up(&restored.session, back.user.as_ref()) {
+            debug!(namespace = %self.name(), "session of another user is not taken up");
+            return None;
+        }
         let restoring = self.restoring.write();
         let notes = restoring.notes.lock();
         if notes.generation != generation {
@@ -135,6 +143,23 @@ impl Namespace {
         let rooms: Vec<Room> = socket.rooms();
         rooms.iter().for_each(|room| drop(self.adapter.room_opened(room)));
         Some(socket)
+    }
+
+    /// What a socket that can be claimed by `pid` leaves behind.
+    pub(super) fn left_by(&self, socket: &Socket, pid: &str) -> Session {
+        Session {
+            sid: (**socket.id()).into(),
+            pid: pid.into(),
+            rooms: socket.rooms(),
+            data: socket.data(),
+            user: socket.user().map(|user| user.as_str().into()),
+            namespace: Some((**self.name()).into()),
+        }
+    }
+
+    fn may_take_up(&self, session: &Session, user: Option<&User>) -> bool {
+        session.user.as_deref() == user.map(User::as_str)
+            && session.namespace.as_deref().is_none_or(|namespace| *namespace == **self.name())
     }
 }
 

@@ -161,3 +161,33 @@ async fn clients_of_a_node_that_ends_go_on_on_another() {
     emptied(&first).await;
     assert_eq!(second.open().await.enter(&auth).await.0, sid);
 }
+
+#[tokio::test]
+async fn only_the_user_that_left_a_session_takes_it_up() {
+    let users =
+        [(Some("ann"), Some("bob")), (Some("ann"), None), (None, Some("bob")), (Some("ann"), Some("ann"))];
+    for (first, second) in users {
+        let node = Node::start(&Memory::new(RECOVERY), Wanted::default()).await;
+        let mut client = node.open().await;
+        let (sid, pid) =
+            client.enter(&first.map_or(String::new(), |name| format!(r#"{{"token":"{name}"}}"#))).await;
+        client.say(r#"421["join","secret"]"#).await;
+        client.say(r#"42["echo","there"]"#).await;
+        let offset = offset(&client.text().await);
+        drop(client);
+        emptied(&node).await;
+        node.hub.main().to("secret").emit("missed", []).await.unwrap();
+        let mut client = node.open().await;
+        let token = second.map_or(String::new(), |name| format!(r#","token":"{name}""#));
+        client.say(&format!(r#"40{{"pid":"{}","offset":"{offset}"{token}}}"#, pid.unwrap())).await;
+        let answer = client.text().await;
+        if first == second {
+            assert_eq!(bare(&answer), r#"["missed"]"#);
+            assert_eq!(ids(&client.text().await).0, sid);
+        } else {
+            // The first thing that it hears is that it is in, as somebody else.
+            assert_ne!(ids(&answer).0, sid, "{first:?} {second:?}");
+            assert_eq!(node.hub.main().count_in("secret"), 0);
+        }
+    }
+}

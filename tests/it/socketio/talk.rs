@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainstay::node::auth::User;
 use mainstay::node::hub::{Hub, Namespace, Socket};
 use mainstay::node::socketio::{Admission, Application, Asking, Refusal, Reply};
 use mainstay::node::value::Value;
@@ -47,6 +48,7 @@ impl Application for Talk {
                 Err(Refusal { message: "not authorized".into(), data: code("code", Value::from("E_AUTH")) })
             }
             ("/plain", _) => Err(Refusal::new("plain")),
+            ("/" | "/admin", Some(name)) => Ok(Admission { user: User::parse(name), ..Admission::default() }),
             _ => Ok(Admission { data: Value::Map(Vec::new()), ..Admission::default() }),
         }
     }
