@@ -2,13 +2,18 @@
 //!
 //! After a change of a message: `mainstay check -c NAME.yaml 2> NAME.txt` in `tests/config/invalid`, then read the diff.
 
+#[path = "config/certificates.rs"]
+mod certificates;
+#[path = "config/warnings.rs"]
+mod warnings;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainstay::affinity::{Prefixes, Source};
 use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, TlsVersion};
-use mainstay::config::{admin_place, effective, resolve, resolve_at};
+use mainstay::config::{admin_place, effective, resolve, resolve_at, yaml};
 use mainstay::pool::pick::Balance;
 
 /// 2027-01-15, for what certificates say of their time.
@@ -99,6 +104,8 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "server_name",
         "listeners",
         "address",
+        "mode",
+        "group",
         "admin",
         "token_file",
         "trusted_proxies",
@@ -208,8 +215,11 @@ fn every_key_reaches_its_field() {
     assert_eq!(tls.certificates[0].names, ["chat.example.com", "*.chat.example.com"]);
     assert_eq!((tls.min_version, tls.certificates[0].expires.as_str()), (TlsVersion::Tls13, "2120-01-01"));
     assert!(tls.client_ca.is_some() && tls.tickets.is_some() && config.listeners[1].tls.is_none());
+    let access = &config.listeners[3].access;
+    assert_eq!((access.mode, access.group.as_deref()), (Some(0o640), Some("www-data")));
     let admin = config.admin.unwrap();
     assert!(matches!(&admin.address, ListenAddress::Unix(_)));
+    assert_eq!((admin.access.effective_mode(), admin.access.group.as_deref()), (Some(0o660), Some("27")));
     assert!(admin.tokens.is_some_and(|tokens| tokens.accept(b"old-token-of-the-operators")));
     assert_eq!(config.trusted_proxies.len(), 3);
     assert_eq!(config.limits.request_head, 32 << 10);
@@ -244,11 +254,13 @@ fn the_effective_config_is_a_config_that_says_the_same() {
     let files = corpus("valid");
     for file in files {
         let config = load(&file, &[]).unwrap();
-        let text = serde_json::to_string_pretty(&effective(&config)).unwrap();
-        let read = |named: &Path| fs::read(file.parent().unwrap().join(named));
-        let again = resolve("effective.yaml", text.as_bytes(), &|_| None, &read);
-        let again = again.unwrap_or_else(|faults| panic!("{}: {faults}\n{text}", file.display()));
-        assert_eq!(without_places(again), without_places(config));
+        let effective = effective(&config);
+        for text in [serde_json::to_string_pretty(&effective).unwrap(), yaml(&effective)] {
+            let read = |named: &Path| fs::read(file.parent().unwrap().join(named));
+            let again = resolve("effective.yaml", text.as_bytes(), &|_| None, &read);
+            let again = again.unwrap_or_else(|faults| panic!("{}: {faults}\n{text}", file.display()));
+            assert_eq!(without_places(again), without_places(config.clone()));
+        }
     }
 }
 
@@ -287,54 +299,6 @@ fn the_admin_place_is_found_whatever_else_is_wrong() {
         ["admin: { address: 7 }", "admin: [", "admin: { address: \"${NOT_SET}\" }", "admin: { adress: x }"]
     {
         assert!(!place(bad).unwrap_err().list().is_empty(), "{bad}");
-    }
-}
-
-#[test]
-fn a_certificate_is_asked_for_its_time_and_warned_of_two_weeks_before_its_end() {
-    const DAY: i64 = 86_400;
-    // 2120-01-01 and 2020-01-01, between which the certificate is valid.
-    let (end, begin) = (4_733_510_400, 1_577_836_800);
-    let text = "listeners: [{ address: \"127.0.0.1:0\", tls: { certificates: [\
-        { cert: tests/config/papers/site.pem, key: tests/config/papers/site.key }] } }]\n\
-        pools: { a: { nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }] } }";
-    let said = |now| match resolve_at("t.yaml", now, text.as_bytes(), &|_| None, &|path| fs::read(path)) {
-        Ok(config) => config.warnings.iter().map(|warning| warning.message.clone()).collect::<Vec<_>>(),
-        Err(faults) => faults.list().iter().map(|fault| fault.message.clone()).collect(),
-    };
-    assert_eq!([said(begin), said(end - 14 * DAY)], [[""; 0], [""; 0]]);
-    let path = "cert: tests/config/papers/site.pem: it";
-    assert_eq!(said(end - 14 * DAY + 1), [format!("{path} expires on 2120-01-01; renew it")]);
-    assert_eq!(said(end + 1), [format!("{path} expired on 2120-01-01; renew it")]);
-    let early = format!("{path} is not valid before 2020-01-01; look at the clock of this machine");
-    assert_eq!(said(begin - 1), [early]);
-}
-
-#[test]
-fn what_is_unwise_is_a_warning_with_its_place() {
-    let text = "pools:\n  chat:\n    nodes: [{ id: ws1, address: \"127.0.0.1:3001\" }]\n    load_bound: 1.0\n    \
-        timeouts: { idle: 44s }\n    affinity: [cookie: { same_site: none }, client_ip: {}]\n    \
-        messages: { ping: 44s }\n    balance: client_ip\n";
-    let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
-    let lines: Vec<String> =
-        config.warnings.iter().map(|warning| warning.line("w.yaml", "warning: ")).collect();
-    let places: Vec<&str> = lines.iter().filter_map(|line| line.split(": ").nth(2)).collect();
-    let expected = ["nodes", "load_bound", "idle", "same_site", "client_ip", "ping", "balance"];
-    assert_eq!(places, expected, "{lines:#?}");
-    let places: Vec<&str> = lines.iter().filter_map(|line| line.split(" warning: ").next()).collect();
-    let expected =
-        ["3:12", "4:17", "5:23", "6:37", "6:56", "7:23", "8:14"].map(|place| format!("w.yaml:{place}:"));
-    assert_eq!(places, expected, "{lines:#?}");
-}
-
-#[test]
-fn whoever_says_that_there_is_no_proxy_is_not_warned_of_one() {
-    let pool = "pools: { a: { nodes: [{ id: x, address: \"x:1\" }, { id: y, address: \"y:1\" }], \
-        affinity: [client_ip: {}], balance: client_ip } }";
-    for (said, warnings) in [("", 2), ("trusted_proxies: []", 0), ("trusted_proxies: [10.0.0.0/8]", 0)] {
-        let text = format!("{said}\n{pool}\n");
-        let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
-        assert_eq!(config.warnings.len(), warnings, "{said}: {:?}", config.warnings);
     }
 }
 

@@ -135,6 +135,8 @@ pub enum ClientFault {
         what: String,
         /// `FILE:LINE:COLUMN: what` each.
         faults: Vec<String>,
+        /// The same as they came.
+        json: Vec<Value>,
     },
     /// The request cannot be sent.
     #[error("the request cannot be sent: {0}")]
@@ -250,8 +252,8 @@ impl Client {
             Some(what) => printable(what),
             None => format!("it answers with status {}", status.as_u16()),
         };
-        let faults = body["faults"].as_array().map(Vec::as_slice).unwrap_or_default();
-        Err(ClientFault::Refused { status, what, faults: faults.iter().map(fault_line).collect() })
+        let json = body["faults"].as_array().cloned().unwrap_or_default();
+        Err(ClientFault::Refused { status, what, faults: json.iter().map(fault_line).collect(), json })
     }
 }
 

@@ -562,7 +562,7 @@ mod tests {
     async fn a_unix_socket_is_served_as_well() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
-        let listener = Listener::bind_private_unix(&path).unwrap();
+        let listener = Listener::bind_unix(&path, &Default::default()).unwrap();
         let shutdown = Shutdown::new();
         let view = Arc::new(view(Metrics::new(1), Box::new(|| Readiness::Ready)));
         let client = async {

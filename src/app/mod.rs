@@ -13,10 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin;
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, Fault, Faults, ListenAddress};
 use crate::control::upgrade::{Program, Succession, Taking, Upgrader};
 use crate::control::watch::Watch;
-use crate::control::{self, Bound, Reload, pages, report};
+use crate::control::{self, Bound, ListenSpec, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::{Metrics, Part};
@@ -91,7 +91,8 @@ impl App {
         taking: Option<&Taking>,
     ) -> io::Result<(Self, Bound)> {
         files::raise_limit();
-        let bound = Bound::all(config, |address, is_admin| open(address, is_admin, &mut inherited))?;
+        let bound = Bound::all(config, |spec| open(spec, &mut inherited));
+        let bound = bound.map_err(|faults| cannot_listen(path, faults))?;
         inherited.close_rest();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
@@ -215,14 +216,27 @@ impl Drop for App {
     }
 }
 
-/// A listener on `address`: the inherited one, or one that is bound.
-fn open(address: &ListenAddress, is_admin: bool, inherited: &mut Inherited) -> io::Result<Listener> {
-    let name = control::handed_name(address, is_admin);
+/// The faults of the file that the config is from; without one, their sentences.
+fn cannot_listen(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
+    match path {
+        Some(path) => io::Error::other(Faults::new(&path.display().to_string(), faults)),
+        None => {
+            let sentences: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+            io::Error::new(io::ErrorKind::AddrInUse, sentences.join("; "))
+        }
+    }
+}
+
+/// A listener: the inherited one, or one that is bound.
+fn open(spec: ListenSpec, inherited: &mut Inherited) -> io::Result<Listener> {
+    let address = spec.address;
+    let name = control::handed_name(address, spec.is_admin);
     let found = match address {
         ListenAddress::Tcp(_) => inherited.named(&name, None),
         ListenAddress::Unix(path) => inherited.named(&name, Some(path)),
     };
     if let Some(listener) = found {
+        spec.permit(&listener)?;
         return Ok(listener);
     }
     let found = match address {
@@ -233,7 +247,7 @@ fn open(address: &ListenAddress, is_admin: bool, inherited: &mut Inherited) -> i
         tracing::info!(%address, "took over an inherited socket");
         return Ok(listener);
     }
-    if is_admin { control::bind_admin(address) } else { control::bind(address) }
+    spec.bind()
 }
 
 /// Where each tunnel's one outcome is counted and written down (invariant I7).

@@ -14,6 +14,24 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
+impl ListenAddress {
+    /// Whether no two sockets can listen on this and on `other`: they are one, or one takes in the other, as `0.0.0.0`
+    /// does with every IPv4 address. `[::]` is IPv6 alone. Port 0 is another one each time.
+    pub fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                let same_family = one.is_ipv4() == other.is_ipv4();
+                let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+                one.port() == other.port()
+                    && one.port() != 0
+                    && same_family
+                    && (any || one.ip() == other.ip())
+            }
+            _ => self == other,
+        }
+    }
+}
+
 /// The longest path of a Unix socket, in bytes.
 const LONGEST_PATH: usize = 107;
 
@@ -63,6 +81,30 @@ mod tests {
             ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:0", "[::1]:65535", "unix:/run/x.sock", "unix:x.sock"]
         {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_address_of_all_interfaces_excludes_each_of_its_family_on_its_port() {
+        let excludes = |one: &str, other: &str| {
+            let (one, other): (ListenAddress, ListenAddress) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.excludes(&other), other.excludes(&one));
+            one.excludes(&other)
+        };
+        for (one, other, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "0.0.0.0:80", false),
+            ("[::]:80", "127.0.0.1:80", false),
+            ("0.0.0.0:0", "0.0.0.0:0", false),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "unix:/b", false),
+            ("unix:/a", "0.0.0.0:80", false),
+        ] {
+            assert_eq!(excludes(one, other), expected, "{one} and {other}");
         }
     }
 

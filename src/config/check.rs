@@ -2,19 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::fault::{nearest, quoted};
 use super::limits;
+use super::listeners::{admin, listeners};
 use super::pools;
 use super::reader::{Section, Value};
-use super::tls;
 use super::units::ANY_TIME;
-use super::{AccessLog, Admin, AdminPlace, Config, ListenAddress, Listener, LogFormat, LogPath};
-use super::{Places, Pool, Shutdown, Tokens};
+use super::{AccessLog, Config, LogFormat, LogPath, Places, Pool, Shutdown};
 use crate::route::{Host, Origins, Route};
 
 const KEYS: &[&str] =
@@ -30,6 +29,7 @@ pub(super) fn config(root: Value) -> Config {
     root.reader.proxies_unsaid.set(top.some("trusted_proxies").is_none());
     let pools = pools::pools(&top);
     let routes = routes(&top, &pools);
+    warn_of_unused(&top, &routes);
     Config {
         listeners,
         admin,
@@ -42,115 +42,6 @@ pub(super) fn config(root: Value) -> Config {
         warnings: Vec::new(),
         places,
     }
-}
-
-/// The listeners; `has_proxies` says whether anybody is trusted to send a PROXY header.
-fn listeners(top: &Section, has_proxies: bool, places: &mut Places) -> Vec<Listener> {
-    let Some(value) = top.value("listeners") else {
-        let address = ListenAddress::Tcp(([0, 0, 0, 0], 8080).into());
-        return vec![Listener { address, proxy_protocol: false, tls: None }];
-    };
-    let mut listeners: Vec<Listener> = Vec::new();
-    for item in value.some_items("- address: \"0.0.0.0:8080\"") {
-        let section = item.section(&["address", "proxy_protocol", "tls"]);
-        let proxy_protocol = proxy_protocol(&section, has_proxies);
-        let tls = tls::listener(&section);
-        let example = "`address: \"0.0.0.0:8080\"`, for instance";
-        let Some(value) = section.required("address", example) else { continue };
-        let Some(address) = listen_address(&value) else { continue };
-        if listeners.iter().any(|other| clash(&other.address, &address)) {
-            value.fault(format_args!("another listener has {address} already"));
-        }
-        places.listeners.push(value.at());
-        listeners.push(Listener { address, proxy_protocol, tls });
-    }
-    listeners
-}
-
-fn proxy_protocol(listener: &Section, has_proxies: bool) -> bool {
-    let Some(value) = listener.value("proxy_protocol") else { return false };
-    let is_on = value.boolean().unwrap_or(false);
-    if is_on && !has_proxies {
-        value.fault("nobody is trusted to send it, so every connection would be cut; name the proxies in `trusted_proxies`");
-    }
-    is_on
-}
-
-fn listen_address(value: &Value) -> Option<ListenAddress> {
-    value.typed("an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/path\"")
-}
-
-/// Whether two listeners cannot both have what they ask for.
-fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
-    let chosen_by_the_system = matches!(one, ListenAddress::Tcp(address) if address.port() == 0);
-    one == other && !chosen_by_the_system
-}
-
-fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<Admin> {
-    let value = top.value("admin");
-    if value.is_some_and(|admin| admin.is_null()) {
-        return None;
-    }
-    let section = top.section("admin", ADMIN_KEYS);
-    let tokens = section.some("token_file").and_then(|value| tokens(&value));
-    let token_file = token_file(&section);
-    let Some(value) = section.value("address") else {
-        return Some(Admin { token_file, tokens, ..Admin::default() });
-    };
-    places.admin = Some(value.at());
-    let address = listen_address(&value)?;
-    if let ListenAddress::Tcp(tcp) = &address
-        && !tcp.ip().is_loopback()
-        && section.some("token_file").is_none()
-    {
-        let port = tcp.port();
-        value.fault(format_args!(
-            "{tcp} is open to others, which needs a token; write `token_file:` and a file with one, \
-             or 127.0.0.1:{port}, [::1]:{port} or unix:/path"
-        ));
-    }
-    if listeners.iter().any(|listener| clash(&listener.address, &address)) {
-        value.fault(format_args!("a listener has {address} already"));
-    }
-    Some(Admin { address, token_file, tokens })
-}
-
-const ADMIN_KEYS: &[&str] = &["address", "token_file"];
-
-/// Where the admin API is, without a look at anything else; `None` where the address cannot be read.
-pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
-    let default = Admin::default().address;
-    let Some(value) = root.entry("admin") else {
-        return Some(AdminPlace { address: Some(default), token_file: None });
-    };
-    if value.is_null() {
-        return Some(AdminPlace { address: None, token_file: None });
-    }
-    let section = value.section(ADMIN_KEYS);
-    let address = match section.value("address") {
-        Some(value) => listen_address(&value)?,
-        None => default,
-    };
-    Some(AdminPlace { address: Some(address), token_file: token_file(&section) })
-}
-
-fn token_file(admin: &Section) -> Option<PathBuf> {
-    admin
-        .some("token_file")
-        .and_then(|value| value.text("the path of a token file, or null"))
-        .map(PathBuf::from)
-}
-
-/// What the token file says.
-fn tokens(value: &Value) -> Option<Tokens> {
-    // What is no path is said by `token_file`.
-    let path = value.as_text()?;
-    let text = match (value.reader.read)(Path::new(path)) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "not text".to_owned()),
-        Err(error) => Err(format!("it cannot be read: {error}")),
-    };
-    let tokens = text.and_then(|text| Tokens::parse(&text));
-    tokens.map_err(|message| value.fault(format_args!("{path}: {message}"))).ok()
 }
 
 fn trusted_proxies(top: &Section) -> Vec<IpNet> {
@@ -216,6 +107,19 @@ fn routes(top: &Section, pools: &[Pool]) -> Vec<Route> {
         routes.push(route);
     }
     routes
+}
+
+/// A pool that no route leads to is a slip of the pen, or about to be used.
+fn warn_of_unused(top: &Section, routes: &[Route]) {
+    // Without any routes there is only one pool, or a fault.
+    let (Some(pools), Some(_)) = (top.value("pools"), top.value("routes")) else { return };
+    for (at, name, _) in pools.named("") {
+        if !routes.is_empty() && !routes.iter().any(|route| *route.pool == *name) {
+            let what =
+                "no route leads to this pool; write `routes: [{ .., pool: NAME }]` with it, or remove it";
+            pools.reader.warn(at, format!("{name}: {what}"));
+        }
+    }
 }
 
 fn everything_to(pool: &Pool) -> Route {

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::units::{show_duration, show_size};
-use super::{AccessLog, Admin, Config, Drain, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool};
+use super::{
+    AccessLog, Admin, Config, Drain, FileAccess, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool,
+};
 use super::{Identity, ListenerTls, PoolTls};
 use super::{Probe, ProxyVersion, Rebalance, Shutdown, Timeouts};
 use crate::affinity::cookie::{CookieRule, SameSite, Secure};
@@ -66,9 +68,18 @@ fn time(duration: &Duration) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { address, proxy_protocol, tls } = listener;
-    let tls = tls.as_ref().map(listener_tls);
-    json!({ "address": text(address), "proxy_protocol": proxy_protocol, "tls": tls })
+    let Listener { address, access: FileAccess { mode, group }, proxy_protocol, tls } = listener;
+    json!({
+        "address": text(address),
+        "mode": mode.map(octal),
+        "group": group,
+        "proxy_protocol": proxy_protocol,
+        "tls": tls.as_ref().map(listener_tls),
+    })
+}
+
+fn octal(mode: u32) -> Value {
+    format!("{mode:04o}").into()
 }
 
 fn listener_tls(tls: &ListenerTls) -> Value {
@@ -94,8 +105,13 @@ fn pool_tls(tls: &PoolTls) -> Value {
 }
 
 fn admin_section(admin: &Admin) -> Value {
-    let Admin { address, token_file, tokens: _ } = admin;
-    json!({ "address": text(address), "token_file": token_file.as_ref().map(|path| text(path.display())) })
+    let Admin { address, access: FileAccess { mode, group }, token_file, tokens: _ } = admin;
+    json!({
+        "address": text(address),
+        "mode": mode.map(octal),
+        "group": group,
+        "token_file": token_file.as_ref().map(|path| text(path.display())),
+    })
 }
 
 fn limits_section(limits: &Limits) -> Value {

@@ -4,8 +4,8 @@
 //! that the config names come in as arguments, so nothing here touches the world.
 //!
 //! In reading order: `address` (where to listen), `fault` (what is wrong, and where), `raw` (the tree of the YAML, with `variables` put in),
-//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `limits`, `pools`, `rebalance`, `sources`, `tls` (with
-//! the certificates of `identity`), and `token` (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it, and
+//! `reader` (what each key must be, with `units`), then the sections: `check` (the top), `listeners`, `limits`, `pools` (with `nodes`), `rebalance`, `sources`, `tls` (with
+//! the certificates of `identity`), and `token` (who may use the admin API). `summary` says in a few lines what a config amounts to, `effective` all of it (as `yaml`), and
 //! `diff` what is different in another one, `schema` what one may look like.
 
 mod address;
@@ -16,6 +16,8 @@ mod effective;
 mod fault;
 mod identity;
 mod limits;
+mod listeners;
+mod nodes;
 mod pools;
 mod raw;
 mod reader;
@@ -27,6 +29,7 @@ mod tls;
 mod token;
 mod units;
 mod variables;
+mod yaml;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -48,6 +51,7 @@ pub use effective::effective;
 pub use fault::{Fault, Faults, Position};
 pub use identity::{Authorities, Identity};
 pub use limits::{Budget, Limits, Supply};
+pub use listeners::{Admin, FileAccess, Listener};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use rebalance::Rebalance;
@@ -55,6 +59,7 @@ pub use summary::Summary;
 pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
 pub use token::Tokens;
 pub use units::{duration, show_duration, size};
+pub use yaml::yaml;
 
 /// Everything that the balancer was told, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,34 +99,6 @@ pub struct Places {
 impl PartialEq for Places {
     fn eq(&self, _: &Self) -> bool {
         true
-    }
-}
-
-/// Where clients come in.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Listener {
-    /// The address; no two listeners share one, but for port 0.
-    pub address: ListenAddress,
-    /// Each connection begins with a PROXY header, and only `trusted_proxies` may open one.
-    pub proxy_protocol: bool,
-    /// How it speaks TLS; `None` is plain text.
-    pub tls: Option<ListenerTls>,
-}
-
-/// Where metrics and health are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// The address; a loopback address or a Unix socket where there are no tokens.
-    pub address: ListenAddress,
-    /// Where the tokens were read from, as written.
-    pub token_file: Option<PathBuf>,
-    /// Who does not show one of these is refused; `None` trusts everybody who can reach the address.
-    pub tokens: Option<Tokens>,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()), token_file: None, tokens: None }
     }
 }
 
@@ -376,7 +353,7 @@ pub fn admin_place(file: &str, text: &[u8], env: Env) -> Result<AdminPlace, Faul
     let mut faults = Vec::new();
     let root = raw::parse(text, env, &mut faults);
     let reader = reader::Reader::new(&|_| Err(std::io::ErrorKind::Unsupported.into()), None);
-    let place = root.as_ref().and_then(|root| check::admin_place(reader::Value::root(&reader, root)));
+    let place = root.as_ref().and_then(|root| listeners::admin_place(reader::Value::root(&reader, root)));
     let (found, _) = reader.into_findings();
     match place {
         Some(place) if found.is_empty() => Ok(place),

@@ -1,6 +1,5 @@
 //! The pools: their nodes and how they are used.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 
 use super::fault::{Position, quoted};
+use super::nodes::nodes;
 use super::reader::{Section, Value};
 use super::rebalance::rebalance;
 use super::sources;
@@ -110,46 +110,6 @@ fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node
     }
 }
 
-fn nodes(pool: &Section) -> Vec<Node> {
-    const EXAMPLE: &str = "- { id: ws1, address: \"127.0.0.1:3001\" }";
-    let Some(value) = pool.required("nodes", &format!("a list of them, such as `{EXAMPLE}`")) else {
-        return Vec::new();
-    };
-    let items = value.some_items(EXAMPLE);
-    if items.len() == 1 {
-        value.warn("with one node, all its clients are cut off whenever it is; add a second");
-    }
-    let mut lines: HashMap<NodeId, usize> = HashMap::new();
-    items.iter().filter_map(|item| node(item, &mut lines)).collect()
-}
-
-/// A node; `lines` tells on which line each id is.
-fn node(item: &Value, lines: &mut HashMap<NodeId, usize>) -> Option<Node> {
-    let section = item.section(&["id", "address", "weight", "max_connections", "release"]);
-    let id = section.required("id", "a name of its own, such as `id: ws1`").and_then(|value| {
-        let id: NodeId = value.typed("a name, such as ws1")?;
-        if let Some(first) = lines.insert(id.clone(), value.at().line) {
-            value.fault(format_args!(
-                "the node on line {first} is {id}, too; pins name nodes, so each has its own id"
-            ));
-        }
-        Some(id)
-    });
-    let address =
-        section.required("address", "`address: \"127.0.0.1:3001\"`, for instance").and_then(|value| {
-            value.typed("an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"")
-        });
-    let weight = section.number("weight", 1, 1..=1000);
-    let max_connections = section.some("max_connections").and_then(|value| value.number(1..=u32::MAX));
-    let release = section.some("release").and_then(|value| {
-        value.parsed("a release of at most 64 visible characters, such as v7", |text| {
-            let visible = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
-            visible.then(|| text.to_owned())
-        })
-    });
-    Some(Node { id: id?, address: address?, weight, max_connections, release })
-}
-
 const BALANCES: &[(&str, Balance)] = &[
     ("least_connections", Balance::LeastConnections),
     ("round_robin", Balance::RoundRobin),
@@ -183,11 +143,21 @@ fn probing(pool: &Section, health: &Section) -> Health {
         Some(value) if value.is_null() => Probe::Off,
         _ => probe(health).unwrap_or(default.probe),
     };
-    Health {
-        probe,
-        interval: health.duration("interval", default.interval, SOME_TIME),
-        timeout: health.duration("timeout", default.timeout, SOME_TIME),
+    let interval = health.duration("interval", default.interval, SOME_TIME);
+    let timeout = health.duration("timeout", default.timeout, SOME_TIME);
+    if probe != Probe::Off && timeout > interval {
+        warn_of_long_probes(health, interval, timeout);
     }
+    Health { probe, interval, timeout }
+}
+
+fn warn_of_long_probes(health: &Section, interval: Duration, timeout: Duration) {
+    let Some(value) = health.value("timeout").or(health.value("interval")) else { return };
+    let (interval, timeout) = (show_duration(&interval), show_duration(&timeout));
+    value.warn(format_args!(
+        "a probe may take {timeout}, which is above the interval of {interval}: a node that hangs is asked every \
+         {timeout} only; write a timeout of {interval} or less, or a longer interval"
+    ));
 }
 
 /// The one probe that the section names, if it names any.

@@ -52,6 +52,10 @@ impl<'a> Reader<'a> {
     pub(super) fn fault(&self, at: Position, message: impl Into<String>) {
         self.faults.borrow_mut().push(Fault::new(at, message));
     }
+
+    pub(super) fn warn(&self, at: Position, message: impl Into<String>) {
+        self.warnings.borrow_mut().push(Fault::new(at, message));
+    }
 }
 
 /// A value that some key needs in some form.
@@ -80,8 +84,7 @@ impl<'a> Value<'a> {
 
     /// Says what is unwise here.
     pub(super) fn warn(&self, message: impl Display) {
-        let warning = Fault::new(self.node.at, format!("{}: {message}", self.label));
-        self.reader.warnings.borrow_mut().push(warning);
+        self.reader.warn(self.node.at, format!("{}: {message}", self.label));
     }
 
     /// Says that the client's address decides here, where nobody has said whether it is the client's.

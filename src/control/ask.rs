@@ -24,6 +24,7 @@ use tokio::io::AsyncWriteExt;
 use crate::config::Probe;
 use crate::net::dial::DialFault;
 use crate::net::stream::Stream;
+use crate::net::tls::client::CertificateRefusal;
 use crate::pool::Address;
 use crate::ws::close::close_frame;
 use crate::ws::handshake::{self, AnswerFault};
@@ -55,7 +56,16 @@ pub struct Answer {
 pub enum AskFault {
     /// There is no connection.
     #[error(transparent)]
-    Dial(#[from] DialFault),
+    Dial(DialFault),
+    /// The node asks for a certificate, and there is none to show.
+    #[error("the node asks for a client certificate; write `cert:` and `key:` in the `tls` of the pool")]
+    NoCertificate,
+    /// The node does not believe the certificate that it is shown.
+    #[error(
+        "the node refuses the client certificate that it is shown; write one in the `tls` of the pool that its authority \
+         signed"
+    )]
+    Certificate,
     /// There is a connection, and no whole answer within this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -69,13 +79,38 @@ pub enum AskFault {
     },
     /// What came is no whole HTTP answer.
     #[error("the answer is no valid HTTP: {0}")]
-    Http(#[from] hyper::Error),
+    Http(hyper::Error),
     /// The node's 101 is not the answer to the handshake.
     #[error("{0}")]
     Handshake(#[from] AnswerFault),
     /// The request cannot be built: a path that is none, which no config has, or no randomness.
     #[error("the probe cannot be sent: {0}")]
     Request(String),
+}
+
+impl AskFault {
+    /// Where it is about the certificate of the balancer, that.
+    fn of_certificate(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        CertificateRefusal::in_error(error).map(|refusal| match refusal {
+            CertificateRefusal::Missing => Self::NoCertificate,
+            CertificateRefusal::NotBelieved => Self::Certificate,
+        })
+    }
+}
+
+impl From<hyper::Error> for AskFault {
+    fn from(error: hyper::Error) -> Self {
+        Self::of_certificate(&error).unwrap_or(Self::Http(error))
+    }
+}
+
+impl From<DialFault> for AskFault {
+    fn from(fault: DialFault) -> Self {
+        match &fault {
+            DialFault::Tls(error) => Self::of_certificate(error).unwrap_or(Self::Dial(fault)),
+            _ => Self::Dial(fault),
+        }
+    }
 }
 
 /// Asks the node at `address` on the connection that `dial` makes; the answer must be whole within `timeout`.

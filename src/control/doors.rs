@@ -10,7 +10,8 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Fault, ListenAddress, Position, same_listeners};
+use super::bind::{ListenSpec, fault};
+use crate::config::{Config, Fault, Position, same_listeners};
 use crate::net::listen::{Listener, Spare};
 use crate::proxy::entrance::Entrance;
 
@@ -30,6 +31,14 @@ pub struct Bound {
     pub entrances: Vec<Entrance>,
     /// `None` where the open door stays, or there is none to be.
     pub admin: Option<Listener>,
+}
+
+/// A socket whose file another config wants otherwise.
+struct Permitted<'a> {
+    old: ListenSpec<'a>,
+    new: ListenSpec<'a>,
+    spare: &'a Spare,
+    at: Option<&'a Position>,
 }
 
 /// One socket and its task.
@@ -54,26 +63,42 @@ pub(super) type AcceptAdmin<'a> = &'a dyn Fn(Listener, CancellationToken) -> Joi
 pub(super) struct Closing(Vec<Door>);
 
 impl Bound {
-    /// Binds everything that `config` names, for a start. `bind` makes one listener, and is told whether it is the
-    /// one of the admin API.
+    /// Binds everything that `config` names, for a start. `bind` makes one listener.
     ///
     /// # Errors
     ///
-    /// The first address that cannot be bound, or whose TLS cannot be spoken.
+    /// A fault for each address that cannot be bound, or whose TLS cannot be spoken; nothing stays bound then.
     pub fn all(
         config: &Config,
-        mut bind: impl FnMut(&ListenAddress, bool) -> io::Result<Listener>,
-    ) -> io::Result<Self> {
-        let entrances =
-            config.listeners.iter().map(|listener| Entrance::new(listener).map_err(io::Error::other));
-        let entrances = entrances.collect::<io::Result<_>>()?;
-        let clients = config.listeners.iter().map(|listener| bind(&listener.address, false).map(Some));
-        Ok(Self {
-            clients: clients.collect::<io::Result<_>>()?,
-            entrances,
-            admin: config.admin.as_ref().map(|admin| bind(&admin.address, true)).transpose()?,
-        })
+        mut bind: impl FnMut(ListenSpec) -> io::Result<Listener>,
+    ) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut try_bind = |spec: ListenSpec, at: Option<&Position>| {
+            bind(spec).map_err(|error| faults.push(fault(None, spec.address, at, &error))).ok()
+        };
+        let places = |index: usize| config.places.listeners.get(index);
+        let listeners = config.listeners.iter().enumerate();
+        let clients =
+            listeners.map(|(index, listener)| try_bind(ListenSpec::for_clients(listener), places(index)));
+        let clients = clients.collect();
+        let admin = config.admin.as_ref().map(ListenSpec::for_admin);
+        let admin = admin.and_then(|spec| try_bind(spec, config.places.admin.as_ref()));
+        let entrances = entrances(config, &mut faults);
+        if faults.is_empty() { Ok(Self { clients, entrances, admin }) } else { Err(faults) }
     }
+}
+
+/// What connections go through, one for each of `listeners` whose TLS can be spoken.
+fn entrances(config: &Config, faults: &mut Vec<Fault>) -> Vec<Entrance> {
+    let mut entrances = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        match (Entrance::new(listener), config.places.listeners.get(index)) {
+            (Ok(entrance), _) => entrances.push(entrance),
+            (Err(error), Some(at)) => faults.push(Fault::new(*at, format!("tls: {error}"))),
+            (Err(error), None) => faults.push(Fault::of_file(format!("tls: {error}"))),
+        }
+    }
+    entrances
 }
 
 impl Doors {
@@ -84,31 +109,74 @@ impl Doors {
     /// A fault for each address that cannot be bound, or whose TLS cannot be spoken; nothing stays bound then.
     pub fn bind(&self, old: &Config, new: &Config) -> Result<Bound, Vec<Fault>> {
         let mut faults = Vec::new();
-        type Bind = fn(&ListenAddress) -> io::Result<Listener>;
-        let mut try_bind = |bind: Bind, address: &ListenAddress, at: Option<&Position>| {
-            let fault = |error| fault(old, address, at, &error);
-            bind(address).map_err(|error| faults.push(fault(error))).ok()
+        let mut try_bind = |spec: ListenSpec, at: Option<&Position>| {
+            spec.bind().map_err(|error| faults.push(fault(Some(old), spec.address, at, &error))).ok()
         };
         let places = same_listeners(&old.listeners, &new.listeners);
         let wanted = new.listeners.iter().zip(places).enumerate();
         let clients = wanted.map(|(index, (listener, place))| match place {
             Some(_) => None,
-            None => try_bind(bind, &listener.address, new.places.listeners.get(index)),
+            None => try_bind(ListenSpec::for_clients(listener), new.places.listeners.get(index)),
         });
         let clients = clients.collect();
         let present = old.admin.as_ref().map(|admin| &admin.address);
-        let wanted =
-            new.admin.as_ref().map(|admin| &admin.address).filter(|address| present != Some(*address));
-        let admin = wanted.and_then(|address| try_bind(bind_admin, address, new.places.admin.as_ref()));
-        let mut entrances = Vec::new();
-        for (index, listener) in new.listeners.iter().enumerate() {
-            match (Entrance::new(listener), new.places.listeners.get(index)) {
-                (Ok(entrance), _) => entrances.push(entrance),
-                (Err(error), Some(at)) => faults.push(Fault::new(*at, format!("tls: {error}"))),
-                (Err(error), None) => faults.push(Fault::of_file(format!("tls: {error}"))),
+        let wanted = new.admin.as_ref().filter(|admin| present != Some(&admin.address));
+        let admin =
+            wanted.and_then(|admin| try_bind(ListenSpec::for_admin(admin), new.places.admin.as_ref()));
+        let entrances = entrances(new, &mut faults);
+        if faults.is_empty() { Ok(Bound { clients, entrances, admin }) } else { Err(faults) }
+    }
+
+    /// Gives the files of the Unix sockets that stay open the mode and the group that `new` says.
+    ///
+    /// # Errors
+    ///
+    /// A fault for each that cannot be changed; all are as they were then.
+    pub fn permit(&self, old: &Config, new: &Config) -> Result<(), Vec<Fault>> {
+        let mut faults = Vec::new();
+        for Permitted { new: spec, spare, at, .. } in self.permitted(old, new) {
+            let changed = spec.permissions().and_then(|wanted| spare.permit(&wanted));
+            faults.extend(changed.err().map(|error| fault(None, spec.address, at, &spec.explained(&error))));
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        self.permit_no_longer(old, new);
+        Err(faults)
+    }
+
+    /// Takes [`permit`](Self::permit) back.
+    pub fn permit_no_longer(&self, old: &Config, new: &Config) {
+        for Permitted { old: spec, spare, .. } in self.permitted(old, new) {
+            if let Err(error) = spec.permissions().and_then(|wanted| spare.permit(&wanted)) {
+                tracing::warn!(address = %spec.address, %error, "the permissions of a listener are not as they were");
             }
         }
-        if faults.is_empty() { Ok(Bound { clients, entrances, admin }) } else { Err(faults) }
+    }
+
+    /// The sockets that stay open and whose files are to be other ones.
+    fn permitted<'a>(&'a self, old: &'a Config, new: &'a Config) -> Vec<Permitted<'a>> {
+        let mut changed = Vec::new();
+        let mut consider = |old, new, door: &'a Door, at| {
+            if let Some(spare) = door.spare.as_ref().filter(|_| old != new) {
+                changed.push(Permitted { old, new, spare, at });
+            }
+        };
+        let places = same_listeners(&old.listeners, &new.listeners);
+        for (index, (listener, place)) in new.listeners.iter().zip(places).enumerate() {
+            let Some(place) = place else { continue };
+            let (Some(before), Some(door)) = (old.listeners.get(place), self.clients.get(place)) else {
+                continue;
+            };
+            let specs = (ListenSpec::for_clients(before), ListenSpec::for_clients(listener));
+            consider(specs.0, specs.1, door, new.places.listeners.get(index));
+        }
+        if let (Some(old), Some(now), Some(door)) = (&old.admin, &new.admin, &self.admin)
+            && old.address == now.address
+        {
+            consider(ListenSpec::for_admin(old), ListenSpec::for_admin(now), door, new.places.admin.as_ref());
+        }
+        changed
     }
 
     /// Opens what was bound for `new`, and then begins to close what only `old` names.
@@ -224,62 +292,5 @@ impl Closing {
             // A panic of the task has been said, and has closed the socket.
             let _ = door.task.await;
         }
-    }
-}
-
-/// A listener on `address`.
-///
-/// # Errors
-///
-/// As in bind(2), with the address.
-pub fn bind(address: &ListenAddress) -> io::Result<Listener> {
-    let bound = match address {
-        ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
-        ListenAddress::Unix(path) => Listener::bind_unix(path),
-    };
-    said(address, bound)
-}
-
-/// The same for the admin API: the file of a Unix socket is its owner's alone, who can connect to it needs no token.
-///
-/// # Errors
-///
-/// As in bind(2), with the address.
-pub fn bind_admin(address: &ListenAddress) -> io::Result<Listener> {
-    match address {
-        ListenAddress::Tcp(_) => bind(address),
-        ListenAddress::Unix(path) => said(address, Listener::bind_private_unix(path)),
-    }
-}
-
-fn said(address: &ListenAddress, bound: io::Result<Listener>) -> io::Result<Listener> {
-    bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-}
-
-/// What a failed bind means, and what to do where the running config itself is in the way.
-fn fault(old: &Config, address: &ListenAddress, at: Option<&Position>, error: &io::Error) -> Fault {
-    let own = old.listeners.iter().map(|listener| &listener.address);
-    let own = own.chain(old.admin.as_ref().map(|admin| &admin.address));
-    let message = match own.into_iter().find(|own| is_in_the_way(own, address)) {
-        Some(own) => format!(
-            "{error}; the balancer itself listens on {own}: take that out, reload, and then add {address}"
-        ),
-        None => error.to_string(),
-    };
-    match at {
-        Some(at) => Fault::new(*at, message),
-        None => Fault::of_file(message),
-    }
-}
-
-/// Whether the kernel does not let two sockets have these.
-fn is_in_the_way(one: &ListenAddress, other: &ListenAddress) -> bool {
-    match (one, other) {
-        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
-            let same_family = one.is_ipv4() == other.is_ipv4();
-            let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-            one.port() == other.port() && one.port() != 0 && same_family && (any || one.ip() == other.ip())
-        }
-        _ => one == other,
     }
 }

@@ -43,11 +43,16 @@ pub fn read(path: &Path) -> Reading {
     let seen = RefCell::new(Seen::default());
     // One byte more than it may have is enough to see that it has too many.
     let text = seen.borrow_mut().read(path, LARGEST_FILE + 1);
-    let read = |named: &Path| fits(seen.borrow_mut().read(&directory.join(named), LARGEST_NAMED + 1)?);
+    let read = |named: &Path| {
+        let path = directory.join(named);
+        let content = seen.borrow_mut().read(&path, LARGEST_NAMED + 1).and_then(fits);
+        content.map_err(|error| looked_for(named, &path, error))
+    };
     let mut config = match text {
         Ok(text) => config::resolve_at(&file, unix(), &text, &|name| std::env::var(name).ok(), &read),
         Err(error) => {
-            let message = format!("the config cannot be read: {error}; name another file with -c FILE");
+            let what = unreadable(path, error);
+            let message = format!("{what}; name another file with -c FILE, or in MAINSTAY_CONFIG");
             Err(Faults::new(&file, vec![Fault::of_file(message)]))
         }
     };
@@ -107,14 +112,29 @@ pub fn admin_place(path: &Path) -> Result<AdminPlace, Faults> {
     let file = path.display().to_string();
     let text = read_at_most(path, LARGEST_FILE + 1).map_err(|error| {
         let message = format!(
-            "the config cannot be read: {error}; name that of the running balancer with -c FILE, or its admin \
-             address with --admin ADDRESS"
+            "{}; name that of the running balancer with -c FILE, or its admin address with --admin ADDRESS",
+            unreadable(path, error)
         );
         Faults::new(&file, vec![Fault::of_file(message)])
     })?;
     let place = config::admin_place(&file, &text, &|name| std::env::var(name).ok())?;
     let directory = path.parent().unwrap_or(Path::new(""));
     Ok(AdminPlace { token_file: place.token_file.map(|named| directory.join(named)), ..place })
+}
+
+/// That a config cannot be read, and where it was looked for.
+fn unreadable(path: &Path, error: io::Error) -> String {
+    format!("the config cannot be read: {}", looked_for(path, path, error))
+}
+
+/// The error, with the whole path where what is written is only a part of it.
+fn looked_for(written: &Path, path: &Path, error: io::Error) -> io::Error {
+    match std::path::absolute(path) {
+        Ok(tried) if written.is_relative() => {
+            io::Error::new(error.kind(), format!("{error}, looked for at {}", tried.display()))
+        }
+        _ => error,
+    }
 }
 
 /// The content of a file that a config names.

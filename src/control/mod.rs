@@ -5,6 +5,7 @@
 
 mod apply;
 pub mod ask;
+mod bind;
 mod doors;
 pub mod drain;
 mod leave;
@@ -17,4 +18,5 @@ pub mod upgrade;
 pub mod watch;
 
 pub use apply::{Reload, ServeAdmin, handed_name};
-pub use doors::{Bound, bind, bind_admin};
+pub use bind::ListenSpec;
+pub use doors::Bound;

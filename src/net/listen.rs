@@ -4,11 +4,10 @@
 //! is in use. It is lenient with what a dead process left behind: sockets in TIME_WAIT, a socket file nobody
 //! listens on.
 
-use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -40,6 +39,15 @@ pub struct SocketFile {
     identity: Option<(u64, u64)>,
     /// Another process goes on with it.
     is_left: AtomicBool,
+}
+
+/// What the file of a Unix listener is to be. Who may write to it may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions {
+    /// The permission bits; `None` is what the umask leaves.
+    pub mode: Option<u32>,
+    /// The number of its group; `None` is the process's own.
+    pub group: Option<u32>,
 }
 
 /// A second descriptor of a listening socket, by which somebody else can go on with it.
@@ -78,6 +86,15 @@ impl Spare {
         }
     }
 
+    /// Changes the file of a Unix listener, where it is this process's.
+    ///
+    /// # Errors
+    ///
+    /// As in chown(2) and chmod(2).
+    pub fn permit(&self, wanted: &Permissions) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.permit(wanted))
+    }
+
     /// Another process goes on with the socket: its file stays.
     pub fn leave(&self) {
         if let Some(file) = &self.file {
@@ -111,21 +128,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` when somebody listens there or when the file is no socket; else as in bind(2).
-    pub fn bind_unix(path: &Path) -> io::Result<Self> {
-        Self::bind_unix_within(path, None)
-    }
-
-    /// The same for a socket that only its owner (and root) may connect to.
-    ///
-    /// # Errors
-    ///
-    /// As [`Listener::bind_unix`], and what chmod(2) says.
-    pub fn bind_private_unix(path: &Path) -> io::Result<Self> {
-        Self::bind_unix_within(path, Some(0o600))
-    }
-
-    fn bind_unix_within(path: &Path, mode: Option<u32>) -> io::Result<Self> {
+    /// `AddrInUse` when somebody listens there or when the file is no socket; else as in bind(2), chown(2) and chmod(2).
+    pub fn bind_unix(path: &Path, wanted: &Permissions) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         match socket.bind(&address) {
@@ -135,12 +139,10 @@ impl Listener {
             }
             result => result?,
         }
-        if let Some(mode) = mode {
-            // Nobody can have connected yet: the socket is bound and does not listen.
-            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-        }
-        listening(&socket)?;
         let file = SocketFile::new(path, identity(path));
+        // Nobody can have connected yet: the socket is bound and does not listen.
+        file.permit(wanted)?;
+        listening(&socket)?;
         Ok(Self::Unix(UnixListener::from_std(socket.into())?, file))
     }
 
@@ -186,6 +188,18 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 Ok((Stream::Unix(stream), None))
             }
+        }
+    }
+
+    /// Changes the file of a Unix listener, where it is this process's.
+    ///
+    /// # Errors
+    ///
+    /// As in chown(2) and chmod(2).
+    pub fn permit(&self, wanted: &Permissions) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) => Ok(()),
+            Self::Unix(_, file) => file.permit(wanted),
         }
     }
 
@@ -240,6 +254,24 @@ impl SocketFile {
     fn new(path: &Path, identity: Option<(u64, u64)>) -> Arc<Self> {
         Arc::new(Self { path: path.to_owned(), identity, is_left: AtomicBool::new(false) })
     }
+
+    /// Whether the file that is there now is this process's.
+    fn is_own(&self) -> bool {
+        self.identity.is_some() && identity(&self.path) == self.identity
+    }
+
+    fn permit(&self, wanted: &Permissions) -> io::Result<()> {
+        if !self.is_own() {
+            return Ok(());
+        }
+        if let Some(group) = wanted.group {
+            chown(&self.path, None, Some(group))?;
+        }
+        if let Some(mode) = wanted.mode {
+            std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for SocketFile {
@@ -247,7 +279,7 @@ impl Drop for SocketFile {
         if *self.is_left.get_mut() {
             return;
         }
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if self.is_own() {
             // A file that cannot be removed is stale from now on, and the next bind replaces it.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -262,6 +294,10 @@ mod tests {
 
     fn tcp(address: &str) -> io::Result<Listener> {
         Listener::bind_tcp(address.parse().unwrap())
+    }
+
+    fn unix(path: &Path) -> io::Result<Listener> {
+        Listener::bind_unix(path, &Permissions::default())
     }
 
     fn port(listener: &Listener) -> u16 {
@@ -330,7 +366,7 @@ mod tests {
     async fn a_unix_listener_accepts_and_takes_its_file_away() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
-        let listener = Listener::bind_unix(&path).unwrap();
+        let listener = unix(&path).unwrap();
         assert_eq!(listener.local(), format!("unix:{}", path.display()));
         let _client = UnixStream::connect(&path).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
@@ -340,14 +376,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_of_a_private_listener_is_its_owners_alone() {
+    async fn the_file_of_a_listener_has_the_wanted_mode_before_anybody_can_connect() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind_private_unix(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let wanted = |mode| Permissions { mode: Some(mode), group: None };
+        let listener = Listener::bind_unix(&path, &wanted(0o600)).unwrap();
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
         let _client = UnixStream::connect(&path).await.unwrap();
         assert!(listener.accept().await.is_ok());
+        listener.permit(&wanted(0o660)).unwrap();
+        assert_eq!(mode(), 0o660);
+        // Of another's file nothing is changed.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        listener.permit(&wanted(0o600)).unwrap();
+        assert_eq!(mode(), 0o640);
     }
 
     #[tokio::test]
@@ -356,8 +402,8 @@ mod tests {
         let path = directory.path().join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let listener = Listener::bind_unix(&path).unwrap();
-        assert_eq!(Listener::bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let listener = unix(&path).unwrap();
+        assert_eq!(unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         UnixStream::connect(&path).await.unwrap();
         assert!(listener.accept().await.is_ok(), "the probe of a live listener does it no harm");
     }
@@ -367,7 +413,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notes.txt");
         std::fs::write(&path, "keep").unwrap();
-        assert_eq!(Listener::bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read(&path).unwrap(), b"keep");
     }
 
@@ -375,9 +421,9 @@ mod tests {
     async fn the_file_of_a_successor_outlives_the_first_listener() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
-        let first = Listener::bind_unix(&path).unwrap();
+        let first = unix(&path).unwrap();
         std::fs::rename(&path, directory.path().join("old.sock")).unwrap();
-        let second = Listener::bind_unix(&path).unwrap();
+        let second = unix(&path).unwrap();
         drop(first);
         UnixStream::connect(&path).await.unwrap();
         assert!(second.accept().await.is_ok());
@@ -386,8 +432,8 @@ mod tests {
     #[tokio::test]
     async fn a_path_that_cannot_be_bound_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Listener::bind_unix(&directory.path().join("no/such/a.sock")).is_err());
-        assert!(Listener::bind_unix(&directory.path().join("x".repeat(200))).is_err());
-        assert!(Listener::bind_unix(directory.path()).is_err());
+        assert!(unix(&directory.path().join("no/such/a.sock")).is_err());
+        assert!(unix(&directory.path().join("x".repeat(200))).is_err());
+        assert!(unix(directory.path()).is_err());
     }
 }

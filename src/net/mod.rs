@@ -7,6 +7,7 @@ pub mod files;
 pub mod handover;
 pub mod inherit;
 pub mod listen;
+pub mod listening_process;
 pub mod places;
 pub mod proxy_protocol;
 pub mod stream;

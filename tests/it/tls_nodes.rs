@@ -53,6 +53,36 @@ async fn a_probe_speaks_tls_too() {
 }
 
 #[tokio::test]
+async fn a_node_that_asks_for_a_certificate_is_said_to_ask_for_one() {
+    let (papers, node) = (papers(), node().await);
+    papers.issue("node", &["node.example"]);
+    papers.issue("balancer", &[]);
+    let strangers = crate::tls::papers();
+    strangers.issue("stranger", &[]);
+    let stranger = ["pem", "key"].map(|kind| strangers.path(&format!("stranger.{kind}")));
+    let stranger = format!(", cert: {}, key: {}", stranger[0], stranger[1]);
+    let tls = papers.node("node", true);
+    for (shown, said) in [
+        ("", "the node asks for a client certificate; write `cert:` and `key:` in the `tls` of the pool"),
+        (&stranger, "the node refuses the client certificate that it is shown"),
+    ] {
+        let mut config = papers.config("null", &node, &format!("{TO_NODE}{shown} }}\n"));
+        config.pools[0].health = mainstay::config::Health::default();
+        let refusing = async {
+            let (stream, _) = soon(node.accept()).await.unwrap();
+            // The connection stays, so that no reset overtakes what is said.
+            soon(tls.accept(stream).into_fallible()).await.map(drop).unwrap_err().1
+        };
+        let (app, _refused) = tokio::join!(soon(App::start(&config)), refusing);
+        let app = app.unwrap();
+        let status = crate::admin::gets(&app, "/api/status").await;
+        let probe = &status["pools"][0]["nodes"][0]["health"]["last_probe"];
+        assert!(probe["fault"].as_str().unwrap_or_default().starts_with(said), "{status}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_prove_its_name_gets_nothing() {
     let (papers, node) = (papers(), node().await);
     papers.issue("node", &["node.example"]);

@@ -9,15 +9,15 @@ use serde_json::Value;
 
 use crate::balancer::{Balancer, DEADLINE, close_code, config, node, tunnel};
 
-const NO_PROBES: &str = "health: null";
+pub const NO_PROBES: &str = "health: null";
 
 /// Runs a command in the folder of the balancer, where its config is `balancer.yaml`.
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mainstay")).current_dir(folder).args(arguments).output().unwrap()
 }
 
 /// The standard output of a command that ends well.
-fn said(folder: &Path, arguments: &[&str]) -> String {
+pub fn said(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{arguments:?}: {out}");
@@ -25,14 +25,14 @@ fn said(folder: &Path, arguments: &[&str]) -> String {
 }
 
 /// The standard error of a command that ends with this code.
-fn failed(folder: &Path, arguments: &[&str], code: i32) -> String {
+pub fn failed(folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = run(folder, arguments);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), &b""[..]), "{arguments:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
 /// The ids of the live sessions, once there are so many.
-fn ids(folder: &Path, admin: &str, count: usize) -> Vec<String> {
+pub fn ids(folder: &Path, admin: &str, count: usize) -> Vec<String> {
     let end = Instant::now() + DEADLINE;
     loop {
         let answer = said(folder, &["sessions", "--json", "--admin", admin]);
@@ -138,6 +138,14 @@ fn a_node_is_drained_with_its_progress_and_taken_back() {
     assert_eq!(lines[lines.len() - 1], "chat/ws1: drained; it takes no clients until `mainstay undrain`");
     assert!(said(folder, &["status", "--admin", admin]).contains("\nchat  ws1   draining        0 "));
 
+    let empty = said(folder, &["drain", "chat/ws1", "--admin", admin]);
+    assert!(
+        empty.ends_with(
+            "chat/ws1: nothing to do, it has no tunnels; it takes no clients until `mainstay undrain`\n"
+        ),
+        "{empty}"
+    );
+    assert!(!empty.contains("to go"), "{empty}");
     let again = said(folder, &["drain", "chat/ws1", "--detach", "--json", "--admin", admin]);
     let again: Value = serde_json::from_str(&again).unwrap();
     assert_eq!((&again["state"], &again["drain"]["left"]), (&"draining".into(), &0.into()));
@@ -167,15 +175,28 @@ fn the_config_tells_where_the_balancer_is_even_when_it_has_become_bad() {
         let (out, err) = (output.stdout, String::from_utf8(output.stderr).unwrap());
         (output.status.code(), String::from_utf8(out).unwrap(), err)
     };
-    let (code, effective, _) = command(&["config"]);
+    let (code, effective, _) = command(&["config", "--json"]);
     assert_eq!(code, Some(0));
     let config: Value = serde_json::from_str(&effective).unwrap();
     assert_eq!(
         (&config["admin"]["address"], &config["pools"]["chat"]["load_bound"]),
         (&place.clone().into(), &1.25.into())
     );
-    std::fs::write(folder.join("effective.yaml"), &effective).unwrap();
-    assert_eq!(command(&["check", "-c", "effective.yaml"]).0, Some(0), "what it prints is a config");
+    let (_, as_yaml, _) = command(&["config"]);
+    for shown in [&effective, &as_yaml] {
+        std::fs::write(folder.join("effective.yaml"), shown).unwrap();
+        assert_eq!(
+            command(&["check", "-c", "effective.yaml"]).0,
+            Some(0),
+            "what it prints is a config: {shown}"
+        );
+    }
+    let keys: Vec<&str> = as_yaml.lines().filter(|line| !line.starts_with([' ', '-'])).collect();
+    let order =
+        ["listeners", "admin", "trusted_proxies", "limits", "access_log", "shutdown", "pools", "routes"];
+    let in_order = keys.iter().zip(order).all(|(line, key)| line.starts_with(&format!("{key}:")));
+    assert!(in_order && keys.len() == order.len(), "{as_yaml}");
+    assert!(as_yaml.contains("\n    nodes:\n      - id: ws1\n        address: \"127.0.0.1:"), "{as_yaml}");
 
     assert_eq!(command(&["reload"]), (Some(0), "nothing has changed\n".into(), String::new()));
     std::fs::write(folder.join("balancer.yaml"), text.replace("ws1", "ws one")).unwrap();
@@ -185,6 +206,26 @@ fn the_config_tells_where_the_balancer_is_even_when_it_has_become_bad() {
     assert!(lines[0].starts_with("mainstay: the config has faults"), "{err}");
     assert!(lines[1].contains("balancer.yaml:5:") && lines[1].contains("id: "), "{err}");
     assert_eq!(command(&["status"]).0, Some(0), "the config that is in effect is the one before");
+
+    let (code, out, err) = command(&["reload", "--json"]);
+    let answer: Value = serde_json::from_str(&out).unwrap_or_else(|fault| panic!("{fault}: {out}"));
+    assert_eq!((code, &answer["faults"][0]["line"]), (Some(1), &5.into()), "{answer}");
+    assert!(
+        answer["error"].as_str().unwrap().contains("has faults") && err.starts_with("mainstay: "),
+        "{answer}"
+    );
+}
+
+#[test]
+fn the_help_explains_the_columns_of_the_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = said(folder.path(), &["status", "--help"]);
+    assert!(status.contains("\n  USE ") && status.contains("\n  MAX "), "{status}");
+    let sessions = said(folder.path(), &["sessions", "--help"]);
+    assert!(sessions.contains("\n  GEN ") && sessions.contains("generation of the config"), "{sessions}");
+    for help in [status, sessions] {
+        assert!(help.contains("MAINSTAY_CONFIG") && help.contains("MAINSTAY_ADMIN"), "{help}");
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The orderly end on SIGTERM, and the end at once on a second signal.
 
 use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
 use std::sync::mpsc::channel;
 
 use rustix::process::Signal;
 
-use crate::balancer::{Balancer, DEADLINE, Raw, asked, close_code, config, node, tunnel};
+use crate::balancer::{Balancer, DEADLINE, Raw, asked, close_code, config, node, path_in, tunnel};
 
 const GET: &str = "GET /file HTTP/1.1\r\nHost: a.example\r\n\r\n";
 
@@ -153,13 +154,61 @@ fn a_signal_before_it_serves_ends_it_with_0() {
 }
 
 #[test]
-fn an_address_in_use_is_said_with_1() {
+fn an_address_in_use_is_said_with_its_line_who_has_it_and_what_to_do() {
     let node = node();
     let taken = node.local_addr().unwrap().to_string();
-    let config = config(&node, "1s", "health: null").replacen("127.0.0.1:0", &taken, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = path_in(&folder, "a.sock");
+    let _unix = UnixListener::bind(&socket).unwrap();
+    let config = config(&node, "1s", "health: null").replacen("127.0.0.1:0", &taken, 1).replacen(
+        "127.0.0.1:0",
+        &format!("unix:{socket}"),
+        1,
+    );
     let mut balancer = Balancer::start(&config, |_| {});
     assert_eq!(balancer.exit_code(), 1);
-    let said = format!("mainstay: cannot listen on {taken}: Address already in use (os error 98)");
-    assert!(balancer.log().ends_with(&said), "{}", balancer.log());
+    let log = balancer.log();
+    let file = path_in(&balancer.folder, "balancer.yaml");
+    let own = format!("(process {}) listens on", std::process::id());
+    let said: Vec<&str> = log.lines().filter(|line| line.starts_with(&file)).collect();
+    let [port, path] = said[..] else { panic!("{log}") };
+    let start = format!("{file}:1:24: cannot listen on {taken}: the port is in use: ");
+    assert!(
+        port.starts_with(&start) && port.ends_with(&format!("{own} {taken}; stop it, or write another port")),
+        "{port}"
+    );
+    let start = format!("{file}:2:19: cannot listen on unix:{socket}: the path is in use: ");
+    assert!(path.starts_with(&start) && path.ends_with("; stop it, or write another path"), "{path}");
+    assert!(path.contains(&own), "{path}");
     drop(Raw::new(TcpStream::connect(&taken).unwrap()));
+}
+
+#[test]
+fn each_reason_why_an_address_cannot_be_listened_on_says_what_would_be_right() {
+    let (node, folder) = (node(), tempfile::tempdir().unwrap());
+    let is_root = rustix::process::geteuid().is_root();
+    let unix = |path: &str| format!("unix:{}", path_in(&folder, path));
+    std::fs::write(path_in(&folder, "notes.txt"), "keep").unwrap();
+    for (address, more, said) in [
+        ("192.0.2.1:80".to_owned(), "", "no interface of this machine has the address"),
+        (unix("no/such/a.sock"), "", "make it (RuntimeDirectory= of the unit)"),
+        (unix("notes.txt"), "", "a file that is no socket is there"),
+        (
+            unix("a.sock"),
+            ", group: no-such-group-here",
+            "there is no group `no-such-group-here` on this machine",
+        ),
+        ("127.0.0.1:1".to_owned(), "", "give the process CAP_NET_BIND_SERVICE"),
+    ] {
+        if address.ends_with(":1") && is_root {
+            continue;
+        }
+        let listener = format!("\"{address}\"{more}");
+        let config = config(&node, "1s", "health: null").replacen("\"127.0.0.1:0\"", &listener, 1);
+        let mut balancer = Balancer::start(&config, |_| {});
+        assert_eq!(balancer.exit_code(), 1, "{}", balancer.log());
+        let log = balancer.log();
+        assert!(log.contains("balancer.yaml:1:24: cannot listen on ") && log.contains(said), "{log}");
+    }
+    assert_eq!(std::fs::read(path_in(&folder, "notes.txt")).unwrap(), b"keep");
 }

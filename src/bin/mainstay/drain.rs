@@ -78,23 +78,30 @@ impl NodePath {
 
 /// `mainstay drain`
 pub fn drain(wish: &Wish) -> Result<(), Failure> {
-    let client = wish.remote.client()?;
+    let client = wish.remote.client().map_err(|failure| wish.remote.failed(failure))?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let begun = client.ask_with(Method::POST, &wish.node.path("drain"), Some(&wish.body())).await?;
-        wish.remote.show(&begun, |begun| warnings(begun) + &wish.node.said(&progress(&begun["drain"])))?;
-        if wish.detach { Ok(()) } else { watch(wish, &client, &begun["drain"]).await }
+        let is_empty = begun["drain"]["left"] == 0;
+        let said = |begun: &Value| match is_empty {
+            true => wish.node.said(EMPTY),
+            false => wish.node.said(&progress(&begun["drain"])),
+        };
+        wish.remote.show(&begun, |begun| warnings(begun) + &said(begun))?;
+        if wish.detach || is_empty { Ok(()) } else { watch(wish, &client, &begun["drain"]).await }
     });
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
-    outcome
+    outcome.map_err(|failure| wish.remote.failed(failure))
 }
+
+/// Of a node without tunnels.
+const EMPTY: &str = "nothing to do, it has no tunnels; it takes no clients until `mainstay undrain`";
 
 /// `mainstay undrain`
 pub fn undrain(node: &NodePath, remote: &Remote) -> Result<(), Failure> {
-    let answer = remote.client()?.ask_blocking(Method::POST, &node.path("undrain"))?;
     let state = |answer: &Value| warnings(answer) + &node.said(&table::text(&answer["state"]));
-    remote.show(&answer, state)
+    remote.tell(Method::POST, &node.path("undrain"), state)
 }
 
 /// Shows each step until nobody is left.

@@ -30,6 +30,9 @@ use remote::{Remote, Wanted};
 /// What is not an argument, for the help and the manual.
 const ENVIRONMENT: &str = "\
 Environment:
+  MAINSTAY_CONFIG  the config file, where no -c names one
+  MAINSTAY_ADMIN   the admin address that the commands ask, where neither --admin nor
+            -c says where it is
   RUST_LOG  what is logged on standard error: error, warn, info (the default),
             debug or trace; for a part of it, too: RUST_LOG=info,mainstay::proxy=debug
             shows every request that is refused
@@ -71,8 +74,10 @@ enum Command {
         redis: Option<String>,
     },
     /// Show a running balancer: its nodes, their states and loads
+    #[command(after_help = table::STATUS_COLUMNS)]
     Status(Remote),
     /// List the live sessions of a running balancer
+    #[command(after_help = table::SESSIONS_COLUMNS)]
     Sessions {
         #[command(flatten)]
         wanted: Wanted,
@@ -103,7 +108,8 @@ enum Command {
     Reload(Remote),
     /// Replace the running balancer by the program that stands at its path now, with every connection kept
     Upgrade(Remote),
-    /// Show the config in effect in a running balancer, with every default; it is a config file itself
+    /// Show the config in effect in a running balancer, with every default: YAML in the order of the reference, a config
+    /// file itself; --json is the same as JSON
     Config(Remote),
     /// Print the JSON Schema of the config, for editors
     Schema,
@@ -116,7 +122,13 @@ enum Command {
 #[derive(Args)]
 struct ConfigFile {
     /// The config file
-    #[arg(short, long = "config", value_name = "FILE", default_value = "balancer.yaml")]
+    #[arg(
+        short,
+        long = "config",
+        value_name = "FILE",
+        default_value = "balancer.yaml",
+        env = "MAINSTAY_CONFIG"
+    )]
     config: PathBuf,
 }
 
@@ -135,11 +147,36 @@ enum Failure {
     /// What was watched ended otherwise.
     #[error("mainstay: {0}")]
     Otherwise(String),
+    /// All of it has been said, some of it failed.
+    #[error("")]
+    Said,
+}
+
+impl Failure {
+    /// What keeps the balancer from running: a config that cannot be put into effect has a place for each fault.
+    fn of_run(error: io::Error) -> Self {
+        match error.downcast::<Faults>() {
+            Ok(faults) => Self::Config(faults),
+            Err(error) => Self::Run(error),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.command.unwrap_or(Command::Run(cli.run)) {
+    match carry_out(cli.command.unwrap_or(Command::Run(cli.run))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Said) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what the command says.
+fn carry_out(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Run(file) => run(file),
         Command::Check(file) => check(file),
         Command::Demo { nodes, port, redis } => {
@@ -157,20 +194,15 @@ fn main() -> ExitCode {
         Command::Schema => generate::schema(),
         Command::Completions(wanted) => generate::completions(&wanted, Cli::command()),
         Command::Man(wanted) => generate::manual(&wanted, Cli::command()),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
-        }
     }
 }
 
 fn run(file: ConfigFile) -> Result<(), Failure> {
     let succession = Succession::from_env()?;
     match (load(&file.config), succession) {
-        (Ok(config), succession) => Ok(mainstay::app::run(&file.config, &config, succession)?),
+        (Ok(config), succession) => {
+            mainstay::app::run(&file.config, &config, succession).map_err(Failure::of_run)
+        }
         (Err(faults), None) => Err(faults.into()),
         (Err(faults), Some(succession)) => {
             succession.refuse(&faults.to_string());

@@ -42,7 +42,7 @@ pub struct Wish {
 
 /// `mainstay rebalance`
 pub fn rebalance(wish: &Wish) -> Result<(), Failure> {
-    let client = wish.remote.client()?;
+    let client = wish.remote.client().map_err(|failure| wish.remote.failed(failure))?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let path = format!("/api/pools/{}/rebalance", wish.pool);
@@ -52,7 +52,7 @@ pub fn rebalance(wish: &Wish) -> Result<(), Failure> {
     });
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
-    outcome
+    outcome.map_err(|failure| wish.remote.failed(failure))
 }
 
 /// Shows each step until none is under way.

@@ -6,23 +6,28 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use mainstay::admin::client::{Client, Place};
+use mainstay::admin::client::{Client, ClientFault, Place};
 use mainstay::admin::sessions::{LARGEST_PAGE, PAGE};
-use mainstay::config::Tokens;
+use mainstay::config::{Fault, Faults, Tokens, yaml};
 use mainstay::control::load::{admin_place, secret};
 use mainstay::pool::NodeId;
 
 use crate::{Failure, show, table};
 
+/// Where a command looks for the config when it is not told.
+const CONFIG: &str = "MAINSTAY_CONFIG";
+/// Where it asks when it is not told.
+const ADMIN: &str = "MAINSTAY_ADMIN";
+
 /// Which balancer, and how its answer is shown.
 #[derive(Args)]
 pub struct Remote {
-    /// The config of the running balancer, which says where its admin API is [default: balancer.yaml]
+    /// The config of the running balancer, which says where its admin API is [env: MAINSTAY_CONFIG] [default: balancer.yaml]
     #[arg(short, long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Ask here instead: HOST:PORT or unix:/path; only a config named with -c is read then
+    /// Ask here instead: HOST:PORT or unix:/path; only a config named with -c is read then [env: MAINSTAY_ADMIN]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<Place>,
     /// The file whose first token is shown [default: the config's]
@@ -64,7 +69,7 @@ pub fn status(remote: &Remote) -> Result<(), Failure> {
 
 /// `mainstay config`
 pub fn config(remote: &Remote) -> Result<(), Failure> {
-    remote.tell(Method::GET, "/api/config", |config| format!("{config:#}\n"))
+    remote.tell(Method::GET, "/api/config", yaml)
 }
 
 /// `mainstay sessions`
@@ -81,10 +86,25 @@ pub fn sessions(remote: &Remote, wanted: &Wanted) -> Result<(), Failure> {
     remote.tell(Method::GET, &path, table::sessions)
 }
 
-/// `mainstay kill`
+/// `mainstay kill`: each of them is tried, whatever becomes of the others.
 pub fn kill(remote: &Remote, ids: &[String]) -> Result<(), Failure> {
-    let shown = |answer: &Value| format!("closing {}\n", table::text(&answer["closing"]));
-    ids.iter().try_for_each(|id| remote.tell(Method::DELETE, &format!("/api/sessions/{id}"), shown))
+    let client = remote.client().map_err(|failure| remote.failed(failure))?;
+    let mut failed = 0;
+    for id in ids {
+        match client.ask_blocking(Method::DELETE, &format!("/api/sessions/{id}")) {
+            Ok(answer) => {
+                remote.show(&answer, |answer| format!("closing {}\n", table::text(&answer["closing"])))?;
+            }
+            Err(ClientFault::Refused { what, .. }) => {
+                failed += 1;
+                eprintln!("mainstay: {id}: {what}");
+                remote.show_json(&json!({ "id": id, "error": what }))?;
+            }
+            // Whoever cannot be asked about one cannot be asked about the next.
+            Err(fault) => return Err(remote.failed(fault.into())),
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::Said) }
 }
 
 /// `mainstay reload`
@@ -99,9 +119,26 @@ pub fn upgrade(remote: &Remote) -> Result<(), Failure> {
 
 impl Remote {
     /// Asks, and shows the answer.
-    fn tell(&self, method: Method, path: &str, human: impl Fn(&Value) -> String) -> Result<(), Failure> {
-        let answer = self.client()?.ask_blocking(method, path)?;
-        self.show(&answer, human)
+    pub fn tell(&self, method: Method, path: &str, human: impl Fn(&Value) -> String) -> Result<(), Failure> {
+        let answer = self.client().and_then(|client| Ok(client.ask_blocking(method, path)?));
+        self.show(&answer.map_err(|failure| self.failed(failure))?, human)
+    }
+
+    /// A failure on its way out: with `--json`, programs get it as the admin API says errors.
+    pub fn failed(&self, failure: Failure) -> Failure {
+        let (what, faults) = match &failure {
+            Failure::Config(faults) => ("the config has faults".to_owned(), json_faults(faults)),
+            Failure::Remote(ClientFault::Refused { what, json, .. }) => (what.clone(), json.clone()),
+            other => (other.to_string().trim_start_matches("mainstay: ").to_owned(), Vec::new()),
+        };
+        // A pipe that is closed takes nothing away from the failure itself.
+        let _ = self.show_json(&json!({ "error": what, "faults": faults }));
+        failure
+    }
+
+    /// Shows this, where JSON is wanted.
+    fn show_json(&self, value: &Value) -> Result<(), Failure> {
+        if self.json { show(&format!("{value}\n")) } else { Ok(()) }
     }
 
     /// Shows an answer.
@@ -117,12 +154,17 @@ impl Remote {
     }
 
     fn place_and_token_file(&self) -> Result<(Place, Option<PathBuf>), Failure> {
-        let named = match (&self.admin, &self.config) {
+        // What is said on the command line is meant; the environment fills in for who said nothing.
+        let (admin, config) = match (&self.admin, &self.config) {
+            (None, None) => (place_from_env()?, std::env::var_os(CONFIG).map(PathBuf::from)),
+            (admin, config) => (admin.clone(), config.clone()),
+        };
+        let named = match (&admin, &config) {
             (Some(place), None) => return Ok((place.clone(), None)),
             (_, config) => config.as_deref().unwrap_or(Path::new("balancer.yaml")),
         };
         let found = admin_place(named)?;
-        let place = match (&self.admin, &found.address) {
+        let place = match (&admin, &found.address) {
             (Some(place), _) => place.clone(),
             (None, Some(address)) => Place::of(address).ok_or_else(|| {
                 Failure::Place(format!(
@@ -137,6 +179,27 @@ impl Remote {
         };
         Ok((place, found.token_file))
     }
+}
+
+fn place_from_env() -> Result<Option<Place>, Failure> {
+    let Ok(text) = std::env::var(ADMIN) else { return Ok(None) };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|fault| Failure::Place(format!("{ADMIN}: {fault}")))
+}
+
+/// As the admin API says them.
+fn json_faults(faults: &Faults) -> Vec<Value> {
+    let json = |fault: &Fault| {
+        json!({
+            "file": faults.file(),
+            "line": fault.at.map(|at| at.line),
+            "column": fault.at.map(|at| at.column),
+            "message": fault.message,
+        })
+    };
+    faults.list().iter().map(json).collect()
 }
 
 /// The token to show.

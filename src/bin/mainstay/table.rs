@@ -31,6 +31,19 @@ pub fn status(status: &Value) -> String {
     out + &table(NODES, &rows)
 }
 
+/// What the columns of `mainstay status` say.
+pub const STATUS_COLUMNS: &str = "\
+Columns:
+  STATE    up, down (its probes or its traffic failed), draining (asked for), removed
+           (gone from the config, its tunnels are still being closed)
+  TUNNELS  live tunnels of this balancer
+  MAX      max_connections; - is no limit
+  USE      how much of what the node takes is taken: what it says of itself
+           (X-Mainstay-Load), else TUNNELS of MAX; - where neither is known
+  WEIGHT   its share of the clients, beside those of the others
+  RELEASE  what it runs: X-Mainstay-Release, else release in the config
+  LAST PROBE  what the last health probe came to, and when";
+
 const NODES: &[&str] =
     &["POOL", "NODE", "STATE", "<TUNNELS", "<MAX", "<USE", "<WEIGHT", "RELEASE", "ADDRESS", "LAST PROBE"];
 
@@ -61,6 +74,20 @@ pub fn sessions(page: &Value) -> String {
     }
     out
 }
+
+/// What the columns of `mainstay sessions` say.
+pub const SESSIONS_COLUMNS: &str = "\
+Columns:
+  AGE       since the upgrade request
+  GEN       the generation of the config that it was opened under: 1 at the start, one more
+            with each reload that changed something; it keeps the timeouts and limits of it
+  IN, OUT   bytes from the client, bytes from the node
+  MSGS IN, MSGS OUT  messages from the client, from the node
+  LAST      since the last message of either side
+  RTT       how long the client took to answer the last ping of the balancer
+            (messages.ping); - before that
+  AFFINITY  what placed it: the source that decided, and whether that kept, moved,
+            hashed or placed the client";
 
 const SESSIONS: &[&str] = &[
     "ID",

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::summary::route_text;
 use super::units::{show_duration, show_size};
-use super::{AccessLog, Admin, Config, Limits, Listener, LogFormat, LogPath, Shutdown};
+use super::{AccessLog, Admin, Config, FileAccess, Limits, Listener, LogFormat, LogPath, Shutdown};
 use crate::pool::NodeId;
 use crate::route::{Origins, Route};
 
@@ -55,7 +55,11 @@ pub enum What {
     Moved(String, String),
     /// This key has another value: the key, the new value, the old one.
     Set(&'static str, String, String),
-    /// These are others, and are not shown.
+    /// This part of the subject is new.
+    PartAdded(String),
+    /// This part of the subject is gone.
+    PartRemoved(String),
+    /// This part is another, and is not shown.
     Replaced(String),
 }
 
@@ -74,6 +78,8 @@ impl fmt::Display for Change {
             What::Removed(more) => write!(f, " removed ({more})"),
             What::Moved(from, to) => write!(f, " moved to {to}, was at {from}"),
             What::Set(key, new, old) => write!(f, ": {key} is {new} now, was {old}"),
+            What::PartAdded(what) => write!(f, ": {what} added"),
+            What::PartRemoved(what) => write!(f, ": {what} removed"),
             What::Replaced(what) => write!(f, ": {what} replaced"),
         }
     }
@@ -133,6 +139,16 @@ impl<'a> Section<'a> {
         self.set(key, old, new, T::to_string);
     }
 
+    /// For what is not shown: that it is there now, is there no longer, or is another.
+    fn part<T: PartialEq>(&mut self, what: &str, old: Option<&T>, new: Option<&T>) {
+        match (old, new) {
+            (None, Some(_)) => self.push(What::PartAdded(what.into())),
+            (Some(_), None) => self.push(What::PartRemoved(what.into())),
+            (old, new) if old != new => self.push(What::Replaced(what.into())),
+            _ => {}
+        }
+    }
+
     fn time(&mut self, key: &'static str, old: &Duration, new: &Duration) {
         self.set(key, old, new, show_duration);
     }
@@ -167,11 +183,18 @@ fn compare_listeners(old: &[Listener], new: &[Listener], changes: &mut Vec<Chang
             changes.push(Change { subject: subject(listener), what: What::Added("listening".into()) });
             continue;
         };
-        let Listener { address: _, proxy_protocol, tls } = &old[at];
+        let Listener { address: _, access, proxy_protocol, tls } = &old[at];
         let mut section = Section { subject: subject(listener), changes: &mut *changes };
+        compare_access(access, &listener.access, &mut section);
         section.number("proxy_protocol", proxy_protocol, &listener.proxy_protocol);
         compare_listener_tls(tls.as_ref(), listener.tls.as_ref(), &mut section);
     }
+}
+
+fn compare_access(old: &FileAccess, new: &FileAccess, section: &mut Section) {
+    let FileAccess { mode, group } = old;
+    section.set("mode", mode, &new.mode, |mode| mode.map_or(none(), |mode| format!("{mode:04o}")));
+    section.set("group", group, &new.group, |group| group.clone().unwrap_or(none()));
 }
 
 fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section) {
@@ -179,14 +202,13 @@ fn compare_admin(old: Option<&Admin>, new: Option<&Admin>, mut section: Section)
         (None, None) => {}
         (None, Some(new)) => section.push(What::Added(new.address.to_string())),
         (Some(_), None) => section.push(What::Removed(String::new())),
-        (Some(Admin { address, token_file, tokens }), Some(new)) => {
+        (Some(Admin { address, access, token_file, tokens }), Some(new)) => {
             section.number("address", address, &new.address);
+            compare_access(access, &new.access, &mut section);
             let path =
                 |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
             section.set("token_file", token_file, &new.token_file, path);
-            if *tokens != new.tokens {
-                section.push(What::Replaced("tokens".into()));
-            }
+            section.part("tokens", tokens.as_ref(), new.tokens.as_ref());
         }
     }
 }
@@ -428,8 +450,10 @@ routes:
 
     #[test]
     fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
-        let listener =
-            |text: &str| Listener { address: text.parse().unwrap(), proxy_protocol: false, tls: None };
+        let listener = |text: &str| {
+            let address = text.parse().unwrap();
+            Listener { address, access: FileAccess::default(), proxy_protocol: false, tls: None }
+        };
         let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
         let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);
         assert_eq!(same_listeners(&old, &new), [Some(0), Some(2), None]);

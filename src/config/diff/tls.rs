@@ -20,20 +20,30 @@ pub(super) fn compare_listener_tls(
         return section.set("tls", &old.is_some(), &new.is_some(), on_or_off);
     };
     let ListenerTls { certificates, client_ca, min_version, ticket_secret_file, tickets } = old;
-    for now in new.certificates.iter().filter(|now| !certificates.contains(now)) {
-        section.push(What::Replaced(format!("certificate {} (until {})", now.cert.display(), now.expires)));
-    }
-    let files = |list: &Vec<Identity>| {
-        listed(&list.iter().map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
-    };
-    section.set("tls.certificates", &files(certificates), &files(&new.certificates), String::clone);
+    compare_certificates(certificates, &new.certificates, section);
     compare_authorities("tls.client_ca", client_ca.as_ref(), new.client_ca.as_ref(), section);
     section.set("tls.min_version", min_version, &new.min_version, |version| version.as_str().into());
     let path = |path: &Option<PathBuf>| path.as_ref().map_or(none(), |path| path.display().to_string());
     section.set("tls.ticket_secret_file", ticket_secret_file, &new.ticket_secret_file, path);
-    if *tickets != new.tickets {
-        section.push(What::Replaced("ticket secrets".into()));
+    section.part("ticket secrets", tickets.as_ref(), new.tickets.as_ref());
+}
+
+/// By their files: a certificate of another file is added, one of the same file is replaced.
+fn compare_certificates(old: &[Identity], new: &[Identity], section: &mut Section) {
+    let is_file_of = |list: &[Identity], one: &Identity| list.iter().any(|other| other.cert == one.cert);
+    for one in old.iter().filter(|one| !is_file_of(new, one)) {
+        section.push(What::PartRemoved(format!("certificate {}", one.cert.display())));
     }
+    for one in new.iter().filter(|one| !old.contains(one)) {
+        let what = format!("certificate {} (until {})", one.cert.display(), one.expires);
+        section.push(if is_file_of(old, one) { What::Replaced(what) } else { What::PartAdded(what) });
+    }
+    let files = |list: &[Identity], other: &[Identity]| {
+        let both = list.iter().filter(|one| is_file_of(other, one));
+        listed(&both.map(|one| one.cert.display().to_string()).collect::<Vec<_>>())
+    };
+    // The first is for clients that ask for no name.
+    section.set("the order of tls.certificates", &files(old, new), &files(new, old), String::clone);
 }
 
 pub(super) fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, section: &mut Section) {
@@ -45,9 +55,7 @@ pub(super) fn compare_pool_tls(old: Option<&PoolTls>, new: Option<&PoolTls>, sec
     let name =
         |name: &Option<ServerName<'_>>| name.as_ref().map_or(none(), |name| name.to_str().into_owned());
     section.set("tls.server_name", server_name, &new.server_name, name);
-    if *identity != new.identity {
-        section.push(What::Replaced("certificate shown to nodes".into()));
-    }
+    section.part("certificate shown to nodes", identity.as_ref(), new.identity.as_ref());
 }
 
 fn compare_authorities(

@@ -8,7 +8,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "admin",
         Form::Switch(ADMIN),
-        "Metrics, health, dashboard and API. A loopback address and a Unix socket are for this machine only; any other \
+        "Metrics, health and API. A loopback address and a Unix socket are for this machine only; any other \
          address needs a token. null turns it off.",
     ),
     key(
@@ -44,6 +44,8 @@ const LISTEN: Text = Text(
     r"[0-9.]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|unix:.+",
 );
 
+const MODE: Text = Text("permission bits in octal, such as \"0660\"", "(0o)?0?[0-7]{3}");
+
 const FILE: Text = Text("the path of a file", "");
 
 const LISTENER: &[Key] = &[
@@ -53,6 +55,18 @@ const LISTENER: &[Key] = &[
         "IP address and port, or unix: and a path; port 0 lets the system choose one.",
     )
     .required(),
+    key(
+        "mode",
+        Form::Maybe(&Form::Text(MODE)),
+        "Who may connect to a Unix socket, as permission bits. null: what the umask leaves, with a group 0660.",
+    )
+    .or("null"),
+    key(
+        "group",
+        Form::Maybe(&Form::Text(Text("the name of a group", "[A-Za-z0-9_.$-]{1,64}"))),
+        "The group that owns the file of a Unix socket; the balancer's user must be in it. null: the user's own.",
+    )
+    .or("null"),
     key(
         "proxy_protocol",
         Form::Flag,
@@ -89,6 +103,18 @@ const TLS: &[Key] = &[
 
 const ADMIN: &[Key] = &[
     key("address", Form::Text(LISTEN), "Where it listens.").or(r#""127.0.0.1:9090""#),
+    key(
+        "mode",
+        Form::Maybe(&Form::Text(MODE)),
+        "Who may connect to a Unix socket, as permission bits. null: 0600, with a group 0660.",
+    )
+    .or("null"),
+    key(
+        "group",
+        Form::Maybe(&Form::Text(Text("the name of a group", "[A-Za-z0-9_.$-]{1,64}"))),
+        "The group that owns the file of a Unix socket; the balancer's user must be in it. null: the user's own.",
+    )
+    .or("null"),
     key(
         "token_file",
         Form::Maybe(&Form::Text(FILE)),

@@ -255,8 +255,15 @@ impl Reload {
         if front.shutdown.phase() != Phase::Serving {
             return Err(self.fault("the balancer is stopping"));
         }
-        let logged = front.access.change(pages::wish(&new.access_log));
-        logged.map_err(|error| self.fault(format_args!("access_log: cannot be opened: {error}")))?;
+        let permitted = self.doors.lock().permit(&old, &new);
+        let logged = permitted.map_err(|faults| Faults::new(&self.file(), faults)).and_then(|()| {
+            let logged = front.access.change(pages::wish(&new.access_log));
+            logged.map_err(|error| self.fault(format_args!("access_log: cannot be opened: {error}")))
+        });
+        if logged.is_err() {
+            self.doors.lock().permit_no_longer(&old, &new);
+        }
+        logged?;
         let new = Arc::new(new);
         self.config.store(Arc::clone(&new));
         // No wait from here to the doors: a change is whole at any moment.

@@ -3,11 +3,12 @@
 //! There are no roots that come with the balancer: a node's certificate must be of an authority that the config
 //! names. The name that it must be for is the caller's to say.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
@@ -15,6 +16,48 @@ use super::gate::Gate;
 use super::secrets::Secrets;
 use super::{HTTP_1_1, Secured, provider};
 use crate::net::stream::Stream;
+
+/// What a node has against the certificate of the balancer. With TLS 1.3 it says so behind the handshake, so it comes as an
+/// error of the first read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateRefusal {
+    /// None was shown, and the node asks for one.
+    Missing,
+    /// The one that was shown is not believed.
+    NotBelieved,
+}
+
+impl CertificateRefusal {
+    /// The one that is the cause of `error`, if it is.
+    pub fn in_error(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            if let Some(rustls::Error::AlertReceived(alert)) = inner.or(error.downcast_ref()) {
+                return Self::of(*alert);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// RFC 8446, section 6.2.
+    fn of(alert: AlertDescription) -> Option<Self> {
+        match alert {
+            AlertDescription::CertificateRequired => Some(Self::Missing),
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied => Some(Self::NotBelieved),
+            _ => None,
+        }
+    }
+}
 
 /// Makes TLS connections to the nodes of one pool; it remembers their tickets.
 #[derive(Debug, Clone)]
