@@ -184,12 +184,25 @@ impl Client {
     ///
     /// See [`ClientFault`].
     pub fn ask_blocking(&self, method: Method, path: &str) -> Result<Value, ClientFault> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|fault| ClientFault::Request(fault.to_string()))?;
-        let answer = runtime.block_on(self.ask(method, path));
-        // A resolver that hangs is not waited for.
-        runtime.shutdown_background();
-        answer
+        blocking(self.ask(method, path))
+    }
+
+    /// Asks for a health check, of which only the status counts; for who has no runtime.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientFault`]; [`ClientFault::Refused`] for every status but that of a success.
+    pub fn check_blocking(&self, path: &str) -> Result<(), ClientFault> {
+        let request = self.request(Method::GET, path, None)?;
+        blocking(async {
+            let answer = time::timeout(ANSWER_TIME, self.exchange(request)).await;
+            let (status, body) = answer.map_err(|_| ClientFault::Late(self.place.clone(), ANSWER_TIME))??;
+            if status.is_success() {
+                return Ok(());
+            }
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            Err(refused(status, &body))
+        })
     }
 
     fn request(
@@ -248,13 +261,26 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let what = match body["error"].as_str() {
-            Some(what) => printable(what),
-            None => format!("it answers with status {}", status.as_u16()),
-        };
-        let json = body["faults"].as_array().cloned().unwrap_or_default();
-        Err(ClientFault::Refused { status, what, faults: json.iter().map(fault_line).collect(), json })
+        Err(refused(status, &body))
     }
+}
+
+fn blocking<T>(asked: impl Future<Output = Result<T, ClientFault>>) -> Result<T, ClientFault> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|fault| ClientFault::Request(fault.to_string()))?;
+    let answer = runtime.block_on(asked);
+    // A resolver that hangs is not waited for.
+    runtime.shutdown_background();
+    answer
+}
+
+fn refused(status: StatusCode, body: &Value) -> ClientFault {
+    let what = match body["error"].as_str() {
+        Some(what) => printable(what),
+        None => format!("it answers with status {}", status.as_u16()),
+    };
+    let json = body["faults"].as_array().cloned().unwrap_or_default();
+    ClientFault::Refused { status, what, faults: json.iter().map(fault_line).collect(), json }
 }
 
 /// `FILE:LINE:COLUMN: what`, as `mainstay check` says it.

@@ -1,7 +1,10 @@
 //! The node's command line.
 //!
+//! `mainstay-node health ADDRESS` asks one that runs whether it is well, for a container's health check.
+//!
 //! Exit codes: 0 the node ended in order; 1 it could not start, it must not go on beside servers of another kind, or its
-//! end took longer than the drain time allows or was cut short by a second signal; 2 the flags are wrong.
+//! end took longer than the drain time allows or was cut short by a second signal, or the node that was asked is not well;
+//! 2 the flags are wrong.
 
 use std::io;
 use std::process::ExitCode;
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
+use mainstay::admin::client::{Client, ClientFault, Place};
 use mainstay::log::{self, Format};
 use mainstay::net::files;
 use mainstay::node::config::{Flags, Settings};
@@ -24,7 +28,23 @@ Environment:
 
 Signals:
   TERM INT  end in order: /health says 503, clients are closed with 1012 over the
-            drain time; a second one at once";
+            drain time; a second one at once
+
+Health check:
+  mainstay-node health ADDRESS
+            ask the node that listens there (127.0.0.1:3001) for /health; 0 it is
+            well, 1 it is not, it drains or nobody answers";
+
+/// Asks a node that runs whether it is well.
+#[derive(Parser)]
+#[command(name = HEALTH, bin_name = "mainstay-node health")]
+struct Health {
+    /// Where it listens: HOST:PORT
+    #[arg(value_name = "ADDRESS")]
+    address: Place,
+}
+
+const HEALTH: &str = "health";
 
 /// A WebSocket and Socket.IO node that shares rooms and users with its fellows, Node.js servers among them.
 #[derive(Parser)]
@@ -35,6 +55,10 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    // Not a subcommand of the flags, which say what a node must have.
+    if std::env::args_os().nth(1).is_some_and(|word| word == HEALTH) {
+        return health(Health::parse_from(std::env::args_os().skip(1)).address);
+    }
     let cli = Cli::parse();
     let settings = match Settings::resolve(cli.flags, &|path| std::fs::read_to_string(path)) {
         Ok(settings) => settings,
@@ -52,6 +76,22 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("mainstay-node: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn health(place: Place) -> ExitCode {
+    match (Client { place, token: None }).check_blocking("/health") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            match fault {
+                // What there is to say about finding a balancer is of no use here.
+                ClientFault::Nobody(place, what) => {
+                    eprintln!("mainstay-node: nobody answers at {place}: {what}")
+                }
+                fault => eprintln!("mainstay-node: {fault}"),
+            }
             ExitCode::FAILURE
         }
     }

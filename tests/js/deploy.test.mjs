@@ -4,10 +4,10 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { access, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 
 import WebSocket from 'ws';
@@ -95,9 +95,128 @@ test('the commands of compose make a fleet, without containers', async (t) => {
   for (const [message] of await Promise.all(all)) assert.equal(JSON.parse(message).data, 'hello');
 });
 
+test('every container keeps to the restricted Pod Security Standard and names a version', async () => {
+  const version = await mainstayVersion();
+  const pods = (await documents()).filter(({ spec }) => spec?.template).map(({ spec }) => spec.template.spec);
+  assert.equal(pods.length, 2);
+  for (const pod of pods) {
+    assert.deepEqual(restrictedFaults(pod), []);
+    assert.equal(pod.automountServiceAccountToken, false, 'nobody here asks the API server');
+    for (const { image, securityContext } of pod.containers) {
+      assert.equal(image, `mainstay:${version}`);
+      assert.equal(securityContext.readOnlyRootFilesystem, true);
+    }
+  }
+  const [pod] = pods;
+  for (const [path, key] of [[['securityContext'], 'seccompProfile'], [['securityContext'], 'runAsNonRoot'], [['containers', 0, 'securityContext'], 'capabilities']]) {
+    const wrong = structuredClone(pod);
+    delete path.reduce((inner, step) => inner[step], wrong)[key];
+    assert.equal(restrictedFaults(wrong).length, 1, key);
+  }
+});
+
+test('clients keep their address, of both families, and the balancers stand apart', async () => {
+  const all = await documents();
+  const services = all.filter(({ kind }) => kind === 'Service');
+  for (const { metadata, spec } of services) assert.equal(spec.ipFamilyPolicy, 'PreferDualStack', metadata.name);
+  const open = services.filter(({ spec }) => spec.type === 'LoadBalancer');
+  assert.equal(open.length, 1);
+  assert.equal(open[0].spec.externalTrafficPolicy, 'Local');
+  assert.deepEqual(open[0].spec.ports.map(({ targetPort }) => targetPort), ['http'], 'the admin API is not open to the world');
+  const config = parse(all.find(({ kind }) => kind === 'ConfigMap').data['balancer.yaml']);
+  const port = open[0].spec.ports[0].targetPort;
+  const balancer = all.find(({ kind }) => kind === 'Deployment').spec;
+  const { containerPort } = balancer.template.spec.containers[0].ports.find(({ name }) => name === port);
+  assert.deepEqual(config.listeners.map(({ address }) => address), [`0.0.0.0:${containerPort}`, `[::]:${containerPort}`]);
+  for (const { spec } of all.filter(({ spec }) => spec?.template)) {
+    const { labels } = spec.template.metadata;
+    const spread = spec.template.spec.topologySpreadConstraints;
+    assert.ok(spread.some(({ topologyKey }) => topologyKey === 'kubernetes.io/hostname'));
+    for (const { labelSelector } of spread) assert.deepEqual(labelSelector.matchLabels, labels);
+    const budgets = all.filter(({ kind, spec: budget }) => kind === 'PodDisruptionBudget' && budget.selector.matchLabels.app === labels.app);
+    assert.deepEqual(budgets.map(({ spec: budget }) => budget.maxUnavailable), [1], labels.app);
+  }
+});
+
+test('the monitors find the ports of the services, and no kustomization needs the operator', async () => {
+  const { resources } = parse(await text('kubernetes', 'kustomization.yaml'));
+  assert.ok(!resources.includes('servicemonitor.yaml'));
+  const monitors = parseAllDocuments(await text('kubernetes', 'servicemonitor.yaml')).map((document) => document.toJS());
+  const services = (await documents()).filter(({ kind }) => kind === 'Service');
+  assert.deepEqual(monitors.map(({ metadata }) => metadata.name), ['mainstay-node', 'mainstay-balancer']);
+  for (const { apiVersion, kind, spec, ...more } of monitors) {
+    assert.deepEqual([apiVersion, kind, Object.keys(more)], ['monitoring.coreos.com/v1', 'ServiceMonitor', ['metadata']]);
+    assert.deepEqual(Object.keys(spec), ['selector', 'endpoints']);
+    for (const { port, path, interval, authorization, ...rest } of spec.endpoints) {
+      assert.deepEqual([path, interval, rest], ['/metrics', '15s', {}]);
+      const { app } = spec.selector.matchLabels;
+      const found = services.filter(({ metadata, spec: service }) => {
+        return metadata.labels?.app === app && service.ports.some(({ name }) => name === port);
+      });
+      assert.equal(found.length, 1, `one service of ${app} has the port ${port}`);
+      const secret = port === 'admin' ? { type: 'Bearer', credentials: { name: 'mainstay-admin', key: 'token' } } : undefined;
+      assert.deepEqual(authorization, secret);
+    }
+  }
+});
+
+test('the image has what it runs, and its context nothing else', async () => {
+  const file = await text('Dockerfile');
+  const lines = file.split('\n').filter((line) => line && !line.startsWith('#'));
+  const ignored = (await readFile(join(ROOT, '.dockerignore'), 'utf8')).split('\n').filter((line) => line && !line.startsWith('#'));
+  assert.equal(ignored[0], '*', 'nothing but what is named');
+  const taken = ignored.filter((line) => line.startsWith('!')).map((line) => line.slice(1));
+  const copied = lines.filter((line) => /^COPY (?!--from)/.test(line)).flatMap((line) => line.split(' ').slice(1, -1));
+  assert.deepEqual([...copied].sort(), [...taken].sort());
+  for (const name of copied) await access(join(ROOT, name));
+  for (const name of ['tests/js/node_modules', '**/target', '**/.git']) assert.ok(ignored.includes(name), name);
+  assert.ok(lines.some((line) => /^RUN strip .*mainstay .*mainstay-node$/.test(line)), 'both are stripped');
+  assert.ok(!lines.some((line) => /^FROM .*(:latest|^[^:]*)$/.test(line)), 'each image has a version');
+  assert.match(file, /\nHEALTHCHECK .*CMD \["\/usr\/local\/bin\/mainstay", "health"\]\n/);
+  const number = lines.find((line) => line.startsWith('USER ')).slice(5);
+  assert.match(number, /^[1-9]\d*:[1-9]\d*$/, 'a number, which runAsNonRoot can check');
+});
+
+test('the health checks of the image and of compose tell a good process from none', async (t) => {
+  const { services } = parse(await text('compose.yaml'), { merge: true });
+  for (const name of ['balancer', 'ws1', 'ws2', 'ws3']) {
+    const { image, read_only, cap_drop } = services[name];
+    assert.deepEqual([image, read_only, cap_drop], [`mainstay:${await mainstayVersion()}`, true, ['ALL']]);
+  }
+  assert.match(services.redis.image, /^redis:\d/);
+  const node = await Node.start('ws1', ['--drain', '0s']);
+  t.after(() => node.stop());
+  const folder = await mkdtemp(join(tmpdir(), 'mainstay-health-'));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  const file = join(folder, 'balancer.yaml');
+  await writeFile(file, `listeners: [{ address: "127.0.0.1:0" }]\nadmin: { address: "unix:${join(folder, 'admin.sock')}" }
+pools: { chat: { nodes: [{ id: ws1, address: "${node.address}" }] } }\n`);
+  const balancer = await Balancer.run(['run', '-c', file], {});
+  t.after(() => balancer.stop());
+  const ended = async (program, words, variables) => {
+    const child = new Child('health', program, words, { env: { ...process.env, ...variables } });
+    return (await within(child.ended, 'the check')).code;
+  };
+  const [, program, ...words] = services.balancer.healthcheck.test;
+  assert.equal(program, '/usr/local/bin/mainstay');
+  const mainstay = await balancerBinary();
+  assert.equal(await ended(mainstay, words, { MAINSTAY_CONFIG: file }), 0);
+  assert.equal(await ended(mainstay, ['health'], { MAINSTAY_CONFIG: file }), 0);
+  const [, nodeProgram, verb, address] = services.ws1.healthcheck.test;
+  assert.deepEqual([nodeProgram, verb], ['/usr/local/bin/mainstay-node', 'health']);
+  assert.equal(address.split(':')[1], flag(services.ws1.command, '--listen').split(':')[1]);
+  const mainstayNode = join(dirname(mainstay), 'mainstay-node');
+  assert.equal(await ended(mainstayNode, [verb, node.address]), 0);
+  await node.stop();
+  assert.equal(await ended(mainstayNode, [verb, node.address]), 1);
+  await balancer.stop();
+  assert.equal(await ended(mainstay, ['health'], { MAINSTAY_CONFIG: file }), 1);
+});
+
 test('the Kubernetes files have what the fleet relies on', async () => {
   const { resources } = parse(await text('kubernetes', 'kustomization.yaml'));
-  const files = (await readdir(join(DEPLOY, 'kubernetes'))).filter((name) => name !== 'kustomization.yaml');
+  const aside = ['kustomization.yaml', 'servicemonitor.yaml'];
+  const files = (await readdir(join(DEPLOY, 'kubernetes'))).filter((name) => !aside.includes(name));
   assert.deepEqual([...resources].sort(), files.sort(), 'each file is a resource');
   const all = await documents();
   for (const object of all) {
@@ -182,6 +301,25 @@ async function changed(kind, change) {
   const faults = kubernetesFaults(object);
   assert.equal(faults.length, 1, faults.join('\n'));
   return faults[0];
+}
+
+/** What a pod has that the restricted Pod Security Standard does not allow, or lacks. */
+function restrictedFaults({ securityContext, containers, hostNetwork, hostPID, volumes = [] }) {
+  const faults = [];
+  const expect = (holds, what) => holds || faults.push(what);
+  expect(securityContext?.runAsNonRoot === true && securityContext.runAsUser > 0, 'runAsNonRoot');
+  expect(['RuntimeDefault', 'Localhost'].includes(securityContext?.seccompProfile?.type), 'seccompProfile');
+  expect(!hostNetwork && !hostPID && volumes.every(({ hostPath }) => !hostPath), 'the host');
+  for (const { name, securityContext: own, ports } of containers) {
+    expect(own?.allowPrivilegeEscalation === false && !own.privileged, `${name}: privileges`);
+    expect(own?.capabilities?.drop?.includes('ALL') && !own.capabilities.add, `${name}: capabilities`);
+    expect(ports.every(({ hostPort }) => !hostPort), `${name}: ports of the host`);
+  }
+  return faults;
+}
+
+async function mainstayVersion() {
+  return (await readFile(join(ROOT, 'Cargo.toml'), 'utf8')).match(/^version = "(.*)"$/m)[1];
 }
 
 function flag(words, name) {

@@ -76,6 +76,8 @@ enum Command {
     /// Show a running balancer: its nodes, their states and loads
     #[command(after_help = table::STATUS_COLUMNS)]
     Status(Remote),
+    /// Ask a running balancer whether it is well, for a container's health check: 0 it is, 1 it is not
+    Health(remote::Health),
     /// List the live sessions of a running balancer
     #[command(after_help = table::SESSIONS_COLUMNS)]
     Sessions {
@@ -183,6 +185,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             mainstay::demo::run(mainstay::demo::Demo { nodes, port, redis }).map_err(Failure::from)
         }
         Command::Status(remote) => remote::status(&remote),
+        Command::Health(wanted) => remote::health(&wanted),
         Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
         Command::Kill { ids, remote } => remote::kill(&remote, &ids),
         Command::Drain(wish) => drain::drain(&wish),

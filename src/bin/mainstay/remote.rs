@@ -62,6 +62,27 @@ pub fn session_id(text: &str) -> Result<String, String> {
     is_id.then(|| text.to_owned()).ok_or_else(expected)
 }
 
+/// What a health check asks.
+#[derive(Args)]
+pub struct Health {
+    /// Whether it takes clients, not only whether it is alive: no while it starts or drains, and with no node up
+    #[arg(long)]
+    ready: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// `mainstay health`. No token is needed for it, so none is read.
+pub fn health(wanted: &Health) -> Result<(), Failure> {
+    let path = if wanted.ready { "/readyz" } else { "/healthz" };
+    let remote = &wanted.remote;
+    let checked = remote
+        .place_and_token_file()
+        .and_then(|(place, _)| Ok(Client { place, token: None }.check_blocking(path)?));
+    checked.map_err(|failure| remote.failed(failure))?;
+    remote.show(&json!({ "ok": true }), |_| "ok\n".to_owned())
+}
+
 /// `mainstay status`
 pub fn status(remote: &Remote) -> Result<(), Failure> {
     remote.tell(Method::GET, "/api/status", table::status)
