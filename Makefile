@@ -1,6 +1,6 @@
 # What a developer does here, and what CI does: the same targets.
 
-.PHONY: help run build lint test setup soak autobahn bench node load
+.PHONY: help run build lint deny licences test setup soak autobahn bench node load
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,10 +11,17 @@ run: ## the demo: a balancer, three nodes and a page at 127.0.0.1:8080
 build: ## the binary, for debugging
 	cargo build
 
-lint: ## formatting, clippy and docs, each without a warning
+lint: deny ## formatting, clippy and docs, each without a warning; and what the packages are
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+deny: ## licences and sources of all packages (cargo-deny), and whether docs/licences.md is up to date
+	tests/licences.sh --check
+	tests/deny.sh
+
+licences: ## docs/licences.md anew
+	tests/licences.sh
 
 test: setup build ## every test; installs what they need when it is missing
 	cargo test
