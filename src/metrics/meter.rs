@@ -4,8 +4,9 @@
 //! locked instruction, no cache line that two threads write. What happens once per session (a handshake, a close)
 //! is an atomic addition. Nothing here allocates or locks after its creation.
 
+mod seat;
+
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use prometheus::{Histogram, HistogramOpts};
 use super::drain::DrainGauge;
 pub use super::shard::Shard;
 pub(super) use super::shard::Totals;
+pub use seat::Seat;
 
 /// Which way bytes went, seen from the balancer's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,17 +171,6 @@ impl Meter {
         }
     }
 
-    /// Counts one tunnel as open until the seat is dropped.
-    pub fn seat(self: &Arc<Self>) -> Seat {
-        self.live.fetch_add(1, Relaxed);
-        Seat(Arc::clone(self))
-    }
-
-    /// Tunnels that are open now.
-    pub fn live(&self) -> u32 {
-        self.live.load(Relaxed)
-    }
-
     /// The shard of this relay thread. Each shard has one writer: only the thread with this number (from 0) may
     /// add to it, or counts are lost. A number that is too large gives the last shard.
     pub fn shard(&self, thread: usize) -> &Shard {
@@ -258,24 +249,6 @@ impl Meter {
 impl fmt::Debug for Meter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Meter({}/{}, {} live)", self.pool, self.node, self.live())
-    }
-}
-
-/// A tunnel's place on its node: counted as long as it exists.
-#[derive(Debug)]
-pub struct Seat(Arc<Meter>);
-
-impl Deref for Seat {
-    type Target = Arc<Meter>;
-
-    fn deref(&self) -> &Arc<Meter> {
-        &self.0
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Relaxed);
     }
 }
 
@@ -387,16 +360,6 @@ mod tests {
         assert_eq!(size_of::<Seat>(), 8);
         assert_eq!(size_of::<Option<Seat>>(), 8);
         assert_eq!((size_of::<Shard>(), align_of::<Shard>()), (128, 128));
-    }
-
-    #[test]
-    fn a_tunnel_is_live_until_its_seat_is_dropped() {
-        let meter = meter();
-        let seats: Vec<Seat> = (0..3).map(|_| meter.seat()).collect();
-        assert_eq!(meter.live(), 3);
-        assert_eq!(seats[0].node.as_ref(), "ws1");
-        drop(seats);
-        assert_eq!(meter.live(), 0);
     }
 
     #[test]

@@ -112,6 +112,80 @@ mod tests {
         assert!(places.take(2).is_some());
     }
 
+    /// What a connection does with its place. The second number of a claim is the client's limit.
+    #[derive(Debug, Clone, Copy)]
+    enum Act {
+        Take,
+        Claim(usize, u8, u32),
+        Leave(usize),
+    }
+
+    const ACTS: [Act; 9] = [
+        Act::Take,
+        Act::Claim(0, 1, 1),
+        Act::Claim(0, 2, 2),
+        Act::Claim(1, 1, 1),
+        Act::Claim(1, 2, 0),
+        Act::Claim(2, 1, 2),
+        Act::Leave(0),
+        Act::Leave(1),
+        Act::Leave(2),
+    ];
+
+    /// Does one of them, and says whether it can be done now.
+    fn act(places: &Arc<Places>, held: &mut Vec<Place>, act: Act) -> bool {
+        let client = |number: u8| IpAddr::from([192, 0, 2, number]);
+        match act {
+            Act::Take => {
+                let taken = places.take(3);
+                assert_eq!(taken.is_some(), held.len() < 3);
+                held.extend(taken);
+            }
+            Act::Claim(at, number, most) if at < held.len() => {
+                let client = client(number);
+                let others = held
+                    .iter()
+                    .enumerate()
+                    .filter(|(other, place)| *other != at && place.client() == Some(client));
+                let has_room = most == 0 || others.count() < most as usize;
+                assert_eq!(held[at].claim(client, most), has_room);
+                assert_eq!(held[at].client(), has_room.then_some(client));
+            }
+            Act::Leave(at) if at < held.len() => drop(held.remove(at)),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Each method does all it does under the one lock, so what connections do at the same time is one of these orders.
+    #[test]
+    fn in_every_order_of_connections_places_are_counted_exactly() {
+        let (mut order, mut played) = ([0; 8], 0);
+        'orders: loop {
+            let (places, mut held) = (Arc::new(Places::default()), Vec::new());
+            let stuck = order.iter().position(|&next| {
+                let is_done = act(&places, &mut held, ACTS[next]);
+                let taken = places.0.lock();
+                let mut clients = HashMap::new();
+                held.iter().filter_map(Place::client).for_each(|of| *clients.entry(of).or_insert(0) += 1);
+                assert_eq!((taken.all as usize, &taken.clients), (held.len(), &clients));
+                !is_done
+            });
+            played += usize::from(stuck.is_none());
+            drop(held);
+            assert_eq!((places.taken(), places.0.lock().clients.len()), (0, 0));
+            // The next order; all that begin like one that is stuck are passed over.
+            let mut at = stuck.unwrap_or(order.len() - 1);
+            while order[at] + 1 == ACTS.len() {
+                let Some(before) = at.checked_sub(1) else { break 'orders };
+                at = before;
+            }
+            order[at] += 1;
+            order[at + 1..].fill(0);
+        }
+        assert!(played > 20_000, "{played}");
+    }
+
     #[test]
     fn a_lower_limit_lets_those_who_are_there_stay() {
         let places = Arc::new(Places::default());

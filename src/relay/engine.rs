@@ -328,11 +328,13 @@ impl Engine {
 
     /// Goes on with the listing that is being made.
     fn list(&mut self) {
-        if let Some(listing) = self.listings.front_mut()
-            && listing.walk(&self.tunnels, self.now)
-            && let Some(listing) = self.listings.pop_front()
-        {
-            listing.finish();
+        let Some(mut listing) = self.listings.pop_front() else { return };
+        // Whom it wants, the caller says; that is not the tunnels' fault.
+        let walked = catch_unwind(AssertUnwindSafe(|| listing.walk(&self.tunnels, self.now)));
+        match walked {
+            Ok(true) => listing.finish(),
+            Ok(false) => self.listings.push_front(listing),
+            Err(_) => tracing::error!("a listing panicked, this thread's part of it is left out"),
         }
     }
 
@@ -376,8 +378,10 @@ impl Drop for Engine {
 
 #[cfg(test)]
 mod tests {
+    mod orders;
+
     use std::io::{Read, Write};
-    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+    use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};
     use std::time::SystemTime;
@@ -385,9 +389,11 @@ mod tests {
     use parking_lot::Mutex;
     use rustix::event::{EventfdFlags, eventfd};
     use rustix::net::{SendFlags, send};
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::metrics::{Metrics, Side};
+    use crate::relay::listing::{Choice, Filter, First, Query};
     use crate::relay::moving::{Freezing, Parcel};
     use crate::relay::{Closing, Departures, Outcome, Record, Rules, Tunnel, Which, Why, closing::Plan};
 
@@ -601,6 +607,23 @@ mod tests {
             }
             assert_eq!(heard, message);
         }
+    }
+
+    #[test]
+    fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
+        let mut bench = Bench::new(2);
+        let mut ask = |wanted: fn(&Record) -> bool| {
+            let choice = Choice { filter: Filter::default(), wanted: Arc::new(wanted), first: First::Any(1) };
+            let (reply, answer) = oneshot::channel();
+            bench.engine.listings.push_back(Listing::new(Arc::new(Query::choice(choice, 9)), reply));
+            answer
+        };
+        let (mut broken, mut whole) = (ask(|_| panic!("as a test wants it")), ask(|_| true));
+        bench.turn(Engine::serve);
+        bench.turn(Engine::serve);
+        assert!(broken.try_recv().is_err());
+        assert_eq!(whole.try_recv().unwrap().len(), 2);
+        assert_eq!((ends(&bench), bench.live()), (vec![], (2, 2)));
     }
 
     #[test]

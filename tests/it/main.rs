@@ -32,4 +32,5 @@ mod socketio;
 mod threads;
 mod panics;
 mod papers;
+mod urgent;
 mod wire;

@@ -1,0 +1,90 @@
+//! Who has a seat on a node: its count of live tunnels, and the limit on them.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Meter;
+
+impl Meter {
+    /// Counts one tunnel as open until the seat is dropped.
+    pub fn seat(self: &Arc<Self>) -> Seat {
+        self.live.fetch_add(1, Relaxed);
+        Seat(Arc::clone(self))
+    }
+
+    /// The same, unless `most` are open already: of any number that ask at once, no more than that get a seat.
+    pub fn seat_below(self: &Arc<Self>, most: u32) -> Option<Seat> {
+        let more = |live: u32| (live < most).then(|| live + 1);
+        self.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Seat(Arc::clone(self)))
+    }
+
+    /// Tunnels that are open now.
+    pub fn live(&self) -> u32 {
+        self.live.load(Relaxed)
+    }
+}
+
+/// A tunnel's place on its node: counted as long as it exists.
+#[derive(Debug)]
+pub struct Seat(Arc<Meter>);
+
+impl Deref for Seat {
+    type Target = Arc<Meter>;
+
+    fn deref(&self) -> &Arc<Meter> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
+    use super::*;
+
+    fn meter() -> Arc<Meter> {
+        Arc::new(Meter::new("chat".into(), "ws1".into(), 2))
+    }
+
+    #[test]
+    fn a_tunnel_is_live_until_its_seat_is_dropped() {
+        let meter = meter();
+        let seats: Vec<Seat> = (0..3).map(|_| meter.seat()).collect();
+        assert_eq!(meter.live(), 3);
+        assert_eq!(seats[0].node.as_ref(), "ws1");
+        drop(seats);
+        assert_eq!(meter.live(), 0);
+    }
+
+    #[test]
+    fn however_many_ask_at_once_no_more_than_the_limit_get_a_seat() {
+        let (meter, holders, refused) = (meter(), AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let Some(seat) = meter.seat_below(2) else {
+                            refused.fetch_add(1, Relaxed);
+                            continue;
+                        };
+                        assert!(holders.fetch_add(1, Relaxed) < 2);
+                        thread::yield_now();
+                        holders.fetch_sub(1, Relaxed);
+                        drop(seat);
+                    }
+                });
+            }
+        });
+        assert!(refused.into_inner() > 0, "they never met");
+        assert_eq!(meter.live(), 0);
+        assert!(meter.seat_below(0).is_none());
+    }
+}

@@ -1,0 +1,255 @@
+//! Every order, up to a length, of what can meet in a relay thread: messages, ends, tunnels that come, freeze, return or
+//! go for ever, between the moment when the kernel names sockets and the moment when that is acted on.
+//!
+//! It is the engine itself, with its epoll and real sockets; only the loop around it is the test's, so that events are
+//! as stale as can be. Places in the slab are used again at once, and descriptors that went to another process stay
+//! open in this one's hands. What it does not explore: two threads at a time (they share nothing but counters), faults
+//! of the kernel's, TLS.
+
+use std::os::fd::AsFd;
+
+use super::*;
+use crate::relay::moving::Batch;
+
+/// Something that happens. Sessions go by their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// The client sends a message.
+    Say(usize),
+    /// Both peers go.
+    Leave(usize),
+    /// The balancer ends it.
+    Cut(usize),
+    /// The next session comes.
+    Adopt,
+    /// The kernel is asked whose turn it is.
+    Poll,
+    /// Who was named has its turn.
+    Serve,
+    /// The first tunnel is frozen.
+    Freeze,
+    /// It comes back.
+    Resume,
+    /// It is another process's.
+    LetGo,
+}
+
+const ACTS: [Act; 12] = [
+    Act::Say(0),
+    Act::Say(1),
+    Act::Say(2),
+    Act::Leave(0),
+    Act::Cut(0),
+    Act::Cut(1),
+    Act::Adopt,
+    Act::Poll,
+    Act::Serve,
+    Act::Freeze,
+    Act::Resume,
+    Act::LetGo,
+];
+
+/// Sessions that there are at most.
+const MOST: usize = 3;
+
+/// What became of a session.
+enum Fate {
+    Lives,
+    Ended,
+    /// With its sockets, as the other process has them.
+    Away([OwnedFd; 2]),
+}
+
+struct World {
+    bench: Bench,
+    /// What the kernel has named and nobody has acted on.
+    events: Option<Vec<epoll::Event>>,
+    frozen: Option<Batch>,
+    fates: Vec<Fate>,
+    /// Those whose peers have gone.
+    left: Vec<usize>,
+    said: Vec<Vec<u8>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let fates = vec![Fate::Lives, Fate::Lives];
+        let (bench, said) = (Bench::new(2), vec![Vec::new(); 2]);
+        Self { bench, events: None, frozen: None, fates, left: Vec::new(), said }
+    }
+
+    /// Does it; false when it cannot happen now.
+    fn act(&mut self, act: Act) -> bool {
+        let lives = |world: &Self, id: usize| matches!(world.fates.get(id), Some(Fate::Lives));
+        match act {
+            Act::Say(id) if self.is_there(id) => self.say(id),
+            Act::Leave(id) if lives(self, id) => {
+                self.bench.peers[id].iter().for_each(|peer| peer.shutdown(Shutdown::Both).unwrap());
+                self.left.push(id);
+                self.fates[id] = Fate::Ended;
+            }
+            Act::Cut(id) if lives(self, id) && self.place(id).is_some_and(|place| !self.is_frozen(place)) => {
+                let place = self.place(id).unwrap();
+                self.bench.engine.visit(place, |_, _| Progress::Over);
+                self.fates[id] = Fate::Ended;
+            }
+            Act::Adopt if self.fates.len() < MOST => {
+                self.bench.adopt(self.fates.len() as u64);
+                self.fates.push(Fate::Lives);
+                self.said.push(Vec::new());
+            }
+            Act::Poll if self.events.is_none() => self.events = Some(self.poll()),
+            Act::Serve if self.events.is_some() => {
+                let mut events = self.events.take().unwrap();
+                self.bench.engine.contain(|engine| engine.serve(&mut events));
+            }
+            Act::Freeze if self.frozen.is_none() => return self.freeze(),
+            Act::Resume if self.frozen.is_some() => self.resume(),
+            Act::LetGo if self.frozen.is_some() => self.let_go(),
+            _ => return false,
+        }
+        self.is_sound();
+        true
+    }
+
+    /// Its client is there.
+    fn is_there(&self, id: usize) -> bool {
+        let is_open = matches!(self.fates.get(id), Some(Fate::Lives | Fate::Away(_)));
+        is_open && !self.left.contains(&id)
+    }
+
+    fn say(&mut self, id: usize) {
+        let message = [0x81, 0x82, 0, 0, 0, 0, id as u8, self.said[id].len() as u8];
+        self.bench.peers[id][0].write_all(&message).unwrap();
+        self.said[id].extend_from_slice(&message);
+    }
+
+    fn poll(&mut self) -> Vec<epoll::Event> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        epoll::wait(&self.bench.engine.epoll, buffer, Some(&at_once)).unwrap();
+        events
+    }
+
+    fn place(&self, id: usize) -> Option<usize> {
+        let is_it = |live: &Option<Box<Live>>| live.as_ref().is_some_and(|live| live.record.id == id as u64);
+        self.bench.engine.tunnels.iter().position(is_it)
+    }
+
+    fn is_frozen(&self, place: usize) -> bool {
+        self.bench.engine.tunnels[place].as_ref().is_some_and(|live| live.is_frozen())
+    }
+
+    fn freeze(&mut self) -> bool {
+        let budget = Arc::new(AtomicUsize::new(1));
+        let (freezing, mut answer) = Freezing::asked(&budget, &self.bench.commands, &self.bench.engine.wake);
+        self.bench.engine.freeze(freezing);
+        self.frozen = answer.try_recv().ok().filter(|batch| !batch.parcels.is_empty());
+        self.frozen.is_some()
+    }
+
+    fn resume(&mut self) {
+        drop(self.frozen.take());
+        self.bench.engine.take_commands();
+    }
+
+    fn let_go(&mut self) {
+        let mut batch = self.frozen.take().unwrap();
+        let mut places = Vec::new();
+        for parcel in std::mem::take(&mut batch.parcels) {
+            let abroad = parcel.sockets().map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
+            // A session whose peers have left while it was away has its end over there.
+            self.fates[parcel.id() as usize] = Fate::Away(abroad);
+            places.push(parcel.place);
+        }
+        self.bench.engine.let_go(places);
+    }
+
+    /// The slab holds every tunnel once, and every empty place is free once.
+    fn is_sound(&self) {
+        let engine = &self.bench.engine;
+        let mut free = engine.free.clone();
+        free.sort_unstable();
+        free.dedup();
+        let empty: Vec<usize> =
+            (0..engine.tunnels.len()).filter(|place| engine.tunnels[*place].is_none()).collect();
+        assert_eq!((free.len(), &free), (engine.free.len(), &empty));
+        let held = engine.tunnels.iter().flatten().count();
+        assert_eq!(self.bench.live(), (held as u32, held));
+    }
+
+    /// Nothing more happens from outside: whoever lives has heard its own messages, all of them and no other.
+    fn settle(mut self) {
+        if self.frozen.is_some() {
+            self.resume();
+        }
+        if let Some(mut events) = self.events.take() {
+            self.bench.engine.serve(&mut events);
+        }
+        loop {
+            let mut events = self.poll();
+            if events.is_empty() && self.bench.engine.ready.is_empty() {
+                break;
+            }
+            self.bench.engine.serve(&mut events);
+        }
+        self.is_sound();
+        let ends: Vec<u64> = self.bench.ends.lock().iter().map(|(id, _)| *id).collect();
+        for (id, fate) in std::mem::take(&mut self.fates).iter().enumerate() {
+            let mut heard = Vec::new();
+            // That there is no more now is no fault.
+            let _ = self.bench.peers[id][1].read_to_end(&mut heard);
+            let outcomes = ends.iter().filter(|ended| **ended == id as u64).count();
+            let is_held = self.place(id).is_some();
+            match fate {
+                Fate::Lives => assert_eq!((&heard, outcomes, is_held), (&self.said[id], 0, true)),
+                // What it had said may be on its way for ever.
+                Fate::Ended => {
+                    assert_eq!((self.said[id].starts_with(&heard), outcomes, is_held), (true, 1, false))
+                }
+                Fate::Away([client, _]) => {
+                    let mut client = UnixStream::from(client.try_clone().unwrap());
+                    let _ = client.read_to_end(&mut heard);
+                    if self.left.contains(&id) {
+                        self.said[id] = heard.clone();
+                    }
+                    assert_eq!((&heard, outcomes, is_held), (&self.said[id], 0, false));
+                }
+            }
+        }
+    }
+}
+
+/// Plays every order of `length` acts; gives how many there are.
+fn explore(length: usize) -> usize {
+    let (mut order, mut played) = (vec![0; length], 0);
+    loop {
+        let mut world = World::new();
+        let stuck = order.iter().position(|&act| !world.act(ACTS[act]));
+        if stuck.is_none() {
+            world.settle();
+            played += 1;
+        }
+        // The next order; all that begin like one that is stuck are passed over.
+        let mut at = stuck.unwrap_or(length - 1);
+        while order[at] + 1 == ACTS.len() {
+            let Some(before) = at.checked_sub(1) else { return played };
+            at = before;
+        }
+        order[at] += 1;
+        order[at + 1..].fill(0);
+    }
+}
+
+/// Of so many acts, or of as many as `MAINSTAY_ORDERS` says: 6 take half a minute, 7 some minutes.
+const LENGTH: usize = 5;
+
+#[test]
+fn in_every_order_of_events_each_tunnel_hears_its_own_and_ends_once() {
+    let length = std::env::var("MAINSTAY_ORDERS").ok().and_then(|length| length.parse().ok());
+    let begun = Instant::now();
+    let played = explore(length.unwrap_or(LENGTH));
+    println!("{played} orders in {:?}", begun.elapsed());
+    assert!(played > 10_000, "{played}");
+}
