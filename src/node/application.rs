@@ -14,8 +14,12 @@ use super::auth::User;
 use super::hub::adapter::{Room, SocketFacts};
 use super::hub::{Hub, Socket};
 use super::presence::{Connection, Presence};
+use super::questions::Questions;
 use super::request::{Request, USER_ROOM};
 use super::value::Value;
+
+/// The most members of a room in one answer: some 100 KiB.
+const PAGE: usize = 1000;
 
 /// The facts of an answer, or what is wrong with the request.
 pub type Outcome = Result<Vec<(&'static str, Value)>, String>;
@@ -26,12 +30,21 @@ pub struct Application {
     node: Arc<str>,
     hub: Arc<Hub>,
     presence: Arc<Presence>,
+    questions: Questions,
+    /// The most rooms of one client, its user's not among them.
+    max_rooms: usize,
 }
 
 impl Application {
     /// The application of a node.
-    pub fn new(node: &Arc<str>, hub: &Arc<Hub>, presence: &Arc<Presence>) -> Self {
-        Self { node: Arc::clone(node), hub: Arc::clone(hub), presence: Arc::clone(presence) }
+    pub fn new(node: &Arc<str>, hub: &Arc<Hub>, presence: &Arc<Presence>, max_rooms: usize) -> Self {
+        Self {
+            node: Arc::clone(node),
+            hub: Arc::clone(hub),
+            presence: Arc::clone(presence),
+            questions: Questions::default(),
+            max_rooms,
+        }
     }
 
     /// What the application keeps with a socket; other nodes see it.
@@ -69,6 +82,7 @@ impl Application {
         let main = self.hub.main();
         match request {
             Request::Join(room) => {
+                self.check_join(socket, &room)?;
                 main.join(socket, &[Room::text(&room)]).await;
                 Ok(vec![("room", room.into())])
             }
@@ -84,8 +98,9 @@ impl Application {
                     delivered => Ok(vec![("delivered", Value::Uint(delivered))]),
                 }
             }
-            Request::RoomPresence(room) => self.members(socket, &room).await,
+            Request::RoomPresence { room, after } => self.members(socket, &room, after.as_deref()).await,
             Request::UserPresence(user) => {
+                let _permit = self.questions.acquire(socket.id()).await?;
                 let connections = self.presence.of(&user).await.map_err(|away| away.to_string())?;
                 let list = connections.iter().map(told).collect();
                 let online = Value::Bool(!connections.is_empty());
@@ -142,14 +157,36 @@ impl Application {
         Ok(vec![("status", status.into())])
     }
 
-    /// Who is in a room, on all nodes.
-    async fn members(&self, socket: &Socket, room: &str) -> Outcome {
+    /// Whether a client may come into one more room.
+    fn check_join(&self, socket: &Socket, room: &str) -> Result<(), String> {
+        let most = self.max_rooms + usize::from(socket.user().is_some());
+        if socket.room_count() < most || socket.is_in(room) {
+            return Ok(());
+        }
+        Err(format!("this client is in {} rooms, the most that it may join; leave one first", self.max_rooms))
+    }
+
+    /// Who is in a room, on all nodes: those whose ids come behind `after`, at most [`PAGE`].
+    async fn members(&self, socket: &Socket, room: &str, after: Option<&str>) -> Outcome {
         if !socket.is_in(room) {
             return Err(format!("join {room} to see who is in it"));
         }
-        let sockets = self.hub.main().to(room).fetch_sockets().await.map_err(|fault| fault.to_string())?;
-        let members = sockets.into_iter().map(member).collect();
-        Ok(vec![("room", room.into()), ("members", Value::List(members))])
+        let _permit = self.questions.acquire(socket.id()).await?;
+        let main = self.hub.main();
+        let fetch = || async {
+            let sockets = main.to(room).fetch_sockets().await;
+            sockets.map_err(|fault| fault.to_string())
+        };
+        let sockets = self.questions.members(room, fetch).await?;
+        let from = after.map_or(0, |after| sockets.partition_point(|one| *one.id <= *after));
+        let page = &sockets[from..sockets.len().min(from + PAGE)];
+        let members = page.iter().map(member).collect();
+        let mut facts = vec![("room", room.into()), ("members", Value::List(members))];
+        if from + page.len() < sockets.len() {
+            facts.push(("count", Value::Uint(sockets.len() as u64)));
+            facts.push(("next", page.last().map_or(Value::Null, |last| (&*last.id).into())));
+        }
+        Ok(facts)
     }
 
     /// Publishes for back-end code. Gives the number of a user's connections.
@@ -208,11 +245,7 @@ fn told(connection: &Connection) -> Value {
 }
 
 /// A member of a room; user and node are those that a node of this kind keeps with its sockets.
-fn member(mut facts: SocketFacts) -> Value {
-    let (user, node) = (facts.data.take("user"), facts.data.take("node"));
-    Value::map([
-        ("id", (&*facts.id).into()),
-        ("user", user.unwrap_or_default()),
-        ("node", node.unwrap_or_default()),
-    ])
+fn member(facts: &SocketFacts) -> Value {
+    let kept = |name| facts.data.get(name).cloned().unwrap_or_default();
+    Value::map([("id", (&*facts.id).into()), ("user", kept("user")), ("node", kept("node"))])
 }

@@ -174,7 +174,8 @@ fn routes(settings: Settings, world: &World) -> Routes {
     let (bus, presence) = fellows(&settings, world, &metrics);
     let presence = Arc::new(presence);
     let hub = Hub::new(bus, &settings.clients.namespaces, &metrics);
-    let application = Arc::new(Application::new(&settings.id, &hub, &presence));
+    let max_rooms = settings.clients.max_rooms;
+    let application = Arc::new(Application::new(&settings.id, &hub, &presence, max_rooms));
     let auth = Arc::new(Auth::new(&settings.auth));
     let visitors = Arc::new(Visitors::new(&auth, &application, &metrics));
     let socketio = SocketIo::new(&hub, socketio(&settings, &seats, &metrics), Arc::clone(&visitors) as _);

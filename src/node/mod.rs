@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod packet;
 pub mod plain;
 pub mod presence;
+mod questions;
 pub mod request;
 mod routes;
 pub mod server;

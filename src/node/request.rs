@@ -6,7 +6,8 @@
 //! | `leave` | `room` | takes it out |
 //! | `publish` | `room`, `data` | sends `data` to the others in the room; the client must be in it |
 //! | `direct` | `user`, `data` | sends `data` to every connection of the user |
-//! | `presence` | `room` or `user` | says who is there |
+//! | `presence` | `room`, `after` | says who is in the room, 1,000 at a time; `after` is the `next` of the answer before |
+//! | `presence` | `user` | says where the user is |
 //! | `presence` | `status` | what others are told of this connection; `online` until then |
 //!
 //! Rules: a field that is missing, unknown or of the wrong kind is a fault that says what would be right. A room that
@@ -38,7 +39,12 @@ pub enum Request {
     /// To a user.
     Direct(User, Value),
     /// Who is in this room?
-    RoomPresence(String),
+    RoomPresence {
+        /// The room.
+        room: String,
+        /// The id of the last member that the client knows already.
+        after: Option<String>,
+    },
     /// Is this user there?
     UserPresence(User),
     /// Others are told this of the connection.
@@ -56,7 +62,7 @@ impl Request {
             "join" | "leave" => &["room"],
             "publish" => &["room", "data"],
             "direct" => &["user", "data"],
-            "presence" => &["room", "user", "status"],
+            "presence" => &["room", "after", "user", "status"],
             _ => return Err(format!("{} is no request; write {WORDS}", quoted(word))),
         };
         let stranger = fields.iter().find(|(name, _)| !known.contains(&&**name));
@@ -70,7 +76,10 @@ impl Request {
             "publish" => Ok(Self::Publish(fields.room()?, fields.data()?)),
             "direct" => Ok(Self::Direct(fields.user()?, fields.data()?)),
             _ => match ["room", "user", "status"].map(|name| fields.find(name).is_some()) {
-                [true, false, false] => Ok(Self::RoomPresence(fields.room()?)),
+                [true, false, false] => {
+                    Ok(Self::RoomPresence { room: fields.room()?, after: fields.after()? })
+                }
+                _ if fields.find("after").is_some() => Err("after goes with a room".into()),
                 [false, true, false] => Ok(Self::UserPresence(fields.user()?)),
                 [false, false, true] => Ok(Self::Status(fields.status()?)),
                 _ => {
@@ -104,6 +113,10 @@ impl Fields<'_> {
         let room = self.text("room")?;
         check_room(room)?;
         Ok(room.into())
+    }
+
+    fn after(&self) -> Result<Option<String>, String> {
+        self.find("after").is_some().then(|| self.text("after").map(str::to_owned)).transpose()
     }
 
     fn user(&self) -> Result<User, String> {
@@ -172,7 +185,12 @@ mod tests {
         assert_eq!(read("publish", r#"{"room":"r","data":null}"#), Ok(null));
         let direct = Request::Direct(user.clone(), Value::from_json("[1]").unwrap());
         assert_eq!(read("direct", r#"{"user":"bob","data":[1]}"#), Ok(direct));
-        assert_eq!(read("presence", r#"{"room":"r"}"#), Ok(Request::RoomPresence("r".into())));
+        assert_eq!(
+            read("presence", r#"{"room":"r"}"#),
+            Ok(Request::RoomPresence { room: "r".into(), after: None })
+        );
+        let page = Request::RoomPresence { room: "r".into(), after: Some("x".into()) };
+        assert_eq!(read("presence", r#"{"room":"r","after":"x"}"#), Ok(page));
         assert_eq!(read("presence", r#"{"user":"bob"}"#), Ok(Request::UserPresence(user)));
         assert_eq!(read("presence", r#"{"status":"away"}"#), Ok(Request::Status("away".into())));
     }
@@ -196,6 +214,8 @@ mod tests {
             ("presence", "{}", "one of the three"),
             ("presence", r#"{"room":"r","user":"u"}"#, "one of the three"),
             ("presence", r#"{"user":"u","status":"away"}"#, "one of the three"),
+            ("presence", r#"{"user":"u","after":"x"}"#, "after goes with a room"),
+            ("presence", r#"{"room":"r","after":1}"#, "after of presence is text"),
             ("presence", r#"{"status":1}"#, "status of presence is text"),
             ("presence", r#"{"status":""}"#, "1 to 32 of a-z"),
             ("presence", r#"{"status":"Back at 5"}"#, "1 to 32 of a-z"),

@@ -171,6 +171,49 @@ test("a Socket.IO handshake's Bearer token lets a client in, by polling and by W
   assert.equal((await within(once(wrong, 'connect_error'), 'a refusal'))[0].message, 'the token is not valid');
 });
 
+test('a client joins up to --max-rooms rooms, and hears what to do about one more', async (t) => {
+  const [node] = await fleet(t, 'ws1', null, ['--max-rooms', '3']);
+  const ann = await socketio(t, node, { auth: { user: 'ann' } });
+  const bob = await plain(t, node, '');
+  for (const room of ['a', 'b', 'c', 'a']) {
+    assert.equal((await ann.emitWithAck('join', { room })).ok, true, room);
+    assert.equal((await bob.ask({ type: 'join', room })).type, 'ok', room);
+  }
+  const told = 'this client is in 3 rooms, the most that it may join; leave one first';
+  assert.deepEqual(await ann.emitWithAck('join', { room: 'd' }), { ok: false, error: told });
+  assert.equal((await bob.ask({ type: 'join', room: 'd' })).error, told);
+  await ann.emitWithAck('leave', { room: 'b' });
+  assert.equal((await ann.emitWithAck('join', { room: 'd' })).ok, true);
+});
+
+test('a flood of questions is answered or refused, one by one, and others publish meanwhile', async (t) => {
+  const [one, two] = await fleet(t, 'ws1', 'ws2');
+  const nosy = await socketio(t, one, {});
+  const other = await socketio(t, one, {});
+  const far = await Promise.all(Array.from({ length: 50 }, () => socketio(t, two, {})));
+  for (const socket of [nosy, other, ...far]) await socket.emitWithAck('join', { room: 'big' });
+  const questions = Array.from({ length: 1000 }, () => nosy.emitWithAck('presence', { room: 'big' }));
+  for (let n = 0; n < 20; n += 1) assert.equal((await other.emitWithAck('publish', { room: 'big', data: n })).ok, true);
+  const answers = await within(Promise.all(questions), 'an answer to each question', 30_000);
+  const answered = answers.filter(({ ok }) => ok);
+  assert.ok(answered.length >= 100 && answered.length < 1000, `${answered.length} answered`);
+  for (const { members } of answered) assert.equal(members.length, 52);
+  for (const { ok, error } of answers) assert.ok(ok || /over 100 questions of this client wait/.test(error), error);
+  assert.equal((await nosy.emitWithAck('presence', { room: 'big' })).members.length, 52, 'and asks on afterwards');
+  assert.match(await one.metrics(), /^mainstay_node_unpublished_total(\{\})? 0$/m);
+});
+
+test('the members of a large room come by pages', async (t) => {
+  const [one, two] = await fleet(t, 'ws1', 'ws2');
+  const crowd = await Promise.all(Array.from({ length: 1001 }, (_, n) => plain(t, n % 2 ? one : two, '')));
+  await Promise.all(crowd.map((client) => client.ask({ type: 'join', room: 'crowd' })));
+  const first = await crowd[0].ask({ type: 'presence', room: 'crowd' });
+  assert.deepEqual([first.members.length, first.count, first.next], [1000, 1001, first.members[999].id]);
+  const second = await crowd[0].ask({ type: 'presence', room: 'crowd', after: first.next });
+  assert.deepEqual([second.members.length, second.count, second.next], [1, undefined, undefined]);
+  assert.equal(new Set([...first.members, ...second.members].map(({ id }) => id)).size, 1001);
+});
+
 test('two processes share a port when both have the flag, and one without it is told of it', async (t) => {
   const start = async (id, ...where) => {
     const node = await Node.start(id, ['--reuse-port', '--drain', '0s'], ...where);

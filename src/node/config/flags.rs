@@ -119,8 +119,11 @@ pub struct ClientFlags {
     /// What may wait for a client that does not read; more, and it is cut
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = read::size)]
     pub backlog: u64,
+    /// The most rooms that one client may join
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_rooms: u32,
     /// The most messages a second of one client; one that sends more is closed (1008). 0: no limit
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub messages_per_second: u32,
     /// The most bytes a second of one client, the same way. 0B: no limit
     #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = read::size)]

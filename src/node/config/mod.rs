@@ -94,6 +94,8 @@ pub struct Clients {
     pub drain: Duration,
     /// Bytes that may wait for a client that does not read.
     pub backlog: usize,
+    /// The most rooms that one client may join.
+    pub max_rooms: usize,
     /// Messages a second of one client; 0: no limit.
     pub messages_per_second: u32,
     /// Bytes a second of one client; 0: no limit.
@@ -330,6 +332,7 @@ fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
         idle: flags.idle,
         drain: flags.drain,
         backlog: flags.backlog as usize,
+        max_rooms: flags.max_rooms as usize,
         messages_per_second: flags.messages_per_second,
         bytes_per_second: flags.bytes_per_second,
         namespaces,

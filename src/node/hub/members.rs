@@ -65,7 +65,7 @@ impl Members {
         {
             entry.remove();
         }
-        let mut rooms = std::mem::take(&mut state.rooms);
+        let mut rooms = state.rooms.take();
         rooms.retain(|room| self.take_out(socket, room));
         Some(rooms)
     }
@@ -75,12 +75,9 @@ impl Members {
         let mut opened = Vec::new();
         let mut state = socket.state.lock();
         for room in rooms {
-            let is_there =
-                *room.name == **socket.id() || state.rooms.iter().any(|there| there.name == room.name);
-            if is_there || state.is_gone {
+            if state.is_gone || *room.name == **socket.id() || !state.rooms.insert(room) {
                 continue;
             }
-            state.rooms.push(room.clone());
             let mut shard = self.rooms[self.place(&room.name)].write();
             let inside = shard.entry(room.name.clone()).or_default();
             if inside.is_empty() {
@@ -97,8 +94,7 @@ impl Members {
         let mut emptied = Vec::new();
         let mut state = socket.state.lock();
         for room in rooms {
-            let Some(place) = state.rooms.iter().position(|there| there.name == room.name) else { continue };
-            let room = state.rooms.swap_remove(place);
+            let Some(room) = state.rooms.remove(&room.name) else { continue };
             if self.take_out(socket, &room) {
                 emptied.push(room);
             }

@@ -33,6 +33,7 @@ mod members;
 mod namespace;
 pub(crate) mod offset;
 mod restore;
+mod rooms;
 mod selection;
 mod socket;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::adapter::{Room, SocketFacts};
 use super::event::Event;
+use super::rooms::Rooms;
 use crate::node::auth::User;
 use crate::node::value::Value;
 
@@ -63,7 +64,7 @@ pub struct Socket {
 #[derive(Default)]
 pub(super) struct State {
     /// Its rooms, without its own.
-    pub(super) rooms: Vec<Room>,
+    pub(super) rooms: Rooms,
     data: Value,
     /// It has left the namespace, and comes into no room any more.
     pub(super) is_gone: bool,
@@ -112,7 +113,12 @@ impl Socket {
 
     /// Whether it is in a room; in its own it always is.
     pub fn is_in(&self, room: &str) -> bool {
-        *self.id == *room || self.state.lock().rooms.iter().any(|there| *there.name == *room)
+        *self.id == *room || self.state.lock().rooms.contains(room)
+    }
+
+    /// How many rooms it is in, its own not among them.
+    pub fn room_count(&self) -> usize {
+        self.state.lock().rooms.len()
     }
 
     /// Its rooms, its own first.
