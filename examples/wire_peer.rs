@@ -219,7 +219,7 @@ async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Resul
             let Some(restored) = adapter.restore_session(text("pid"), text("offset")).await else {
                 return Ok(Value::Null);
             };
-            let missed = restored.missed.into_iter().map(|missed| Value::from(missed.data));
+            let missed = restored.missed.into_iter().map(|missed| Value::from(missed.data.clone()));
             Ok(Value::map([
                 ("sid", Value::from(&*restored.session.sid)),
                 ("rooms", names(&restored.session.rooms)),

@@ -4,10 +4,14 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
 import { createClient } from 'redis';
+import { io } from 'socket.io-client';
 import WebSocket from 'ws';
 
 import { Peer, Single } from './lib/peers.mjs';
 import { until } from './lib/wait.mjs';
+
+/** Clients of a server that is killed, and what they miss before they come back: more in all than Redis lets wait. */
+const [CLIENTS, MISSED] = [Number(process.env.STORM_CLIENTS ?? 250), 300];
 
 /** A client that speaks the protocol itself, so that it can come back to any server with what it remembers. */
 class Raw {
@@ -127,6 +131,71 @@ describe('a client goes on on another server and misses nothing', () => {
     raw.socket.send('41');
     await until('its session is gone', async () => (await client.exists(`sio:session:${raw.ids.pid}`)) === 0);
   });
+});
+
+describe('many come back, or with much that they have missed', () => {
+  test('when a server is killed every client of it goes on on the other and misses nothing', async (t) => {
+    const { redis, peers: [a, b] } = await cluster(t, 'streams', ['rust', 'rust']);
+    const client = await asking(t, redis);
+    const clients = await Promise.all(Array.from({ length: CLIENTS }, () => Raw.open(a)));
+    t.after(() => clients.forEach((raw) => raw.socket.terminate()));
+    await Promise.all(clients.map((raw) => raw.join('room')));
+    await b.call('emit', { rooms: ['room'], event: 'seen' });
+    await until('all have seen the first event', () => clients.every((raw) => raw.offset));
+    await until('every session is kept', async () => {
+      const kept = await client.mGet(clients.map((raw) => `sio:session:${raw.ids.pid}`));
+      return kept.every((session) => session !== null && Buffer.from(session, 'base64').includes('room'));
+    });
+    await a.child.stop('SIGKILL');
+    const text = 'x'.repeat(500);
+    const emit = (n) => b.call('emit', { rooms: ['room'], event: 'missed', args: [n, text] });
+    for (let n = 0; n < MISSED; n += 100) await Promise.all(Array.from({ length: 100 }, (_, i) => emit(n + i)));
+    // While they come back, more is said.
+    const back = Promise.all(clients.map((raw) => Raw.open(b, raw.claim)));
+    for (let n = MISSED; n < 2 * MISSED; n += 1) await emit(n);
+    const restored = await back;
+    t.after(() => restored.forEach((raw) => raw.socket.terminate()));
+    const same = restored.filter((raw, place) => raw.ids.pid === clients[place].ids.pid);
+    assert.equal(same.length, CLIENTS);
+    await until('all have everything', () => restored.every((raw) => numbers(raw).length >= 2 * MISSED));
+    // Those that were emitted together are in any order, the same for all.
+    const order = numbers(restored[0]);
+    assert.deepEqual([...order].sort((x, y) => x - y), [...Array(2 * MISSED).keys()]);
+    for (const raw of restored) assert.deepEqual(numbers(raw), order);
+  });
+
+  for (const transport of ['websocket', 'polling']) {
+    test(`${transport}: one that missed more than its queue holds gets all of it, once`, async (t) => {
+      const { peers: [a] } = await cluster(t, 'streams', ['rust']);
+      const options = { transports: [transport], forceNew: true, reconnection: false };
+      const socket = io(`http://127.0.0.1:${a.port}`, options);
+      t.after(() => socket.disconnect());
+      const got = [];
+      let connects = 0;
+      socket.on('missed', (number) => got.push(number));
+      socket.on('connect', () => (connects += 1));
+      const seen = new Promise((resolve) => socket.once('seen', resolve));
+      await until('it is connected', () => socket.connected);
+      await socket.emitWithAck('join', 'room');
+      await a.call('emit', { rooms: ['room'], event: 'seen' });
+      await seen;
+      socket.io.engine.close();
+      await until('its server has noticed', async () => (await a.call('local')) === 0);
+      const text = 'x'.repeat(300);
+      for (let n = 0; n < 6000; n += 200) {
+        const some = Array.from({ length: 200 }, (_, i) => n + i);
+        await Promise.all(some.map((number) => a.call('emit', { rooms: ['room'], event: 'missed', args: [number, text] })));
+      }
+      socket.connect();
+      await until('it is back', () => socket.connected);
+      assert.equal(socket.recovered, true);
+      await until('it has all', () => got.length >= 6000);
+      await a.call('emit', { rooms: ['room'], event: 'missed', args: ['after'] });
+      await until('it is in its room', () => got.at(-1) === 'after');
+      assert.deepEqual(got.slice(0, -1).sort((x, y) => x - y), [...Array(6000).keys()]);
+      assert.equal(connects, 2);
+    });
+  }
 });
 
 describe('Redis is killed and comes back', () => {

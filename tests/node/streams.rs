@@ -216,16 +216,17 @@ async fn a_session_is_not_taken_up_where_it_must_not_be() {
         assert!(node.adapter.restore_session("pid", offset).await.is_none());
     }
     assert!(exists());
-    // An offset that is not in the stream consumes the session.
+    // An offset that is not in the stream is no claim, and leaves the session to whoever has a right one.
     assert!(node.adapter.restore_session("pid", "1-0").await.is_none());
-    assert!(!exists());
-    save().await;
+    assert!(exists());
     redis::cmd("XTRIM").arg("socket.io").arg("MAXLEN").arg(0).exec(&mut server.connect()).unwrap();
-    assert!(node.adapter.restore_session("pid", &seen).await.is_none(), "the stream was trimmed");
-    save().await;
+    let late = Node::start("late", &server.url(), settings(Streams::default())).await;
+    assert!(late.adapter.restore_session("pid", &seen).await.is_none(), "the stream was trimmed");
+    assert!(exists());
     redis::cmd("SET").arg("sio:session:pid").arg("garbage").exec(&mut server.connect()).unwrap();
     let seen = said(&node, "seen", &[], &[]).await;
     assert!(node.adapter.restore_session("pid", &seen).await.is_none());
+    late.bus.close().await;
     node.bus.close().await;
 }
 
@@ -240,10 +241,81 @@ async fn many_missed_events_come_in_several_reads() {
     for answer in sent {
         answer.await.unwrap();
     }
+    // All of them are read back, and the first event.
+    for _ in 0..2501 {
+        node.next().await;
+    }
     let restored = timeout(SOON, node.adapter.restore_session("pid", &seen)).await.unwrap().unwrap();
     let expected: Vec<String> = (0..2500).map(|number: u32| number.to_string()).collect();
     assert_eq!(texts(&restored), expected);
     node.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_has_read_itself_is_there_for_clients_though_the_stream_was_trimmed() {
+    let server = Server::start();
+    let node = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let seen = said(&node, "seen", &[], &[]).await;
+    said(&node, "missed", &[], &[]).await;
+    node.next().await;
+    node.next().await;
+    node.adapter.save_session(session("pid", &["room"])).await.unwrap();
+    redis::cmd("XTRIM").arg("socket.io").arg("MAXLEN").arg(0).exec(&mut server.connect()).unwrap();
+    let restored = node.adapter.restore_session("pid", &seen).await.unwrap();
+    assert_eq!(texts(&restored), ["missed"]);
+    node.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_nodes_that_a_client_comes_back_to_one_takes_its_session_and_none_before_it_is_restored() {
+    let server = Server::start();
+    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let two = Node::start("two", &server.url(), settings(Streams::default())).await;
+    let seen = said(&one, "seen", &[], &[]).await;
+    assert_eq!(two.next_broadcast().await, r#"["seen"]"#);
+    one.adapter.save_session(session("pid", &["room"])).await.unwrap();
+    let first = one.adapter.find_session("pid", &seen).await.unwrap();
+    let second = two.adapter.find_session("pid", &seen).await.unwrap();
+    drop(one.adapter.find_session("pid", &seen).await.unwrap());
+    let (first, second) = tokio::join!(first.take(), second.take());
+    assert_eq!([first.is_some(), second.is_some()].iter().filter(|is_taken| **is_taken).count(), 1);
+    assert!(one.adapter.find_session("pid", &seen).await.is_none());
+    one.bus.close().await;
+    two.bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_that_come_back_to_a_fresh_node_share_what_is_read_for_them() {
+    let server = Server::start();
+    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let seen = said(&one, "seen", &[], &[]).await;
+    let text = "x".repeat(500);
+    let sent: Vec<_> = (0..2000).map(|_| one.adapter.send(broadcast(&[&text], &[], &[]))).collect();
+    for answer in sent {
+        answer.await.unwrap();
+    }
+    for number in 0..200 {
+        one.adapter.save_session(session(&format!("pid{number}"), &["room"])).await.unwrap();
+    }
+    one.bus.close().await;
+    let fresh = Node::start("fresh", &server.url(), settings(Streams::default())).await;
+    let asked: u64 = reads(&server);
+    let pids: Vec<String> = (0..200).map(|number| format!("pid{number}")).collect();
+    let back = pids.iter().map(|pid| fresh.adapter.restore_session(pid, &seen));
+    let restored = timeout(SOON, futures_util::future::join_all(back)).await.unwrap();
+    assert!(restored.iter().all(|one| one.as_ref().is_some_and(|one| one.missed.len() == 2000)));
+    assert!(reads(&server) - asked < 50, "{} reads for 200 clients", reads(&server) - asked);
+    fresh.bus.close().await;
+}
+
+/// How often entries of a range were asked for.
+fn reads(server: &Server) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connect()).unwrap();
+    let calls = |name| {
+        let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
+        line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    calls("cmdstat_xrange") + calls("cmdstat_xrevrange")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,8 @@
 //! in which every client gets them. Log and sessions are bounded in time and in size.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,8 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::node::hub::adapter::{
-    Acks, Adapter, Answers, Bus, BusState, Flags, Local, Missed, NotSent, Offset, Operation, Pending,
-    RemoteAck, RequestFault, Restored, Room, Session, SocketFacts, Target,
+    Acks, Adapter, Answers, Bus, BusState, Flags, Local, Missed, NotSent, Offset, Operation, Page, Pending,
+    RemoteAck, Replay, RequestFault, Room, Session, SocketFacts, Target,
 };
 use crate::node::hub::offset;
 use crate::node::value::Value;
@@ -24,8 +26,11 @@ use crate::node::value::Value;
 /// Events that a namespace's log keeps at most; the same as of a stream in Redis.
 const MOST_ENTRIES: usize = 10_000;
 
-/// Bytes that a namespace's log keeps at most, as [`weight`] counts them.
+/// Bytes that a namespace's log keeps at most, as [`Missed::weight`] counts them.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
+
+/// Events in one page of what a client has missed.
+const PAGE_EVENTS: usize = 256;
 
 /// Sessions that a namespace keeps at most; beyond, the connection's end is just that.
 const MOST_SESSIONS: usize = 100_000;
@@ -71,9 +76,8 @@ struct Log {
 
 struct Entry {
     place: (u64, u64),
-    data: Vec<Value>,
+    missed: Arc<Missed>,
     target: Target,
-    bytes: usize,
     at: Instant,
 }
 
@@ -236,14 +240,43 @@ impl Adapter for Place {
         ready(Ok(()))
     }
 
-    fn restore_session(&self, pid: &str, offset: &str) -> Pending<Option<Restored>> {
-        let found = self.space.sessions.lock().remove(pid);
+    fn find_session(&self, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>> {
+        let found = self.space.sessions.lock().get(pid).cloned();
         let session = found.filter(|(_, until)| *until > Instant::now()).map(|(session, _)| session);
-        let restored = session.and_then(|session| {
-            let missed = self.space.log.lock().since(offset::parse(offset)?, &session.rooms)?;
-            Some(Restored { session, missed })
+        let replay = session.zip(offset::parse(offset)).and_then(|(session, seen)| {
+            self.space.log.lock().find(seen)?;
+            Some(Box::new(Found { space: self.space.clone(), session, seen }) as Box<dyn Replay>)
         });
-        ready(restored)
+        ready(replay)
+    }
+
+    fn forget_session(&self, pid: &str) -> Pending<()> {
+        self.space.sessions.lock().remove(pid);
+        ready(())
+    }
+}
+
+/// A session that was found and is not taken yet.
+struct Found {
+    space: Arc<Space>,
+    session: Session,
+    /// Up to where its client has been given everything.
+    seen: (u64, u64),
+}
+
+impl Replay for Found {
+    fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Page>> + Send + '_>> {
+        let page = self.space.log.lock().page(&mut self.seen, &self.session.rooms);
+        Box::pin(std::future::ready(page))
+    }
+
+    fn take(self: Box<Self>) -> Pending<Option<Session>> {
+        let taken = self.space.sessions.lock().remove(&self.session.pid);
+        ready(taken.map(|(session, _)| session))
     }
 }
 
@@ -254,42 +287,44 @@ impl Log {
         // A clock that is set back must not turn the order of offsets around.
         let place = if ms > self.last.0 { (ms, 0) } else { (self.last.0, self.last.1 + 1) };
         self.last = place;
-        let bytes = data.iter().map(weight).sum::<usize>();
-        self.bytes += bytes;
-        self.entries.push_back(Entry { place, data, target, bytes, at: now });
+        let missed = Arc::new(Missed::new(data, spelled(place)));
+        self.bytes += missed.weight();
+        self.entries.push_back(Entry { place, missed, target, at: now });
         while self.entries.front().is_some_and(|first| {
             now - first.at > keep || self.entries.len() > MOST_ENTRIES || self.bytes > MOST_BYTES
         }) {
-            self.bytes -= self.entries.pop_front().map_or(0, |first| first.bytes);
+            self.bytes -= self.entries.pop_front().map_or(0, |first| first.missed.weight());
         }
         spelled(place)
     }
 
-    /// What a socket in these rooms has missed since an event; `None` when that is not in the log any more.
-    fn since(&self, place: (u64, u64), rooms: &[Room]) -> Option<Vec<Missed>> {
-        let at = self.entries.binary_search_by_key(&place, |entry| entry.place).ok()?;
+    /// Where an event stands; `None` when it is not in the log any more.
+    fn find(&self, place: (u64, u64)) -> Option<usize> {
+        self.entries.binary_search_by_key(&place, |entry| entry.place).ok()
+    }
+
+    /// Some of what a socket in these rooms has missed since an event, and how far that goes; `None` when that event is
+    /// not in the log any more.
+    fn page(&self, seen: &mut (u64, u64), rooms: &[Room]) -> Option<Page> {
+        let at = self.find(*seen)?;
         let is_in = |names: &[Room]| names.iter().any(|name| rooms.iter().any(|room| room.name == name.name));
-        let missed = self.entries.range(at + 1..).filter(|entry| {
-            (entry.target.rooms.is_empty() || is_in(&entry.target.rooms)) && !is_in(&entry.target.except)
-        });
-        Some(missed.map(|entry| Missed { data: entry.data.clone(), offset: spelled(entry.place) }).collect())
+        let mut page = Page { missed: Vec::new(), is_last: true };
+        for entry in self.entries.range(at + 1..) {
+            if page.missed.len() == PAGE_EVENTS {
+                page.is_last = false;
+                break;
+            }
+            *seen = entry.place;
+            if (entry.target.rooms.is_empty() || is_in(&entry.target.rooms)) && !is_in(&entry.target.except) {
+                page.missed.push(entry.missed.clone());
+            }
+        }
+        Some(page)
     }
 }
 
 fn spelled((ms, count): (u64, u64)) -> Offset {
     format!("{ms}-{count}").into()
-}
-
-/// About the bytes that a value takes in memory.
-fn weight(value: &Value) -> usize {
-    let own = size_of::<Value>();
-    own + match value {
-        Value::Text(text) => text.len(),
-        Value::Binary(bytes) => bytes.len(),
-        Value::List(items) => items.iter().map(weight).sum(),
-        Value::Map(entries) => entries.iter().map(|(key, value)| key.len() + 16 + weight(value)).sum(),
-        _ => 0,
-    }
 }
 
 fn ready<T: Send + 'static>(value: T) -> Pending<T> {

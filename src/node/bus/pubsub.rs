@@ -16,8 +16,8 @@ use super::requests::{Answered, Answers, Heap};
 use super::wire::WireFault;
 use super::wire::classic::{self, Channels, Request, Response};
 use crate::node::hub::adapter::{
-    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, RemoteAck, RequestFault, Restored,
-    Room, Session, SocketFacts, Target,
+    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, RemoteAck, Replay, RequestFault, Room,
+    Session, SocketFacts, Target,
 };
 use crate::node::value::Value;
 
@@ -298,8 +298,12 @@ impl Adapter for Pubsub {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn restore_session(&self, _: &str, _: &str) -> Pending<Option<Restored>> {
+    fn find_session(&self, _: &str, _: &str) -> Pending<Option<Box<dyn Replay>>> {
         Box::pin(std::future::ready(None))
+    }
+
+    fn forget_session(&self, _: &str) -> Pending<()> {
+        Box::pin(std::future::ready(()))
     }
 }
 

@@ -9,7 +9,7 @@ use super::redis::Via;
 use super::settings::Mode;
 use super::wire::envelope::{Dialect, Message};
 use crate::node::hub::adapter::{
-    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, RequestFault, Restored, Room, Session,
+    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, Replay, RequestFault, Room, Session,
     SocketFacts, Target,
 };
 use crate::node::value::Value;
@@ -106,7 +106,11 @@ impl Adapter for Sharded {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn restore_session(&self, _: &str, _: &str) -> Pending<Option<Restored>> {
+    fn find_session(&self, _: &str, _: &str) -> Pending<Option<Box<dyn Replay>>> {
         Box::pin(std::future::ready(None))
+    }
+
+    fn forget_session(&self, _: &str) -> Pending<()> {
+        Box::pin(std::future::ready(()))
     }
 }

@@ -11,12 +11,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::node::packet::Frames;
 use crate::node::value::Value;
 
 /// What an adapter will have to say.
@@ -137,22 +138,74 @@ pub struct Session {
     pub namespace: Option<Box<str>>,
 }
 
-/// An event that a client has not seen.
-#[derive(Debug, Clone, PartialEq)]
+/// An event that clients have not seen. It is encoded once for all of them.
+#[derive(Debug)]
 pub struct Missed {
     /// The event's name, then its arguments, without the offset.
     pub data: Vec<Value>,
     /// Its place in the log.
     pub offset: Offset,
+    /// As clients get it.
+    pub(super) frames: OnceLock<Frames>,
+    weight: usize,
+}
+
+impl Missed {
+    /// An event of the log.
+    pub fn new(data: Vec<Value>, offset: Offset) -> Self {
+        // Twice: as it is, and as it is encoded.
+        let weight = 2 * data.iter().map(weight).sum::<usize>() + size_of::<Self>();
+        Self { data, offset, frames: OnceLock::new(), weight }
+    }
+
+    /// About the bytes that it takes in memory.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+/// About the bytes that a value takes in memory.
+fn weight(value: &Value) -> usize {
+    let own = size_of::<Value>();
+    own + match value {
+        Value::Text(text) => text.len(),
+        Value::Binary(bytes) => bytes.len(),
+        Value::List(items) => items.iter().map(weight).sum(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| key.len() + 16 + weight(value)).sum(),
+        _ => 0,
+    }
+}
+
+/// Some of what a client has missed, in order.
+#[derive(Debug)]
+pub struct Page {
+    /// The events.
+    pub missed: Vec<Arc<Missed>>,
+    /// Nothing more is in the log now.
+    pub is_last: bool,
 }
 
 /// A session that goes on, with all that its client has missed, in order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Restored {
     /// What was left.
     pub session: Session,
     /// What came since.
-    pub missed: Vec<Missed>,
+    pub missed: Vec<Arc<Missed>>,
+}
+
+/// A session that was found and is not taken yet, and what its client has missed.
+pub trait Replay: Send {
+    /// The session as it was found.
+    fn session(&self) -> &Session;
+
+    /// The next of what was missed. May be asked again after the last page: then it gives what has come since. `None`
+    /// where it cannot go on.
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Page>> + Send + '_>>;
+
+    /// Takes the session, which is gone from where it was kept; `None` where somebody else has it. Until then whatever
+    /// fails leaves it to be claimed again.
+    fn take(self: Box<Self>) -> Pending<Option<Session>>;
 }
 
 /// Why something did not get to the other nodes.
@@ -269,8 +322,28 @@ pub trait Adapter: Send + Sync {
     /// Keeps what a connection left behind, for as long as a client may take to come back.
     fn save_session(&self, session: Session) -> Pending<Result<(), NotSent>>;
 
-    /// Takes up a session, once: what a client claims is gone after the first try. `None` where there is none.
-    fn restore_session(&self, pid: &str, offset: &str) -> Pending<Option<Restored>>;
+    /// Finds a session that a client claims, and whose last event it has seen is still known. `None` where there is none.
+    fn find_session(&self, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>>;
+
+    /// Removes a session that nobody is to claim.
+    fn forget_session(&self, pid: &str) -> Pending<()>;
+
+    /// Takes up a session, and gives all that was missed at once.
+    fn restore_session(&self, pid: &str, offset: &str) -> Pending<Option<Restored>> {
+        let finding = self.find_session(pid, offset);
+        Box::pin(async move {
+            let (mut replay, mut missed) = (finding.await?, Vec::new());
+            loop {
+                let page = replay.next().await?;
+                missed.extend(page.missed);
+                if page.is_last {
+                    break;
+                }
+            }
+            let session = replay.take().await?;
+            Some(Restored { session, missed })
+        })
+    }
 }
 
 /// One namespace of this node, as its adapter calls it. Nothing here blocks.

@@ -100,8 +100,7 @@ impl Namespace {
     /// A client has said good-bye: nobody is to take its session up.
     pub(super) fn take_back(&self, socket: &Socket) {
         if let Some(pid) = socket.pid().filter(|_| self.ahead.is_some()) {
-            // A claim with an offset that no event has ends the session, as every claim does.
-            self.go_on(self.adapter.restore_session(pid, "0-0"), drop);
+            self.go_on(self.adapter.forget_session(pid), drop);
         }
     }
 

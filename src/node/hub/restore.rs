@@ -1,18 +1,24 @@
 //! A client comes back for its session: what it missed is sent first, and nothing is lost or sent twice meanwhile.
 //!
-//! The bus reads its log while new events go on arriving. From the moment a restoration begins, events are noted; when
-//! the log's answer is there, the socket comes into its rooms and gets the notes that the answer did not have, all under
-//! one lock that every delivery of a logged event shares. Deliveries that lag behind the answer pass it by (`seen`).
+//! 1. The bus gives what was missed page by page, and each goes out when the client has taken the one before. However
+//!    much it missed, its queue does not grow, and it is not taken for a client that does not read.
+//! 2. When it has caught up, events are noted from then on; what came in between is read from the log, the session is
+//!    taken, and the socket comes into its rooms and gets the notes that the log did not have. All that is under one lock
+//!    that every delivery of a logged event shares. Deliveries that lag behind pass it by (`seen`).
+//!
+//! Until the session is taken whatever fails leaves it to be claimed again.
 //!
 //! The secret alone is not enough: a session is taken up by the user that left it, in the namespace where it was left.
 //! A client that comes with the token of another user gets a new session, and neither rooms nor events of the old one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::{Instant, interval};
 use tracing::debug;
 
-use super::adapter::{Offset, Room, Session, Target};
+use super::adapter::{Missed, Offset, Replay, Room, Session, Target};
 use super::namespace::Namespace;
 use super::socket::{Arrival, Client, Socket};
 use super::{Event, offset};
@@ -21,6 +27,13 @@ use crate::node::value::Value;
 
 /// Notes that are kept at most; a restoration that needs older ones fails, and its client gets a new session.
 const MOST_NOTES: usize = 50_000;
+
+/// How long a client may take nothing of what it has missed, and how long all of it may last. With more it is a new one.
+const STALLED: Duration = Duration::from_secs(30);
+const WHOLE: Duration = Duration::from_secs(300);
+
+/// Between two looks whether a client has taken a page.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The restorations that are under way, and what has come since they began.
 #[derive(Default)]
@@ -99,11 +112,17 @@ impl Namespace {
     /// before anything newer. `None`: there is no such session, and the client is to come in as a new one.
     pub async fn restore(&self, back: Return, greet: impl FnOnce(&Arc<Socket>)) -> Option<Arc<Socket>> {
         let shown = offset::parse(&back.offset)?;
+        let mut replay = self.adapter.find_session(&back.pid, &back.offset).await?;
+        if !self.may_take_up(replay.session(), back.user.as_ref()) {
+            debug!(namespace = %self.name(), "session of another user is not taken up");
+            return None;
+        }
+        let mut seen = self.catch_up(&mut *replay, &*back.client, shown).await?;
         let (generation, first) = self.restoring.write().begin();
         let underway = Underway(self);
-        let restored = self.adapter.restore_session(&back.pid, &back.offset).await?;
-        if !self.may_take_up(&restored.session, back.user.as_ref()) {
-            debug!(namespace = %self.name(), "session of another user is not taken up");
+        let rest = rest(&mut *replay).await?;
+        let session = replay.take().await?;
+        if !self.may_take_up(&session, back.user.as_ref()) {
             return None;
         }
         let restoring = self.restoring.write();
@@ -111,9 +130,9 @@ impl Namespace {
         if notes.generation != generation {
             drop(notes);
             drop(restoring);
+            self.go_on(self.adapter.save_session(session), drop);
             return None;
         }
-        let session = restored.session;
         let socket = self.socket(Arrival {
             id: session.sid.into(),
             pid: Some(session.pid),
@@ -121,10 +140,8 @@ impl Namespace {
             user: back.user,
             data: session.data,
         });
-        let mut seen = shown;
-        for missed in &restored.missed {
-            socket.client().event(&Event::new(self.name(), &missed.data, Some(&missed.offset)));
-            seen = seen.max(offset::parse(&missed.offset).unwrap_or_default());
+        for missed in &rest {
+            self.replay(missed, socket.client(), &mut seen);
         }
         self.members.add(&socket);
         self.members.join(&socket, &session.rooms);
@@ -161,6 +178,59 @@ impl Namespace {
         session.user.as_deref() == user.map(User::as_str)
             && session.namespace.as_deref().is_none_or(|namespace| *namespace == **self.name())
     }
+}
+
+impl Namespace {
+    /// Sends what was missed at the client's pace, until there is nothing more for now. Gives the last event's place.
+    async fn catch_up(
+        &self,
+        replay: &mut dyn Replay,
+        client: &dyn Client,
+        mut seen: (u64, u64),
+    ) -> Option<(u64, u64)> {
+        let end = Instant::now() + WHOLE;
+        loop {
+            let page = replay.next().await?;
+            page.missed.iter().for_each(|missed| self.replay(missed, client, &mut seen));
+            if page.is_last {
+                return Some(seen);
+            }
+            if !page.missed.is_empty() && !takes_more(client, end).await {
+                debug!(namespace = %self.name(), "a client that came back does not take what it has missed");
+                return None;
+            }
+        }
+    }
+
+    fn replay(&self, missed: &Missed, client: &dyn Client, seen: &mut (u64, u64)) {
+        client.event(&Event::replayed(self.name(), missed));
+        *seen = (*seen).max(offset::parse(&missed.offset).unwrap_or_default());
+    }
+}
+
+/// What came since the client had caught up.
+async fn rest(replay: &mut dyn Replay) -> Option<Vec<Arc<Missed>>> {
+    let mut rest = Vec::new();
+    loop {
+        let page = replay.next().await?;
+        rest.extend(page.missed);
+        if page.is_last {
+            return Some(rest);
+        }
+    }
+}
+
+/// Returns when the client has taken everything; `false` if it has gone, or takes nothing for too long.
+async fn takes_more(client: &dyn Client, end: Instant) -> bool {
+    let end = end.min(Instant::now() + STALLED);
+    let mut look = interval(LOOK);
+    while !client.is_ready() {
+        if client.is_gone() || Instant::now() > end {
+            return false;
+        }
+        look.tick().await;
+    }
+    true
 }
 
 fn is_for(target: &Target, socket: &Socket) -> bool {

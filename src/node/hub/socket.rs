@@ -20,6 +20,11 @@ pub trait Client: Send + Sync {
     /// Whether an event would go out at once; a volatile one is dropped where it would not.
     fn is_ready(&self) -> bool;
 
+    /// Whether its connection has ended.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Whether it can answer an event; one that cannot is not counted among those that were asked.
     fn answers(&self) -> bool;
 

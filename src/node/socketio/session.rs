@@ -79,7 +79,10 @@ impl Session {
 
     /// The time to come into a namespace is over.
     pub(super) fn time_is_over(&self) {
-        if !self.state.lock().has_entered {
+        let state = self.state.lock();
+        // One that is being sent what it has missed is in as soon as it has taken that.
+        if !state.has_entered && state.entering.is_empty() {
+            drop(state);
             self.connection.close(CloseKind::Orderly);
         }
     }
@@ -354,6 +357,10 @@ impl Client for Session {
 
     fn is_ready(&self) -> bool {
         self.connection.is_ready()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.state.lock().is_over
     }
 
     fn answers(&self) -> bool {

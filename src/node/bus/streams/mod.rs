@@ -13,14 +13,16 @@ use super::settings::Streams as Settings;
 use super::wire::entry;
 use super::wire::envelope::{Dialect, Envelope, Message};
 use crate::node::hub::adapter::{
-    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, RequestFault, Restored, Room, Session,
+    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, Replay, RequestFault, Room, Session,
     SocketFacts, Target,
 };
 use crate::node::value::Value;
 
+mod history;
 mod own;
 mod reader;
 mod recovery;
+mod tail;
 
 use own::Own;
 
@@ -166,7 +168,11 @@ impl Adapter for Streams {
         recovery::save(&self.ephemeral.peer, &self.settings, &session)
     }
 
-    fn restore_session(&self, pid: &str, offset: &str) -> Pending<Option<Restored>> {
-        recovery::restore(self, pid, offset)
+    fn find_session(&self, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>> {
+        recovery::find(self, pid, offset)
+    }
+
+    fn forget_session(&self, pid: &str) -> Pending<()> {
+        recovery::forget(&self.ephemeral.peer, &self.settings, pid)
     }
 }

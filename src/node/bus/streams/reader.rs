@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Streams;
+use super::history::History;
 use super::own;
+use super::tail::{self, Tail};
 use crate::node::bus::peer::Shared;
 use crate::node::bus::redis::{Line, draw};
 use crate::node::bus::settings::Streams as Settings;
@@ -36,6 +38,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Bytes of its fields.
+    pub fn size(&self) -> usize {
+        self.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
+    }
+
     /// Its fields.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(field, value)| (&field[..], &value[..]))
@@ -66,18 +73,31 @@ pub(in crate::node::bus) struct Readers {
     adapters: RwLock<HashMap<Arc<str>, Weak<Streams>>>,
     /// Streams whose reader has found its place, and whether it reads now.
     places: RwLock<HashMap<Arc<str>, bool>>,
+    /// The newest broadcasts of each stream, where sessions can be taken up again.
+    tails: HashMap<Arc<str>, Arc<Tail>>,
+    /// What reads older entries.
+    history: History,
 }
 
 impl Readers {
     /// Begins to read every stream, until `closed`.
     pub fn start(shared: &Arc<Shared>, settings: &Settings, closed: &CancellationToken) -> Arc<Readers> {
-        let readers = Arc::new(Readers { adapters: RwLock::default(), places: RwLock::default() });
-        for stream in entry::streams_to_read(&settings.name, settings.count) {
+        let streams: Vec<Arc<str>> =
+            entry::streams_to_read(&settings.name, settings.count).into_iter().map(Arc::from).collect();
+        let share = if settings.recovery.is_some() { tail::MOST_BYTES / streams.len().max(1) } else { 0 };
+        let readers = Arc::new(Readers {
+            adapters: RwLock::default(),
+            places: RwLock::default(),
+            tails: streams.iter().map(|stream| (stream.clone(), Arc::new(Tail::new(share)))).collect(),
+            history: History::new(&shared.redis, shared.settings.patience),
+        });
+        for stream in streams {
             let reader = Reader {
                 shared: shared.clone(),
                 settings: settings.clone(),
                 readers: readers.clone(),
-                stream: stream.into(),
+                tail: readers.tail(&stream),
+                stream,
                 place: None,
             };
             let closed = closed.clone();
@@ -102,13 +122,25 @@ impl Readers {
         places.len() == expected && places.values().all(|reads| *reads)
     }
 
-    fn hear(&self, entry: &Entry) {
+    /// The tail of a stream.
+    pub(super) fn tail(&self, stream: &str) -> Arc<Tail> {
+        self.tails.get(stream).cloned().unwrap_or_else(|| Arc::new(Tail::new(0)))
+    }
+
+    /// Asks for older entries.
+    pub(super) async fn ask(&self, command: &redis::Cmd) -> Option<Reply> {
+        self.history.ask(command).await
+    }
+
+    fn hear(&self, entry: &Entry, tail: &Tail) {
         let nsp = entry.field(b"nsp").and_then(|nsp| std::str::from_utf8(nsp).ok());
         let adapter = nsp.and_then(|nsp| self.adapters.read().get(nsp).and_then(Weak::upgrade));
         // A namespace that this node does not have.
         let Some(adapter) = adapter else { return };
         match entry::read(entry.fields()) {
             Ok(Some(envelope)) => {
+                // Before it is delivered: whoever reads the tail's end meanwhile finds it there or among the notes.
+                tail.keep(&entry.id, &envelope);
                 let hash = own::hash(entry.field(b"data").unwrap_or_default());
                 adapter.read(envelope, hash, &Offset::from(entry.id.as_str()));
             }
@@ -144,6 +176,7 @@ struct Reader {
     settings: Settings,
     readers: Arc<Readers>,
     stream: Arc<str>,
+    tail: Arc<Tail>,
     place: Option<Place>,
 }
 
@@ -193,7 +226,7 @@ impl Reader {
         for entry in entries {
             lag = age(&entry.id);
             metrics.delivery_seconds.observe(lag);
-            self.readers.hear(&entry);
+            self.readers.hear(&entry, &self.tail);
             place.number = place.number.map(|number| number + 1);
             place.id = entry.id;
         }
@@ -225,6 +258,12 @@ impl Reader {
                 }
             },
         };
+        // What lies between is not there, or unknown; nothing of the kind when it reads on.
+        if self.place.as_ref().is_none_or(|before| *before != place)
+            && let Some(from) = session::parse_offset(&place.id)
+        {
+            self.tail.restart(from);
+        }
         self.place = Some(place);
         self.readers.places.write().insert(self.stream.clone(), true);
         Ok(())
