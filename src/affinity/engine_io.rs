@@ -133,8 +133,9 @@ struct Open<'a> {
 
 /// The hash of the Engine.IO session that a request belongs to: the same for all its requests, tagged or not.
 pub fn session_key(query: &str) -> Option<u64> {
-    let Carried::Once(sid) = query::find(query, "sid") else { return None };
+    let Carried::Once(value) = query::find(query, "sid") else { return None };
     let is_engine_io = matches!(query::find(query, "EIO"), Carried::Once(_));
+    let sid = split_tag(value).map_or(value, |(sid, _)| sid);
     (is_engine_io && is_sid(sid)).then(|| hash::key(sid.as_bytes()))
 }
 
@@ -152,13 +153,18 @@ pub fn untag(query: &str) -> Option<(NodeTag, String)> {
 /// The tag of the only sid in a query, and where its dot and its characters are.
 fn find_tag(query: &str) -> Option<(NodeTag, Range<usize>)> {
     let Carried::Once(value) = query::find(query, "sid") else { return None };
+    let (_, tag) = split_tag(value)?;
+    let end = value.as_ptr().addr() - query.as_ptr().addr() + value.len();
+    Some((tag, end - GROWTH..end))
+}
+
+/// A sid and the tag behind it.
+fn split_tag(value: &str) -> Option<(&str, NodeTag)> {
     let (sid, tag) = value.rsplit_once('.')?;
     if !is_sid(sid) {
         return None;
     }
-    let tag = NodeTag::parse(tag.as_bytes())?;
-    let end = value.as_ptr().addr() - query.as_ptr().addr() + value.len();
-    Some((tag, end - GROWTH..end))
+    Some((sid, NodeTag::parse(tag.as_bytes())?))
 }
 
 fn is_sid(sid: &str) -> bool {
@@ -198,6 +204,16 @@ mod tests {
             ["", "sid=abc", "EIO=4&transport=polling", "EIO=4&sid=", "EIO=4&sid=a&sid=b", "EIO=4&sid=a/b"]
         {
             assert_eq!(key(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_session_has_its_key_with_the_longest_sid_and_with_the_tag_or_without() {
+        for length in [1, MAX_SID - GROWTH, MAX_SID - GROWTH + 1, MAX_SID] {
+            let bare = format!("EIO=4&transport=polling&sid={}", "x".repeat(length));
+            let tagged = format!("{bare}.{}", tag());
+            assert!(session_key(&bare).is_some(), "{length}");
+            assert_eq!(session_key(&tagged), session_key(&bare), "{length}");
         }
     }
 
