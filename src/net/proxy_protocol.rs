@@ -104,7 +104,7 @@ async fn read_whole(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Ends
 
 /// What the bytes so far come to.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     /// It goes on; so many bytes certainly belong to it.
     More(usize),
     /// This is all of it.
@@ -112,7 +112,7 @@ enum Step {
 }
 
 /// `bytes` are the first of the stream and none from behind the header.
-fn parse(bytes: &[u8]) -> Result<Step, HeaderFault> {
+pub fn parse(bytes: &[u8]) -> Result<Step, HeaderFault> {
     if bytes.starts_with(SIGNATURE) {
         return binary(bytes);
     }

@@ -284,6 +284,13 @@ impl Held {
         }
     }
 
+    /// The tunnels written down again, for the fuzz targets.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn parcels(&self) -> Vec<Zeroizing<Vec<u8>>> {
+        self.0.iter().map(|live| live.pack(super::turn::BEGINNING)).collect()
+    }
+
     /// Closes the descriptors here and says nothing to anyone: the process that they came from has them still.
     pub fn discard(self) {
         drop(self);

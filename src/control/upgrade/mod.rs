@@ -20,6 +20,11 @@ pub mod steps;
 mod taker;
 pub mod words;
 
+/// For the fuzz targets.
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub use link::{TalkFault, arrivals};
+
 pub use giver::{Replaced, UpgradeFault, Upgrader};
 pub use program::Program;
 pub use taker::{Succession, Taking};

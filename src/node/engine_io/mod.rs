@@ -27,6 +27,9 @@ mod connection;
 mod cors;
 mod ending;
 mod frame;
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod jsonp;
 mod packet;

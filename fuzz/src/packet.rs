@@ -1,0 +1,84 @@
+//! Socket.IO packets: what was read is written, and read again.
+
+use bytes::Bytes;
+use mainstay::node::engine_io::Frame;
+use mainstay::node::engine_io::fuzz::wire;
+use mainstay::node::packet::{Body, MOST_ATTACHMENTS, Packet, Partial, ack, event};
+
+use super::input::Input;
+use super::value::same;
+
+/// One input: how long the attachments are, then a text packet, and its attachments behind a NUL.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let size = usize::from(input.byte() % 8);
+    let bytes = input.rest();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let Ok(text) = str::from_utf8(&bytes[..end]) else { return };
+    let Ok(packet) = Packet::read(text) else { return };
+    assert!(packet.attachments <= MOST_ATTACHMENTS);
+    assert!(packet.namespace.starts_with('/') && !packet.namespace.contains(','));
+    let namespace = packet.namespace.to_owned();
+    let body = if packet.attachments == 0 {
+        packet.body
+    } else {
+        let mut partial = Partial::new(packet);
+        let mut rest = Input::new(&bytes[end..]);
+        while !partial.take(rest.take(size)) {}
+        match partial.whole() {
+            Ok((_, body)) => body,
+            Err(_) => return,
+        }
+    };
+    if let Some((again, attachments)) = written(&namespace, &body) {
+        let read = Packet::read(&again).unwrap_or_else(|fault| panic!("{fault}: {again}"));
+        assert_eq!((read.namespace, read.attachments), (&*namespace, attachments.len()));
+        // Without attachments, what only looks like a placeholder is what it is.
+        let back = if attachments.is_empty() {
+            read.body
+        } else {
+            let mut partial = Partial::new(read);
+            for attachment in &attachments {
+                let _ = partial.take(attachment);
+            }
+            partial.whole().unwrap_or_else(|fault| panic!("{fault}: {again}")).1
+        };
+        assert!(is_same(&back, &body), "{back:?} {body:?}");
+    }
+}
+
+/// What a server writes for it: the text, and the attachments.
+fn written(namespace: &str, body: &Body) -> Option<(String, Vec<Bytes>)> {
+    let frames = match body {
+        Body::Event(id, Some(data)) => event(namespace, *id, data, None),
+        Body::Ack(Some(id), data) => ack(namespace, *id, data),
+        _ => return None,
+    };
+    let mut parts = frames.iter().map(payload);
+    let text = parts.next().expect("there is a text");
+    let text = text.strip_prefix(b"4").expect("a message begins with its type").to_vec();
+    Some((String::from_utf8(text).expect("text is text"), parts.map(Bytes::copy_from_slice).collect()))
+}
+
+/// The payload of a server's frame.
+fn payload(frame: &Frame) -> &[u8] {
+    let bytes = wire(frame);
+    let head = match bytes[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    &bytes[head..]
+}
+
+fn is_same(one: &Body, other: &Body) -> bool {
+    match (one, other) {
+        (Body::Event(id, Some(data)), Body::Event(other_id, Some(other))) => {
+            id == other_id && data.len() == other.len() && data.iter().zip(other).all(|(a, b)| same(a, b))
+        }
+        (Body::Ack(id, data), Body::Ack(other_id, other)) => {
+            id == other_id && data.len() == other.len() && data.iter().zip(other).all(|(a, b)| same(a, b))
+        }
+        _ => false,
+    }
+}

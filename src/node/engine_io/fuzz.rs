@@ -1,0 +1,109 @@
+//! Ways into the private readers for the fuzz targets. They are there where debug assertions are on: in tests, and
+//! in what the fuzzer runs, never in a release.
+
+use super::frame::{Frame, Kind};
+use super::packet::Packet;
+use super::payload::{self, Form, Payload};
+use super::reader::{Incoming, Reader};
+use super::{Message, Revision, jsonp, query};
+
+/// One thing that a client said, as bytes of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are named as what they stand for")]
+pub enum Said {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong,
+    Close(Option<u16>),
+    Upgrade,
+    Idle,
+    Nothing,
+}
+
+/// A WebSocket's incoming half.
+#[derive(Debug)]
+pub struct Messages(Reader);
+
+impl Messages {
+    /// A reader of messages up to `limit` bytes.
+    pub fn new(limit: u32) -> Self {
+        Self(Reader::new(limit))
+    }
+
+    /// Takes a piece; gives what was said in it, and whether more is wanted, or the close code of the fault.
+    pub fn feed(&mut self, piece: &mut [u8], said: &mut Vec<Said>) -> Result<bool, u16> {
+        let listener = |incoming: Incoming<'_>| {
+            said.push(match incoming {
+                Incoming::Text(text) => Said::Text(text.into()),
+                Incoming::Binary(bytes) => Said::Binary(bytes.into()),
+                Incoming::Ping(bytes) => Said::Ping(bytes.into()),
+                Incoming::Pong => Said::Pong,
+                Incoming::Close(code) => Said::Close(code),
+            });
+            true
+        };
+        self.0.feed(piece, listener).map_err(|fault| fault.code())
+    }
+}
+
+/// The packets of a polling body, at most `most` of them.
+pub fn packets(body: &[u8], revision: Revision, takes_binary: bool, most: usize) -> Vec<Said> {
+    let mut said = Vec::new();
+    payload::read(body, Form { revision, takes_binary }, |packet| {
+        said.push(packet.map_or(Said::Nothing, own));
+        said.len() < most
+    });
+    said
+}
+
+fn own(packet: Packet<'_>) -> Said {
+    match packet {
+        Packet::Ping(word) => Said::Ping(word.into()),
+        Packet::Pong => Said::Pong,
+        Packet::Message(Message::Text(text)) => Said::Text(text.into()),
+        Packet::Message(Message::Binary(bytes)) => Said::Binary(bytes.into()),
+        Packet::Bytes(bytes) => Said::Binary(bytes),
+        Packet::Close => Said::Close(None),
+        Packet::Upgrade => Said::Upgrade,
+        Packet::Idle => Said::Idle,
+    }
+}
+
+/// The polling body of these messages, texts and bytes.
+pub fn body(said: &[Said], revision: Revision, takes_binary: bool) -> Vec<u8> {
+    let frames: Vec<Frame> = said
+        .iter()
+        .filter_map(|said| match said {
+            Said::Text(text) => Some(Frame::text(text)),
+            Said::Binary(bytes) => Some(Frame::binary(bytes)),
+            _ => None,
+        })
+        .map(|frame| if revision == Revision::Three { frame.revision_3() } else { frame })
+        .collect();
+    debug_assert!(frames.iter().all(|frame| frame.kind() != Kind::Control));
+    match Payload::of(frames.iter(), Form { revision, takes_binary }) {
+        Payload::Text(text) => text.into_bytes(),
+        Payload::Binary(bytes) => bytes,
+    }
+}
+
+/// The WebSocket frames of a packet, the header with it.
+pub fn wire(frame: &Frame) -> &[u8] {
+    frame.wire()
+}
+
+/// The payload in a form's body.
+pub fn form(body: &str) -> Option<String> {
+    jsonp::payload(body)
+}
+
+/// The script that hands a payload over.
+pub fn script(j: &str, payload: &str) -> String {
+    jsonp::script(&jsonp::head(j), payload)
+}
+
+/// The value of a name in a query.
+pub fn last<'a>(text: &'a str, name: &str) -> Option<std::borrow::Cow<'a, str>> {
+    query::last(text, name)
+}
