@@ -150,6 +150,20 @@ async fn a_node_that_has_stopped_gives_back_the_places_of_clients_that_have_left
 }
 
 #[tokio::test]
+async fn who_takes_nothing_is_reset_when_its_time_is_over() {
+    let stage = Stage::set(CLOSE).await;
+    let (mut client, mut node) = stage.tunnel().await;
+    soon(client.0.shutdown()).await.unwrap();
+    // More than all buffers on the way hold, in one message that never ends.
+    node.send([0x82, 0x7f, 0, 0, 1, 0, 0, 0, 0, 0]).await;
+    let news = vec![0; 1 << 20];
+    soon(async { while node.0.write_all(&news).await.is_ok() {} }).await;
+    let mut unread = Vec::new();
+    let end = soon(client.0.read_to_end(&mut unread)).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn over_tls_half_ended_tunnels_end_by_timeouts_close_as_well() {
     let (papers, node) = (tls::papers(), tls::node().await);
     let app = papers.start(tls::SITE, &node, CLOSE).await;

@@ -6,6 +6,7 @@ mod commands;
 mod ending;
 mod failures;
 mod generate;
+mod half_ended;
 mod health;
 mod limits;
 mod rotation;

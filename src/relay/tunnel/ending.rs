@@ -4,7 +4,7 @@
 //! pool's `timeouts.close`, whatever waits for it and however much it still sends: nobody keeps a place by ignoring
 //! a Close. The coarse sweep sees it, so a message pays nothing for it.
 
-use super::{CLIENT, Live, NODE, side};
+use super::{CLIENT, End, Live, NODE, side};
 use crate::metrics::Side;
 use crate::relay::Why;
 use crate::relay::farewell::Farewell;
@@ -80,6 +80,8 @@ impl Live {
         let (_, _, why) = self.cause.get_or_insert((side(gone), close::ABNORMAL, Why::Ended));
         if matches!(why, Why::Closed | Why::Ended) && !self.has_closed_both_ways() {
             self.cause = self.cause.map(|(side, code, _)| (side, code, Why::CloseTimeout));
+            // The kernel would go on offering it what it does not take, and keep that for minutes.
+            self.ends.iter_mut().filter(|end| end.is_backed_up()).for_each(End::reset);
         }
     }
 
