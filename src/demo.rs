@@ -38,7 +38,8 @@ pub fn run(demo: Demo) -> io::Result<()> {
         let text = config_text(&written, demo.port);
         let config =
             config::resolve("demo", text.as_bytes(), &|_| None, &|_| Err(io::ErrorKind::NotFound.into()));
-        let app = App::start(&config.map_err(io::Error::other)?).await?;
+        let app = App::start(&config.map_err(io::Error::other)?).await;
+        let app = app.map_err(|error| io::Error::new(error.kind(), format!("{error} (--port PORT)")))?;
         tracing::info!("open http://{}/", app.listeners().first().map_or("", String::as_str));
         Ok(app)
     });

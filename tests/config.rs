@@ -1,6 +1,7 @@
 //! The corpus of configs: what is valid is accepted without a word, what is not gets the very answer beside it.
 //!
-//! After a change of a message: `mainstay check -c NAME.yaml 2> NAME.txt` in `tests/config/invalid`, then read the diff.
+//! After a change of a message: `mainstay check -c NAME.yaml 2> NAME.txt` in `tests/config/invalid`, without `, looked for at`
+//! and the path behind it, which only the command knows; then read the diff.
 
 #[path = "config/certificates.rs"]
 mod certificates;

@@ -92,11 +92,14 @@ impl App {
     ) -> io::Result<(Self, Bound)> {
         files::raise_limit();
         let bound = Bound::all(config, |spec| open(spec, &mut inherited));
-        let bound = bound.map_err(|faults| cannot_listen(path, faults))?;
+        let bound = bound.map_err(|faults| cannot_start(path, faults))?;
         inherited.close_rest();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
-        let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped())?;
+        let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped());
+        let access = access.map_err(|error| {
+            cannot_start(path, vec![Fault::of_file(pages::not_opened(&config.access_log, &error))])
+        })?;
         let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access, &metrics))?;
         let seed = RandomState::new().hash_one(std::process::id());
@@ -217,12 +220,12 @@ impl Drop for App {
 }
 
 /// The faults of the file that the config is from; without one, their sentences.
-fn cannot_listen(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
+fn cannot_start(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
     match path {
         Some(path) => io::Error::other(Faults::new(&path.display().to_string(), faults)),
         None => {
             let sentences: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-            io::Error::new(io::ErrorKind::AddrInUse, sentences.join("; "))
+            io::Error::other(sentences.join("; "))
         }
     }
 }

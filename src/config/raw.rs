@@ -172,7 +172,10 @@ impl Tree<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
                 Some(node) => self.place(node, at),
-                None => Err(Fault::new(at, "this alias stands for a value that it is itself a part of")),
+                None => Err(Fault::new(
+                    at,
+                    "this alias stands for a value that it is itself a part of; write out what is meant",
+                )),
             },
             _ => Ok(()),
         }
@@ -220,7 +223,9 @@ impl Tree<'_> {
     fn place(&mut self, node: Rc<Node>, at: Position) -> Result<(), Fault> {
         self.nodes += node.size;
         if self.nodes > MOST_NODES {
-            let message = format!("more than {MOST_NODES} values, with what the aliases stand for");
+            let message = format!(
+                "more than {MOST_NODES} values, with what the aliases stand for; a config is never that large"
+            );
             return Err(Fault::new(at, message));
         }
         if self.open.len() + node.height > DEEPEST {

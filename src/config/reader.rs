@@ -202,8 +202,15 @@ impl<'a> Value<'a> {
         self.parsed(expected, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
+    /// What `guess` makes of the text, behind a semicolon.
+    fn meant(&self, guess: impl FnOnce(&str) -> Option<String>) -> String {
+        self.scalar().and_then(guess).map(|meant| format!("; {meant}")).unwrap_or_default()
+    }
+
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let duration = self.parsed("a duration, such as 500ms, 2s, 5m or 1h", units::duration)?;
+        let meant = self.meant(units::duration_meant);
+        let expected = format_args!("a duration, such as 500ms, 2s, 5m or 1h{meant}");
+        let duration = self.parsed(expected, units::duration)?;
         if !range.contains(&duration) {
             let (least, most) = (units::show_duration(range.start()), units::show_duration(range.end()));
             self.expected(format_args!("a duration from {least} to {most}"));
@@ -214,7 +221,8 @@ impl<'a> Value<'a> {
 
     /// Bytes.
     pub(super) fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
-        let size = self.parsed("a size, such as 512B, 16KiB or 1MiB", units::size)?;
+        let meant = self.meant(units::size_meant);
+        let size = self.parsed(format_args!("a size, such as 512B, 16KiB or 1MiB{meant}"), units::size)?;
         if !range.contains(&size) {
             let (least, most) = (units::show_size(*range.start()), units::show_size(*range.end()));
             self.expected(format_args!("a size from {least} to {most}"));
@@ -268,11 +276,25 @@ impl<'a> Value<'a> {
             _ => (&[][..], true),
         };
         if broken {
-            self.expected(format_args!("a mapping with keys of: {}", known.join(", ")));
+            let meant = self.meant(|text| off_meant(self.label, text));
+            self.expected(format_args!("a mapping with keys of: {}{meant}", known.join(", ")));
         }
         let section = Section { of: *self, entries, known, broken };
         section.say_unknown_keys();
         section
+    }
+}
+
+/// How the section under this key is turned off, for who wrote a word for it.
+fn off_meant(key: &str, text: &str) -> Option<String> {
+    if !["off", "false", "no", "none", "disabled"].contains(&text.to_ascii_lowercase().as_str()) {
+        return None;
+    }
+    match key {
+        "admin" | "health" | "rebalance" | "tls" => Some(format!("`{key}: null` turns it off")),
+        "access_log" => Some("`access_log: { format: off }` turns it off".into()),
+        "passive" => Some("`passive: { failures: 0 }` turns it off".into()),
+        _ => None,
     }
 }
 

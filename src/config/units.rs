@@ -17,6 +17,12 @@ pub fn duration(text: &str) -> Option<Duration> {
     text.ends_with(|c: char| c.is_ascii_alphabetic()).then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
+/// What who wrote this meant, as far as that is clear: a number without its unit.
+pub(super) fn duration_meant(text: &str) -> Option<String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| format!("a number needs its unit: `{text}s`, `{text}ms`"))
+}
+
 /// A duration as [`duration`] reads it, to the millisecond.
 pub fn show_duration(duration: &Duration) -> String {
     let millis = duration.as_millis();
@@ -42,6 +48,21 @@ pub fn size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
+/// What who wrote this meant, as far as that is clear: units as other programs write them.
+pub(super) fn size_meant(text: &str) -> Option<String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    number.parse::<u64>().ok()?;
+    let unit = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => "B",
+        "k" | "kb" | "kib" => "KiB",
+        "m" | "mb" | "mib" => "MiB",
+        "g" | "gb" | "gib" => "GiB",
+        _ => return None,
+    };
+    Some(format!("write `{number}{unit}`"))
+}
+
 /// A size as [`size`] reads it.
 pub(super) fn show_size(bytes: u64) -> String {
     match bytes {
@@ -55,6 +76,18 @@ pub(super) fn show_size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_meant_is_said_where_that_is_clear() {
+        assert_eq!(duration_meant("10").unwrap(), "a number needs its unit: `10s`, `10ms`");
+        assert_eq!(["", "soon", "-1s", "1:30"].map(duration_meant), [const { None }; 4]);
+        for (text, meant) in
+            [("1MB", "1MiB"), ("16k", "16KiB"), ("512", "512B"), ("2 gb", "2GiB"), ("8KIB", "8KiB")]
+        {
+            assert_eq!(size_meant(text), Some(format!("write `{meant}`")));
+        }
+        assert_eq!(["", "lots", "MB", "1TB", "1.5MB", "-1k"].map(size_meant), [const { None }; 6]);
+    }
 
     #[test]
     fn durations_are_a_number_and_a_unit() {

@@ -25,6 +25,18 @@ pub fn wish(config: &config::AccessLog) -> Option<Wish> {
     Some(Wish { format, to })
 }
 
+/// That the access log cannot be opened, and what would be right.
+pub fn not_opened(config: &config::AccessLog, error: &io::Error) -> String {
+    match &config.path {
+        LogPath::Stdout => format!("access_log: cannot be opened: {error}"),
+        LogPath::File(path) => format!(
+            "access_log: cannot be opened: {}: {error}; write a `path` in a directory that is there and that the \
+             balancer's user may write to (LogsDirectory= of the unit)",
+            path.display()
+        ),
+    }
+}
+
 /// Opens the access log's file anew at each SIGUSR1, until everything has stopped. From this call on the signal ends
 /// the process no more.
 ///

@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::net::listening_process::ListeningProcess;
 use crate::shutdown::Shutdown;
 
 use super::application::Application;
@@ -69,7 +70,7 @@ impl World {
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
     /// Its address.
-    #[error("cannot listen on {address}: {error}{}", remedy(error))]
+    #[error("cannot listen on {address}: {error}{}", remedy(*address, error))]
     Listen {
         /// As it was given.
         address: std::net::SocketAddr,
@@ -79,10 +80,15 @@ pub enum StartFault {
 }
 
 /// What would be right, where that is known.
-fn remedy(error: &std::io::Error) -> &'static str {
+fn remedy(address: std::net::SocketAddr, error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; processes share a port when each of them has --reuse-port",
-        _ => "",
+        std::io::ErrorKind::AddrInUse => {
+            let found = ListeningProcess::on_tcp(address).map(|found| format!("; {found}"));
+            found.unwrap_or_default() + "; processes share a port when each of them has --reuse-port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "; no interface of this machine has the address".into(),
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE".into(),
+        _ => String::new(),
     }
 }
 

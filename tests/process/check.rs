@@ -50,6 +50,8 @@ fn a_missing_file_is_named_with_the_whole_path_that_was_tried() {
         (None, &["status"]),
         (None, &["check", "-c", "balancer.yaml"]),
         (Some("balancer.yaml"), &["check"]),
+        (Some(""), &["run"]),
+        (Some(""), &["reload"]),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
         command.current_dir(&folder).args(arguments);
@@ -107,7 +109,7 @@ fn a_command_that_is_none_ends_with_2() {
 fn files_that_are_made_to_hurt_are_refused_with_one_line() {
     const NODES: &str = "nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }]";
     let large = "the file is larger than 1 MiB; a config is never that large";
-    let many = "more than 100000 values, with what the aliases stand for";
+    let many = "more than 100000 values, with what the aliases stand for; a config is never that large";
     let hostile = [
         (" ".repeat(10 << 20), format!("f: {large}")),
         (format!("#{}\npools: {{ p: {{ {NODES} }} }}\n", "x".repeat(10 << 20)), format!("f: {large}")),

@@ -211,4 +211,15 @@ fn each_reason_why_an_address_cannot_be_listened_on_says_what_would_be_right() {
         assert!(log.contains("balancer.yaml:1:24: cannot listen on ") && log.contains(said), "{log}");
     }
     assert_eq!(std::fs::read(path_in(&folder, "notes.txt")).unwrap(), b"keep");
+
+    let log = path_in(&folder, "no/such/access.log");
+    let config = config(&node, "1s", "health: null").replacen("format: off", &format!("path: {log}"), 1);
+    let mut balancer = Balancer::start(&config, |_| {});
+    assert_eq!(balancer.exit_code(), 1);
+    let said = format!("balancer.yaml: access_log: cannot be opened: {log}: No such file or directory");
+    assert!(
+        balancer.log().contains(&said) && balancer.log().contains("LogsDirectory="),
+        "{}",
+        balancer.log()
+    );
 }

@@ -123,15 +123,15 @@ enum Command {
 
 #[derive(Args)]
 struct ConfigFile {
-    /// The config file
-    #[arg(
-        short,
-        long = "config",
-        value_name = "FILE",
-        default_value = "balancer.yaml",
-        env = "MAINSTAY_CONFIG"
-    )]
-    config: PathBuf,
+    /// The config file [env: MAINSTAY_CONFIG] [default: balancer.yaml]
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn path(self) -> PathBuf {
+        self.config.or_else(remote::config_from_env).unwrap_or_else(|| "balancer.yaml".into())
+    }
 }
 
 /// Why the process ends with 1.
@@ -202,10 +202,9 @@ fn carry_out(command: Command) -> Result<(), Failure> {
 
 fn run(file: ConfigFile) -> Result<(), Failure> {
     let succession = Succession::from_env()?;
-    match (load(&file.config), succession) {
-        (Ok(config), succession) => {
-            mainstay::app::run(&file.config, &config, succession).map_err(Failure::of_run)
-        }
+    let path = file.path();
+    match (load(&path), succession) {
+        (Ok(config), succession) => mainstay::app::run(&path, &config, succession).map_err(Failure::of_run),
         (Err(faults), None) => Err(faults.into()),
         (Err(faults), Some(succession)) => {
             succession.refuse(&faults.to_string());
@@ -215,8 +214,9 @@ fn run(file: ConfigFile) -> Result<(), Failure> {
 }
 
 fn check(file: ConfigFile) -> Result<(), Failure> {
-    let config = load(&file.config)?;
-    let name = file.config.display().to_string();
+    let path = file.path();
+    let config = load(&path)?;
+    let name = path.display().to_string();
     let mut answer = format!("{name}: ok\n{}", Summary(&config));
     for warning in &config.warnings {
         answer.push_str(&warning.line(&name, "warning: "));

@@ -177,7 +177,7 @@ impl Remote {
     fn place_and_token_file(&self) -> Result<(Place, Option<PathBuf>), Failure> {
         // What is said on the command line is meant; the environment fills in for who said nothing.
         let (admin, config) = match (&self.admin, &self.config) {
-            (None, None) => (place_from_env()?, std::env::var_os(CONFIG).map(PathBuf::from)),
+            (None, None) => (place_from_env()?, config_from_env()),
             (admin, config) => (admin.clone(), config.clone()),
         };
         let named = match (&admin, &config) {
@@ -200,6 +200,11 @@ impl Remote {
         };
         Ok((place, found.token_file))
     }
+}
+
+/// The config file that the environment names; an empty name is none.
+pub fn config_from_env() -> Option<PathBuf> {
+    std::env::var_os(CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn place_from_env() -> Result<Option<Place>, Failure> {

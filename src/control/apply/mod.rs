@@ -258,7 +258,7 @@ impl Reload {
         let permitted = self.doors.lock().permit(&old, &new);
         let logged = permitted.map_err(|faults| Faults::new(&self.file(), faults)).and_then(|()| {
             let logged = front.access.change(pages::wish(&new.access_log));
-            logged.map_err(|error| self.fault(format_args!("access_log: cannot be opened: {error}")))
+            logged.map_err(|error| self.fault(pages::not_opened(&new.access_log, &error)))
         });
         if logged.is_err() {
             self.doors.lock().permit_no_longer(&old, &new);
