@@ -66,6 +66,12 @@ pub enum AskFault {
          signed"
     )]
     Certificate,
+    /// The node breaks the TLS handshake off, and does not say why.
+    #[error(
+        "the node refuses the TLS handshake: with TLS 1.2 that is also how it asks for a client certificate (`cert:` and \
+         `key:` in the `tls` of the pool); else it has no version or cipher in common with the balancer"
+    )]
+    Handshaking,
     /// There is a connection, and no whole answer within this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -94,6 +100,7 @@ impl AskFault {
         CertificateRefusal::in_error(error).map(|refusal| match refusal {
             CertificateRefusal::Missing => Self::NoCertificate,
             CertificateRefusal::NotBelieved => Self::Certificate,
+            CertificateRefusal::Perhaps => Self::Handshaking,
         })
     }
 }

@@ -18,7 +18,7 @@ import { WebSocket, WebSocketServer } from 'ws';
 import { Balancer, config } from './lib/balancer.mjs';
 import { User, closeClients } from './lib/client.mjs';
 import { Fleet } from './lib/fleet.mjs';
-import { within } from './lib/wait.mjs';
+import { until, within } from './lib/wait.mjs';
 
 const run = promisify(execFile);
 const CHROMIUM = process.env.CHROMIUM_BIN ?? '/usr/bin/chromium';
@@ -258,4 +258,33 @@ test('a Node.js server behind the balancer is spoken to over TLS, for requests a
   } finally {
     await behind.stop();
   }
+});
+
+test('a Node.js server that asks for a client certificate is said to, with either version, and takes the one it is shown', async (t) => {
+  const [cert, key] = await Promise.all([readFile(papers.cert), readFile(papers.key)]);
+  const nodes = [];
+  for (const maxVersion of ['TLSv1.2', 'TLSv1.3']) {
+    const asks = { cert, key, ca, requestCert: true, rejectUnauthorized: true, maxVersion };
+    const server = createSecureServer(asks, (request, response) => response.end());
+    t.after(() => server.close());
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    nodes.push({ id: maxVersion, address: `127.0.0.1:${server.address().port}` });
+  }
+  const started = async (shown) => {
+    const health = { http: { path: '/' }, interval: '500ms', timeout: '500ms', rise: 1 };
+    const tls = { ca: authority, server_name: 'localhost', ...shown };
+    const balancer = await Balancer.start(config({ listed: nodes }, { health, tls }));
+    t.after(() => balancer.stop());
+    return balancer;
+  };
+  const bare = await started({});
+  let faults;
+  await until(() => `both are said to ask: ${faults}`, async () => {
+    const { pools } = await (await fetch(`http://${bare.admin}/api/status`)).json();
+    faults = pools[0].nodes.map(({ health }) => health.last_probe?.fault);
+    return faults.every((fault) => /asks for a client certificate/.test(fault));
+  });
+  const shows = await started(papers);
+  for (const { id } of nodes) await shows.sees(id, 'up');
 });

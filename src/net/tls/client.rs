@@ -25,6 +25,8 @@ pub enum CertificateRefusal {
     Missing,
     /// The one that was shown is not believed.
     NotBelieved,
+    /// Perhaps that, in TLS 1.2; perhaps there is no cipher in common.
+    Perhaps,
 }
 
 impl CertificateRefusal {
@@ -46,6 +48,7 @@ impl CertificateRefusal {
     fn of(alert: AlertDescription) -> Option<Self> {
         match alert {
             AlertDescription::CertificateRequired => Some(Self::Missing),
+            AlertDescription::HandshakeFailure => Some(Self::Perhaps),
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateRevoked
