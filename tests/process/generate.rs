@@ -51,6 +51,10 @@ fn the_manual_has_a_page_for_each_command_and_one_for_the_config() {
     }
     let config = page("balancer.yaml.5");
     assert!(config.contains(".TH balancer.yaml 5"), "{config}");
+    let pages = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    for page in pages.map(|path| std::fs::read_to_string(path).unwrap()) {
+        assert!(!page.contains("dashboard"), "there is none to be told of: {page}");
+    }
     for key in ["listeners[].address", "pools.NAME.nodes[].max_connections", "pools.NAME.drain.over"] {
         assert!(config.replace("\\-", "-").contains(key), "{key}");
     }
