@@ -82,8 +82,10 @@ fn request(kind: u8, fields: &HeaderMap) {
         assert!(offer.check_answer(&part).is_err());
     }
     answer.insert("sec-websocket-protocol", HeaderValue::from_static("never-offered"));
-    let is_offered =
-        values("sec-websocket-protocol").iter().any(|value| value.as_bytes().ends_with(b"never-offered"));
+    let mut offered = values("sec-websocket-protocol")
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_offered = offered.any(|name| name.trim_ascii() == b"never-offered");
     assert!(is_offered || offer.check_answer(&answer).is_err());
 }
 
