@@ -1,6 +1,6 @@
 # What a developer does here, and what CI does: the same targets.
 
-.PHONY: help run build lint deny licences test setup soak autobahn fuzz bench node load
+.PHONY: help run build lint deny licences test setup soak autobahn fuzz network bench node load
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ soak: setup build ## the long runs: 9,000 tunnels x 20 upgrades, each a message 
 
 autobahn: setup build ## Autobahn through the balancer: the same verdict for each case as without it (from PyPI, python3 3.11 or 3.12)
 	tests/autobahn/run.py
+
+network: build ## faults of a network (partition, loss, resets, a NAT that forgets) between namespaces; as root, with iproute2 and nftables
+	cargo test --test network -- --nocapture
 
 FUZZ_SECONDS ?= 60
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests of tests/js need and is missing: redis-server, chromium, node, npm and python3 from Debian's
+# Installs what the tests need and is missing: redis-server, chromium, node, npm, python3, ip and nft from Debian's
 # packages (with apt-get, as root or through sudo), the npm packages of tests/js, and those of requirements.txt into
 # tests/.venv. Safe to run again; then it only looks.
 set -euo pipefail
@@ -14,6 +14,8 @@ needs "${CHROMIUM_BIN:-/usr/bin/chromium}" chromium
 needs node nodejs
 needs npm npm
 needs python3 python3
+needs ip iproute2
+needs nft nftables
 # Debian has these two apart from python3 itself.
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 
