@@ -246,6 +246,7 @@ fn engine(settings: &Settings) -> engine_io::Settings {
     let cors = named.map(|origins| engine_io::Cors { origins, credentials: true });
     engine_io::Settings {
         revision_3: clients.eio3,
+        bind: clients.bind.clone(),
         ping_interval: clients.ping_interval,
         ping_timeout: clients.ping_timeout,
         idle: Some(clients.idle),

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
+use crate::http::headers;
 use crate::shutdown::{Phase, Shutdown};
 
 use super::answer::{self, Answer};
 use super::application::Application;
 use super::config::{Adapter, Settings};
-use super::engine_io;
+use super::engine_io::{self, ClientAddress};
 use super::health::Health;
 use super::hub::Hub;
 use super::limits::Seats;
@@ -58,9 +59,13 @@ pub(super) struct Routes {
 }
 
 impl server::Service for Routes {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>, peer: SocketAddr) -> Answer {
         match request.uri().path() {
-            "/socket.io/" => self.engine.respond(request, peer).await,
+            "/socket.io/" => {
+                let client = self.client(&request, peer);
+                request.extensions_mut().insert(client);
+                self.engine.respond(request, peer).await
+            }
             "/ws" => self.plain.upgrade(request, peer),
             "/ws/schema.json" => for_reading(&request, || {
                 answer::typed(StatusCode::OK, "application/schema+json", plain::SCHEMA)
@@ -75,6 +80,12 @@ impl server::Service for Routes {
 }
 
 impl Routes {
+    /// Where the client is, as far as the peer is believed.
+    fn client(&self, request: &Request<Incoming>, peer: SocketAddr) -> ClientAddress {
+        let trusted = &self.settings.clients.trusted_proxies;
+        ClientAddress(headers::origin(peer.ip(), false, request.headers(), trusted).client)
+    }
+
     fn health(&self) -> Answer {
         let health = Health {
             node: &self.settings.id,

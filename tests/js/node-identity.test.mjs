@@ -2,17 +2,19 @@
 // knows or sends again.
 
 import assert from 'node:assert/strict';
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 
 import { io } from 'socket.io-client';
+import io2 from 'socket.io-client-2';
 
 import { MainstayNode } from './lib/mainstay-node.mjs';
 import { Redis } from './lib/redis.mjs';
 import { until, within } from './lib/wait.mjs';
+import { ask, place } from './lib/wire.mjs';
 
 const SECRET = '0123456789abcdef0123456789abcdef';
 const open = new Set();
@@ -63,6 +65,74 @@ for (const adapter of ['memory', 'streams']) {
       socket.close();
     }
   });
+}
+
+test('what others are told of a client of the older generation opens nothing of its session', async (t) => {
+  const node = await start(t, ['--eio3', '--max-payload', '1MiB', '--namespaces', '/admin']);
+  const onlooker = await connect(node, { auth: { token: token('mallory') } });
+  await asks(onlooker, 'join', { room: 'r' });
+  const told = new Promise((resolve) => onlooker.once('message', resolve));
+  const victim = io2(node.url, { transports: ['polling'], query: { token: token('ann') }, forceNew: true, reconnection: false });
+  open.add(victim);
+  await within(new Promise((resolve) => victim.once('connect', resolve)), 'connect');
+  const emit = (name, fields) => within(new Promise((resolve) => victim.emit(name, fields, resolve)), name);
+  await emit('join', { room: 'r' });
+  await emit('publish', { room: 'r', data: 'hello' });
+  const { members } = await asks(onlooker, 'presence', { room: 'r' });
+  const connections = (await asks(onlooker, 'presence', { user: 'ann' })).connections;
+  const { from } = await within(told, 'a message');
+  const ids = [from.id, members.find(({ user }) => user === 'ann').id, connections[0].socketId];
+  // The client can tell which of them it is itself.
+  const own = createHash('sha256').update(victim.io.engine.id).digest().subarray(0, 15).toString('base64url');
+  assert.deepEqual(ids, [own, own, own]);
+  assert.notEqual(own, victim.io.engine.id);
+  const taken = place(node, 'EIO=3', 'transport=polling', `sid=${own}`);
+  for (const options of [{}, { method: 'POST', body: '44:42["publish",{"room":"r","data":"forged"}]' }]) {
+    const { status, text } = await ask(taken, options);
+    assert.deepEqual([status, JSON.parse(text).message], [400, 'Session ID unknown']);
+  }
+  // It is reached by that id, and by nothing else.
+  const heard = new Promise((resolve) => victim.once('direct', resolve));
+  await asks(onlooker, 'direct', { user: 'ann', data: 1 });
+  assert.equal((await within(heard, 'a direct message')).data, 1);
+});
+
+for (const [generation, connected] of [['4', io], ['2', io2]]) {
+  for (const transports of [['polling'], ['polling', 'websocket']]) {
+    test(`socket.io-client ${generation} by ${transports.join(' and ')} is bound to its credentials and does not notice`, async (t) => {
+      const node = await start(t, ['--eio3', '--max-payload', '1MiB', '--bind-address']);
+      const own = { authorization: `Bearer ${token('ann')}`, 'x-forwarded-for': '192.0.2.1' };
+      const extraHeaders = { ...own };
+      const options = { transports, forceNew: true, reconnection: false, query: { token: token('ann') } };
+      const socket = connected(node.url, { ...options, extraHeaders, transportOptions: { polling: { extraHeaders }, websocket: { extraHeaders } } });
+      open.add(socket);
+      await within(new Promise((resolve, reject) => {
+        socket.once('connect', resolve);
+        socket.once('connect_error', reject);
+      }), 'connect');
+      if (transports.length > 1) await until('the upgrade', () => socket.io.engine.transport.name === 'websocket');
+      const emit = (name, fields) => within(new Promise((resolve) => socket.emit(name, fields, resolve)), name);
+      assert.equal((await emit('join', { room: 'r' })).ok, true);
+      const sid = `sid=${socket.io.engine.id}`;
+      const query = [`EIO=${generation === '4' ? 4 : 3}`, 'transport=polling', sid];
+      const whole = [...query, `token=${options.query.token}`];
+      const thefts = transports.length > 1 ? [] : [
+        [whole, { 'x-forwarded-for': '192.0.2.1' }],
+        [whole, { ...own, authorization: `Bearer ${token('mallory')}` }],
+        [whole, { ...own, 'x-forwarded-for': '192.0.2.2' }],
+        [whole, { authorization: own.authorization }],
+        [[...query, `token=${token('mallory')}`], own],
+        [query, own],
+      ];
+      for (const [words, headers] of thefts) {
+        for (const more of [{}, { method: 'POST', body: '1' }]) {
+          assert.equal((await ask(place(node, ...words), { ...more, headers })).status, 403, JSON.stringify(headers));
+        }
+      }
+      assert.equal((await emit('publish', { room: 'r', data: 1 })).ok, true);
+      assert.equal(socket.connected, true);
+    });
+  }
 }
 
 /** A node that asks for tokens. */

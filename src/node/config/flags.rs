@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use super::{Adapter, Algorithm, RedisUrl, read};
 use crate::node::bus::settings::Mode;
@@ -101,6 +102,17 @@ pub struct ClientFlags {
     /// The most clients; one more is closed with 1008 "Server at capacity"
     #[arg(long, env = "MAINSTAY_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 50_000)]
     pub max_connections: usize,
+    /// A polling session goes on only from the address that opened it
+    #[arg(long)]
+    pub bind_address: bool,
+    /// A polling session goes on only with the value of this cookie that opened it, as it does with `Authorization` and
+    /// `?token=`
+    #[arg(long, value_name = "NAME", value_parser = read::cookie)]
+    pub bind_cookie: Option<String>,
+    /// Peers whose X-Forwarded-For says where a client is; none: the balancer is taken for the client. Loopback and private
+    /// networks, unless said
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = read::network)]
+    pub trusted_proxies: Option<Vec<IpNet>>,
     /// The longest message of a client, and the most that it may post at once by polling
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = read::size)]
     pub max_payload: u64,

@@ -4,6 +4,7 @@
 //! everything that is wrong at once, each fault with its flag and what would be right. Files are read through the
 //! function that is given, so that tests need none.
 
+mod clients;
 mod flags;
 mod read;
 
@@ -15,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Tokens, show_duration};
-use crate::route::{Origin, Origins};
 
 use super::auth::{AuthSettings, Key};
 use super::bus::redis::Place;
 
+pub use clients::Clients;
 pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
 
 /// How long a lost session may be recovered where the adapter can, as Socket.IO's `maxDisconnectionDuration`.
@@ -75,37 +76,6 @@ pub struct Cluster {
     pub presence_prefix: String,
     /// After how long the presence of a silent node is removed.
     pub presence_lease: Duration,
-}
-
-/// What clients may do.
-#[derive(Debug, Clone)]
-pub struct Clients {
-    /// The most clients at a time.
-    pub max_connections: usize,
-    /// The longest message, bytes.
-    pub max_payload: usize,
-    /// Between two questions for a sign of life.
-    pub ping_interval: Duration,
-    /// For the answer.
-    pub ping_timeout: Duration,
-    /// A connection from which nothing came for so long is closed.
-    pub idle: Duration,
-    /// The closes at the end are spread over this.
-    pub drain: Duration,
-    /// Bytes that may wait for a client that does not read.
-    pub backlog: usize,
-    /// The most rooms that one client may join.
-    pub max_rooms: usize,
-    /// Messages a second of one client; 0: no limit.
-    pub messages_per_second: u32,
-    /// Bytes a second of one client; 0: no limit.
-    pub bytes_per_second: u64,
-    /// Socket.IO namespaces, `/` among them.
-    pub namespaces: Vec<String>,
-    /// Whether Engine.IO 3 is spoken, too.
-    pub eio3: bool,
-    /// The web pages that may connect.
-    pub origins: Origins,
 }
 
 /// How broadcasts travel.
@@ -217,7 +187,7 @@ impl Settings {
             let tokens = Tokens::parse(&text);
             tokens.map_err(|fault| faults.push(format!("--api-token-file {}: {fault}", path.display()))).ok()
         });
-        let clients = clients(flags.clients, &mut faults);
+        let clients = clients::clients(flags.clients, &mut faults);
         if !faults.is_empty() {
             return Err(Faults(faults));
         }
@@ -299,59 +269,6 @@ fn place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Opti
     Some(RedisPlace(place))
 }
 
-fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
-    let mut positive = |flag: &str, time: Duration| {
-        if time.is_zero() {
-            faults.push(format!("{flag} 0s leaves no time; write 25s, for instance"));
-        }
-    };
-    positive("--ping-interval", flags.ping_interval);
-    positive("--ping-timeout", flags.ping_timeout);
-    if flags.max_connections == 0 {
-        faults.push("--max-connections 0 lets nobody in; write 50000, for instance".into());
-    }
-    if !(128..=64 << 20).contains(&flags.max_payload) {
-        faults.push("--max-payload is 128B to 64MiB; write 16KiB, for instance".into());
-    }
-    if flags.backlog < flags.max_payload {
-        faults.push("--backlog is less than one message of --max-payload; write 1MiB, for instance".into());
-    }
-    if flags.idle <= flags.ping_interval {
-        faults.push(
-            "--idle is not longer than --ping-interval, so clients that are well would be closed; write more than that"
-                .into(),
-        );
-    }
-    let mut namespaces = vec!["/".to_owned()];
-    namespaces.extend(flags.namespaces.into_iter().filter(|name| name != "/"));
-    Clients {
-        max_connections: flags.max_connections,
-        max_payload: flags.max_payload as usize,
-        ping_interval: flags.ping_interval,
-        ping_timeout: flags.ping_timeout,
-        idle: flags.idle,
-        drain: flags.drain,
-        backlog: flags.backlog as usize,
-        max_rooms: flags.max_rooms as usize,
-        messages_per_second: flags.messages_per_second,
-        bytes_per_second: flags.bytes_per_second,
-        namespaces,
-        eio3: flags.eio3,
-        origins: origins(&flags.origin, faults),
-    }
-}
-
-fn origins(written: &[String], faults: &mut Vec<String>) -> Origins {
-    let mut list = Vec::new();
-    for text in written {
-        match text.parse::<Origin>() {
-            Ok(origin) => list.push(origin),
-            Err(fault) => faults.push(format!("--origin {fault}")),
-        }
-    }
-    Origins::new(list)
-}
-
 fn auth(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSettings {
     let key = flags.jwt_key_file.as_deref().zip(flags.jwt_algorithm).and_then(|(path, algorithm)| {
         let text = text("--jwt-key-file", path, file, faults)?;
@@ -400,6 +317,7 @@ pub(crate) mod tests {
         assert_eq!(alone.clients.idle, Duration::from_secs(60));
         assert_eq!(alone.clients.drain, Duration::from_secs(30));
         assert_eq!(alone.clients.namespaces, ["/"]);
+        assert_eq!(alone.clients.trusted_proxies.len(), 8);
         assert_eq!(alone.cluster.recovery, Some(RECOVERY));
         let joined = settings(&["--redis", "redis://127.0.0.1:6379", "--namespaces", "/a,/b"]).unwrap();
         assert_eq!(joined.cluster.adapter, Adapter::Streams);

@@ -1,6 +1,9 @@
 //! One value of a flag, from its text; the message says what would be right.
 
+use std::net::IpAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::config;
 use crate::node::bus::redis::Place;
@@ -61,6 +64,21 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     Err("a namespace begins with `/`, as in /admin, and has neither `,` nor `?`".into())
 }
 
+/// The name of a cookie (RFC 6265, section 4.1.1).
+pub(super) fn cookie(text: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    match !text.is_empty() && text.bytes().all(fits) {
+        true => Ok(text.into()),
+        false => Err("no name of a cookie; write one like `session`".into()),
+    }
+}
+
+/// `10.0.0.0/8`, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let read = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    read.map_err(|_| "no network; write one like 10.0.0.0/8, or one address".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +91,16 @@ mod tests {
         assert_eq!(size("16KiB"), Ok(16_384));
         assert!(size("16k").unwrap_err().contains("16KiB"));
         assert!(size("2GiB").is_err());
+    }
+
+    #[test]
+    fn networks_and_names_of_cookies_are_read() {
+        assert!(network("10.0.0.0/8").is_ok() && network("::1").is_ok());
+        assert!(network("10.0.0.0/40").unwrap_err().contains("10.0.0.0/8"));
+        assert_eq!(cookie("connect.sid"), Ok("connect.sid".into()));
+        for wrong in ["", "a b", "a=b", "ü"] {
+            assert!(cookie(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -4,13 +4,25 @@
 //! would cost every idle connection several KiB.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::ORIGIN;
 use http::request::Parts;
 
 use super::query;
+
+/// Where a client is, for who knows it better than the TCP connection does: an extension of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+impl ClientAddress {
+    /// That of a request which came from `peer`.
+    pub(super) fn of(request: &Parts, peer: SocketAddr) -> IpAddr {
+        let known = request.extensions.get::<Self>();
+        known.map_or(peer.ip(), |Self(address)| *address).to_canonical()
+    }
+}
 
 /// The facts of a handshake.
 #[derive(Debug, Clone)]
@@ -21,6 +33,8 @@ pub struct Handshake {
     headers: Box<str>,
     /// Who sent it: the balancer, where one stands in front.
     address: SocketAddr,
+    /// The client's own address.
+    client: IpAddr,
     /// When it came, in milliseconds since 1970.
     issued: u64,
     /// Whether it came from a page (it has an Origin).
@@ -43,6 +57,7 @@ impl Handshake {
             url: request.uri.path_and_query().map_or("/", |whole| whole.as_str()).into(),
             headers: headers.into(),
             address: peer,
+            client: ClientAddress::of(request, peer),
             issued: since.as_millis() as u64,
             has_origin: request.headers.contains_key(ORIGIN),
         }
@@ -71,6 +86,11 @@ impl Handshake {
     /// The peer of the TCP connection.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The client's own address: of the peer, unless [`ClientAddress`] said better.
+    pub fn client(&self) -> IpAddr {
+        self.client
     }
 
     /// When the request came, in milliseconds since 1970.

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 mod answer;
 mod beat;
+mod binding;
 mod compress;
 mod connection;
 mod cors;
@@ -48,11 +49,12 @@ mod socket;
 mod state;
 mod wheel;
 
+pub use binding::Bind;
 pub use connection::Connection;
 pub use cors::Cors;
 pub use ending::{CloseKind, Reason};
 pub use frame::Frame;
-pub use handshake::Handshake;
+pub use handshake::{ClientAddress, Handshake};
 pub use server::Server;
 pub use settings::{Settings, Transports};
 pub use shared::Figures;

@@ -19,13 +19,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::answer::{Answer, Refusal, answer, bare, unavailable};
 use super::connection::Connection;
 use super::ending::{CloseKind, Reason};
-use super::handshake::Handshake;
+use super::handshake::{ClientAddress, Handshake};
 use super::settings::Settings;
 use super::shared::{Figures, Shared};
 use super::sid::Sid;
 use super::socket::Socket;
 use super::state::{Polling, Transport};
-use super::{Handler, Inbox, Revision, jsonp, polling, probe, query};
+use super::{Handler, Inbox, Revision, binding, jsonp, polling, probe, query};
 use crate::ws::handshake;
 
 /// Closes at shutdown go out in steps of this.
@@ -83,7 +83,7 @@ impl Server {
             return cors.preflight(&parts.headers);
         }
         let is_upgrade = handshake::is_upgrade(&parts.headers);
-        let answered = match self.judge(&parts, is_upgrade) {
+        let answered = match self.judge(&parts, is_upgrade, peer) {
             Ok(Asked::Of(connection)) => polling::respond(&connection, &parts, body).await,
             Ok(asked) => self.open(asked, &mut parts, peer),
             Err(refusal) => Err(refusal),
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// Judges a request in the order in which Node does.
-    fn judge(&self, parts: &Parts, is_upgrade: bool) -> Result<Asked, Refusal> {
+    fn judge(&self, parts: &Parts, is_upgrade: bool, peer: SocketAddr) -> Result<Asked, Refusal> {
         let query = parts.uri.query().unwrap_or_default();
         let served = self.shared.settings.transports;
         let is_websocket = match query::last(query, "transport").as_deref() {
@@ -116,6 +116,9 @@ impl Server {
             let session = session.ok_or(Refusal::UnknownSid)?;
             if !session.speaks(revision) || (!is_upgrade && session.is_websocket() != is_websocket) {
                 return Err(Refusal::BadRequest);
+            }
+            if !binding::is_of_opener(&session, parts, ClientAddress::of(parts, peer), is_upgrade) {
+                return Err(Refusal::Forbidden("this is not the client that opened the session".into()));
             }
             return Ok(match (is_upgrade, is_websocket) {
                 (true, true) => Asked::Probe(session),

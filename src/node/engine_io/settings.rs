@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::binding::Bind;
 use super::cors::Cors;
 
 /// The settings of one server.
@@ -35,6 +36,8 @@ pub struct Settings {
     /// The name of a cookie that gives the session's sid to the client with the answer to a polling handshake, so that a
     /// balancer can keep to it. Default: none.
     pub cookie: Option<String>,
+    /// What a polling session is bound to, beside the credentials of its handshake. Default: nothing.
+    pub bind: Bind,
     /// Sessions that may be open at once; with one more a handshake gets 503. Default 200,000: a bound for the memory
     /// of the table, far above what a node lets in.
     pub sessions: usize,
@@ -64,6 +67,7 @@ impl Default for Settings {
             queue_bytes: 1024 * 1024,
             cors: None,
             cookie: None,
+            bind: Bind::default(),
             sessions: 200_000,
         }
     }

@@ -1,11 +1,12 @@
 //! The name of a session: 15 bytes as 20 characters of base64url, as Node's `base64id` makes it.
 //!
 //! Twelve bytes are random, because whoever knows a sid may speak for the session; three count up, so that no two
-//! sids of one process are equal whatever chance does.
+//! sids of one process are equal whatever chance does. What others are told instead is [`Sid::public`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -34,6 +35,12 @@ impl Sid {
         let text: [u8; LENGTH] = text.as_bytes().try_into().ok()?;
         let is_sid = text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         is_sid.then_some(Self(text))
+    }
+
+    /// A name for others to know the session by, from which nobody finds the sid: the first fifteen bytes of its
+    /// SHA-256, as twenty characters of base64url. Who has the sid can find it.
+    pub fn public(&self) -> String {
+        URL_SAFE_NO_PAD.encode(&digest(&SHA256, &self.0).as_ref()[..15])
     }
 
     /// The twenty characters.
@@ -73,6 +80,14 @@ mod tests {
         for sid in sids {
             assert_eq!(Sid::parse(&sid.to_string()), Some(sid));
         }
+    }
+
+    #[test]
+    fn the_public_name_looks_like_a_sid_and_is_its_hash() {
+        let sid = Sid::parse("AAAAAAAAAAAAAAAAAAAA").unwrap();
+        // printf AAAAAAAAAAAAAAAAAAAA | openssl sha256 -binary | head -c 15 | base64
+        assert_eq!(sid.public(), "7fyqxXkCT1dK28qjwT5P");
+        assert!(Sid::parse(&sid.public()).is_some());
     }
 
     #[test]

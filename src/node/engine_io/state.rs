@@ -75,6 +75,8 @@ pub(super) struct Polling {
     pub(super) jsonp: Option<Box<str>>,
     /// The waiting GET is to be answered with a noop, so that the upgrade can go on.
     pub(super) is_released: bool,
+    /// The credentials that the first request after the handshake showed, as bits; `None` until it has come.
+    pub(super) shows: Option<u8>,
     /// The client said `1`, so its waiting GET ends with a noop and not with a close.
     pub(super) client_left: bool,
 }

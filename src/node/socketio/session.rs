@@ -210,8 +210,9 @@ impl Session {
         let is_three = self.connection.revision() == Revision::Three;
         let id: Arc<str> = match (is_three, &**namespace.name()) {
             (false, _) => Sid::new().as_str().into(),
-            (true, "/") => self.connection.sid().as_str().into(),
-            (true, name) => format!("{name}#{}", self.connection.sid()).into(),
+            // Its client takes the sid for its id, but whoever knows a sid may speak for the client: others get a hash.
+            (true, "/") => self.connection.sid().public().into(),
+            (true, name) => format!("{name}#{}", self.connection.sid().public()).into(),
         };
         let pid = (self.shared.hub.recovers() && !is_three).then(|| Sid::new().as_str().into());
         let arrival = Arrival { id, pid, client, user: admission.user, data: admission.data };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay::node::engine_io::{CloseKind, Frame, Reason, Settings};
+use mainstay::node::engine_io::{Bind, CloseKind, Frame, Reason, Settings};
 
 use super::{POLLING, Served, soon};
 
@@ -99,4 +99,69 @@ async fn a_full_server_and_one_that_ends_let_nobody_in() {
     assert_eq!(served.ended().await, Reason::ShuttingDown);
     assert_eq!(served.ask("GET", &query, "").await.status, 400);
     assert_eq!(served.ask("GET", POLLING, "").await.status, 503);
+}
+
+/// A session that was opened with these headers: the query of its later requests.
+async fn opened_with(served: &mut Served, query: &str, headers: &[(&str, &str)]) -> String {
+    let answer = served.ask_with("GET", query, headers, b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    format!("{query}&sid={}", served.session().await.sid())
+}
+
+#[tokio::test]
+async fn a_polling_session_is_refused_to_other_credentials_and_lives_on() {
+    let cookie = Bind { cookie: Some("who".into()), address: false };
+    let mut served = Served::start(Settings { bind: cookie, ..Settings::default() }).await;
+    let own = [("authorization", "Bearer a"), ("cookie", "x=1; who=a")];
+    let query = opened_with(&mut served, &format!("{POLLING}&token=t"), &own).await;
+    assert_eq!(served.ask_with("POST", &query, &own, b"4x").await.text(), "ok");
+    let others: [&[(&str, &str)]; 5] = [
+        &[],
+        &[own[1]],
+        &[own[0]],
+        &[("authorization", "Bearer b"), own[1]],
+        &[own[0], ("cookie", "x=1; who=b")],
+    ];
+    for method in ["GET", "POST"] {
+        for other in others {
+            let refused = served.ask_with(method, &query, other, b"41").await;
+            assert_eq!(refused.status, 403, "{method} {other:?}: {}", refused.text());
+        }
+        let otherwise = query.replace("token=t", "token=u");
+        assert_eq!(served.ask_with(method, &otherwise, &own, b"41").await.status, 403);
+    }
+    // Another cookie of the client's is nobody's business.
+    let own = [own[0], ("cookie", "x=2; who=a; balancer=1")];
+    assert_eq!(served.ask_with("GET", &query, &own, b"").await.text(), "4x");
+    let upgrade = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")];
+    let key = ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+    let query = query.replace("polling", "websocket");
+    for shown in [("cookie", "who=b"), ("cookie", "a=1")] {
+        let request = [&upgrade[..], &[key, shown]].concat();
+        assert_eq!(served.ask_with("GET", &query, &request, b"").await.status, 400, "{shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_that_takes_a_session_over_need_not_show_its_authorization() {
+    let mut served = Served::start(Settings::default()).await;
+    let own = [("authorization", "Bearer a")];
+    let query = opened_with(&mut served, POLLING, &own).await;
+    assert_eq!(served.ask_with("POST", &query, &own, b"4x").await.text(), "ok");
+    let mut client = served.connect(&query.replace("polling", "websocket")).await;
+    client.say("2probe").await;
+    assert_eq!(client.text().await, "3probe");
+    client.say("5").await;
+    assert_eq!(client.text().await, "4x");
+}
+
+#[tokio::test]
+async fn a_client_that_shows_its_credentials_with_the_handshake_alone_goes_on() {
+    let mut served = Served::start(Settings::default()).await;
+    let own = [("authorization", "Bearer a")];
+    let query = opened_with(&mut served, POLLING, &own).await;
+    assert_eq!(served.ask("POST", &query, "4x").await.text(), "ok");
+    assert_eq!(served.ask("GET", &query, "").await.text(), "4x");
+    let other = [("authorization", "Bearer b")];
+    assert_eq!(served.ask_with("GET", &query, &other, b"").await.status, 403);
 }
