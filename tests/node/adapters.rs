@@ -1,12 +1,18 @@
 //! Every operation between two nodes, with each of the adapters, on one server and on a cluster.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use mainstay::node::bus::RedisBus;
+use mainstay::node::bus::redis::Place;
 use mainstay::node::bus::settings::{Kind, Mode, Settings, Streams};
+use mainstay::node::hub::Hub;
 use mainstay::node::hub::adapter::{
     Bus, BusState, Flags, NotSent, Operation, RemoteAck, RequestFault, Room, Target,
 };
+use mainstay::node::limits::Seats;
+use mainstay::node::metrics::Metrics;
 use mainstay::node::value::Value;
 use tokio::time::timeout;
 
@@ -214,6 +220,48 @@ async fn while_redis_is_away_everything_is_refused_at_once_and_counted() {
         one.bus.close().await;
         two.bus.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broadcast_that_could_not_be_sent_is_counted_once() {
+    let mut server = Server::start();
+    for kind in [Kind::Pubsub, Kind::Sharded(Mode::Dynamic), Kind::Streams(Streams::default())] {
+        let metrics = Metrics::new(&Seats::new(10));
+        let place = Place::parse(&server.url(), false).unwrap();
+        let bus = Arc::new(RedisBus::start(place, Settings::new(kind), &metrics));
+        let hub = Hub::new(bus.clone(), &[], &metrics);
+        timeout(SOON, bus.ready()).await.unwrap();
+        server.kill();
+        let mut pause = tokio::time::interval(Duration::from_millis(10));
+        while hub.bus_state() == BusState::Up {
+            pause.tick().await;
+        }
+        assert_eq!(hub.main().to("room").emit("lost", []).await, Err(NotSent::Away));
+        assert_eq!(metrics.unpublished.get(), 1);
+        hub.close().await;
+        server.restart();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_refuses_writes_is_said_as_that() {
+    let server = Server::start();
+    let node = Node::start("one", &server.url(), Settings::new(Kind::Streams(Streams::default()))).await;
+    let set = |name: &str, value: &str| {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut server.connect()).unwrap();
+    };
+    set("maxmemory", "1");
+    assert_eq!(node.adapter.send(broadcast(&["x"], &[], &[])).await, Err(NotSent::OutOfMemory));
+    let BusState::Away { why } = node.bus.state() else { panic!("{:?}", node.bus.state()) };
+    assert!(why.contains("refuses writes") && why.contains("OOM"), "{why}");
+    set("maxmemory", "0");
+    node.adapter.send(broadcast(&["y"], &[], &[])).await.unwrap();
+    assert_eq!(node.bus.state(), BusState::Up);
+    set("min-replicas-to-write", "1");
+    assert_eq!(node.adapter.send(broadcast(&["z"], &[], &[])).await, Err(NotSent::ReadOnly));
+    let BusState::Away { why } = node.bus.state() else { panic!("{:?}", node.bus.state()) };
+    assert!(why.contains("NOREPLICAS"), "{why}");
+    node.bus.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,7 +158,10 @@ impl Bus for RedisBus {
             {
                 BusState::Away { why: "the stream is not yet read".into() }
             }
-            (RedisState::Up, ..) => BusState::Up,
+            (RedisState::Up, ..) => match self.shared.redis.refusing() {
+                Some(why) => BusState::Away { why: why.into() },
+                None => BusState::Up,
+            },
         }
     }
 

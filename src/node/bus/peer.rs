@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::redis::{Answer, Listener, Redis, RedisFault, Toll, Via, Wish};
+use super::redis::{Answer, Listener, Redis, RedisFault, Refusal, Toll, Via, Wish};
 use super::requests::{Heap, Requests};
 use super::settings::Settings;
 use super::wire::WireFault;
@@ -189,7 +189,11 @@ pub(super) fn not_sent(fault: &RedisFault) -> NotSent {
         RedisFault::Full => NotSent::Full,
         RedisFault::Refused(error) => {
             debug!(%error, "redis refused a command");
-            NotSent::Away
+            match Refusal::of(error) {
+                Some(Refusal::OutOfMemory) => NotSent::OutOfMemory,
+                Some(Refusal::ReadOnly) => NotSent::ReadOnly,
+                None => NotSent::Away,
+            }
         }
         RedisFault::Away(_) | RedisFault::Unknown(_) => NotSent::Away,
     }

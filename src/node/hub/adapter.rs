@@ -68,6 +68,15 @@ pub struct Flags {
     pub expect_single_response: bool,
 }
 
+/// What a server answers to an event: what its listener said, and nothing ([`Value::Null`]) where it said nothing or
+/// there is none.
+pub async fn answered(answer: Option<oneshot::Receiver<Value>>) -> Value {
+    match answer {
+        Some(answer) => answer.await.unwrap_or_default(),
+        None => Value::Null,
+    }
+}
+
 /// What one node has all do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
@@ -211,6 +220,12 @@ pub trait Replay: Send {
 /// Why something did not get to the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NotSent {
+    /// Redis has no memory left for it.
+    #[error("Redis is out of memory and refuses it")]
+    OutOfMemory,
+    /// Redis is there, and takes no writes: a replica, or a server that cannot save or replicate them.
+    #[error("Redis takes no writes now and refuses it")]
+    ReadOnly,
     /// There is no connection to them now.
     #[error("the other nodes cannot be reached now")]
     Away,
@@ -361,6 +376,7 @@ pub trait Local: Send + Sync {
     /// The rooms of this node.
     fn rooms(&self) -> Vec<Room>;
 
-    /// An event of another server that wants an answer; `None` where nobody here listens for it.
+    /// An event of another server that wants an answer; `None` where nobody here listens for it. The adapter answers for
+    /// a node where nobody does: a server that counts must answer, or the one that asks waits in vain.
     fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>>;
 }

@@ -219,16 +219,14 @@ impl Namespace {
         Ok(rooms)
     }
 
-    /// Sends an operation to the other nodes. What cannot be sent is counted, and `spare` is done here instead.
+    /// Sends an operation to the other nodes. What cannot be sent is counted by the adapter, and `spare` is done here
+    /// instead.
     fn publish(&self, operation: Operation, spare: Option<Operation>) -> Sent {
         let (told, waiting) = oneshot::channel();
-        let (me, unpublished) = (self.me.clone(), self.shared.metrics.unpublished.clone());
+        let me = self.me.clone();
         self.go_on(self.adapter.send(operation), move |sent| {
-            if sent.is_err() {
-                unpublished.inc();
-                if let (Some(namespace), Some(spare)) = (me.upgrade(), spare) {
-                    namespace.apply(&spare);
-                }
+            if let (Err(_), Some(namespace), Some(spare)) = (&sent, me.upgrade(), spare) {
+                namespace.apply(&spare);
             }
             told.send(sent).ok();
         });

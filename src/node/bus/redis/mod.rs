@@ -25,6 +25,7 @@ mod inbox;
 mod line;
 mod link;
 mod outgoing;
+mod refusal;
 mod place;
 mod slots;
 mod subscriber;
@@ -38,6 +39,8 @@ pub use line::{Line, Via};
 pub use link::Link;
 pub use outgoing::{Answer, Toll};
 pub use place::{Place, PlaceFault};
+pub use refusal::Refusal;
+use refusal::Refusals;
 pub(in crate::node::bus) use supervisor::draw;
 pub use wanted::{Heard, Listener, Wish};
 
@@ -102,6 +105,8 @@ pub struct Redis {
     suspect: Notify,
     /// The server is the wrong one (a replica now): connect anew, whatever the check says.
     wrong: AtomicBool,
+    /// Writes that the server refused a moment ago.
+    refusals: Refusals,
     /// Connections made since the start, for metrics.
     connections: AtomicU64,
     /// Pushes that found no room, for metrics.
@@ -127,6 +132,7 @@ impl Redis {
             doubted: Notify::new(),
             suspect: Notify::new(),
             wrong: AtomicBool::new(false),
+            refusals: Refusals::default(),
             connections: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             closed: CancellationToken::new(),
@@ -150,6 +156,11 @@ impl Redis {
     /// How it is now.
     pub fn state(&self) -> RedisState {
         self.state.borrow().clone()
+    }
+
+    /// Why the server refuses what is written, if it did so a moment ago and has taken nothing since.
+    pub fn refusing(&self) -> Option<String> {
+        self.refusals.now()
     }
 
     /// To await a change of the state.
@@ -261,6 +272,7 @@ impl Redis {
     /// Sorts an error, and has the connection checked if it may be the connection's.
     fn fault(&self, error: RedisError) -> RedisFault {
         if is_refusal(&error) {
+            self.refusals.refused(&error);
             match error.code() {
                 // After a failover the old master answers so.
                 Some("READONLY") => {

@@ -111,6 +111,9 @@ pub(super) async fn send_all(redis: Arc<Redis>, mut queue: Queue) {
             Ok(line) => {
                 let results = send(&line, jobs).await;
                 for (result, back) in results.into_iter().zip(backs) {
+                    if result.is_ok() && back.toll.is_some() {
+                        redis.refusals.taken();
+                    }
                     back.send(result.map_err(|error| redis.fault(error)));
                 }
             }

@@ -1,0 +1,67 @@
+//! Writes that the server refuses although it is there: it has no memory left, or may not write.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::RedisError;
+use tokio::time::Instant;
+use tracing::warn;
+
+/// How long one refusal counts, unless a write is taken before.
+const RECENT: Duration = Duration::from_secs(15);
+
+/// Why writes are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// `maxmemory` is reached.
+    OutOfMemory,
+    /// It is a replica, or it cannot save or replicate what is written.
+    ReadOnly,
+}
+
+impl Refusal {
+    /// What an error of the server says; none if it is about the command.
+    pub fn of(error: &RedisError) -> Option<Refusal> {
+        match error.code()? {
+            "OOM" => Some(Refusal::OutOfMemory),
+            "READONLY" | "MISCONF" | "NOREPLICAS" => Some(Refusal::ReadOnly),
+            _ => None,
+        }
+    }
+}
+
+/// The last refusal.
+#[derive(Default)]
+pub(super) struct Refusals {
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Refusals {
+    /// The server refused something.
+    pub fn refused(&self, error: &RedisError) {
+        if Refusal::of(error).is_some() {
+            let reason = format!("Redis refuses writes: {error}");
+            let before = self.last.lock().replace((reason.clone(), Instant::now()));
+            if before.is_none() {
+                warn!(reason, "redis refuses what is written");
+            }
+        }
+    }
+
+    /// The server has taken a message.
+    pub fn taken(&self) {
+        let mut last = self.last.lock();
+        if last.is_some() {
+            *last = None;
+        }
+    }
+
+    /// What is so now.
+    pub fn now(&self) -> Option<String> {
+        let mut last = self.last.lock();
+        if last.as_ref().is_some_and(|(_, when)| when.elapsed() > RECENT) {
+            *last = None;
+        }
+        last.as_ref().map(|(reason, _)| reason.clone())
+    }
+}
