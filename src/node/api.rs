@@ -19,7 +19,7 @@ use crate::config::Tokens;
 
 use super::answer::{self, Answer};
 use super::auth::User;
-use super::presence::{Away, Connection, Presence};
+use super::presence::Connection;
 use super::request::check_room;
 use super::value::Value;
 
@@ -67,7 +67,13 @@ pub fn refusal<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<Answe
 }
 
 /// `GET /api/users/{id}`; `id` as it stands in the path.
-pub async fn user(presence: &Presence, method: &Method, id: &str) -> Answer {
+///
+/// `find` tells the user's connections, or what cannot be known now.
+pub async fn user(
+    method: &Method,
+    id: &str,
+    find: impl AsyncFnOnce(&User) -> Result<Vec<Connection>, String>,
+) -> Answer {
     if method != Method::GET {
         return answer::not_allowed("GET");
     }
@@ -77,9 +83,9 @@ pub async fn user(presence: &Presence, method: &Method, id: &str) -> Answer {
             "a user's name has 1 to 128 bytes and no control characters",
         );
     };
-    match presence.of(&user).await {
+    match find(&user).await {
         Ok(connections) => answer::json(StatusCode::OK, &told(&user, &connections)),
-        Err(away @ Away) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &away.to_string()),
+        Err(fault) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &fault),
     }
 }
 

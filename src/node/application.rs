@@ -8,6 +8,9 @@
 //! is who is in a room that it is in, and where a user is.
 
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tracing::debug;
 
 use super::api::{Publication, To};
 use super::auth::User;
@@ -101,7 +104,7 @@ impl Application {
             Request::RoomPresence { room, after } => self.members(socket, &room, after.as_deref()).await,
             Request::UserPresence(user) => {
                 let _permit = self.questions.acquire(socket.id()).await?;
-                let connections = self.presence.of(&user).await.map_err(|away| away.to_string())?;
+                let connections = self.connections(&user).await?;
                 let list = connections.iter().map(told).collect();
                 let online = Value::Bool(!connections.is_empty());
                 Ok(vec![
@@ -136,7 +139,15 @@ impl Application {
         user: &User,
         (event, data): (&str, Value),
     ) -> Result<u64, String> {
-        let connections = self.presence.of(user).await.map_err(|away| away.to_string())?;
+        let mut connections = self.presence.of(user).await.map_err(|away| away.to_string())?;
+        if connections.is_empty() {
+            // Servers of another kind are asked only where nobody else has the user; what is sent reaches them always.
+            let _permit = match socket {
+                Some(socket) => Some(self.questions.acquire(socket.id()).await?),
+                None => None,
+            };
+            connections = self.elsewhere(user).await?;
+        }
         if connections.is_empty() {
             return Ok(0);
         }
@@ -149,6 +160,43 @@ impl Application {
         let sent = self.hub.main().to(&user_room(user)).emit(event, [argument]);
         sent.await.map_err(|fault| format!("{fault}; the user's connections to this node have it"))?;
         Ok(connections.len() as u64)
+    }
+
+    /// The connections of a user, the newest first: what nodes of this kind keep, and who is in the user's room on any
+    /// other server.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be known now.
+    pub async fn connections(&self, user: &User) -> Result<Vec<Connection>, String> {
+        let (kept, elsewhere) = tokio::join!(self.presence.of(user), self.elsewhere(user));
+        let mut connections = kept.map_err(|away| away.to_string())?;
+        match elsewhere {
+            Ok(others) => {
+                let is_new =
+                    |one: &Connection| connections.iter().all(|kept| kept.socket_id != one.socket_id);
+                let others: Vec<_> = others.into_iter().filter(is_new).collect();
+                connections.extend(others);
+            }
+            // That somebody is there is known all the same.
+            Err(fault) if !connections.is_empty() => debug!(fault, "not every server says who is there"),
+            Err(fault) => return Err(fault),
+        }
+        connections.sort_by(|a, b| b.connected_at.cmp(&a.connected_at));
+        Ok(connections)
+    }
+
+    /// Who is in a user's room, on servers of every kind. Without Redis there are no others.
+    async fn elsewhere(&self, user: &User) -> Result<Vec<Connection>, String> {
+        if !self.presence.is_shared() {
+            return Ok(Vec::new());
+        }
+        let (main, room) = (self.hub.main(), user_room(user));
+        let fetch = || async {
+            let sockets = main.to(&room).fetch_sockets().await;
+            sockets.map_err(|fault| fault.to_string())
+        };
+        Ok(self.questions.members(&room, fetch).await?.iter().map(connection).collect())
     }
 
     fn status(&self, socket: &Socket, status: String) -> Outcome {
@@ -242,6 +290,19 @@ fn told(connection: &Connection) -> Value {
         ("connectedAt", (&*connection.connected_at).into()),
         ("status", (&*connection.status).into()),
     ])
+}
+
+/// A socket of a server that keeps no presence as nodes of this kind do.
+fn connection(facts: &SocketFacts) -> Connection {
+    let node = facts.data.get("node").and_then(Value::as_text).unwrap_or_default();
+    let issued = facts.handshake.get("issued").and_then(Value::as_u64).unwrap_or_default();
+    let since = UNIX_EPOCH.checked_add(Duration::from_millis(issued)).unwrap_or(UNIX_EPOCH);
+    Connection {
+        socket_id: (&*facts.id).into(),
+        node_id: node.into(),
+        connected_at: humantime::format_rfc3339_millis(since).to_string(),
+        status: "online".into(),
+    }
 }
 
 /// A member of a room; user and node are those that a node of this kind keeps with its sockets.

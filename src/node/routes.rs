@@ -109,7 +109,8 @@ impl Routes {
         }
         let path = request.uri().path();
         if let Some(id) = path.strip_prefix("/api/users/") {
-            return api::user(&self.presence, request.method(), id).await;
+            return api::user(request.method(), id, async |user| self.application.connections(user).await)
+                .await;
         }
         if path != "/api/publish" {
             return answer::error(StatusCode::NOT_FOUND, "there is /api/users/{id} and /api/publish");

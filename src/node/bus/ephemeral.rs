@@ -13,6 +13,7 @@ use super::wire::WireFault;
 use super::wire::envelope::{self, Channels, Dialect, Envelope, Message};
 use crate::node::hub::adapter::{
     Acks, Flags, Local, NotSent, Operation, Pending, RemoteAck, RequestFault, Room, SocketFacts, Target,
+    answered,
 };
 use crate::node::value::Value;
 
@@ -107,12 +108,10 @@ impl Ephemeral {
                 self.answer(&uid, &Message::Sockets { request, sockets: local.fetch(&target) });
             }
             Message::ServerSideEmit { request: Some(request), data } => {
-                let Some(answer) = local.ask_server(data) else { return };
-                let answering = self.answering(uid);
+                let (answer, answering) = (local.ask_server(data), self.answering(uid));
                 self.peer.shared.tasks.spawn(async move {
-                    if let Ok(packet) = answer.await {
-                        answering(&Message::ServerSideAnswer { request, packet });
-                    }
+                    let packet = answered(answer).await;
+                    answering(&Message::ServerSideAnswer { request, packet });
                 });
             }
             message => {

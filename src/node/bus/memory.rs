@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::node::hub::adapter::{
     Acks, Adapter, Answers, Bus, BusState, Flags, Local, Missed, NotSent, Offset, Operation, Page, Pending,
-    RemoteAck, Replay, RequestFault, Room, Session, SocketFacts, Target,
+    RemoteAck, Replay, RequestFault, Room, Session, SocketFacts, Target, answered,
 };
 use crate::node::hub::offset;
 use crate::node::value::Value;
@@ -199,8 +199,8 @@ impl Adapter for Place {
         Box::pin(async move {
             let (expected, end) = (asked.len(), Instant::now() + REQUEST_TIME);
             let mut heard = Vec::new();
-            for answer in asked.into_iter().flatten() {
-                if let Ok(Ok(answer)) = timeout_at(end, answer).await {
+            for answer in asked {
+                if let Ok(answer) = timeout_at(end, answered(answer)).await {
                     heard.push(answer);
                 }
             }

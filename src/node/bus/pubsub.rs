@@ -17,7 +17,7 @@ use super::wire::WireFault;
 use super::wire::classic::{self, Channels, Request, Response};
 use crate::node::hub::adapter::{
     Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, RemoteAck, Replay, RequestFault, Room,
-    Session, SocketFacts, Target,
+    Session, SocketFacts, Target, answered,
 };
 use crate::node::value::Value;
 
@@ -160,13 +160,11 @@ impl Pubsub {
     }
 
     fn ask_server(&self, local: &dyn Local, request: String, data: Vec<Value>) {
-        let Some(answer) = local.ask_server(data) else { return };
+        let answer = local.ask_server(data);
         let (peer, channel) = (self.peer.clone(), self.channels.response.clone());
         self.peer.shared.tasks.spawn(async move {
-            if let Ok(data) = answer.await {
-                let response = Response::ServerSideEmit { request, data };
-                peer.answer(publish(Via::Channel, &channel, &response.write()));
-            }
+            let response = Response::ServerSideEmit { request, data: answered(answer).await };
+            peer.answer(publish(Via::Channel, &channel, &response.write()));
         });
     }
 

@@ -158,6 +158,11 @@ impl Presence {
         Ok(connections)
     }
 
+    /// Whether there may be servers that it knows nothing of.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.kept, Kept::Redis { .. })
+    }
+
     /// Removes what is left of this node's clients and ends. Says whether nothing is left behind; what is left is
     /// removed by the other nodes when the lease has run out.
     pub async fn close(&self) -> bool {

@@ -6,6 +6,8 @@
 //! - `user:{id}`: a hash with `socketId`, `nodeId`, `connectedAt` (ISO 8601) and `status` of the newest connection, as
 //!   fleets keep them, and a field `socket:{socketId}` for each connection with the same as JSON. Fields that somebody
 //!   else writes there stay.
+//!   A server of another kind that keeps its own user there as `socketId` and so on has that entry put aside, as the
+//!   field `other`, while a newer connection of this kind is shown, and gets it back when that one leaves.
 //! - `user-leases`: a sorted set, boot → Unix milliseconds until which it is believed; a boot is one life of a node.
 //! - `user-node:{boot}`: a set of the users that the node has written, so that others can tidy up after it.
 //!
@@ -33,6 +35,14 @@ local function settle(user_key, all_key, user)
       if not newest or is_newer(c, newest.connectedAt, newest.socketId) then newest = c end
     end
   end
+  local other = redis.call('HGET', user_key, 'other')
+  if other then
+    local c = cjson.decode(other)
+    if not newest or is_newer(c, newest.connectedAt, newest.socketId) then
+      newest = c
+      redis.call('HDEL', user_key, 'other')
+    end
+  end
   if newest then
     newest_is(user_key, all_key, user, newest)
   else
@@ -47,8 +57,12 @@ end
 const ARRIVE: &str = r"
 redis.call('HSET', KEYS[1], 'socket:' .. ARGV[3], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[1])
-local newest = redis.call('HMGET', KEYS[1], 'connectedAt', 'socketId')
+local newest = redis.call('HMGET', KEYS[1], 'connectedAt', 'socketId', 'nodeId', 'status')
 local c = cjson.decode(ARGV[2])
+if newest[1] and newest[2] and redis.call('HEXISTS', KEYS[1], 'socket:' .. newest[2]) == 0 then
+  local other = { connectedAt = newest[1], socketId = newest[2], nodeId = newest[3] or '', status = newest[4] or '' }
+  redis.call('HSET', KEYS[1], 'other', cjson.encode(other))
+end
 if not newest[1] or is_newer(c, newest[1], newest[2] or '') then newest_is(KEYS[1], KEYS[2], ARGV[1], c) end
 return 1
 ";

@@ -240,3 +240,29 @@ fn on_a_redis_cluster_all_of_presence_is_in_one_slot() {
     assert_eq!(keys.user("alice"), "{user}:alice");
     assert_eq!(Keys::new("user", false).user("alice"), "user:alice");
 }
+
+#[tokio::test]
+async fn an_entry_that_another_server_keeps_of_its_own_user_is_there_again_when_the_last_connection_leaves() {
+    let server = Server::start();
+    let one = server.node("one", LONG).await;
+    let mut link = server.link().await;
+    let entry = [
+        ("socketId", "theirs"),
+        ("nodeId", "js"),
+        ("connectedAt", "2020-01-01T00:00:00.000Z"),
+        ("status", "online"),
+    ];
+    link.hset_multiple::<_, _, _, ()>("user:alice", &entry).await.unwrap();
+    link.hset::<_, _, _, ()>("user:connections", "alice", "js").await.unwrap();
+    one.arrived(&alice(), "ours");
+    assert_eq!(sockets(&one, &["ours"]).await[0].node_id, "one");
+    let shown: String = link.hget("user:alice", "socketId").await.unwrap();
+    assert_eq!(shown, "ours", "the newest is shown");
+    one.left(&alice(), "ours");
+    sockets(&one, &[]).await;
+    let left: HashMap<String, String> = link.hgetall("user:alice").await.unwrap();
+    let expected = entry.map(|(field, value)| (field.to_owned(), value.to_owned()));
+    assert_eq!(left, HashMap::from(expected));
+    assert_eq!(link.hget::<_, _, String>("user:connections", "alice").await.unwrap(), "js");
+    assert!(one.close().await);
+}
