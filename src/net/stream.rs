@@ -4,14 +4,15 @@
 //! losing a byte. What a TLS connection holds leaves with it ([`super::tls`]).
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::tls::Secured;
@@ -68,6 +69,24 @@ impl Stream {
         }
     }
 
+    /// Ready once something has come over the socket: bytes, its end or an error. It takes nothing and costs no buffer;
+    /// what TLS holds is not looked at.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => poll_peek(
+                cx,
+                |cx| tcp.poll_read_ready(cx),
+                |peek| tcp.try_io(Interest::READABLE, || peek(&SockRef::from(tcp))),
+            ),
+            Self::Unix(unix) => poll_peek(
+                cx,
+                |cx| unix.poll_read_ready(cx),
+                |peek| unix.try_io(Interest::READABLE, || peek(&SockRef::from(unix))),
+            ),
+            Self::Tls(tls) => tls.below().poll_readable(cx),
+        }
+    }
+
     /// The bare socket, still non-blocking, and what goes on with its TLS; tokio and rustls have forgotten it.
     ///
     /// # Errors
@@ -91,6 +110,22 @@ impl Stream {
             Self::Tcp(tcp) => tune(&SockRef::from(tcp)),
             Self::Unix(_) => {}
             Self::Tls(tls) => tls.below().tune(),
+        }
+    }
+}
+
+/// Whether one byte, or the end, is there, once the poller says so: of a socket that has just been accepted tokio takes
+/// it for granted.
+fn poll_peek(
+    cx: &mut Context<'_>,
+    mut ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    look: impl Fn(fn(&socket2::Socket) -> io::Result<usize>) -> io::Result<usize>,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(ready(cx))?;
+        match look(|socket| socket.peek(&mut [MaybeUninit::uninit()])) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            seen => return Poll::Ready(seen.map(drop)),
         }
     }
 }
@@ -222,6 +257,22 @@ mod tests {
             // Over loopback what is written is there at once.
             assert_eq!(rustix::io::read(&fd, &mut got).unwrap(), 5);
             assert_eq!(rustix::io::read(&fd, &mut got).unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_readable_once_a_byte_or_its_end_is_there() {
+        // Of the accepted end, too.
+        let (far, near) = tcp_pair().await;
+        for (mut near, mut far) in [(near, far), tcp_pair().await, unix_pair()] {
+            let early = std::future::poll_fn(|cx| near.poll_readable(cx));
+            tokio::time::timeout(Duration::from_millis(50), early).await.expect_err("nothing has come");
+            far.write_all(b"x").await.unwrap();
+            std::future::poll_fn(|cx| near.poll_readable(cx)).await.unwrap();
+            assert_eq!(near.read_u8().await.unwrap(), b'x');
+            drop(far);
+            std::future::poll_fn(|cx| near.poll_readable(cx)).await.unwrap();
+            assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
         }
     }
 

@@ -1,4 +1,8 @@
 //! Accepting: one task per client connection until it ends or becomes a tunnel.
+//!
+//! A client that asks nothing must cost next to nothing: there may be as many of them as there is room for. So the task
+//! of a connection begins as a wait for its first byte ([`Entrance::receive`]); the guard is there from that byte on,
+//! and hyper with its buffers from the first whole head on, each in a box of its own.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -16,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Front;
 use super::contained::contained;
-use super::entrance::{Arrival, Entrance};
+use super::entrance::{Arrival, Entrance, Received};
 use super::session;
 use super::upgrade::Adoptable;
 use crate::http::guard::{Guard, Link, Rules};
@@ -35,10 +39,12 @@ const REST: Duration = Duration::from_millis(50);
 /// Without such a failure for this long, the shortage is over.
 const CALM: Duration = Duration::from_secs(5);
 /// How long, and how much, a client may still send after its last answer, so that the answer reaches it.
-const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
+/// Bytes that one read of these may bring.
+const LINGER_READ: usize = 4096;
 
 /// How long a connection on which nothing has been asked yet may still begin, when another process has taken over.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What the requests of one client connection share.
 pub struct Connection {
@@ -78,9 +84,7 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
                 match front.admission.places.take(most) {
                     Some(place) => {
                         let arrival = Arrival::new(stream, peer, place);
-                        front.tasks.spawn(async move {
-                            contained(&shared, serve(Arc::clone(&shared), entrance, arrival)).await;
-                        });
+                        front.tasks.spawn(live(shared, entrance, arrival));
                     }
                     // Decided here and not in a task: the sockets of those who are only closed would pile up.
                     None => {
@@ -105,10 +109,16 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
     }
 }
 
-async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
-    let limits = front.state.load().limits.clone();
-    let Some(Arrival { stream, ends, place }) = entrance.receive(&front, arrival).await else { return };
+/// The whole life of a client connection.
+async fn live(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
+    let Some(received) = entrance.receive(&front, arrival).await else { return };
     drop(entrance);
+    contained(&front, serve(Arc::clone(&front), received)).await;
+}
+
+async fn serve(front: Arc<Front>, received: Received) {
+    let Received { arrival: Arrival { stream, ends, place }, begun } = received;
+    let limits = front.state.load().limits.clone();
     let is_secure = stream.tls().is_some();
     let subject = stream.tls().and_then(Secured::peer_subject);
     let subject = subject.and_then(|subject| HeaderValue::try_from(subject).ok());
@@ -118,7 +128,7 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
         keep_alive: limits.keep_alive,
         stall_time: limits.keep_alive,
     };
-    let (guard, link) = Guard::new(stream, rules);
+    let (mut guard, link) = Guard::since(begun, stream, rules);
     let connection = Arc::new(Connection {
         front,
         peer: ends.source.ip(),
@@ -129,13 +139,29 @@ async fn serve(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
         link,
         handoff: Mutex::new(None),
     });
+    let is_asked = tokio::select! {
+        head = guard.first_head() => head.unwrap_or_else(|error| {
+            tracing::debug!(%error, "client connection ended");
+            false
+        }),
+        () = asked_to_end(&connection) => false,
+    };
+    if !is_asked {
+        return linger(guard.into_parts().0).await;
+    }
+    // In a box of its own, which is there from here on.
+    Box::pin(converse(connection, guard, limits.request_head)).await;
+}
+
+/// Request and answer in turn, until the end or a tunnel.
+async fn converse(connection: Arc<Connection>, guard: Guard<Stream>, request_head: usize) {
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         Box::pin(async move { Ok::<_, std::convert::Infallible>(session::serve(&shared, request).await) })
     });
     let mut http = http1::Builder::new();
-    http.header_read_timeout(None).auto_date_header(false).max_buf_size(limits.request_head.max(16 << 10));
+    http.header_read_timeout(None).auto_date_header(false).max_buf_size(request_head.max(16 << 10));
     let mut served = http.serve_connection(TokioIo::new(guard), service);
     let mut asked_to_end = pin!(asked_to_end(&connection));
     let mut is_ending = false;
@@ -202,7 +228,7 @@ pub async fn linger(mut stream: Stream) {
         if stream.shutdown().await.is_err() {
             return;
         }
-        let (mut buffer, mut read) = ([0; 4096], 0);
+        let (mut buffer, mut read) = (vec![0; LINGER_READ], 0);
         while let Ok(len @ 1..) = stream.read(&mut buffer).await {
             read += len;
             if read > most {
@@ -212,4 +238,26 @@ pub async fn linger(mut stream: Stream) {
     };
     // Out of time is as good an end as any.
     let _ = tokio::time::timeout(time, end).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what an asynchronous function is while it runs.
+    fn size_of_three<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_two<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_connection_has_not_come_to_yet_takes_no_room() {
+        let (silent, half_a_head, asked) = (size_of_three(live), size_of_two(serve), size_of_three(converse));
+        assert!(silent <= 1280, "{silent}");
+        assert!(half_a_head <= 1536, "{half_a_head}");
+        assert!(asked <= 4096, "{asked}");
+    }
 }

@@ -5,23 +5,21 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::task::Poll;
 
 use super::Front;
 use crate::metrics::Part;
 
-/// What `work` comes to; `None` when it panicked, which is counted.
-pub async fn contained<T>(front: &Front, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+/// What `work` comes to; `None` when it panicked, which is counted. The work is put in a box here and now: whoever waits
+/// for it has no room for it before it begins, and none for a second copy while it is under way.
+pub fn contained<T>(front: &Front, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+    let mut work = Box::pin(work);
+    poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
         // It is not polled again.
-        Err(_) => Poll::Ready(None),
-    });
-    let outcome = outcome.await;
-    if outcome.is_none() {
-        front.metrics.panicked(Part::FrontDesk);
-    }
-    outcome
+        Err(_) => {
+            front.metrics.panicked(Part::FrontDesk);
+            Poll::Ready(None)
+        }
+    })
 }

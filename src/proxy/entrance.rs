@@ -1,8 +1,9 @@
 //! The way in at one listener: what a connection has to go through before HTTP begins.
 //!
 //! An entrance lives as long as its listener; what it asks for can be replaced at any moment and holds for the
-//! connections that come from then on.
+//! connections that come from then on. Each step waits for its first byte before anything is made for it.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,15 +12,17 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::Front;
-use super::accept::linger;
+use super::accept::{LAST_CALL, linger};
+use super::contained::contained;
 use crate::config::{self, ListenerTls, TlsVersion};
 use crate::http::reply::Failure;
 use crate::metrics::{Handshake, Refusal};
 use crate::net::places::Place;
-use crate::net::proxy_protocol::{self, Ends};
+use crate::net::proxy_protocol::{self, Ends, HeaderFault};
 use crate::net::stream::Stream;
 use crate::net::tls::departed::Version;
 use crate::net::tls::server::{Certificate, Terminator, Terms};
@@ -52,26 +55,32 @@ impl Entrance {
     }
 
     /// The connection as HTTP is spoken on it; `None` after the end of one that does not get that far.
-    pub(super) async fn receive(&self, front: &Front, mut arrival: Arrival) -> Option<Arrival> {
-        let state = front.state.load_full();
-        let (time, most) = (state.limits.head_time, state.limits.connections_per_client);
+    pub(super) async fn receive(&self, front: &Front, mut arrival: Arrival) -> Option<Received> {
+        let (mut begun, time) = (Instant::now(), front.state.load().limits.head_time);
         if self.proxy_protocol.load(Relaxed) {
-            arrival = announced(front, arrival, &state.trusted, time).await?;
+            // Whoever may not announce anybody is cut at once.
+            let is_trusted = is_trusted(arrival.ends.source.ip(), &front.state.load().trusted);
+            let until = if is_trusted { begun + time } else { begun };
+            let first = first_byte(front, &arrival.stream, until).await;
+            arrival = contained(front, announced(front, arrival, (first, begun, time))).await??;
+            begun = Instant::now();
         }
-        // A proxy stands for many clients; each of its upgrades is counted for its own.
-        let most = if is_trusted(arrival.ends.source.ip(), &state.trusted) { 0 } else { most };
-        drop(state);
-        if !arrival.place.claim(arrival.ends.source.ip(), most) {
+        if !claim(front, &mut arrival) {
             if let Some(telling) = self.send_away(front, arrival.stream, Failure::TooManyOfClient) {
-                telling.await;
+                Box::pin(telling).await;
             }
             return None;
         }
+        let first = first_byte(front, &arrival.stream, begun + time).await;
         if let Some(terminator) = self.tls.load_full() {
-            // In a box, so that connections without TLS do not carry the room for it.
-            arrival.stream = Box::pin(secure(front, &terminator, arrival.stream, time)).await?;
+            arrival.stream =
+                contained(front, secure(front, &terminator, arrival.stream, (first, begun, time))).await??;
+            begun = Instant::now();
+        } else if first != First::Came {
+            linger(arrival.stream).await;
+            return None;
         }
-        Some(arrival)
+        Some(Received { arrival, begun })
     }
 
     /// Ends a connection that there is no room for. Where that costs no TLS handshake, and not too many are being
@@ -98,6 +107,51 @@ impl Entrance {
             drop(told);
         })
     }
+}
+
+/// A connection that has come in.
+pub(super) struct Received {
+    /// Where from, and its stream.
+    pub arrival: Arrival,
+    /// From when on its first head is awaited.
+    pub begun: Instant,
+}
+
+/// What became of the wait for a first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// It, or the end of the stream, is there.
+    Came,
+    /// It did not come in time.
+    TooSlow,
+    /// The process waits for nobody any more.
+    Ending,
+}
+
+/// Waits for the first byte without a buffer.
+async fn first_byte(front: &Front, stream: &Stream, until: Instant) -> First {
+    let ending = async {
+        tokio::select! {
+            // What is already on its way to this process is still served.
+            () = front.shutdown.relieved() => tokio::time::sleep(LAST_CALL).await,
+            () = front.shutdown.reached(Phase::Draining) => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        // An error is told to who reads.
+        _ = poll_fn(|cx| stream.poll_readable(cx)) => First::Came,
+        () = tokio::time::sleep_until(until) => First::TooSlow,
+        () = ending => First::Ending,
+    }
+}
+
+/// Counts the connection for its client, unless that one has as many as it may.
+fn claim(front: &Front, arrival: &mut Arrival) -> bool {
+    let (state, client) = (front.state.load(), arrival.ends.source.ip());
+    // A proxy stands for many clients; each of its upgrades is counted for its own.
+    let most = if is_trusted(client, &state.trusted) { 0 } else { state.limits.connections_per_client };
+    arrival.place.claim(client, most)
 }
 
 /// A connection on its way in.
@@ -129,14 +183,17 @@ pub(super) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
 async fn announced(
     front: &Front,
     mut arrival: Arrival,
-    trusted: &[IpNet],
-    time: Duration,
+    (first, begun, time): (First, Instant, Duration),
 ) -> Option<Arrival> {
     let peer = arrival.ends.source.ip();
-    let read = if is_trusted(peer, trusted) {
-        let read = tokio::select! {
-            read = proxy_protocol::read(&mut arrival.stream, time) => read,
-            () = front.shutdown.reached(Phase::Draining) => return None,
+    let read = if is_trusted(peer, &front.state.load().trusted) {
+        let read = match first {
+            First::Came => tokio::select! {
+                read = proxy_protocol::read(&mut arrival.stream, time.saturating_sub(begun.elapsed())) => read,
+                () = front.shutdown.reached(Phase::Draining) => return None,
+            },
+            First::TooSlow => Err(HeaderFault::TooSlow(time)),
+            First::Ending => return None,
         };
         read.map_err(|fault| tracing::debug!(%peer, %fault, "connection cut at its PROXY header"))
     } else {
@@ -172,20 +229,29 @@ fn terms(tls: &ListenerTls) -> Terms {
     }
 }
 
-async fn secure(front: &Front, terminator: &Terminator, stream: Stream, time: Duration) -> Option<Stream> {
+async fn secure(
+    front: &Front,
+    terminator: &Terminator,
+    stream: Stream,
+    (first, begun, time): (First, Instant, Duration),
+) -> Option<Stream> {
     let peer = stream.peer();
-    let accepted = tokio::select! {
-        accepted = tokio::time::timeout(time, terminator.accept(stream)) => accepted,
-        () = front.shutdown.reached(Phase::Draining) => return None,
+    let accepted = match first {
+        First::Came => tokio::select! {
+            accepted = tokio::time::timeout_at(begun + time, terminator.accept(stream)) => accepted.ok(),
+            () = front.shutdown.reached(Phase::Draining) => return None,
+        },
+        First::TooSlow => None,
+        First::Ending => return None,
     };
     match accepted {
-        Ok(Ok(stream)) => return Some(stream),
-        Ok(Err((error, stream))) => {
+        Some(Ok(stream)) => return Some(stream),
+        Some(Err((error, stream))) => {
             tracing::debug!(?peer, %error, "TLS handshake failed");
             // The alert must not be overtaken by a reset.
             linger(stream).await;
         }
-        Err(_) => tracing::debug!(?peer, "TLS handshake not done in time"),
+        None => tracing::debug!(?peer, "TLS handshake not done in time"),
     }
     front.metrics.unrouted_handshake(Handshake::Refused);
     None

@@ -9,6 +9,7 @@ mod generate;
 mod half_ended;
 mod health;
 mod limits;
+mod memory;
 mod rotation;
 mod reload;
 mod service;

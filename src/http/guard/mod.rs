@@ -15,8 +15,10 @@
 
 mod link;
 mod stall;
+mod write;
 
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::http::framing::{Framer, HeadFault, Step};
@@ -44,7 +46,7 @@ const READ: usize = 8 * 1024;
 pub struct Rules {
     /// Bytes that one request head may have; also what may be read ahead while a request is being answered.
     pub request_head: usize,
-    /// From accept to the first whole head; for a later head, from its first byte.
+    /// From the beginning to the first whole head; for a later head, from its first byte.
     pub head_time: Duration,
     /// How long a connection that was answered may be silent.
     pub keep_alive: Duration,
@@ -106,8 +108,14 @@ enum Wait {
 }
 
 impl<S> Guard<S> {
-    /// Guards a stream that has just been accepted. Must be called within a tokio runtime with time enabled.
+    /// Guards a stream that has just been accepted; see [`Guard::since`].
     pub fn new(stream: S, rules: Rules) -> (Self, Arc<Link>) {
+        Self::since(Instant::now(), stream, rules)
+    }
+
+    /// Guards a stream whose first head is awaited since `begun`. Must be called within a tokio runtime with time
+    /// enabled.
+    pub fn since(begun: Instant, stream: S, rules: Rules) -> (Self, Arc<Link>) {
         let link = Arc::new(Link::default());
         let guard = Self {
             stream,
@@ -116,7 +124,7 @@ impl<S> Guard<S> {
             framer: Framer::new(rules.request_head),
             held: BytesMut::new(),
             released: 0,
-            timer: Some((Wait::FirstHead, Box::pin(tokio::time::sleep(rules.head_time)))),
+            timer: Some((Wait::FirstHead, Box::pin(tokio::time::sleep_until(begun + rules.head_time)))),
             patience: rules.stall_time,
             taking: Taking::new(rules.stall_time),
             is_first: true,
@@ -243,19 +251,41 @@ impl<S> Guard<S> {
         }
         Ok(())
     }
-
-    /// A client that takes what is written is not silent: an answer may still be on its way to it when the request
-    /// counts as answered.
-    fn note_written(&mut self, written: &Poll<io::Result<usize>>) {
-        if written.is_ready()
-            && let Some((Wait::NextByte, sleep)) = &mut self.timer
-        {
-            sleep.as_mut().reset(Instant::now() + self.rules.keep_alive);
-        }
-    }
 }
 
 impl<S: AsyncRead + Unpin> Guard<S> {
+    /// Waits until there is something to read: the first head, or a stand-in for it. False where the stream has ended
+    /// before. So hyper and its buffers need not be there earlier.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream.
+    pub async fn first_head(&mut self) -> io::Result<bool> {
+        poll_fn(|cx| self.poll_first_head(cx)).await?;
+        Ok(self.released > 0)
+    }
+
+    fn poll_first_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.released == 0 && self.side == Side::Open {
+            ready!(self.poll_more(cx))?;
+            self.frame()?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads on, or does what a missed deadline means.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.poll_fill(cx) {
+            Poll::Ready(Ok(0)) => self.end(),
+            Poll::Ready(read) => drop(read?),
+            Poll::Pending => {
+                let missed = ready!(self.poll_timer(cx));
+                self.expire(missed)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads behind what is held, up to one head's length. Ready(0) is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = self.rules.request_head.saturating_sub(self.held.len()).min(READ);
@@ -321,13 +351,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             if guard.released > 0 || guard.side != Side::Open {
                 continue;
             }
-            let is_straight = guard.framer.body_left() >= out.remaining() as u64;
-            let read = if is_straight { guard.poll_straight(cx, out) } else { guard.poll_fill(cx) };
-            match read {
+            if guard.framer.body_left() < out.remaining() as u64 {
+                ready!(guard.poll_more(cx))?;
+                continue;
+            }
+            match guard.poll_straight(cx, out) {
                 Poll::Ready(Ok(0)) => guard.end(),
-                Poll::Ready(Ok(_)) if is_straight => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(read) => return Poll::Ready(read.map(drop)),
                 Poll::Pending => {
                     let missed = ready!(guard.poll_timer(cx));
                     guard.expire(missed)?;
@@ -337,52 +367,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let guard = self.get_mut();
-        let written = Pin::new(&mut guard.stream).poll_write(cx, bytes);
-        guard.note_written(&written);
-        guard.taking.timed(written, cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let guard = self.get_mut();
-        let written = Pin::new(&mut guard.stream).poll_write_vectored(cx, slices);
-        guard.note_written(&written);
-        guard.taking.timed(written, cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let guard = self.get_mut();
-        let flushed = Pin::new(&mut guard.stream).poll_flush(cx);
-        ready!(guard.taking.timed(flushed.map_ok(|()| 0), cx))?;
-        // Hyper flushes the stream only after it has written all that it had.
-        let is_last = matches!(guard.side, Side::Sealed | Side::Upgrading);
-        if is_last && !guard.is_flushed && guard.link.poll_answered(cx).is_ready() {
-            guard.is_flushed = true;
-            cx.waker().wake_by_ref();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 mod tests {
     use std::convert::Infallible;
-    use std::future::poll_fn;
 
     use http::{Request, Response, StatusCode};
     use http_body_util::combinators::BoxBody;
