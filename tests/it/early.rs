@@ -180,3 +180,65 @@ async fn the_early_answer_of_a_node_that_closes_behind_it_reaches_the_client() {
     }
     app.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_node_sends_behind_its_answer_is_nobodys_answer() {
+    let (app, node) = stage().await;
+    for behind in ["HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", "\r\n", "junk"] {
+        let mut first = client(&app).await;
+        first.send(GET).await;
+        let mut talkative = accepted(&node).await;
+        talkative.head().await;
+        talkative.send(format!("{OK}{behind}")).await;
+        first.head().await;
+        first.expect(b"ok").await;
+        // On a connection of its own, or it would wait for an answer that has been.
+        let mut next = client(&app).await;
+        next.send(GET).await;
+        let mut honest = accepted(&node).await;
+        honest.head().await;
+        honest.send(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(next.head().await.contains("content-length: 2\r\n"), "after {behind:?}");
+        next.expect(b"ok").await;
+        talkative.gone().await;
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_its_upload_takes_the_node_connection_with_it() {
+    let (app, node) = stage().await;
+    let mut leaving = client(&app).await;
+    leaving.send(UPLOAD).await;
+    let mut cut = accepted(&node).await;
+    cut.head().await;
+    cut.expect(b"only a little of it").await;
+    drop(leaving);
+    cut.gone().await;
+    let mut next = client(&app).await;
+    next.send(GET).await;
+    let mut fresh = accepted(&node).await;
+    assert!(fresh.head().await.starts_with("GET /x "));
+    fresh.send(OK).await;
+    assert!(next.head().await.starts_with("HTTP/1.1 200 "));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_100_gets_it_or_a_last_answer() {
+    let (app, node) = stage().await;
+    let expecting = "POST /up HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    let mut waiting = client(&app).await;
+    waiting.send(expecting).await;
+    assert!(waiting.head().await.starts_with("HTTP/1.1 100 "));
+    let mut asked = accepted(&node).await;
+    assert!(!asked.head().await.to_ascii_lowercase().contains("expect"), "it is answered here");
+    asked.send(OK).await;
+    // The node has answered without the body, and nobody knows whether it comes.
+    let head = waiting.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("\r\nconnection: close\r\n"), "{head}");
+    waiting.expect(b"ok").await;
+    asked.gone().await;
+    waiting.gone().await;
+    app.stop().await;
+}

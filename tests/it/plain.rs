@@ -192,7 +192,7 @@ async fn a_stranger_cannot_say_who_it_is_in_fields_that_a_node_may_read_as_the_b
 }
 
 #[tokio::test]
-async fn a_101_to_a_plain_request_is_a_bad_answer_and_counts_against_the_node() {
+async fn a_101_to_a_plain_request_is_a_bad_answer() {
     let (app, node) = stage("    passive: { failures: 1, eject: 1h }\n").await;
     let mut client = client(&app).await;
     client.send("GET /chat HTTP/1.1\r\nHost: a\r\n\r\n").await;
