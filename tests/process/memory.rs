@@ -73,3 +73,15 @@ fn a_client_that_has_yet_to_be_announced_costs_no_more() {
     let (silent, _) = costs("proxy_protocol: true, ", b"");
     assert!(silent <= SILENT, "{silent} bytes for a silent client");
 }
+
+#[test]
+fn a_client_that_has_yet_to_begin_tls_costs_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, issued.cert.pem()).unwrap();
+    std::fs::write(&key, issued.signing_key.serialize_pem()).unwrap();
+    let tls = format!("{{ certificates: [{{ cert: \"{}\", key: \"{}\" }}] }}", cert.display(), key.display());
+    let (silent, _) = costs(&format!("tls: {tls}, "), b"");
+    assert!(silent <= SILENT, "{silent} bytes for a silent client");
+}
