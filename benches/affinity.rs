@@ -114,7 +114,8 @@ impl Fleet {
         let ask = Ask {
             wishes,
             balance,
-            load_bound: 1.25,
+            load_bound: Some(1.25),
+            in_session: false,
             client: CLIENT,
             tunnel: true,
             opens: true,
@@ -147,6 +148,7 @@ impl Counters {
             live: self.live.load(Relaxed),
             share: f32::from_bits(self.share.load(Relaxed)),
             is_crowded: false,
+            is_reserve: false,
         }
     }
 }

@@ -16,6 +16,7 @@ use mainstay::affinity::{Prefixes, Source};
 use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, TlsVersion};
 use mainstay::config::{admin_place, effective, resolve, resolve_at, yaml};
 use mainstay::pool::pick::Balance;
+use mainstay::pool::retry::Retries;
 
 /// 2027-01-15, for what certificates say of their time.
 const NOW: i64 = 1_800_000_000;
@@ -148,6 +149,7 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "balance",
         "load_bound",
         "health",
+        "auto",
         "http",
         "status",
         "tcp",
@@ -159,6 +161,10 @@ fn the_reference_config_names_every_key_that_has_an_effect() {
         "passive",
         "failures",
         "eject",
+        "max_ejected",
+        "retries",
+        "attempts",
+        "of_handshakes",
         "slow_start",
         "timeouts",
         "connect",
@@ -234,10 +240,11 @@ fn every_key_reaches_its_field() {
     assert_eq!(a.affinity.len(), 6);
     assert!(matches!(&a.affinity[0], Source::Cookie(rule) if rule.keys.is_some() && rule.partitioned));
     assert_eq!(a.affinity[5], Source::ClientIp(Prefixes { ipv4: 24, ipv6: 56 }));
-    assert_eq!((a.balance, a.load_bound), (Balance::RandomTwo, 2.0));
+    assert_eq!((a.balance, a.load_bound), (Balance::RandomTwo, Some(2.0)));
     assert_eq!(a.health.probe, Probe::WebSocket { path: "/ws".into() });
     assert_eq!((a.rule.rise, a.rule.fall, a.rule.failures), (1, 1, 0));
     assert_eq!((a.rule.eject, a.rule.slow_start), (Duration::from_secs(60), Duration::ZERO));
+    assert_eq!((a.rule.max_ejected, a.retries), (30, Retries { attempts: 2, of_handshakes: 5 }));
     assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
     assert_eq!((a.timeouts.close, c.timeouts.close), (Duration::from_secs(5), Duration::from_secs(5)));
     assert_eq!((a.messages.max_size, a.messages.ping), (Some(1 << 20), Some(Duration::from_secs(30))));

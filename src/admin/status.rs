@@ -88,6 +88,16 @@ struct HealthStatus {
     last_probe: Option<ProbeStatus>,
     /// How much of its weight counts: below 1 while it starts slowly.
     share: f32,
+    /// `None` while real traffic has nothing against it.
+    ejected: Option<EjectionStatus>,
+}
+
+/// Why a node is left out though its probes may be good.
+#[derive(Debug, Serialize)]
+struct EjectionStatus {
+    /// When it ends at the latest.
+    until: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,7 +165,11 @@ fn node_status(front: &Front, upstream: &Upstream) -> NodeStatus {
         connections: load.live,
         max_connections: node.max_connections,
         utilization: upstream.meter.utilization(),
-        health: HealthStatus { last_probe: probed.map(probe_status), share: load.share },
+        health: HealthStatus {
+            last_probe: probed.map(probe_status),
+            share: load.share,
+            ejected: ejection_status(front, upstream),
+        },
         load: said_load.map(|(connections, max_connections)| LoadStatus { connections, max_connections }),
         release: said_release.or_else(|| node.release.clone()),
         drain: drain_status(upstream),
@@ -167,6 +181,13 @@ pub fn drain_status(upstream: &Upstream) -> Option<DrainStatus> {
     let drain = upstream.drain()?;
     let (left, closed) = (upstream.meter.live(), drain.closed());
     Some(DrainStatus { left, closed, deadline: log::time(drain.deadline) })
+}
+
+fn ejection_status(front: &Front, upstream: &Upstream) -> Option<EjectionStatus> {
+    let (now, health) = (front.now(), upstream.health());
+    let (until, reason) = health.ejection(now)?;
+    let until = SystemTime::now() + until.saturating_sub(now);
+    Some(EjectionStatus { until: log::time(until), reason: reason.to_owned() })
 }
 
 fn probe_status(probed: Probed) -> ProbeStatus {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::units::{show_duration, show_size};
+use super::units::{show_duration, show_percent, show_size};
 use super::{
     AccessLog, Admin, Config, Drain, FileAccess, Health, Limits, Listener, LogFormat, LogPath, Messages, Pool,
 };
@@ -20,6 +20,7 @@ use crate::affinity::{Prefixes, Source};
 use crate::pool::Node;
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
+use crate::pool::retry::Retries;
 use crate::route::Route;
 
 /// All of `config`, as a tree with the keys of the config file.
@@ -156,6 +157,7 @@ fn pool(pool: &Pool) -> Value {
         load_bound,
         health,
         rule,
+        retries: Retries { attempts, of_handshakes },
         timeouts: Timeouts { connect, handshake, idle, close, request },
         messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
@@ -164,14 +166,15 @@ fn pool(pool: &Pool) -> Value {
         tls,
         source_addresses,
     } = pool;
-    let Rule { rise: _, fall: _, failures, eject, slow_start } = rule;
+    let Rule { rise: _, fall: _, failures, eject, max_ejected, slow_start } = rule;
     json!({
         "nodes": nodes.iter().map(node).collect::<Value>(),
         "affinity": affinity.iter().map(source).collect::<Value>(),
         "balance": balance_word(*balance),
         "load_bound": load_bound,
         "health": health_section(health, rule),
-        "passive": { "failures": failures, "eject": time(eject) },
+        "passive": { "failures": failures, "eject": time(eject), "max_ejected": show_percent(*max_ejected) },
+        "retries": { "attempts": attempts, "of_handshakes": show_percent(*of_handshakes) },
         "slow_start": time(slow_start),
         "timeouts": {
             "connect": time(connect),
@@ -214,6 +217,7 @@ fn balance_word(balance: Balance) -> &'static str {
 fn health_section(health: &Health, rule: &Rule) -> Value {
     let Health { probe, interval, timeout } = health;
     let (kind, asked) = match probe {
+        Probe::Auto => ("auto", json!({})),
         Probe::Http { path, status } => ("http", json!({ "path": path, "status": status })),
         Probe::Tcp => ("tcp", json!({})),
         Probe::WebSocket { path } => ("websocket", json!({ "path": path })),

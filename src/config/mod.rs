@@ -42,6 +42,7 @@ use crate::affinity::Source;
 use crate::pool::Node;
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
+use crate::pool::retry::Retries;
 use crate::route::Route;
 
 pub use address::ListenAddress;
@@ -157,12 +158,14 @@ pub struct Pool {
     pub affinity: Vec<Source>,
     /// How a client is placed that none of these place.
     pub balance: Balance,
-    /// Hashing takes no node past this times the average; 1.0 to 1000.0.
-    pub load_bound: f64,
+    /// Hashing places nothing new on a node past this times the average; 1.0 to 1000.0. `None`: no node is passed over.
+    pub load_bound: Option<f64>,
     /// How nodes are probed.
     pub health: Health,
     /// How probes and failures are judged.
     pub rule: Rule,
+    /// How often a handshake that a node refused is sent to another.
+    pub retries: Retries,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// What a message may be.
@@ -198,15 +201,13 @@ impl ProxyVersion {
     }
 }
 
-/// The default of [`Pool::load_bound`].
-pub const LOAD_BOUND: f64 = 1.25;
-
 /// The default of [`Pool::rule`].
 pub const RULE: Rule = Rule {
     rise: 2,
     fall: 3,
     failures: 5,
     eject: Duration::from_secs(30),
+    max_ejected: 50,
     slow_start: Duration::from_secs(30),
 };
 
@@ -223,17 +224,16 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self {
-            probe: Probe::Http { path: "/health".into(), status: 200 },
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-        }
+        Self { probe: Probe::Auto, interval: Duration::from_secs(2), timeout: Duration::from_secs(1) }
     }
 }
 
 /// What a probe asks of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
+    /// A GET of `/health`, whatever the node makes of it: any answer is good but one of 5xx, and so is a connection as
+    /// long as the node has not answered any. A server that knows nothing of the balancer passes it.
+    Auto,
     /// A GET.
     Http {
         /// Its path, with query if any.

@@ -13,9 +13,10 @@ use super::rebalance::rebalance;
 use super::sources;
 use super::tls;
 use super::units::{ANY_TIME, SOME_TIME, show_duration};
-use super::{Drain, Health, LOAD_BOUND, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
+use super::{Drain, Health, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
+use crate::pool::retry::Retries;
 use crate::pool::{Address, Node, NodeId};
 
 const KEYS: &[&str] = &[
@@ -25,6 +26,7 @@ const KEYS: &[&str] = &[
     "load_bound",
     "health",
     "passive",
+    "retries",
     "slow_start",
     "timeouts",
     "messages",
@@ -67,6 +69,7 @@ fn pool(at: Position, name: &str, value: &Value) -> Pool {
         load_bound: load_bound(&section),
         health: probing(&section, &health),
         rule: rule(&section, &health),
+        retries: retries(&section),
         messages: messages(&section, timeouts.idle),
         timeouts,
         drain: Drain::read(&section),
@@ -125,17 +128,17 @@ fn balance(pool: &Section) -> Balance {
     balance
 }
 
-fn load_bound(pool: &Section) -> f64 {
-    let Some(value) = pool.value("load_bound") else { return LOAD_BOUND };
+fn load_bound(pool: &Section) -> Option<f64> {
+    let value = pool.some("load_bound")?;
     // NaN is in no range, so what comes out is a number.
-    let bound = value.number(1.0..=1000.0).unwrap_or(LOAD_BOUND);
+    let bound = value.number(1.0..=1000.0)?;
     if bound < 1.05 {
         value.warn("below 1.05, hashing gives up its node at the slightest unevenness; 1.25 is usual");
     }
-    bound
+    Some(bound)
 }
 
-const HEALTH_KEYS: &[&str] = &["http", "tcp", "websocket", "interval", "timeout", "rise", "fall"];
+const HEALTH_KEYS: &[&str] = &["auto", "http", "tcp", "websocket", "interval", "timeout", "rise", "fall"];
 
 fn probing(pool: &Section, health: &Section) -> Health {
     let default = Health::default();
@@ -163,7 +166,7 @@ fn warn_of_long_probes(health: &Section, interval: Duration, timeout: Duration) 
 /// The one probe that the section names, if it names any.
 fn probe(health: &Section) -> Option<Probe> {
     let mut named =
-        ["http", "tcp", "websocket"].into_iter().filter_map(|kind| Some((kind, health.value(kind)?)));
+        ["auto", "http", "tcp", "websocket"].into_iter().filter_map(|kind| Some((kind, health.value(kind)?)));
     let (kind, value) = named.next()?;
     for (other, value) in named {
         value.fault(format_args!("`{kind}` is the probe already; keep one of `{kind}` and `{other}`"));
@@ -177,9 +180,9 @@ fn probe(health: &Section) -> Option<Probe> {
             }
         }
         "websocket" => Probe::WebSocket { path: probe_path(&value.section(&["path"]), "/") },
-        _ => {
+        kind => {
             value.section(&[]);
-            Probe::Tcp
+            if kind == "tcp" { Probe::Tcp } else { Probe::Auto }
         }
     })
 }
@@ -197,13 +200,23 @@ fn probe_path(section: &Section, default: &str) -> String {
 }
 
 fn rule(pool: &Section, health: &Section) -> Rule {
-    let passive = pool.section("passive", &["failures", "eject"]);
+    let passive = pool.section("passive", &["failures", "eject", "max_ejected"]);
     Rule {
         rise: health.number("rise", RULE.rise, 1..=1000),
         fall: health.number("fall", RULE.fall, 1..=1000),
         failures: passive.number("failures", RULE.failures, 0..=1_000_000),
         eject: passive.duration("eject", RULE.eject, SOME_TIME),
+        max_ejected: passive.value("max_ejected").and_then(|part| part.percent()).unwrap_or(RULE.max_ejected),
         slow_start: pool.duration("slow_start", RULE.slow_start, ANY_TIME),
+    }
+}
+
+fn retries(pool: &Section) -> Retries {
+    let (section, default) = (pool.section("retries", &["attempts", "of_handshakes"]), Retries::default());
+    let part = section.value("of_handshakes").and_then(|part| part.percent());
+    Retries {
+        attempts: section.number("attempts", default.attempts, 1..=10),
+        of_handshakes: part.unwrap_or(default.of_handshakes),
     }
 }
 

@@ -219,6 +219,13 @@ impl<'a> Value<'a> {
         Some(duration)
     }
 
+    /// A part of all, 0 to 100 percent.
+    pub(super) fn percent(&self) -> Option<u8> {
+        self.parsed("a part from 0% to 100%, such as 20%", |text| {
+            units::percent(text).filter(|part| *part <= 100)
+        })
+    }
+
     /// Bytes.
     pub(super) fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let meant = self.meant(units::size_meant);

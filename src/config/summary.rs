@@ -42,10 +42,26 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {
     let affinity: Vec<String> = pool.affinity.iter().map(source_text).collect();
     let affinity = if affinity.is_empty() { "none".into() } else { affinity.join(", ") };
     writeln!(f, "pool      {}: affinity {affinity}", pool.name)?;
+    if let Some(bound) = pool.load_bound {
+        writeln!(f, "  bound   {bound}: {}", bound_effect(&pool.affinity))?;
+    }
     pool.nodes.iter().try_for_each(|node| {
         let weight = if node.weight == 1 { String::new() } else { format!(", weight {}", node.weight) };
         writeln!(f, "  node    {} at {}{weight}", node.id, node.address)
     })
+}
+
+/// What a load bound does under these sources.
+fn bound_effect(affinity: &[Source]) -> &'static str {
+    let is_key =
+        |source: &Source| matches!(source, Source::Header(_) | Source::Query(_) | Source::ClientIp(_));
+    if !affinity.iter().any(is_key) {
+        "no effect, as no source gives a key"
+    } else if affinity.contains(&Source::EngineIo) {
+        "a busy key may have several nodes"
+    } else {
+        "a busy key may have several nodes, but for Socket.IO sessions that poll; those are placed by it with engine_io"
+    }
 }
 
 pub(super) fn source_text(source: &Source) -> String {

@@ -73,6 +73,17 @@ pub(super) fn show_size(bytes: u64) -> String {
     }
 }
 
+/// `20%`: a whole number of percent.
+pub(super) fn percent(text: &str) -> Option<u8> {
+    let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// A part as [`percent`] reads it.
+pub(super) fn show_percent(percent: u8) -> String {
+    format!("{percent}%")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +98,14 @@ mod tests {
             assert_eq!(size_meant(text), Some(format!("write `{meant}`")));
         }
         assert_eq!(["", "lots", "MB", "1TB", "1.5MB", "-1k"].map(size_meant), [const { None }; 6]);
+    }
+
+    #[test]
+    fn a_part_is_a_whole_number_of_percent() {
+        assert_eq!([0, 7, 100, 255].map(|part| percent(&show_percent(part))), [0, 7, 100, 255].map(Some));
+        for text in ["", "%", "20", "20 %", "+20%", "-1%", "1.5%", "256%", "20%%"] {
+            assert_eq!(percent(text), None, "{text}");
+        }
     }
 
     #[test]

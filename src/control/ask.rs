@@ -37,12 +37,18 @@ const LARGEST_HEAD: usize = 64 << 10;
 const LONGEST_RELEASE: usize = 64;
 /// Who asks.
 const AGENT: &str = concat!("mainstay/", env!("CARGO_PKG_VERSION"));
+/// What is asked for where the config names no path.
+pub const USUAL_PATH: &str = "/health";
+/// What servers answer that have nothing at a path, or nothing that a plain GET may have.
+const NOTHING_THERE: [u16; 7] = [400, 401, 403, 404, 405, 426, 501];
 /// RFC 6455, section 7.4.1: normal closure.
 const NORMAL: u16 = 1000;
 
 /// What a well node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
+    /// The status; `None` where nothing was asked.
+    pub status: Option<u16>,
     /// It asks to be drained.
     pub draining: bool,
     /// Its connections and the most that it takes, all balancers together (`X-Mainstay-Load: 1234/50000`).
@@ -76,10 +82,12 @@ pub enum AskFault {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// Another status than the one that is good.
-    #[error("expected status {expected}, got {got}")]
+    #[error("{asked} answered {got}{}", advice(*.expected, *.got))]
     Status {
-        /// The status of a good answer.
-        expected: u16,
+        /// What was asked, in words.
+        asked: String,
+        /// The status of a good answer; `None` where many are good.
+        expected: Option<u16>,
         /// The status of this one.
         got: u16,
     },
@@ -120,6 +128,27 @@ impl From<DialFault> for AskFault {
     }
 }
 
+/// What is wrong with a status, and what would be right where the node knows nothing of the path.
+fn advice(expected: Option<u16>, got: u16) -> String {
+    match expected {
+        Some(expected) if expected != handshake::YES.as_u16() && NOTHING_THERE.contains(&got) => {
+            format!(", not {expected}; `health: {{ tcp: {{}} }}` asks for no path")
+        }
+        Some(expected) => format!(", not {expected}"),
+        None => String::new(),
+    }
+}
+
+/// What a probe asks, in words: `GET /health`.
+pub fn asked(probe: &Probe) -> String {
+    match probe {
+        Probe::Auto => format!("GET {USUAL_PATH}"),
+        Probe::Http { path, .. } => format!("GET {path}"),
+        Probe::WebSocket { path } => format!("a WebSocket handshake at {path}"),
+        Probe::Tcp | Probe::Off => "a connection".to_owned(),
+    }
+}
+
 /// Asks the node at `address` on the connection that `dial` makes; the answer must be whole within `timeout`.
 /// [`Probe::Off`] asks nothing.
 ///
@@ -141,7 +170,8 @@ pub async fn ask(
     let stream = dial.await?;
     let asked = async {
         match probe {
-            Probe::Http { path, status } => ask_http(stream, request(address, path)?, *status).await,
+            Probe::Auto => ask_http(stream, request(address, USUAL_PATH)?, None).await,
+            Probe::Http { path, status } => ask_http(stream, request(address, path)?, Some(*status)).await,
             Probe::WebSocket { path } => ask_websocket(stream, request(address, path)?).await,
             Probe::Tcp | Probe::Off => Ok(Answer::default()),
         }
@@ -162,13 +192,16 @@ fn request(address: &Address, path: &str) -> Result<Question, AskFault> {
     request.body(Empty::new()).map_err(|error| AskFault::Request(error.to_string()))
 }
 
-async fn ask_http(stream: Stream, question: Question, expected: u16) -> Result<Answer, AskFault> {
+/// Without an expected status, every one but 5xx is good.
+async fn ask_http(stream: Stream, question: Question, expected: Option<u16>) -> Result<Answer, AskFault> {
+    let asked = format!("GET {}", question.uri());
     let (mut sender, connection) = builder().handshake(TokioIo::new(stream)).await?;
-    let asked = async {
+    let answered = async {
         let response = sender.send_request(question).await?;
-        let is_good = response.status().as_u16() == expected;
-        let fault = AskFault::Status { expected, got: response.status().as_u16() };
-        let mut answer = answer_of(response.headers());
+        let got = response.status().as_u16();
+        let is_good = expected.map_or(got < 500, |expected| got == expected);
+        let fault = AskFault::Status { asked, expected, got };
+        let mut answer = answer_of(&response);
         if !answer.draining && may_be_json(response.headers()) {
             match small_body(response).await {
                 Ok(body) => answer.draining = says_draining(&body),
@@ -179,10 +212,11 @@ async fn ask_http(stream: Stream, question: Question, expected: u16) -> Result<A
         }
         if is_good || answer.draining { Ok(answer) } else { Err(fault) }
     };
-    beside(connection, asked).await
+    beside(connection, answered).await
 }
 
 async fn ask_websocket(stream: Stream, mut question: Question) -> Result<Answer, AskFault> {
+    let asked = format!("a WebSocket handshake at {}", question.uri());
     let headers = question.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -191,12 +225,12 @@ async fn ask_websocket(stream: Stream, mut question: Question) -> Result<Answer,
     let offer = handshake::check_request(&Method::GET, Version::HTTP_11, headers)
         .map_err(|fault| AskFault::Request(fault.to_string()))?;
     let (mut sender, connection) = builder().handshake(TokioIo::new(stream)).await?;
-    let asked = async {
+    let answered = async {
         let mut response = sender.send_request(question).await?;
-        let answer = answer_of(response.headers());
+        let answer = answer_of(&response);
         if response.status() != handshake::YES {
-            let (expected, got) = (handshake::YES.as_u16(), response.status().as_u16());
-            return if answer.draining { Ok(answer) } else { Err(AskFault::Status { expected, got }) };
+            let (expected, got) = (Some(handshake::YES.as_u16()), response.status().as_u16());
+            return if answer.draining { Ok(answer) } else { Err(AskFault::Status { asked, expected, got }) };
         }
         offer.check_answer(response.headers())?;
         let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await?);
@@ -205,7 +239,7 @@ async fn ask_websocket(stream: Stream, mut question: Question) -> Result<Answer,
         let _ = tunnel.shutdown().await;
         Ok(answer)
     };
-    beside(connection.with_upgrades(), asked).await
+    beside(connection.with_upgrades(), answered).await
 }
 
 fn builder() -> http1::Builder {
@@ -226,10 +260,12 @@ async fn beside<T>(connection: impl Future, work: impl Future<Output = T>) -> T 
 }
 
 /// What the head of an answer says, whatever its status.
-fn answer_of(headers: &HeaderMap) -> Answer {
+fn answer_of(response: &Response<Incoming>) -> Answer {
+    let headers = response.headers();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
     let release = |text: &&str| (1..=LONGEST_RELEASE).contains(&text.len());
     Answer {
+        status: Some(response.status().as_u16()),
         draining: text("x-mainstay-state").is_some_and(|state| state.eq_ignore_ascii_case("draining")),
         load: text("x-mainstay-load").and_then(load),
         release: text("x-mainstay-release").filter(release).map(str::to_owned),
@@ -305,7 +341,9 @@ mod tests {
             Address::Tcp { host, port } => Target::Tcp { host, port: *port },
             Address::Unix(path) => Target::Unix(path),
         };
-        super::ask(dial(target, timeout), address, probe, timeout).await
+        let answer = super::ask(dial(target, timeout), address, probe, timeout).await;
+        // What most tests ask is what the answer says; one asks for the status.
+        answer.map(|answer| Answer { status: None, ..answer })
     }
 
     fn http() -> Probe {
@@ -387,11 +425,43 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_status_is_a_fault_that_names_both() {
         let fault = fault_of(b"HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\nno").await;
-        assert_eq!(fault, "expected status 200, got 503");
+        assert_eq!(fault, "GET /health?deep=1 answered 503, not 200");
         let fault = fault_of(b"HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(fault, "expected status 200, got 302");
+        assert_eq!(fault, "GET /health?deep=1 answered 302, not 200");
         let cut = fault_of(b"HTTP/1.1 500 Oh\r\ncontent-length: 20\r\n\r\ncut").await;
-        assert_eq!(cut, "expected status 200, got 500", "even when its body breaks off");
+        assert_eq!(cut, "GET /health?deep=1 answered 500, not 200", "even when its body breaks off");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_knows_nothing_of_the_path_is_told_from_one_that_is_unwell() {
+        for status in [400, 401, 403, 404, 405, 426, 501] {
+            let fault =
+                fault_of(format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+            let advice = "`health: { tcp: {} }` asks for no path";
+            assert_eq!(fault, format!("GET /health?deep=1 answered {status}, not 200; {advice}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_an_expected_status_every_answer_is_good_that_owns_up_to_no_error() {
+        for status in [200, 204, 302, 404, 426, 499] {
+            let (address, task) = node(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")).await;
+            let Address::Tcp { host, port } = &address else { panic!() };
+            let dialled = dial(Target::Tcp { host, port: *port }, SOON);
+            let answer = super::ask(dialled, &address, &Probe::Auto, SOON).await.unwrap();
+            assert_eq!(answer.status, Some(status));
+            assert!(task.await.unwrap().starts_with("GET /health HTTP/1.1\r\n"));
+        }
+        for (fields, is_good) in [("", false), ("X-Mainstay-State: draining\r\n", true)] {
+            let text = format!("HTTP/1.1 503 Busy\r\n{fields}content-length: 0\r\n\r\n");
+            let (address, task) = node(text).await;
+            let answer = ask(&address, &Probe::Auto, SOON).await;
+            assert_eq!(answer.as_ref().map(|answer| answer.draining).ok(), is_good.then_some(true));
+            if let Err(fault) = answer {
+                assert_eq!(fault.to_string(), "GET /health answered 503");
+            }
+            task.await.unwrap();
+        }
     }
 
     #[tokio::test]
@@ -496,7 +566,11 @@ mod tests {
         for state in ["up", "", "draining, up", "not draining"] {
             let answer =
                 format!("HTTP/1.1 503 Busy\r\nX-Mainstay-State: {state}\r\ncontent-length: 0\r\n\r\n");
-            assert_eq!(fault_of(answer.as_bytes()).await, "expected status 200, got 503", "{state}");
+            assert_eq!(
+                fault_of(answer.as_bytes()).await,
+                "GET /health?deep=1 answered 503, not 200",
+                "{state}"
+            );
         }
     }
 
@@ -539,7 +613,8 @@ mod tests {
     #[tokio::test]
     async fn load_and_release_are_read_from_a_good_answer() {
         let answer = "HTTP/1.1 200 OK\r\nX-Mainstay-Load: 1234/50000\r\nX-Mainstay-Release: v7\r\n\r\n";
-        let expected = Answer { draining: false, load: Some((1234, 50000)), release: Some("v7".into()) };
+        let (load, release) = (Some((1234, 50000)), Some("v7".into()));
+        let expected = Answer { load, release, ..Answer::default() };
         assert_eq!(asked_of(answer).await.unwrap(), expected);
     }
 
@@ -669,7 +744,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_handshake_is_a_fault_unless_the_node_asks_to_be_drained() {
         let (result, _) = shaken(|_| "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into()).await;
-        assert_eq!(result.unwrap_err().to_string(), "expected status 101, got 400");
+        assert_eq!(result.unwrap_err().to_string(), "a WebSocket handshake at /ws answered 400, not 101");
         let (result, _) =
             shaken(|_| "HTTP/1.1 503 Busy\r\nX-Mainstay-State: draining\r\ncontent-length: 0\r\n\r\n".into())
                 .await;

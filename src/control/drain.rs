@@ -76,7 +76,7 @@ pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> 
     }
     let now = front.now();
     let was_up = upstream.is_up(now);
-    upstream.judge(now, |health| health.order_drain(true, now));
+    upstream.judge(now, &"an operator ordered it", |health| health.order_drain(true, now));
     let mut warnings = Vec::new();
     if was_up && pool.up(now) == 0 {
         let (node, pool) = (&upstream.node.id, &pool.config.name);
@@ -102,7 +102,7 @@ pub fn withdraw(front: &Front, pool: &str, node: &str) -> Result<Told, DrainFaul
     if health.asks_to_drain() && !health.is_ordered_to_drain() {
         return Err(DrainFault::AsksItself(node.to_owned()));
     }
-    upstream.judge(now, |health| health.order_drain(false, now));
+    upstream.judge(now, &"an operator took the drain back", |health| health.order_drain(false, now));
     upstream.end_drain();
     let still = upstream.health().is_draining();
     let warnings = still.then(|| "the node itself asks to be drained, so its drain goes on".to_owned());
@@ -141,7 +141,7 @@ pub fn snapshots(front: &Front) -> Vec<Snapshot> {
 pub fn resume(front: &Arc<Front>, snapshot: &Snapshot) -> bool {
     let Ok((pool, upstream)) = find(front, &snapshot.pool, &snapshot.node) else { return false };
     let now = front.now();
-    upstream.judge(now, |health| match snapshot.is_ordered {
+    upstream.judge(now, &"the process before was draining it", |health| match snapshot.is_ordered {
         true => health.order_drain(true, now),
         false => health.set_draining(true, now),
     });

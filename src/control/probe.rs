@@ -1,14 +1,16 @@
 //! Probing: one task per node asks it how it is, from before it takes clients until the config names it no more or
 //! the balancer drains or another process has taken over.
 
+use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{AskFault, ask};
+use super::ask::{Answer, AskFault, ask, asked};
 use super::drain;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
@@ -101,18 +103,11 @@ async fn probe(front: &Arc<Front>, pool: &Pool, node: &Arc<Upstream>) {
     node.note_asked(front.now());
     let answer =
         ask(node.dial_to_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
+    let answer = forgiven(&health.probe, node.answers_probes(), answer);
     node.meter.probe(answer.is_ok());
-    let draining = match &answer {
-        Ok(answer) => answer.draining,
-        Err(fault @ AskFault::Request(_)) => {
-            tracing::warn!(pool = %pool.config.name, node = %node.node.id, %fault, "probe not sent");
-            false
-        }
-        Err(fault) => {
-            tracing::debug!(pool = %pool.config.name, node = %node.node.id, %fault, "probe failed");
-            false
-        }
-    };
+    if let Err(fault) = &answer {
+        note_fault(pool, node, fault);
+    }
     let before = node.runs();
     node.note_probe(Probed {
         at: SystemTime::now(),
@@ -124,15 +119,82 @@ async fn probe(front: &Arc<Front>, pool: &Pool, node: &Arc<Upstream>) {
         pool.note_releases();
     }
     let now = front.now();
-    node.judge(now, |health| health.on_probe(answer.is_ok(), now));
-    match answer {
-        Ok(answer) => {
-            node.meter.reported(answer.load);
-            node.judge(now, |health| health.set_draining(draining, now));
+    let found = Found { probe: &health.probe, answer: &answer };
+    node.judge(now, &found, |health| health.on_probe(answer.is_ok(), now));
+    match &answer {
+        Ok(said) => {
+            node.meter.reported(said.load);
+            let reason = if said.draining { "the node asks for it" } else { "the node asks no longer" };
+            node.judge(now, &reason, |health| health.set_draining(said.draining, now));
             drain::heed(front, pool, node);
         }
         // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
         Err(_) if !node.is_up(now) => node.meter.reported(None),
         Err(_) => {}
+    }
+}
+
+fn note_fault(pool: &Pool, node: &Upstream, fault: &AskFault) {
+    let (pool, node) = (&pool.config.name, &node.node.id);
+    match fault {
+        AskFault::Request(_) => tracing::warn!(%pool, %node, %fault, "probe not sent"),
+        fault => tracing::debug!(%pool, %node, %fault, "probe failed"),
+    }
+}
+
+/// What [`Probe::Auto`] makes of an answer. Servers are well that answer no plain request at all, such as a Socket.IO
+/// server with nothing beside it; so a node that was reached and has not answered is good, until it has answered once.
+/// Then no answer is a fault, as it is of a process that hangs.
+fn forgiven(
+    probe: &Probe,
+    answers: &AtomicBool,
+    answer: Result<Answer, AskFault>,
+) -> Result<Answer, AskFault> {
+    if *probe != Probe::Auto {
+        return answer;
+    }
+    match &answer {
+        Err(AskFault::Http(_) | AskFault::Timeout(_)) if !answers.load(Relaxed) => {
+            return Ok(Answer::default());
+        }
+        Err(AskFault::Dial(_)) => answers.store(false, Relaxed),
+        Ok(_) | Err(AskFault::Status { .. }) => answers.store(true, Relaxed),
+        Err(_) => {}
+    }
+    answer
+}
+
+/// What a probe has found, in words.
+struct Found<'a> {
+    probe: &'a Probe,
+    answer: &'a Result<Answer, AskFault>,
+}
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.answer {
+            Ok(Answer { status: Some(status), .. }) => write!(f, "{} answered {status}", asked(self.probe)),
+            Ok(_) => f.write_str("connected"),
+            Err(fault) => fault.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::dial::DialFault;
+
+    #[test]
+    fn a_server_that_answers_no_plain_request_is_well_and_one_that_has_stopped_to_is_not() {
+        let answers = AtomicBool::new(false);
+        let forgive = |probe, answer| forgiven(probe, &answers, answer).is_ok();
+        let silent = || Err(AskFault::Timeout(Duration::from_secs(1)));
+        assert_eq!([silent(), silent()].map(|answer| forgive(&Probe::Auto, answer)), [true; 2]);
+        assert!(forgive(&Probe::Auto, Ok(Answer::default())));
+        assert_eq!([silent(), silent()].map(|answer| forgive(&Probe::Auto, answer)), [false; 2]);
+        assert!(!forgive(&Probe::Auto, Err(AskFault::Dial(DialFault::Refused))));
+        assert!(forgive(&Probe::Auto, silent()), "another process may be there by now");
+        assert!(!forgive(&Probe::Tcp, silent()), "who names a probe is taken at his word");
     }
 }

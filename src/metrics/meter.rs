@@ -252,6 +252,9 @@ impl fmt::Debug for Meter {
     }
 }
 
+/// The values of the label `result` of a retry.
+pub(super) const RETRIES: [&str; 2] = ["sent", "over_budget"];
+
 /// Upper bounds in seconds: a node on the same network answers in the first few, and nothing is waited for longer
 /// than `timeouts.handshake`, which is 10 s unless told.
 const HANDSHAKE_BUCKETS: [f64; 13] =
@@ -269,6 +272,8 @@ pub struct PoolMeter {
     requests: [AtomicU64; CLASSES.len()],
     /// Sessions by index into [`SOURCES`] and into [`OUTCOMES`].
     affinity: [[AtomicU64; OUTCOMES.len()]; SOURCES.len()],
+    /// Handshakes that were to be sent to another node: those that were, and those for which the budget had nothing left.
+    retries: [AtomicU64; RETRIES.len()],
     /// Tunnels that the rebalance under way may still close.
     rebalance_left: AtomicU64,
     /// Tunnels that rebalances have told to close.
@@ -285,6 +290,7 @@ impl PoolMeter {
             seconds: Histogram::with_opts(options).expect("the name is a literal and the bounds rise"),
             requests: Default::default(),
             affinity: Default::default(),
+            retries: Default::default(),
             rebalance_left: AtomicU64::new(0),
             rebalance_closes: AtomicU64::new(0),
         }
@@ -317,6 +323,15 @@ impl PoolMeter {
         if let Some((source, outcome)) = source.zip(outcome) {
             self.affinity[source][outcome].fetch_add(1, Relaxed);
         }
+    }
+
+    /// A handshake that a node refused was sent to another, or would have been if the budget had allowed it.
+    pub fn retry(&self, is_sent: bool) {
+        self.retries[usize::from(!is_sent)].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn retries(&self, result: usize) -> u64 {
+        self.retries[result].load(Relaxed)
     }
 
     /// A rebalance may still close so many tunnels; 0 when none is under way.

@@ -303,10 +303,11 @@ mod tests {
     use super::*;
 
     /// The metrics of the outside contract, and the one of the access log.
-    const CONTRACT: [&str; 24] = [
+    const CONTRACT: [&str; 25] = [
         "mainstay_websocket_connections",
         "mainstay_handshakes_total",
         "mainstay_handshake_seconds",
+        "mainstay_handshake_retries_total",
         "mainstay_closes_total",
         "mainstay_bytes_total",
         "mainstay_messages_total",

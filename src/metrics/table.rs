@@ -13,7 +13,8 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use super::carried::Carried;
 use super::meter::{
-    CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, SOURCES, STATES, Side, Totals,
+    CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, RETRIES, SOURCES, STATES, Side,
+    Totals,
 };
 use super::{Part, Pool, Refusal, process};
 
@@ -59,6 +60,8 @@ static TABLE: &[Row] = &[
           help: "Upgrade requests by how they ended; pool is empty where no route took them." },
     Row { name: "mainstay_handshake_seconds", kind: HISTOGRAM, labels: &["pool"], collect: handshake_seconds,
           help: "Time from an upgrade request's head to its answer." },
+    Row { name: "mainstay_handshake_retries_total", kind: COUNTER, labels: &["pool", "result"], collect: retries,
+          help: "Handshakes that a node refused and that were sent to another, or would have been but for the budget." },
     Row { name: "mainstay_closes_total", kind: COUNTER, labels: &["pool", "node", "side", "code"], collect: closes,
           help: "Tunnels that ended, by who ended them and the close code (1006: without one)." },
     Row { name: "mainstay_bytes_total", kind: COUNTER, labels: &["pool", "direction"], collect: bytes,
@@ -213,6 +216,14 @@ fn handshakes(scrape: &Scrape, series: &mut Series) {
     for pool in pools_and_nowhere(scrape) {
         for result in Handshake::ALL {
             series.add(&[&pool.pool, result.as_str()], pool.handshakes(result) as f64);
+        }
+    }
+}
+
+fn retries(scrape: &Scrape, series: &mut Series) {
+    for pool in pools(scrape) {
+        for (index, result) in RETRIES.iter().enumerate() {
+            series.add(&[&pool.pool, result], pool.retries(index) as f64);
         }
     }
 }

@@ -3,8 +3,13 @@
 //! A state machine that is told what happened and when (since the start of the process), and answers with what
 //! changed, so that the caller logs each change once. It probes nothing and keeps no timer: an ejection ends by
 //! itself, and [`Health::tick`], called at least with each probe, reports that.
+//!
+//! What ejects a node must be something that no single client can cause: dials that fail, or answers that fail for
+//! several clients, of which each counts once. Good probes end an ejection early. They are believed once: a node that
+//! is ejected again before it has served anybody stays out for the whole time, whatever its probes say.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::State;
@@ -16,16 +21,50 @@ pub struct Rule {
     pub rise: u32,
     /// Failed probes in a row that bring a node down.
     pub fall: u32,
-    /// Failures in a row seen by real traffic that eject a node; 0 turns ejection off.
+    /// Failures in a row seen by real traffic that eject a node; 0 turns ejection off. See [`Evidence`].
     pub failures: u32,
-    /// How long an ejected node is left out.
+    /// How long an ejected node is left out at most.
     pub eject: Duration,
+    /// The most nodes of a pool that are ejected at a time, in percent of all, 0 to 100.
+    pub max_ejected: u8,
     /// How long a returned node's share grows.
     pub slow_start: Duration,
 }
 
 /// The share with which a returned node begins.
 pub const FIRST_SHARE: f32 = 0.1;
+
+/// The clients of failed answers that are remembered; a failure of one of these counts no second time.
+const CLIENTS: usize = 8;
+/// With fewer clients than this, failed answers eject no node, however few failures the rule asks for.
+pub const SEVERAL: usize = 3;
+
+impl Rule {
+    /// Whether one more of `nodes` may be ejected while `ejected` are. That another one is up is not asked here.
+    pub fn may_eject(&self, nodes: usize, ejected: usize) -> bool {
+        let most = nodes.saturating_mul(self.max_ejected.min(100).into()) / 100;
+        ejected < most
+    }
+}
+
+/// Whose word it is that a node failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// The balancer's own: it got no connection. No client can cause that, so each counts.
+    Dial,
+    /// The answer to a request of this client (its prefix) failed, which the client may have wanted. Each client counts
+    /// once in a row of failures, and the row needs [`SEVERAL`] of them.
+    Answer(IpAddr),
+}
+
+/// A failure that real traffic has seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    /// Whose word it is.
+    pub evidence: Evidence,
+    /// What failed, in words.
+    pub what: &'a str,
+}
 
 /// What changed about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +75,11 @@ pub enum Change {
     Down,
     /// Real traffic ejected it.
     Ejected,
-    /// Its ejection is over and it takes clients again.
-    Back,
+    /// Its ejection is over and it takes clients again: by the word of its probes, or else because its time is over.
+    Back {
+        /// The probes have ended it.
+        by_probes: bool,
+    },
     /// It asks to be drained, or an operator has ordered it.
     Draining,
     /// Neither holds any longer.
@@ -51,7 +93,7 @@ impl Change {
             Self::Up => "up",
             Self::Down => "down",
             Self::Ejected => "ejected",
-            Self::Back => "back",
+            Self::Back { .. } => "back",
             Self::Draining => "draining",
             Self::Undrained => "undrained",
         }
@@ -81,10 +123,20 @@ pub struct Memory {
     is_up: Option<bool>,
     /// Probes in a row that speak against `is_up`.
     against: u32,
-    /// Failures in a row of real traffic.
+    /// Failed dials in a row of failures.
     failures: u32,
+    /// Failed answers in the same row, each of another client.
+    answers: u32,
+    /// The last of those clients, at most [`CLIENTS`].
+    clients: Vec<IpAddr>,
     /// The end of the running ejection.
     ejected_until: Option<Duration>,
+    /// Why it is ejected, in words.
+    cause: String,
+    /// Good probes in a row since it was ejected.
+    good: u32,
+    /// Probes have ended its last ejection, and nobody was served since: they do not end the next one.
+    is_doubted: bool,
     /// Whether the node itself asks to be drained.
     asks: bool,
     /// Whether an operator has ordered it to be drained.
@@ -130,11 +182,12 @@ impl Health {
     /// A probe answered.
     pub fn on_probe(&mut self, ok: bool, now: Duration) -> Option<Change> {
         let ended = self.tick(now);
+        self.known.good = if ok { self.known.good.saturating_add(1) } else { 0 };
         let needed = match (self.known.is_up, ok) {
             (None, _) => 1,
             (Some(up), ok) if up == ok => {
                 self.known.against = 0;
-                return ended;
+                return self.probes_end_ejection(now).or(ended);
             }
             (Some(_), true) => self.rule.rise,
             (Some(_), false) => self.rule.fall,
@@ -146,29 +199,73 @@ impl Health {
         self.known.against = 0;
         let is_first = self.known.is_up.is_none();
         self.known.is_up = Some(ok);
+        // The node that was ejected is no more: what its probes say now holds.
+        self.forget_failures();
+        self.known.ejected_until = None;
+        self.known.is_doubted = false;
         if ok && (!is_first || self.known.first_is_return) {
             self.known.grows_since = Some(now);
         }
         Some(if ok { Change::Up } else { Change::Down })
     }
 
-    /// Real traffic failed: a dial that failed or timed out, a bad answer. `is_last` says that no other node of
-    /// the pool is up: the last one is never ejected, for a bad node is better than none.
-    pub fn on_failure(&mut self, now: Duration, is_last: bool) -> Option<Change> {
+    /// Ends the ejection of a node whose probes have been good often enough since, if their word is good for that.
+    fn probes_end_ejection(&mut self, now: Duration) -> Option<Change> {
+        let is_enough = self.known.good >= self.rule.rise.max(1) && !self.known.is_doubted;
+        self.known.ejected_until.filter(|_| is_enough)?;
+        self.known.is_doubted = true;
+        self.end_ejection(now);
+        (self.state(now) == State::Up).then_some(Change::Back { by_probes: true })
+    }
+
+    /// Real traffic failed. `may_eject` says that another node is up and that no more are ejected than may be: a bad
+    /// node is better than none.
+    pub fn on_failure(&mut self, failure: &Failure<'_>, now: Duration, may_eject: bool) -> Option<Change> {
         let ended = self.tick(now);
-        self.known.failures = self.known.failures.saturating_add(1);
-        let is_enough = self.rule.failures > 0 && self.known.failures >= self.rule.failures;
-        if !is_enough || is_last || self.state(now) != State::Up {
+        if !self.counts(failure.evidence) {
             return ended;
         }
-        self.known.failures = 0;
+        let (dials, answers) = (self.known.failures, self.known.answers);
+        let row = dials.saturating_add(answers);
+        let (is_enough, is_off) = (row >= self.rule.failures, self.rule.failures == 0);
+        let is_sure = dials >= self.rule.failures || self.known.clients.len() >= SEVERAL;
+        if is_off || !is_enough || !is_sure || !may_eject || self.state(now) != State::Up {
+            return ended;
+        }
+        self.forget_failures();
+        self.known.good = 0;
+        self.known.cause = format!("{row} failures in a row, the last: {}", failure.what);
         self.known.ejected_until = Some(now.saturating_add(self.rule.eject));
         Some(Change::Ejected)
     }
 
+    /// Counts a failure, unless its client has been counted.
+    fn counts(&mut self, evidence: Evidence) -> bool {
+        let known = &mut self.known;
+        match evidence {
+            Evidence::Dial => known.failures = known.failures.saturating_add(1),
+            Evidence::Answer(client) if known.clients.contains(&client) => return false,
+            Evidence::Answer(client) => {
+                if known.clients.len() >= CLIENTS {
+                    known.clients.remove(0);
+                }
+                known.clients.push(client);
+                known.answers = known.answers.saturating_add(1);
+            }
+        }
+        true
+    }
+
+    fn forget_failures(&mut self) {
+        self.known.failures = 0;
+        self.known.answers = 0;
+        self.known.clients.clear();
+    }
+
     /// Real traffic succeeded.
     pub fn on_success(&mut self) {
-        self.known.failures = 0;
+        self.forget_failures();
+        self.known.is_doubted = false;
     }
 
     /// The node asks to be drained, or no longer does.
@@ -220,10 +317,31 @@ impl Health {
     /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
     pub fn tick(&mut self, now: Duration) -> Option<Change> {
         let until = self.known.ejected_until.filter(|until| *until <= now)?;
+        self.end_ejection(until);
+        (self.state(now) == State::Up).then_some(Change::Back { by_probes: false })
+    }
+
+    fn end_ejection(&mut self, at: Duration) {
         self.known.ejected_until = None;
-        self.known.failures = 0;
-        self.known.grows_since = Some(until);
-        (self.state(now) == State::Up).then_some(Change::Back)
+        self.forget_failures();
+        self.known.grows_since = Some(at);
+    }
+
+    /// The running ejection: its end at the latest, and why it is.
+    pub fn ejection(&self, now: Duration) -> Option<(Duration, &str)> {
+        let until = self.known.ejected_until.filter(|until| now < *until)?;
+        Some((until, &self.known.cause))
+    }
+
+    /// Whether the node is not up, and its probes say that it may serve all the same: it is ejected, or it is down and
+    /// its last probe was good. It is better than no node at all.
+    pub fn is_reserve(&self, now: Duration) -> bool {
+        let may_serve = match self.known.is_up {
+            Some(true) => self.ejection(now).is_some(),
+            Some(false) => self.known.against > 0,
+            None => false,
+        };
+        may_serve && !self.is_draining()
     }
 
     /// What the node is good for at `now`. Never [`State::Removed`], which is not for the node to say.
@@ -267,6 +385,7 @@ mod tests {
         fall: 3,
         failures: 3,
         eject: Duration::from_secs(30),
+        max_ejected: 50,
         slow_start: Duration::from_secs(10),
     };
 
@@ -284,8 +403,19 @@ mod tests {
         answers.iter().map(|ok| health.on_probe(*ok, s(now))).collect()
     }
 
+    const DIAL: Failure<'_> = Failure { evidence: Evidence::Dial, what: "connection refused" };
+    const BACK: Change = Change::Back { by_probes: false };
+    const BACK_BY_PROBES: Change = Change::Back { by_probes: true };
+
     fn fail(health: &mut Health, times: usize, now: u64) -> Vec<Option<Change>> {
-        (0..times).map(|_| health.on_failure(s(now), false)).collect()
+        (0..times).map(|_| health.on_failure(&DIAL, s(now), true)).collect()
+    }
+
+    /// The answers to these clients fail, one after the other.
+    fn answers_fail(health: &mut Health, clients: &[u8], now: u64) -> Vec<Option<Change>> {
+        let of = |client: &u8| Evidence::Answer([192, 0, 2, *client].into());
+        let fail = |evidence| health.on_failure(&Failure { evidence, what: "no answer" }, s(now), true);
+        clients.iter().map(of).map(fail).collect()
     }
 
     #[test]
@@ -325,29 +455,129 @@ mod tests {
         health.on_success();
         assert_eq!(fail(&mut health, 3, 5), [None, None, Some(Change::Ejected)]);
         assert_eq!(health.state(s(5)), State::Down);
-        assert_eq!(fail(&mut health, 9, 6), [None; 9], "tunnels under way fail late and change nothing");
-        assert_eq!(probe(&mut health, &[true; 5], 34), [None; 5], "good probes do not end an ejection");
+        assert_eq!(health.ejection(s(6)), Some((s(35), "3 failures in a row, the last: connection refused")));
+        assert_eq!(fail(&mut health, 9, 6), [None; 9], "dials under way fail late and change nothing");
         assert_eq!(health.state(s(34)), State::Down);
-        assert_eq!(health.state(s(35)), State::Up);
-        assert_eq!((health.tick(s(35)), health.tick(s(35))), (Some(Change::Back), None));
+        assert_eq!((health.state(s(35)), health.ejection(s(35))), (State::Up, None));
+        assert_eq!((health.tick(s(35)), health.tick(s(35))), (Some(BACK), None));
         assert_eq!(fail(&mut health, 3, 36), [None, None, Some(Change::Ejected)]);
+    }
+
+    #[test]
+    fn a_good_round_of_probes_ends_an_ejection() {
+        let mut health = up();
+        probe(&mut health, &[true; 9], 1);
+        fail(&mut health, 3, 5);
+        assert_eq!(probe(&mut health, &[true, false, true], 6), [None; 3], "in a row, and since then");
+        assert_eq!(probe(&mut health, &[true], 8), [Some(BACK_BY_PROBES)]);
+        assert_eq!((health.state(s(8)), health.share(s(8))), (State::Up, FIRST_SHARE));
+    }
+
+    #[test]
+    fn a_node_that_comes_up_again_is_not_left_out_for_what_was_before() {
+        let mut health = up();
+        fail(&mut health, 3, 5);
+        assert_eq!(probe(&mut health, &[false; 3], 6)[2], Some(Change::Down));
+        assert_eq!(health.ejection(s(6)), None, "its probes have the word now");
+        assert_eq!(probe(&mut health, &[true; 2], 8), [None, Some(Change::Up)]);
+        assert_eq!(health.state(s(8)), State::Up);
+        assert_eq!(fail(&mut health, 2, 9), [None; 2], "and its failures are counted anew");
+    }
+
+    #[test]
+    fn probes_that_were_wrong_about_a_node_do_not_end_its_next_ejection_until_somebody_is_served() {
+        let mut health = up();
+        fail(&mut health, 3, 5);
+        assert_eq!(probe(&mut health, &[true; 2], 6)[1], Some(BACK_BY_PROBES));
+        fail(&mut health, 3, 7);
+        assert_eq!(probe(&mut health, &[true; 9], 8), [None; 9]);
+        assert_eq!((health.state(s(36)), health.state(s(37))), (State::Down, State::Up));
+        fail(&mut health, 3, 38);
+        assert_eq!(probe(&mut health, &[true; 9], 39), [None; 9]);
+        health.tick(s(68));
+        health.on_success();
+        fail(&mut health, 3, 69);
+        assert_eq!(probe(&mut health, &[true; 2], 70)[1], Some(BACK_BY_PROBES));
+    }
+
+    #[test]
+    fn no_one_client_ejects_a_node_and_several_do() {
+        let mut health = up();
+        assert!(answers_fail(&mut health, &[1; 1000], 1).iter().all(Option::is_none));
+        let two = [1, 2].repeat(500);
+        assert!(answers_fail(&mut health, &two, 1).iter().all(Option::is_none));
+        assert_eq!(answers_fail(&mut health, &[3], 1), [Some(Change::Ejected)]);
+
+        let mut hasty = Health::unprobed(Rule { failures: 1, ..RULE });
+        assert_eq!(answers_fail(&mut hasty, &[1, 1, 2, 2], 1), [None; 4], "however few are asked for");
+        assert_eq!(answers_fail(&mut hasty, &[3], 1), [Some(Change::Ejected)]);
+
+        let mut served = up();
+        answers_fail(&mut served, &[1, 2], 1);
+        served.on_success();
+        assert_eq!(answers_fail(&mut served, &[3, 4], 1), [None; 2], "in a row");
+    }
+
+    #[test]
+    fn the_memory_of_clients_is_bounded_and_those_in_it_count_once() {
+        let mut health = Health::unprobed(Rule { failures: 1000, ..RULE });
+        let around = (0..8).collect::<Vec<u8>>().repeat(1000);
+        assert!(answers_fail(&mut health, &around, 1).iter().all(Option::is_none));
+        assert_eq!((health.known.clients.len(), health.known.answers), (CLIENTS, 8));
+        let all = (0..=255).collect::<Vec<u8>>().repeat(4);
+        assert!(answers_fail(&mut health, &all, 1).contains(&Some(Change::Ejected)));
+        assert!(health.known.clients.len() <= CLIENTS);
+    }
+
+    #[test]
+    fn a_client_adds_nothing_to_failed_dials() {
+        let mut health = up();
+        fail(&mut health, 2, 1);
+        assert_eq!(answers_fail(&mut health, &[1; 9], 1), [None; 9]);
+        assert_eq!(fail(&mut health, 1, 1), [Some(Change::Ejected)]);
+    }
+
+    #[test]
+    fn no_more_nodes_are_ejected_than_may_be() {
+        let most = |max_ejected, nodes| {
+            let rule = Rule { max_ejected, ..RULE };
+            (0..=nodes).find(|ejected| !rule.may_eject(nodes, *ejected)).unwrap()
+        };
+        assert_eq!([1, 2, 3, 4, 9].map(|nodes| most(50, nodes)), [0, 1, 1, 2, 4]);
+        assert_eq!((most(0, 100), most(10, 9), most(10, 10), most(100, 3), most(255, 3)), (0, 0, 1, 3, 3));
+    }
+
+    #[test]
+    fn an_ejected_node_and_one_whose_last_probe_was_good_are_a_reserve() {
+        let mut health = Health::new(RULE);
+        assert!(!health.is_reserve(s(0)), "nobody knows it");
+        health.on_probe(false, s(0));
+        assert!(!health.is_reserve(s(0)));
+        health.on_probe(true, s(1));
+        assert_eq!((health.state(s(1)), health.is_reserve(s(1))), (State::Down, true));
+        health.on_probe(true, s(2));
+        assert!(!health.is_reserve(s(2)), "it is up");
+        fail(&mut health, 3, 3);
+        assert!(health.is_reserve(s(3)));
+        health.set_draining(true, s(3));
+        assert!(!health.is_reserve(s(3)), "it asked to be left alone");
     }
 
     #[test]
     fn a_probe_reports_the_end_of_an_ejection_too() {
         let mut health = up();
         fail(&mut health, 3, 0);
-        assert_eq!(health.on_probe(true, s(30)), Some(Change::Back));
+        assert_eq!(health.on_probe(true, s(30)), Some(BACK));
         fail(&mut health, 3, 31);
-        assert_eq!(health.on_failure(s(61), false), Some(Change::Back));
+        assert_eq!(health.on_failure(&DIAL, s(61), true), Some(BACK));
     }
 
     #[test]
     fn the_last_usable_node_is_not_ejected() {
         let mut health = up();
-        assert_eq!((0..9).map(|_| health.on_failure(s(0), true)).collect::<Vec<_>>(), [None; 9]);
+        assert_eq!((0..9).map(|_| health.on_failure(&DIAL, s(0), false)).collect::<Vec<_>>(), [None; 9]);
         assert_eq!(health.state(s(0)), State::Up);
-        assert_eq!(health.on_failure(s(1), false), Some(Change::Ejected), "once another is up");
+        assert_eq!(health.on_failure(&DIAL, s(1), true), Some(Change::Ejected), "once another is up");
     }
 
     #[test]
@@ -464,7 +694,7 @@ mod tests {
                 let change = match event {
                     6 | 7 => health.order_drain(event == 6, s(now)),
                     0 | 1 => health.on_probe(event == 0, s(now)),
-                    2 => health.on_failure(s(now), false),
+                    2 => health.on_failure(&DIAL, s(now), true),
                     3 => { health.on_success(); None }
                     _ => health.set_draining(event == 4, s(now)),
                 };

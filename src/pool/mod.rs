@@ -6,6 +6,7 @@
 
 pub mod health;
 pub mod pick;
+pub mod retry;
 pub mod rollout;
 pub mod surplus;
 

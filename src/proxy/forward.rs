@@ -87,16 +87,15 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
                 Err(fault) => {
                     request = Some(unsent);
                     is_exhausted |= fault.is_own();
-                    if !fault.is_own() {
-                        session.blame(front, candidate.node);
-                    }
+                    session.blame_dial(front, candidate.node, &fault);
                     break;
                 }
             };
             match lease.sender.try_send_request(unsent).await {
                 Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    session.blame(front, candidate.node);
-                    return Err(Failure::BadAnswer("the node's 101 answers a request for no upgrade".into()));
+                    let what = "the node's 101 answers a request for no upgrade";
+                    session.blame_answer(front, candidate.node, what);
+                    return Err(Failure::BadAnswer(what.into()));
                 }
                 Ok(answer) => {
                     session.praise(front, candidate.node);
@@ -121,8 +120,9 @@ fn broke_off(connection: &Connection, session: &Session, node: usize, error: &hy
     if error.is_user() {
         return if connection.link.was_slow() { Failure::BodyTooSlow } else { Failure::Body };
     }
-    session.blame(&connection.front, node);
-    Failure::BadAnswer(format!("the node's answer broke off: {error}"))
+    let what = format!("the node's answer broke off: {error}");
+    session.blame_answer(&connection.front, node, &what);
+    Failure::BadAnswer(what)
 }
 
 /// A copy to send once more, of a request that may be.

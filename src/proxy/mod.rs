@@ -6,11 +6,13 @@
 
 pub mod accept;
 pub mod admission;
+mod attempt;
 mod contained;
 mod doctor;
 pub mod drain;
 pub mod entrance;
 mod forward;
+mod passive;
 mod polling;
 pub mod rollout;
 mod session;
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +39,7 @@ use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
 use crate::net::{dial, files};
 use crate::pool::pick::Balance;
-use crate::pool::{Node, Nodes};
+use crate::pool::{Node, Nodes, retry};
 use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
@@ -79,6 +82,10 @@ pub struct Pool {
     doctor: Doctor,
     /// Sessions that were placed without a pin or a key so far.
     turn: AtomicU64,
+    /// Held while real traffic judges a node; shared by the generations.
+    passive: Arc<Mutex<()>>,
+    /// What is left for retries of handshakes; shared by the generations.
+    retries: Arc<Mutex<retry::Budget>>,
 }
 
 impl State {
@@ -154,6 +161,8 @@ impl Pool {
         let mut next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
         next.rollout = self.rollout.next();
         next.turn.store(self.turn.load(Relaxed), Relaxed);
+        next.passive = Arc::clone(&self.passive);
+        next.retries = Arc::clone(&self.retries);
         next
     }
 
@@ -165,6 +174,8 @@ impl Pool {
             rollout: rollout::Watch::default(),
             doctor: Doctor::default(),
             turn: AtomicU64::new(0),
+            passive: Arc::default(),
+            retries: Arc::default(),
             config: config.clone(),
         }
     }
@@ -198,6 +209,13 @@ impl Pool {
     /// in between must not decide where the next new one goes.
     fn turn(&self, is_placed: bool) -> u64 {
         if is_placed { self.turn.fetch_add(1, Relaxed) } else { self.turn.load(Relaxed) }
+    }
+
+    /// The load bound for a session. Only what is opened anew is placed by it, and only where no later request of it
+    /// could be placed elsewhere: a tunnel has none, and those of a polling session name their node where sids are
+    /// tagged. So the bound parts no session.
+    fn load_bound(&self, opens: bool, is_upgrade: bool) -> Option<f64> {
+        self.config.load_bound.filter(|_| opens && (is_upgrade || self.tags_sids()))
     }
 
     fn balance(&self) -> Balance {

@@ -52,6 +52,10 @@ pub struct Session {
     pub wishes: Wishes,
     /// It may live on any node: nothing of it is anywhere yet.
     pub opens: bool,
+    /// It belongs to an Engine.IO session, which lives on one node and is unknown to every other.
+    pub in_session: bool,
+    /// The load bound of its pool, where it may be placed by that.
+    load_bound: Option<f64>,
     /// The draining node on which it stays for now.
     pub stays: Option<usize>,
     /// The rollout that was under way when it came.
@@ -213,11 +217,10 @@ fn open(
         pool: &pool.config.name,
     };
     let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-    let opens = if is_upgrade {
-        !engine_io::is_of_a_session(asked.query)
-    } else {
-        engine_io::is_polling_handshake(request.method(), asked.query)
-    };
+    let in_session = engine_io::is_of_a_session(asked.query);
+    let opens =
+        if is_upgrade { !in_session } else { engine_io::is_polling_handshake(request.method(), asked.query) };
+    let load_bound = pool.load_bound(opens, is_upgrade);
     let stays = pool.stays(&wishes, request.uri().query().and_then(engine_io::session_key));
     Ok(Session {
         id: front.next_id(),
@@ -227,8 +230,10 @@ fn open(
         route: name,
         origin,
         trace,
+        in_session,
         wishes,
         opens,
+        load_bound,
         stays,
         begun,
         opened_at,
@@ -276,10 +281,11 @@ impl Session {
         let ask = Ask {
             wishes: &self.wishes,
             balance: self.pool.balance(),
-            load_bound: self.pool.config.load_bound,
+            load_bound: self.load_bound,
             client: self.origin.client,
             tunnel,
             opens: self.opens,
+            in_session: self.in_session,
             stays: self.stays,
             rollout: self.rollout.as_deref(),
             draw: self.id,
@@ -325,21 +331,5 @@ impl Session {
                 headers.append(http::header::SET_COOKIE, cookie);
             }
         }
-    }
-
-    /// Real traffic found the node unreachable, or its answer none.
-    pub fn blame(&self, front: &Front, node: usize) {
-        let now = front.now();
-        let others = self.pool.upstreams.iter().enumerate();
-        let is_last = !others.filter(|(index, _)| *index != node).any(|(_, other)| other.is_up(now));
-        self.pool.upstreams[node].judge(now, |health| health.on_failure(now, is_last));
-    }
-
-    /// Real traffic went well.
-    pub fn praise(&self, front: &Front, node: usize) {
-        self.pool.upstreams[node].judge(front.now(), |health| {
-            health.on_success();
-            None
-        });
     }
 }

@@ -3,25 +3,21 @@
 //! Invariant I5 lives here: the client's 101 is made from a node's valid 101, and what the client sent after its
 //! head stays in the guard until then.
 
-use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use http::{HeaderMap, Request, Response, Uri, Version};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 
 use super::accept::Connection;
+use super::attempt::{Answer, Attempt, Yes};
 use super::polling;
 use super::session::Session;
 use super::upload::Upload;
-use super::upstream::LARGEST_HEAD;
 use super::{Front, State};
 use crate::http::reply::Failure;
 use crate::http::{Body, headers};
@@ -32,7 +28,7 @@ use crate::net::stream::Stream;
 use crate::net::tls::departed::Departed;
 use crate::pool::pick::Candidate;
 use crate::relay::{Record, Rules, Tunnel};
-use crate::ws::handshake::{self, Offer};
+use crate::ws::handshake;
 
 /// A tunnel to be: the node has said yes, and the client is being told.
 pub struct Adoptable {
@@ -70,13 +66,26 @@ pub async fn serve(
     let offer = offer.map_err(Failure::Upgrade)?;
     be_admitted(connection, session).await?;
     let fields = fields_for_node(connection, session, parts.headers);
-    let within = session.pool.config.timeouts.handshake;
-    let asked = ask_candidates(connection, session, (&parts.uri, &fields), &offer);
-    let answer = tokio::time::timeout(within, asked).await.unwrap_or(Err(Failure::TooSlow))?;
-    if answer.status() == handshake::YES {
-        polling::become_tunnel(connection, session, parts.uri.query());
+    let front = &connection.front;
+    session.pool.retries.lock().on_handshake(session.pool.config.retries, front.now());
+    let attempt = Attempt {
+        connection,
+        session,
+        target: &parts.uri,
+        fields: &fields,
+        offer: &offer,
+        deadline: tokio::time::Instant::now() + session.pool.config.timeouts.handshake,
+    };
+    match attempt.answer().await? {
+        Answer::Yes(yes) => {
+            polling::become_tunnel(connection, session, parts.uri.query());
+            Ok(accept(connection, session, parts.uri.query(), *yes))
+        }
+        Answer::No(candidate, answer) => {
+            session.pool.meter.handshake(Handshake::Refused);
+            Ok(pass_refusal(session, &candidate, answer))
+        }
     }
-    Ok(answer)
 }
 
 /// Waits for the turn of the handshake. Behind a proxy, the connection becomes its client's own now.
@@ -105,82 +114,13 @@ fn as_upgrade(fields: &mut HeaderMap) {
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Dials the candidates in turn; the first that is reached is asked, and its answer is final.
-async fn ask_candidates(
-    connection: &Connection,
-    session: &Session,
-    head: (&Uri, &HeaderMap),
-    offer: &Offer,
-) -> Result<Response<Body>, Failure> {
-    let front = &connection.front;
-    let mut candidates = session.candidates(front, true);
-    let mut is_exhausted = false;
-    for candidate in candidates.by_ref() {
-        let upstream = &session.pool.upstreams[candidate.node];
-        let seat = upstream.meter.seat();
-        match upstream.dial(session.ends(connection)).await {
-            Ok(stream) => return ask(connection, session, (candidate, seat, stream), head, offer).await,
-            Err(fault) => {
-                tracing::debug!(node = %upstream.node.id, %fault, "node not reached, the next is tried");
-                is_exhausted |= fault.is_own();
-                if !fault.is_own() {
-                    session.blame(front, candidate.node);
-                }
-            }
-        }
-    }
-    Err(if is_exhausted { Failure::Exhausted } else { Session::failure(candidates.shortage()) })
-}
-
-async fn ask(
-    connection: &Connection,
-    session: &Session,
-    (candidate, seat, stream): (Candidate, Seat, Stream),
-    (target, fields): (&Uri, &HeaderMap),
-    offer: &Offer,
-) -> Result<Response<Body>, Failure> {
-    let front = &connection.front;
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = target.clone();
-    *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = fields.clone();
-    let bad = |error: hyper::Error| Failure::BadAnswer(format!("the node's answer broke off: {error}"));
-    let mut http = http1::Builder::new();
-    http.max_buf_size(LARGEST_HEAD);
-    let (mut sender, mut http) = http.handshake(TokioIo::new(stream)).await.map_err(bad)?;
-    let mut answer = Box::pin(sender.send_request(request));
-    let answer = tokio::select! {
-        answer = &mut answer => answer,
-        ended = poll_fn(|cx| http.poll_without_shutdown(cx)) => match ended {
-            Ok(()) => answer.await,
-            Err(error) => Err(error),
-        },
-    };
-    let answer = answer.map_err(|error| {
-        session.blame(front, candidate.node);
-        bad(error)
-    })?;
-    session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
-    if answer.status() != handshake::YES {
-        // The client hears the node's own words; the connection to it ends with them, as the guard has stopped.
-        front.tasks.spawn(async move {
-            let _ = http.await;
-        });
-        session.praise(front, candidate.node);
-        session.pool.meter.handshake(Handshake::Refused);
-        return Ok(pass_refusal(session, &candidate, answer));
-    }
-    if let Err(fault) = offer.check_answer(answer.headers()) {
-        session.blame(front, candidate.node);
-        return Err(Failure::BadAnswer(fault.to_string()));
-    }
-    poll_fn(|cx| Pin::new(&mut http).poll_without_shutdown(cx)).await.map_err(bad)?;
-    session.praise(front, candidate.node);
-    let parts = http.into_parts();
-    session.pool.doctor.hear_tunnel(&session.pool.config, target.query(), &parts.read_buf);
+/// The node has said yes: what the client hears. The tunnel is taken over once that has gone out.
+fn accept(connection: &Connection, session: &Session, query: Option<&str>, yes: Yes) -> Response<Body> {
+    let Yes { candidate, seat, node, from_node, fields } = yes;
+    session.pool.doctor.hear_tunnel(&session.pool.config, query, &from_node);
     let adoptable = Adoptable {
-        node: parts.io.into_inner(),
-        from_node: parts.read_buf,
+        node,
+        from_node,
         rules: Rules {
             idle: session.pool.config.timeouts.idle,
             max_message: session.pool.config.messages.max_size.unwrap_or(u64::MAX),
@@ -192,9 +132,8 @@ async fn ask(
         verdict: Verdict { meter: Arc::clone(&session.pool.meter), result: Handshake::Failed },
         _state: Arc::clone(&session.state),
     };
-    let yes = yes(session, &candidate, answer.headers());
     *connection.handoff.lock() = Some(adoptable);
-    Ok(yes)
+    answer_yes(session, &candidate, fields)
 }
 
 fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
@@ -213,10 +152,9 @@ fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
 }
 
 /// The client's 101: the node's fields, and the pin.
-fn yes(session: &Session, candidate: &Candidate, fields: &HeaderMap) -> Response<Body> {
+fn answer_yes(session: &Session, candidate: &Candidate, mut fields: HeaderMap) -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = handshake::YES;
-    let mut fields = fields.clone();
     headers::strip_hop_by_hop(&mut fields);
     as_upgrade(&mut fields);
     session.set_cookies(candidate, &mut fields);

@@ -3,6 +3,7 @@
 //! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
 //! upstreams of one node in several generations share it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
@@ -68,6 +69,8 @@ struct Vitals {
     is_probed: AtomicBool,
     /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
     asked: AtomicU64,
+    /// It has answered a probe since it could not be reached last.
+    answers_probes: AtomicBool,
     /// What the balancer runs short of on the way to it.
     shortage: Shortage,
     /// With so many tunnels it is crowded; `u32::MAX` while its pool is not rebalanced.
@@ -131,6 +134,7 @@ impl Upstream {
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
             asked: AtomicU64::new(0),
+            answers_probes: AtomicBool::new(false),
             shortage: Shortage::default(),
             ceiling: AtomicU32::new(u32::MAX),
         };
@@ -221,7 +225,9 @@ impl Upstream {
         let health = self.vitals.health.lock();
         let live = self.meter.live();
         let is_crowded = live >= self.vitals.ceiling.load(Relaxed);
-        Load { state: self.state(&health, now), live, share: health.share(now), is_crowded }
+        let state = self.state(&health, now);
+        let is_reserve = state == State::Down && health.is_reserve(now);
+        Load { state, live, share: health.share(now), is_crowded, is_reserve }
     }
 
     /// New sessions go elsewhere from so many tunnels on, whatever their pins say; `None` lets them in again.
@@ -249,8 +255,13 @@ impl Upstream {
         self.vitals.asked.store(millis.max(1), Relaxed);
     }
 
-    /// Changes the health, tells the meter, and logs what changed.
-    pub fn judge(&self, now: Duration, judge: impl FnOnce(&mut Health) -> Option<Change>) {
+    /// Changes the health for this reason, tells the meter, and logs what changed.
+    pub fn judge(
+        &self,
+        now: Duration,
+        reason: &dyn fmt::Display,
+        judge: impl FnOnce(&mut Health) -> Option<Change>,
+    ) {
         let mut health = self.vitals.health.lock();
         if self.vitals.is_removed.load(Relaxed) {
             // Its name in the metrics may belong to another place by now.
@@ -258,14 +269,24 @@ impl Upstream {
         }
         let change = judge(&mut health);
         self.meter.state(health.state(now).as_str());
+        let cause = health.ejection(now).map(|(_, cause)| cause.to_owned());
         drop(health);
-        let (pool, node) = (&*self.meter.pool, &*self.meter.node);
-        match change {
-            Some(change @ (Change::Down | Change::Ejected)) => {
-                tracing::warn!(pool, node, %change, "node state changed");
-            }
-            Some(change) => tracing::info!(pool, node, %change, "node state changed"),
-            None => {}
+        if let Some(change) = change {
+            self.log_change(change, reason, cause);
+        }
+    }
+
+    fn log_change(&self, change: Change, reason: &dyn fmt::Display, cause: Option<String>) {
+        let (pool, node, address) = (&*self.meter.pool, &*self.meter.node, &self.node.address);
+        let reason = match change {
+            Change::Ejected => cause.unwrap_or_default(),
+            Change::Back { by_probes: false } => "its ejection is over".to_owned(),
+            _ => reason.to_string(),
+        };
+        if matches!(change, Change::Down | Change::Ejected) {
+            tracing::warn!(pool, node, %address, %change, reason, "node state changed");
+        } else {
+            tracing::info!(pool, node, %address, %change, reason, "node state changed");
         }
     }
 
@@ -276,10 +297,15 @@ impl Upstream {
 
     /// Goes on from what another process knew of its health.
     pub fn recall(&self, memory: &Memory, now: Duration) {
-        self.judge(now, |health| {
+        self.judge(now, &"", |health| {
             health.recall(memory);
             None
         });
+    }
+
+    /// Whether it has answered a probe since it could not be reached last.
+    pub fn answers_probes(&self) -> &AtomicBool {
+        &self.vitals.answers_probes
     }
 
     /// Remembers what a probe brought.

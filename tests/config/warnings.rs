@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mainstay::config::resolve;
+use mainstay::config::{Summary, resolve};
 
 #[test]
 fn what_is_unwise_is_a_warning_with_its_place() {
@@ -50,4 +50,20 @@ fn whoever_says_that_there_is_no_proxy_is_not_warned_of_one() {
         let config = resolve("w.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
         assert_eq!(config.warnings.len(), warnings, "{said}: {:?}", config.warnings);
     }
+}
+
+#[test]
+fn the_summary_says_what_a_load_bound_does() {
+    let said = |affinity: &str, bound: &str| {
+        let text = format!(
+            "pools: {{ a: {{ nodes: [{{ id: x, address: \"x:1\" }}], affinity: [{affinity}], load_bound: {bound} }} }}"
+        );
+        let config = resolve("s.yaml", text.as_bytes(), &|_| None, &|path| fs::read(path)).unwrap();
+        let summary = Summary(&config).to_string();
+        summary.lines().find(|line| line.starts_with("  bound")).map(str::to_owned).unwrap_or_default()
+    };
+    assert_eq!(said("client_ip: {}", "null"), "");
+    assert!(said("client_ip: {}", "1.25").ends_with("those are placed by it with engine_io"));
+    assert_eq!(said("engine_io: {}, client_ip: {}", "2"), "  bound   2: a busy key may have several nodes");
+    assert_eq!(said("cookie: {}", "1.25"), "  bound   1.25: no effect, as no source gives a key");
 }

@@ -98,7 +98,7 @@ async fn the_status_names_the_process_its_pools_and_its_nodes() {
             "connections": 1,
             "max_connections": null,
             "utilization": null,
-            "health": { "last_probe": null, "share": 1.0 },
+            "health": { "last_probe": null, "share": 1.0, "ejected": null },
             "load": null,
             "release": null,
             "drain": null,

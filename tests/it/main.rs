@@ -32,5 +32,7 @@ mod socketio;
 mod threads;
 mod panics;
 mod papers;
+mod passive;
+mod retries;
 mod urgent;
 mod wire;

@@ -179,8 +179,8 @@ fn the_config_tells_where_the_balancer_is_even_when_it_has_become_bad() {
     assert_eq!(code, Some(0));
     let config: Value = serde_json::from_str(&effective).unwrap();
     assert_eq!(
-        (&config["admin"]["address"], &config["pools"]["chat"]["load_bound"]),
-        (&place.clone().into(), &1.25.into())
+        (&config["admin"]["address"], &config["pools"]["chat"]["passive"]["max_ejected"]),
+        (&place.clone().into(), &"50%".into())
     );
     let (_, as_yaml, _) = command(&["config"]);
     for shown in [&effective, &as_yaml] {

@@ -45,7 +45,7 @@ Columns:
   LAST PROBE  what the last health probe came to, and when";
 
 const NODES: &[&str] =
-    &["POOL", "NODE", "STATE", "<TUNNELS", "<MAX", "<USE", "<WEIGHT", "RELEASE", "ADDRESS", "LAST PROBE"];
+    &["POOL", "NODE", "STATE", "<TUNNELS", "<MAX", "<USE", "<WEIGHT", "RELEASE", "ADDRESS", "HEALTH"];
 
 fn node_row(pool: &Value, node: &Value) -> Vec<String> {
     let used = node["utilization"].as_f64().map_or("-".into(), |used| format!("{:.0}%", used * 100.0));
@@ -53,8 +53,18 @@ fn node_row(pool: &Value, node: &Value) -> Vec<String> {
     row.extend(["id", "state", "connections", "max_connections"].map(|key| text(&node[key])));
     row.push(used);
     row.extend(["weight", "release", "address"].map(|key| text(&node[key])));
-    row.push(probe(&node["health"]["last_probe"]));
+    row.push(health(&node["health"]));
     row
+}
+
+/// Why the node is left out, if real traffic has ejected it; else what its last probe brought.
+fn health(health: &Value) -> String {
+    match health["ejected"]["reason"].as_str() {
+        Some(reason) => {
+            format!("ejected for up to {}: {}", left(&health["ejected"]["until"]), printable(reason))
+        }
+        None => probe(&health["last_probe"]),
+    }
 }
 
 fn probe(probe: &Value) -> String {
@@ -164,10 +174,23 @@ fn items(value: &Value) -> &[Value] {
 
 /// How long ago an RFC 3339 time was, in its two greatest units.
 fn since(at: &Value) -> String {
-    let at = at.as_str().and_then(|at| humantime::parse_rfc3339(at).ok());
-    let Some(at) = at else { return "-".into() };
     // Another machine's clock may be ahead.
-    let age = SystemTime::now().duration_since(at).unwrap_or_default();
+    let age = |at| SystemTime::now().duration_since(at).unwrap_or_default();
+    time(at).map_or("-".into(), |at| two_units(age(at)))
+}
+
+/// How long it is to an RFC 3339 time.
+fn left(at: &Value) -> String {
+    let left = |at: SystemTime| at.duration_since(SystemTime::now()).unwrap_or_default();
+    // Rounded up: a time that is to come is never none.
+    time(at).map_or("-".into(), |at| two_units(left(at) + Duration::from_millis(999)))
+}
+
+fn time(at: &Value) -> Option<SystemTime> {
+    at.as_str().and_then(|at| humantime::parse_rfc3339(at).ok())
+}
+
+fn two_units(age: Duration) -> String {
     let whole = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
@@ -224,6 +247,19 @@ mod tests {
         let shown = status(&json!({ "pools": [{ "name": "p", "nodes": [node] }] }));
         assert!(shown.contains("failed - ago: \u{fffd}[2Jno\u{fffd}"), "{shown}");
         assert!(!shown.contains('\u{1b}'), "{shown}");
+    }
+
+    #[test]
+    fn an_ejected_node_says_why_and_for_how_long_and_not_that_its_probe_is_good() {
+        let until = SystemTime::now() + Duration::from_secs(27);
+        let health = json!({
+            "last_probe": { "ok": true, "at": humantime::format_rfc3339(SystemTime::now()).to_string() },
+            "ejected": { "until": humantime::format_rfc3339(until).to_string(), "reason": "5 failures\u{1b}" },
+        });
+        let shown =
+            status(&json!({ "pools": [{ "name": "p", "nodes": [{ "id": "ws1", "health": health }] }] }));
+        assert!(shown.contains("ejected for up to 27s: 5 failures\u{fffd}\n"), "{shown}");
+        assert!(!shown.contains(" ok "), "{shown}");
     }
 
     #[test]

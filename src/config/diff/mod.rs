@@ -352,11 +352,7 @@ routes:
                 "balance: random_two\n    timeouts:",
                 "pool chat: balance is random_two now, was least_connections",
             ),
-            (
-                "timeouts:",
-                "health: null\n    timeouts:",
-                "pool chat: health is none now, was http /health with status 200",
-            ),
+            ("timeouts:", "health: null\n    timeouts:", "pool chat: health is none now, was auto"),
             (
                 "timeouts:",
                 "drain: { code: 3001 }\n    timeouts:",

@@ -7,10 +7,11 @@ use super::tls::compare_pool_tls;
 use super::{Change, Section, Subject, What, listed, none};
 use crate::affinity::Source;
 use crate::config::summary::source_text;
-use crate::config::units::{show_duration, show_size};
+use crate::config::units::{show_duration, show_percent, show_size};
 use crate::config::{Drain, Health, Messages, Pool, Probe, ProxyVersion, Rebalance, Timeouts};
 use crate::pool::health::Rule;
 use crate::pool::pick::Balance;
+use crate::pool::retry::Retries;
 use crate::pool::{Node, NodeId};
 
 pub(super) fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
@@ -42,6 +43,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
         load_bound,
         health,
         rule,
+        retries: Retries { attempts, of_handshakes },
         timeouts,
         messages,
         drain,
@@ -54,9 +56,13 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
     let mut section = Section { subject: Subject::Pool(Arc::clone(name)), changes };
     compare_affinity(affinity, &new.affinity, &mut section);
     section.set("balance", balance, &new.balance, balance_text);
-    section.number("load_bound", load_bound, &new.load_bound);
+    let bound = |bound: &Option<f64>| bound.map_or(none(), |bound| bound.to_string());
+    section.set("load_bound", load_bound, &new.load_bound, bound);
     compare_health(health, &new.health, &mut section);
     compare_rule(rule, &new.rule, &mut section);
+    section.number("retries.attempts", attempts, &new.retries.attempts);
+    let part = |part: &u8| show_percent(*part);
+    section.set("retries.of_handshakes", of_handshakes, &new.retries.of_handshakes, part);
     let Timeouts { connect, handshake, idle, close, request } = timeouts;
     section.time("timeouts.connect", connect, &new.timeouts.connect);
     section.time("timeouts.handshake", handshake, &new.timeouts.handshake);
@@ -153,6 +159,7 @@ fn compare_health(old: &Health, new: &Health, section: &mut Section) {
     let Health { probe, interval, timeout } = old;
     section.set("health", probe, &new.probe, |probe| match probe {
         Probe::Http { path, status } => format!("http {path} with status {status}"),
+        Probe::Auto => "auto".into(),
         Probe::Tcp => "tcp".into(),
         Probe::WebSocket { path } => format!("websocket {path}"),
         Probe::Off => none(),
@@ -162,10 +169,11 @@ fn compare_health(old: &Health, new: &Health, section: &mut Section) {
 }
 
 fn compare_rule(old: &Rule, new: &Rule, section: &mut Section) {
-    let Rule { rise, fall, failures, eject, slow_start } = old;
+    let Rule { rise, fall, failures, eject, max_ejected, slow_start } = old;
     section.number("health.rise", rise, &new.rise);
     section.number("health.fall", fall, &new.fall);
     section.number("passive.failures", failures, &new.failures);
     section.time("passive.eject", eject, &new.eject);
+    section.set("passive.max_ejected", max_ejected, &new.max_ejected, |part| show_percent(*part));
     section.time("slow_start", slow_start, &new.slow_start);
 }

@@ -20,21 +20,28 @@ pub(super) const KEYS: &[Key] = &[
     .or(r#""least_connections""#),
     key(
         "load_bound",
-        Form::Number(1, 1000),
-        "Hashing (header, query, client_ip) passes a node over that has this many times the average of the tunnels, so \
-         that one busy key cannot drown a node. Near 1, clients move for little.",
+        Form::Maybe(&Form::Number(1, 1000)),
+        "1.25, for instance: what is opened anew under header, query or client_ip passes a node over that has this many \
+         times the average of the tunnels. Then one key may have several nodes, which no Socket.IO session notices. null: \
+         the same key, the same node.",
     )
-    .or("1.25"),
+    .or("null"),
     key(
         "health",
         Form::Switch(HEALTH),
-        "A probe of each node: one of http, tcp and websocket. null asks nothing, and nodes are judged by real traffic \
-         alone.",
+        "A probe of each node: one of auto, http, tcp and websocket. null asks nothing, and nodes are judged by real \
+         traffic alone.",
     ),
     key(
         "passive",
         Form::Section(PASSIVE),
-        "Real traffic judges, too: after so many failed dials and answers in a row a node is left out for a while.",
+        "Real traffic judges, too: after so many failures in a row, dials or answers to different clients, a node is left \
+         out for a while.",
+    ),
+    key(
+        "retries",
+        Form::Section(RETRIES),
+        "A handshake that a node breaks off or answers with 502, 503 or 504 is sent to another node.",
     ),
     key(
         "slow_start",
@@ -68,6 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tls", Form::Switch(TLS), "TLS to the nodes.").or("null"),
 ];
 
+const PART: Text = Text("a part, 0% to 100%", "(100|[0-9]{1,2})%");
 const PATH: Text = Text("a path that begins with /", r"/[!-~]*");
 const FILE: Text = Text("the path of a file", "");
 
@@ -183,12 +191,17 @@ const COOKIE: &[Key] = &[
 
 const HEALTH: &[Key] = &[
     key(
+        "auto",
+        Form::Section(&[]),
+        "A GET of /health that every server passes: any answer but 5xx is good; what is asked when no probe is named.",
+    ),
+    key(
         "http",
         Form::Section(&[
             key("path", Form::Text(PATH), "What is asked for.").or(r#""/health""#),
             key("status", Form::Whole(200, 599), "The status of a good answer.").or("200"),
         ]),
-        "A GET; what is asked when no probe is named.",
+        "A GET that has to be answered with this status.",
     ),
     key("tcp", Form::Section(&[]), "A connection."),
     key(
@@ -203,8 +216,23 @@ const HEALTH: &[Key] = &[
 ];
 
 const PASSIVE: &[Key] = &[
-    key("failures", Form::Whole(0, 1_000_000), "Failed dials and answers in a row; 0 turns it off.").or("5"),
-    key("eject", Form::Duration(false), "How long the node is left out.").or(r#""30s""#),
+    key(
+        "failures",
+        Form::Whole(0, 1_000_000),
+        "Failures in a row; of answers, each client counts once. 0 turns it off.",
+    )
+    .or("5"),
+    key("eject", Form::Duration(false), "How long the node is left out, unless its probes are good before.")
+        .or(r#""30s""#),
+    key("max_ejected", Form::Text(PART), "The part of the nodes that is left out at most; one always stays.")
+        .or(r#""50%""#),
+];
+
+const RETRIES: &[Key] = &[
+    key("attempts", Form::Whole(1, 10), "The most nodes that are asked for one handshake; 1 is no retry.")
+        .or("3"),
+    key("of_handshakes", Form::Text(PART), "The retries are at most this part of the handshakes of late.")
+        .or(r#""20%""#),
 ];
 
 const TIMEOUTS: &[Key] = &[

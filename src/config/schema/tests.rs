@@ -135,7 +135,7 @@ fn all_defaults() -> Value {
     // Probes and affinity sources are alternatives: one of them is the default, with its own defaults.
     let mut pool = defaults(pool::KEYS, &["health", "affinity"]);
     let alternatives = |key: &str| pool::KEYS.iter().find(|k| k.name == key).unwrap().form.inner().unwrap().1;
-    pool["health"] = defaults(alternatives("health"), &["tcp", "websocket"]);
+    pool["health"] = defaults(alternatives("health"), &["http", "tcp", "websocket"]);
     let cookie = alternatives("affinity").iter().find(|key| key.name == "cookie").unwrap();
     pool["affinity"] = json!([{ "cookie": defaults(cookie.form.inner().unwrap().1, &[]) }]);
     let node = alternatives("nodes");

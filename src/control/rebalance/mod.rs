@@ -202,6 +202,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::metrics::Metrics;
+    use crate::pool::health::{Evidence, Failure};
     use crate::proxy::State;
 
     fn s(seconds: u64) -> Duration {
@@ -218,6 +219,12 @@ mod tests {
         State::new(&config, &Metrics::new(1))
     }
 
+    /// Real traffic ejects the first node.
+    fn fail(pool: &Pool, now: Duration) {
+        let failure = Failure { evidence: Evidence::Dial, what: "connection refused" };
+        pool.upstreams[0].judge(now, &"", |health| health.on_failure(&failure, now, true));
+    }
+
     #[test]
     fn a_pool_is_looked_at_when_the_slow_start_of_a_node_that_came_back_is_over() {
         for (pool, due) in [("rebalance: {}", Some(s(17))), ("rebalance: null", None)] {
@@ -229,11 +236,11 @@ mod tests {
                 lookout.due.get("chat").copied()
             };
             assert_eq!(note(s(0)), None, "whoever is up at the first look has not come up");
-            pool.upstreams[0].judge(s(1), |health| health.on_failure(s(1), false));
+            fail(pool, s(1));
             assert_eq!(note(s(2)), None);
             assert_eq!(note(s(12)), due);
             // It flaps, and that puts nothing off.
-            pool.upstreams[0].judge(s(13), |health| health.on_failure(s(13), false));
+            fail(pool, s(13));
             assert_eq!((note(s(14)), note(s(24))), (due, due));
         }
     }

@@ -7,17 +7,20 @@
 //! The order: the pins that can be met, as they are wished; then, with a key, rendezvous order under the load
 //! bound; without a key, the pool's balance rule; both first among the nodes of the new release, for who has to move
 //! while that is rolled out. A node that is not up is never a candidate, except that a session that lives on a draining
-//! node may follow its pin there until its time has come; one that is full is none either, except that a plain request
+//! node may follow its pin there until its time has come, that one that lives on an ejected node follows its pin, too,
+//! and that a reserve is better than nobody when all others are tried; one that is full is none either, except that a plain request
 //! adds no tunnel and so may still follow a pin to it. A node that is crowded keeps the sessions that it has; one that
 //! is opened anew goes elsewhere while there is an elsewhere, whatever its pin says. Only a key that nothing pins still
 //! finds its node, crowded or not: it would hash to the same again.
 
 mod balance;
+mod marks;
 mod newest;
 mod order;
 
 use std::net::IpAddr;
 
+use marks::Marks;
 use newest::Preference;
 
 use super::rollout::Rollout;
@@ -53,6 +56,8 @@ pub struct Load {
     pub share: f32,
     /// It has more tunnels than its share while the pool is being rebalanced.
     pub is_crowded: bool,
+    /// It is down, and its probes say that it may serve when nobody else can.
+    pub is_reserve: bool,
 }
 
 /// What a session asks for.
@@ -62,14 +67,17 @@ pub struct Ask<'a> {
     pub wishes: &'a Wishes,
     /// The rule when they say nothing.
     pub balance: Balance,
-    /// Hashing passes over a node that would have more than this times its part of the tunnels; at least 1.
-    pub load_bound: f64,
+    /// Hashing passes over a node that would have more than this times its part of the tunnels; at least 1. `None`: it
+    /// never does. Only for a session that is opened and whose later requests will follow it, or has none.
+    pub load_bound: Option<f64>,
     /// The client's address, for [`Balance::ClientIp`].
     pub client: IpAddr,
     /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
     pub tunnel: bool,
     /// Whether the request opens a session of its own, which may live on any node; else a pin is all that counts.
     pub opens: bool,
+    /// Whether the request belongs to a session that lives on one node and is unknown to every other.
+    pub in_session: bool,
     /// A draining node whose pin is still followed: of a session that lives there and cannot live elsewhere.
     pub stays: Option<usize>,
     /// The rollout that is under way in the pool.
@@ -136,8 +144,20 @@ pub enum Shortage {
 pub fn candidates<'a, L: Fn(usize) -> Load>(nodes: &'a Nodes, ask: Ask<'a>, loads: L) -> Candidates<'a, L> {
     let missed = ask.wishes.lost();
     let (tried, preferred) = (Marks::default(), None);
-    let (has_failed, is_diverted, spares) = (false, false, false);
-    Candidates { nodes, ask, loads, tried, wish: 0, missed, has_failed, is_diverted, spares, preferred }
+    let (has_failed, is_diverted, spares, is_last_resort) = (false, false, false, false);
+    Candidates {
+        nodes,
+        ask,
+        loads,
+        tried,
+        wish: 0,
+        missed,
+        has_failed,
+        is_diverted,
+        spares,
+        is_last_resort,
+        preferred,
+    }
 }
 
 /// The candidates for one session, best first; see [`candidates`].
@@ -158,6 +178,8 @@ pub struct Candidates<'a, L> {
     is_diverted: bool,
     /// Whether crowded nodes are passed over.
     spares: bool,
+    /// Nobody else is left: the reserve counts as up.
+    is_last_resort: bool,
     /// While only nodes of the new release are looked at.
     preferred: Option<Preference<'a>>,
 }
@@ -166,7 +188,8 @@ impl<L: Fn(usize) -> Load> Iterator for Candidates<'_, L> {
     type Item = Candidate;
 
     fn next(&mut self) -> Option<Candidate> {
-        let candidate = self.pinned().or_else(|| self.placed_on_newest()).or_else(|| self.placed())?;
+        let candidate = self.pinned().or_else(|| self.placed_on_newest()).or_else(|| self.placed());
+        let candidate = candidate.or_else(|| self.reserve())?;
         self.tried.set(candidate.node);
         self.has_failed = true;
         Some(candidate)
@@ -217,6 +240,16 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         candidate
     }
 
+    /// The best node of the reserve.
+    fn reserve(&mut self) -> Option<Candidate> {
+        self.is_last_resort = true;
+        self.placed()
+    }
+
+    fn is_up(&self, load: Load) -> bool {
+        load.state == State::Up || (self.is_last_resort && load.is_reserve)
+    }
+
     /// The best node by key or by the balance rule, crowded ones last.
     fn placed(&mut self) -> Option<Candidate> {
         let is_keyed = matches!(self.ask.wishes.list().last(), Some(Wish::Key { .. }))
@@ -259,7 +292,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         let (mut winner, mut highest, mut total) = (usize::MAX, 0, Total::default());
         for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
             let load = (self.loads)(node);
-            if load.state == State::Up {
+            if self.is_up(load) {
                 total.add(load, limits.weight);
                 let draw = race.draw(stand);
                 (winner, highest) = if draw >= highest { (node, draw) } else { (winner, highest) };
@@ -275,7 +308,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         let (mut soonest, mut next_soonest) = (u64::MAX, u64::MAX);
         for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
             let load = (self.loads)(node);
-            if load.state == State::Up {
+            if self.is_up(load) {
                 total.add(load, limits.weight);
                 let time = stand.not_before(race.draw(stand));
                 next_soonest = next_soonest.min(time.max(soonest));
@@ -284,7 +317,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         }
         match self.nodes.stands.get(guess) {
             Some(stand) if stand.not_after(race.draw(stand)) < next_soonest => (Some(guess), total),
-            _ => (self.nodes.first_in_order(race, |node| (self.loads)(node).state == State::Up), total),
+            _ => (self.nodes.first_in_order(race, |node| self.is_up((self.loads)(node))), total),
         }
     }
 
@@ -292,9 +325,10 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     /// up: live + 1 > ceil(x) is live >= x for whole numbers. A node with few tunnels is never above it: among few,
     /// a client's own tunnels would tip the balance between the requests of one Socket.IO session.
     fn is_over(&self, node: usize, total: Total) -> bool {
+        let Some(bound) = self.ask.load_bound else { return false };
         let live = (self.loads)(node).live;
         let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight);
-        live >= FEW && f64::from(live) >= self.ask.load_bound * (total.live as f64 + 1.0) * part
+        live >= FEW && f64::from(live) >= bound * (total.live as f64 + 1.0) * part
     }
 
     fn is_candidate(&self, node: usize) -> bool {
@@ -304,7 +338,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     /// Whether a node that was not tried can take one more.
     #[inline]
     fn takes(&self, node: usize, load: Load) -> bool {
-        load.state == State::Up
+        self.is_up(load)
             && load.live < self.nodes.limits[node].max
             && !(self.spares && load.is_crowded)
             && !(self.has_failed && self.tried.has(node))
@@ -314,7 +348,8 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     /// Whether a pin to the node can be met.
     fn follows(&self, node: usize) -> bool {
         let load = (self.loads)(node);
-        let stays = load.state == State::Draining && self.ask.stays == Some(node);
+        let stays = (load.state == State::Draining && self.ask.stays == Some(node))
+            || (load.is_reserve && self.ask.in_session);
         (load.state == State::Up || stays) && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
     }
 }
@@ -333,35 +368,6 @@ impl Total {
         // Of another width than `live`, or the compiler puts both into one vector and the loop takes half as
         // long again. It would take four million nodes of the greatest weight to wrap.
         self.weight = self.weight.wrapping_add(weight);
-    }
-}
-
-/// The nodes that are marked; the first 128 need no allocation.
-#[derive(Debug, Default)]
-struct Marks {
-    first: [u64; 2],
-    more: Vec<usize>,
-}
-
-impl Marks {
-    #[inline]
-    fn has(&self, node: usize) -> bool {
-        match self.first.get(node / 64) {
-            Some(word) => word >> (node % 64) & 1 == 1,
-            None => self.has_beyond(node),
-        }
-    }
-
-    #[cold]
-    fn has_beyond(&self, node: usize) -> bool {
-        self.more.contains(&node)
-    }
-
-    fn set(&mut self, node: usize) {
-        match self.first.get_mut(node / 64) {
-            Some(word) => *word |= 1 << (node % 64),
-            None => self.more.push(node),
-        }
     }
 }
 
@@ -398,7 +404,10 @@ mod tests {
             };
             let nodes = Nodes::new("chat", weights.iter().enumerate().map(node).collect());
             let loads =
-                vec![Load { state: State::Up, live: 0, share: 1.0, is_crowded: false }; weights.len()];
+                vec![
+                    Load { state: State::Up, live: 0, share: 1.0, is_crowded: false, is_reserve: false };
+                    weights.len()
+                ];
             Self { nodes, loads, balance: Balance::LeastConnections, load_bound: 1.25, tunnel: true }
         }
 
@@ -412,10 +421,11 @@ mod tests {
             Ask {
                 wishes,
                 balance,
-                load_bound,
+                load_bound: Some(load_bound),
                 client,
                 tunnel,
                 opens: true,
+                in_session: false,
                 stays: None,
                 rollout: None,
                 draw: random,
@@ -479,6 +489,46 @@ mod tests {
     fn labels(candidates: &[Candidate]) -> Vec<(usize, &'static str, &'static str)> {
         let labels = |candidate: &Candidate| (candidate.node, candidate.source(), candidate.outcome.as_str());
         candidates.iter().map(labels).collect()
+    }
+
+    #[test]
+    fn an_ejected_node_is_better_than_none_and_comes_last() {
+        let mut fleet = Fleet::new(&[1; 3]);
+        for node in [0, 1] {
+            fleet.loads[node] = Load { state: State::Down, is_reserve: true, ..fleet.loads[node] };
+        }
+        let all = nodes_of(&fleet.all(&Wishes::default(), 7));
+        assert_eq!((all[0], all.len()), (2, 3), "{all:?}");
+        let user = fleet.wish(&[], Some("alice"));
+        assert_eq!(nodes_of(&fleet.all(&user, 0))[0], 2);
+        fleet.loads[2].state = State::Down;
+        let order: Vec<usize> = fleet.order("alice").into_iter().filter(|node| *node != 2).collect();
+        assert_eq!(nodes_of(&fleet.all(&user, 0)), order, "without any that is up, the reserve in its order");
+        fleet.loads.iter_mut().for_each(|load| load.is_reserve = false);
+        assert!(fleet.all(&user, 0).is_empty());
+    }
+
+    #[test]
+    fn a_session_that_lives_on_an_ejected_node_stays_there_and_one_that_opens_does_not() {
+        let mut fleet = Fleet::new(&[1; 3]);
+        fleet.loads[1] = Load { state: State::Down, is_reserve: true, ..fleet.loads[1] };
+        let wishes = fleet.wish(&["ws1"], None);
+        assert_ne!(fleet.first(&wishes, 0), Some(1));
+        let ask = Ask { in_session: true, opens: false, ..fleet.ask(&wishes, 0) };
+        let mut all = candidates(&fleet.nodes, ask, |node| fleet.loads[node]);
+        assert_eq!(all.next().map(|first| (first.node, first.outcome)), Some((1, Outcome::Kept)));
+    }
+
+    #[test]
+    fn without_a_load_bound_a_key_finds_its_node_however_full_it_is() {
+        let mut fleet = Fleet::new(&[1; 3]);
+        let user = fleet.wish(&[], Some("alice"));
+        let home = fleet.first(&user, 0).unwrap();
+        fleet.loads[home].live = 100_000;
+        assert_ne!(fleet.first(&user, 0), Some(home));
+        let ask = Ask { load_bound: None, ..fleet.ask(&user, 0) };
+        let first = candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next();
+        assert_eq!(first.map(|first| first.node), Some(home));
     }
 
     #[test]
@@ -875,7 +925,7 @@ mod tests {
             fleet.balance =
                 [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp][rule];
             for (load, (state, live, share, _)) in fleet.loads.iter_mut().zip(&nodes) {
-                *load = Load { state: State::ALL[usize::from(*state)], live: *live, share: *share, is_crowded: live % 3 == 0 };
+                *load = Load { state: State::ALL[usize::from(*state)], live: *live, share: *share, is_crowded: live % 3 == 0, is_reserve: false };
             }
             let pins: SmallVec<[String; 3]> = pins.iter().map(|pin| format!("ws{pin}")).collect();
             let pins: Vec<&str> = pins.iter().map(|pin| &**pin).collect();

@@ -132,12 +132,14 @@ mod tests {
                     live: self.live(node.id.as_str()),
                     share: 1.0,
                     is_crowded: false,
+                    is_reserve: false,
                 })
                 .collect();
             let ask = Ask {
                 wishes: &wishes,
                 balance: self.balance,
-                load_bound: self.load_bound,
+                load_bound: Some(self.load_bound),
+                in_session: false,
                 client: std::net::Ipv4Addr::from_bits(client as u32).into(),
                 tunnel: true,
                 opens: true,

@@ -1,0 +1,55 @@
+//! What real traffic says of a node: who is believed, and how many nodes may be left out for it.
+//!
+//! A failed dial is the balancer's own finding. A failed answer is the word of one client, who may have wanted it: it
+//! counts once for each client, see [`crate::pool::health::Evidence`]. A balancer that runs out of ports or descriptors
+//! blames nobody.
+
+use std::time::Duration;
+
+use super::session::Session;
+use super::{Front, Pool};
+use crate::net::dial::DialFault;
+use crate::net::places::client_prefix;
+use crate::pool::health::{Evidence, Failure};
+
+impl Session {
+    /// No connection to the node could be made.
+    pub fn blame_dial(&self, front: &Front, node: usize, fault: &DialFault) {
+        if !fault.is_own() {
+            self.blame(front, node, &Failure { evidence: Evidence::Dial, what: &fault.to_string() });
+        }
+    }
+
+    /// The node did not answer this client, or its answer is none.
+    pub fn blame_answer(&self, front: &Front, node: usize, what: &str) {
+        let evidence = Evidence::Answer(client_prefix(self.origin.client));
+        self.blame(front, node, &Failure { evidence, what });
+    }
+
+    fn blame(&self, front: &Front, node: usize, failure: &Failure<'_>) {
+        let now = front.now();
+        // One at a time, so that no two nodes are ejected where one may be.
+        let _one = self.pool.passive.lock();
+        let may_eject = self.pool.may_eject(node, now);
+        self.pool.upstreams[node]
+            .judge(now, &failure.what, |health| health.on_failure(failure, now, may_eject));
+    }
+
+    /// Real traffic went well.
+    pub fn praise(&self, front: &Front, node: usize) {
+        self.pool.upstreams[node].judge(front.now(), &"", |health| {
+            health.on_success();
+            None
+        });
+    }
+}
+
+impl Pool {
+    /// Whether `node` may be ejected: another is up, and not too many are ejected already.
+    fn may_eject(&self, node: usize, now: Duration) -> bool {
+        let others = || self.upstreams.iter().enumerate().filter(|(index, _)| *index != node);
+        let ejected = others().filter(|(_, other)| other.health().ejection(now).is_some()).count();
+        self.config.rule.may_eject(self.upstreams.len(), ejected)
+            && others().any(|(_, other)| other.is_up(now))
+    }
+}
