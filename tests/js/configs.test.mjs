@@ -7,7 +7,8 @@ import { after, afterEach, before, describe, test } from 'node:test';
 
 import { Balancer, ROOT } from './lib/balancer.mjs';
 import { closeClients, User } from './lib/client.mjs';
-import { Fleet } from './lib/fleet.mjs';
+import { Fleet, PlainFleet } from './lib/fleet.mjs';
+import { echoes } from './lib/websocket.mjs';
 import { until } from './lib/wait.mjs';
 
 const WEBSOCKET = { transports: ['websocket'] };
@@ -145,6 +146,40 @@ driven('socketio-sticky', (set) => {
     }
   });
 });
+
+// Nobody who comes from nginx or HAProxy has a route for our probes: each translation serves in front of servers as the
+// manuals of their libraries show them.
+for (const [file, polls] of [
+  ['nginx-ip-hash', true],
+  ['haproxy-balance-source', true],
+  ['socketio-sticky', true],
+  ['nginx-map-cookie-io', false], // its servers have to set a cookie, and these do not
+]) {
+  for (const kind of ['ws', 'socket.io', 'attached']) {
+    test(`${file}.yaml serves in front of three plain ${kind} servers`, async (t) => {
+      const path = join(ROOT, 'tests', 'config', 'valid', `${file}.yaml`);
+      const ids = [...(await readFile(path, 'utf8')).matchAll(/^[^#\n]*\bid:\s*"?([\w.-]+)/gm)].map((match) => match[1]);
+      const fleet = await PlainFleet.start({ kind, names: ids });
+      t.after(() => fleet.stop());
+      const balancer = await Balancer.startFile(path, fleet);
+      t.after(() => balancer.stop());
+      t.after(closeClients);
+      // The second round of probes has found nothing wrong either.
+      const probed = async () => (await balancer.metric('health_checks_total')).filter(({ value }) => value >= 2);
+      await until('two probes of each node', async () => (await probed()).length >= 3);
+      for (const id of ids) await balancer.sees(id, 'up');
+      if (kind === 'ws') {
+        for (let n = 0; n < 6; n += 1) await echoes(`ws://${balancer.address}/socket.io/`, `hello ${n}`);
+        return;
+      }
+      for (const transports of polls ? [undefined, ['polling'], ['websocket']] : [['websocket']]) {
+        const client = await byAddress(3).connect(balancer.url, transports && { transports });
+        for (let n = 0; n < 6; n += 1) assert.equal(await client.ask('echo', n), n);
+        assert.deepEqual([client.disconnects, client.faults], [[], []]);
+      }
+    });
+  }
+}
 
 /** The heart of a hash: only the dead node's users move, and they come home. */
 async function deathAndReturn(set, makeUser) {

@@ -8,11 +8,12 @@ import { io } from 'socket.io-client';
 
 import { within } from './wait.mjs';
 
-/** Who connects: `from` is a loopback source address, `cookies: true` gives it a jar. */
+/** Who connects: `from` is a loopback source address, `cookies: true` gives it a jar, `keepAlive: false` makes each of its
+ * requests come on a connection of its own. */
 export class User {
-  constructor({ cookies = false, from = '127.0.0.1' } = {}) {
-    this.agent = cookies ? new CookieAgent({ keepAlive: true, localAddress: from })
-      : new Agent({ keepAlive: true, localAddress: from });
+  constructor({ cookies = false, from = '127.0.0.1', keepAlive = true } = {}) {
+    this.agent = cookies ? new CookieAgent({ keepAlive, localAddress: from })
+      : new Agent({ keepAlive, localAddress: from });
     this.from = from;
   }
 

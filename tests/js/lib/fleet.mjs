@@ -7,6 +7,7 @@ import { Child } from './child.mjs';
 import { Redis } from './redis.mjs';
 import { within } from './wait.mjs';
 
+const PLAIN = fileURLToPath(new URL('plain-node.mjs', import.meta.url));
 const PROGRAM = fileURLToPath(new URL('chat-node.mjs', import.meta.url));
 
 export class Fleet {
@@ -68,16 +69,39 @@ export class Fleet {
   }
 }
 
+/** Servers that know nothing of a balancer; `kind` is one of plain-node.mjs. */
+export class PlainFleet extends Fleet {
+  static async start({ kind, names = ['ws1', 'ws2', 'ws3'] }) {
+    const fleet = new PlainFleet(kind);
+    try {
+      const nodes = await Promise.all(names.map((name) => PlainNode.start({ name, kind })));
+      fleet.nodes = new Map(nodes.map((node) => [node.name, node]));
+    } catch (error) {
+      await fleet.stop();
+      throw error;
+    }
+    return fleet;
+  }
+
+  constructor(kind) {
+    super(null, '');
+    this.kind = kind;
+  }
+
+  async revive(name) {
+    const { port } = this.node(name);
+    this.nodes.set(name, await PlainNode.start({ name, port, kind: this.kind }));
+  }
+
+  async stop() {
+    await Promise.all([...this.nodes.values()].map((node) => node.child.stop()));
+  }
+}
+
 class Node {
   static async start({ name, port = 0, redis, cookie }) {
     const env = { ...process.env, NAME: name, PORT: String(port), REDIS: redis.path, COOKIE: cookie };
-    const stdio = ['ignore', 'pipe', 'pipe', 'ipc'];
-    const child = new Child(name, process.execPath, [PROGRAM], { env, stdio });
-    const told = once(child.process, 'message').then(([message]) => message);
-    const ended = child.ended.then(() => Promise.reject(child.fault(`${name} ended before it listened`)));
-    ended.catch(() => {}); // the race below is what looks at it
-    const { port: bound } = await within(Promise.race([told, ended]), () => child.fault(`${name} listens`).message);
-    return new Node(name, bound, child);
+    return new Node(...(await run(name, PROGRAM, env)));
   }
 
   constructor(name, port, child) {
@@ -93,4 +117,25 @@ class Node {
     this.child.process.send({ health: status });
     await within(done, `${this.name} takes its order`);
   }
+}
+
+class PlainNode {
+  static async start({ name, port = 0, kind }) {
+    return new PlainNode(...(await run(name, PLAIN, { ...process.env, NAME: name, PORT: String(port), KIND: kind })));
+  }
+
+  constructor(name, port, child) {
+    Object.assign(this, { name, port, child });
+  }
+}
+
+/** Starts a program that tells its port: name, port and child. */
+async function run(name, program, env) {
+  const stdio = ['ignore', 'pipe', 'pipe', 'ipc'];
+  const child = new Child(name, process.execPath, [program], { env, stdio });
+  const told = once(child.process, 'message').then(([message]) => message);
+  const ended = child.ended.then(() => Promise.reject(child.fault(`${name} ended before it listened`)));
+  ended.catch(() => {}); // the race below is what looks at it
+  const { port: bound } = await within(Promise.race([told, ended]), () => child.fault(`${name} listens`).message);
+  return [name, bound, child];
 }
