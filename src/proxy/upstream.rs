@@ -3,7 +3,8 @@
 //! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
 //! upstreams of one node in several generations share it.
 
-use std::fmt;
+mod judge;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +25,7 @@ use crate::net::dial::{DialFault, Target, Way};
 use crate::net::proxy_protocol::{Ends, Version};
 use crate::net::stream::Stream;
 use crate::net::tls::client::Client;
-use crate::pool::health::{Change, Health, Memory, Rule};
+use crate::pool::health::{Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
 use crate::relay::Relay;
@@ -253,59 +254,6 @@ impl Upstream {
     pub fn note_asked(&self, now: Duration) {
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.vitals.asked.store(millis.max(1), Relaxed);
-    }
-
-    /// Changes the health for this reason, tells the meter, and logs what changed.
-    pub fn judge(
-        &self,
-        now: Duration,
-        reason: &dyn fmt::Display,
-        judge: impl FnOnce(&mut Health) -> Option<Change>,
-    ) {
-        let mut health = self.vitals.health.lock();
-        if self.vitals.is_removed.load(Relaxed) {
-            // Its name in the metrics may belong to another place by now.
-            return;
-        }
-        let change = judge(&mut health);
-        self.meter.state(health.state(now).as_str());
-        let cause = health.ejection(now).map(|(_, cause)| cause.to_owned());
-        drop(health);
-        if let Some(change) = change {
-            self.log_change(change, reason, cause);
-        }
-    }
-
-    fn log_change(&self, change: Change, reason: &dyn fmt::Display, cause: Option<String>) {
-        let (pool, node, address) = (&*self.meter.pool, &*self.meter.node, &self.node.address);
-        let reason = match change {
-            Change::Ejected => cause.unwrap_or_default(),
-            Change::Back { by_probes: false } => "its ejection is over".to_owned(),
-            _ => reason.to_string(),
-        };
-        if matches!(change, Change::Down | Change::Ejected) {
-            tracing::warn!(pool, node, %address, %change, reason, "node state changed");
-        } else {
-            tracing::info!(pool, node, %address, %change, reason, "node state changed");
-        }
-    }
-
-    /// What is known of its health, for another process.
-    pub fn memory(&self) -> Memory {
-        self.vitals.health.lock().memory()
-    }
-
-    /// Goes on from what another process knew of its health.
-    pub fn recall(&self, memory: &Memory, now: Duration) {
-        self.judge(now, &"", |health| {
-            health.recall(memory);
-            None
-        });
-    }
-
-    /// Whether it has answered a probe since it could not be reached last.
-    pub fn answers_probes(&self) -> &AtomicBool {
-        &self.vitals.answers_probes
     }
 
     /// Remembers what a probe brought.

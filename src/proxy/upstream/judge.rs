@@ -1,0 +1,63 @@
+//! What is thought of a node: its health changes here, and each change is said once, with its reason.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::Upstream;
+use crate::pool::health::{Change, Health, Memory};
+
+impl Upstream {
+    /// Changes the health for this reason, tells the meter, and logs what changed.
+    pub fn judge(
+        &self,
+        now: Duration,
+        reason: &dyn fmt::Display,
+        judge: impl FnOnce(&mut Health) -> Option<Change>,
+    ) {
+        let mut health = self.vitals.health.lock();
+        if self.vitals.is_removed.load(Relaxed) {
+            // Its name in the metrics may belong to another place by now.
+            return;
+        }
+        let change = judge(&mut health);
+        self.meter.state(health.state(now).as_str());
+        let cause = health.ejection(now).map(|(_, cause)| cause.to_owned());
+        drop(health);
+        if let Some(change) = change {
+            self.log_change(change, reason, cause);
+        }
+    }
+
+    fn log_change(&self, change: Change, reason: &dyn fmt::Display, cause: Option<String>) {
+        let (pool, node, address) = (&*self.meter.pool, &*self.meter.node, &self.node.address);
+        let reason = match change {
+            Change::Ejected => cause.unwrap_or_default(),
+            Change::Back { by_probes: false } => "its ejection is over".to_owned(),
+            _ => reason.to_string(),
+        };
+        if matches!(change, Change::Down | Change::Ejected) {
+            tracing::warn!(pool, node, %address, %change, reason, "node state changed");
+        } else {
+            tracing::info!(pool, node, %address, %change, reason, "node state changed");
+        }
+    }
+
+    /// What is known of its health, for another process.
+    pub fn memory(&self) -> Memory {
+        self.vitals.health.lock().memory()
+    }
+
+    /// Goes on from what another process knew of its health.
+    pub fn recall(&self, memory: &Memory, now: Duration) {
+        self.judge(now, &"", |health| {
+            health.recall(memory);
+            None
+        });
+    }
+
+    /// Whether it has answered a probe since it could not be reached last.
+    pub fn answers_probes(&self) -> &AtomicBool {
+        &self.vitals.answers_probes
+    }
+}
