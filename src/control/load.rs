@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::bind::ListenSpec;
 use crate::config::{self, AdminPlace, Config, Fault, Faults, LARGEST_FILE};
 
 /// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
@@ -58,7 +59,8 @@ pub fn read(path: &Path) -> Reading {
     };
     if let Ok(config) = &mut config {
         let warning = open_token_file(config, directory);
-        config.warnings.extend(warning);
+        let unknown = unknown_groups(config);
+        config.warnings.extend(warning.into_iter().chain(unknown));
     }
     let Seen { files, digest } = seen.into_inner();
     Reading { config, files, digest: digest.digest() }
@@ -160,6 +162,18 @@ fn open_token_file(config: &Config, directory: &Path) -> Option<Fault> {
     let shown = named.display();
     let what = format!("admin: token_file: everybody on this machine can read {shown}; chmod 600 it");
     (mode & 0o004 != 0).then(|| Fault::of_file(what))
+}
+
+/// Groups of Unix sockets that this machine does not have: here, they could not be listened on.
+fn unknown_groups(config: &Config) -> Vec<Fault> {
+    let listeners = config.listeners.iter().map(ListenSpec::for_clients);
+    let listeners = listeners.zip(config.places.listeners.iter().copied().map(Some));
+    let admin = config.admin.as_ref().map(|admin| (ListenSpec::for_admin(admin), config.places.admin));
+    let unknown = listeners.chain(admin).filter_map(|(spec, at)| {
+        let message = format!("group: {}", spec.permissions().err()?);
+        Some(at.map_or_else(|| Fault::of_file(message.clone()), |at| Fault::new(at, message.clone())))
+    });
+    unknown.collect()
 }
 
 fn read_at_most(path: &Path, bytes: usize) -> io::Result<Vec<u8>> {

@@ -98,6 +98,22 @@ fn what_is_unwise_is_printed_as_a_warning_and_ends_with_0() {
 }
 
 #[test]
+fn a_group_that_this_machine_does_not_have_is_a_warning_where_the_socket_is_written() {
+    let (code, said, faults) = checked(
+        "listeners:\n  - { address: \"unix:/run/a.sock\", group: no-such-group-here }\n  \
+         - { address: \"unix:/run/b.sock\", group: 4711 }\n\
+         pools: { p: { nodes: [{ id: a, address: \"a:1\" }, { id: b, address: \"b:1\" }] } }\n",
+    );
+    assert_eq!((code, faults.as_str()), (Some(0), ""));
+    let warnings: Vec<&str> = said.lines().filter(|line| line.contains("warning: ")).collect();
+    let [warning] = warnings[..] else { panic!("{said}") };
+    assert!(
+        warning.starts_with("b.yaml:2:16: warning: group: there is no group `no-such-group-here`"),
+        "{warning}"
+    );
+}
+
+#[test]
 fn a_command_that_is_none_ends_with_2() {
     for arguments in [&["chekc"][..], &["demo", "--nodes", "0"], &["-c"], &["-c", "x.yaml", "check"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_mainstay")).args(arguments).output().unwrap();
