@@ -86,7 +86,7 @@ impl Process {
 }
 
 fn departed() -> Departed {
-    let keys = || Keys { secret: [7; 48], key: [7; 32], iv: [7; 12], seq: 0 };
+    let keys = || Box::new(Keys { secret: [7; 48], key: [7; 32], iv: [7; 12], seq: 0 });
     let (undecrypted, unsent, plain) = Default::default();
     let (version, suite) = (Version::Tls13, Suite::Aes128Gcm);
     Departed { version, suite, tx: keys(), rx: keys(), undecrypted, unsent, plain, is_closed: false }

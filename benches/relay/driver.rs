@@ -44,7 +44,7 @@ impl Driver {
         }
         carry(pairs)?;
         let side =
-            |at: usize| (tls && at.is_multiple_of(2)).then(|| Side::new(departed(1, 2), Role::Client).0);
+            |at: usize| (tls && at.is_multiple_of(2)).then(|| *Side::new(departed(1, 2), Role::Client).0);
         let sides = (0..ends.len()).map(side).collect();
         let (scratch, plain) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         Ok(Self { epoll, ends, sides, scratch, plain, records: Vec::new() })
@@ -140,7 +140,7 @@ pub fn accept(listener: &TcpListener, large: bool) -> io::Result<OwnedFd> {
 
 /// A TLS connection after its handshake, with made-up keys.
 pub fn departed(sends: u8, receives: u8) -> Departed {
-    let keys = |seed| Keys { secret: [seed; 48], key: [seed; 32], iv: [seed; 12], seq: 0 };
+    let keys = |seed| Box::new(Keys { secret: [seed; 48], key: [seed; 32], iv: [seed; 12], seq: 0 });
     let (undecrypted, unsent, plain) = Default::default();
     let (version, suite) = (Version::Tls13, Suite::Aes128Gcm);
     Departed {

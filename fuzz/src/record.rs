@@ -34,14 +34,14 @@ fn side(version: Version, suite: Suite, role: Role) -> Side {
     let departed = Departed {
         version,
         suite,
-        tx: keys(tx),
-        rx: keys(rx),
+        tx: Box::new(keys(tx)),
+        rx: Box::new(keys(rx)),
         undecrypted: Vec::new(),
         unsent: Vec::new(),
         plain: Vec::new(),
         is_closed: false,
     };
-    Side::new(departed, role).0
+    *Side::new(departed, role).0
 }
 
 /// Room for plaintext; a relay thread has more.

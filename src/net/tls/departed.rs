@@ -1,7 +1,8 @@
 //! A TLS connection that has left rustls: what a record layer needs to go on with it, and nothing else.
 //!
 //! It holds live traffic keys. It is never printed, never copied, wiped when dropped, and has one owner: two that
-//! send with the same key and sequence number would break the cipher for good.
+//! send with the same key and sequence number would break the cipher for good. The keys have a place of their own on
+//! the heap: what is moved is left behind where it was, and a connection on its way is moved often.
 
 use std::fmt;
 
@@ -59,6 +60,11 @@ pub struct Keys {
     pub seq: u64,
 }
 
+impl Keys {
+    /// Zeros, to be filled where they stay.
+    pub const BLANK: Self = Self { secret: [0; 48], key: [0; 32], iv: [0; 12], seq: 0 };
+}
+
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keys(hidden)")
@@ -73,9 +79,9 @@ pub struct Departed {
     /// Its AEAD.
     pub suite: Suite,
     /// What we send with.
-    pub tx: Keys,
+    pub tx: Box<Keys>,
     /// What we receive with.
-    pub rx: Keys,
+    pub rx: Box<Keys>,
     /// Bytes received and not decrypted: at least the whole of one record that has begun, perhaps more records.
     pub undecrypted: Vec<u8>,
     /// Records made and not written to the socket yet; they go before anything else.

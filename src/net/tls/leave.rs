@@ -18,7 +18,7 @@ use tokio_rustls::TlsStream;
 
 use super::departed::{Departed, Keys, Suite, Version};
 use super::gate::Gate;
-use super::schedule::{LONGEST_SECRET, key_and_iv, next_secret};
+use super::schedule::{go_on, make_keys};
 use super::secrets::{Secret, Secrets};
 
 /// KeyUpdates of one direction before leaving that are followed. A peer that sends so many without need is cut.
@@ -65,7 +65,7 @@ pub fn leave<S>(stream: TlsStream<Gate<S>>, secrets: &Secrets) -> Result<(S, Dep
         Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
         _ => return Err(LeaveFault::Unknown),
     };
-    let ExtractedSecrets { tx, rx } = connection.dangerous_extract_secrets()?;
+    let ExtractedSecrets { tx, rx } = &connection.dangerous_extract_secrets()?;
     let (tx_secret, rx_secret) = match (version, is_server) {
         (Version::Tls12, _) => (None, None),
         (Version::Tls13, is_server) => {
@@ -74,7 +74,7 @@ pub fn leave<S>(stream: TlsStream<Gate<S>>, secrets: &Secrets) -> Result<(S, Dep
         }
     };
     let (suite, ..) = parts(&tx.1)?;
-    let (tx, rx) = (keys(tx_secret, &tx)?, keys(rx_secret, &rx)?);
+    let (tx, rx) = (keys(tx_secret, tx)?, keys(rx_secret, rx)?);
     let (stream, undecrypted) = gate.into_parts();
     Ok((stream, Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed }))
 }
@@ -111,31 +111,36 @@ fn parts(secrets: &ConnectionTrafficSecrets) -> Result<(Suite, &[u8], &[u8]), Le
 }
 
 /// The keys of one direction; with the first traffic secret of TLS 1.3, moved on to the present one.
-fn keys(secret: Option<Secret>, traffic: &(u64, ConnectionTrafficSecrets)) -> Result<Keys, LeaveFault> {
+fn keys(secret: Option<Secret>, traffic: &(u64, ConnectionTrafficSecrets)) -> Result<Box<Keys>, LeaveFault> {
     let (suite, key, iv) = parts(&traffic.1)?;
     if key.len() != suite.key_len() || iv.len() != 12 {
         return Err(LeaveFault::Unknown);
     }
-    let mut keys = Keys { secret: [0; LONGEST_SECRET], key: [0; 32], iv: [0; 12], seq: traffic.0 };
+    let mut keys = Box::new(Keys::BLANK);
+    keys.seq = traffic.0;
     keys.key[..key.len()].copy_from_slice(key);
     keys.iv.copy_from_slice(iv);
     if let Some(first) = secret {
-        keys.secret = *present(suite, first, &keys).ok_or(LeaveFault::Secret)?;
+        keys.secret.copy_from_slice(&first[..]);
+        if !find_secret(suite, &mut keys) {
+            return Err(LeaveFault::Secret);
+        }
     }
     Ok(keys)
 }
 
-/// The secret that these keys are made of, `first` or one after it.
-fn present(suite: Suite, first: Secret, keys: &Keys) -> Option<Secret> {
-    let mut secret = first;
+/// Moves the secret on to the one that these keys are made of; false when none of those that come next is.
+fn find_secret(suite: Suite, keys: &mut Keys) -> bool {
+    let mut made = Keys::BLANK;
     for _ in 0..=MOST_GENERATIONS {
-        let (key, iv) = key_and_iv(suite, &secret);
-        if (*key, *iv) == (keys.key, keys.iv) {
-            return Some(secret);
+        made.secret.copy_from_slice(&keys.secret);
+        make_keys(suite, &mut made);
+        if made.key == keys.key && made.iv == keys.iv {
+            return true;
         }
-        secret = next_secret(suite, &secret);
+        go_on(suite, &mut keys.secret);
     }
-    None
+    false
 }
 
 #[cfg(test)]
@@ -151,6 +156,7 @@ mod tests {
     use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
     use super::*;
+    use crate::net::tls::schedule::key_and_iv;
 
     /// The least record layer that can go on with a departed connection.
     struct Own(DuplexStream, Departed);
@@ -463,7 +469,8 @@ mod tests {
                 }
                 let (stream, departed) = left.unwrap();
                 // The caught secret is the present one: the next update starts from it.
-                let next = next_secret(suite_of(suite), &departed.rx.secret);
+                let mut next = departed.rx.secret;
+                go_on(suite_of(suite), &mut next);
                 pair.client.get_mut().1.refresh_traffic_keys().unwrap();
                 say(&mut pair.client, b"y").await;
                 let mut own = Own(stream, departed);
@@ -543,8 +550,8 @@ mod tests {
         let departed = Departed {
             version: Version::Tls13,
             suite: Suite::Aes128Gcm,
-            tx: keys(),
-            rx: keys(),
+            tx: Box::new(keys()),
+            rx: Box::new(keys()),
             undecrypted: Vec::new(),
             unsent: Vec::new(),
             plain: Vec::new(),

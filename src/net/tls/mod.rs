@@ -30,6 +30,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
+use zeroize::Zeroize;
 
 use super::stream::Stream;
 use departed::Departed;
@@ -57,6 +58,16 @@ pub(super) fn forbid_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps cannot be forbidden, they would hold TLS keys");
     }
+}
+
+/// Wipes what functions that have returned left on this thread's stack: rustls moves keys about by value. It takes
+/// some microseconds, once for each connection.
+#[inline(never)]
+fn wipe_stack() {
+    let mut room = [0_u8; 64 * 1024];
+    // Not optimised away, as assignments would be.
+    room.zeroize();
+    std::hint::black_box(&room);
 }
 
 /// A TLS connection in rustls' hands, in either role.
@@ -88,7 +99,9 @@ impl Secured {
     ///
     /// See [`LeaveFault`]; the connection is closed.
     pub fn leave(self) -> Result<(Stream, Departed), LeaveFault> {
-        leave::leave(self.stream, &self.secrets)
+        let left = leave::leave(self.stream, &self.secrets);
+        wipe_stack();
+        left
     }
 }
 

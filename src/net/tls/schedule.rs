@@ -4,16 +4,23 @@
 use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
 use zeroize::Zeroizing;
 
-use super::departed::Suite;
+use super::departed::{Keys, Suite};
 
 /// The longest traffic secret, in bytes; shorter ones stand at the front.
 pub const LONGEST_SECRET: usize = 48;
 
-/// The secret after `secret`: what a KeyUpdate goes on to (RFC 8446 section 7.2).
-pub fn next_secret(suite: Suite, secret: &[u8; LONGEST_SECRET]) -> Zeroizing<[u8; LONGEST_SECRET]> {
+/// Makes of `secret` the one after it: what a KeyUpdate goes on to (RFC 8446 section 7.2).
+pub fn go_on(suite: Suite, secret: &mut [u8; LONGEST_SECRET]) {
     let mut next = Zeroizing::new([0; LONGEST_SECRET]);
     expand(suite, secret, b"traffic upd", &mut next[..suite.secret_len()]);
-    next
+    secret.copy_from_slice(&next[..]);
+}
+
+/// Makes key and IV of the secret that is among `keys` (RFC 8446 section 7.3).
+pub fn make_keys(suite: Suite, keys: &mut Keys) {
+    let Keys { secret, key, iv, .. } = keys;
+    expand(suite, secret, b"key", &mut key[..suite.key_len()]);
+    expand(suite, secret, b"iv", &mut iv[..]);
 }
 
 /// The key, at the front of its 32 bytes, and the IV that belong to `secret` (RFC 8446 section 7.3).
@@ -70,10 +77,12 @@ mod tests {
     fn the_next_secret_is_another_one_of_the_same_length() {
         for suite in [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305] {
             let first = [7; LONGEST_SECRET];
-            let next = next_secret(suite, &first);
+            let (mut next, mut again) = (first, first);
+            go_on(suite, &mut next);
             assert_ne!(next[..suite.secret_len()], first[..suite.secret_len()]);
             assert!(next[suite.secret_len()..].iter().all(|byte| *byte == 0));
-            assert_eq!(next, next_secret(suite, &first));
+            go_on(suite, &mut again);
+            assert_eq!(next, again);
         }
     }
 }

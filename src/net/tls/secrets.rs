@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use super::schedule::LONGEST_SECRET;
 
-/// A first traffic secret, at the front of its bytes.
-pub type Secret = Zeroizing<[u8; LONGEST_SECRET]>;
+/// A first traffic secret, at the front of its bytes; they stay where they are when it is moved.
+pub type Secret = Box<Zeroizing<[u8; LONGEST_SECRET]>>;
 
 /// See the module. It is the [`KeyLog`] of one connection's config.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl KeyLog for Secrets {
         };
         // No hash of TLS 1.3 is longer.
         if secret.len() <= LONGEST_SECRET {
-            let mut kept = Zeroizing::new([0; LONGEST_SECRET]);
+            let mut kept = Box::new(Zeroizing::new([0; LONGEST_SECRET]));
             kept[..secret.len()].copy_from_slice(secret);
             *slot.lock() = Some(kept);
         }

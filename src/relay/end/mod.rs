@@ -93,7 +93,7 @@ impl End {
         let mut end = Self::new(socket);
         let Some(departed) = tls else { return (end, Vec::new()) };
         let (side, luggage) = Side::new(departed, role);
-        end.tls = Some(Box::new(side));
+        end.tls = Some(side);
         if !luggage.unsent.is_empty() {
             end.pending = Some(Box::new(Pending { bytes: luggage.unsent, sent: 0 }));
         }

@@ -105,25 +105,14 @@ pub struct Luggage {
 
 impl Side {
     /// Takes the connection over.
-    pub fn new(departed: Departed, role: Role) -> (Self, Luggage) {
+    pub fn new(departed: Departed, role: Role) -> (Box<Self>, Luggage) {
         let Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed } = departed;
-        let cipher = Cipher { version, suite };
-        let side = Self {
-            cipher,
-            role,
-            tx: Direction::new(tx),
-            rx: Direction::new(rx),
-            limit: cipher.limit(),
-            is_behind: !undecrypted.is_empty(),
-            begun: undecrypted,
-            heard: if is_closed { Heard::Goodbye } else { Heard::Open },
-            said: Said::Open,
-            owes_update: false,
-            has_renegotiated: false,
-            updates: 0,
-            empties: 0,
-            warnings: 0,
-        };
+        let mut side = Box::new(Self::blank(Cipher { version, suite }, role));
+        side.tx.take_up(&tx);
+        side.rx.take_up(&rx);
+        side.is_behind = !undecrypted.is_empty();
+        side.begun = undecrypted;
+        side.heard = if is_closed { Heard::Goodbye } else { Heard::Open };
         (side, Luggage { unsent, plain })
     }
 
@@ -401,6 +390,7 @@ pub(super) mod tests {
 
     fn departed((version, suite): (Version, Suite), tx: Keys, rx: Keys) -> Departed {
         let (undecrypted, unsent, plain) = Default::default();
+        let (tx, rx) = (Box::new(tx), Box::new(rx));
         Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed: false }
     }
 
@@ -408,7 +398,7 @@ pub(super) mod tests {
     fn twins(how: (Version, Suite)) -> (Side, Side) {
         let (client, server) = (|| keys(how.1, 1), || keys(how.1, 2));
         let peer = Side::new(departed(how, client(), server()), Role::Client).0;
-        (peer, Side::new(departed(how, server(), client()), Role::Server).0)
+        (*peer, *Side::new(departed(how, server(), client()), Role::Server).0)
     }
 
     /// What `side` makes of `wire`: plaintext, and what it answers.
@@ -800,15 +790,15 @@ pub(super) mod tests {
         let traffic = own.dangerous_extract_secrets().unwrap();
         let caught = secrets.take().map(|(c, s)| if role == Role::Server { (s, c) } else { (c, s) });
         let version = if suite.tls13().is_some() { Version::Tls13 } else { Version::Tls12 };
-        let (suite, tx) = keys_of(traffic.tx, caught.as_ref().map(|(tx, _)| &**tx));
-        let (_, rx) = keys_of(traffic.rx, caught.as_ref().map(|(_, rx)| &**rx));
+        let (suite, tx) = keys_of(traffic.tx, caught.as_ref().map(|(tx, _)| &***tx));
+        let (_, rx) = keys_of(traffic.rx, caught.as_ref().map(|(_, rx)| &***rx));
         (peer, departed((version, suite), tx, rx))
     }
 
     impl Rig {
         fn new(suite: SupportedCipherSuite, role: Role) -> Self {
             let (peer, departed) = meet(suite, role);
-            Self { peer, side: Side::new(departed, role).0 }
+            Self { peer, side: *Side::new(departed, role).0 }
         }
 
         fn peer_sends(&mut self) -> Vec<u8> {

@@ -78,7 +78,7 @@ impl Side {
     }
 
     /// Without keys, and nothing has happened on it.
-    fn blank(cipher: Cipher, role: Role) -> Self {
+    pub(super) fn blank(cipher: Cipher, role: Role) -> Self {
         let (tx, rx) = (Direction::blank(), Direction::blank());
         Self {
             cipher,

@@ -11,7 +11,7 @@ use aws_lc_rs::aead::{Aad, Nonce};
 use super::alert::Fault;
 use super::contexts;
 use crate::net::tls::departed::{Keys, Suite, Version};
-use crate::net::tls::schedule::{LONGEST_SECRET, key_and_iv, next_secret};
+use crate::net::tls::schedule::{LONGEST_SECRET, go_on, make_keys};
 use crate::relay::parcel::field::{Fault as Unreadable, Fields, Tag, Writer};
 
 /// Length of a record's header: type, version, length.
@@ -118,8 +118,24 @@ impl Drop for Direction {
 
 impl Direction {
     /// Goes on with `keys`.
+    #[cfg(test)]
     pub fn new(keys: Keys) -> Self {
-        Self { keys, number: contexts::number() }
+        let mut direction = Self::blank();
+        direction.take_up(&keys);
+        direction
+    }
+
+    /// Without keys, to be given some where it stays: keys that are moved are left behind where they were.
+    pub fn blank() -> Self {
+        Self { keys: Keys::BLANK, number: contexts::number() }
+    }
+
+    /// Goes on with `keys`; whoever gives them up wipes its own.
+    pub fn take_up(&mut self, keys: &Keys) {
+        self.keys.secret.copy_from_slice(&keys.secret);
+        self.keys.key.copy_from_slice(&keys.key);
+        self.keys.iv.copy_from_slice(&keys.iv);
+        self.keys.seq = keys.seq;
     }
 
     /// Writes down the keys and the place in the sequence. Whoever goes on from there must be the only one.
@@ -130,12 +146,7 @@ impl Direction {
         writer.number(tag::SEQ, self.keys.seq);
     }
 
-    /// Without keys, to be [filled](Self::fill).
-    pub fn blank() -> Self {
-        Self::new(Keys { secret: [0; LONGEST_SECRET], key: [0; 32], iv: [0; 12], seq: 0 })
-    }
-
-    /// Reads what [`pack`](Self::pack) wrote, to where it stays: keys that are moved are left behind on the stack.
+    /// Reads what [`pack`](Self::pack) wrote.
     pub fn fill(&mut self, mut fields: Fields<'_>) -> Result<(), Unreadable> {
         let keys = &mut self.keys;
         keys.secret.copy_from_slice(fields.exact::<LONGEST_SECRET>(tag::SECRET)?);
@@ -152,8 +163,11 @@ impl Direction {
 
     /// Switches to the next keys (RFC 8446 section 7.2), and to sequence number 0.
     pub fn update(&mut self, suite: Suite) {
-        let secret = next_secret(suite, &self.keys.secret);
-        *self = Self::new(keys_of(suite, &secret));
+        contexts::forget(self.number);
+        self.number = contexts::number();
+        go_on(suite, &mut self.keys.secret);
+        make_keys(suite, &mut self.keys);
+        self.keys.seq = 0;
     }
 
     /// Appends one record with `plain`, at most [`MOST_PLAIN`] bytes of this kind, to `out`.
@@ -221,12 +235,6 @@ impl Direction {
     }
 }
 
-/// The keys of a traffic secret.
-fn keys_of(suite: Suite, secret: &[u8; LONGEST_SECRET]) -> Keys {
-    let (key, iv) = key_and_iv(suite, secret);
-    Keys { secret: *secret, key: *key, iv: *iv, seq: 0 }
-}
-
 /// Type and length of what a record held.
 #[inline]
 fn content(version: Version, outer: u8, plain: &[u8]) -> Result<(u8, usize), Fault> {
@@ -284,7 +292,10 @@ mod tests {
     fn first_keys(secret: &str) -> Keys {
         let mut padded = [0; LONGEST_SECRET];
         padded[..32].copy_from_slice(&hex(secret));
-        keys_of(CIPHER.suite, &padded)
+        let mut keys = Keys::BLANK;
+        keys.secret = padded;
+        make_keys(CIPHER.suite, &mut keys);
+        keys
     }
 
     const CIPHER: Cipher = Cipher { version: Version::Tls13, suite: Suite::Aes128Gcm };

@@ -554,7 +554,8 @@ mod tests {
 
     /// A tunnel with something in every field of the form.
     fn eventful() -> Bench {
-        let keys = |seed| Keys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 };
+        let keys =
+            |seed| Box::new(Keys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 });
         let departed = |role| {
             let (version, suite) = match role {
                 Role::Server => (Version::Tls13, Suite::Aes256Gcm),

@@ -157,12 +157,16 @@ fn keys_that_came_over_are_closed_to_others_and_go_with_their_tunnels() {
         assert_eq!(&head, b"HTTP/1.1 101");
         tunnels.push((told, client, at_node));
     }
+    // A request that nobody answers yet: the old process stays for it, with nothing of its tunnels.
+    let mut asking = client(&stage.balancer.address, &papers, &Arc::default());
+    asking.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let (at_slow, _) = asked(&stage.node);
+    let old = stage.serving();
     // The process that takes over has no listener with TLS, so nothing of its own gives it a key.
     fs::write(stage.balancer.folder.path().join("balancer.yaml"), &plain).unwrap();
     let (done, told) = stage.upgrade();
     assert!(done && told.contains("tunnels that went over: 3"), "{told}\n{}", stage.balancer.log());
     let process = stage.serving();
-    stage.alone(process);
     assert!(is_closed_to_its_user(process));
     let needles: Vec<Vec<u8>> = tunnels.iter().flat_map(|(told, ..)| told.needles()).collect();
     assert_eq!(needles.len(), 12);
@@ -170,6 +174,11 @@ fn keys_that_came_over_are_closed_to_others_and_go_with_their_tunnels() {
         assert!(File::open(format!("/proc/{process}/mem")).is_err());
         return;
     }
+    // What it had is wiped as well: of the keys nothing is left. (Of the secrets, rustls leaves some in its own state.)
+    let keys: Vec<Vec<u8>> = needles.iter().skip(1).step_by(2).cloned().collect();
+    assert_eq!(found(old, &keys), [0; 6]);
+    drop(at_slow);
+    stage.alone(process);
     // Once each, where they are used: what they came in is wiped.
     assert_eq!(found(process, &needles), [1; 12]);
     // They are used, which makes contexts of them.
