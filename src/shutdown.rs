@@ -4,8 +4,10 @@
 //! phase means is each part's own business (the listeners close when draining begins, the admin server answers
 //! until everything has stopped); this file only says which phase it is.
 //!
-//! Beside the phases there is relief: another process has taken over, so this one accepts nobody and begins nothing
-//! new, and finishes what it has begun. It comes at most once, in the phase of serving as a rule.
+//! Beside the phases there is relief: another process has taken over for good, so this one accepts nobody and begins
+//! nothing new, and finishes what it has begun. It comes at most once, in the phase of serving as a rule. Before it there
+//! is a time when the other process is taking over and may still fail: then nothing that governs tunnels may be changed
+//! here, because the other would not hear of it ([`Shutdown::govern`]); that is taken back when it fails.
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,12 +30,21 @@ pub struct Shutdown {
     phase: watch::Sender<Phase>,
     /// Cancelled when another process has taken over.
     relief: CancellationToken,
+    /// Another process is taking over. Borrowed while something that governs tunnels is being changed.
+    is_handing: watch::Sender<bool>,
 }
+
+/// While it is kept, no other process begins to take over.
+pub type Governing<'a> = watch::Ref<'a, bool>;
 
 impl Shutdown {
     /// A latch that says [`Phase::Serving`].
     pub fn new() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving), relief: CancellationToken::new() }
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+            relief: CancellationToken::new(),
+            is_handing: watch::Sender::new(false),
+        }
     }
 
     /// Draining begins now. Does nothing when it has begun before.
@@ -58,7 +69,24 @@ impl Shutdown {
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// Another process has taken over.
+    /// Another process is taking over from now on; or it has failed to, and this one goes on.
+    pub fn hand_over(&self, is_handing: bool) {
+        self.is_handing.send_replace(is_handing);
+    }
+
+    /// Waits until another process begins to take over. Safe to drop and to call again.
+    pub async fn handing_over(&self) {
+        // As for the phase.
+        let _ = self.is_handing.subscribe().wait_for(|is_handing| *is_handing).await;
+    }
+
+    /// The right to change what governs tunnels (drains, rebalances), which another process that takes over gets from
+    /// this one; `None` while one takes over, and from then on. Not to be kept across a wait.
+    pub fn govern(&self) -> Option<Governing<'_>> {
+        Some(self.is_handing.borrow()).filter(|is_handing| !**is_handing && !self.is_relieved())
+    }
+
+    /// Another process has taken over for good.
     pub fn relieve(&self) {
         self.relief.cancel();
     }
@@ -105,6 +133,18 @@ mod tests {
         shutdown.stop();
         shutdown.begin();
         assert_eq!(shutdown.phase(), Phase::Stopped);
+    }
+
+    #[test]
+    fn nobody_governs_while_another_process_takes_over_or_has() {
+        let shutdown = Shutdown::new();
+        assert!(shutdown.govern().is_some());
+        shutdown.clone().hand_over(true);
+        assert!(shutdown.govern().is_none());
+        shutdown.hand_over(false);
+        assert!(shutdown.govern().is_some(), "it has failed to");
+        shutdown.relieve();
+        assert!(shutdown.govern().is_none());
     }
 
     #[test]

@@ -138,8 +138,8 @@ pub struct View {
     pub upgrade: Box<dyn Fn() -> Later<Result<Replaced, String>> + Send + Sync>,
 }
 
-/// Serves the listener until everything has stopped, or another process has taken over; then closes it and every connection, and returns. Where this is
-/// dropped before, the connections end with the answer under way.
+/// Serves the listener until everything has stopped, or another process takes over; then closes it and every connection,
+/// and returns. Where this is dropped before, the connections end with the answer under way.
 pub async fn serve(listener: Listener, view: Arc<View>, shutdown: Shutdown) {
     serve_within(LIMITS, listener, view, shutdown).await;
 }
@@ -152,7 +152,7 @@ async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutd
     loop {
         tokio::select! {
             () = server.shutdown.reached(Phase::Stopped) => break,
-            () = server.shutdown.relieved() => break,
+            () = server.shutdown.handing_over() => break,
             (stream, place) = accept(&listener, &places, &mut oldest_first) => {
                 let (leave, asked_to_leave) = oneshot::channel();
                 oldest_first.retain(|leave: &oneshot::Sender<()>| !leave.is_closed());

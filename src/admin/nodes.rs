@@ -70,7 +70,7 @@ fn status(fault: &DrainFault) -> StatusCode {
     match fault {
         DrainFault::NoPool(..) | DrainFault::NoNode(..) => StatusCode::NOT_FOUND,
         DrainFault::Wish(_) => StatusCode::BAD_REQUEST,
-        DrainFault::AsksItself(_) => StatusCode::CONFLICT,
+        DrainFault::AsksItself(_) | DrainFault::TakenOver => StatusCode::CONFLICT,
         DrainFault::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

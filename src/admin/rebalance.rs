@@ -98,6 +98,7 @@ pub(super) fn begin(pool: &str, body: &[u8], view: &View) -> Answer {
                 RebalanceFault::NoPool(..) => StatusCode::NOT_FOUND,
                 RebalanceFault::Wish(_) => StatusCode::BAD_REQUEST,
                 RebalanceFault::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                RebalanceFault::TakenOver => StatusCode::CONFLICT,
             };
             answer::error(status, &fault.to_string())
         }

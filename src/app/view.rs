@@ -19,8 +19,8 @@ use crate::ws::close;
 /// What the admin server shows and can bring about.
 pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<OnceLock<Upgrader>>) -> View {
     let front = reload.front();
-    let [ready, shown, listed, closed, drained, undrained] = [(); 6].map(|()| Arc::clone(front));
-    let (config, listening, asked) = (Arc::clone(reload), Arc::clone(reload), Arc::clone(reload));
+    let [shown, listed, closed, drained, undrained] = [(); 5].map(|()| Arc::clone(front));
+    let [ready, config, listening, asked] = [(); 4].map(|()| Arc::clone(reload));
     let upgrades = Arc::clone(upgrades);
     let rebalances = Arc::clone(reload.rebalances());
     View {
@@ -97,10 +97,14 @@ fn killing() -> Closing {
     }
 }
 
-fn readiness(front: &Front) -> Readiness {
+fn readiness(reload: &Reload) -> Readiness {
     use crate::shutdown::Phase;
+    let front = reload.front();
     if front.shutdown.phase() != Phase::Serving {
         return Readiness::NotReady("draining");
+    }
+    if !reload.is_open() {
+        return Readiness::NotReady("starting");
     }
     let now = front.now();
     if front.state.load().pools.values().any(|pool| pool.up(now) > 0) {

@@ -215,7 +215,8 @@ impl Doors {
         self.clients.iter().chain(&self.admin).map(|door| door.spare.as_ref()).collect()
     }
 
-    /// Accepts no clients for now: they wait in the kernel's queue. Gives the tasks that are ending.
+    /// Accepts no clients for now: they wait in the kernel's queue. Gives the tasks that are ending. The admin server
+    /// rests by itself when another process takes over, and has answers to finish.
     pub fn rest(&mut self) -> Vec<JoinHandle<()>> {
         let (stops, tasks): (Vec<_>, Vec<_>) = self
             .clients
@@ -226,17 +227,22 @@ impl Doors {
         tasks
     }
 
-    /// Accepts clients again.
-    pub fn accept_again(&mut self, accept: AcceptClients) {
-        for door in &mut self.clients {
-            let (Some(spare), Some(entrance)) = (&door.spare, &door.entrance) else { continue };
-            match spare.listener() {
-                Ok(listener) => {
-                    door.stop = CancellationToken::new();
-                    door.task = accept(listener, Arc::clone(entrance), door.stop.clone());
+    /// Accepts again, also at the admin server.
+    pub fn accept_again(&mut self, (clients, admin): (AcceptClients, AcceptAdmin)) {
+        for door in self.clients.iter_mut().chain(&mut self.admin) {
+            let Some(spare) = &door.spare else { continue };
+            let listener = match spare.listener() {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(address = %door.local, %error, "accepting no more");
+                    continue;
                 }
-                Err(error) => tracing::error!(address = %door.local, %error, "accepting no more"),
-            }
+            };
+            door.stop = CancellationToken::new();
+            door.task = match &door.entrance {
+                Some(entrance) => clients(listener, Arc::clone(entrance), door.stop.clone()),
+                None => admin(listener, door.stop.clone()),
+            };
         }
     }
 
@@ -245,9 +251,10 @@ impl Doors {
         self.clients.iter_mut().chain(&mut self.admin).for_each(|door| door.spare = None);
     }
 
-    /// Another process goes on with the sockets: their files stay.
-    pub fn leave(&self) {
-        self.clients.iter().chain(&self.admin).filter_map(|door| door.spare.as_ref()).for_each(Spare::leave);
+    /// Another process goes on with the sockets: they are closed here, where everything rests, and their files stay.
+    pub fn leave(&mut self) {
+        let spares = self.clients.iter_mut().chain(&mut self.admin).filter_map(|door| door.spare.take());
+        spares.for_each(|spare| spare.leave());
     }
 
     /// Where the admin API is, as bound.

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::affinity::Directory as _;
 use crate::config;
@@ -40,6 +41,9 @@ pub enum DrainFault {
     /// The process ends, and with it every tunnel.
     #[error("the balancer is stopping; every tunnel is being closed")]
     Stopping,
+    /// What is changed here now, the process that takes over does not hear of.
+    #[error("another process is taking over from this one; ask again, and that one answers")]
+    TakenOver,
     /// The node itself asks for the drain.
     #[error(
         "the node {0} asks for its drain itself, in the answer to its probe; it ends when the node says otherwise"
@@ -74,6 +78,20 @@ pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> 
     if front.shutdown.phase() != Phase::Serving {
         return Err(DrainFault::Stopping);
     }
+    let (drain, warnings) = begin_ordered(front, (&pool, &upstream), order)?;
+    if let Some(drain) = drain {
+        drain.counted().await;
+    }
+    Ok(Told { upstream, warnings })
+}
+
+/// At one moment, before or behind the one at which another process hears what is drained.
+fn begin_ordered(
+    front: &Arc<Front>,
+    (pool, upstream): (&Pool, &Arc<Upstream>),
+    order: config::Drain,
+) -> Result<(Option<Arc<Drain>>, Vec<String>), DrainFault> {
+    let _governing = front.shutdown.govern().ok_or(DrainFault::TakenOver)?;
     let now = front.now();
     let was_up = upstream.is_up(now);
     upstream.judge(now, &"an operator ordered it", |health| health.order_drain(true, now));
@@ -85,10 +103,7 @@ pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> 
         ));
         tracing::warn!(%pool, %node, "the last node that is up is drained");
     }
-    if let Some(drain) = begin(front, (&pool, &upstream), order, SoFar::default()) {
-        drain.counted().await;
-    }
-    Ok(Told { upstream, warnings })
+    Ok((begin(front, (pool, upstream), order, SoFar::default(), None), warnings))
 }
 
 /// Takes an operator's order back: who has not been told to leave stays, and the node takes clients again.
@@ -98,6 +113,7 @@ pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> 
 /// See [`DrainFault`].
 pub fn withdraw(front: &Front, pool: &str, node: &str) -> Result<Told, DrainFault> {
     let (_, upstream) = find(front, pool, node)?;
+    let _governing = front.shutdown.govern().ok_or(DrainFault::TakenOver)?;
     let (now, health) = (front.now(), upstream.health());
     if health.asks_to_drain() && !health.is_ordered_to_drain() {
         return Err(DrainFault::AsksItself(node.to_owned()));
@@ -115,7 +131,7 @@ pub(super) fn heed(front: &Arc<Front>, pool: &Pool, upstream: &Arc<Upstream>) {
     if !upstream.health().is_draining() {
         upstream.end_drain();
     } else if upstream.drain().is_none() {
-        begin(front, (pool, upstream), pool.config.drain.clone(), SoFar::default());
+        begin(front, (pool, upstream), pool.config.drain.clone(), SoFar::default(), None);
     }
 }
 
@@ -136,16 +152,16 @@ pub fn snapshots(front: &Front) -> Vec<Snapshot> {
     upstreams.filter_map(snapshot).collect()
 }
 
-/// Goes on with a drain of another process, over what is left of its window. False when the config does not name the
-/// node.
-pub fn resume(front: &Arc<Front>, snapshot: &Snapshot) -> bool {
-    let Ok((pool, upstream)) = find(front, &snapshot.pool, &snapshot.node) else { return false };
+/// Goes on with a drain of another process, over what is left of its window; its tunnels have all come when `arrived` is
+/// cancelled. `None` when the config does not name the node, or it is gone.
+pub fn resume(front: &Arc<Front>, snapshot: &Snapshot, arrived: CancellationToken) -> Option<Arc<Drain>> {
+    let (pool, upstream) = find(front, &snapshot.pool, &snapshot.node).ok()?;
     let now = front.now();
     upstream.judge(now, &"the process before was draining it", |health| match snapshot.is_ordered {
         true => health.order_drain(true, now),
         false => health.set_draining(true, now),
     });
-    begin(front, (&pool, &upstream), snapshot.order.clone(), snapshot.so_far).is_some()
+    begin(front, (&pool, &upstream), snapshot.order.clone(), snapshot.so_far, Some(arrived))
 }
 
 fn begin(
@@ -153,27 +169,37 @@ fn begin(
     (pool, upstream): (&Pool, &Arc<Upstream>),
     order: config::Drain,
     so_far: SoFar,
+    arrived: Option<CancellationToken>,
 ) -> Option<Arc<Drain>> {
     // Before anybody is told to leave, so that who comes back finds the new nodes first.
     pool.note_drained(upstream);
     let drain = upstream.begin_drain(&front.relay, order, so_far)?;
     let (pool, node, over) = (&*upstream.meter.pool, &*upstream.meter.node, drain.order.over);
     tracing::info!(pool, node, tunnels = upstream.meter.live(), ?over, "draining node");
-    front.tasks.spawn(see_through(Arc::clone(front), Arc::clone(upstream), Arc::clone(&drain)));
+    front.tasks.spawn(see_through(Arc::clone(front), Arc::clone(upstream), Arc::clone(&drain), arrived));
     Some(drain)
 }
 
 /// Says when the drain has left nobody, and ends it when all tunnels are being closed anyway.
-async fn see_through(front: Arc<Front>, upstream: Arc<Upstream>, drain: Arc<Drain>) {
+async fn see_through(
+    front: Arc<Front>,
+    upstream: Arc<Upstream>,
+    drain: Arc<Drain>,
+    arrived: Option<CancellationToken>,
+) {
     let finished = async {
+        if let Some(arrived) = arrived {
+            arrived.cancelled().await;
+        }
         drain.finished().await;
         let (pool, node) = (&*upstream.meter.pool, &*upstream.meter.node);
         tracing::info!(pool, node, closed = drain.closed(), left = upstream.meter.live(), "node drained");
         std::future::pending().await
     };
     tokio::select! {
-        () = finished => {}
+        biased;
         () = drain.ended() => {}
+        () = finished => {}
         () = front.shutdown.reached(Phase::Draining) => drain.end(),
         // Another process goes on with it.
         () = front.shutdown.relieved() => {}

@@ -5,31 +5,28 @@
 //! for and leaves with the others. What is named again before its tunnels have left keeps those that are still
 //! there: a node that was taken out by mistake can be put back.
 //!
+//! What is under way when another process takes over goes on there ([`Left`]), over what is left of its window.
+//!
 //! A node that has another address counts as gone from its old one: its name there stands for another process now,
 //! and whoever comes new under the same key is at the new place.
 
+mod errand;
+mod left;
+
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Drain, is_still_there};
-use crate::metrics::{DrainGauge, Meter};
-use crate::pool::{Address, Node, NodeId};
-use crate::proxy::drain::GRACE;
+use crate::metrics::Meter;
+use crate::pool::{Address, Node, NodeId, State as NodeState};
 use crate::proxy::{Front, State};
-use crate::relay::{Closing, Departures, Which};
+use crate::relay::Which;
 use crate::route::Route;
-use crate::shutdown::Phase;
-
-/// How long the closing waits for sessions that are on their way, so that it need not be planned twice.
-const SOON: Duration = Duration::from_millis(100);
-
-/// How long after the last tunnel its clients may still come back: the longest pauses of clients that come back by
-/// themselves are half of that (SignalR's last one).
-const COMING_BACK: Duration = Duration::from_secs(60);
+use errand::{Errand, OnTheWay, Progress};
+pub(super) use left::Left;
 
 /// See the module.
 #[derive(Default)]
@@ -45,8 +42,11 @@ pub(super) struct Leaving {
 /// Something that is gone, while its tunnels leave.
 struct Departure {
     what: Gone,
-    /// The first generation whose tunnels are meant.
-    since: u32,
+    /// The first generation whose tunnels are meant, and the first behind them.
+    generations: (u32, u32),
+    /// How its tunnels leave, and since when.
+    order: (Drain, Instant),
+    progress: Arc<Progress>,
     /// Keeps those that are still there; cancelled when none is left, too.
     stop: CancellationToken,
 }
@@ -57,7 +57,12 @@ enum Gone {
     /// A node from its place.
     Node { pool: Arc<str>, node: NodeId, address: Address },
     /// A route; the pool that it led to is there.
-    Route(Route),
+    Route {
+        pool: Arc<str>,
+        name: Arc<str>,
+        /// `None` where another process has taken it out.
+        route: Option<Route>,
+    },
 }
 
 impl Leaving {
@@ -95,11 +100,37 @@ impl Leaving {
         for (since, pool, node, drain, meter) in nodes {
             let what =
                 Gone::Node { pool: Arc::clone(pool), node: node.id.clone(), address: node.address.clone() };
-            self.see_off(front, what, (since, generation), (&drain, meter));
+            let coming = OnTheWay::Generations(self.generations.clone());
+            self.see_off(front, (what, (since, generation)), (&drain, meter, 0), coming);
         }
         for (route, drain) in gone_routes(old, new) {
-            self.see_off(front, Gone::Route(route.clone()), (0, generation), (drain, None));
+            let (pool, name, route) = (Arc::clone(&route.pool), route.name().into(), Some(route.clone()));
+            let coming = OnTheWay::Generations(self.generations.clone());
+            let what = (Gone::Route { pool, name, route }, (0, generation));
+            self.see_off(front, what, (drain, None, 0), coming);
         }
+    }
+
+    /// Goes on with what another process had under way, whose tunnels have all come when `arrived` is cancelled. What
+    /// the config names (again) stays.
+    pub fn go_on(&mut self, front: &Arc<Front>, config: &Config, left: &Left, arrived: &CancellationToken) {
+        let Some(what) = left.what().filter(|what| !what.is_in(config)) else { return };
+        let meter = match &what {
+            Gone::Node { pool, node, .. } if !left.is_known && !knows(config, pool, Some(node.as_str())) => {
+                let meter = front.metrics.node(pool, node.as_str());
+                meter.state(NodeState::Removed.as_str());
+                Some(meter)
+            }
+            _ => None,
+        };
+        let coming = OnTheWay::Arrivals(arrived.clone());
+        self.see_off(front, (what, (left.since, left.before)), (&left.order(), meter, left.closed), coming);
+    }
+
+    /// What is under way, for another process to go on with.
+    pub fn left(&self) -> Vec<Left> {
+        let under_way = self.departures.iter().filter(|departure| !departure.stop.is_cancelled());
+        under_way.map(Left::of).collect()
     }
 
     /// The first generation whose tunnels on this node are at its present place.
@@ -115,48 +146,55 @@ impl Leaving {
             let (node, address) = (node.id.clone(), node.address.clone());
             let what = Gone::Node { pool: Arc::clone(pool), node: node.clone(), address };
             let back = self.departures.iter().filter(|departure| departure.what == what);
-            let since = back.inspect(|departure| departure.stop.cancel()).map(|departure| departure.since);
+            let since = back.inspect(|departure| departure.stop.cancel());
+            let since = since.map(|departure| departure.generations.0);
             let since = since.min().unwrap_or(generation);
             self.since.insert((Arc::clone(pool), node), since);
         }
         for departure in &self.departures {
-            if matches!(&departure.what, Gone::Route(route) if is_still_there(route, &new.routes)) {
+            if matches!(&departure.what, Gone::Route { .. }) && departure.what.is_in(new) {
                 departure.stop.cancel();
             }
         }
     }
 
+    /// Begins to see off the tunnels of some generations of what is gone. `closed` of them have left already.
     fn see_off(
         &mut self,
         front: &Arc<Front>,
-        what: Gone,
-        (since, before): (u32, u32),
-        (drain, meter): (&Drain, Option<Arc<Meter>>),
+        (what, (since, before)): (Gone, (u32, u32)),
+        (drain, meter, closed): (&Drain, Option<Arc<Meter>>, usize),
+        coming: OnTheWay,
     ) {
-        let stop = CancellationToken::new();
-        let errand = Errand {
-            front: Arc::clone(front),
-            which: Which::Opened { of: Box::new(what.which()), since, before },
-            closing: Closing {
-                code: drain.code,
-                reason: drain.reason.as_str().into(),
-                over: drain.over,
-                grace: GRACE,
-            },
-            generations: self.generations.clone(),
-            meter,
-            departing: matches!(what, Gone::Node { .. }).then(|| Departing::begin(front, what.pool())),
-        };
+        let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::after(closed)));
+        let departing = matches!(what, Gone::Node { .. }).then(|| what.pool());
+        let which = Which::Opened { of: Box::new(what.which()), since, before };
+        let errand = Errand::new(front, which, (drain, departing), (coming, meter), &progress);
         front.tasks.spawn(errand.run(stop.clone()));
-        self.departures.push(Departure { what, since, stop });
+        let order = (drain.clone(), Instant::now());
+        self.departures.push(Departure { what, generations: (since, before), order, progress, stop });
     }
 }
 
 impl Gone {
     fn pool(&self) -> &Arc<str> {
         match self {
-            Self::Node { pool, .. } => pool,
-            Self::Route(route) => &route.pool,
+            Self::Node { pool, .. } | Self::Route { pool, .. } => pool,
+        }
+    }
+
+    /// Whether a config has it.
+    fn is_in(&self, config: &Config) -> bool {
+        match self {
+            Self::Node { pool, node, address } => {
+                let known = config.pools.iter().find(|known| known.name == *pool);
+                let same = |known: &Node| known.id == *node && known.address == *address;
+                known.is_some_and(|known| known.nodes.iter().any(same))
+            }
+            Self::Route { route: Some(route), .. } => is_still_there(route, &config.routes),
+            Self::Route { pool, name, route: None } => {
+                config.routes.iter().any(|known| known.name() == **name && known.pool == *pool)
+            }
         }
     }
 
@@ -165,119 +203,15 @@ impl Gone {
             Self::Node { pool, node, .. } => {
                 Which::Node { pool: Arc::clone(pool), node: node.as_str().into() }
             }
-            Self::Route(route) => Which::Route { pool: Arc::clone(&route.pool), route: route.name().into() },
-        }
-    }
-}
-
-/// Seeing off those that are meant, and with them those that are on their way.
-struct Errand {
-    front: Arc<Front>,
-    which: Which,
-    closing: Closing,
-    /// The generations that they may be on their way under.
-    generations: Vec<CancellationToken>,
-    /// Where the progress is counted; `None` for what has no numbers of its own.
-    meter: Option<Arc<Meter>>,
-    /// Kept until those who were seen off have come back elsewhere.
-    departing: Option<Departing>,
-}
-
-impl Errand {
-    /// Returns when none is left, when they may stay, or when all tunnels are being closed anyway. `stop` is
-    /// cancelled at the end.
-    async fn run(self, stop: CancellationToken) {
-        {
-            let _ended = stop.clone().drop_guard();
-            tokio::select! {
-                () = self.see_off() => {}
-                () = stop.cancelled() => return,
-                () = self.front.shutdown.reached(Phase::Draining) => return,
-                // The process that has taken over sees them off.
-                () = self.front.shutdown.relieved() => return,
+            Self::Route { pool, name, .. } => {
+                Which::Route { pool: Arc::clone(pool), route: Arc::clone(name) }
             }
         }
-        // Its numbers end with its last tunnel.
-        drop(self.meter);
-        if self.departing.is_some() {
-            tokio::select! {
-                () = tokio::time::sleep(COMING_BACK) => {}
-                () = self.front.shutdown.reached(Phase::Draining) => {}
-                () = self.front.shutdown.relieved() => {}
-            }
-        }
-    }
-
-    async fn see_off(&self) {
-        let begun = Instant::now();
-        let mut arrived = pin!(async {
-            for generation in &self.generations {
-                generation.cancelled().await;
-            }
-        });
-        let mut before = 0;
-        if tokio::time::timeout(SOON, &mut arrived).await.is_err() {
-            // A node takes its time to answer a handshake: the others do not wait for that one.
-            let first = self.close(self.closing.over, 0);
-            arrived.await;
-            before = first.0.closed();
-        }
-        let over = self.closing.over.saturating_sub(begun.elapsed());
-        self.close(over, before).0.finished().await;
-    }
-
-    /// Begins to close those that are there.
-    fn close(&self, over: Duration, before: usize) -> Stopped {
-        let closing = Closing { over, ..self.closing.clone() };
-        let departures = self.front.relay.close_some(self.which.clone(), &closing);
-        if let Some(meter) = &self.meter {
-            let deadline = SystemTime::now().checked_add(over + GRACE).unwrap_or(SystemTime::UNIX_EPOCH);
-            let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-            let counted = departures.clone();
-            let closed = Box::new(move || before + counted.closed());
-            meter.drain(Some(DrainGauge { closed, deadline }));
-        }
-        Stopped(departures)
-    }
-}
-
-/// A node that was taken out of a pool and is being left: until this is dropped, its pool knows.
-struct Departing {
-    front: Arc<Front>,
-    pool: Arc<str>,
-}
-
-impl Departing {
-    fn begin(front: &Arc<Front>, pool: &Arc<str>) -> Self {
-        let departing = Self { front: Arc::clone(front), pool: Arc::clone(pool) };
-        departing.note(true);
-        departing
-    }
-
-    fn note(&self, is_departing: bool) {
-        if let Some(pool) = self.front.state.load().pools.get(&self.pool) {
-            pool.note_departing(is_departing);
-        }
-    }
-}
-
-impl Drop for Departing {
-    fn drop(&mut self) {
-        self.note(false);
-    }
-}
-
-/// Departures that end with this: whoever has not been told to leave stays.
-struct Stopped(Departures);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        self.0.stop();
     }
 }
 
 /// Whether a config has this pool, or this node of it.
-fn knows(config: &Config, pool: &str, node: Option<&str>) -> bool {
+pub(super) fn knows(config: &Config, pool: &str, node: Option<&str>) -> bool {
     let known = config.pools.iter().find(|known| *known.name == *pool);
     known.is_some_and(|pool| node.is_none_or(|node| pool.nodes.iter().any(|known| known.id.as_str() == node)))
 }

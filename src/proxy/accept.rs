@@ -187,24 +187,11 @@ async fn converse(connection: Arc<Connection>, guard: Guard<Stream>, request_hea
     }
 }
 
-/// When the connection is to end with the answer under way, or at once without one. Another process that has taken over
-/// is no reason to lose a request that is on its way: that one is answered, and says that it is the last.
+/// When the connection is to end with the answer under way, or at once without one. That another process has taken over is
+/// no reason: a request may be on its way to a connection that is silent. The next one is answered, and says that it is
+/// the last; where none comes, the connection ends as any silent one does, or with the process.
 async fn asked_to_end(connection: &Connection) {
-    let shutdown = &connection.front.shutdown;
-    let relieved = async {
-        shutdown.relieved().await;
-        if !connection.link.may_end() {
-            tokio::time::sleep(LAST_CALL).await;
-            if !connection.link.is_silent() {
-                // What is arriving is answered as the last, or its head comes too late.
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    tokio::select! {
-        () = relieved => {}
-        () = shutdown.reached(Phase::Draining) => {}
-    }
+    connection.front.shutdown.reached(Phase::Draining).await;
 }
 
 fn adopt(connection: &Connection, adoptable: Adoptable, stream: Stream, read: Bytes, held: Bytes) {

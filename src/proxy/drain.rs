@@ -10,6 +10,7 @@
 //! that takes the node out, or by the end of the process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ pub struct Drain {
     pub deadline: SystemTime,
     begun: Instant,
     before: SoFar,
+    /// Tunnels that have ended in another process since that said how far it was.
+    elsewhere: AtomicUsize,
     departures: Departures,
     /// Cancelled when it is ended, or another has taken its place.
     ended: CancellationToken,
@@ -57,6 +60,7 @@ impl Drain {
             deadline: now.checked_add(over + GRACE).unwrap_or(now),
             begun: Instant::now(),
             before,
+            elsewhere: AtomicUsize::new(0),
             departures,
             ended: CancellationToken::new(),
         }
@@ -64,7 +68,12 @@ impl Drain {
 
     /// How many of the node's tunnels have ended since it began.
     pub fn closed(&self) -> usize {
-        self.before.closed + self.departures.closed()
+        self.before.closed + self.elsewhere.load(Relaxed) + self.departures.closed()
+    }
+
+    /// So many of them have ended in the process that it was taken over from, since it was.
+    pub fn add_closed(&self, tunnels: usize) {
+        self.elsewhere.fetch_add(tunnels, Relaxed);
     }
 
     /// How much of its window has passed.
@@ -104,8 +113,9 @@ impl Drain {
 
     /// Ends it: who has not been told to leave stays.
     pub fn end(&self) {
-        self.departures.stop();
+        // In this order: who is kept has not left.
         self.ended.cancel();
+        self.departures.stop();
     }
 
     /// For the metrics.

@@ -154,9 +154,11 @@ impl Departures {
         clamped(self.0.left.load(Ordering::Acquire))
     }
 
-    /// How many of them have ended, or have been kept by [`stop`](Self::stop).
+    /// How many of them have ended, or have been kept by [`stop`](Self::stop); who went to another process has done
+    /// neither.
     pub fn closed(&self) -> usize {
-        self.matched().saturating_sub(self.left())
+        let given_away = clamped(self.0.given_away.load(Ordering::Acquire));
+        self.matched().saturating_sub(self.left()).saturating_sub(given_away)
     }
 
     /// When the last will have ended.
@@ -215,6 +217,8 @@ pub(super) struct Plan {
     late: AtomicU64,
     /// Of those, and of the ones that a thread is counting, the ones that have not ended.
     left: AtomicU64,
+    /// Of those that were counted or came later, the ones that are another process's now.
+    given_away: AtomicU64,
     /// Whoever has not been told to close is kept.
     stopped: AtomicBool,
     /// Wakes the threads.
@@ -236,6 +240,7 @@ impl Plan {
             matched: AtomicU64::new(0),
             late: AtomicU64::new(0),
             left: AtomicU64::new(0),
+            given_away: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             wakes,
             change: Notify::new(),
@@ -280,6 +285,12 @@ impl Plan {
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.change.notify_waiters();
         }
+    }
+
+    /// One that was [added](Self::add) is another process's.
+    pub fn give_away(&self) {
+        self.given_away.fetch_add(1, Ordering::AcqRel);
+        self.remove();
     }
 
     /// A thread has counted its tunnels; each thread says so once. Gives the first of their places in the schedule.

@@ -155,6 +155,18 @@ impl Round {
         }
     }
 
+    /// The session is another process's: it was meant here, and has neither ended nor is it left.
+    pub fn give_away(&mut self, id: u64) {
+        if !self.open.remove(&id) {
+            return;
+        }
+        match self.is_counting() {
+            // It is not reported, so it is not missed either.
+            true => self.plan.remove(),
+            false => self.plan.give_away(),
+        }
+    }
+
     /// When the next step is due; `None` while the round waits for other threads.
     pub fn next(&self) -> Option<u64> {
         self.due.front().into_iter().chain(self.leaving.front()).map(|step| step.at).min()
@@ -363,6 +375,20 @@ mod tests {
         assert_eq!(departures.left(), 5);
         assert!(rounds[0].task(8_000).is_none());
         assert_eq!(std::iter::from_fn(|| rounds[0].task(9_500)).count(), 5);
+    }
+
+    #[test]
+    fn who_goes_to_another_process_has_not_ended_and_is_not_left() {
+        let slabs = [slab(0..10)];
+        let (mut rounds, departures) = rounds(&slabs, 10_000, 5_000);
+        (0..3).for_each(|id| rounds[0].forget(id));
+        (3..7).for_each(|id| rounds[0].give_away(id));
+        // Who is not meant, or not any more, changes nothing.
+        [0, 3, 77].into_iter().for_each(|id| rounds[0].give_away(id));
+        assert_eq!((departures.left(), departures.closed()), (3, 3));
+        (7..10).for_each(|id| rounds[0].forget(id));
+        assert_eq!((departures.left(), departures.closed()), (0, 6));
+        assert!(rounds[0].is_over());
     }
 
     #[test]

@@ -287,7 +287,8 @@ async fn another_process_goes_on_with_what_is_left_and_moves_nobody_who_came_lat
     fleet.grow(2, "rebalance: null").await;
     assert_eq!(fleet.order("{\"over\": \"1h\", \"quiet_first\": false}").await.0, 202);
     let rebalances = Arc::clone(fleet.app.reload().rebalances());
-    let [unfinished] = &rebalances.unfinished()[..] else { panic!("one is under way") };
+    let [unfinished] = &rebalances.leave_off().await[..] else { panic!("one is under way") };
+    assert_eq!(fleet.status().await, Value::Null);
     let left = unfinished.left["ws1"];
     assert!(
         (9..=10).contains(&left) && unfinished.is_ordered && unfinished.over > Duration::from_secs(3_500)

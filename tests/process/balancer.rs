@@ -131,6 +131,11 @@ impl Balancer {
         Raw::new(TcpStream::connect(&self.address).unwrap())
     }
 
+    /// A new connection to the admin server.
+    pub fn admin_client(&self) -> Raw {
+        Raw::new(TcpStream::connect(&self.admin).unwrap())
+    }
+
     /// The status line and what follows, for a GET of the admin server.
     pub fn admin(&self, path: &str) -> String {
         let mut admin = Raw::new(TcpStream::connect(&self.admin).unwrap());

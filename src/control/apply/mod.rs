@@ -13,6 +13,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use succession::handed_name;
+pub(in crate::control) use succession::{Predecessor, Still};
 
 use super::doors::{Bound, Doors};
 use super::leave::Leaving;
@@ -40,6 +42,9 @@ use crate::shutdown::Phase;
 /// How long after a fault the files are read once more: a certificate and its key, or a file that is written in
 /// pieces, do not change at one moment.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// A change waits so long at most until the process before this one has let go of its listeners: else one that is taken
+/// out here would be open there, and one whose address comes back could not be bound.
+const SETTLING: Duration = Duration::from_secs(30);
 
 /// Serves the admin API on a listener until the process has stopped.
 pub type ServeAdmin =
@@ -63,6 +68,10 @@ pub struct Reload {
     servers: TaskTracker,
     /// What the last reading read.
     files: Mutex<Vec<PathBuf>>,
+    /// The process before this one.
+    predecessor: Predecessor,
+    /// Clients are accepted, or were.
+    is_open: AtomicBool,
 }
 
 /// What only the reload whose turn it is needs.
@@ -103,6 +112,8 @@ impl Reload {
             turn: tokio::sync::Mutex::default(),
             doors: Mutex::default(),
             servers: TaskTracker::new(),
+            predecessor: Predecessor::default(),
+            is_open: AtomicBool::new(false),
         })
     }
 
@@ -117,6 +128,12 @@ impl Reload {
         probe::first_round(&self.front, probe::nodes(&state)).await;
         turn.probes.follow(&self.front);
         self.open(Bound { admin: None, ..bound }, &config, &config);
+        self.is_open.store(true, Relaxed);
+    }
+
+    /// Whether the listeners have been opened. Before that, a node that is up makes nobody ready.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Relaxed)
     }
 
     /// What is in effect.
@@ -184,7 +201,8 @@ impl Reload {
     pub async fn apply(self: &Arc<Self>, config: Config) -> Result<Vec<Change>, Faults> {
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
-            let mut turn = this.turn.lock().await;
+            let mut turn = this.turn().await;
+            this.is_owner()?;
             service::reloading();
             let outcome = this.put_into_effect(&mut turn, config).await;
             this.tell(&outcome);
@@ -204,12 +222,22 @@ impl Reload {
             if cause != Cause::Asked && read_aside(&path).await.config.is_err() {
                 tokio::time::sleep(SECOND_LOOK).await;
             }
-            let mut turn = this.turn.lock().await;
+            let mut turn = this.turn().await;
+            if let Err(faults) = this.is_owner() {
+                return Some(Err(faults));
+            }
             let outcome = this.reload(&mut turn, cause, read_aside(&path).await).await?;
             this.tell(&outcome);
             Some(outcome)
         });
         task.await.unwrap_or_else(|_| Some(Err(self.fault("the reload broke off; this is a bug"))))
+    }
+
+    /// The turn of a change.
+    async fn turn(&self) -> tokio::sync::MutexGuard<'_, Turn> {
+        // Out of time: it hangs, and a change must not.
+        let _ = tokio::time::timeout(SETTLING, self.predecessor.settled()).await;
+        self.turn.lock().await
     }
 
     async fn reload(
@@ -279,17 +307,19 @@ impl Reload {
         let clients = |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| {
             self.accept(listener, entrance, stop)
         };
-        let admin = |listener: Listener, stop: CancellationToken| -> JoinHandle<()> {
-            tracing::info!(address = %listener.local(), "admin listening");
-            let serving = (self.serve_admin)(self, listener);
-            self.servers.spawn(async move {
-                tokio::select! {
-                    () = serving => {}
-                    () = stop.cancelled() => {}
-                }
-            })
-        };
+        let admin = |listener: Listener, stop: CancellationToken| self.administer(listener, stop);
         self.doors.lock().open(bound, (old, new), (&clients, &admin))
+    }
+
+    fn administer(self: &Arc<Self>, listener: Listener, stop: CancellationToken) -> JoinHandle<()> {
+        tracing::info!(address = %listener.local(), "admin listening");
+        let serving = (self.serve_admin)(self, listener);
+        self.servers.spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = stop.cancelled() => {}
+            }
+        })
     }
 
     fn accept(&self, listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken) -> JoinHandle<()> {

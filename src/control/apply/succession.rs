@@ -2,11 +2,15 @@
 //! the new one opens.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{Reload, Turn, warn_of_budget};
-use crate::config::ListenAddress;
+use crate::config::{Faults, ListenAddress};
 use crate::control::doors::Bound;
+use crate::control::leave::Left;
 use crate::control::probe;
 
 /// What two processes call the same listener.
@@ -14,9 +18,48 @@ pub fn handed_name(address: &ListenAddress, is_admin: bool) -> String {
     format!("{} {address}", if is_admin { "admin" } else { "clients" })
 }
 
+/// How far the process before this one is, if there was one.
+#[derive(Debug, Default)]
+pub(in crate::control) struct Predecessor(OnceLock<Going>);
+
+#[derive(Debug, Clone)]
+struct Going {
+    settled: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Predecessor {
+    /// There is one: cancel the first when it holds no listener any more and its tunnels have come, but for those whose
+    /// handshakes it has begun; the second when nothing comes from it any more.
+    pub fn is_there(&self) -> (CancellationToken, CancellationToken) {
+        let begin = || Going { settled: CancellationToken::new(), ended: CancellationToken::new() };
+        let going = self.0.get_or_init(begin).clone();
+        (going.settled, going.ended)
+    }
+
+    /// Waits until it holds no listener, and would never serve again.
+    pub async fn settled(&self) {
+        if let Some(going) = self.0.get() {
+            going.settled.cancelled().await;
+        }
+    }
+
+    /// Nothing comes from it any more.
+    pub fn has_ended(&self) -> bool {
+        self.0.get().is_none_or(|going| going.ended.is_cancelled())
+    }
+}
+
 /// See [`Reload::still`].
 pub(in crate::control) struct Still<'a> {
-    _turn: tokio::sync::MutexGuard<'a, Turn>,
+    turn: tokio::sync::MutexGuard<'a, Turn>,
+}
+
+impl Still<'_> {
+    /// What is gone and still being left.
+    pub fn left(&self) -> Vec<Left> {
+        self.turn.leaving.left()
+    }
 }
 
 impl Reload {
@@ -30,13 +73,42 @@ impl Reload {
     /// The second step.
     pub(in crate::control) async fn open_all(self: &Arc<Self>, bound: Bound) {
         let config = self.config();
-        self.turn.lock().await.probes.follow(&self.front);
+        let mut turn = self.turn.lock().await;
+        turn.probes.follow(&self.front);
         self.open(bound, &config, &config);
+        self.is_open.store(true, Relaxed);
     }
 
     /// No reload runs, and none begins while this is kept.
     pub(in crate::control) async fn still(&self) -> Still<'_> {
-        Still { _turn: self.turn.lock().await }
+        Still { turn: self.turn.lock().await }
+    }
+
+    /// The process before this one.
+    pub(in crate::control) fn predecessor(&self) -> &Predecessor {
+        &self.predecessor
+    }
+
+    /// Goes on with what another process had under way or would have to begin: what is gone is left by the tunnels that
+    /// come until `arrived` is cancelled.
+    pub(in crate::control) async fn go_on_leaving(&self, left: &[Left], arrived: &CancellationToken) {
+        let mut turn = self.turn.lock().await;
+        let config = self.config();
+        left.iter().for_each(|left| turn.leaving.go_on(&self.front, &config, left, arrived));
+    }
+
+    /// What is counted for nodes that are gone ends with their last tunnel.
+    pub(in crate::control) fn forget_strangers(&self) {
+        let config = self.config();
+        self.front.metrics.retain(&|pool, node| crate::control::leave::knows(&config, pool, node));
+    }
+
+    /// Whether the running config is this process's to change.
+    pub(super) fn is_owner(&self) -> Result<(), Faults> {
+        if self.front.shutdown.is_relieved() {
+            return Err(self.fault("another process has taken over; ask again, and that one answers"));
+        }
+        Ok(())
     }
 
     /// The sockets, for another process, with what the config calls each. `None` where one cannot be handed over.
@@ -48,7 +120,7 @@ impl Reload {
         clients.chain(admin).zip(sockets).map(|(name, socket)| Some((name, socket?))).collect()
     }
 
-    /// Accepts no clients until [`accept_again`](Self::accept_again); they wait meanwhile.
+    /// Accepts nobody until [`accept_again`](Self::accept_again); they wait meanwhile.
     pub(in crate::control) async fn rest(&self) {
         let tasks = self.doors.lock().rest();
         for task in tasks {
@@ -57,9 +129,11 @@ impl Reload {
         }
     }
 
-    /// Accepts clients again.
-    pub(in crate::control) fn accept_again(&self) {
-        self.doors.lock().accept_again(&|listener, entrance, stop| self.accept(listener, entrance, stop));
+    /// Accepts again.
+    pub(in crate::control) fn accept_again(self: &Arc<Self>) {
+        let clients = |listener, entrance, stop| self.accept(listener, entrance, stop);
+        let admin = |listener, stop| self.administer(listener, stop);
+        self.doors.lock().accept_again((&clients, &admin));
     }
 
     /// The process ends: the sockets close when nobody accepts on them any more.
@@ -67,7 +141,7 @@ impl Reload {
         self.doors.lock().end();
     }
 
-    /// Another process goes on with the sockets.
+    /// Another process goes on with the sockets; none is open here any more. Only while this process accepts nobody.
     pub(in crate::control) fn leave_sockets(&self) {
         self.doors.lock().leave();
     }

@@ -45,6 +45,9 @@ pub enum RebalanceFault {
     /// The process ends, and with it every tunnel.
     #[error("the balancer is stopping; every tunnel is being closed")]
     Stopping,
+    /// What is begun here now, the process that takes over does not hear of.
+    #[error("another process is taking over from this one; ask again, and that one answers")]
+    TakenOver,
 }
 
 /// The rebalances of the process.
@@ -78,6 +81,7 @@ impl Rebalances {
         if self.front.shutdown.phase() != Phase::Serving {
             return Err(RebalanceFault::Stopping);
         }
+        let _governing = self.front.shutdown.govern().ok_or(RebalanceFault::TakenOver)?;
         let outlook = Outlook::of(pool, rule.tolerance, self.front.now());
         if outlook.moves() > 0 {
             self.begin(pool, rule, &outlook, (true, SystemTime::now()));
@@ -90,17 +94,27 @@ impl Rebalances {
         self.courses.lock().get(pool).filter(|course| !course.is_over()).map(|course| course.progress())
     }
 
-    /// Those that are under way, for another process to go on with.
-    pub fn unfinished(&self) -> Vec<Unfinished> {
-        let courses = self.courses.lock();
-        courses.values().filter(|course| !course.is_over()).map(|course| course.unfinished()).collect()
+    /// Leaves those off that are under way, and gives what they had still to do, for whoever goes on with it: another
+    /// process, which begins only what is new meanwhile, or this one, when the other fails. None begins here before
+    /// nobody takes over any more ([`Shutdown::hand_over`](crate::shutdown::Shutdown::hand_over)).
+    pub async fn leave_off(&self) -> Vec<Unfinished> {
+        let courses: Vec<Arc<Course>> = self.courses.lock().values().cloned().collect();
+        let under_way = courses.iter().filter(|course| !course.is_over());
+        let unfinished = under_way.map(|course| course.unfinished()).collect();
+        for course in courses {
+            course.stop().await;
+        }
+        unfinished
     }
 
-    /// Goes on with one that another process had under way, once the tunnels are here; a pool that the config does not
-    /// have any more has none.
+    /// Goes on with one that was left off, once the tunnels are here; not where another is under way since, which was
+    /// wanted later, nor in a pool that the config does not have any more.
     pub fn resume(self: &Arc<Self>, unfinished: &Unfinished) {
         let state = self.front.state.load_full();
         let Some(pool) = state.pools.get(&*unfinished.pool) else { return };
+        if self.progress(&pool.config.name).is_some() {
+            return;
+        }
         let rule = unfinished.rule();
         let mut outlook = Outlook::of(pool, rule.tolerance, self.front.now());
         unfinished.limit(&mut outlook);
@@ -149,6 +163,7 @@ impl Rebalances {
     }
 
     fn look(self: &Arc<Self>, lookout: &mut Lookout) {
+        let Some(_governing) = self.front.shutdown.govern() else { return };
         let (state, now) = (self.front.state.load_full(), self.front.now());
         lookout.note(state.pools.values().map(|pool| &**pool), now);
         for (name, pool) in &state.pools {

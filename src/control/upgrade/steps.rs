@@ -4,13 +4,15 @@
 //! the old one's word on, or from its end. Some things make that enough, and whoever runs these machines has to keep
 //! them:
 //!
-//! - The old process, once it has offered a batch, takes it back only when the new process has refused it or is dead:
-//!   killed and waited for, which a parent can. So it does not matter what the new one heard, or said too late.
+//! - The old process, once it has offered a batch, takes it back only in one of these cases. The new process has refused
+//!   it. It is dead: killed and waited for, which a parent can. The batch is not whole in the socket, and nothing more of
+//!   it ever will be. Or the word that takes it back is in the socket: the new one reads it behind the batch and before
+//!   the end of the socket, whoever lives then. So it does not matter what the new one heard, or said too late.
 //! - The old process never closes the socket while it may still use an offered batch. So to the new one the end of the
 //!   socket means that nobody else is left who could use what came.
 //! - The new process never closes the socket with a batch offered and not refused, as long as it lives. So to the old
 //!   one the end of the socket means that the new one is dying, and to kill it costs nothing.
-//! - Once the new process carries a batch it is killed for no delay: it is waited for.
+//! - Once the new process carries a batch it is killed for no delay: what it is late with is taken back.
 //!
 //! The test explores every order of steps, deaths and messages of the two.
 
@@ -38,6 +40,10 @@ pub enum Heard {
     Refused,
     /// The new process is late.
     Late,
+    /// It is late with reading the batch, which is not whole in the socket.
+    Stuck,
+    /// The word that takes the batch back is in the socket.
+    Revoked,
     /// The new process has closed the socket, or cannot be reached.
     Broken,
     /// The new process has ended, for certain.
@@ -51,6 +57,9 @@ pub enum Give {
     Nothing,
     /// Kill the new process, wait for its end, and say that it is dead.
     Kill,
+    /// Say that the batch is taken back, and then that this has been said. Where the socket does not take the word, go on
+    /// waiting.
+    Revoke,
     /// Carry the tunnels again.
     Resume,
     /// Close its descriptors, forget the keys, and then say go.
@@ -68,10 +77,13 @@ impl Giver {
         let (next, give) = match (*self, heard) {
             (Self::Offered | Self::OfferedMore, Heard::Held) => (Self::Gave, Give::LetGo),
             (Self::Offered | Self::OfferedMore, Heard::Refused) => (Self::Owns, Give::Resume),
-            (Self::Offered, Heard::Late) => (Self::Revoking, Give::Kill),
+            (Self::Offered, Heard::Late | Heard::Stuck) => (Self::Revoking, Give::Kill),
+            // The socket may be full: that is tried first, and until it has worked an answer counts.
+            (Self::OfferedMore, Heard::Late) => (Self::OfferedMore, Give::Revoke),
+            (Self::OfferedMore, Heard::Stuck | Heard::Revoked) => (Self::Owns, Give::Resume),
             (Self::Offered | Self::OfferedMore, Heard::Broken) => (Self::Revoking, Give::Kill),
             (Self::Offered | Self::OfferedMore | Self::Revoking, Heard::Dead) => (Self::Owns, Give::Resume),
-            // Late with others in its care: it is waited for. Or too late: it is being killed, and has not heard go.
+            // Too late: the new one is being killed, or has been told that the batch is not its own.
             (same, _) => (same, Give::Nothing),
         };
         *self = next;
@@ -101,6 +113,8 @@ pub enum Came {
     Unfit,
     /// The old process's word that it has let go.
     Go,
+    /// Its word that it has taken the batch back.
+    Back,
     /// The end of the socket.
     End,
 }
@@ -133,6 +147,7 @@ impl Taker {
             (Self::Waits, Came::Unfit) => (Self::Without, Take::Refuse),
             (Self::Waits, Came::End) => (Self::Without, Take::Discard),
             (Self::Holds, Came::Go | Came::End) => (Self::Owns, Take::Carry),
+            (Self::Waits | Self::Holds, Came::Back) => (Self::Without, Take::Discard),
             (same, _) => (same, Take::Nothing),
         };
         *self = next;
@@ -152,6 +167,7 @@ mod tests {
         Freeze,
         SendBatch,
         Kill,
+        Revoke,
         Resume,
         CloseDescriptors,
         SayGo,
@@ -236,6 +252,18 @@ mod tests {
             };
             if self.old == Life::Lives {
                 self.old_steps(&mut on);
+                // The socket is full, and takes no more of the batch.
+                if self.old_todo.front() == Some(&Todo::SendBatch) && self.late > 0 {
+                    on(&|world| {
+                        world.late -= 1;
+                        world.old_todo.pop_front();
+                        world.old_hears(Heard::Stuck);
+                    });
+                }
+                // Nor the word that takes it back.
+                if self.old_todo.front() == Some(&Todo::Revoke) {
+                    on(&|world| _ = world.old_todo.pop_front());
+                }
             }
             if self.new != Life::Dead {
                 self.new_steps(&mut on);
@@ -301,6 +329,7 @@ mod tests {
             match self.giver.hear(heard) {
                 Give::Nothing => {}
                 Give::Kill => self.old_todo.push_back(Todo::Kill),
+                Give::Revoke => self.old_todo.push_back(Todo::Revoke),
                 // It gives no more, and lives on.
                 Give::Resume => self.old_todo.extend([Todo::Resume, Todo::CloseSocket]),
                 Give::LetGo => self.old_todo.extend([Todo::CloseDescriptors, Todo::SayGo]),
@@ -316,6 +345,12 @@ mod tests {
                 Todo::SendBatch if self.new != Life::Dead => self.to_new.push_back(Came::Whole),
                 Todo::SayGo if self.new != Life::Dead => self.to_new.push_back(Came::Go),
                 Todo::SendBatch | Todo::SayGo => {}
+                Todo::Revoke => {
+                    if self.new != Life::Dead {
+                        self.to_new.push_back(Came::Back);
+                    }
+                    self.old_hears(Heard::Revoked);
+                }
                 Todo::Kill if self.new == Life::Lives => {
                     assert!(!self.carries_others, "it kills who carries others: {self:?}");
                     self.new = Life::Dying;
@@ -445,7 +480,10 @@ mod tests {
         let worlds = worlds();
         assert!(worlds.iter().any(|world| closes(&world)), "it lives on behind a refusal");
         for world in worlds.iter().filter(closes) {
-            assert!(matches!(world.taker, Taker::Owns | Taker::Without), "{world:?}");
+            let has_whole = world.taker == Taker::Holds || world.to_new.contains(&Came::Whole);
+            let is_decided = matches!(world.taker, Taker::Owns | Taker::Without);
+            // What was taken back it hears before the end, and of what is not whole it can hold nothing.
+            assert!(is_decided || !has_whole || world.to_new.contains(&Came::Back), "{world:?}");
         }
     }
 
@@ -456,6 +494,9 @@ mod tests {
         assert!(
             worlds.iter().filter(others).any(|world| world.giver == Giver::OfferedMore && world.late == 0)
         );
+        // One that is late with them loses no tunnel that it carries, and the old one goes on with what it had offered.
+        let is_back = |world: &&World| world.to_new.contains(&Came::Back) && world.old_carries;
+        assert!(worlds.iter().filter(others).any(|world| is_back(&world)));
         // That one is late and is killed: the first batch only.
         assert!(worlds.iter().any(|world| world.new == Life::Dying));
         for world in worlds.iter().filter(others) {
@@ -478,6 +519,18 @@ mod tests {
             let is_here = world.to_new.contains(&Came::Whole) || world.taker == Taker::Holds;
             let gets_it = world.new_carries || world.new_todo.contains(&Todo::Carry);
             assert!(is_here || gets_it || matches!(world.taker, Taker::Waits | Taker::Without), "{world:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_was_taken_back_is_carried_by_the_old_process_alone_whoever_dies_then() {
+        let taken_back = |world: &&World| world.to_new.contains(&Came::Back);
+        let worlds = worlds();
+        assert!(worlds.iter().filter(taken_back).any(|world| world.old == Life::Dead));
+        for world in worlds.iter().filter(taken_back) {
+            assert!(!world.is_touched, "{world:?}");
+            let will = world.new_todo.contains(&Todo::Carry);
+            assert!(!will && world.taker != Taker::Owns, "{world:?}");
         }
     }
 

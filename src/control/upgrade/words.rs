@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::leave::Left;
 use crate::control::rebalance::Unfinished;
 use crate::metrics::carried::Carried;
 use crate::pool::health::Memory;
@@ -18,7 +19,7 @@ pub const VERSION: u32 = 1;
 pub mod kind {
     /// Old to new: [`Hello`](super::Hello), with the listening sockets.
     pub const HELLO: u8 = 1;
-    /// New to old: it could serve now.
+    /// New to old: [it could serve now](super::Ready).
     pub const READY: u8 = 2;
     /// New to old: it cannot, in words. Of a batch: it holds none of it and never will.
     pub const FAULT: u8 = 3;
@@ -34,6 +35,16 @@ pub mod kind {
     pub const GO: u8 = 8;
     /// Old to new: its [last words](super::Last); it ends.
     pub const LAST: u8 = 9;
+    /// Old to new: is it there? Asked while everything is carried, before something is frozen.
+    pub const PING: u8 = 10;
+    /// New to old: it is.
+    pub const PONG: u8 = 11;
+    /// Old to new: the batch that was sent, or a part of it, is the old one's again.
+    pub const BACK: u8 = 12;
+    /// New to old: it holds nothing of the batch that was taken back.
+    pub const FREED: u8 = 13;
+    /// Old to new: all tunnels have gone over that were there, and it has no listener any more.
+    pub const SETTLED: u8 = 14;
 }
 
 /// Where the old process stands.
@@ -48,6 +59,16 @@ pub struct Hello {
     pub clock: Duration,
     /// What the config calls each of the listening sockets.
     pub listeners: Vec<String>,
+    /// It says what governs its tunnels before it gives the first, and [`kind::SETTLED`] behind the last.
+    pub settles: bool,
+}
+
+/// What the new process knows.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ready {
+    /// [`kind::PING`], [`kind::BACK`] and [`kind::SETTLED`].
+    pub settles: bool,
 }
 
 /// What the new process goes on from.
@@ -58,6 +79,12 @@ pub struct Take {
     pub counted: Carried,
     /// What is known of the nodes.
     pub nodes: Vec<Known>,
+    /// The drains that are under way.
+    pub drains: Vec<Drained>,
+    /// What is gone from the config and still being left.
+    pub left: Vec<Left>,
+    /// The rebalances that were under way; to go on with when the tunnels are there.
+    pub rebalances: Vec<Unfinished>,
 }
 
 /// What is known of one node.
@@ -74,15 +101,16 @@ pub struct Known {
     pub health: Memory,
 }
 
-/// What the old process has to say at last.
+/// What the old process has to say at last. It only adds to what [`Take`] has said.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Last {
     /// What it has counted in all.
     pub counted: Carried,
-    /// The drains that are under way. The tunnels that they mean have all come by now.
+    /// The drains as they stand here: what they have closed since counts, and nothing else. Where [`Hello::settles`] is
+    /// not said, they have not been named before.
     pub drains: Vec<Drained>,
-    /// The rebalances that were under way when the other took over.
+    /// The rebalances that were under way when the other took over, where it was not [`Ready`] to hear of them before.
     pub rebalances: Vec<Unfinished>,
 }
 

@@ -24,8 +24,6 @@ struct Heads {
     begun: u64,
     /// Answers that are done.
     answered: u64,
-    /// A part of the next head is here.
-    is_arriving: bool,
     /// What was wrong with the last released head. There is none behind a faulty one.
     fault: Option<HeadFault>,
     /// The body of the last released head came too slowly.
@@ -51,19 +49,6 @@ impl Link {
         heads.answered >= heads.released
     }
 
-    /// Nothing has come from the client yet.
-    pub fn is_silent(&self) -> bool {
-        let heads = self.0.lock();
-        heads.released == 0 && !heads.is_arriving
-    }
-
-    /// Whether the connection can be told to end with the request that is being answered, or at once when there is
-    /// none, and no request is lost that its client has begun: not before its first, and not within a head.
-    pub fn may_end(&self) -> bool {
-        let heads = self.0.lock();
-        heads.released > 0 && !heads.is_arriving
-    }
-
     /// Whether the request's body broke off because it came too slowly.
     pub fn was_slow(&self) -> bool {
         self.0.lock().is_slow
@@ -74,16 +59,10 @@ impl Link {
         self.0.lock().is_slow = true;
     }
 
-    /// The guard waits for a head; a part of it is here, or nothing is.
-    pub(super) fn note_waiting(&self, is_arriving: bool) {
-        self.0.lock().is_arriving = is_arriving;
-    }
-
     /// Counts a head that hyper is about to get.
     pub(super) fn note_head(&self, fault: Option<HeadFault>) {
         let mut heads = self.0.lock();
         heads.released += 1;
-        heads.is_arriving = false;
         heads.fault = fault;
     }
 

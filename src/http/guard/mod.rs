@@ -226,9 +226,6 @@ impl<S> Guard<S> {
             () if self.held.is_empty() => (Wait::NextByte, self.rules.keep_alive),
             () => (Wait::NextHead, self.rules.head_time),
         };
-        if wait != Wait::Body {
-            self.link.note_waiting(!self.held.is_empty());
-        }
         if self.timer.as_ref().is_none_or(|(kind, _)| *kind != wait) {
             self.timer = Some((wait, Box::pin(tokio::time::sleep(time))));
         }

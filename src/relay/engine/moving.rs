@@ -4,6 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::event::epoll;
 use zeroize::Zeroizing;
@@ -137,9 +138,15 @@ impl Engine {
         for place in places {
             if let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) {
                 self.free.push(place);
-                self.forget(live.record.id);
+                self.give_away(live.record.id);
             }
         }
+    }
+
+    /// The session `id` is another process's: of no closing here it is one that has ended.
+    fn give_away(&mut self, id: u64) {
+        self.count.fetch_sub(1, Relaxed);
+        self.rounds.iter_mut().for_each(|round| round.give_away(id));
     }
 
     /// Goes on with tunnels that another process has let go. None has its turn here, so that a panic in one would

@@ -6,6 +6,7 @@ use mainstay::app::App;
 use mainstay::control::drain::{resume, snapshots};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::{Pair, bound, config, leaves};
 use crate::play::{Raw, YES, not_soon, resolved, soon};
@@ -119,7 +120,8 @@ async fn a_drain_goes_on_in_another_process_as_it_was_wanted() {
     assert_eq!((snapshot.order.code, snapshot.so_far.closed), (4321, 1));
     let other = soon(App::start(&resolved(&config(&pair.nodes, "drain: { over: 1h }")))).await.unwrap();
     let other = Pair { app: other, nodes: pair.nodes };
-    assert!(resume(other.app.reload().front(), snapshot));
+    let arrived = CancellationToken::new();
+    assert!(resume(other.app.reload().front(), snapshot, arrived.clone()).is_some());
     let status = other.status(0).await;
     assert_eq!((&status["state"], &status["drain"]["closed"]), (&json!("draining"), &json!(1)));
     let deadline = humantime::parse_rfc3339(status["drain"]["deadline"].as_str().unwrap()).unwrap();
@@ -127,7 +129,7 @@ async fn a_drain_goes_on_in_another_process_as_it_was_wanted() {
     assert!((Duration::from_secs(30 * 60)..=Duration::from_secs(41 * 60)).contains(&left), "{left:?}");
     let mut gone = snapshot.clone();
     gone.node = "three".into();
-    assert!(!resume(other.app.reload().front(), &gone));
+    assert!(resume(other.app.reload().front(), &gone, arrived).is_none());
     assert_eq!(other.tells("chat/nodes/one/undrain", "").await.status, 200);
     pair.app.stop().await;
     other.app.stop().await;

@@ -4,9 +4,13 @@
 //! which is checked together with all before it; a copy of the binary stands in the test's folder, so that another
 //! program can take its place.
 
+mod chain;
 mod ends;
+mod governs;
 mod keys;
+mod owners;
 mod stage;
+mod starting;
 mod traffic;
 
 use std::fs;

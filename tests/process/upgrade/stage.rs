@@ -1,7 +1,7 @@
 //! A balancer whose binary can be replaced, and the processes that run it.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::balancer::{Balancer, DEADLINE, config, node};
+use crate::balancer::{Balancer, DEADLINE, Raw, config, node};
 
 /// A balancer whose binary can be replaced.
 pub struct Stage {
@@ -35,6 +35,11 @@ impl Stage {
 
     pub fn quiet() -> Self {
         Self::set("health: null")
+    }
+
+    /// The same with an old process that waits long for what it has begun.
+    pub fn patient() -> Self {
+        Self::with("health: null", |text| text.replace("drain: 5s", "drain: 25s"))
     }
 
     /// Puts another program in the place of the binary, as an installer does.
@@ -121,9 +126,29 @@ pub fn upgrade(admin: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
+/// The whole answer of the admin server to an order.
+pub fn order(admin: &str, path: &str, body: &str) -> String {
+    let mut order = Raw::new(TcpStream::connect(admin).unwrap());
+    order.send(format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    order.rest()
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
-        for process in running(&self.binary) {
+        drop(Runs(self.binary.clone()));
+    }
+}
+
+/// A binary whose processes do not outlive the test.
+pub struct Runs(pub PathBuf);
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        for process in running(&self.0) {
             let _ = kill_process(Pid::from_raw(process).unwrap(), Signal::KILL);
         }
     }
@@ -137,7 +162,7 @@ pub fn copy(from: &Path, to: &Path) {
 }
 
 /// A child of this process.
-fn child(parent: i32) -> Option<Pid> {
+pub fn child(parent: i32) -> Option<Pid> {
     let parent = format!("PPid:\t{parent}");
     let is_its = |process: &i32| {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
