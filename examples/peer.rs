@@ -29,7 +29,7 @@ use mainstay::node::hub::{Hub, Namespace, Selection, Sent, ServerEvent, Socket};
 use mainstay::node::limits::{Rates, Seats};
 use mainstay::node::metrics::Metrics;
 use mainstay::node::socketio::{
-    self, Admission, Application, Asking, CONNECT_TIMEOUT, Refusal, Reply, SocketIo,
+    self, Admission, Application, Asking, CONNECT_TIMEOUT, PendingLimits, Refusal, Reply, SocketIo,
 };
 use mainstay::node::value::Value;
 use mainstay::route::Origins;
@@ -74,6 +74,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let settings = socketio::Settings {
         connect_timeout: CONNECT_TIMEOUT,
+        pending: PendingLimits { most: 10_000, per_address: 10_000 },
         origins: Origins::default(),
         rates: Rates { messages: 0, bytes: 0 },
         seats,

@@ -230,7 +230,8 @@ fn fellows(settings: &Settings, world: &World, metrics: &Metrics) -> (Arc<dyn Bu
 
 fn socketio(settings: &Settings, seats: &Arc<Seats>, metrics: &Metrics) -> socketio::Settings {
     socketio::Settings {
-        connect_timeout: socketio::CONNECT_TIMEOUT,
+        connect_timeout: settings.clients.connect_timeout,
+        pending: settings.clients.pending,
         origins: settings.clients.origins.clone(),
         rates: Rates::of(&settings.clients),
         seats: Arc::clone(seats),
@@ -254,7 +255,7 @@ fn engine(settings: &Settings) -> engine_io::Settings {
         queue_bytes: clients.backlog,
         cors,
         // Those over the most are told so by Socket.IO, which takes a session; a flood of them is bounded here.
-        sessions: clients.max_connections.saturating_add(OVER),
+        sessions: clients.max_connections.saturating_add(clients.pending.most).saturating_add(OVER),
         ..engine_io::Settings::default()
     }
 }

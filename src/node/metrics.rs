@@ -39,6 +39,8 @@ pub enum Cut {
     Rate,
     /// Nothing came from it.
     Idle,
+    /// It was not admitted to a namespace in time, or had to make way for those that came later.
+    Pending,
     /// Its token has expired.
     Expired,
     /// Its messages or frames are broken.
@@ -162,6 +164,7 @@ impl Metrics {
             }
             Cut::Rate => "rate",
             Cut::Idle => "idle",
+            Cut::Pending => "pending",
             Cut::Expired => "expired",
             Cut::Broken => "broken",
             Cut::Application => "application",

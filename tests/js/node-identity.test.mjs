@@ -135,6 +135,38 @@ for (const [generation, connected] of [['4', io], ['2', io2]]) {
   }
 }
 
+test('who shows no token holds no seat, and makes way for whoever comes later from the same address', async (t) => {
+  const node = await start(t, ['--max-connections', '2', '--max-pending', '60', '--max-pending-per-address', '50']);
+  const from = (address) => ({ headers: { 'x-forwarded-for': address } });
+  const handshake = place(node, 'EIO=4', 'transport=polling');
+  const opens = async (address) => JSON.parse((await ask(handshake, from(address))).text.slice(1)).sid;
+  const elsewhere = place(node, 'EIO=4', 'transport=polling', `sid=${await opens('192.0.2.7')}`);
+  const sids = [];
+  for (let n = 0; n < 100; n += 1) sids.push(await opens('192.0.2.1'));
+  const socket = await connect(node, { transports: ['polling'], auth: { token: token('ann') }, extraHeaders: { 'x-forwarded-for': '192.0.2.1' } });
+  assert.equal((await asks(socket, 'join', { room: 'r' })).ok, true);
+  assert.equal((await fetch(`${node.url}/health`)).headers.get('x-mainstay-load'), '1/2');
+  // Whoever still asks in that moment hears the end of the session.
+  const gone = () => ask(place(node, 'EIO=4', 'transport=polling', `sid=${sids[0]}`));
+  await until('the oldest is gone', async () => (await gone()).text.includes('Session ID unknown'));
+  // Nobody at another address was pushed out.
+  const entered = await ask(elsewhere, { ...from('192.0.2.7'), method: 'POST', body: `40${JSON.stringify({ token: token('bob') })}` });
+  assert.equal(entered.status, 200);
+  assert.match((await ask(elsewhere, from('192.0.2.7'))).text, /^40\{"sid"/);
+  const full = connect(node, { auth: { token: token('carol') } });
+  await assert.rejects(full, /Server at capacity/);
+});
+
+test('a connection that is admitted nowhere in --connect-timeout ends', async (t) => {
+  const node = await start(t, ['--connect-timeout', '300ms']);
+  const { text } = await ask(place(node, 'EIO=4', 'transport=polling'));
+  const session = place(node, 'EIO=4', 'transport=polling', `sid=${JSON.parse(text.slice(1)).sid}`);
+  assert.equal((await ask(session, { method: 'POST', body: '40{"token":"none"}' })).status, 200);
+  assert.match((await ask(session)).text, /^44/);
+  assert.deepEqual(await ask(session), { status: 200, text: '1' });
+  assert.equal((await ask(session)).status, 400);
+});
+
 /** A node that asks for tokens. */
 async function start(t, flags) {
   const auth = ['--jwt-key-file', join(folder, 'secret'), '--jwt-algorithm', 'HS256'];

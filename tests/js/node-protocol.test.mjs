@@ -138,6 +138,7 @@ test('polling: of two GETs at once one is told the end and one is refused, and t
 test('polling: a GET that is given up ends the session', async (t) => {
   const own = await started(t, FLAGS);
   const session = await Polling.open(own);
+  await enters(session);
   await connections(own, 1);
   await givenUp(session);
   await connections(own, 0);
@@ -187,6 +188,7 @@ test('websocket: a session that answers its pings goes on', async (t) => {
 test('polling: a session that is silent ends', async (t) => {
   const quick = await started(t, ['--ping-interval', '300ms', '--ping-timeout', '200ms']);
   const session = await Polling.open(quick);
+  await enters(session);
   await connections(quick, 0);
   assert.equal((await session.get()).status, 400);
 });
@@ -412,6 +414,12 @@ async function started(t, flags) {
   const own = await MainstayNode.start([...flags, '--drain', '0s']);
   t.after(() => own.stop());
   return own;
+}
+
+/** Into `/`: from then on a session is counted. */
+async function enters(session) {
+  await session.post('40');
+  assert.match((await session.get()).text, /^40\{/);
 }
 
 /** Until the node counts so many clients. */

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::node::engine_io::Bind;
+use crate::node::socketio::PendingLimits;
 use crate::route::{Origin, Origins};
 
 use super::ClientFlags;
@@ -14,6 +15,10 @@ use super::ClientFlags;
 pub struct Clients {
     /// The most clients at a time.
     pub max_connections: usize,
+    /// How long a Socket.IO connection may take to be admitted to a namespace.
+    pub connect_timeout: Duration,
+    /// How many may be about it.
+    pub pending: PendingLimits,
     /// What a polling session is bound to.
     pub bind: Bind,
     /// The peers that are believed about where a client is.
@@ -53,6 +58,7 @@ pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
     };
     positive("--ping-interval", flags.ping_interval);
     positive("--ping-timeout", flags.ping_timeout);
+    positive("--connect-timeout", flags.connect_timeout);
     if flags.max_connections == 0 {
         faults.push("--max-connections 0 lets nobody in; write 50000, for instance".into());
     }
@@ -68,10 +74,15 @@ pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
                 .into(),
         );
     }
+    let most = flags.max_pending.unwrap_or((flags.max_connections / 10).max(1000));
+    let per_address = flags.max_pending_per_address.unwrap_or((most / 10).max(100)).min(most);
+    let pending = PendingLimits { most, per_address };
     let mut namespaces = vec!["/".to_owned()];
     namespaces.extend(flags.namespaces.into_iter().filter(|name| name != "/"));
     Clients {
         max_connections: flags.max_connections,
+        connect_timeout: flags.connect_timeout,
+        pending,
         bind: Bind { address: flags.bind_address, cookie: flags.bind_cookie },
         trusted_proxies: flags.trusted_proxies.unwrap_or_else(private_networks),
         max_payload: flags.max_payload as usize,

@@ -102,6 +102,17 @@ pub struct ClientFlags {
     /// The most clients; one more is closed with 1008 "Server at capacity"
     #[arg(long, env = "MAINSTAY_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 50_000)]
     pub max_connections: usize,
+    /// How long a Socket.IO connection may take to be admitted to a namespace; it holds no seat of --max-connections until
+    /// then
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = read::duration)]
+    pub connect_timeout: Duration,
+    /// The most Socket.IO connections that are not admitted yet; with one more, the oldest is closed. A tenth of
+    /// --max-connections and at least 1000, unless said
+    #[arg(long, value_name = "COUNT", value_parser = read::count)]
+    pub max_pending: Option<usize>,
+    /// The same of one client address (of IPv6: one /64 network). A tenth of --max-pending and at least 100, unless said
+    #[arg(long, value_name = "COUNT", value_parser = read::count)]
+    pub max_pending_per_address: Option<usize>,
     /// A polling session goes on only from the address that opened it
     #[arg(long)]
     pub bind_address: bool,

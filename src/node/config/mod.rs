@@ -318,6 +318,8 @@ pub(crate) mod tests {
         assert_eq!(alone.clients.drain, Duration::from_secs(30));
         assert_eq!(alone.clients.namespaces, ["/"]);
         assert_eq!(alone.clients.trusted_proxies.len(), 8);
+        assert_eq!(alone.clients.connect_timeout, Duration::from_secs(10));
+        assert_eq!((alone.clients.pending.most, alone.clients.pending.per_address), (5000, 500));
         assert_eq!(alone.cluster.recovery, Some(RECOVERY));
         let joined = settings(&["--redis", "redis://127.0.0.1:6379", "--namespaces", "/a,/b"]).unwrap();
         assert_eq!(joined.cluster.adapter, Adapter::Streams);
@@ -339,6 +341,8 @@ pub(crate) mod tests {
             (&["--idle", "20s"], "--ping-interval"),
             (&["--ping-timeout", "0s"], "write 25s"),
             (&["--max-connections", "0"], "write 50000"),
+            (&["--connect-timeout", "0s"], "--connect-timeout 0s"),
+            (&["--max-pending", "0"], "write 1 or more"),
             (&["--max-payload", "1B"], "write 16KiB"),
             (&["--max-payload", "2MiB"], "--backlog"),
             (&["--origin", "example.com"], "https://example.com"),

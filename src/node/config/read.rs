@@ -64,6 +64,11 @@ pub(super) fn namespace(text: &str) -> Result<String, String> {
     Err("a namespace begins with `/`, as in /admin, and has neither `,` nor `?`".into())
 }
 
+/// A number of things that there must be one of.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "no number; write 1 or more".into())
+}
+
 /// The name of a cookie (RFC 6265, section 4.1.1).
 pub(super) fn cookie(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
@@ -94,9 +99,10 @@ mod tests {
     }
 
     #[test]
-    fn networks_and_names_of_cookies_are_read() {
+    fn networks_counts_and_names_of_cookies_are_read() {
         assert!(network("10.0.0.0/8").is_ok() && network("::1").is_ok());
         assert!(network("10.0.0.0/40").unwrap_err().contains("10.0.0.0/8"));
+        assert_eq!((count("7"), count("0").is_err(), count("x").is_err()), (Ok(7), true, true));
         assert_eq!(cookie("connect.sid"), Ok("connect.sid".into()));
         for wrong in ["", "a b", "a=b", "ü"] {
             assert!(cookie(wrong).is_err(), "{wrong:?}");

@@ -160,6 +160,17 @@ impl Connection {
         self.end(kind.ending());
     }
 
+    /// Closes at once where it polls: nothing is kept for the GET that its client could be told by. A WebSocket is closed
+    /// as ever.
+    pub fn abort(&self, kind: CloseKind) {
+        let state = self.state.lock();
+        if matches!(state.transport, Transport::Polling(_)) {
+            return self.cut(state, kind.ending());
+        }
+        drop(state);
+        self.end(kind.ending());
+    }
+
     /// Begins an end that lets what waits go out first.
     pub(super) fn end(&self, ending: Ending) {
         let mut state = self.state.lock();

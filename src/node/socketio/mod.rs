@@ -2,13 +2,14 @@
 //!
 //! # The life of a session
 //!
-//! 1. a connection opens; it has a seat, or is refused when it speaks (`Server at capacity`).
-//! 2. CONNECT names a namespace; the application admits the client or says why not ([`Application::admit`]).
+//! 1. a connection opens. It holds no seat yet; of those that do not go on, the oldest make way (`pending`).
+//! 2. CONNECT names a namespace; the application admits the client or says why not ([`Application::admit`]). Who is
+//!    admitted takes a seat, or is refused when there is none (`Server at capacity`).
 //! 3. with `pid` and `offset` its earlier session is taken up; otherwise it gets a new id.
 //! 4. events go to the application, in order; answers find whoever asked.
 //! 5. the client leaves a namespace, is taken out of it, or its connection ends; only then is its session kept.
 //!
-//! A connection that is in no namespace after [`Settings::connect_timeout`] is closed. What is against the protocol
+//! A connection that was admitted nowhere after [`Settings::connect_timeout`] is closed. What is against the protocol
 //! closes at once, as Node does. The application is called on the connection's task and must not block.
 
 use std::borrow::Cow;
@@ -26,18 +27,21 @@ use crate::route::Origins;
 
 mod application;
 mod facts;
-mod latecomers;
+mod pending;
 mod session;
 
 pub use application::{Admission, Application, Asking, Refusal, Reply};
+pub use pending::PendingLimits;
 pub use session::Session;
 
-use latecomers::Latecomers;
+use pending::Pending;
 
 /// What a node gives its Socket.IO side.
 pub struct Settings {
     /// A connection must be in a namespace by then. Node's default is 45 s.
     pub connect_timeout: Duration,
+    /// How many connections may be in no namespace yet.
+    pub pending: PendingLimits,
     /// Web pages that may connect.
     pub origins: Origins,
     /// What each client may say in a second.
@@ -62,7 +66,7 @@ struct Shared {
     application: Arc<dyn Application>,
     settings: Settings,
     /// Those that are in no namespace yet.
-    latecomers: Latecomers,
+    pending: Pending,
     /// Restorations and the ends of tokens.
     tasks: TaskTracker,
     /// Cancelled at the end.
@@ -73,13 +77,11 @@ impl SocketIo {
     /// A Socket.IO side whose clients talk to `application`. Needs a tokio runtime with its timer.
     pub fn new(hub: &Arc<Hub>, settings: Settings, application: Arc<dyn Application>) -> Arc<Self> {
         let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
-        let shared =
-            Shared { hub: hub.clone(), application, settings, latecomers: Latecomers::default(), tasks, end };
+        let pending = Pending::new(settings.pending);
+        let shared = Shared { hub: hub.clone(), application, settings, pending, tasks, end };
         let shared = Arc::new(shared);
         let watching = shared.clone();
-        shared
-            .tasks
-            .spawn(async move { watching.end.run_until_cancelled(watching.latecomers.watch()).await });
+        shared.tasks.spawn(async move { watching.end.run_until_cancelled(watching.pending.watch()).await });
         Arc::new(Self { shared })
     }
 
@@ -103,11 +105,11 @@ impl Handler for SocketIo {
 
     fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn Inbox> {
         let session = Session::open(&self.shared, connection);
+        session.wait();
         if connection.revision() == Revision::Three {
             // A client of that protocol is in `/` without asking.
             session.enter("/", None);
         }
-        self.shared.latecomers.add(self.shared.settings.connect_timeout, &session);
         session
     }
 }

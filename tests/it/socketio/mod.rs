@@ -12,7 +12,7 @@ use mainstay::node::engine_io::{self, Server};
 use mainstay::node::hub::Hub;
 use mainstay::node::limits::{Rates, Seats};
 use mainstay::node::metrics::Metrics;
-use mainstay::node::socketio::{CONNECT_TIMEOUT, Settings, SocketIo};
+use mainstay::node::socketio::{CONNECT_TIMEOUT, PendingLimits, Settings, SocketIo};
 use mainstay::route::Origins;
 
 use crate::listening::{Client, Listening};
@@ -53,6 +53,7 @@ impl Node {
         let hub = Hub::new(bus.clone(), &namespaces, &metrics);
         let settings = Settings {
             connect_timeout: wanted.connect_timeout,
+            pending: PendingLimits { most: 20, per_address: 20 },
             origins: Origins::default(),
             rates: wanted.rates,
             seats,

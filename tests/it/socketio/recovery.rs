@@ -191,3 +191,26 @@ async fn only_the_user_that_left_a_session_takes_it_up() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_was_not_admitted_yet_holds_no_seat_and_the_oldest_of_them_make_way() {
+    let node = Node::start(&Memory::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(node.open().await);
+    }
+    // One that may not come in is none that has come in.
+    silent[29].say(r#"40/auth,{"token":"no"}"#).await;
+    assert!(silent[29].text().await.starts_with("44/auth,"));
+    for first in &mut silent[..10] {
+        assert_eq!(first.code().await, None);
+    }
+    let mut client = silent.remove(10);
+    client.enter("").await;
+    assert_eq!(node.hub.main().len(), 1);
+    let mut other = node.open().await;
+    other.say("40").await;
+    assert_eq!(other.text().await, r#"44{"message":"Server at capacity"}"#);
+    client.say(r#"427["echo","hi"]"#).await;
+    assert_eq!(client.text().await, r#"437["hi"]"#);
+}

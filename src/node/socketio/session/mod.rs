@@ -16,18 +16,18 @@ use super::application::{Admission, Asking, Refusal, Reply};
 use super::{Shared, facts};
 use crate::node::engine_io::{CloseKind, Connection, Inbox, Message, Reason, Revision, Sid};
 use crate::node::hub::{Arrival, Client, Event, Namespace, Return, Socket};
-use crate::node::limits::{Allowance, Seat};
+use crate::node::limits::{AT_CAPACITY, Allowance, Seat};
 use crate::node::metrics::{Cut, Refused};
 use crate::node::packet::{self, Body, Packet, PacketFault, Partial};
 use crate::node::value::Value;
+
+mod seat;
 
 /// See the module.
 pub struct Session {
     me: Weak<Session>,
     shared: Arc<Shared>,
     connection: Arc<Connection>,
-    /// `None`: the node is full, and the client is told when it speaks.
-    seat: Option<Seat>,
     state: Mutex<State>,
 }
 
@@ -43,8 +43,10 @@ struct State {
     allowance: Option<Box<Allowance>>,
     /// What ends it when its token expires.
     expiry: Option<(SystemTime, AbortHandle)>,
-    /// It was in a namespace.
-    has_entered: bool,
+    /// From its first admission to its end.
+    seat: Option<Seat>,
+    /// Its number among those that were not admitted yet.
+    pending: Option<u64>,
     /// The connection has ended.
     is_over: bool,
 }
@@ -65,26 +67,16 @@ impl Session {
             partial: None,
             allowance: shared.settings.rates.allowance(),
             expiry: None,
-            has_entered: false,
+            seat: None,
+            pending: None,
             is_over: false,
         };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             shared: shared.clone(),
             connection: connection.clone(),
-            seat: shared.settings.seats.take(),
             state: Mutex::new(state),
         })
-    }
-
-    /// The time to come into a namespace is over.
-    pub(super) fn time_is_over(&self) {
-        let state = self.state.lock();
-        // One that is being sent what it has missed is in as soon as it has taken that.
-        if !state.has_entered && state.entering.is_empty() {
-            drop(state);
-            self.connection.close(CloseKind::Orderly);
-        }
     }
 
     /// The client broke the protocol. Its session is kept, as Node does.
@@ -163,17 +155,17 @@ impl Session {
         if is_there {
             return self.fault("a second CONNECT");
         }
-        if self.seat.is_none() {
-            self.shared.settings.metrics.refused(Refused::Capacity);
-            self.refuse(name, Refusal::new("Server at capacity"));
-            return self.connection.close(CloseKind::AtCapacity);
-        }
         let Some(namespace) = self.shared.hub.namespace(name).cloned() else {
             let words = Value::map([("message", Value::from("Invalid namespace"))]);
             return self.connection.send(&packet::refused(name, &words));
         };
         let handshake = self.connection.handshake();
         match self.shared.application.admit(&Asking { namespace: name, auth: auth.as_ref(), handshake }) {
+            Ok(_) if !self.take_seat() => {
+                self.shared.settings.metrics.refused(Refused::Capacity);
+                self.refuse(name, Refusal::new(AT_CAPACITY));
+                self.connection.close(CloseKind::AtCapacity);
+            }
             Ok(admission) => self.admitted(namespace, auth, admission),
             Err(refusal) => self.refuse(name, refusal),
         }
@@ -248,7 +240,6 @@ impl Session {
         if state.is_over {
             return;
         }
-        state.has_entered = true;
         let auth = auth.filter(|auth| auth.as_map().is_some_and(|entries| !entries.is_empty())).map(Box::new);
         state.places.push(Place { namespace: namespace.clone(), socket: socket.clone(), auth });
         drop(state);
@@ -332,12 +323,16 @@ impl Inbox for Session {
     }
 
     fn closed(&self, _: &Connection, reason: Reason) {
-        let (places, expiry) = {
+        let (places, expiry, pending) = {
             let mut state = self.state.lock();
             state.is_over = true;
-            state.partial = None;
-            (std::mem::take(&mut state.places), state.expiry.take())
+            (state.partial, state.seat) = (None, None);
+            let pending = state.pending.take();
+            (std::mem::take(&mut state.places), state.expiry.take(), pending)
         };
+        if let Some(number) = pending {
+            self.shared.pending.remove(number);
+        }
         if let Some((_, expiry)) = expiry {
             expiry.abort();
         }
