@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mainstay::app::App;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::play::{REQUEST, Raw, YES, client, soon, start};
 use crate::scrape::Scrape;
@@ -47,13 +47,8 @@ pub struct Refusing {
     pub address: String,
     /// Requests so far.
     pub asked: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Refusing {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// Accepts and refuses until this is dropped.
+    _serving: JoinSet<()>,
 }
 
 impl Refusing {
@@ -61,7 +56,8 @@ impl Refusing {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, asked) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&asked);
-        let task = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             loop {
                 let mut stream = Raw(listener.accept().await.unwrap().0);
                 stream.head().await;
@@ -73,7 +69,7 @@ impl Refusing {
                 }
             }
         });
-        Self { address, asked, task }
+        Self { address, asked, _serving: serving }
     }
 }
 
@@ -151,7 +147,8 @@ async fn a_node_that_hangs_at_upgrades_is_ejected_by_several_clients() {
     let pool = "    affinity: []\n    balance: round_robin\n    timeouts: { handshake: 100ms }\n    \
                 passive: { failures: 3, eject: 1h }\n";
     let app = start("{ format: off }", &listed(addresses.iter().map(String::as_str)), pool).await;
-    let serving = tokio::spawn(async move {
+    let mut serving = JoinSet::<()>::new();
+    serving.spawn(async move {
         let mut tunnels = Vec::new();
         loop {
             let mut node = Raw(well.accept().await.unwrap().0);
@@ -166,7 +163,7 @@ async fn a_node_that_hangs_at_upgrades_is_ejected_by_several_clients() {
     }
     assert_eq!(up(&app).await, ["ws1"], "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| *status == "504").count(), 3, "{statuses:?}");
-    serving.abort();
+    serving.abort_all();
     app.stop().await;
 }
 
