@@ -6,8 +6,9 @@ import { after, test } from 'node:test';
 import { Balancer, config } from './lib/balancer.mjs';
 import { closeClients, User } from './lib/client.mjs';
 import { PlainFleet } from './lib/fleet.mjs';
+import { Node } from './lib/node.mjs';
 import { until } from './lib/wait.mjs';
-import { asks, opened } from './lib/websocket.mjs';
+import { asks, echoes, opened } from './lib/websocket.mjs';
 
 const NODES = ['ws1', 'ws2', 'ws3'];
 const WEBSOCKET = { transports: ['websocket'] };
@@ -20,7 +21,24 @@ async function stage(t, { kind, names = NODES, pool = {} }) {
   if (!pool.health) delete defaults.pools.chat.health;
   const balancer = await Balancer.start(defaults);
   t.after(() => balancer.stop());
-  t.after(closeClients);
+  t.test('our own node is drained by what it says to the default probe', async (t) => {
+  const nodes = await Promise.all(['ws1', 'ws2'].map((id) => Node.start(id, ['--drain', '15s'])));
+  t.after(() => Promise.all(nodes.map((node) => node.stop('SIGKILL'))));
+  const listed = nodes.map(({ id, address }) => ({ id, address }));
+  const defaults = config({ listed });
+  // The default but for its interval: a node with little to close is soon gone.
+  defaults.pools.chat.health = { interval: '50ms' };
+  const balancer = await Balancer.start(defaults);
+  t.after(() => balancer.stop());
+  await balancer.sees('ws1', 'up');
+  const sockets = await Promise.all(Array.from({ length: 40 }, () => opened(`ws://${balancer.address}/ws`)));
+  t.after(() => sockets.forEach((socket) => socket.terminate()));
+  nodes[0].child.signal('SIGTERM');
+  await balancer.child.line(/ws1.*change=draining reason="the node asks for it"/);
+  await balancer.sees('ws2', 'up');
+});
+
+after(closeClients);
   return { fleet, balancer };
 }
 
@@ -59,6 +77,19 @@ test('after an outage under load a node serves as soon as its probe says that it
   t.diagnostic(`service ${Date.now() - begun} ms after the node was there`);
 });
 
+for (const how of ['busy', 'closing', 'resetting']) {
+  test(`a client does not notice a ${how} node: another takes its upgrade`, async (t) => {
+    const { fleet, balancer } = await stage(t, {
+      kind: { ws1: how, ws2: 'ws', ws3: 'ws' },
+      pool: { affinity: [], balance: 'round_robin' },
+    });
+    for (let n = 0; n < 6; n += 1) await echoes(`ws://${balancer.address}/`, `hello ${n}`);
+    const sent = (await balancer.metric('handshake_retries_total')).find(({ labels }) => labels.result === 'sent');
+    assert.ok(sent.value >= 2, `${sent.value} retries`);
+    for (const name of fleet.names) await balancer.sees(name, 'up');
+  });
+}
+
 test('a line about a node says where it is, what was seen, and what would be right', async (t) => {
   const pool = { health: { http: { path: '/health', status: 200 }, interval: '200ms', rise: 1, fall: 1 } };
   const { fleet, balancer } = await stage(t, { kind: 'socket.io', names: ['ws1', 'ws2'], pool });
@@ -77,6 +108,23 @@ test('a node that dies says so, and how it came back', async (t) => {
   await balancer.child.line(/ws2.*change=down.*connection refused/);
   await fleet.revive('ws2');
   await balancer.child.line(/ws2.*change=up.*GET \/health answered 426/);
+});
+
+test('our own node is drained by what it says to the default probe', async (t) => {
+  const nodes = await Promise.all(['ws1', 'ws2'].map((id) => Node.start(id, ['--drain', '15s'])));
+  t.after(() => Promise.all(nodes.map((node) => node.stop('SIGKILL'))));
+  const listed = nodes.map(({ id, address }) => ({ id, address }));
+  const defaults = config({ listed });
+  // The default but for its interval: a node with little to close is soon gone.
+  defaults.pools.chat.health = { interval: '50ms' };
+  const balancer = await Balancer.start(defaults);
+  t.after(() => balancer.stop());
+  await balancer.sees('ws1', 'up');
+  const sockets = await Promise.all(Array.from({ length: 40 }, () => opened(`ws://${balancer.address}/ws`)));
+  t.after(() => sockets.forEach((socket) => socket.terminate()));
+  nodes[0].child.signal('SIGTERM');
+  await balancer.child.line(/ws1.*change=draining reason="the node asks for it"/);
+  await balancer.sees('ws2', 'up');
 });
 
 after(closeClients);

@@ -22,7 +22,7 @@ impl Upstream {
         }
         let change = judge(&mut health);
         self.meter.state(health.state(now).as_str());
-        let cause = health.ejection(now).map(|(_, cause)| cause.to_owned());
+        let cause = change.and(health.ejection(now)).map(|(_, cause)| cause.to_owned());
         drop(health);
         if let Some(change) = change {
             self.log_change(change, reason, cause);

@@ -69,12 +69,12 @@ export class Fleet {
   }
 }
 
-/** Servers that know nothing of a balancer; `kind` is one of plain-node.mjs. */
+/** Servers that know nothing of a balancer; `kind` is one of plain-node.mjs, or says which for each name. */
 export class PlainFleet extends Fleet {
   static async start({ kind, names = ['ws1', 'ws2', 'ws3'] }) {
     const fleet = new PlainFleet(kind);
     try {
-      const nodes = await Promise.all(names.map((name) => PlainNode.start({ name, kind })));
+      const nodes = await Promise.all(names.map((name) => PlainNode.start({ name, kind: kind[name] ?? kind })));
       fleet.nodes = new Map(nodes.map((node) => [node.name, node]));
     } catch (error) {
       await fleet.stop();
@@ -90,7 +90,7 @@ export class PlainFleet extends Fleet {
 
   async revive(name) {
     const { port } = this.node(name);
-    this.nodes.set(name, await PlainNode.start({ name, port, kind: this.kind }));
+    this.nodes.set(name, await PlainNode.start({ name, port, kind: this.kind[name] ?? this.kind }));
   }
 
   async stop() {
