@@ -85,7 +85,10 @@ impl Attempt<'_> {
             }
             // A dial that fails uses nothing up.
             is_allowed = true;
-            let seat = self.session.pool.upstreams[candidate.node].meter.seat();
+            let upstream = &self.session.pool.upstreams[candidate.node];
+            // It may have filled up since it was looked at: others ask at the same time.
+            let most = upstream.node.max_connections.unwrap_or(u32::MAX);
+            let Some(seat) = upstream.meter.seat_below(most) else { continue };
             let stream = match self.dial(&candidate, &mut is_exhausted).await {
                 Ok(Some(stream)) => stream,
                 Ok(None) => continue,
