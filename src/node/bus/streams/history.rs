@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tracing::debug;
 
 use crate::node::bus::redis::{Line, Redis};
@@ -13,18 +13,35 @@ use crate::node::bus::redis::{Line, Redis};
 /// Questions that are answered at the same time.
 const AT_ONCE: usize = 4;
 
+/// Clients that ask for their sessions at the same time. More would wait for each other's answers in Redis, and their
+/// time would run out there.
+const CLAIMS_AT_ONCE: usize = 16;
+
 /// See the module.
 pub(super) struct History {
     redis: Arc<Redis>,
     patience: Duration,
     line: Mutex<Option<Line>>,
     places: Semaphore,
+    /// Of clients that look for their sessions, or take them.
+    claims: Semaphore,
 }
 
 impl History {
     /// It connects when it is asked first.
     pub fn new(redis: &Arc<Redis>, patience: Duration) -> Self {
-        Self { redis: redis.clone(), patience, line: Mutex::default(), places: Semaphore::new(AT_ONCE) }
+        Self {
+            redis: redis.clone(),
+            patience,
+            line: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
+            claims: Semaphore::new(CLAIMS_AT_ONCE),
+        }
+    }
+
+    /// Waits until one more client may ask for its session.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.claims.acquire().await.ok()
     }
 
     /// Asks in turn; once more on a new connection if there is no answer. None if there is none then.

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 use redis::{RedisError, RedisResult, Value as Reply};
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -125,6 +126,11 @@ impl Readers {
     /// The tail of a stream.
     pub(super) fn tail(&self, stream: &str) -> Arc<Tail> {
         self.tails.get(stream).cloned().unwrap_or_else(|| Arc::new(Tail::new(0)))
+    }
+
+    /// Waits until one more client may ask for its session.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.history.turn().await
     }
 
     /// Asks for older entries.

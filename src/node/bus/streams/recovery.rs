@@ -34,6 +34,9 @@ const MOST_AT_ONCE: usize = 512;
 /// Entries that one client's claim reads from Redis for it alone.
 const MOST_FOR_ONE: usize = 100_000;
 
+/// How often a session is asked for until there is an answer.
+const TRIES: usize = 3;
+
 /// Keeps a session.
 pub(super) fn save(peer: &Peer, settings: &Settings, left: &Session) -> Pending<Result<(), NotSent>> {
     let Some(duration) = settings.recovery else { return Box::pin(std::future::ready(Ok(()))) };
@@ -126,9 +129,8 @@ impl Replay for Found {
         Box::pin(async move {
             let mut both = redis::pipe();
             both.atomic().get(&self.key).del(&self.key).ignore();
-            let asked = self.source.peer.shared.redis.ask_all(&both).await;
-            let (kept,): (Option<Vec<u8>>,) = asked.ok()?;
-            let kept = kept?;
+            // Where the first answer was lost, the second one says whether it is still to be had.
+            let kept = self.source.ask(&both).await?;
             if kept != self.kept {
                 // Its node has written it once more.
                 self.session = read(&kept, &self.session.pid)?;
@@ -158,8 +160,19 @@ impl Source {
     async fn look(&self, key: &str, keep: Duration) -> Option<Vec<u8>> {
         let mut both = redis::pipe();
         both.get(key).cmd("PEXPIRE").arg(key).arg(millis(keep)).ignore();
-        let (kept,): (Option<Vec<u8>>,) = self.peer.shared.redis.ask_all(&both).await.ok()?;
-        kept
+        self.ask(&both).await
+    }
+
+    /// Asks for a session when it is this client's turn, and again if there is no answer in time.
+    async fn ask(&self, both: &redis::Pipeline) -> Option<Vec<u8>> {
+        let _turn = self.readers.turn().await;
+        for _ in 0..TRIES {
+            match self.peer.shared.redis.ask_all::<(Option<Vec<u8>>,)>(both).await {
+                Ok((kept,)) => return kept,
+                Err(fault) => debug!(%fault, "no answer about a session"),
+            }
+        }
+        None
     }
 
     /// Reads older entries into the tail, back to a position, as far as there is room; one client does it for all.
