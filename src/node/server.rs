@@ -26,6 +26,10 @@ use super::answer::Answer;
 /// How long a connection may go on after the end of the server.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The longest head of a request, bytes: twice what balancers and Node.js take, because a proxy adds fields. What a
+/// handshake said is kept with its session.
+const HEAD: usize = 32 << 10;
+
 /// The pause after a failed accept (no file descriptors left, mostly), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -103,6 +107,7 @@ async fn converse<S: Service>(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_time)
+        .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -153,6 +158,23 @@ mod tests {
         assert!(rest.ends_with("/a"), "{rest}");
         server.join_all().await;
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_refused() {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, Arc::new(Hello), Duration::from_secs(60), CancellationToken::new()));
+        for (length, status) in [(HEAD / 2, "200"), (4 * HEAD, "431")] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("GET /a HTTP/1.1\r\nHost: n\r\nX-Long: {}\r\n\r\n", "x".repeat(length));
+            // The server may have answered and closed before it has taken all of it.
+            let _ = stream.write_all(head.as_bytes()).await;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(std::str::from_utf8(&answer).unwrap(), format!("HTTP/1.1 {status}"));
+        }
     }
 
     #[tokio::test]
