@@ -37,7 +37,7 @@ fn a_new_process_that_dies_between_two_batches_takes_its_own_along_and_the_old_o
     stage.balancer.line("the new process is late, the batch is taken back");
     // While the new one lives, carries others and does nothing: nobody waits for it. Those that it has, it has dropped.
     let carried = |(client, node): &mut (Raw, Raw)| {
-        let _ = std::io::Write::write(&mut node.0, &plain(1));
+        let _ = std::io::Write::write_all(&mut node.0, &plain(1));
         let mut read = [0; 38];
         let got = std::io::Read::read_exact(&mut client.0, &mut read);
         got.is_ok_and(|()| read[..] == plain(1))
