@@ -77,7 +77,11 @@ fn secrets(text: &[u8]) {
         Err(error) => {
             let secrets =
                 text.lines().filter_map(|line| line.split_once(':').map(|(_, secret)| secret.trim()));
-            assert!(secrets.filter(|secret| secret.len() > 60).all(|secret| !error.contains(secret)));
+            assert!(
+                secrets
+                    .filter(|secret| secret.len() > 60 && !secret.contains(' '))
+                    .all(|secret| !error.contains(secret))
+            );
         }
     }
 }
