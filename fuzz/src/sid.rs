@@ -41,10 +41,12 @@ fn answer(body: &[u8]) {
 
 /// The sid that was tagged, by the one difference of the two answers.
 fn sid_of(body: &[u8], tagged: &[u8], mark: &str) -> String {
+    // A sid may end like the tag begins, so that the tag could stand in several places; it stands before the quote.
     let at = (0..body.len())
+        .filter(|&at| body[at] == b'"')
         .find(|&at| tagged[at..].starts_with(mark.as_bytes()) && tagged[at + mark.len()..] == body[at..])
-        .expect("only the tag was put in");
-    assert_eq!((&tagged[..at], body[at]), (&body[..at], b'"'), "a sid ends before its quote");
+        .expect("only the tag was put in, behind the sid");
+    assert_eq!(tagged[..at], body[..at]);
     let start = body[..at].iter().rposition(|&byte| byte == b'"').expect("a sid begins behind its quote");
     String::from_utf8(body[start + 1..at].to_vec()).expect("what is tagged is text")
 }
