@@ -149,12 +149,7 @@ driven('socketio-sticky', (set) => {
 
 // Nobody who comes from nginx or HAProxy has a route for our probes: each translation serves in front of servers as the
 // manuals of their libraries show them.
-for (const [file, polls] of [
-  ['nginx-ip-hash', true],
-  ['haproxy-balance-source', true],
-  ['socketio-sticky', true],
-  ['nginx-map-cookie-io', false], // its servers have to set a cookie, and these do not
-]) {
+for (const file of ['nginx-ip-hash', 'nginx-map-cookie-io', 'haproxy-balance-source', 'socketio-sticky']) {
   for (const kind of ['ws', 'socket.io', 'attached']) {
     test(`${file}.yaml serves in front of three plain ${kind} servers`, async (t) => {
       const path = join(ROOT, 'tests', 'config', 'valid', `${file}.yaml`);
@@ -172,7 +167,7 @@ for (const [file, polls] of [
         for (let n = 0; n < 6; n += 1) await echoes(`ws://${balancer.address}/socket.io/`, `hello ${n}`);
         return;
       }
-      for (const transports of polls ? [undefined, ['polling'], ['websocket']] : [['websocket']]) {
+      for (const transports of [undefined, ['polling'], ['websocket']]) {
         const client = await byAddress(3).connect(balancer.url, transports && { transports });
         for (let n = 0; n < 6; n += 1) assert.equal(await client.ask('echo', n), n);
         assert.deepEqual([client.disconnects, client.faults], [[], []]);

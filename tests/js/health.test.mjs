@@ -21,24 +21,6 @@ async function stage(t, { kind, names = NODES, pool = {} }) {
   if (!pool.health) delete defaults.pools.chat.health;
   const balancer = await Balancer.start(defaults);
   t.after(() => balancer.stop());
-  t.test('our own node is drained by what it says to the default probe', async (t) => {
-  const nodes = await Promise.all(['ws1', 'ws2'].map((id) => Node.start(id, ['--drain', '15s'])));
-  t.after(() => Promise.all(nodes.map((node) => node.stop('SIGKILL'))));
-  const listed = nodes.map(({ id, address }) => ({ id, address }));
-  const defaults = config({ listed });
-  // The default but for its interval: a node with little to close is soon gone.
-  defaults.pools.chat.health = { interval: '50ms' };
-  const balancer = await Balancer.start(defaults);
-  t.after(() => balancer.stop());
-  await balancer.sees('ws1', 'up');
-  const sockets = await Promise.all(Array.from({ length: 40 }, () => opened(`ws://${balancer.address}/ws`)));
-  t.after(() => sockets.forEach((socket) => socket.terminate()));
-  nodes[0].child.signal('SIGTERM');
-  await balancer.child.line(/ws1.*change=draining reason="the node asks for it"/);
-  await balancer.sees('ws2', 'up');
-});
-
-after(closeClients);
   return { fleet, balancer };
 }
 
