@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::schema;
 
-/// The YAML of a tree with the keys of the config file, as [`super::effective`] gives it.
+/// The YAML of a tree with the keys of the config file, as [`super::effective()`] gives it.
 pub fn yaml(config: &Value) -> String {
     let order: Vec<String> = schema::entries().into_iter().map(|entry| entry.path).collect();
     let mut out = String::new();

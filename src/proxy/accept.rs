@@ -1,7 +1,7 @@
 //! Accepting: one task per client connection until it ends or becomes a tunnel.
 //!
 //! A client that asks nothing must cost next to nothing: there may be as many of them as there is room for. So the task
-//! of a connection begins as a wait for its first byte ([`Entrance::receive`]); the guard is there from that byte on,
+//! of a connection begins as a wait for its first byte (`Entrance::receive`); the guard is there from that byte on,
 //! and hyper with its buffers from the first whole head on, each in a box of its own.
 
 use std::future::poll_fn;

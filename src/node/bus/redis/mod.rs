@@ -1,5 +1,5 @@
 //! The node's connections to Redis, which come back whatever happens to them: one for commands, and those that the
-//! subscriptions need ([`subscriber`]).
+//! subscriptions need (`subscriber`).
 //!
 //! 1. connect (one server, the master that sentinels name, or a cluster), within a few seconds;
 //! 2. serve; every few seconds, and whenever a command failed in a way that may be the connection's fault, check;

@@ -2,7 +2,7 @@
 //! take to come back; what it has missed is in the stream.
 //!
 //! 1. the session is read, and stays where it is;
-//! 2. what it has missed is given page by page: from the [`Tail`](super::tail::Tail), which is extended back to the
+//! 2. what it has missed is given page by page: from the [`Tail`], which is extended back to the
 //!    client's offset as far as there is room; what is older still is read from Redis in bounded pages, a few clients at a
 //!    time, on a connection of its own, since a long answer must not be in the way of anything else;
 //! 3. at last the session is taken: read and removed in one step, so that of two nodes one gets it. Whatever fails before
