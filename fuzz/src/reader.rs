@@ -45,7 +45,7 @@ fn decode(stream: &[u8]) -> Heard {
         }
         let Some(&second) = rest.get(1) else { return (said, Ok(true)) };
         let (is_last, opcode, short) = (first & 0x80 != 0, first & 15, usize::from(second & 127));
-        if matches!(opcode, 8..=10) && (short > 125 || !is_last) {
+        if opcode >= 8 && (short > 125 || !is_last) {
             return (said, Err(1002));
         }
         let extra = match short {
