@@ -38,8 +38,8 @@ async fn the_admin_api_moves_and_the_one_who_asked_still_gets_the_answer() {
     std::fs::write(&path, text("127.0.0.1:0")).unwrap();
     let app = started(&path).await;
     let old = app.admin().unwrap();
-    std::fs::write(&path, text("127.0.0.78:0")).unwrap();
     let mut admin = Raw(soon(TcpStream::connect(&old)).await.unwrap());
+    std::fs::write(&path, text("127.0.0.78:0")).unwrap();
     admin
         .send(
             "POST /api/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -47,7 +47,9 @@ async fn the_admin_api_moves_and_the_one_who_asked_still_gets_the_answer() {
         .await;
     let answer = String::from_utf8(admin.rest().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(answer.contains("admin: address is 127.0.0.78:0 now, was 127.0.0.1:0"), "{answer}");
+    // The watcher of the file may have been faster.
+    let change = "admin: address is 127.0.0.78:0 now, was 127.0.0.1:0";
+    assert!(answer.contains(change) || answer.contains("\"changes\":[]"), "{answer}");
     assert!(soon(TcpStream::connect(&old)).await.is_err());
     assert!(app.admin().unwrap().starts_with("127.0.0.78:"));
     assert!(soon(TcpStream::connect(app.admin().unwrap())).await.is_ok());

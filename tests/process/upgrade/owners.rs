@@ -116,8 +116,9 @@ fn a_listener_that_a_reload_of_the_new_process_removes_takes_nobody_whatever_the
     let path = stage.balancer.folder.path().join("balancer.yaml");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace(", { address: \"127.0.0.1:0\" }]", "]")).unwrap();
+    // The watcher of the file may have been faster; the answer then lists no change.
     let told = order(&stage.balancer.admin, "/api/reload", "{}");
-    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("removed"), "{told}");
+    assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
     assert!(TcpStream::connect(&second).is_err(), "somebody listens there");
     tunnel(&stage.balancer, &stage.node);
     held.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell");
