@@ -10,7 +10,7 @@
 //! 1. accept: a place among the connections ([`net::places`]), the PROXY header ([`net::proxy_protocol`]), a place among
 //!    those of its client.
 //! 2. TLS: certificate by host, client certificate, tickets, within `limits.head_time` ([`net::tls`]).
-//! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::guard`]).
+//! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::request_stream`]).
 //! 4. route: host and path name a pool, and the page's origin is one of the route's ([`route`]).
 //! 5. affinity: cookie, Socket.IO sid, header, query or client address gives a pin or a key ([`affinity`]).
 //! 6. pick: the candidates in order of preference ([`pool::pick`]).

@@ -1,7 +1,7 @@
 //! Request framing: the framer against itself in other pieces, against `httparse`, and against the small strict
 //! reader of RFC 9112 in [`reference`](super::reference).
 
-use mainstay::http::framing::{BodyFault, Framer, HeadFault, Step};
+use mainstay::http::framing::{ChunkedBodyError, Framer, FramingStep, HeadError};
 
 use super::input::{Input, Pieces};
 use super::reference::{Follows, Message, Stop, follow};
@@ -16,8 +16,8 @@ struct Seen {
     heads: Vec<(usize, usize)>,
     /// The bytes that were taken, those that were skipped among them.
     taken: usize,
-    /// Why nothing followed; [`Step::More`] when more may.
-    stop: Step,
+    /// Why nothing followed; [`FramingStep::More`] when more may.
+    stop: FramingStep,
 }
 
 /// One input: how the stream is cut, then the stream.
@@ -38,29 +38,29 @@ pub fn run(data: &[u8]) {
 /// Shows the framer a stream in pieces.
 fn frame(stream: &[u8], seed: u8) -> Seen {
     let mut framer = Framer::new(LIMIT);
-    let mut seen = Seen { heads: Vec::new(), taken: 0, stop: Step::More };
+    let mut seen = Seen { heads: Vec::new(), taken: 0, stop: FramingStep::More };
     let (mut end, mut pieces) = (0, Pieces::new(seed, stream.len()));
     loop {
         let shown = &stream[seen.taken..end];
         match framer.next(shown) {
-            Step::More => match pieces.next() {
+            FramingStep::More => match pieces.next() {
                 Some(piece) => end = piece.end,
                 None => return seen,
             },
-            Step::Skip(length) => {
+            FramingStep::Skip(length) => {
                 assert!(length > 0 && length <= shown.len());
                 seen.taken += length;
             }
-            Step::Head(length) => {
+            FramingStep::Head(length) => {
                 assert!(length > 0 && length <= shown.len().min(LIMIT));
                 seen.heads.push((seen.taken, seen.taken + length));
                 seen.taken += length;
             }
-            Step::Body(length) => {
+            FramingStep::Body(length) => {
                 assert!(length > 0 && length <= shown.len());
                 seen.taken += length;
             }
-            stop @ (Step::HeadFault(_) | Step::BodyFault(_) | Step::Hold) => {
+            stop @ (FramingStep::HeadError(_) | FramingStep::BodyError(_) | FramingStep::Hold) => {
                 assert_eq!(framer.next(&stream[seen.taken..]), stop, "a stop is for good");
                 seen.stop = stop;
                 return seen;
@@ -93,26 +93,28 @@ fn compare(stream: &[u8], seen: &Seen) {
     let (messages, stop) = follow(stream);
     let heads: Vec<(usize, usize)> = messages.iter().map(|message| message.head).collect();
     match seen.stop {
-        Step::Skip(_) | Step::Head(_) | Step::Body(_) => unreachable!("these are no stops"),
-        Step::More => {
+        FramingStep::Skip(_) | FramingStep::Head(_) | FramingStep::Body(_) => {
+            unreachable!("these are no stops")
+        }
+        FramingStep::More => {
             assert!(!matches!(stop, Stop::Fault), "the reference finds a fault: {}", stream.escape_ascii());
             assert_eq!(seen.heads, heads, "{}", stream.escape_ascii());
         }
-        Step::Hold => {
+        FramingStep::Hold => {
             assert_eq!(seen.heads[..], heads[..seen.heads.len()]);
             let last = messages[seen.heads.len() - 1];
             assert!(matches!(last.follows, Follows::Upgrade | Follows::OtherUpgrade(_)));
         }
-        Step::HeadFault(fault) => {
+        FramingStep::HeadError(fault) => {
             let before = seen.heads.len();
             assert_eq!(seen.heads[..], heads[..before.min(heads.len())], "{}", stream.escape_ascii());
             refused_with_reason(fault, messages.get(before), stream);
         }
-        Step::BodyFault(fault) => {
+        FramingStep::BodyError(fault) => {
             let before = seen.heads.len();
             assert_eq!(seen.heads[..], heads[..before]);
             // The reference knows no limits, and sees a fault in a line only once the line has ended.
-            let is_size = matches!(fault, BodyFault::TrailersTooLarge | BodyFault::ChunkLine);
+            let is_size = matches!(fault, ChunkedBodyError::TrailersTooLarge | ChunkedBodyError::ChunkLine);
             assert!(is_size || heads.len() == before, "{fault:?} {}", stream.escape_ascii());
             assert!(
                 messages[before - 1].follows == Follows::Chunks
@@ -123,15 +125,15 @@ fn compare(stream: &[u8], seen: &Seen) {
 }
 
 /// A head that the reference takes is refused only for what the reference does not look at.
-fn refused_with_reason(fault: HeadFault, message: Option<&Message>, stream: &[u8]) {
+fn refused_with_reason(fault: HeadError, message: Option<&Message>, stream: &[u8]) {
     let is_beyond_the_reference = matches!(
         fault,
-        HeadFault::TooLarge(_)
-            | HeadFault::TooManyFields(_)
-            | HeadFault::Target
-            | HeadFault::Host
-            | HeadFault::HostDiffers
-            | HeadFault::LeadingLines
+        HeadError::TooLarge(_)
+            | HeadError::TooManyFields(_)
+            | HeadError::Target
+            | HeadError::Host
+            | HeadError::HostDiffers
+            | HeadError::LeadingLines
     );
     assert!(message.is_none() || is_beyond_the_reference, "{fault:?} {}", stream.escape_ascii());
 }

@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use mainstay::http::framing::{Framer, Step};
-use mainstay::http::guard::{Guard, Link, Rules};
+use mainstay::http::framing::{Framer, FramingStep};
+use mainstay::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::input::{Input, Pieces};
 
-const RULES: Rules = Rules {
+const LIMITS: RequestLimits = RequestLimits {
     request_head: 256,
     head_time: Duration::from_secs(3600),
     keep_alive: Duration::from_secs(3600),
@@ -36,10 +36,10 @@ pub fn run(data: &[u8]) {
         guard(stream, seed, room)
     });
     let (whole, fault) = guarded;
-    let is_body_fault = matches!(stop, Step::BodyFault(_));
+    let is_body_fault = matches!(stop, FramingStep::BodyError(_));
     assert_eq!(fault, is_body_fault.then_some(io::ErrorKind::InvalidData), "{}", stream.escape_ascii());
     match stop {
-        Step::HeadFault(_) => {
+        FramingStep::HeadError(_) => {
             let behind = whole.strip_prefix(&released[..]).expect("what is sound before a fault goes on");
             assert_eq!(behind, b"GET / HTTP/1.1\r\nhost: -\r\n\r\n");
         }
@@ -48,13 +48,13 @@ pub fn run(data: &[u8]) {
 }
 
 /// What the framer releases of a stream, and why it stops.
-fn frame(stream: &[u8]) -> (Vec<u8>, Step) {
-    let mut framer = Framer::new(RULES.request_head);
+fn frame(stream: &[u8]) -> (Vec<u8>, FramingStep) {
+    let mut framer = Framer::new(LIMITS.request_head);
     let (mut released, mut at) = (Vec::new(), 0);
     loop {
         match framer.next(&stream[at..]) {
-            Step::Skip(length) => at += length,
-            Step::Head(length) | Step::Body(length) => {
+            FramingStep::Skip(length) => at += length,
+            FramingStep::Head(length) | FramingStep::Body(length) => {
                 released.extend_from_slice(&stream[at..at + length]);
                 at += length;
             }
@@ -66,7 +66,7 @@ fn frame(stream: &[u8]) -> (Vec<u8>, Step) {
 /// What comes out of a guard when each request is answered as soon as it is there.
 fn guard(stream: &[u8], seed: u8, room: usize) -> (Vec<u8>, Option<io::ErrorKind>) {
     let source = Source { stream, pieces: Pieces::new(seed, stream.len()), piece: 0..0, is_pending: false };
-    let (mut guard, link) = Guard::new(source, RULES);
+    let (mut guard, tracker) = RequestStream::new(source, LIMITS);
     let (mut out, mut quiet) = (Vec::new(), 0);
     let mut buffer = vec![0; room];
     let mut cx = Context::from_waker(Waker::noop());
@@ -82,16 +82,16 @@ fn guard(stream: &[u8], seed: u8, room: usize) -> (Vec<u8>, Option<io::ErrorKind
             Poll::Ready(Err(error)) => return (out, Some(error.kind())),
             Poll::Pending => {
                 quiet += 1;
-                answer(&link);
+                answer(&tracker);
             }
         }
     }
     (out, None)
 }
 
-fn answer(link: &std::sync::Arc<Link>) {
-    if !link.is_idle() {
-        drop(link.begin_request());
+fn answer(tracker: &std::sync::Arc<RequestTracker>) {
+    if !tracker.is_idle() {
+        drop(tracker.begin_request());
     }
 }
 

@@ -93,11 +93,11 @@ fn on_the_way(kind: u8, fields: HeaderMap) {
     let trusted = ["10.0.0.0/8".parse().expect("this is a net")];
     let peer = if kind & 4 == 0 { Ipv4Addr::new(10, 0, 0, 1) } else { Ipv4Addr::new(192, 0, 2, 1) };
     let peer = IpAddr::V4(peer);
-    let origin = headers::origin(peer, kind & 8 == 0, &fields, &trusted);
+    let client = headers::forwarded_client(peer, kind & 8 == 0, &fields, &trusted);
     if kind & 4 != 0 {
-        assert_eq!(origin.client, peer, "nobody's word is believed but a trusted peer's");
+        assert_eq!(client.address, peer, "nobody's word is believed but a trusted peer's");
     }
-    let _ = (headers::trailers_that_travel(&fields), headers::is_shared(&fields));
+    let _ = (headers::forwardable_trailers(&fields), headers::is_shared_cacheable(&fields));
     let mut through = fields.clone();
     headers::strip_hop_by_hop(&mut through);
     for gone in ["connection", "keep-alive", "te", "transfer-encoding", "upgrade", "proxy-authorization"] {
@@ -106,7 +106,7 @@ fn on_the_way(kind: u8, fields: HeaderMap) {
     for kept in ["host", "cookie", "authorization", "origin", "content-length", "sec-websocket-key"] {
         assert!(through.get_all(kept).iter().eq(fields.get_all(kept).iter()), "Connection takes {kept} away");
     }
-    headers::set_forwarded(&mut through, peer, &origin);
+    headers::set_forwarded(&mut through, peer, &client);
     headers::set_client_subject(&mut through, None);
     headers::ensure_date(&mut through, UNIX_EPOCH);
     assert!(!through.keys().any(|name| name.as_str().replace('_', "-") == "x-client-cert-subject"));

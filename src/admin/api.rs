@@ -15,7 +15,7 @@ use tokio::time;
 use super::answer::{self, Answer};
 use super::sessions::{self, Page};
 use super::{BODY_SIZE, Readiness, Server, View, gate, nodes, rebalance};
-use crate::http::framing::HeadFault;
+use crate::http::framing::HeadError;
 
 /// The answer to one request.
 pub(super) async fn reply(request: Request<Incoming>, server: &Server) -> Answer {
@@ -39,10 +39,10 @@ pub(super) async fn reply(request: Request<Incoming>, server: &Server) -> Answer
 }
 
 /// What a request that is none is told.
-pub(super) fn refusal(fault: &HeadFault) -> Answer {
+pub(super) fn refusal(fault: &HeadError) -> Answer {
     let status = match fault {
-        HeadFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
-        HeadFault::TooLarge(_) | HeadFault::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        HeadError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        HeadError::TooLarge(_) | HeadError::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
     answer::last(answer::error(status, &fault.to_string()))

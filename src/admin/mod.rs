@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::config::{Config, Faults};
-use crate::http::guard::{Guard, Link, Rules};
+use crate::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::stream::Stream;
@@ -212,13 +212,13 @@ impl Server {
     /// Serves one connection until its client leaves it, it breaks a limit, it is asked to leave, or everything has
     /// stopped.
     async fn serve_connection(&self, stream: Stream, asked_to_leave: oneshot::Receiver<()>) {
-        let rules = Rules {
+        let rules = RequestLimits {
             request_head: HEAD_SIZE,
             head_time: self.limits.head_time,
             keep_alive: self.limits.keep_alive,
             stall_time: self.limits.body_time,
         };
-        let (guard, link) = Guard::new(stream, rules);
+        let (guard, link) = RequestStream::new(stream, rules);
         let service = service_fn(|request| Box::pin(self.reply(request, &link)));
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_buf_size(HEAD_SIZE);
@@ -260,7 +260,7 @@ impl Server {
     async fn reply(
         &self,
         request: Request<Incoming>,
-        link: &Arc<Link>,
+        link: &Arc<RequestTracker>,
     ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
         let (fault, in_flight) = link.begin_request();
         let answer = match fault {

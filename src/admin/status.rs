@@ -12,8 +12,8 @@ use super::rebalance::RebalanceStatus;
 use crate::control::rebalance::Rebalances;
 use crate::log;
 use crate::pool::State as NodeState;
-use crate::proxy::upstream::{Probed, Upstream};
-use crate::proxy::{Front, Pool};
+use crate::proxy::upstream::{ProbeResult, Upstream};
+use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
 
 /// What does not change while the process lives, or is not the data plane's to know.
@@ -125,7 +125,7 @@ struct Totals {
 }
 
 /// The status of now.
-pub fn status(front: &Front, process: &Process) -> Status {
+pub fn status(front: &ProxyContext, process: &Process) -> Status {
     let state = front.state.load();
     let mut pools: Vec<PoolStatus> =
         state.pools.values().map(|pool| pool_status(front, pool, process)).collect();
@@ -147,15 +147,15 @@ pub fn status(front: &Front, process: &Process) -> Status {
     }
 }
 
-fn pool_status(front: &Front, pool: &Pool, process: &Process) -> PoolStatus {
+fn pool_status(front: &ProxyContext, pool: &UpstreamPool, process: &Process) -> PoolStatus {
     let nodes = pool.upstreams.iter().map(|upstream| node_status(front, upstream));
     let name = pool.config.name.to_string();
     let rebalance = process.rebalances.progress(&name).map(RebalanceStatus::from);
     PoolStatus { name, nodes: nodes.collect(), rebalance }
 }
 
-fn node_status(front: &Front, upstream: &Upstream) -> NodeStatus {
-    let (node, load, probed) = (&upstream.node, upstream.load(front.now()), upstream.probed());
+fn node_status(front: &ProxyContext, upstream: &Upstream) -> NodeStatus {
+    let (node, load, probed) = (&upstream.node, upstream.load(front.now()), upstream.last_probe());
     let (said_load, said_release) = probed.as_ref().map(|p| (p.load, p.release.clone())).unwrap_or_default();
     NodeStatus {
         id: node.id.to_string(),
@@ -183,15 +183,15 @@ pub fn drain_status(upstream: &Upstream) -> Option<DrainStatus> {
     Some(DrainStatus { left, closed, deadline: log::time(drain.deadline) })
 }
 
-fn ejection_status(front: &Front, upstream: &Upstream) -> Option<EjectionStatus> {
+fn ejection_status(front: &ProxyContext, upstream: &Upstream) -> Option<EjectionStatus> {
     let (now, health) = (front.now(), upstream.health());
     let (until, reason) = health.ejection(now)?;
     let until = SystemTime::now() + until.saturating_sub(now);
     Some(EjectionStatus { until: log::time(until), reason: reason.to_owned() })
 }
 
-fn probe_status(probed: Probed) -> ProbeStatus {
-    ProbeStatus { at: log::time(probed.at), ok: probed.fault.is_none(), fault: probed.fault }
+fn probe_status(probed: ProbeResult) -> ProbeStatus {
+    ProbeStatus { at: log::time(probed.at), ok: probed.error.is_none(), fault: probed.error }
 }
 
 fn totals(pools: &[PoolStatus]) -> Totals {

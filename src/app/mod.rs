@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, Part};
 use crate::net::files;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
-use crate::proxy::{Front, State};
+use crate::proxy::{ProxyContext, ProxyState};
 use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Why};
 use crate::service;
 use crate::ws::close;
@@ -39,7 +39,7 @@ const LATE: Duration = Duration::from_secs(1);
 
 /// A running balancer.
 pub struct App {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     reload: Arc<Reload>,
     /// The way to another binary.
     upgrader: Upgrader,
@@ -103,9 +103,9 @@ impl App {
         let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access, &metrics))?;
         let seed = RandomState::new().hash_one(std::process::id());
-        let state = State::after(taking.map_or(0, Taking::generation), config, &metrics);
-        let mut front = Front::new(state, relay, metrics, access, seed);
-        front.count_on(taking.map_or(Duration::ZERO, Taking::clock));
+        let state = ProxyState::resume_from(taking.map_or(0, Taking::generation), config, &metrics);
+        let mut front = ProxyContext::new(state, relay, metrics, access, seed);
+        front.continue_clock(taking.map_or(Duration::ZERO, Taking::clock));
         let front = Arc::new(front);
         let started_at = SystemTime::now();
         let upgrader = Arc::new(OnceLock::new());
@@ -153,7 +153,7 @@ impl App {
         front.shutdown.stop();
         self.reload.closed().await;
         while self.servers.join_next().await.is_some() {}
-        front.access.finish();
+        front.access_log.finish();
         tracing::info!("everything has gone over, this process ends");
     }
 
@@ -191,7 +191,7 @@ impl App {
         front.relay.close(&closing);
         front.tasks.close();
         for pool in front.state.load().pools.values() {
-            pool.upstreams.iter().for_each(|upstream| upstream.release());
+            pool.upstreams.iter().for_each(|upstream| upstream.close_idle_connections());
         }
         let finishing = tokio::time::timeout(drain, front.tasks.wait());
         let relay = Arc::clone(&front);
@@ -206,7 +206,7 @@ impl App {
         front.shutdown.stop();
         self.reload.closed().await;
         while self.servers.join_next().await.is_some() {}
-        front.access.finish();
+        front.access_log.finish();
         tracing::info!("stopped");
     }
 }

@@ -12,7 +12,7 @@ use crate::admin::{self, Readiness, View};
 use crate::control::drain::Told;
 use crate::control::upgrade::Upgrader;
 use crate::control::{self, Reload};
-use crate::proxy::Front;
+use crate::proxy::ProxyContext;
 use crate::relay::{Closing, Which};
 use crate::ws::close;
 
@@ -76,7 +76,7 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
 }
 
 /// What is said of a node that was told to be drained, or no longer.
-fn node_answer(front: &Front, told: Told) -> NodeAnswer {
+fn node_answer(front: &ProxyContext, told: Told) -> NodeAnswer {
     let Told { upstream, warnings } = told;
     NodeAnswer {
         pool: upstream.meter.pool.to_string(),
@@ -107,7 +107,7 @@ fn readiness(reload: &Reload) -> Readiness {
         return Readiness::NotReady("starting");
     }
     let now = front.now();
-    if front.state.load().pools.values().any(|pool| pool.up(now) > 0) {
+    if front.state.load().pools.values().any(|pool| pool.count_up(now) > 0) {
         return Readiness::Ready;
     }
     Readiness::NotReady("no node is up")

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::bind::{ListenSpec, fault};
 use crate::config::{Config, Fault, Position, same_listeners};
 use crate::net::listen::{Listener, Spare};
-use crate::proxy::entrance::Entrance;
+use crate::proxy::acceptor::Acceptor;
 
 /// The open doors of the present config.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub struct Bound {
     /// One for each of `listeners`; `None` where the open door stays.
     pub clients: Vec<Option<Listener>>,
     /// What connections go through, one for each of `listeners`, also of the doors that stay.
-    pub entrances: Vec<Entrance>,
+    pub entrances: Vec<Acceptor>,
     /// `None` where the open door stays, or there is none to be.
     pub admin: Option<Listener>,
 }
@@ -48,14 +48,14 @@ struct Door {
     stop: CancellationToken,
     task: JoinHandle<()>,
     /// What clients go through here; none for the admin API.
-    entrance: Option<Arc<Entrance>>,
+    entrance: Option<Arc<Acceptor>>,
     /// Keeps the socket, and those who wait in its queue, when nobody accepts for a moment. `None` where there was no
     /// descriptor left for it.
     spare: Option<Spare>,
 }
 
 /// Who accepts clients on a listener until the token is cancelled; gives the task.
-pub(super) type AcceptClients<'a> = &'a dyn Fn(Listener, Arc<Entrance>, CancellationToken) -> JoinHandle<()>;
+pub(super) type AcceptClients<'a> = &'a dyn Fn(Listener, Arc<Acceptor>, CancellationToken) -> JoinHandle<()>;
 /// The same for the admin API.
 pub(super) type AcceptAdmin<'a> = &'a dyn Fn(Listener, CancellationToken) -> JoinHandle<()>;
 
@@ -89,10 +89,10 @@ impl Bound {
 }
 
 /// What connections go through, one for each of `listeners` whose TLS can be spoken.
-fn entrances(config: &Config, faults: &mut Vec<Fault>) -> Vec<Entrance> {
+fn entrances(config: &Config, faults: &mut Vec<Fault>) -> Vec<Acceptor> {
     let mut entrances = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        match (Entrance::new(listener), config.places.listeners.get(index)) {
+        match (Acceptor::new(listener), config.places.listeners.get(index)) {
             (Ok(entrance), _) => entrances.push(entrance),
             (Err(error), Some(at)) => faults.push(Fault::new(*at, format!("tls: {error}"))),
             (Err(error), None) => faults.push(Fault::of_file(format!("tls: {error}"))),
@@ -191,7 +191,7 @@ impl Doors {
         for ((listener, entrance), place) in bound.clients.into_iter().zip(bound.entrances).zip(places) {
             let kept = place.and_then(|at| before.get_mut(at)?.take());
             if let Some(kept) = kept.as_ref().and_then(|door| door.entrance.as_ref()) {
-                kept.change(&entrance);
+                kept.replace_with(&entrance);
             }
             let opened = || Some(Door::for_clients(listener?, entrance, clients));
             self.clients.extend(kept.or_else(opened));
@@ -264,7 +264,7 @@ impl Doors {
 }
 
 impl Door {
-    fn for_clients(listener: Listener, entrance: Entrance, accept: AcceptClients) -> Self {
+    fn for_clients(listener: Listener, entrance: Acceptor, accept: AcceptClients) -> Self {
         let (local, stop, entrance) = (listener.local(), CancellationToken::new(), Arc::new(entrance));
         let spare = spare(&listener);
         let task = accept(listener, Arc::clone(&entrance), stop.clone());

@@ -15,7 +15,7 @@ use crate::affinity::Directory as _;
 use crate::config;
 use crate::proxy::drain::{Drain, SoFar};
 use crate::proxy::upstream::Upstream;
-use crate::proxy::{Front, Pool};
+use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
 
 /// A node that was told to be drained, or no longer.
@@ -72,7 +72,12 @@ pub struct Snapshot {
 /// # Errors
 ///
 /// See [`DrainFault`].
-pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> Result<Told, DrainFault> {
+pub async fn order(
+    front: &Arc<ProxyContext>,
+    pool: &str,
+    node: &str,
+    wish: &Value,
+) -> Result<Told, DrainFault> {
     let (pool, upstream) = find(front, pool, node)?;
     let order = pool.config.drain.with(wish).map_err(DrainFault::Wish)?;
     if front.shutdown.phase() != Phase::Serving {
@@ -87,16 +92,16 @@ pub async fn order(front: &Arc<Front>, pool: &str, node: &str, wish: &Value) -> 
 
 /// At one moment, before or behind the one at which another process hears what is drained.
 fn begin_ordered(
-    front: &Arc<Front>,
-    (pool, upstream): (&Pool, &Arc<Upstream>),
+    front: &Arc<ProxyContext>,
+    (pool, upstream): (&UpstreamPool, &Arc<Upstream>),
     order: config::Drain,
 ) -> Result<(Option<Arc<Drain>>, Vec<String>), DrainFault> {
     let _governing = front.shutdown.govern().ok_or(DrainFault::TakenOver)?;
     let now = front.now();
     let was_up = upstream.is_up(now);
-    upstream.judge(now, &"an operator ordered it", |health| health.order_drain(true, now));
+    upstream.update_health(now, &"an operator ordered it", |health| health.order_drain(true, now));
     let mut warnings = Vec::new();
-    if was_up && pool.up(now) == 0 {
+    if was_up && pool.count_up(now) == 0 {
         let (node, pool) = (&upstream.node.id, &pool.config.name);
         warnings.push(format!(
             "{node} was the last node of {pool} that took clients: until another does, they are answered with 503"
@@ -111,14 +116,14 @@ fn begin_ordered(
 /// # Errors
 ///
 /// See [`DrainFault`].
-pub fn withdraw(front: &Front, pool: &str, node: &str) -> Result<Told, DrainFault> {
+pub fn withdraw(front: &ProxyContext, pool: &str, node: &str) -> Result<Told, DrainFault> {
     let (_, upstream) = find(front, pool, node)?;
     let _governing = front.shutdown.govern().ok_or(DrainFault::TakenOver)?;
     let (now, health) = (front.now(), upstream.health());
     if health.asks_to_drain() && !health.is_ordered_to_drain() {
         return Err(DrainFault::AsksItself(node.to_owned()));
     }
-    upstream.judge(now, &"an operator took the drain back", |health| health.order_drain(false, now));
+    upstream.update_health(now, &"an operator took the drain back", |health| health.order_drain(false, now));
     upstream.end_drain();
     let still = upstream.health().is_draining();
     let warnings = still.then(|| "the node itself asks to be drained, so its drain goes on".to_owned());
@@ -127,7 +132,7 @@ pub fn withdraw(front: &Front, pool: &str, node: &str) -> Result<Told, DrainFaul
 
 /// Follows what the node said last: begins a drain as the pool says when it asks for one and none is under way, and
 /// ends it when nobody wants it any more.
-pub(super) fn heed(front: &Arc<Front>, pool: &Pool, upstream: &Arc<Upstream>) {
+pub(super) fn heed(front: &Arc<ProxyContext>, pool: &UpstreamPool, upstream: &Arc<Upstream>) {
     if !upstream.health().is_draining() {
         upstream.end_drain();
     } else if upstream.drain().is_none() {
@@ -136,7 +141,7 @@ pub(super) fn heed(front: &Arc<Front>, pool: &Pool, upstream: &Arc<Upstream>) {
 }
 
 /// The drains that are under way, or have left nobody and are not taken back.
-pub fn snapshots(front: &Front) -> Vec<Snapshot> {
+pub fn snapshots(front: &ProxyContext) -> Vec<Snapshot> {
     let state = front.state.load();
     let upstreams = state.pools.values().flat_map(|pool| &pool.upstreams);
     let snapshot = |upstream: &Arc<Upstream>| {
@@ -154,10 +159,14 @@ pub fn snapshots(front: &Front) -> Vec<Snapshot> {
 
 /// Goes on with a drain of another process, over what is left of its window; its tunnels have all come when `arrived` is
 /// cancelled. `None` when the config does not name the node, or it is gone.
-pub fn resume(front: &Arc<Front>, snapshot: &Snapshot, arrived: CancellationToken) -> Option<Arc<Drain>> {
+pub fn resume(
+    front: &Arc<ProxyContext>,
+    snapshot: &Snapshot,
+    arrived: CancellationToken,
+) -> Option<Arc<Drain>> {
     let (pool, upstream) = find(front, &snapshot.pool, &snapshot.node).ok()?;
     let now = front.now();
-    upstream.judge(now, &"the process before was draining it", |health| match snapshot.is_ordered {
+    upstream.update_health(now, &"the process before was draining it", |health| match snapshot.is_ordered {
         true => health.order_drain(true, now),
         false => health.set_draining(true, now),
     });
@@ -165,8 +174,8 @@ pub fn resume(front: &Arc<Front>, snapshot: &Snapshot, arrived: CancellationToke
 }
 
 fn begin(
-    front: &Arc<Front>,
-    (pool, upstream): (&Pool, &Arc<Upstream>),
+    front: &Arc<ProxyContext>,
+    (pool, upstream): (&UpstreamPool, &Arc<Upstream>),
     order: config::Drain,
     so_far: SoFar,
     arrived: Option<CancellationToken>,
@@ -182,7 +191,7 @@ fn begin(
 
 /// Says when the drain has left nobody, and ends it when all tunnels are being closed anyway.
 async fn see_through(
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     upstream: Arc<Upstream>,
     drain: Arc<Drain>,
     arrived: Option<CancellationToken>,
@@ -206,7 +215,11 @@ async fn see_through(
     }
 }
 
-fn find(front: &Front, pool: &str, node: &str) -> Result<(Arc<Pool>, Arc<Upstream>), DrainFault> {
+fn find(
+    front: &ProxyContext,
+    pool: &str,
+    node: &str,
+) -> Result<(Arc<UpstreamPool>, Arc<Upstream>), DrainFault> {
     let state = front.state.load();
     let Some(found) = state.pools.get(pool) else {
         let mut known: Vec<&str> = state.pools.keys().map(|name| &**name).collect();

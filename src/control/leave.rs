@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Drain, is_still_there};
 use crate::metrics::Meter;
 use crate::pool::{Address, Node, NodeId, State as NodeState};
-use crate::proxy::{Front, State};
+use crate::proxy::{ProxyContext, ProxyState};
 use crate::relay::Which;
 use crate::route::Route;
 use errand::{Errand, OnTheWay, Progress};
@@ -69,15 +69,15 @@ impl Leaving {
     /// Swaps the next generation in, and sees off those whose node or route is only in the old config.
     pub fn swap(
         &mut self,
-        front: &Arc<Front>,
+        front: &Arc<ProxyContext>,
         (old, new): (&Config, &Config),
-        before: &Arc<State>,
-        next: Arc<State>,
+        before: &Arc<ProxyState>,
+        next: Arc<ProxyState>,
     ) {
         let generation = next.generation;
         self.departures.retain(|departure| !departure.stop.is_cancelled());
         self.generations.retain(|generation| !generation.is_cancelled());
-        self.generations.push(before.out_of_use());
+        self.generations.push(before.retirement());
         let nodes = gone_nodes(old, new).into_iter();
         let nodes: Vec<_> =
             nodes.map(|(pool, node, drain)| (self.since(pool, node), pool, node, drain)).collect();
@@ -88,14 +88,14 @@ impl Leaving {
             .into_iter()
             .map(|(since, pool, node, drain)| {
                 let upstream = before.upstream(pool, node);
-                let under_way = upstream.and_then(|upstream| upstream.remove());
+                let under_way = upstream.and_then(|upstream| upstream.mark_removed());
                 let drain = under_way.map_or_else(|| drain.clone(), |drain| drain.rest());
                 // Under a name that the config still has, the numbers are those of the other place.
                 let meter = upstream.filter(|_| !knows(new, pool, Some(node.id.as_str())));
                 (since, pool, node, drain, meter.map(|upstream| Arc::clone(&upstream.meter)))
             })
             .collect();
-        next.take_effect(&front.metrics, front.now());
+        next.activate(&front.metrics, front.now());
         front.metrics.retain(&|pool, node| knows(new, pool, node));
         for (since, pool, node, drain, meter) in nodes {
             let what =
@@ -113,7 +113,13 @@ impl Leaving {
 
     /// Goes on with what another process had under way, whose tunnels have all come when `arrived` is cancelled. What
     /// the config names (again) stays.
-    pub fn go_on(&mut self, front: &Arc<Front>, config: &Config, left: &Left, arrived: &CancellationToken) {
+    pub fn go_on(
+        &mut self,
+        front: &Arc<ProxyContext>,
+        config: &Config,
+        left: &Left,
+        arrived: &CancellationToken,
+    ) {
         let Some(what) = left.what().filter(|what| !what.is_in(config)) else { return };
         let meter = match &what {
             Gone::Node { pool, node, .. } if !left.is_known && !knows(config, pool, Some(node.as_str())) => {
@@ -161,7 +167,7 @@ impl Leaving {
     /// Begins to see off the tunnels of some generations of what is gone. `closed` of them have left already.
     fn see_off(
         &mut self,
-        front: &Arc<Front>,
+        front: &Arc<ProxyContext>,
         (what, (since, before)): (Gone, (u32, u32)),
         (drain, meter, closed): (&Drain, Option<Arc<Meter>>, usize),
         coming: OnTheWay,

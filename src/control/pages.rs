@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, LogFormat, LogPath};
 use crate::log::{Format, To, Wish};
-use crate::proxy::Front;
+use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
 /// What the config says, in the log's own words; `None` is off.
@@ -43,12 +43,12 @@ pub fn not_opened(config: &config::AccessLog, error: &io::Error) -> String {
 /// # Errors
 ///
 /// The signal cannot be listened for.
-pub fn turn_on_usr1(front: Arc<Front>) -> io::Result<impl Future<Output = ()>> {
+pub fn turn_on_usr1(front: Arc<ProxyContext>) -> io::Result<impl Future<Output = ()>> {
     let signals = signal(SignalKind::user_defined1())?;
     Ok(turn_at_each(signals, front))
 }
 
-async fn turn_at_each(mut signals: Signal, front: Arc<Front>) {
+async fn turn_at_each(mut signals: Signal, front: Arc<ProxyContext>) {
     loop {
         tokio::select! {
             _ = signals.recv() => turn(&front),
@@ -57,8 +57,8 @@ async fn turn_at_each(mut signals: Signal, front: Arc<Front>) {
     }
 }
 
-fn turn(front: &Front) {
-    match front.access.reopen() {
+fn turn(front: &ProxyContext) {
+    match front.access_log.reopen() {
         Ok(()) => tracing::info!("access log reopened"),
         Err(fault) => tracing::error!(%fault, "access log cannot be reopened, the old file is written on"),
     }

@@ -15,15 +15,15 @@ use super::drain;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
-use crate::proxy::upstream::{Probed, Upstream};
-use crate::proxy::{Front, Pool, State};
+use crate::proxy::upstream::{ProbeResult, Upstream};
+use crate::proxy::{ProxyContext, ProxyState, UpstreamPool};
 use crate::shutdown::Phase;
 
 /// Probes are spread by this part of their interval, so that balancers do not ask in step.
 const SPREAD: f64 = 0.2;
 
 /// Asks each of these once; returns when each has answered or failed to.
-pub async fn first_round(front: &Arc<Front>, nodes: Vec<(Arc<Pool>, Arc<Upstream>)>) {
+pub async fn first_round(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>, Arc<Upstream>)>) {
     let mut round = JoinSet::new();
     for (pool, node) in nodes.into_iter().filter(|(pool, _)| pool.config.health.probe != Probe::Off) {
         let front = Arc::clone(front);
@@ -33,8 +33,8 @@ pub async fn first_round(front: &Arc<Front>, nodes: Vec<(Arc<Pool>, Arc<Upstream
 }
 
 /// Every node of a generation, with its pool.
-pub fn nodes(state: &State) -> Vec<(Arc<Pool>, Arc<Upstream>)> {
-    let of = |pool: &Arc<Pool>| {
+pub fn nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> {
+    let of = |pool: &Arc<UpstreamPool>| {
         let pool = Arc::clone(pool);
         let upstreams = pool.upstreams.clone();
         upstreams.into_iter().map(move |node| (Arc::clone(&pool), node))
@@ -56,7 +56,7 @@ struct Task {
 
 impl Probes {
     /// Probes the nodes of the present generation from now on, and no others. A task whose node is the same goes on.
-    pub fn follow(&mut self, front: &Arc<Front>) {
+    pub fn follow(&mut self, front: &Arc<ProxyContext>) {
         let mut before = mem::take(&mut self.tasks);
         for (pool, node) in nodes(&front.state.load()) {
             if pool.config.health.probe == Probe::Off {
@@ -74,13 +74,18 @@ impl Probes {
     }
 }
 
-async fn watch(front: Arc<Front>, pool: Arc<Pool>, node: Arc<Upstream>, stop: CancellationToken) {
+async fn watch(
+    front: Arc<ProxyContext>,
+    pool: Arc<UpstreamPool>,
+    node: Arc<Upstream>,
+    stop: CancellationToken,
+) {
     let mut draw = front.now().as_nanos() as u64 ^ Arc::as_ptr(&node) as u64;
     loop {
         draw = mix(draw.wrapping_add(1));
         let pause = jitter(pool.config.health.interval, SPREAD, draw);
         // A reload may have begun this task between two probes: their time goes on.
-        let since = node.asked().map_or(Duration::ZERO, |asked| front.now().saturating_sub(asked));
+        let since = node.last_probe_sent().map_or(Duration::ZERO, |asked| front.now().saturating_sub(asked));
         if is_over(&front, &stop, pause.saturating_sub(since)).await {
             return;
         }
@@ -89,7 +94,7 @@ async fn watch(front: Arc<Front>, pool: Arc<Pool>, node: Arc<Upstream>, stop: Ca
 }
 
 /// After the pause, whether the node is to be asked no more.
-async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bool {
+async fn is_over(front: &ProxyContext, stop: &CancellationToken, pause: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(pause) => false,
         () = stop.cancelled() => true,
@@ -98,34 +103,34 @@ async fn is_over(front: &Front, stop: &CancellationToken, pause: Duration) -> bo
     }
 }
 
-async fn probe(front: &Arc<Front>, pool: &Pool, node: &Arc<Upstream>) {
+async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstream>) {
     let health = &pool.config.health;
-    node.note_asked(front.now());
+    node.record_probe_sent(front.now());
     let answer =
-        ask(node.dial_to_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
+        ask(node.dial_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
     let answer = forgiven(&health.probe, node.answers_probes(), answer);
     node.meter.probe(answer.is_ok());
     if let Err(fault) = &answer {
         note_fault(pool, node, fault);
     }
-    let before = node.runs();
-    node.note_probe(Probed {
+    let before = node.running_release();
+    node.record_probe(ProbeResult {
         at: SystemTime::now(),
-        fault: answer.as_ref().err().map(ToString::to_string),
+        error: answer.as_ref().err().map(ToString::to_string),
         load: answer.as_ref().ok().and_then(|answer| answer.load),
         release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
     });
-    if node.runs() != before {
+    if node.running_release() != before {
         pool.note_releases();
     }
     let now = front.now();
     let found = Found { probe: &health.probe, answer: &answer };
-    node.judge(now, &found, |health| health.on_probe(answer.is_ok(), now));
+    node.update_health(now, &found, |health| health.on_probe(answer.is_ok(), now));
     match &answer {
         Ok(said) => {
             node.meter.reported(said.load);
             let reason = if said.draining { "the node asks for it" } else { "the node asks no longer" };
-            node.judge(now, &reason, |health| health.set_draining(said.draining, now));
+            node.update_health(now, &reason, |health| health.set_draining(said.draining, now));
             drain::heed(front, pool, node);
         }
         // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
@@ -134,7 +139,7 @@ async fn probe(front: &Arc<Front>, pool: &Pool, node: &Arc<Upstream>) {
     }
 }
 
-fn note_fault(pool: &Pool, node: &Upstream, fault: &AskFault) {
+fn note_fault(pool: &UpstreamPool, node: &Upstream, fault: &AskFault) {
     let (pool, node) = (&pool.config.name, &node.node.id);
     match fault {
         AskFault::Request(_) => tracing::warn!(%pool, %node, %fault, "probe not sent"),

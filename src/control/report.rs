@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::proxy::Front;
+use crate::proxy::ProxyContext;
 use crate::service;
 use crate::shutdown::Phase;
 
@@ -18,7 +18,7 @@ use crate::shutdown::Phase;
 const USUAL: Duration = Duration::from_secs(10);
 
 /// Reports until everything has stopped; returns at once where nobody listens.
-pub async fn run(front: Arc<Front>) {
+pub async fn run(front: Arc<ProxyContext>) {
     if !service::is_listening() {
         return;
     }
@@ -50,7 +50,7 @@ pub async fn run(front: Arc<Front>) {
 }
 
 /// One line: what it does, tunnels, generation.
-pub fn status(front: &Front) -> String {
+pub fn status(front: &ProxyContext) -> String {
     let phase = match front.shutdown.phase() {
         Phase::Serving => "serving",
         Phase::Draining | Phase::Stopped => "draining",
@@ -59,7 +59,7 @@ pub fn status(front: &Front) -> String {
     format!("{phase}, tunnels: {}, generation: {generation}", front.relay.live())
 }
 
-async fn is_alive(front: &Arc<Front>, within: Duration) -> bool {
+async fn is_alive(front: &Arc<ProxyContext>, within: Duration) -> bool {
     if front.shutdown.phase() != Phase::Serving {
         return true;
     }

@@ -46,7 +46,7 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 ];
 
 /// Fields that a client may not have removed by naming them in Connection: routing, security and tracing rest on them.
-const KEPT: [HeaderName; 13] = [
+const PROTECTED: [HeaderName; 13] = [
     HOST,
     AUTHORIZATION,
     COOKIE,
@@ -70,7 +70,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|token| HeaderName::try_from(token.trim()).ok())
-        .filter(|name| !KEPT.contains(name) && !name.as_str().starts_with("sec-websocket-"))
+        .filter(|name| !PROTECTED.contains(name) && !name.as_str().starts_with("sec-websocket-"))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
@@ -96,54 +96,56 @@ const NO_TRAILERS: [HeaderName; 12] = [
 
 /// Of the trailers that a request announces, those that may go on to the node; the rest is dropped, as is a trailer
 /// that was not announced.
-pub fn trailers_that_travel(headers: &HeaderMap) -> Option<HeaderValue> {
-    let names = list(headers, &TRAILER).filter_map(|name| HeaderName::try_from(name).ok()).filter(may_trail);
+pub fn forwardable_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names = list(headers, &TRAILER)
+        .filter_map(|name| HeaderName::try_from(name).ok())
+        .filter(is_forwardable_trailer);
     let names: Vec<HeaderName> = names.collect();
     let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
     HeaderValue::try_from(names.join(", ")).ok().filter(|_| !names.is_empty())
 }
 
-fn may_trail(name: &HeaderName) -> bool {
-    let name = &read_loosely(name).unwrap_or_else(|| name.clone());
+fn is_forwardable_trailer(name: &HeaderName) -> bool {
+    let name = &hyphenated(name).unwrap_or_else(|| name.clone());
     let families = ["if-", "sec-", "access-control-"];
-    !(is_of_the_balancer(name)
+    !(is_reserved(name)
         || NO_TRAILERS.contains(name)
         || families.iter().any(|family| name.as_str().starts_with(family)))
 }
 
 /// What the balancer sets, drops, or frames, routes or traces by.
-fn is_of_the_balancer(name: &HeaderName) -> bool {
+fn is_reserved(name: &HeaderName) -> bool {
     let families = ["sec-websocket-", "x-mainstay-", "x-client-cert-", "proxy-"];
-    KEPT.contains(name)
+    PROTECTED.contains(name)
         || HOP_BY_HOP.contains(name)
-        || says_whence(name)
+        || is_forwarding_field(name)
         || families.iter().any(|family| name.as_str().starts_with(family))
 }
 
 /// Removes the trailers that must not go on to the node.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
-    strip(trailers, |name| !may_trail(name));
+    remove_matching(trailers, |name| !is_forwardable_trailer(name));
 }
 
 /// The name with `-` for each `_`, as many a node reads it; `None` where it is that already.
-fn read_loosely(name: &HeaderName) -> Option<HeaderName> {
+fn hyphenated(name: &HeaderName) -> Option<HeaderName> {
     let is_twin = name.as_str().contains('_');
     is_twin.then(|| HeaderName::try_from(name.as_str().replace('_', "-")).ok()).flatten()
 }
 
 /// Fields in which a proxy says from where a request comes, and what it was before.
-fn says_whence(name: &HeaderName) -> bool {
+fn is_forwarding_field(name: &HeaderName) -> bool {
     let families = ["x-forwarded-", "x-original-"];
     [FORWARDED, X_REAL_IP, X_REWRITE_URL].contains(name)
         || families.iter().any(|family| name.as_str().starts_with(family))
 }
 
 /// The name is no field of the balancer's, but a node may take it for one.
-fn is_twin(name: &HeaderName) -> bool {
-    read_loosely(name).is_some_and(|name| is_of_the_balancer(&name))
+fn is_underscore_alias(name: &HeaderName) -> bool {
+    hyphenated(name).is_some_and(|name| is_reserved(&name))
 }
 
-fn strip(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+fn remove_matching(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
     let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
     for name in unwanted {
         headers.remove(name);
@@ -166,7 +168,7 @@ pub fn ensure_host<B>(request: &mut Request<B>, destination: SocketAddr) {
 }
 
 /// Whether the answer may be kept by a shared cache: then no client's cookie may ride on it.
-pub fn is_shared(headers: &HeaderMap) -> bool {
+pub fn is_shared_cacheable(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|directive| {
         let directive = directive.trim().to_ascii_lowercase();
@@ -189,21 +191,26 @@ pub fn ensure_date(headers: &mut HeaderMap, now: SystemTime) {
 
 /// What is believed about where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub struct ForwardedClient {
     /// The client.
-    pub client: IpAddr,
+    pub address: IpAddr,
     /// The client came over https.
-    pub https: bool,
+    pub is_https: bool,
     /// The peer's word is believed.
-    trusted: bool,
+    is_peer_trusted: bool,
 }
 
 /// Reads the forwarding fields, as far as `peer` is trusted.
-pub fn origin(peer: IpAddr, https: bool, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
+pub fn forwarded_client(
+    peer: IpAddr,
+    https: bool,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> ForwardedClient {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
     let peer = peer.to_canonical();
     if !is_trusted(peer) {
-        return Origin { client: peer, https, trusted: false };
+        return ForwardedClient { address: peer, is_https: https, is_peer_trusted: false };
     }
     let mut chain = forwarded_for(headers);
     // From the right: each trusted hop vouches for the one before it; the first that is not trusted is the client.
@@ -217,7 +224,7 @@ pub fn origin(peer: IpAddr, https: bool, headers: &HeaderMap, trusted: &[IpNet])
     }
     let proto = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
     let https = proto.map_or(https, |proto| proto.trim().eq_ignore_ascii_case("https"));
-    Origin { client, https, trusted: true }
+    ForwardedClient { address: client, is_https: https, is_peer_trusted: true }
 }
 
 /// The chain of X-Forwarded-For, or of Forwarded where that is missing; `None` for what is no address.
@@ -247,19 +254,21 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Writes the forwarding fields for the node.
-pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
+pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, client: &ForwardedClient) {
     let peer = peer.to_canonical();
-    let proto = if origin.https { "https" } else { "http" };
-    strip(headers, |name| is_twin(name) || (!origin.trusted && says_whence(name)));
+    let proto = if client.is_https { "https" } else { "http" };
+    remove_matching(headers, |name| {
+        is_underscore_alias(name) || (!client.is_peer_trusted && is_forwarding_field(name))
+    });
     let host = headers.get(HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let element = forwarded_element(peer, proto, host.to_str().unwrap_or_default());
-    append_or_replace(headers, X_FORWARDED_FOR, &peer.to_string(), origin.trusted);
-    append_or_replace(headers, FORWARDED, &element, origin.trusted);
-    if !(origin.trusted && headers.contains_key(X_FORWARDED_HOST)) {
+    append_or_replace(headers, X_FORWARDED_FOR, &peer.to_string(), client.is_peer_trusted);
+    append_or_replace(headers, FORWARDED, &element, client.is_peer_trusted);
+    if !(client.is_peer_trusted && headers.contains_key(X_FORWARDED_HOST)) {
         headers.insert(X_FORWARDED_HOST, host);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    if let Ok(client) = HeaderValue::try_from(origin.client.to_string()) {
+    if let Ok(client) = HeaderValue::try_from(client.address.to_string()) {
         headers.insert(X_REAL_IP, client);
     }
 }
@@ -267,7 +276,7 @@ pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, origin: &Origin) {
 /// Says whose certificate the client has shown (RFC 4514). What anybody else says about it is taken out, whoever is
 /// trusted.
 pub fn set_client_subject(headers: &mut HeaderMap, subject: Option<&HeaderValue>) {
-    strip(headers, |name| read_loosely(name).as_ref().unwrap_or(name) == X_CLIENT_CERT_SUBJECT);
+    remove_matching(headers, |name| hyphenated(name).as_ref().unwrap_or(name) == X_CLIENT_CERT_SUBJECT);
     if let Some(subject) = subject {
         headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
     }
@@ -359,23 +368,23 @@ mod tests {
                 "authorization, cookie, x-forwarded-for, if-match, no/token, server-timing, te, x-real-ip",
             ),
         ]);
-        assert_eq!(trailers_that_travel(&map).unwrap(), "x-checksum, server-timing");
+        assert_eq!(forwardable_trailers(&map).unwrap(), "x-checksum, server-timing");
         let twins = [("trailer", "x_real_ip, X_Forwarded-For, content_length, my_sum, x_original_url")];
-        assert_eq!(trailers_that_travel(&headers(&twins)).unwrap(), "my_sum");
+        assert_eq!(forwardable_trailers(&headers(&twins)).unwrap(), "my_sum");
         let mut trailers =
             headers(&[("x_real_ip", "1"), ("x-forwarded-for", "1"), ("host", "a"), ("my_sum", "1")]);
         strip_trailers(&mut trailers);
         assert_eq!(trailers, headers(&[("my_sum", "1")]));
-        assert_eq!(trailers_that_travel(&headers(&[("trailer", "host, cookie")])), None);
-        assert_eq!(trailers_that_travel(&headers(&[])), None);
+        assert_eq!(forwardable_trailers(&headers(&[("trailer", "host, cookie")])), None);
+        assert_eq!(forwardable_trailers(&headers(&[])), None);
     }
 
     #[test]
     fn a_stranger_cannot_say_who_the_client_is() {
         let mut map =
             headers(&[("host", "h"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")]);
-        let seen = origin(ip("9.9.9.9"), false, &map, &trusted());
-        assert_eq!((seen.client, seen.https), (ip("9.9.9.9"), false));
+        let seen = forwarded_client(ip("9.9.9.9"), false, &map, &trusted());
+        assert_eq!((seen.address, seen.is_https), (ip("9.9.9.9"), false));
         set_forwarded(&mut map, ip("9.9.9.9"), &seen);
         assert_eq!(map["x-forwarded-for"], "9.9.9.9");
         assert_eq!(map["x-forwarded-proto"], "http");
@@ -397,7 +406,7 @@ mod tests {
         let free = [("api_key", "k"), ("x-user-id", "7"), ("cf-connecting-ip", "1.1.1.1")];
         for (peer, passed) in [("9.9.9.9", &free[..]), ("10.0.0.1", &[&family[..], &free[..]].concat()[..])] {
             let mut map = headers(&[&[("host", "h")], &twins[..], &family[..], &free[..]].concat());
-            let seen = origin(ip(peer), false, &map, &trusted());
+            let seen = forwarded_client(ip(peer), false, &map, &trusted());
             set_forwarded(&mut map, ip(peer), &seen);
             for set in
                 ["host", "x-forwarded-for", "forwarded", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]
@@ -425,19 +434,19 @@ mod tests {
     #[test]
     fn a_trusted_proxy_is_believed_up_to_the_first_stranger_from_the_right() {
         let map = headers(&[("x-forwarded-for", "6.6.6.6, 2.2.2.2"), ("x-forwarded-for", "10.1.1.1")]);
-        let seen = origin(ip("::ffff:10.0.0.1"), false, &map, &trusted());
-        assert_eq!(seen.client, ip("2.2.2.2"));
+        let seen = forwarded_client(ip("::ffff:10.0.0.1"), false, &map, &trusted());
+        assert_eq!(seen.address, ip("2.2.2.2"));
         let map = headers(&[("x-forwarded-for", "2.2.2.2, nonsense, 10.1.1.1")]);
-        assert_eq!(origin(ip("10.0.0.1"), false, &map, &trusted()).client, ip("10.1.1.1"));
+        assert_eq!(forwarded_client(ip("10.0.0.1"), false, &map, &trusted()).address, ip("10.1.1.1"));
         let map = headers(&[("forwarded", "for=\"[2001:db8::1]:80\";proto=https, for=10.2.2.2")]);
-        assert_eq!(origin(ip("10.0.0.1"), false, &map, &trusted()).client, ip("2001:db8::1"));
+        assert_eq!(forwarded_client(ip("10.0.0.1"), false, &map, &trusted()).address, ip("2001:db8::1"));
     }
 
     #[test]
     fn a_trusted_chain_grows_by_the_peer() {
         let mut map =
             headers(&[("host", "h"), ("x-forwarded-for", "2.2.2.2"), ("x-forwarded-host", "shop.example")]);
-        let seen = origin(ip("10.0.0.1"), false, &map, &trusted());
+        let seen = forwarded_client(ip("10.0.0.1"), false, &map, &trusted());
         set_forwarded(&mut map, ip("10.0.0.1"), &seen);
         assert_eq!(map["x-forwarded-for"], "2.2.2.2, 10.0.0.1");
         assert_eq!(map["x-forwarded-host"], "shop.example");
@@ -459,8 +468,8 @@ mod tests {
 
     #[test]
     fn no_cookie_rides_on_what_a_shared_cache_may_keep() {
-        assert!(is_shared(&headers(&[("cache-control", "max-age=60, Public")])));
-        assert!(is_shared(&headers(&[("cache-control", "s-maxage=60")])));
-        assert!(!is_shared(&headers(&[("cache-control", "private, max-age=60")])));
+        assert!(is_shared_cacheable(&headers(&[("cache-control", "max-age=60, Public")])));
+        assert!(is_shared_cacheable(&headers(&[("cache-control", "s-maxage=60")])));
+        assert!(!is_shared_cacheable(&headers(&[("cache-control", "private, max-age=60")])));
     }
 }

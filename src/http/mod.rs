@@ -2,7 +2,7 @@
 //! table of failures.
 
 pub mod framing;
-pub mod guard;
+pub mod request_stream;
 pub mod headers;
 pub mod reply;
 pub mod trace;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
 /// Any fault of a body in transit.
-pub type BodyFault = Box<dyn std::error::Error + Send + Sync>;
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body on its way through.
-pub type Body = UnsyncBoxBody<Bytes, BodyFault>;
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;

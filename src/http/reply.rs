@@ -11,15 +11,15 @@ use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 
 use super::Body;
-use super::framing::HeadFault;
+use super::framing::HeadError;
 use crate::metrics::Handshake;
 use crate::ws::handshake::RequestFault;
 
 /// Why a client gets no answer of a node's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub enum ProxyError {
     /// The client's: its request head is not HTTP as it has to be.
-    Head(HeadFault),
+    Head(HeadError),
     /// The client's: its upgrade request is wrong.
     Upgrade(RequestFault),
     /// The client's: CONNECT, or a target that is not a path.
@@ -31,38 +31,38 @@ pub enum Failure {
     /// The client's: its page is of a site that may not open a WebSocket here.
     Origin,
     /// The client has as many connections as one may.
-    TooManyOfClient,
+    ClientConnectionLimit,
     /// There are as many connections as there may be.
-    TooMany,
+    ConnectionLimit,
     /// More handshakes come than are let in; Retry-After is spread over so many seconds.
-    Paced {
+    HandshakeRateLimit {
         /// Seconds, at least 1.
         spread: u64,
     },
     /// No route matches.
     NoRoute,
     /// No node of the pool is up.
-    NoneUp,
+    NoNodeUp,
     /// Every node that is up is at its `max_connections`.
-    AllFull,
+    AllNodesFull,
     /// The balancer's: it has no port or no file descriptor left to dial with.
-    Exhausted,
+    LocalExhaustion,
     /// The nodes': no candidate could be reached.
-    Unreachable,
+    NodesUnreachable,
     /// A node's: its answer did not come in time.
-    TooSlow,
+    NodeTimeout,
     /// A node's: its answer is not one.
-    BadAnswer(String),
+    BadNodeResponse(String),
     /// The balancer's own: its work on the request broke off in a panic.
     Panicked,
 }
 
-impl Failure {
+impl ProxyError {
     /// The status that the client gets.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Head(HeadFault::TooSlow) | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Head(HeadFault::TooLarge(_) | HeadFault::TooManyFields(_)) => {
+            Self::Head(HeadError::TooSlow) | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Head(HeadError::TooLarge(_) | HeadError::TooManyFields(_)) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::Upgrade(RequestFault::Version) => StatusCode::UPGRADE_REQUIRED,
@@ -70,36 +70,41 @@ impl Failure {
             Self::Head(_) | Self::Upgrade(_) | Self::Target | Self::Body => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Origin => StatusCode::FORBIDDEN,
-            Self::TooManyOfClient => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoneUp | Self::AllFull | Self::TooMany | Self::Paced { .. } | Self::Exhausted => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Unreachable | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
-            Self::TooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Self::ClientConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoNodeUp
+            | Self::AllNodesFull
+            | Self::ConnectionLimit
+            | Self::HandshakeRateLimit { .. }
+            | Self::LocalExhaustion => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NodesUnreachable | Self::BadNodeResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::NodeTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     /// The label of `handshakes_total`, when the request was an upgrade.
-    pub fn handshake(&self) -> Handshake {
+    pub fn handshake_result(&self) -> Handshake {
         match self {
-            Self::AllFull | Self::TooMany | Self::TooManyOfClient | Self::Paced { .. } => Handshake::Limited,
+            Self::AllNodesFull
+            | Self::ConnectionLimit
+            | Self::ClientConnectionLimit
+            | Self::HandshakeRateLimit { .. } => Handshake::Limited,
             _ if self.status().is_client_error() => Handshake::Refused,
             _ => Handshake::Failed,
         }
     }
 
     /// Over how many seconds those who are sent away come back.
-    fn spread(&self) -> u64 {
+    fn retry_spread(&self) -> u64 {
         match self {
-            Self::Paced { spread } => (*spread).max(1),
+            Self::HandshakeRateLimit { spread } => (*spread).max(1),
             _ => 5,
         }
     }
 
     /// The answer as it goes over the wire, for a client whose request has not been read.
-    pub fn unasked(&self, draw: u64) -> String {
-        let mut reply = self.reply(draw);
+    pub fn to_raw_response(&self, draw: u64) -> String {
+        let mut reply = self.to_response(draw);
         let text = format!("{self}\n");
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
@@ -111,7 +116,7 @@ impl Failure {
     }
 
     /// The answer. `draw` spreads Retry-After, so that those who are sent away do not come back together.
-    pub fn reply(&self, draw: u64) -> Response<Body> {
+    pub fn to_response(&self, draw: u64) -> Response<Body> {
         let text = Full::new(Bytes::from(format!("{self}\n")));
         let mut reply = Response::new(text.map_err(|never| match never {}).boxed_unsync());
         *reply.status_mut() = self.status();
@@ -125,7 +130,7 @@ impl Failure {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(1 + draw % self.spread()));
+                headers.insert(RETRY_AFTER, HeaderValue::from(1 + draw % self.retry_spread()));
             }
             _ => {}
         }
@@ -137,7 +142,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ProxyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Head(fault) => fault.fmt(f),
@@ -146,16 +151,16 @@ impl fmt::Display for Failure {
             Self::Body => f.write_str("the request body broke off"),
             Self::BodyTooSlow => f.write_str("the request body came too slowly"),
             Self::Origin => f.write_str("pages of this origin may not open a WebSocket here"),
-            Self::TooManyOfClient => f.write_str("too many connections of this client"),
-            Self::TooMany => f.write_str("too many connections"),
-            Self::Paced { .. } => f.write_str("too many handshakes at once"),
-            Self::Exhausted => f.write_str("the balancer has no way to a node left"),
+            Self::ClientConnectionLimit => f.write_str("too many connections of this client"),
+            Self::ConnectionLimit => f.write_str("too many connections"),
+            Self::HandshakeRateLimit { .. } => f.write_str("too many handshakes at once"),
+            Self::LocalExhaustion => f.write_str("the balancer has no way to a node left"),
             Self::NoRoute => f.write_str("no route for this host and path"),
-            Self::NoneUp => f.write_str("no node is up"),
-            Self::AllFull => f.write_str("every node is full"),
-            Self::Unreachable => f.write_str("no node could be reached"),
-            Self::TooSlow => f.write_str("the node did not answer in time"),
-            Self::BadAnswer(what) => f.write_str(what),
+            Self::NoNodeUp => f.write_str("no node is up"),
+            Self::AllNodesFull => f.write_str("every node is full"),
+            Self::NodesUnreachable => f.write_str("no node could be reached"),
+            Self::NodeTimeout => f.write_str("the node did not answer in time"),
+            Self::BadNodeResponse(what) => f.write_str(what),
             Self::Panicked => f.write_str("the balancer failed at this request"),
         }
     }
@@ -167,40 +172,40 @@ mod tests {
 
     #[test]
     fn each_failure_says_what_would_be_right() {
-        let reply = Failure::Upgrade(RequestFault::Version).reply(0);
+        let reply = ProxyError::Upgrade(RequestFault::Version).to_response(0);
         assert_eq!(reply.status(), 426);
         assert_eq!(reply.headers()[SEC_WEBSOCKET_VERSION], "13");
         assert_eq!(reply.headers()[CONNECTION], "close");
-        let reply = Failure::NoneUp.reply(7);
+        let reply = ProxyError::NoNodeUp.to_response(7);
         assert_eq!((reply.status().as_u16(), &reply.headers()[RETRY_AFTER]), (503, &HeaderValue::from(3)));
-        assert_eq!(Failure::Upgrade(RequestFault::Method).reply(0).headers()[ALLOW], "GET");
-        assert_eq!(Failure::AllFull.handshake(), Handshake::Limited);
-        assert_eq!(Failure::Unreachable.handshake(), Handshake::Failed);
-        assert_eq!(Failure::NoRoute.handshake(), Handshake::Refused);
+        assert_eq!(ProxyError::Upgrade(RequestFault::Method).to_response(0).headers()[ALLOW], "GET");
+        assert_eq!(ProxyError::AllNodesFull.handshake_result(), Handshake::Limited);
+        assert_eq!(ProxyError::NodesUnreachable.handshake_result(), Handshake::Failed);
+        assert_eq!(ProxyError::NoRoute.handshake_result(), Handshake::Refused);
         assert_eq!(
-            (Failure::Origin.status().as_u16(), Failure::Origin.handshake()),
+            (ProxyError::Origin.status().as_u16(), ProxyError::Origin.handshake_result()),
             (403, Handshake::Refused)
         );
-        assert_eq!(Failure::Exhausted.handshake(), Handshake::Failed);
-        assert_eq!(Failure::BodyTooSlow.status(), 408);
+        assert_eq!(ProxyError::LocalExhaustion.handshake_result(), Handshake::Failed);
+        assert_eq!(ProxyError::BodyTooSlow.status(), 408);
     }
 
     #[test]
     fn who_is_sent_away_hears_when_to_come_back_and_not_all_at_once() {
-        let after = |failure: &Failure, draw| {
-            let reply = failure.reply(draw);
+        let after = |failure: &ProxyError, draw| {
+            let reply = failure.to_response(draw);
             let after: u64 = reply.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
-            (reply.status().as_u16(), failure.handshake(), after)
+            (reply.status().as_u16(), failure.handshake_result(), after)
         };
-        assert_eq!(after(&Failure::TooManyOfClient, 4), (429, Handshake::Limited, 5));
-        assert_eq!(after(&Failure::TooMany, 0), (503, Handshake::Limited, 1));
-        assert_eq!(after(&Failure::Paced { spread: 60 }, 59), (503, Handshake::Limited, 60));
-        assert_eq!(after(&Failure::Paced { spread: 0 }, 59).2, 1);
+        assert_eq!(after(&ProxyError::ClientConnectionLimit, 4), (429, Handshake::Limited, 5));
+        assert_eq!(after(&ProxyError::ConnectionLimit, 0), (503, Handshake::Limited, 1));
+        assert_eq!(after(&ProxyError::HandshakeRateLimit { spread: 60 }, 59), (503, Handshake::Limited, 60));
+        assert_eq!(after(&ProxyError::HandshakeRateLimit { spread: 0 }, 59).2, 1);
     }
 
     #[test]
     fn an_answer_that_nobody_asked_for_is_whole_and_the_last() {
-        let text = Failure::TooMany.unasked(2);
+        let text = ProxyError::ConnectionLimit.to_raw_response(2);
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         assert_eq!(body, "too many connections\n");

@@ -13,18 +13,18 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Bytes of randomness that a new `traceparent` takes: a trace-id and a parent-id.
-pub const RANDOM: usize = 24;
+pub const RANDOM_BYTES: usize = 24;
 
 /// Sees to it that the request carries a sound `traceparent`, and gives its trace-id. `random` is asked for one that
 /// has to be made.
-pub fn carry(headers: &mut HeaderMap, random: impl FnOnce() -> [u8; RANDOM]) -> [u8; 16] {
+pub fn ensure_traceparent(headers: &mut HeaderMap, random: impl FnOnce() -> [u8; RANDOM_BYTES]) -> [u8; 16] {
     let mut carried = headers.get_all(TRACEPARENT).iter();
     if let (Some(only), None) = (carried.next(), carried.next())
         && let Some(trace) = trace_id(only.as_bytes())
     {
         return trace;
     }
-    let (trace, parent) = made(random());
+    let (trace, parent) = new_ids(random());
     let text = format!("00-{:032x}-{:016x}-01", u128::from_be_bytes(trace), u64::from_be_bytes(parent));
     let value = HeaderValue::try_from(text).expect("hexadecimal digits and hyphens are visible ASCII");
     headers.insert(TRACEPARENT, value);
@@ -33,7 +33,7 @@ pub fn carry(headers: &mut HeaderMap, random: impl FnOnce() -> [u8; RANDOM]) -> 
 }
 
 /// A trace-id and a parent-id; all zeros, which no id is, become a one.
-fn made(random: [u8; RANDOM]) -> ([u8; 16], [u8; 8]) {
+fn new_ids(random: [u8; RANDOM_BYTES]) -> ([u8; 16], [u8; 8]) {
     let (mut trace, mut parent) = ([0; 16], [0; 8]);
     trace.copy_from_slice(&random[..16]);
     parent.copy_from_slice(&random[16..]);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn carried(headers: &mut HeaderMap) -> u128 {
-        u128::from_be_bytes(carry(headers, || [7; RANDOM]))
+        u128::from_be_bytes(ensure_traceparent(headers, || [7; RANDOM_BYTES]))
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn randomness_that_is_all_zeros_makes_ids_all_the_same() {
         let mut headers = HeaderMap::new();
-        carry(&mut headers, || [0; RANDOM]);
+        ensure_traceparent(&mut headers, || [0; RANDOM_BYTES]);
         assert_eq!(headers[TRACEPARENT], "00-00000000000000000000000000000001-0000000000000001-01");
     }
 
@@ -145,7 +145,7 @@ mod tests {
         #[test]
         fn whatever_comes_in_a_sound_one_goes_out(value in "[0-9a-f-]{0,60}|[ -~]{0,60}", random in any::<[u8; 24]>()) {
             let mut headers = headers(&[&value]);
-            let trace = carry(&mut headers, || random);
+            let trace = ensure_traceparent(&mut headers, || random);
             prop_assert_eq!(trace_id(headers[TRACEPARENT].as_bytes()), Some(trace));
         }
     }

@@ -83,7 +83,7 @@ impl Routes {
     /// Where the client is, as far as the peer is believed.
     fn client(&self, request: &Request<Incoming>, peer: SocketAddr) -> ClientAddress {
         let trusted = &self.settings.clients.trusted_proxies;
-        ClientAddress(headers::origin(peer.ip(), false, request.headers(), trusted).client)
+        ClientAddress(headers::forwarded_client(peer.ip(), false, request.headers(), trusted).address)
     }
 
     fn health(&self) -> Answer {

@@ -18,13 +18,13 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Front;
-use super::contained::contained;
-use super::entrance::{Arrival, Entrance, Received};
+use super::ProxyContext;
+use super::acceptor::{AcceptedConnection, Acceptor, EstablishedConnection};
+use super::catch_panic::catch_panic;
 use super::session;
 use super::upgrade::Adoptable;
-use crate::http::guard::{Guard, Link, Rules};
-use crate::http::reply::Failure;
+use crate::http::reply::ProxyError;
+use crate::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
 use crate::net::files;
 use crate::net::listen::Listener;
 use crate::net::places::Place;
@@ -49,7 +49,7 @@ pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
 /// What the requests of one client connection share.
 pub struct Connection {
     /// The process.
-    pub front: Arc<Front>,
+    pub front: Arc<ProxyContext>,
     /// The other end of the socket, or whom its PROXY header names; a Unix socket's counts as this machine.
     pub peer: IpAddr,
     /// The same with its port, and where it came to.
@@ -61,13 +61,13 @@ pub struct Connection {
     /// The subject of the certificate that the client had to show.
     pub subject: Option<HeaderValue>,
     /// The guard of the framing.
-    pub link: Arc<Link>,
+    pub link: Arc<RequestTracker>,
     /// A tunnel to be, once its 101 is on the way to the client.
     pub handoff: Mutex<Option<Adoptable>>,
 }
 
 /// Accepts until draining begins.
-pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>) {
+pub async fn run(front: Arc<ProxyContext>, listener: Listener, entrance: Arc<Acceptor>) {
     let mut shortage = None;
     loop {
         let accepted = tokio::select! {
@@ -81,14 +81,14 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
                 }
                 let most = front.state.load().connections;
                 let (shared, entrance) = (Arc::clone(&front), Arc::clone(&entrance));
-                match front.admission.places.take(most) {
+                match front.admission.connections.take(most) {
                     Some(place) => {
-                        let arrival = Arrival::new(stream, peer, place);
+                        let arrival = AcceptedConnection::new(stream, peer, place);
                         front.tasks.spawn(live(shared, entrance, arrival));
                     }
                     // Decided here and not in a task: the sockets of those who are only closed would pile up.
                     None => {
-                        if let Some(telling) = entrance.send_away(&shared, stream, Failure::TooMany) {
+                        if let Some(telling) = entrance.refuse(&shared, stream, ProxyError::ConnectionLimit) {
                             front.tasks.spawn(telling);
                         }
                     }
@@ -110,25 +110,25 @@ pub async fn run(front: Arc<Front>, listener: Listener, entrance: Arc<Entrance>)
 }
 
 /// The whole life of a client connection.
-async fn live(front: Arc<Front>, entrance: Arc<Entrance>, arrival: Arrival) {
-    let Some(received) = entrance.receive(&front, arrival).await else { return };
+async fn live(front: Arc<ProxyContext>, entrance: Arc<Acceptor>, arrival: AcceptedConnection) {
+    let Some(received) = entrance.establish(&front, arrival).await else { return };
     drop(entrance);
-    contained(&front, serve(Arc::clone(&front), received)).await;
+    catch_panic(&front, serve(Arc::clone(&front), received)).await;
 }
 
-async fn serve(front: Arc<Front>, received: Received) {
-    let Received { arrival: Arrival { stream, ends, place }, begun } = received;
+async fn serve(front: Arc<ProxyContext>, received: EstablishedConnection) {
+    let EstablishedConnection { arrival: AcceptedConnection { stream, ends, place }, begun } = received;
     let limits = front.state.load().limits.clone();
     let is_secure = stream.tls().is_some();
     let subject = stream.tls().and_then(Secured::peer_subject);
     let subject = subject.and_then(|subject| HeaderValue::try_from(subject).ok());
-    let rules = Rules {
+    let rules = RequestLimits {
         request_head: limits.request_head,
         head_time: limits.head_time,
         keep_alive: limits.keep_alive,
         stall_time: limits.keep_alive,
     };
-    let (mut guard, link) = Guard::since(begun, stream, rules);
+    let (mut guard, link) = RequestStream::with_start(begun, stream, rules);
     let connection = Arc::new(Connection {
         front,
         peer: ends.source.ip(),
@@ -154,7 +154,7 @@ async fn serve(front: Arc<Front>, received: Received) {
 }
 
 /// Request and answer in turn, until the end or a tunnel.
-async fn converse(connection: Arc<Connection>, guard: Guard<Stream>, request_head: usize) {
+async fn converse(connection: Arc<Connection>, guard: RequestStream<Stream>, request_head: usize) {
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);

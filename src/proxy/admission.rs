@@ -12,61 +12,61 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::polling::PollingSessions;
-use crate::http::reply::Failure;
+use super::polling_session::PollingSessions;
+use crate::http::reply::ProxyError;
 use crate::net::places::{Places, client_prefix};
 use crate::pace::{Bucket, FairQueue};
 
 /// The longest that a handshake waits for its turn: within what a client's own connect timeout leaves.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The most handshakes that wait, whatever the rate: each holds a connection and its head.
-const MOST_WAITING: usize = 10_000;
+const MAX_QUEUED: usize = 10_000;
 /// Connections at a time that are told why they are sent away; the rest are closed without a word.
-const MOST_TOLD: usize = 32;
+const MAX_REFUSAL_SLOTS: usize = 32;
 /// From one look at the queue to the next, at least.
-const STEP: Duration = Duration::from_millis(1);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How long those who have left may take up room in the queue: to look for them is to look at all.
-const STALE: Duration = Duration::from_millis(20);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 /// Those who are sent away come back over this many seconds, at least.
-const LEAST_SPREAD: u64 = 5;
+const MIN_RETRY_SPREAD: u64 = 5;
 /// And at most: longer, and the storm is over before they are back.
-const MOST_SPREAD: u64 = 300;
+const MAX_RETRY_SPREAD: u64 = 300;
 
 /// See the module.
-pub struct Admission {
+pub struct AdmissionControl {
     /// The client connections.
-    pub places: Arc<Places>,
+    pub connections: Arc<Places>,
     /// The sessions that clients have opened by polling.
     pub(super) polling: Arc<PollingSessions>,
     /// Room for those who are told why they are sent away.
-    pub told: Arc<Semaphore>,
+    pub refusal_slots: Arc<Semaphore>,
     /// The zero of the bucket's clock.
     started: Instant,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<HandshakeQueue>,
 }
 
 /// The handshakes that wait.
 #[derive(Default)]
-struct Waiting {
+struct HandshakeQueue {
     bucket: Bucket,
     queue: FairQueue<IpAddr, oneshot::Sender<()>>,
     /// The rate that was asked for last, in handshakes a second.
     rate: u32,
     /// When those who have left were last taken out, on the bucket's clock.
-    swept: Duration,
+    swept_at: Duration,
     /// Sent away since the queue was empty.
-    sent_away: u64,
+    rejected: u64,
     /// The pump is at work.
-    is_pumped: bool,
+    is_running: bool,
 }
 
-impl Admission {
+impl AdmissionControl {
     /// Nobody is there yet.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            places: Arc::default(),
+            connections: Arc::default(),
             polling: PollingSessions::new(),
-            told: Arc::new(Semaphore::new(MOST_TOLD)),
+            refusal_slots: Arc::new(Semaphore::new(MAX_REFUSAL_SLOTS)),
             started: Instant::now(),
             waiting: Mutex::default(),
         })
@@ -76,61 +76,61 @@ impl Admission {
     ///
     /// # Errors
     ///
-    /// [`Failure::Paced`] when it is not its turn soon enough.
-    pub async fn handshake(
+    /// [`ProxyError::HandshakeRateLimit`] when it is not its turn soon enough.
+    pub async fn await_handshake_turn(
         self: &Arc<Self>,
         client: IpAddr,
         rate: u32,
         tasks: &TaskTracker,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ProxyError> {
         if rate == 0 {
             return Ok(());
         }
-        let Some(turn) = self.queue(client, rate, tasks)? else { return Ok(()) };
-        match tokio::time::timeout(PATIENCE, turn).await {
+        let Some(turn) = self.enqueue(client, rate, tasks)? else { return Ok(()) };
+        match tokio::time::timeout(MAX_WAIT, turn).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(self.waiting.lock().send_away()),
+            _ => Err(self.waiting.lock().reject()),
         }
     }
 
     /// A place in the queue, or none where the turn is now.
-    fn queue(
+    fn enqueue(
         self: &Arc<Self>,
         client: IpAddr,
         rate: u32,
         tasks: &TaskTracker,
-    ) -> Result<Option<oneshot::Receiver<()>>, Failure> {
+    ) -> Result<Option<oneshot::Receiver<()>>, ProxyError> {
         let mut waiting = self.waiting.lock();
         waiting.rate = rate;
         if waiting.queue.is_empty() && waiting.bucket.take(rate, self.started.elapsed()).is_ok() {
             return Ok(None);
         }
         // What comes out within their patience, and no more.
-        let room = (rate as usize).saturating_mul(PATIENCE.as_secs() as usize).min(MOST_WAITING);
+        let room = (rate as usize).saturating_mul(MAX_WAIT.as_secs() as usize).min(MAX_QUEUED);
         let (turn, awaited) = oneshot::channel();
         // One that makes way for it hears so by the end of its channel.
         if waiting.queue.push(client_prefix(client), turn, room).is_err() {
-            return Err(waiting.send_away());
+            return Err(waiting.reject());
         }
-        if !std::mem::replace(&mut waiting.is_pumped, true) {
-            tasks.spawn(pump(Arc::clone(self)));
+        if !std::mem::replace(&mut waiting.is_running, true) {
+            tasks.spawn(run_queue(Arc::clone(self)));
         }
         Ok(Some(awaited))
     }
 }
 
-impl Waiting {
-    fn send_away(&mut self) -> Failure {
-        self.sent_away += 1;
+impl HandshakeQueue {
+    fn reject(&mut self) -> ProxyError {
+        self.rejected += 1;
         // So that they come back at half the rate, whoever else does.
-        let needed = self.sent_away.saturating_mul(2) / u64::from(self.rate.max(1));
-        Failure::Paced { spread: needed.clamp(LEAST_SPREAD, MOST_SPREAD) }
+        let needed = self.rejected.saturating_mul(2) / u64::from(self.rate.max(1));
+        ProxyError::HandshakeRateLimit { spread: needed.clamp(MIN_RETRY_SPREAD, MAX_RETRY_SPREAD) }
     }
 
     /// Lets those in whose turn it is; says when the next one is, while somebody waits.
-    fn let_in(&mut self, now: Duration) -> Option<Duration> {
-        if now.saturating_sub(self.swept) >= STALE {
-            self.swept = now;
+    fn release_due(&mut self, now: Duration) -> Option<Duration> {
+        if now.saturating_sub(self.swept_at) >= SWEEP_INTERVAL {
+            self.swept_at = now;
             self.queue.retain(|turn| !turn.is_closed());
         }
         while !self.queue.is_empty() {
@@ -139,18 +139,18 @@ impl Waiting {
             }
             while self.queue.pop().is_some_and(|turn| turn.send(()).is_err()) {}
         }
-        self.is_pumped = false;
-        self.sent_away = 0;
+        self.is_running = false;
+        self.rejected = 0;
         None
     }
 }
 
 /// Runs while somebody waits.
-async fn pump(admission: Arc<Admission>) {
+async fn run_queue(admission: Arc<AdmissionControl>) {
     loop {
-        let wait = admission.waiting.lock().let_in(admission.started.elapsed());
+        let wait = admission.waiting.lock().release_due(admission.started.elapsed());
         let Some(wait) = wait else { return };
-        tokio::time::sleep(wait.max(STEP)).await;
+        tokio::time::sleep(wait.max(MIN_POLL_INTERVAL)).await;
     }
 }
 
@@ -164,17 +164,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_storm_is_let_in_at_the_pace_and_the_rest_is_sent_away_over_a_time_that_fits() {
-        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        let (admission, tasks) = (AdmissionControl::new(), TaskTracker::new());
         let mut asked = tokio::task::JoinSet::new();
         for number in 0..400_u32 {
             let (admission, tasks) = (Arc::clone(&admission), tasks.clone());
-            asked.spawn(async move { admission.handshake(client((number % 200) as u8), 50, &tasks).await });
+            asked.spawn(async move {
+                admission.await_handshake_turn(client((number % 200) as u8), 50, &tasks).await
+            });
         }
         let (mut let_in, mut widest) = (0, 0);
         while let Some(answer) = asked.join_next().await {
             match answer.unwrap() {
                 Ok(()) => let_in += 1,
-                Err(Failure::Paced { spread }) => widest = widest.max(spread),
+                Err(ProxyError::HandshakeRateLimit { spread }) => widest = widest.max(spread),
                 Err(other) => panic!("{other:?}"),
             }
         }
@@ -188,16 +190,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_with_many_requests_delays_another_by_one() {
-        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        let (admission, tasks) = (AdmissionControl::new(), TaskTracker::new());
         let mut asked = tokio::task::JoinSet::new();
         for _ in 0..100 {
             let (admission, tasks) = (Arc::clone(&admission), tasks.clone());
-            asked.spawn(async move { admission.handshake(client(1), 20, &tasks).await });
+            asked.spawn(async move { admission.await_handshake_turn(client(1), 20, &tasks).await });
         }
         tokio::task::yield_now().await;
         // The loud one has the whole queue; the quiet ones get a turn all the same.
         for quiet in 2..6 {
-            assert_eq!(admission.handshake(client(quiet), 20, &tasks).await, Ok(()), "{quiet}");
+            assert_eq!(admission.await_handshake_turn(client(quiet), 20, &tasks).await, Ok(()), "{quiet}");
         }
         let mut of_loud = 0;
         while let Some(answer) = asked.join_next().await {
@@ -208,21 +210,21 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_rate_nobody_waits() {
-        let (admission, tasks) = (Admission::new(), TaskTracker::new());
+        let (admission, tasks) = (AdmissionControl::new(), TaskTracker::new());
         for _ in 0..10_000 {
-            assert_eq!(admission.handshake(client(1), 0, &tasks).await, Ok(()));
+            assert_eq!(admission.await_handshake_turn(client(1), 0, &tasks).await, Ok(()));
         }
         assert!(tasks.is_empty());
     }
 
     #[tokio::test]
     async fn who_has_left_costs_nobody_a_turn() {
-        let (admission, tasks) = (Admission::new(), TaskTracker::new());
-        assert_eq!(admission.handshake(client(1), 1, &tasks).await, Ok(()));
-        let gone = admission.queue(client(2), 1, &tasks).unwrap();
+        let (admission, tasks) = (AdmissionControl::new(), TaskTracker::new());
+        assert_eq!(admission.await_handshake_turn(client(1), 1, &tasks).await, Ok(()));
+        let gone = admission.enqueue(client(2), 1, &tasks).unwrap();
         drop(gone);
         admission.waiting.lock().queue.retain(|turn| !turn.is_closed());
-        assert_eq!(admission.waiting.lock().let_in(Duration::from_secs(5)), None);
+        assert_eq!(admission.waiting.lock().release_due(Duration::from_secs(5)), None);
         assert_eq!(
             admission.waiting.lock().bucket.take(1, Duration::from_secs(5)),
             Ok(()),

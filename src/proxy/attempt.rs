@@ -19,15 +19,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::accept::Connection;
 use super::session::Session;
-use super::upstream::LARGEST_HEAD;
-use crate::http::reply::Failure;
+use super::upstream::MAX_RESPONSE_HEAD;
+use crate::http::reply::ProxyError;
 use crate::metrics::Seat;
 use crate::net::stream::Stream;
 use crate::pool::pick::Candidate;
 use crate::ws::handshake::{self, AnswerFault, Offer};
 
 /// An upgrade that is to be sent to a node.
-pub struct Attempt<'a> {
+pub struct NodeHandshake<'a> {
     /// Where it came in.
     pub connection: &'a Connection,
     /// Its session.
@@ -43,15 +43,15 @@ pub struct Attempt<'a> {
 }
 
 /// What a node has answered.
-pub enum Answer {
+pub enum UpgradeAnswer {
     /// A valid 101.
-    Yes(Box<Yes>),
+    Yes(Box<AcceptedUpgrade>),
     /// Something else, in the node's own words.
     No(Candidate, Response<Incoming>),
 }
 
 /// A node's valid 101.
-pub struct Yes {
+pub struct AcceptedUpgrade {
     /// The node.
     pub candidate: Candidate,
     /// The tunnel counts on it.
@@ -65,17 +65,17 @@ pub struct Yes {
 }
 
 /// How one node took it.
-struct Told {
-    answer: Result<Answer, Failure>,
+struct AttemptResult {
+    answer: Result<UpgradeAnswer, ProxyError>,
     /// Another node may be asked.
     is_refused: bool,
 }
 
 type Connected = Http<TokioIo<Stream>, Empty<Bytes>>;
 
-impl Attempt<'_> {
+impl NodeHandshake<'_> {
     /// Dials and asks the candidates in turn; the first that does not refuse decides.
-    pub async fn answer(&self) -> Result<Answer, Failure> {
+    pub async fn answer(&self) -> Result<UpgradeAnswer, ProxyError> {
         let mut candidates = self.session.candidates(&self.connection.front, true);
         let (mut is_exhausted, mut asked, mut last) = (false, 0, None);
         let mut is_allowed = true;
@@ -102,7 +102,11 @@ impl Attempt<'_> {
             last = Some(told.answer);
         }
         last.unwrap_or_else(|| {
-            Err(if is_exhausted { Failure::Exhausted } else { Session::failure(candidates.shortage()) })
+            Err(if is_exhausted {
+                ProxyError::LocalExhaustion
+            } else {
+                Session::failure(candidates.shortage())
+            })
         })
     }
 
@@ -112,31 +116,35 @@ impl Attempt<'_> {
         if self.session.in_session || asked >= pool.config.retries.attempts {
             return false;
         }
-        let is_there = pool.retries.lock().take(self.connection.front.now());
+        let is_there = pool.retry_budget.lock().take(self.connection.front.now());
         pool.meter.retry(is_there);
         is_there
     }
 
     /// A connection to the candidate; `None` when there is none, and the next may be tried.
-    async fn dial(&self, candidate: &Candidate, is_exhausted: &mut bool) -> Result<Option<Stream>, Failure> {
+    async fn dial(
+        &self,
+        candidate: &Candidate,
+        is_exhausted: &mut bool,
+    ) -> Result<Option<Stream>, ProxyError> {
         let upstream = &self.session.pool.upstreams[candidate.node];
         let dialled = timeout_at(self.deadline, upstream.dial(self.session.ends(self.connection))).await;
-        match dialled.map_err(|_| Failure::TooSlow)? {
+        match dialled.map_err(|_| ProxyError::NodeTimeout)? {
             Ok(stream) => Ok(Some(stream)),
             Err(fault) => {
                 tracing::debug!(node = %upstream.node.id, %fault, "node not reached, the next is tried");
                 *is_exhausted |= fault.is_own();
-                self.session.blame_dial(&self.connection.front, candidate.node, &fault);
+                self.session.record_dial_failure(&self.connection.front, candidate.node, &fault);
                 Ok(None)
             }
         }
     }
 
-    async fn ask(&self, candidate: Candidate, seat: Seat, stream: Stream) -> Told {
+    async fn ask(&self, candidate: Candidate, seat: Seat, stream: Stream) -> AttemptResult {
         let Ok(asked) = timeout_at(self.deadline, self.send(stream)).await else {
             let within = self.session.pool.config.timeouts.handshake;
             self.blame(&candidate, &format!("no answer to an upgrade within {within:?}"));
-            return Told { answer: Err(Failure::TooSlow), is_refused: false };
+            return AttemptResult { answer: Err(ProxyError::NodeTimeout), is_refused: false };
         };
         let (answer, http) = match asked {
             Ok(answered) => answered,
@@ -144,7 +152,10 @@ impl Attempt<'_> {
         };
         self.session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
         if answer.status() == handshake::YES {
-            return Told { answer: self.accept((candidate, seat), answer, http).await, is_refused: false };
+            return AttemptResult {
+                answer: self.accept((candidate, seat), answer, http).await,
+                is_refused: false,
+            };
         }
         // The client may hear the node's own words; the connection to it ends with them, as the guard has stopped.
         self.connection.front.tasks.spawn(async move {
@@ -154,21 +165,21 @@ impl Attempt<'_> {
         if is_refused {
             self.blame(&candidate, &format!("an upgrade was answered with {}", answer.status().as_u16()));
         } else {
-            self.session.praise(&self.connection.front, candidate.node);
+            self.session.record_success(&self.connection.front, candidate.node);
         }
-        Told { answer: Ok(Answer::No(candidate, answer)), is_refused }
+        AttemptResult { answer: Ok(UpgradeAnswer::No(candidate, answer)), is_refused }
     }
 
-    fn broke_off(&self, candidate: &Candidate, error: &hyper::Error) -> Told {
+    fn broke_off(&self, candidate: &Candidate, error: &hyper::Error) -> AttemptResult {
         let what = format!("the node's answer broke off: {error}");
         self.blame(candidate, &what);
-        Told { answer: Err(Failure::BadAnswer(what)), is_refused: true }
+        AttemptResult { answer: Err(ProxyError::BadNodeResponse(what)), is_refused: true }
     }
 
     fn blame(&self, candidate: &Candidate, what: &str) {
         let node = &self.session.pool.upstreams[candidate.node].node.id;
         tracing::debug!(%node, what, "node failed an upgrade");
-        self.session.blame_answer(&self.connection.front, candidate.node, what);
+        self.session.record_bad_answer(&self.connection.front, candidate.node, what);
     }
 
     /// Sends the request, and gives the head of the answer and the connection that it came on.
@@ -178,7 +189,7 @@ impl Attempt<'_> {
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.fields.clone();
         let mut http = http1::Builder::new();
-        http.max_buf_size(LARGEST_HEAD);
+        http.max_buf_size(MAX_RESPONSE_HEAD);
         let (mut sender, mut http) = http.handshake(TokioIo::new(stream)).await?;
         let mut answer = Box::pin(sender.send_request(request));
         let answer = tokio::select! {
@@ -197,20 +208,21 @@ impl Attempt<'_> {
         (candidate, seat): (Candidate, Seat),
         answer: Response<Incoming>,
         mut http: Connected,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<UpgradeAnswer, ProxyError> {
         if let Err(fault) = self.offer.check_answer(answer.headers()) {
             // Whether a subprotocol fits is between the client and the node's application.
             if fault != AnswerFault::Protocol {
                 self.blame(&candidate, &fault.to_string());
             }
-            return Err(Failure::BadAnswer(fault.to_string()));
+            return Err(ProxyError::BadNodeResponse(fault.to_string()));
         }
         let ended = poll_fn(|cx| Pin::new(&mut http).poll_without_shutdown(cx)).await;
-        ended.map_err(|error| Failure::BadAnswer(format!("the node's answer broke off: {error}")))?;
-        self.session.praise(&self.connection.front, candidate.node);
+        ended
+            .map_err(|error| ProxyError::BadNodeResponse(format!("the node's answer broke off: {error}")))?;
+        self.session.record_success(&self.connection.front, candidate.node);
         let (parts, fields) = (http.into_parts(), answer.into_parts().0.headers);
         let (node, from_node) = (parts.io.into_inner(), parts.read_buf);
-        Ok(Answer::Yes(Box::new(Yes { candidate, seat, node, from_node, fields })))
+        Ok(UpgradeAnswer::Yes(Box::new(AcceptedUpgrade { candidate, seat, node, from_node, fields })))
     }
 }
 

@@ -17,13 +17,13 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 
 use super::accept::Connection;
-use super::polling::{self, Opening};
+use super::polling_session::{self, PollingPermit};
+use super::request_body::{RequestBody, UploadProgress};
 use super::session::Session;
-use super::upload::{Progress, Upload};
-use super::upstream::{Lease, Upstream};
+use super::upstream::{PooledConnection, Upstream};
 use crate::affinity::engine_io;
-use crate::http::reply::Failure;
-use crate::http::{Body, BodyFault, headers};
+use crate::http::reply::ProxyError;
+use crate::http::{Body, BodyError, headers};
 use crate::pool::pick::Candidate;
 
 /// The longest answer that is looked at for a Socket.IO sid. Handshake answers have some 120 bytes.
@@ -33,16 +33,16 @@ const HANDSHAKE: u64 = 4096;
 pub async fn serve(
     connection: &Connection,
     session: &Session,
-    request: Request<Upload>,
-) -> Result<Response<Body>, Failure> {
-    let opening = polling::admit(connection, session, &request).await?;
-    let is_heard = session.pool.tags_sids() || session.pool.doctor.listens();
+    request: Request<RequestBody>,
+) -> Result<Response<Body>, ProxyError> {
+    let opening = polling_session::admit(connection, session, &request).await?;
+    let is_heard = session.pool.tags_sids() || session.pool.idle_timeout_lint.is_pending();
     let is_handshake = is_heard && engine_io::is_polling_handshake(request.method(), request.uri().query());
     let upload = request.body().progress().clone();
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     *request.version_mut() = Version::HTTP_11;
-    let trailers = headers::trailers_that_travel(request.headers());
+    let trailers = headers::forwardable_trailers(request.headers());
     headers::strip_hop_by_hop(request.headers_mut());
     if let Some(trailers) = trailers {
         request.headers_mut().insert(TRAILER, trailers);
@@ -51,12 +51,12 @@ pub async fn serve(
         // It is the only coding that a request may have here. Left to itself, hyper takes a GET to have no body.
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    headers::set_forwarded(request.headers_mut(), connection.peer, &session.origin);
+    headers::set_forwarded(request.headers_mut(), connection.peer, &session.client);
     headers::set_client_subject(request.headers_mut(), connection.subject.as_ref());
     let within = session.pool.config.timeouts.request;
     let sent = send(connection, session, request);
-    let sent = tokio::time::timeout(within, sent).await.unwrap_or(Err(Failure::TooSlow));
-    let (candidate, answer, lease) = sent.inspect_err(|_| opening.iter().for_each(Opening::refuse))?;
+    let sent = tokio::time::timeout(within, sent).await.unwrap_or(Err(ProxyError::NodeTimeout));
+    let (candidate, answer, lease) = sent.inspect_err(|_| opening.iter().for_each(PollingPermit::cancel))?;
     session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
     let upstream = Arc::clone(&session.pool.upstreams[candidate.node]);
     let mut answer = answer.map(|body| Answer { body, upload, kept: Some((lease, upstream)) }.boxed_unsync());
@@ -68,9 +68,13 @@ pub async fn serve(
     Ok(answer)
 }
 
-type Sent = (Candidate, Response<Incoming>, Lease);
+type Sent = (Candidate, Response<Incoming>, PooledConnection);
 
-async fn send(connection: &Connection, session: &Session, request: Request<Body>) -> Result<Sent, Failure> {
+async fn send(
+    connection: &Connection,
+    session: &Session,
+    request: Request<Body>,
+) -> Result<Sent, ProxyError> {
     let front = &connection.front;
     let spare = spare(&request);
     let mut request = Some(request);
@@ -81,24 +85,24 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
         let mut fresh = false;
         // At most twice: on a kept connection, and on a new one if that was stale.
         while let Some(unsent) = request.take().or_else(|| spare.as_ref().map(copy)) {
-            let leased = upstream.lease(session.ends(connection), fresh, &front.tasks).await;
+            let leased = upstream.acquire_connection(session.ends(connection), fresh, &front.tasks).await;
             let mut lease = match leased {
                 Ok(lease) => lease,
                 Err(fault) => {
                     request = Some(unsent);
                     is_exhausted |= fault.is_own();
-                    session.blame_dial(front, candidate.node, &fault);
+                    session.record_dial_failure(front, candidate.node, &fault);
                     break;
                 }
             };
             match lease.sender.try_send_request(unsent).await {
                 Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     let what = "the node's 101 answers a request for no upgrade";
-                    session.blame_answer(front, candidate.node, what);
-                    return Err(Failure::BadAnswer(what.into()));
+                    session.record_bad_answer(front, candidate.node, what);
+                    return Err(ProxyError::BadNodeResponse(what.into()));
                 }
                 Ok(answer) => {
-                    session.praise(front, candidate.node);
+                    session.record_success(front, candidate.node);
                     return Ok((candidate, answer, lease));
                 }
                 Err(mut fault) => {
@@ -112,17 +116,17 @@ async fn send(connection: &Connection, session: &Session, request: Request<Body>
             }
         }
     }
-    Err(if is_exhausted { Failure::Exhausted } else { Session::failure(candidates.shortage()) })
+    Err(if is_exhausted { ProxyError::LocalExhaustion } else { Session::failure(candidates.shortage()) })
 }
 
 /// Whose fault it is that there is no answer: a client whose body broke off must not get a node ejected.
-fn broke_off(connection: &Connection, session: &Session, node: usize, error: &hyper::Error) -> Failure {
+fn broke_off(connection: &Connection, session: &Session, node: usize, error: &hyper::Error) -> ProxyError {
     if error.is_user() {
-        return if connection.link.was_slow() { Failure::BodyTooSlow } else { Failure::Body };
+        return if connection.link.is_body_too_slow() { ProxyError::BodyTooSlow } else { ProxyError::Body };
     }
     let what = format!("the node's answer broke off: {error}");
-    session.blame_answer(&connection.front, node, &what);
-    Failure::BadAnswer(what)
+    session.record_bad_answer(&connection.front, node, &what);
+    ProxyError::BadNodeResponse(what)
 }
 
 /// A copy to send once more, of a request that may be.
@@ -151,10 +155,10 @@ async fn hear_handshake(
     session: &Session,
     candidate: &Candidate,
     answer: Response<Body>,
-    (is_handshake, opening): (bool, Option<Opening>),
-) -> Result<Response<Body>, Failure> {
+    (is_handshake, opening): (bool, Option<PollingPermit>),
+) -> Result<Response<Body>, ProxyError> {
     if !answer.status().is_success() {
-        opening.iter().for_each(Opening::refuse);
+        opening.iter().for_each(PollingPermit::cancel);
         return Ok(answer);
     }
     let is_short = answer.body().size_hint().upper().is_some_and(|most| most <= HANDSHAKE);
@@ -165,11 +169,12 @@ async fn hear_handshake(
     }
     let (mut parts, body) = answer.into_parts();
     let body = body.collect().await;
-    let body = body.map_err(|fault| Failure::BadAnswer(format!("the node's answer broke off: {fault}")))?;
+    let body =
+        body.map_err(|fault| ProxyError::BadNodeResponse(format!("the node's answer broke off: {fault}")))?;
     let mut body = body.to_bytes();
-    opening.iter().for_each(|opening| opening.settle(&body));
+    opening.iter().for_each(|opening| opening.confirm(&body));
     if is_handshake {
-        session.pool.doctor.hear(&session.pool.config, &body);
+        session.pool.idle_timeout_lint.check_open_packet(&session.pool.config, &body);
     }
     let tag = session.pool.nodes.tag(candidate.node).filter(|_| is_handshake && session.pool.tags_sids());
     if let Some(tagged) = tag.and_then(|tag| engine_io::tag_answer(&body, tag)) {
@@ -183,18 +188,18 @@ async fn hear_handshake(
 /// sent to its own.
 struct Answer {
     body: Incoming,
-    upload: Progress,
-    kept: Option<(Lease, Arc<Upstream>)>,
+    upload: UploadProgress,
+    kept: Option<(PooledConnection, Arc<Upstream>)>,
 }
 
 impl http_body::Body for Answer {
     type Data = Bytes;
-    type Error = BodyFault;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
     }
 
@@ -213,7 +218,7 @@ impl Drop for Answer {
             && self.upload.is_whole()
             && let Some((lease, upstream)) = self.kept.take()
         {
-            upstream.keep(lease);
+            upstream.release_connection(lease);
         }
     }
 }

@@ -1,24 +1,24 @@
 //! The data plane: from an accepted connection to a tunnel in the relay, or to an ordinary answer.
 //!
-//! A [`State`] is one generation of what the config says, built once and never changed; what lives longer than a
+//! A [`ProxyState`] is one generation of what the config says, built once and never changed; what lives longer than a
 //! generation (health, meters, kept connections) hangs on the [`upstream::Upstream`]s. A session takes one
 //! generation at its request and keeps it to its adoption (invariant I3).
 
 pub mod accept;
 pub mod admission;
 mod attempt;
-mod contained;
-mod doctor;
+mod catch_panic;
+mod idle_timeout_lint;
 pub mod drain;
-pub mod entrance;
+pub mod acceptor;
 mod forward;
-mod passive;
-mod polling;
+mod passive_health;
+mod polling_session;
 pub mod rollout;
 mod session;
-mod shortage;
+mod dial_exhaustion;
 mod upgrade;
-mod upload;
+mod request_body;
 pub mod upstream;
 
 use std::collections::HashMap;
@@ -44,20 +44,20 @@ use crate::relay::Relay;
 use crate::route::Routes;
 use crate::shutdown::Shutdown;
 
-use admission::Admission;
-use doctor::Doctor;
+use admission::AdmissionControl;
+use idle_timeout_lint::IdleTimeoutLint;
 use upstream::Upstream;
 
 /// One generation of the data plane.
-pub struct State {
+pub struct ProxyState {
     /// Counts up from 1.
     pub generation: u32,
     /// Host and path to pool.
     pub routes: Routes,
     /// The pools by name.
-    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    pub pools: HashMap<Arc<str>, Arc<UpstreamPool>>,
     /// Whose word about the client is believed.
-    pub trusted: Vec<IpNet>,
+    pub trusted_proxies: Vec<IpNet>,
     /// What a client may take.
     pub limits: config::Limits,
     /// How many client connections there may be: what `limits` says, or what the file limit allows.
@@ -67,7 +67,7 @@ pub struct State {
 }
 
 /// One pool of a generation.
-pub struct Pool {
+pub struct UpstreamPool {
     /// What the config says.
     pub config: config::Pool,
     /// The nodes as the picker sees them.
@@ -79,44 +79,44 @@ pub struct Pool {
     /// Which release its nodes are being replaced by.
     rollout: rollout::Watch,
     /// Compares its idle timeout with what its nodes say.
-    doctor: Doctor,
+    idle_timeout_lint: IdleTimeoutLint,
     /// Sessions that were placed without a pin or a key so far.
-    turn: AtomicU64,
+    placements: AtomicU64,
     /// Held while real traffic judges a node; shared by the generations.
-    passive: Arc<Mutex<()>>,
+    passive_lock: Arc<Mutex<()>>,
     /// What is left for retries of handshakes; shared by the generations.
-    retries: Arc<Mutex<retry::Budget>>,
+    retry_budget: Arc<Mutex<retry::Budget>>,
 }
 
-impl State {
+impl ProxyState {
     /// Generation 1 of a process.
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
-        Self::after(0, config, metrics)
+        Self::resume_from(0, config, metrics)
     }
 
     /// The first generation of a process that takes over from one that was at `generation`.
-    pub fn after(generation: u32, config: &Config, metrics: &Metrics) -> Self {
-        let state = Self::of(config, generation + 1, |pool| Arc::new(Pool::new(pool, metrics)));
-        state.take_effect(metrics, Duration::ZERO);
+    pub fn resume_from(generation: u32, config: &Config, metrics: &Metrics) -> Self {
+        let state = Self::of(config, generation + 1, |pool| Arc::new(UpstreamPool::new(pool, metrics)));
+        state.activate(metrics, Duration::ZERO);
         state
     }
 
     /// The generation after this one. A pool that is the same stays as it is; of a pool that changed, the nodes that
-    /// are still at their place keep what is known of them. Nothing has an effect before [`State::take_effect`].
+    /// are still at their place keep what is known of them. Nothing has an effect before [`ProxyState::activate`].
     pub fn next(&self, config: &Config, metrics: &Metrics) -> Self {
         Self::of(config, self.generation + 1, |pool| match self.pools.get(&pool.name) {
             Some(known) if known.config == *pool => Arc::clone(known),
             Some(known) => Arc::new(known.next(pool, metrics)),
-            None => Arc::new(Pool::new(pool, metrics)),
+            None => Arc::new(UpstreamPool::new(pool, metrics)),
         })
     }
 
-    fn of(config: &Config, generation: u32, pool: impl Fn(&config::Pool) -> Arc<Pool>) -> Self {
+    fn of(config: &Config, generation: u32, pool: impl Fn(&config::Pool) -> Arc<UpstreamPool>) -> Self {
         Self {
             generation,
             routes: Routes::new(config.routes.clone()),
             pools: config.pools.iter().map(|config| (Arc::clone(&config.name), pool(config))).collect(),
-            trusted: config.trusted_proxies.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
             limits: config.limits.clone(),
             connections: budget(config).connections,
             in_use: CancellationToken::new().drop_guard(),
@@ -124,16 +124,16 @@ impl State {
     }
 
     /// New sessions see this generation from now on.
-    pub fn take_effect(&self, metrics: &Metrics, now: Duration) {
+    pub fn activate(&self, metrics: &Metrics, now: Duration) {
         metrics.set_generation(self.generation.into());
         for pool in self.pools.values() {
-            pool.upstreams.iter().for_each(|upstream| upstream.take_effect(&pool.config, now));
+            pool.upstreams.iter().for_each(|upstream| upstream.activate(&pool.config, now));
             pool.note_releases();
         }
     }
 
     /// Cancelled once the last session that sees this generation has been adopted or has ended.
-    pub fn out_of_use(&self) -> CancellationToken {
+    pub fn retirement(&self) -> CancellationToken {
         self.in_use.token().clone()
     }
 
@@ -143,7 +143,7 @@ impl State {
     }
 }
 
-impl Pool {
+impl UpstreamPool {
     fn new(config: &config::Pool, metrics: &Metrics) -> Self {
         let upstreams = config.nodes.iter().map(|node| Arc::new(Upstream::new(node, config, metrics)));
         Self::of(config, upstreams.collect(), metrics)
@@ -155,14 +155,14 @@ impl Pool {
             && self.config.source_addresses == config.source_addresses
             && self.config.send_proxy_protocol == config.send_proxy_protocol;
         let upstream = |node: &Node| match self.upstream(node) {
-            Some(known) => Arc::new(known.renewed(node, config, same_way)),
+            Some(known) => Arc::new(known.with_config(node, config, same_way)),
             None => Arc::new(Upstream::joining(node, config, metrics)),
         };
         let mut next = Self::of(config, config.nodes.iter().map(upstream).collect(), metrics);
         next.rollout = self.rollout.next();
-        next.turn.store(self.turn.load(Relaxed), Relaxed);
-        next.passive = Arc::clone(&self.passive);
-        next.retries = Arc::clone(&self.retries);
+        next.placements.store(self.placements.load(Relaxed), Relaxed);
+        next.passive_lock = Arc::clone(&self.passive_lock);
+        next.retry_budget = Arc::clone(&self.retry_budget);
         next
     }
 
@@ -172,17 +172,17 @@ impl Pool {
             nodes: Nodes::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
             rollout: rollout::Watch::default(),
-            doctor: Doctor::default(),
-            turn: AtomicU64::new(0),
-            passive: Arc::default(),
-            retries: Arc::default(),
+            idle_timeout_lint: IdleTimeoutLint::default(),
+            placements: AtomicU64::new(0),
+            passive_lock: Arc::default(),
+            retry_budget: Arc::default(),
             config: config.clone(),
         }
     }
 
     /// The draining node on which a session without a tunnel stays for now: the one that it is pinned to, until the
     /// time of its sid has come.
-    fn stays(&self, wishes: &Wishes, sid: Option<u64>) -> Option<usize> {
+    fn draining_pin(&self, wishes: &Wishes, sid: Option<u64>) -> Option<usize> {
         let sid = sid?;
         let Some(Wish::Pin { node, .. }) = wishes.list().first() else { return None };
         let drain = self.upstreams.get(*node)?.drain()?;
@@ -196,19 +196,19 @@ impl Pool {
     }
 
     /// Closes the connections that are kept for plain HTTP.
-    pub fn release(&self) {
-        self.upstreams.iter().for_each(|upstream| upstream.release());
+    pub fn close_idle_connections(&self) {
+        self.upstreams.iter().for_each(|upstream| upstream.close_idle_connections());
     }
 
     /// How many nodes take clients now.
-    pub fn up(&self, now: Duration) -> usize {
+    pub fn count_up(&self, now: Duration) -> usize {
         self.upstreams.iter().filter(|upstream| upstream.is_up(now)).count()
     }
 
     /// The turn of a session. Only one that the balance rule places uses its turn up: those that a pin brings back
     /// in between must not decide where the next new one goes.
-    fn turn(&self, is_placed: bool) -> u64 {
-        if is_placed { self.turn.fetch_add(1, Relaxed) } else { self.turn.load(Relaxed) }
+    fn next_placement(&self, is_placed: bool) -> u64 {
+        if is_placed { self.placements.fetch_add(1, Relaxed) } else { self.placements.load(Relaxed) }
     }
 
     /// The load bound for a session. Only what is opened anew is placed by it, and only where no later request of it
@@ -234,15 +234,15 @@ pub fn budget(config: &Config) -> Budget {
 }
 
 /// What every connection of the process shares.
-pub struct Front {
+pub struct ProxyContext {
     /// The present generation.
-    pub state: ArcSwap<State>,
+    pub state: ArcSwap<ProxyState>,
     /// Where tunnels live.
     pub relay: Relay,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where sessions are written down.
-    pub access: Arc<AccessLog>,
+    pub access_log: Arc<AccessLog>,
     /// How far the process is.
     pub shutdown: Shutdown,
     /// The zero of the clock that health is told.
@@ -250,36 +250,42 @@ pub struct Front {
     /// Owns the tasks of client and node connections.
     pub tasks: TaskTracker,
     /// Who is let in.
-    pub(crate) admission: Arc<Admission>,
+    pub(crate) admission: Arc<AdmissionControl>,
     /// Sessions so far, from a start that differs between processes.
     ids: AtomicU64,
     seed: u64,
 }
 
-impl Front {
+impl ProxyContext {
     /// Ready to serve `state`. `seed` is random, of this process.
-    pub fn new(state: State, relay: Relay, metrics: Arc<Metrics>, access: Arc<AccessLog>, seed: u64) -> Self {
+    pub fn new(
+        state: ProxyState,
+        relay: Relay,
+        metrics: Arc<Metrics>,
+        access_log: Arc<AccessLog>,
+        seed: u64,
+    ) -> Self {
         Self {
             state: ArcSwap::from_pointee(state),
             relay,
             metrics,
-            access,
+            access_log,
             shutdown: Shutdown::new(),
             started: Instant::now(),
             tasks: TaskTracker::new(),
-            admission: Admission::new(),
+            admission: AdmissionControl::new(),
             ids: AtomicU64::new(0),
             seed,
         }
     }
 
     /// Goes on with a clock that another process has started so long ago.
-    pub fn count_on(&mut self, clock: Duration) {
+    pub fn continue_clock(&mut self, clock: Duration) {
         self.started = self.started.checked_sub(clock).unwrap_or(self.started);
     }
 
     /// Who is let in.
-    pub fn admission(&self) -> &Arc<Admission> {
+    pub fn admission(&self) -> &Arc<AdmissionControl> {
         &self.admission
     }
 
@@ -290,7 +296,7 @@ impl Front {
 
     /// Random bytes, for names that must be unique in the world. Without a source of randomness, which aws-lc does not
     /// know on any system that this runs on, they are those of the next session ids.
-    fn random<const N: usize>(&self) -> [u8; N] {
+    fn random_bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         if aws_lc_rs::rand::fill(&mut bytes).is_err() {
             bytes

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use super::Pool;
+use super::UpstreamPool;
 use super::upstream::Upstream;
 use crate::pool::Node;
 use crate::pool::rollout::{Releases, Rollout};
@@ -42,12 +42,13 @@ impl Watch {
     }
 }
 
-impl Pool {
+impl UpstreamPool {
     /// Looks at what the nodes run now.
     pub fn note_releases(&self) {
         let mut releases = self.rollout.history.releases.lock();
         let before = releases.newest().map(str::to_owned);
-        let said: Vec<Option<String>> = self.upstreams.iter().map(|upstream| upstream.runs()).collect();
+        let said: Vec<Option<String>> =
+            self.upstreams.iter().map(|upstream| upstream.running_release()).collect();
         let nodes = self.upstreams.iter().zip(&said);
         let nodes: Vec<(&Node, Option<&str>)> =
             nodes.map(|(upstream, release)| (&upstream.node, release.as_deref())).collect();
@@ -63,7 +64,7 @@ impl Pool {
 
     /// This node is being drained.
     pub fn note_drained(&self, upstream: &Upstream) {
-        let release = upstream.runs();
+        let release = upstream.running_release();
         self.rollout.history.releases.lock().leaves(&upstream.node.id, release.as_deref());
         self.note_releases();
     }

@@ -16,15 +16,15 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::accept::Connection;
-use super::contained::contained;
-use super::upload::Upload;
-use super::{Front, Pool, State, forward, upgrade};
+use super::catch_panic::catch_panic;
+use super::request_body::RequestBody;
+use super::{ProxyContext, ProxyState, UpstreamPool, forward, upgrade};
 use crate::affinity::Directory as _;
 use crate::affinity::{self, Prefixes, Source, Wish, Wishes, engine_io};
-use crate::http::guard::InFlight;
-use crate::http::headers::{self, Origin};
-use crate::http::reply::Failure;
-use crate::http::{Body, BodyFault, trace};
+use crate::http::headers::{self, ForwardedClient};
+use crate::http::reply::ProxyError;
+use crate::http::request_stream::InFlightRequest;
+use crate::http::{Body, BodyError, trace};
 use crate::metrics::Handshake;
 use crate::net::proxy_protocol::Ends;
 use crate::pool::pick::{Ask, Balance, Candidate, Candidates, Load, Outcome, Shortage, candidates};
@@ -39,13 +39,13 @@ pub struct Session {
     /// Unique in the process, and random enough to draw from.
     pub id: u64,
     /// The generation that it sees from here to its adoption (invariant I3).
-    pub state: Arc<State>,
+    pub state: Arc<ProxyState>,
     /// Its pool.
-    pub pool: Arc<Pool>,
+    pub pool: Arc<UpstreamPool>,
     /// Its route, as written in the config.
     pub route: Arc<str>,
     /// Where it comes from.
-    pub origin: Origin,
+    pub client: ForwardedClient,
     /// The trace that it is part of; its node is told.
     pub trace: [u8; 16],
     /// What the affinity sources say.
@@ -71,22 +71,22 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
     let (fault, in_flight) = connection.link.begin_request();
     let front = &connection.front;
     let is_upgrade = handshake::is_upgrade(request.headers());
-    let (request, upload) = Upload::follow(request);
+    let (request, upload) = RequestBody::track(request);
     let answer = match fault {
-        Some(fault) => Err(Failure::Head(fault)),
+        Some(fault) => Err(ProxyError::Head(fault)),
         None => {
-            let served = contained(front, route_and_serve(connection, request)).await;
+            let served = catch_panic(front, route_and_serve(connection, request)).await;
             served.unwrap_or_else(|| Err(broken_off(connection)))
         }
     };
     let mut response = answer.unwrap_or_else(|failure| {
         tracing::debug!(%failure, peer = %connection.peer, "request refused");
-        if is_upgrade && matches!(failure, Failure::NoRoute | Failure::Target) {
-            front.metrics.unrouted_handshake(failure.handshake());
-        } else if matches!(failure, Failure::NoRoute | Failure::Target | Failure::Head(_)) {
+        if is_upgrade && matches!(failure, ProxyError::NoRoute | ProxyError::Target) {
+            front.metrics.unrouted_handshake(failure.handshake_result());
+        } else if matches!(failure, ProxyError::NoRoute | ProxyError::Target | ProxyError::Head(_)) {
             front.metrics.unrouted(failure.status().as_u16());
         }
-        failure.reply(front.next_id())
+        failure.to_response(front.next_id())
     });
     if response.status() != handshake::YES {
         headers::ensure_date(response.headers_mut(), SystemTime::now());
@@ -99,31 +99,31 @@ pub async fn serve(connection: &Connection, request: Request<Incoming>) -> Respo
 }
 
 /// A request whose service panicked is answered all the same, and becomes no tunnel.
-fn broken_off(connection: &Connection) -> Failure {
+fn broken_off(connection: &Connection) -> ProxyError {
     tracing::error!(client = %connection.peer, "a request panicked, it is answered with 500");
     drop(connection.handoff.lock().take());
-    Failure::Panicked
+    ProxyError::Panicked
 }
 
 /// Keeps the connection's clocks still until the answer has gone out.
-fn while_in_flight(response: Response<Body>, in_flight: InFlight) -> Response<Body> {
+fn while_in_flight(response: Response<Body>, in_flight: InFlightRequest) -> Response<Body> {
     response.map(|body| Flying { body, _in_flight: in_flight }.boxed_unsync())
 }
 
 /// An answer's body; the request is in flight for as long as it exists.
 struct Flying {
     body: Body,
-    _in_flight: InFlight,
+    _in_flight: InFlightRequest,
 }
 
 impl http_body::Body for Flying {
     type Data = Bytes;
-    type Error = BodyFault;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -138,12 +138,12 @@ impl http_body::Body for Flying {
 
 async fn route_and_serve(
     connection: &Connection,
-    mut request: Request<Upload>,
-) -> Result<Response<Body>, Failure> {
+    mut request: Request<RequestBody>,
+) -> Result<Response<Body>, ProxyError> {
     let is_upgrade = handshake::is_upgrade(request.headers());
     headers::ensure_host(&mut request, connection.ends.destination);
     if request.method() == Method::CONNECT || !request.uri().path().starts_with('/') {
-        return Err(Failure::Target);
+        return Err(ProxyError::Target);
     }
     let mut session = open(connection, &mut request, is_upgrade)?;
     retarget(&mut request, &mut session)?;
@@ -152,13 +152,13 @@ async fn route_and_serve(
         let answer = upgrade::serve(connection, &session, request).await;
         unanswered.is_done = true;
         if let Err(failure) = &answer {
-            session.pool.meter.handshake(failure.handshake());
+            session.pool.meter.handshake(failure.handshake_result());
         }
         return answer;
     }
     let answer = forward::serve(connection, &session, request).await;
     unanswered.is_done = true;
-    let status = answer.as_ref().map_or_else(Failure::status, Response::status);
+    let status = answer.as_ref().map_or_else(ProxyError::status, Response::status);
     session.pool.meter.request(status.as_u16());
     answer
 }
@@ -177,9 +177,9 @@ impl Drop for Unanswered<'_> {
             return;
         }
         let (session, pool) = (self.session, &self.session.pool);
-        let failure = thread::panicking().then_some(Failure::Panicked);
+        let failure = thread::panicking().then_some(ProxyError::Panicked);
         if failure.is_none() {
-            tracing::debug!(client = %session.origin.client, pool = %pool.config.name, "client left before its answer");
+            tracing::debug!(client = %session.client.address, pool = %pool.config.name, "client left before its answer");
         }
         if self.is_upgrade {
             pool.meter.handshake(Handshake::Failed);
@@ -192,27 +192,32 @@ impl Drop for Unanswered<'_> {
 /// Route, origin, trace and affinity.
 fn open(
     connection: &Connection,
-    request: &mut Request<Upload>,
+    request: &mut Request<RequestBody>,
     is_upgrade: bool,
-) -> Result<Session, Failure> {
+) -> Result<Session, ProxyError> {
     let front = &connection.front;
     let (begun, opened_at) = (Instant::now(), SystemTime::now());
     let state = front.state.load_full();
     let host = host(request.headers());
-    let (_, route) = state.routes.find(host, request.uri().path()).ok_or(Failure::NoRoute)?;
-    let pool = state.pools.get(&route.pool).cloned().ok_or(Failure::NoRoute)?;
+    let (_, route) = state.routes.find(host, request.uri().path()).ok_or(ProxyError::NoRoute)?;
+    let pool = state.pools.get(&route.pool).cloned().ok_or(ProxyError::NoRoute)?;
     let origins = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
     if is_upgrade && !route.origins.allow(origins) {
-        pool.meter.handshake(Failure::Origin.handshake());
-        return Err(Failure::Origin);
+        pool.meter.handshake(ProxyError::Origin.handshake_result());
+        return Err(ProxyError::Origin);
     }
     let name = route.name().into();
-    let trace = trace::carry(request.headers_mut(), || front.random());
-    let origin = headers::origin(connection.peer, connection.is_secure, request.headers(), &state.trusted);
+    let trace = trace::ensure_traceparent(request.headers_mut(), || front.random_bytes());
+    let client = headers::forwarded_client(
+        connection.peer,
+        connection.is_secure,
+        request.headers(),
+        &state.trusted_proxies,
+    );
     let asked = affinity::Request {
         headers: request.headers(),
         query: request.uri().query(),
-        client: origin.client,
+        client: client.address,
         now: unix(opened_at),
         pool: &pool.config.name,
     };
@@ -221,14 +226,14 @@ fn open(
     let opens =
         if is_upgrade { !in_session } else { engine_io::is_polling_handshake(request.method(), asked.query) };
     let load_bound = pool.load_bound(opens, is_upgrade);
-    let stays = pool.stays(&wishes, request.uri().query().and_then(engine_io::session_key));
+    let stays = pool.draining_pin(&wishes, request.uri().query().and_then(engine_io::session_key));
     Ok(Session {
         id: front.next_id(),
         state,
         rollout: pool.rollout.present(),
         pool,
         route: name,
-        origin,
+        client,
         trace,
         in_session,
         wishes,
@@ -250,7 +255,7 @@ pub fn unix(at: SystemTime) -> u64 {
 }
 
 /// Makes the target a path, without the balancer's own tag in a Socket.IO sid.
-fn retarget(request: &mut Request<Upload>, session: &mut Session) -> Result<(), Failure> {
+fn retarget(request: &mut Request<RequestBody>, session: &mut Session) -> Result<(), ProxyError> {
     let uri = request.uri();
     let untagged = uri.query().filter(|_| session.pool.tags_sids()).and_then(engine_io::untag);
     let known = untagged.filter(|(tag, _)| session.pool.nodes.by_tag(*tag).is_some());
@@ -258,7 +263,7 @@ fn retarget(request: &mut Request<Upload>, session: &mut Session) -> Result<(), 
         Some((_, query)) => format!("{}?{query}", uri.path()).parse::<PathAndQuery>().ok(),
         None => uri.path_and_query().cloned(),
     };
-    *request.uri_mut() = Uri::from(target.ok_or(Failure::Target)?);
+    *request.uri_mut() = Uri::from(target.ok_or(ProxyError::Target)?);
     Ok(())
 }
 
@@ -266,30 +271,30 @@ impl Session {
     /// The ends that a node is told in a PROXY header. Of a client behind a proxy, the port is not known.
     pub fn ends(&self, connection: &Connection) -> Ends {
         let ends = connection.ends;
-        if self.origin.client == connection.peer {
+        if self.client.address == connection.peer {
             return ends;
         }
-        Ends { source: SocketAddr::new(self.origin.client, 0), ..ends }
+        Ends { source: SocketAddr::new(self.client.address, 0), ..ends }
     }
 
     /// The candidates for this session. A plain request adds no tunnel (`tunnel` is false).
     pub fn candidates<'a>(
         &'a self,
-        front: &'a Front,
+        front: &'a ProxyContext,
         tunnel: bool,
     ) -> Candidates<'a, impl Fn(usize) -> Load + 'a> {
         let ask = Ask {
             wishes: &self.wishes,
             balance: self.pool.balance(),
             load_bound: self.load_bound,
-            client: self.origin.client,
+            client: self.client.address,
             tunnel,
             opens: self.opens,
             in_session: self.in_session,
             stays: self.stays,
             rollout: self.rollout.as_deref(),
             draw: self.id,
-            turn: self.pool.turn(self.wishes.list().is_empty()),
+            turn: self.pool.next_placement(self.wishes.list().is_empty()),
         };
         let now = front.now();
         candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
@@ -304,30 +309,30 @@ impl Session {
         match self.wishes.list().last() {
             Some(Wish::Key { hash, .. }) => Some(*hash),
             _ if self.pool.balance() == Balance::ClientIp => {
-                Some(affinity::client_key(self.origin.client, Prefixes::default()))
+                Some(affinity::client_key(self.client.address, Prefixes::default()))
             }
             _ => None,
         }
     }
 
     /// Why a list of candidates came to its end.
-    pub fn failure(shortage: Option<Shortage>) -> Failure {
+    pub fn failure(shortage: Option<Shortage>) -> ProxyError {
         match shortage {
-            Some(Shortage::NoneUp) => Failure::NoneUp,
-            Some(Shortage::AllFull) => Failure::AllFull,
-            None => Failure::Unreachable,
+            Some(Shortage::NoneUp) => ProxyError::NoNodeUp,
+            Some(Shortage::AllFull) => ProxyError::AllNodesFull,
+            None => ProxyError::NodesUnreachable,
         }
     }
 
     /// Sets the cookies that pin the client to `candidate`'s node.
     pub fn set_cookies(&self, candidate: &Candidate, headers: &mut HeaderMap) {
         let Some(tag) = self.pool.nodes.tag(candidate.node) else { return };
-        if headers::is_shared(headers) {
+        if headers::is_shared_cacheable(headers) {
             return;
         }
         for rule in self.wishes.cookies_due(&self.pool.config.affinity, candidate.node) {
             let now = unix(self.opened_at);
-            if let Some(cookie) = rule.set_cookie(&self.pool.config.name, tag, now, self.origin.https) {
+            if let Some(cookie) = rule.set_cookie(&self.pool.config.name, tag, now, self.client.is_https) {
                 headers.append(http::header::SET_COOKIE, cookie);
             }
         }

@@ -14,12 +14,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 
 use super::accept::Connection;
-use super::attempt::{Answer, Attempt, Yes};
-use super::polling;
+use super::attempt::{AcceptedUpgrade, NodeHandshake, UpgradeAnswer};
+use super::polling_session;
+use super::request_body::RequestBody;
 use super::session::Session;
-use super::upload::Upload;
-use super::{Front, State};
-use crate::http::reply::Failure;
+use super::{ProxyContext, ProxyState};
+use crate::http::reply::ProxyError;
 use crate::http::{Body, headers};
 use crate::log::access;
 use crate::metrics::{Handshake, PoolMeter, Seat};
@@ -39,7 +39,7 @@ pub struct Adoptable {
     begun: Instant,
     verdict: Verdict,
     /// Who waits for the last session of its generation waits for its adoption, too.
-    _state: Arc<State>,
+    _state: Arc<ProxyState>,
 }
 
 /// Counts how the handshake of a tunnel to be ends, once; it has failed where nobody says otherwise: the client is
@@ -59,16 +59,16 @@ impl Drop for Verdict {
 pub async fn serve(
     connection: &Connection,
     session: &Session,
-    request: Request<Upload>,
-) -> Result<Response<Body>, Failure> {
+    request: Request<RequestBody>,
+) -> Result<Response<Body>, ProxyError> {
     let (parts, _) = request.into_parts();
     let offer = handshake::check_request(&parts.method, parts.version, &parts.headers);
-    let offer = offer.map_err(Failure::Upgrade)?;
+    let offer = offer.map_err(ProxyError::Upgrade)?;
     be_admitted(connection, session).await?;
     let fields = fields_for_node(connection, session, parts.headers);
     let front = &connection.front;
-    session.pool.retries.lock().on_handshake(session.pool.config.retries, front.now());
-    let attempt = Attempt {
+    session.pool.retry_budget.lock().on_handshake(session.pool.config.retries, front.now());
+    let attempt = NodeHandshake {
         connection,
         session,
         target: &parts.uri,
@@ -77,11 +77,11 @@ pub async fn serve(
         deadline: tokio::time::Instant::now() + session.pool.config.timeouts.handshake,
     };
     match attempt.answer().await? {
-        Answer::Yes(yes) => {
-            polling::become_tunnel(connection, session, parts.uri.query());
+        UpgradeAnswer::Yes(yes) => {
+            polling_session::become_tunnel(connection, session, parts.uri.query());
             Ok(accept(connection, session, parts.uri.query(), *yes))
         }
-        Answer::No(candidate, answer) => {
+        UpgradeAnswer::No(candidate, answer) => {
             session.pool.meter.handshake(Handshake::Refused);
             Ok(pass_refusal(session, &candidate, answer))
         }
@@ -89,21 +89,21 @@ pub async fn serve(
 }
 
 /// Waits for the turn of the handshake. Behind a proxy, the connection becomes its client's own now.
-async fn be_admitted(connection: &Connection, session: &Session) -> Result<(), Failure> {
-    let (limits, client) = (&session.state.limits, session.origin.client);
+async fn be_admitted(connection: &Connection, session: &Session) -> Result<(), ProxyError> {
+    let (limits, client) = (&session.state.limits, session.client.address);
     if client != connection.peer
         && let Some(place) = connection.place.lock().as_mut()
         && !place.claim(client, limits.connections_per_client)
     {
-        return Err(Failure::TooManyOfClient);
+        return Err(ProxyError::ClientConnectionLimit);
     }
     let front = &connection.front;
-    front.admission.handshake(client, limits.handshakes_per_second, &front.tasks).await
+    front.admission.await_handshake_turn(client, limits.handshakes_per_second, &front.tasks).await
 }
 
 fn fields_for_node(connection: &Connection, session: &Session, mut fields: HeaderMap) -> HeaderMap {
     headers::strip_hop_by_hop(&mut fields);
-    headers::set_forwarded(&mut fields, connection.peer, &session.origin);
+    headers::set_forwarded(&mut fields, connection.peer, &session.client);
     headers::set_client_subject(&mut fields, connection.subject.as_ref());
     as_upgrade(&mut fields);
     fields
@@ -115,9 +115,14 @@ fn as_upgrade(fields: &mut HeaderMap) {
 }
 
 /// The node has said yes: what the client hears. The tunnel is taken over once that has gone out.
-fn accept(connection: &Connection, session: &Session, query: Option<&str>, yes: Yes) -> Response<Body> {
-    let Yes { candidate, seat, node, from_node, fields } = yes;
-    session.pool.doctor.hear_tunnel(&session.pool.config, query, &from_node);
+fn accept(
+    connection: &Connection,
+    session: &Session,
+    query: Option<&str>,
+    yes: AcceptedUpgrade,
+) -> Response<Body> {
+    let AcceptedUpgrade { candidate, seat, node, from_node, fields } = yes;
+    session.pool.idle_timeout_lint.check_first_frame(&session.pool.config, query, &from_node);
     let adoptable = Adoptable {
         node,
         from_node,
@@ -139,7 +144,7 @@ fn accept(connection: &Connection, session: &Session, query: Option<&str>, yes: 
 fn record(session: &Session, candidate: &Candidate, seat: Seat) -> Record {
     Record {
         id: session.id,
-        client: session.origin.client,
+        client: session.client.address,
         seat,
         route: Arc::clone(&session.route),
         generation: session.state.generation,
@@ -174,7 +179,7 @@ impl Adoptable {
     /// Hands both sockets to the relay. The session is open from here on.
     pub fn adopt(
         mut self,
-        front: &Front,
+        front: &ProxyContext,
         client: (OwnedFd, Option<Departed>),
         from_client: Bytes,
         place: Option<Place>,
@@ -190,7 +195,7 @@ impl Adoptable {
         self.verdict.result = Handshake::Upgraded;
         self.verdict.meter.handshake_seconds(self.begun.elapsed());
         drop(self.verdict);
-        front.access.open(access::Open { at: SystemTime::now(), session: self.record.session() });
+        front.access_log.open(access::Open { at: SystemTime::now(), session: self.record.session() });
         let (client, client_tls) = client;
         let tunnel = Tunnel {
             client,

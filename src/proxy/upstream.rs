@@ -3,7 +3,7 @@
 //! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
 //! upstreams of one node in several generations share it.
 
-mod judge;
+mod health;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -16,8 +16,8 @@ use rustls_pki_types::ServerName;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
+use super::dial_exhaustion::DialExhaustion;
 use super::drain::{Drain, SoFar};
-use super::shortage::Shortage;
 use crate::config::{self, Probe, ProxyVersion};
 use crate::http::Body;
 use crate::metrics::{Meter, Metrics};
@@ -31,11 +31,11 @@ use crate::pool::{Address, Node, State};
 use crate::relay::Relay;
 
 /// How long an unused connection is kept: less than the 5 s after which Node.js closes it.
-const KEPT: Duration = Duration::from_secs(4);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The most bytes of an answer's head; also what is read ahead of a client that takes its answer slowly.
-pub const LARGEST_HEAD: usize = 64 << 10;
+pub const MAX_RESPONSE_HEAD: usize = 64 << 10;
 /// Unused connections kept per node.
-const MOST_KEPT: usize = 256;
+const MAX_IDLE: usize = 256;
 
 /// See the module.
 pub struct Upstream {
@@ -45,46 +45,46 @@ pub struct Upstream {
     pub meter: Arc<Meter>,
     connect: Duration,
     /// Where its connections come from, and what they begin with.
-    way: Way,
+    dialer: Way,
     /// TLS to it, and the name that its certificate must be for.
     tls: Option<(Client, Option<ServerName<'static>>)>,
-    vitals: Arc<Vitals>,
+    shared: Arc<SharedNodeState>,
     /// Unused connections; `None` once they have been let go of. Shared by the generations that dial in the same way.
-    kept: Arc<Mutex<Option<Vec<Kept>>>>,
+    idle: Arc<Mutex<Option<Vec<IdleConnection>>>>,
 }
 
 /// An unused connection, and since when it is one.
-type Kept = (Instant, Lease);
+type IdleConnection = (Instant, PooledConnection);
 
 /// What outlives a generation.
-struct Vitals {
+struct SharedNodeState {
     /// What probes and real traffic say.
     health: Mutex<Health>,
     /// Its drain: from when somebody wants it until nobody does. Locked before `health`.
     drain: Mutex<Option<Arc<Drain>>>,
     /// What its last probe brought; `None` before the first.
-    probed: Mutex<Option<Probed>>,
+    last_probe: Mutex<Option<ProbeResult>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
     is_probed: AtomicBool,
     /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
-    asked: AtomicU64,
+    last_probe_sent: AtomicU64,
     /// It has answered a probe since it could not be reached last.
     answers_probes: AtomicBool,
     /// What the balancer runs short of on the way to it.
-    shortage: Shortage,
+    exhaustion: DialExhaustion,
     /// With so many tunnels it is crowded; `u32::MAX` while its pool is not rebalanced.
-    ceiling: AtomicU32,
+    tunnel_limit: AtomicU32,
 }
 
 /// What a probe of a node brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probed {
+pub struct ProbeResult {
     /// When its answer came, or the lack of one was certain.
     pub at: SystemTime,
     /// Why it failed; `None` where it did not.
-    pub fault: Option<String>,
+    pub error: Option<String>,
     /// What the node says of its load: its connections and the most that it takes, all balancers together.
     pub load: Option<(u64, u64)>,
     /// The release that the node says it runs.
@@ -92,7 +92,7 @@ pub struct Probed {
 }
 
 /// A connection to send a request on. When it is dropped it is closed, whatever is still under way on it.
-pub struct Lease {
+pub struct PooledConnection {
     /// The sender.
     pub sender: SendRequest<Body>,
     /// It has carried a request before, so it may be stale.
@@ -101,14 +101,14 @@ pub struct Lease {
     task: AbortHandle,
 }
 
-impl Lease {
+impl PooledConnection {
     /// It is open, and nothing of the last request or its answer is under way any more. Never waits.
     fn is_free(&self) -> bool {
         self.sender.is_ready() && !self.sender.is_closed()
     }
 }
 
-impl Drop for Lease {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -128,16 +128,16 @@ impl Upstream {
     fn with(health: fn(Rule) -> Health, node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
         let is_probed = pool.health.probe != Probe::Off;
         let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
-        let vitals = Vitals {
+        let vitals = SharedNodeState {
             health: Mutex::new(health),
             drain: Mutex::default(),
-            probed: Mutex::default(),
+            last_probe: Mutex::default(),
             is_removed: AtomicBool::new(false),
             is_probed: AtomicBool::new(is_probed),
-            asked: AtomicU64::new(0),
+            last_probe_sent: AtomicU64::new(0),
             answers_probes: AtomicBool::new(false),
-            shortage: Shortage::default(),
-            ceiling: AtomicU32::new(u32::MAX),
+            exhaustion: DialExhaustion::default(),
+            tunnel_limit: AtomicU32::new(u32::MAX),
         };
         let meter = metrics.node(&pool.name, node.id.as_str());
         Self::of(node, pool, meter, Arc::new(vitals))
@@ -145,26 +145,26 @@ impl Upstream {
 
     /// The same node at the same place, as another generation has it. Its unused connections serve on when they are
     /// dialled in the same way.
-    pub fn renewed(&self, node: &Node, pool: &config::Pool, same_way: bool) -> Self {
-        let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.vitals));
+    pub fn with_config(&self, node: &Node, pool: &config::Pool, same_way: bool) -> Self {
+        let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.shared));
         let renewed = Self::of(node, pool, meter, vitals);
-        if same_way { Self { kept: Arc::clone(&self.kept), ..renewed } } else { renewed }
+        if same_way { Self { idle: Arc::clone(&self.idle), ..renewed } } else { renewed }
     }
 
-    fn of(node: &Node, pool: &config::Pool, meter: Arc<Meter>, vitals: Arc<Vitals>) -> Self {
-        let way = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(version));
+    fn of(node: &Node, pool: &config::Pool, meter: Arc<Meter>, shared: Arc<SharedNodeState>) -> Self {
+        let dialer = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(header_version));
         let connect = pool.timeouts.connect;
-        let kept = Arc::new(Mutex::new(Some(Vec::new())));
-        Self { node: node.clone(), meter, connect, way, tls: tls(node, pool), vitals, kept }
+        let idle = Arc::new(Mutex::new(Some(Vec::new())));
+        Self { node: node.clone(), meter, connect, dialer, tls: tls(node, pool), shared, idle }
     }
 
     /// What its pool says counts from now on; what is known of the node stays.
-    pub fn take_effect(&self, pool: &config::Pool, now: Duration) {
-        let mut drain = self.vitals.drain.lock();
-        let mut health = self.vitals.health.lock();
+    pub fn activate(&self, pool: &config::Pool, now: Duration) {
+        let mut drain = self.shared.drain.lock();
+        let mut health = self.shared.health.lock();
         health.set_rule(pool.rule);
         let is_probed = pool.health.probe != Probe::Off;
-        if self.vitals.is_probed.swap(is_probed, Relaxed) && !is_probed {
+        if self.shared.is_probed.swap(is_probed, Relaxed) && !is_probed {
             health.unprobe(pool.rule);
         }
         self.meter.capacity(self.node.max_connections);
@@ -177,19 +177,19 @@ impl Upstream {
 
     /// The config names it no more: no session is placed on it from now on, whatever generation it sees. Gives the
     /// drain that ends with this.
-    pub fn remove(&self) -> Option<Arc<Drain>> {
-        let mut drain = self.vitals.drain.lock();
-        let _health = self.vitals.health.lock();
-        self.vitals.is_removed.store(true, Relaxed);
+    pub fn mark_removed(&self) -> Option<Arc<Drain>> {
+        let mut drain = self.shared.drain.lock();
+        let _health = self.shared.health.lock();
+        self.shared.is_removed.store(true, Relaxed);
         self.meter.state(State::Removed.as_str());
-        self.release();
+        self.close_idle_connections();
         drain.take().inspect(|drain| drain.end())
     }
 
     /// Begins a drain, in the place of the one that is under way; `None` where nobody wants one, or the node is gone.
     pub fn begin_drain(&self, relay: &Relay, order: config::Drain, before: SoFar) -> Option<Arc<Drain>> {
-        let mut drain = self.vitals.drain.lock();
-        let is_wanted = self.vitals.health.lock().is_draining() && !self.vitals.is_removed.load(Relaxed);
+        let mut drain = self.shared.drain.lock();
+        let is_wanted = self.shared.health.lock().is_draining() && !self.shared.is_removed.load(Relaxed);
         if !is_wanted {
             return None;
         }
@@ -203,8 +203,8 @@ impl Upstream {
 
     /// Ends the drain, unless somebody still wants it.
     pub fn end_drain(&self) {
-        let mut drain = self.vitals.drain.lock();
-        let is_wanted = self.vitals.health.lock().is_draining();
+        let mut drain = self.shared.drain.lock();
+        let is_wanted = self.shared.health.lock().is_draining();
         if let Some(unwanted) = drain.take_if(|_| !is_wanted) {
             unwanted.end();
             self.meter.drain(None);
@@ -213,27 +213,27 @@ impl Upstream {
 
     /// The drain that is under way, or that has left nobody and is not taken back.
     pub fn drain(&self) -> Option<Arc<Drain>> {
-        self.vitals.drain.lock().clone()
+        self.shared.drain.lock().clone()
     }
 
     /// What is known of its health.
     pub fn health(&self) -> Health {
-        self.vitals.health.lock().clone()
+        self.shared.health.lock().clone()
     }
 
     /// What the picker wants to know.
     pub fn load(&self, now: Duration) -> Load {
-        let health = self.vitals.health.lock();
+        let health = self.shared.health.lock();
         let live = self.meter.live();
-        let is_crowded = live >= self.vitals.ceiling.load(Relaxed);
+        let is_crowded = live >= self.shared.tunnel_limit.load(Relaxed);
         let state = self.state(&health, now);
         let is_reserve = state == State::Down && health.is_reserve(now);
         Load { state, live, share: health.share(now), is_crowded, is_reserve }
     }
 
     /// New sessions go elsewhere from so many tunnels on, whatever their pins say; `None` lets them in again.
-    pub fn set_ceiling(&self, tunnels: Option<u32>) {
-        self.vitals.ceiling.store(tunnels.unwrap_or(u32::MAX), Relaxed);
+    pub fn set_tunnel_limit(&self, tunnels: Option<u32>) {
+        self.shared.tunnel_limit.store(tunnels.unwrap_or(u32::MAX), Relaxed);
     }
 
     /// Takes clients now.
@@ -242,34 +242,34 @@ impl Upstream {
     }
 
     fn state(&self, health: &Health, now: Duration) -> State {
-        if self.vitals.is_removed.load(Relaxed) { State::Removed } else { health.state(now) }
+        if self.shared.is_removed.load(Relaxed) { State::Removed } else { health.state(now) }
     }
 
     /// When it was last asked how it is, on the clock of health.
-    pub fn asked(&self) -> Option<Duration> {
-        Some(self.vitals.asked.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_millis)
+    pub fn last_probe_sent(&self) -> Option<Duration> {
+        Some(self.shared.last_probe_sent.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_millis)
     }
 
     /// It is being asked now.
-    pub fn note_asked(&self, now: Duration) {
+    pub fn record_probe_sent(&self, now: Duration) {
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        self.vitals.asked.store(millis.max(1), Relaxed);
+        self.shared.last_probe_sent.store(millis.max(1), Relaxed);
     }
 
     /// Remembers what a probe brought.
-    pub fn note_probe(&self, probed: Probed) {
-        *self.vitals.probed.lock() = Some(probed);
+    pub fn record_probe(&self, probed: ProbeResult) {
+        *self.shared.last_probe.lock() = Some(probed);
     }
 
     /// What it runs: what it says, or else the config.
-    pub fn runs(&self) -> Option<String> {
-        let said = self.vitals.probed.lock().as_ref().and_then(|probed| probed.release.clone());
+    pub fn running_release(&self) -> Option<String> {
+        let said = self.shared.last_probe.lock().as_ref().and_then(|probed| probed.release.clone());
         said.or_else(|| self.node.release.clone())
     }
 
     /// What the last probe brought.
-    pub fn probed(&self) -> Option<Probed> {
-        self.vitals.probed.lock().clone()
+    pub fn last_probe(&self) -> Option<ProbeResult> {
+        self.shared.last_probe.lock().clone()
     }
 
     /// A new connection for the client whose `ends` these are.
@@ -278,7 +278,7 @@ impl Upstream {
     }
 
     /// A new connection of the balancer's own, within this time.
-    pub async fn dial_to_probe(&self, within: Duration) -> Result<Stream, DialFault> {
+    pub async fn dial_probe(&self, within: Duration) -> Result<Stream, DialFault> {
         self.dial_within(None, within).await
     }
 
@@ -289,8 +289,13 @@ impl Upstream {
             Address::Unix(path) => Target::Unix(path),
         };
         let begun = Instant::now();
-        let dialled = self.way.dial(target, ends, within).await;
-        self.vitals.shortage.note(&self.meter, &self.node.address, &self.way, dialled.as_ref().err());
+        let dialled = self.dialer.dial(target, ends, within).await;
+        self.shared.exhaustion.record_dial(
+            &self.meter,
+            &self.node.address,
+            &self.dialer,
+            dialled.as_ref().err(),
+        );
         let stream = dialled?;
         let Some((client, name)) = &self.tls else { return Ok(stream) };
         let name = name.clone().ok_or(DialFault::NoName)?;
@@ -302,14 +307,19 @@ impl Upstream {
 
     /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept. One that began
     /// with a PROXY header is of that client alone, so it is never a kept one.
-    pub async fn lease(&self, ends: Ends, fresh: bool, tasks: &TaskTracker) -> Result<Lease, DialFault> {
-        let fresh = fresh || self.way.is_of_one_client();
-        if !fresh && let Some(lease) = self.take_kept() {
+    pub async fn acquire_connection(
+        &self,
+        ends: Ends,
+        fresh: bool,
+        tasks: &TaskTracker,
+    ) -> Result<PooledConnection, DialFault> {
+        let fresh = fresh || self.dialer.is_of_one_client();
+        if !fresh && let Some(lease) = self.take_idle() {
             return Ok(lease);
         }
         let stream = self.dial(ends).await?;
         let mut http = http1::Builder::new();
-        http.max_buf_size(LARGEST_HEAD);
+        http.max_buf_size(MAX_RESPONSE_HEAD);
         let handshake = http.handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
             handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
@@ -317,15 +327,15 @@ impl Upstream {
             // Its faults are seen by whoever waits for the answer.
             let _ = connection.await;
         });
-        Ok(Lease { sender, is_reused: false, task: task.abort_handle() })
+        Ok(PooledConnection { sender, is_reused: false, task: task.abort_handle() })
     }
 
     /// The connection that was used last and is free. One that is not, which its task has just still to tell, or whose
     /// node takes no more of the last request, stays until it is, or is too old.
-    fn take_kept(&self) -> Option<Lease> {
-        let mut kept = self.kept.lock();
+    fn take_idle(&self) -> Option<PooledConnection> {
+        let mut kept = self.idle.lock();
         let kept = kept.as_mut()?;
-        let_go_of_old(kept);
+        drop_expired(kept);
         let free = kept.iter().rposition(|(_, lease)| lease.is_free())?;
         let (_, mut lease) = kept.remove(free);
         lease.is_reused = true;
@@ -333,33 +343,33 @@ impl Upstream {
     }
 
     /// Keeps a connection whose request has been sent whole and whose answer has been read.
-    pub fn keep(&self, lease: Lease) {
-        let mut kept = self.kept.lock();
-        let Some(kept) = kept.as_mut().filter(|_| !self.way.is_of_one_client()) else { return };
-        let_go_of_old(kept);
-        if kept.len() >= MOST_KEPT {
+    pub fn release_connection(&self, lease: PooledConnection) {
+        let mut kept = self.idle.lock();
+        let Some(kept) = kept.as_mut().filter(|_| !self.dialer.is_of_one_client()) else { return };
+        drop_expired(kept);
+        if kept.len() >= MAX_IDLE {
             kept.retain(|(_, lease)| !lease.sender.is_closed());
         }
-        if !lease.sender.is_closed() && kept.len() < MOST_KEPT {
+        if !lease.sender.is_closed() && kept.len() < MAX_IDLE {
             kept.push((Instant::now(), lease));
         }
     }
 
     /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
     /// would hold up the end until its node closes it.
-    pub fn release(&self) {
-        *self.kept.lock() = None;
+    pub fn close_idle_connections(&self) {
+        *self.idle.lock() = None;
     }
 }
 
 /// They are in the order in which they came.
-fn let_go_of_old(kept: &mut Vec<Kept>) {
+fn drop_expired(kept: &mut Vec<IdleConnection>) {
     let now = Instant::now();
-    let first = kept.partition_point(|(since, _)| now.duration_since(*since) >= KEPT);
+    let first = kept.partition_point(|(since, _)| now.duration_since(*since) >= IDLE_TIMEOUT);
     kept.drain(..first);
 }
 
-fn version(version: ProxyVersion) -> Version {
+fn header_version(version: ProxyVersion) -> Version {
     match version {
         ProxyVersion::V1 => Version::V1,
         ProxyVersion::V2 => Version::V2,

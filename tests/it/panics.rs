@@ -8,8 +8,8 @@ use mainstay::config::Config;
 use mainstay::log::AccessLog;
 use mainstay::metrics::Metrics;
 use mainstay::net::listen::Listener;
-use mainstay::proxy::entrance::Entrance;
-use mainstay::proxy::{Front, State, accept};
+use mainstay::proxy::acceptor::Acceptor;
+use mainstay::proxy::{ProxyContext, ProxyState, accept};
 use mainstay::relay::{Ledger, Relay};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use crate::play::{REQUEST, Raw, YES, asked, masked, plain, resolved, soon};
 
 /// A front desk whose pool `broken` panics at each session, with room for five connections.
 struct Desk {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     address: String,
     node: TcpListener,
     _accepting: JoinSet<()>,
@@ -37,7 +37,7 @@ impl Desk {
         let front = Arc::new(front(&config));
         let listener = Listener::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local();
-        let entrance = Arc::new(Entrance::new(&config.listeners[0]).unwrap());
+        let entrance = Arc::new(Acceptor::new(&config.listeners[0]).unwrap());
         let mut accepting = JoinSet::new();
         accepting.spawn(accept::run(Arc::clone(&front), listener, entrance));
         Self { front, address, node, _accepting: accepting }
@@ -52,14 +52,14 @@ impl Desk {
     }
 }
 
-fn front(config: &Config) -> Front {
+fn front(config: &Config) -> ProxyContext {
     let metrics = Metrics::new(1);
     let ledger: Ledger = Arc::new(|_, _| {});
     let access = Arc::new(AccessLog::off(metrics.access_log_dropped()));
-    let mut state = State::new(config, &metrics);
+    let mut state = ProxyState::new(config, &metrics);
     let broken = state.pools.get_mut("broken").and_then(Arc::get_mut).unwrap();
     broken.upstreams.clear();
-    Front::new(state, Relay::start(1, &ledger).unwrap(), metrics, access, 7)
+    ProxyContext::new(state, Relay::start(1, &ledger).unwrap(), metrics, access, 7)
 }
 
 #[tokio::test]

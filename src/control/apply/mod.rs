@@ -34,8 +34,8 @@ use super::rebalance::Rebalances;
 use super::report;
 use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
-use crate::proxy::entrance::Entrance;
-use crate::proxy::{self, Front};
+use crate::proxy::acceptor::Acceptor;
+use crate::proxy::{self, ProxyContext};
 use crate::service;
 use crate::shutdown::Phase;
 
@@ -52,7 +52,7 @@ pub type ServeAdmin =
 
 /// The running config and the way to another one.
 pub struct Reload {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     /// What evens the pools out.
     rebalances: Arc<Rebalances>,
     /// The config file; `None` where the config did not come from one.
@@ -97,7 +97,7 @@ enum Cause {
 impl Reload {
     /// For a process that serves `config`, read from `path`, and has opened nothing yet.
     pub fn new(
-        front: Arc<Front>,
+        front: Arc<ProxyContext>,
         config: Config,
         path: Option<PathBuf>,
         serve_admin: ServeAdmin,
@@ -142,7 +142,7 @@ impl Reload {
     }
 
     /// What every connection shares.
-    pub fn front(&self) -> &Arc<Front> {
+    pub fn front(&self) -> &Arc<ProxyContext> {
         &self.front
     }
 
@@ -285,7 +285,7 @@ impl Reload {
         }
         let permitted = self.doors.lock().permit(&old, &new);
         let logged = permitted.map_err(|faults| Faults::new(&self.file(), faults)).and_then(|()| {
-            let logged = front.access.change(pages::wish(&new.access_log));
+            let logged = front.access_log.change(pages::wish(&new.access_log));
             logged.map_err(|error| self.fault(pages::not_opened(&new.access_log, &error)))
         });
         if logged.is_err() {
@@ -304,7 +304,7 @@ impl Reload {
     }
 
     fn open(self: &Arc<Self>, bound: Bound, old: &Config, new: &Config) -> super::doors::Closing {
-        let clients = |listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken| {
+        let clients = |listener: Listener, entrance: Arc<Acceptor>, stop: CancellationToken| {
             self.accept(listener, entrance, stop)
         };
         let admin = |listener: Listener, stop: CancellationToken| self.administer(listener, stop);
@@ -322,7 +322,7 @@ impl Reload {
         })
     }
 
-    fn accept(&self, listener: Listener, entrance: Arc<Entrance>, stop: CancellationToken) -> JoinHandle<()> {
+    fn accept(&self, listener: Listener, entrance: Arc<Acceptor>, stop: CancellationToken) -> JoinHandle<()> {
         tracing::info!(address = %listener.local(), "listening");
         let front = Arc::clone(&self.front);
         self.front.tasks.spawn(async move {

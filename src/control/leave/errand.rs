@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Drain;
 use crate::metrics::{DrainGauge, Meter};
-use crate::proxy::Front;
+use crate::proxy::ProxyContext;
 use crate::proxy::drain::GRACE;
 use crate::relay::{Closing, Departures, Which};
 use crate::shutdown::Phase;
@@ -23,7 +23,7 @@ const COMING_BACK: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub(super) struct Errand {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     which: Which,
     closing: Closing,
     coming: OnTheWay,
@@ -73,7 +73,7 @@ impl Progress {
 impl Errand {
     /// For tunnels that leave as `drain` says. Whether their clients come back to this pool: it is told then.
     pub fn new(
-        front: &Arc<Front>,
+        front: &Arc<ProxyContext>,
         which: Which,
         (drain, departing): (&Drain, Option<&Arc<str>>),
         (coming, meter): (OnTheWay, Option<Arc<Meter>>),
@@ -168,12 +168,12 @@ impl Errand {
 
 /// A node that was taken out of a pool and is being left: until this is dropped, its pool knows.
 struct Departing {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     pool: Arc<str>,
 }
 
 impl Departing {
-    fn begin(front: &Arc<Front>, pool: &Arc<str>) -> Self {
+    fn begin(front: &Arc<ProxyContext>, pool: &Arc<str>) -> Self {
         let departing = Self { front: Arc::clone(front), pool: Arc::clone(pool) };
         departing.note(true);
         departing

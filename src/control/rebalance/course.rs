@@ -18,7 +18,7 @@ use super::unfinished::Unfinished;
 use crate::config::Rebalance;
 use crate::pool::NodeId;
 use crate::proxy::upstream::Upstream;
-use crate::proxy::{Front, Pool};
+use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::relay::{Choice, Closing, Departures, Filter, First, Record, Which};
 use crate::shutdown::Phase;
 use crate::ws::close;
@@ -136,7 +136,7 @@ impl Course {
     }
 
     /// Runs to the end, or until it is stopped, its pool is gone or the balancer stops.
-    pub async fn run(&self, front: &Front) {
+    pub async fn run(&self, front: &ProxyContext) {
         let _ended = self.ended.clone().drop_guard();
         let _open = Open(self);
         let course = async {
@@ -157,7 +157,7 @@ impl Course {
     }
 
     /// Whoever was told to close and is not due yet stays.
-    fn break_off(&self, front: &Front) {
+    fn break_off(&self, front: &ProxyContext) {
         for departures in self.crowded.iter().flat_map(|crowded| crowded.departures.lock().clone()) {
             departures.stop();
         }
@@ -165,7 +165,7 @@ impl Course {
     }
 
     /// No more is told to close; a relay thread may have yet to hear of the last ones.
-    fn finish(&self, front: &Front) {
+    fn finish(&self, front: &ProxyContext) {
         if self.is_over.swap(true, Relaxed) {
             return;
         }
@@ -175,7 +175,7 @@ impl Course {
     }
 
     /// All slices; false when nobody wants them any more.
-    async fn slices(&self, front: &Front) -> bool {
+    async fn slices(&self, front: &ProxyContext) -> bool {
         let slice = (self.rule.over / SLICES).clamp(SLICE.0, SLICE.1);
         let count = u32::try_from(self.rule.over.as_nanos().div_ceil(slice.as_nanos())).unwrap_or(u32::MAX);
         let count = count.max(1);
@@ -189,7 +189,7 @@ impl Course {
     }
 
     /// Keeps them from crowded nodes, as these are from second to second.
-    async fn wait_for_stragglers(&self, front: &Front) {
+    async fn wait_for_stragglers(&self, front: &ProxyContext) {
         for _ in 0..STRAGGLERS {
             let Some(pool) = self.wanted_by(front) else { return };
             let outlook = self.outlook(front, &pool);
@@ -199,13 +199,13 @@ impl Course {
     }
 
     /// The pool as it is now; `None` when it is gone, or the config no longer wants what nobody has ordered.
-    fn wanted_by(&self, front: &Front) -> Option<Arc<Pool>> {
+    fn wanted_by(&self, front: &ProxyContext) -> Option<Arc<UpstreamPool>> {
         let pool = front.state.load().pools.get(&self.pool).cloned()?;
         (self.is_ordered || pool.config.rebalance.is_some()).then_some(pool)
     }
 
     /// Of those that stay: who is told to leave may be back already while it still counts where it was.
-    fn outlook(&self, front: &Front, pool: &Pool) -> Outlook {
+    fn outlook(&self, front: &ProxyContext, pool: &UpstreamPool) -> Outlook {
         let leaving = |node: &NodeId| {
             let crowded = self.crowded.iter().find(|crowded| crowded.node == *node);
             crowded.map_or(0, Crowded::leaving)
@@ -214,7 +214,7 @@ impl Course {
     }
 
     /// Closes what of the surplus is due when this part of the window is over.
-    async fn close_some(&self, front: &Front, pool: &Arc<Pool>, slice: Duration, part: f64) {
+    async fn close_some(&self, front: &ProxyContext, pool: &Arc<UpstreamPool>, slice: Duration, part: f64) {
         let outlook = self.outlook(front, pool);
         for crowded in &self.crowded {
             crowded.keep_in(pool, &outlook);
@@ -245,7 +245,7 @@ impl Course {
     /// Who may be closed on the node at `index`: was there before the beginning, and will come to another.
     fn wanted(
         &self,
-        pool: &Arc<Pool>,
+        pool: &Arc<UpstreamPool>,
         outlook: &Outlook,
         index: usize,
     ) -> Arc<dyn Fn(&Record) -> bool + Send + Sync> {
@@ -291,16 +291,16 @@ impl Crowded {
     }
 
     /// Keeps the node from filling up above its share, as long as it is up.
-    fn keep_in(&self, pool: &Pool, outlook: &Outlook) {
+    fn keep_in(&self, pool: &UpstreamPool, outlook: &Outlook) {
         let Some(stand) = outlook.of_node(&self.node) else { return self.let_go() };
         let node = &pool.upstreams[stand.index];
-        node.set_ceiling(Some(stand.share));
+        node.set_tunnel_limit(Some(stand.share));
         *self.kept.lock() = Some(Arc::clone(node));
     }
 
     fn let_go(&self) {
         if let Some(node) = self.kept.lock().take() {
-            node.set_ceiling(None);
+            node.set_tunnel_limit(None);
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Rebalance;
 use crate::pool::Address;
-use crate::proxy::{Front, Pool};
+use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
 
 pub use course::{Course, Progress};
@@ -52,14 +52,14 @@ pub enum RebalanceFault {
 
 /// The rebalances of the process.
 pub struct Rebalances {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     /// The last of each pool, until nobody needs to be kept from a crowded node any more.
     courses: Mutex<HashMap<Arc<str>, Arc<Course>>>,
 }
 
 impl Rebalances {
     /// None is under way.
-    pub fn new(front: Arc<Front>) -> Arc<Self> {
+    pub fn new(front: Arc<ProxyContext>) -> Arc<Self> {
         Arc::new(Self { front, courses: Mutex::default() })
     }
 
@@ -126,7 +126,7 @@ impl Rebalances {
     /// Whether an operator wants it, and when it began.
     fn begin(
         self: &Arc<Self>,
-        pool: &Pool,
+        pool: &UpstreamPool,
         rule: Rebalance,
         outlook: &Outlook,
         (is_ordered, begun): (bool, SystemTime),
@@ -193,7 +193,7 @@ struct Lookout {
 impl Lookout {
     /// Compares with the last look. Of a pool that is seen for the first time, and of one that had no node up, none
     /// has come up: there is nobody to move.
-    fn note<'a>(&mut self, pools: impl Iterator<Item = &'a Pool>, now: Duration) {
+    fn note<'a>(&mut self, pools: impl Iterator<Item = &'a UpstreamPool>, now: Duration) {
         let mut seen = HashMap::new();
         for pool in pools {
             let name = &pool.config.name;
@@ -218,26 +218,26 @@ mod tests {
     use crate::config;
     use crate::metrics::Metrics;
     use crate::pool::health::{Evidence, Failure};
-    use crate::proxy::State;
+    use crate::proxy::ProxyState;
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    fn state(pool: &str) -> State {
+    fn state(pool: &str) -> ProxyState {
         let text = format!(
             "pools: {{ chat: {{ nodes: [{{ id: a, address: \"a:1\" }}, {{ id: b, address: \"b:1\" }}], health: null, \
              passive: {{ failures: 1, eject: 10s }}, slow_start: 5s, {pool} }} }}"
         );
         let no_file = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
         let config = config::resolve("test", text.as_bytes(), &|_| None, &no_file).unwrap();
-        State::new(&config, &Metrics::new(1))
+        ProxyState::new(&config, &Metrics::new(1))
     }
 
     /// Real traffic ejects the first node.
-    fn fail(pool: &Pool, now: Duration) {
+    fn fail(pool: &UpstreamPool, now: Duration) {
         let failure = Failure { evidence: Evidence::Dial, what: "connection refused" };
-        pool.upstreams[0].judge(now, &"", |health| health.on_failure(&failure, now, true));
+        pool.upstreams[0].update_health(now, &"", |health| health.on_failure(&failure, now, true));
     }
 
     #[test]

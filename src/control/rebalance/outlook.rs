@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::pool::surplus::{Standing, shares, surplus};
 use crate::pool::{NodeId, State as NodeState};
-use crate::proxy::Pool;
+use crate::proxy::UpstreamPool;
 use crate::proxy::upstream::Upstream;
 
 /// See the module. Only nodes that are up are in it: nobody can be moved to another, and one that is drained has its
@@ -33,12 +33,17 @@ pub struct Stand {
 
 impl Outlook {
     /// Of this pool at `now`.
-    pub fn of(pool: &Pool, tolerance: f64, now: Duration) -> Self {
+    pub fn of(pool: &UpstreamPool, tolerance: f64, now: Duration) -> Self {
         Self::of_staying(pool, tolerance, now, |_| 0)
     }
 
     /// The same, without those that are `leaving` a node.
-    pub fn of_staying(pool: &Pool, tolerance: f64, now: Duration, leaving: impl Fn(&NodeId) -> u32) -> Self {
+    pub fn of_staying(
+        pool: &UpstreamPool,
+        tolerance: f64,
+        now: Duration,
+        leaving: impl Fn(&NodeId) -> u32,
+    ) -> Self {
         let up = |(index, upstream): (usize, &Arc<Upstream>)| {
             let load = upstream.load(now);
             let staying = load.live.saturating_sub(leaving(&upstream.node.id));

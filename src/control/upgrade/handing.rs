@@ -24,7 +24,7 @@ use crate::control::rebalance::Unfinished;
 use crate::control::{Reload, report};
 use crate::net::handover::Link;
 use crate::proxy::upstream::Upstream;
-use crate::proxy::{Front, Pool};
+use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::service;
 use crate::shutdown::Phase;
 
@@ -60,7 +60,7 @@ impl<'a> Handing<'a> {
         Self { reload, question, asked, offer: Offer::new(reload.front()), unfinished: Vec::new() }
     }
 
-    fn front(&self) -> &Arc<Front> {
+    fn front(&self) -> &Arc<ProxyContext> {
         self.reload.front()
     }
 
@@ -170,11 +170,11 @@ impl<'a> Handing<'a> {
     /// What the new process goes on from; it is what is shown here from now on.
     fn take(&self, still: &Still<'_>) -> Take {
         let front = self.front();
-        let known = |(pool, node): (Arc<Pool>, Arc<Upstream>)| Known {
+        let known = |(pool, node): (Arc<UpstreamPool>, Arc<Upstream>)| Known {
             pool: pool.config.name.to_string(),
             node: node.node.id.to_string(),
             address: node.node.address.to_string(),
-            health: node.memory(),
+            health: node.health_memory(),
         };
         Take {
             counted: front.metrics.hold(),
@@ -195,7 +195,7 @@ impl<'a> Handing<'a> {
     async fn settle(&mut self, new: &mut Successor) {
         let front = Arc::clone(self.front());
         front.shutdown.relieve();
-        front.state.load().pools.values().for_each(|pool| pool.release());
+        front.state.load().pools.values().for_each(|pool| pool.close_idle_connections());
         self.reload.leave_sockets();
         if new.settles && new.is_open && new.link.send(kind::SETTLED, &[], &[]).await.is_err() {
             new.is_open = false;
@@ -230,7 +230,7 @@ impl<'a> Handing<'a> {
             front.relay.turned().await;
             // Before the tunnels are counted: the last of them are here when it has ended.
             let is_last = self.reload.predecessor().has_ended();
-            let (places, live) = (front.admission().places.taken(), front.relay.live());
+            let (places, live) = (front.admission().connections.taken(), front.relay.live());
             if is_last && places == 0 && live == 0 {
                 break;
             }
@@ -278,7 +278,7 @@ impl<'a> Handing<'a> {
     }
 }
 
-fn drains(front: &Front) -> Vec<Drained> {
+fn drains(front: &ProxyContext) -> Vec<Drained> {
     let drained = |drain: drain::Snapshot| Drained {
         pool: drain.pool,
         node: drain.node,

@@ -12,7 +12,7 @@ use super::link::{TalkFault, expect, send_batch};
 use super::steps::{Give, Giver, Heard};
 use super::successor::Successor;
 use super::words::kind;
-use crate::proxy::Front;
+use crate::proxy::ProxyContext;
 use crate::relay::Frozen;
 
 /// The new process holds a batch within this; it takes some milliseconds. So long are tunnels frozen at most that it does
@@ -23,7 +23,7 @@ const WORD: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct Offer {
-    front: Arc<Front>,
+    front: Arc<ProxyContext>,
     /// Of the next batch.
     size: BatchSize,
     giver: Giver,
@@ -49,7 +49,7 @@ struct Sent {
 
 impl Offer {
     /// Nothing has gone over.
-    pub fn new(front: &Arc<Front>) -> Self {
+    pub fn new(front: &Arc<ProxyContext>) -> Self {
         Self { front: Arc::clone(front), size: BatchSize::first(), giver: Giver::Owns, moved: None }
     }
 

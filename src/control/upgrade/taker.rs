@@ -14,7 +14,7 @@ use crate::control::probe::nodes;
 use crate::control::{Bound, Reload, report};
 use crate::net::handover::{Link, LinkFault, fault_frame, from_parent};
 use crate::net::inherit::Inherited;
-use crate::proxy::Front;
+use crate::proxy::ProxyContext;
 use crate::service;
 
 /// The old process says everything that it has to say within this.
@@ -140,13 +140,13 @@ impl Taking {
     }
 }
 
-fn recall(front: &Front, known: &Known) {
+fn recall(front: &ProxyContext, known: &Known) {
     let found = nodes(&front.state.load()).into_iter().find(|(pool, node)| {
         *pool.config.name == *known.pool
             && node.node.id.as_str() == known.node
             && node.node.address.to_string() == known.address
     });
     if let Some((_, node)) = found {
-        node.recall(&known.health, front.now());
+        node.restore_health(&known.health, front.now());
     }
 }

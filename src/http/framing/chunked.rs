@@ -3,7 +3,7 @@
 //! It agrees with its reader on every byte: sizes are plain hexadecimal digits, lines end in CR LF, extensions and
 //! trailers are bounded. What is merely odd but cannot be misread (an extension's grammar) passes.
 
-use super::BodyFault;
+use super::ChunkedBodyError;
 use super::head::is_token_byte;
 
 /// Digits of a chunk size: 16 fill 64 bits.
@@ -17,7 +17,7 @@ pub const MAX_TRAILERS: u16 = 8 * 1024;
 
 /// Where in a chunked body the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunked {
+pub(super) enum ChunkedState {
     /// In the digits of a size: how many there were, and their value.
     Size(u8, u64),
     /// In the extensions behind a size: the size, and the bytes so far.
@@ -31,14 +31,14 @@ pub(super) enum Chunked {
     /// Before the LF behind the data.
     DataLf,
     /// In the trailers: where in a line, and the bytes so far.
-    Trailer(Line, u16),
+    Trailer(TrailerLine, u16),
     /// Behind the last LF.
     End,
 }
 
 /// Where in a trailer line the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum TrailerLine {
     Start,
     Name,
     Value,
@@ -47,12 +47,12 @@ pub(super) enum Line {
     LastLf,
 }
 
-impl Chunked {
+impl ChunkedState {
     pub(super) const START: Self = Self::Size(0, 0);
 
     /// Takes what is sound and belongs to the body from the front of `bytes`; says how many bytes that is, and why
     /// it stopped if it did so at a fault.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, Option<BodyFault>) {
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, Option<ChunkedBodyError>) {
         let mut at = 0;
         while at < bytes.len() && *self != Self::End {
             if let Self::Data(left) = self {
@@ -74,35 +74,35 @@ impl Chunked {
     }
 
     /// The state behind one byte that is not data.
-    fn step(self, byte: u8) -> Result<Self, BodyFault> {
+    fn step(self, byte: u8) -> Result<Self, ChunkedBodyError> {
         match (self, byte) {
             (Self::Size(1.., size), b'\r') => Ok(Self::SizeLf(size)),
             (Self::Size(1.., size), b';') => Ok(Self::Extension(size, 1)),
             (Self::Size(digits @ ..SIZE_DIGITS, size), _) => match char::from(byte).to_digit(16) {
                 Some(digit) => Ok(Self::Size(digits + 1, size << 4 | u64::from(digit))),
-                None => Err(BodyFault::ChunkSize),
+                None => Err(ChunkedBodyError::ChunkSize),
             },
-            (Self::Size(..), _) => Err(BodyFault::ChunkSize),
+            (Self::Size(..), _) => Err(ChunkedBodyError::ChunkSize),
             (Self::Extension(size, _), b'\r') => Ok(Self::SizeLf(size)),
             (Self::Extension(size, length @ ..MAX_EXTENSION), _) if is_text(byte) => {
                 Ok(Self::Extension(size, length + 1))
             }
-            (Self::SizeLf(0), b'\n') => Ok(Self::Trailer(Line::Start, 0)),
+            (Self::SizeLf(0), b'\n') => Ok(Self::Trailer(TrailerLine::Start, 0)),
             (Self::SizeLf(size), b'\n') => Ok(Self::Data(size)),
-            (Self::Extension(..) | Self::SizeLf(_), _) => Err(BodyFault::ChunkLine),
+            (Self::Extension(..) | Self::SizeLf(_), _) => Err(ChunkedBodyError::ChunkLine),
             (Self::DataCr, b'\r') => Ok(Self::DataLf),
             (Self::DataLf, b'\n') => Ok(Self::START),
-            (Self::DataCr | Self::DataLf, _) => Err(BodyFault::ChunkEnd),
-            (Self::Trailer(Line::LastLf, _), b'\n') => Ok(Self::End),
-            (Self::Trailer(_, MAX_TRAILERS..), _) => Err(BodyFault::TrailersTooLarge),
+            (Self::DataCr | Self::DataLf, _) => Err(ChunkedBodyError::ChunkEnd),
+            (Self::Trailer(TrailerLine::LastLf, _), b'\n') => Ok(Self::End),
+            (Self::Trailer(_, MAX_TRAILERS..), _) => Err(ChunkedBodyError::TrailersTooLarge),
             (Self::Trailer(line, length), _) => Ok(Self::Trailer(line.step(byte)?, length + 1)),
             (Self::Data(_) | Self::End, _) => Ok(self),
         }
     }
 }
 
-impl Line {
-    fn step(self, byte: u8) -> Result<Self, BodyFault> {
+impl TrailerLine {
+    fn step(self, byte: u8) -> Result<Self, ChunkedBodyError> {
         match (self, byte) {
             (Self::Start, b'\r') => Ok(Self::LastLf),
             (Self::Start | Self::Name, _) if is_token_byte(byte) => Ok(Self::Name),
@@ -110,7 +110,7 @@ impl Line {
             (Self::Value, b'\r') => Ok(Self::Lf),
             (Self::Value, _) if is_text(byte) => Ok(Self::Value),
             (Self::Lf, b'\n') => Ok(Self::Start),
-            _ => Err(BodyFault::Trailer),
+            _ => Err(ChunkedBodyError::Trailer),
         }
     }
 }

@@ -2,23 +2,23 @@
 //! next head begins. Strict, so that no two readers of the same bytes can disagree (RFC 9112, 11.2).
 //!
 //! It does no I/O and keeps no bytes. Its owner shows it the front of what has not been released
-//! ([`Framer::next`]), and does what the [`Step`] says. A faulty head, and whatever comes behind it, is never
+//! ([`Framer::next`]), and does what the [`FramingStep`] says. A faulty head, and whatever comes behind it, is never
 //! released; nor is anything behind a head that asks for an upgrade.
 
 mod chunked;
-mod fault;
+mod error;
 mod head;
 
-use chunked::Chunked;
-use head::{Follows, check_head};
+use chunked::ChunkedState;
+use head::{BodyFraming, check_head};
 
 pub use chunked::{MAX_EXTENSION, MAX_TRAILERS};
-pub use fault::{BodyFault, HeadFault};
+pub use error::{ChunkedBodyError, HeadError};
 pub use head::MAX_FIELDS;
 
 /// What the owner of the bytes does next. Counts are of bytes from the front of what was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum FramingStep {
     /// Nothing can be said yet: come back with the same bytes and more behind them.
     More,
     /// Drop so many: the empty line that may stand before a head.
@@ -28,9 +28,9 @@ pub enum Step {
     /// Release so many, at least one: bytes of a body.
     Body(usize),
     /// Release nothing from here on: what should be a head is not.
-    HeadFault(HeadFault),
+    HeadError(HeadError),
     /// Release nothing from here on: the body has lost its framing.
-    BodyFault(BodyFault),
+    BodyError(ChunkedBodyError),
     /// Release nothing from here on: the last head asked for an upgrade.
     Hold,
 }
@@ -38,7 +38,7 @@ pub enum Step {
 /// Follows one client's stream through heads and bodies.
 #[derive(Debug)]
 pub struct Framer {
-    place: Place,
+    state: FramerState,
     /// Bytes that one head may have, with its empty line.
     limit: usize,
     /// Bytes at the front of the coming head that were looked at already.
@@ -49,94 +49,96 @@ pub struct Framer {
 
 /// Where the stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum FramerState {
     Head,
     /// Bytes left, at least one.
     Body(u64),
-    Chunks(Chunked),
+    Chunks(ChunkedState),
     Upgrade,
-    HeadFailed(HeadFault),
-    BodyFailed(BodyFault),
+    HeadFailed(HeadError),
+    BodyFailed(ChunkedBodyError),
 }
 
 impl Framer {
     /// `limit` is the most bytes that a request head may have.
     pub fn new(limit: usize) -> Self {
-        Self { place: Place::Head, limit, seen: 0, has_skipped: false }
+        Self { state: FramerState::Head, limit, seen: 0, has_skipped: false }
     }
 
     /// Looks at the bytes that are not yet released, all of them, from the first.
-    pub fn next(&mut self, bytes: &[u8]) -> Step {
-        match self.place {
-            Place::Head => self.look_for_head(bytes),
+    pub fn next(&mut self, bytes: &[u8]) -> FramingStep {
+        match self.state {
+            FramerState::Head => self.scan_head(bytes),
             _ if bytes.is_empty() => self.without_bytes(),
-            Place::Body(left) => {
+            FramerState::Body(left) => {
                 let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 let left = left - here as u64;
-                self.place = if left == 0 { Place::Head } else { Place::Body(left) };
-                Step::Body(here)
+                self.state = if left == 0 { FramerState::Head } else { FramerState::Body(left) };
+                FramingStep::Body(here)
             }
-            Place::Chunks(chunked) => self.follow_chunks(chunked, bytes),
-            Place::Upgrade | Place::HeadFailed(_) | Place::BodyFailed(_) => self.without_bytes(),
+            FramerState::Chunks(chunked) => self.follow_chunks(chunked, bytes),
+            FramerState::Upgrade | FramerState::HeadFailed(_) | FramerState::BodyFailed(_) => {
+                self.without_bytes()
+            }
         }
     }
 
     /// The next byte belongs to a head, or stands before one.
     pub fn is_at_head(&self) -> bool {
-        self.place == Place::Head
+        self.state == FramerState::Head
     }
 
     /// A body is being passed on.
     pub fn is_in_body(&self) -> bool {
-        matches!(self.place, Place::Body(_) | Place::Chunks(_))
+        matches!(self.state, FramerState::Body(_) | FramerState::Chunks(_))
     }
 
     /// Bytes that certainly belong to the body of the current request, whatever they are.
     pub fn body_left(&self) -> u64 {
-        match self.place {
-            Place::Body(left) => left,
+        match self.state {
+            FramerState::Body(left) => left,
             _ => 0,
         }
     }
 
-    fn without_bytes(&self) -> Step {
-        match self.place {
-            Place::Head | Place::Body(_) | Place::Chunks(_) => Step::More,
-            Place::Upgrade => Step::Hold,
-            Place::HeadFailed(fault) => Step::HeadFault(fault),
-            Place::BodyFailed(fault) => Step::BodyFault(fault),
+    fn without_bytes(&self) -> FramingStep {
+        match self.state {
+            FramerState::Head | FramerState::Body(_) | FramerState::Chunks(_) => FramingStep::More,
+            FramerState::Upgrade => FramingStep::Hold,
+            FramerState::HeadFailed(fault) => FramingStep::HeadError(fault),
+            FramerState::BodyFailed(fault) => FramingStep::BodyError(fault),
         }
     }
 
-    fn look_for_head(&mut self, bytes: &[u8]) -> Step {
+    fn scan_head(&mut self, bytes: &[u8]) -> FramingStep {
         if self.seen == 0 && bytes.starts_with(b"\r\n") {
             if self.has_skipped {
-                return self.refuse(HeadFault::LeadingLines);
+                return self.refuse(HeadError::LeadingLines);
             }
             self.has_skipped = true;
-            return Step::Skip(2);
+            return FramingStep::Skip(2);
         }
         match self.find_end(bytes) {
             Err(fault) => self.refuse(fault),
-            Ok(None) if bytes.len() >= self.limit => self.refuse(HeadFault::TooLarge(self.limit)),
-            Ok(None) => Step::More,
-            Ok(Some(end)) => self.judge(&bytes[..end]),
+            Ok(None) if bytes.len() >= self.limit => self.refuse(HeadError::TooLarge(self.limit)),
+            Ok(None) => FramingStep::More,
+            Ok(Some(end)) => self.accept_head(&bytes[..end]),
         }
     }
 
     /// Where the head ends, if it does so within the limit. Control bytes and broken line ends are found as they
     /// come in: a head of bare LFs has no end to wait for.
-    fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadFault> {
+    fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadError> {
         let within = &bytes[..bytes.len().min(self.limit)];
         for at in self.seen..within.len() {
             let after_cr = at > 0 && within[at - 1] == b'\r';
             match within[at] {
-                b'\n' if !after_cr => return Err(HeadFault::BareLf),
+                b'\n' if !after_cr => return Err(HeadError::BareLf),
                 b'\n' if within[..at].ends_with(b"\r\n\r") => return Ok(Some(at + 1)),
                 b'\n' => {}
-                _ if after_cr => return Err(HeadFault::BareCr),
+                _ if after_cr => return Err(HeadError::BareCr),
                 b'\r' | b'\t' => {}
-                byte if byte.is_ascii_control() => return Err(HeadFault::Control(byte)),
+                byte if byte.is_ascii_control() => return Err(HeadError::Control(byte)),
                 _ => {}
             }
         }
@@ -145,32 +147,32 @@ impl Framer {
         Ok(None)
     }
 
-    fn judge(&mut self, head: &[u8]) -> Step {
-        self.place = match check_head(head) {
+    fn accept_head(&mut self, head: &[u8]) -> FramingStep {
+        self.state = match check_head(head) {
             Err(fault) => return self.refuse(fault),
-            Ok(Follows::Head) => Place::Head,
-            Ok(Follows::Body(length)) => Place::Body(length),
-            Ok(Follows::Chunks) => Place::Chunks(Chunked::START),
-            Ok(Follows::Upgrade) => Place::Upgrade,
+            Ok(BodyFraming::Empty) => FramerState::Head,
+            Ok(BodyFraming::Length(length)) => FramerState::Body(length),
+            Ok(BodyFraming::Chunked) => FramerState::Chunks(ChunkedState::START),
+            Ok(BodyFraming::Upgrade) => FramerState::Upgrade,
         };
         self.seen = 0;
         self.has_skipped = false;
-        Step::Head(head.len())
+        FramingStep::Head(head.len())
     }
 
-    fn refuse(&mut self, fault: HeadFault) -> Step {
-        self.place = Place::HeadFailed(fault);
-        Step::HeadFault(fault)
+    fn refuse(&mut self, fault: HeadError) -> FramingStep {
+        self.state = FramerState::HeadFailed(fault);
+        FramingStep::HeadError(fault)
     }
 
-    fn follow_chunks(&mut self, mut chunked: Chunked, bytes: &[u8]) -> Step {
+    fn follow_chunks(&mut self, mut chunked: ChunkedState, bytes: &[u8]) -> FramingStep {
         let (taken, fault) = chunked.advance(bytes);
-        self.place = match fault {
-            Some(fault) => Place::BodyFailed(fault),
-            None if chunked == Chunked::End => Place::Head,
-            None => Place::Chunks(chunked),
+        self.state = match fault {
+            Some(fault) => FramerState::BodyFailed(fault),
+            None if chunked == ChunkedState::End => FramerState::Head,
+            None => FramerState::Chunks(chunked),
         };
-        if taken == 0 { self.without_bytes() } else { Step::Body(taken) }
+        if taken == 0 { self.without_bytes() } else { FramingStep::Body(taken) }
     }
 }
 
@@ -187,26 +189,26 @@ mod tests {
     struct Seen {
         released: Vec<u8>,
         heads: usize,
-        stop: Step,
+        stop: FramingStep,
     }
 
     /// Shows the framer a stream in pieces of the given sizes, over and over.
     fn follow(stream: &[u8], pieces: &[usize]) -> Seen {
         let mut framer = Framer::new(LIMIT);
-        let mut seen = Seen { released: Vec::new(), heads: 0, stop: Step::More };
+        let mut seen = Seen { released: Vec::new(), heads: 0, stop: FramingStep::More };
         let (mut front, mut end) = (0, 0);
         let mut sizes = pieces.iter().cycle();
         loop {
             match framer.next(&stream[front..end]) {
-                Step::More if end == stream.len() => return seen,
-                Step::More => end = stream.len().min(end + sizes.next().expect("pieces are given")),
-                Step::Skip(length) => front += length,
-                Step::Head(length) => {
+                FramingStep::More if end == stream.len() => return seen,
+                FramingStep::More => end = stream.len().min(end + sizes.next().expect("pieces are given")),
+                FramingStep::Skip(length) => front += length,
+                FramingStep::Head(length) => {
                     seen.heads += 1;
                     seen.released.extend_from_slice(&stream[front..front + length]);
                     front += length;
                 }
-                Step::Body(length) => {
+                FramingStep::Body(length) => {
                     assert!(length > 0);
                     seen.released.extend_from_slice(&stream[front..front + length]);
                     front += length;
@@ -222,28 +224,28 @@ mod tests {
     }
 
     /// The fault of a stream, whole and byte by byte, which must agree; nothing of the head may be released.
-    fn fault_of(head: &[u8]) -> HeadFault {
+    fn fault_of(head: &[u8]) -> HeadError {
         let seen = follow(head, &[usize::MAX / 2]);
         assert_eq!(follow(head, &[1]), seen, "{}", head.escape_ascii());
         assert_eq!(seen.released, b"", "{}", head.escape_ascii());
         match seen.stop {
-            Step::HeadFault(fault) => fault,
+            FramingStep::HeadError(fault) => fault,
             other => panic!("{other:?} for {}", head.escape_ascii()),
         }
     }
 
-    fn fault_with(fields: &str) -> HeadFault {
+    fn fault_with(fields: &str) -> HeadError {
         fault_of(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n").as_bytes())
     }
 
-    fn fault_with_line(line: &str) -> HeadFault {
+    fn fault_with_line(line: &str) -> HeadError {
         fault_of(format!("{line}\r\nHost: a\r\n\r\n").as_bytes())
     }
 
     fn is_released_whole(stream: &[u8]) {
         for pieces in [&[usize::MAX / 2][..], &[1], &[3, 1, 7]] {
             let seen = follow(stream, pieces);
-            assert_eq!(seen.stop, Step::More, "{}", stream.escape_ascii());
+            assert_eq!(seen.stop, FramingStep::More, "{}", stream.escape_ascii());
             assert_eq!(seen.released, stream, "{}", stream.escape_ascii());
         }
     }
@@ -269,28 +271,28 @@ mod tests {
 
     #[test]
     fn a_line_ends_in_cr_lf_and_nothing_else() {
-        assert_eq!(fault_of(b"GET / HTTP/1.1\nHost: a\n\n"), HeadFault::BareLf);
-        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\n\n"), HeadFault::BareLf);
-        assert_eq!(fault_of(b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), HeadFault::BareLf);
-        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n"), HeadFault::BareCr);
-        assert_eq!(fault_of(b"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n"), HeadFault::BareCr);
-        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n"), HeadFault::BareCr);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\nHost: a\n\n"), HeadError::BareLf);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\n\n"), HeadError::BareLf);
+        assert_eq!(fault_of(b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), HeadError::BareLf);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n"), HeadError::BareCr);
+        assert_eq!(fault_of(b"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n"), HeadError::BareCr);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n"), HeadError::BareCr);
     }
 
     #[test]
     fn control_bytes_are_refused_at_once() {
-        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\nx: a\0b"), HeadFault::Control(0));
-        assert_eq!(fault_of(b"GET /\x7f HTTP/1.1\r\n"), HeadFault::Control(0x7f));
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\nHost: a\r\nx: a\0b"), HeadError::Control(0));
+        assert_eq!(fault_of(b"GET /\x7f HTTP/1.1\r\n"), HeadError::Control(0x7f));
         // A TLS hello on a plain port.
-        assert_eq!(fault_of(b"\x16\x03\x01\x02\x00"), HeadFault::Control(0x16));
+        assert_eq!(fault_of(b"\x16\x03\x01\x02\x00"), HeadError::Control(0x16));
     }
 
     #[test]
     fn one_empty_line_may_stand_before_a_head_and_is_dropped() {
         let seen = follow(b"\r\nGET / HTTP/1.0\r\n\r\n\r\nGET /2 HTTP/1.0\r\n\r\n", &[1]);
-        assert_eq!((seen.heads, seen.stop), (2, Step::More));
+        assert_eq!((seen.heads, seen.stop), (2, FramingStep::More));
         assert_eq!(seen.released, b"GET / HTTP/1.0\r\n\r\nGET /2 HTTP/1.0\r\n\r\n");
-        assert_eq!(fault_of(b"\r\n\r\nGET / HTTP/1.0\r\n\r\n"), HeadFault::LeadingLines);
+        assert_eq!(fault_of(b"\r\n\r\nGET / HTTP/1.0\r\n\r\n"), HeadError::LeadingLines);
     }
 
     #[test]
@@ -298,14 +300,14 @@ mod tests {
         for line in
             ["GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1", "GET / a HTTP/1.1", "x"]
         {
-            assert_eq!(fault_with_line(line), HeadFault::RequestLine, "{line}");
+            assert_eq!(fault_with_line(line), HeadError::RequestLine, "{line}");
         }
-        assert_eq!(fault_with_line("G@T / HTTP/1.1"), HeadFault::Method);
-        assert_eq!(fault_with_line("GET\t / HTTP/1.1"), HeadFault::Method);
+        assert_eq!(fault_with_line("G@T / HTTP/1.1"), HeadError::Method);
+        assert_eq!(fault_with_line("GET\t / HTTP/1.1"), HeadError::Method);
         for version in ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "http/1.1", "HTTP/1.1x", "ICY"] {
-            assert_eq!(fault_with_line(&format!("GET / {version}")), HeadFault::Version, "{version}");
+            assert_eq!(fault_with_line(&format!("GET / {version}")), HeadError::Version, "{version}");
         }
-        assert_eq!(fault_of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), HeadFault::Http2Preface);
+        assert_eq!(fault_of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), HeadError::Http2Preface);
     }
 
     #[test]
@@ -313,37 +315,37 @@ mod tests {
         for target in
             ["a", "*", "a.example:80", "/a#b", "/<", "ftp://a/", "http://", "http:///x", "http://u@a/", "?"]
         {
-            assert_eq!(fault_with_line(&format!("GET {target} HTTP/1.1")), HeadFault::Target, "{target}");
+            assert_eq!(fault_with_line(&format!("GET {target} HTTP/1.1")), HeadError::Target, "{target}");
         }
-        assert_eq!(fault_with_line("CONNECT / HTTP/1.1"), HeadFault::Target);
-        assert_eq!(fault_with_line("GET /\u{e9} HTTP/1.1"), HeadFault::TargetNotAscii);
+        assert_eq!(fault_with_line("CONNECT / HTTP/1.1"), HeadError::Target);
+        assert_eq!(fault_with_line("GET /\u{e9} HTTP/1.1"), HeadError::TargetNotAscii);
     }
 
     #[test]
     fn there_is_one_host_and_the_target_agrees() {
-        assert_eq!(fault_of(b"GET / HTTP/1.1\r\n\r\n"), HeadFault::NoHost);
-        assert_eq!(fault_of(b"GET http://a/ HTTP/1.1\r\n\r\n"), HeadFault::NoHost);
-        assert_eq!(fault_with("host: a"), HeadFault::TwoHosts);
-        assert_eq!(fault_with("HOST: b"), HeadFault::TwoHosts);
-        assert_eq!(fault_with_line("GET http://b/ HTTP/1.1"), HeadFault::HostDiffers);
-        assert_eq!(fault_with_line("GET http://a:81/ HTTP/1.1"), HeadFault::HostDiffers);
-        assert_eq!(fault_with_line("GET http://b/ HTTP/1.0"), HeadFault::HostDiffers);
-        assert_eq!(fault_with_line("CONNECT b:80 HTTP/1.1"), HeadFault::HostDiffers);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\n\r\n"), HeadError::NoHost);
+        assert_eq!(fault_of(b"GET http://a/ HTTP/1.1\r\n\r\n"), HeadError::NoHost);
+        assert_eq!(fault_with("host: a"), HeadError::TwoHosts);
+        assert_eq!(fault_with("HOST: b"), HeadError::TwoHosts);
+        assert_eq!(fault_with_line("GET http://b/ HTTP/1.1"), HeadError::HostDiffers);
+        assert_eq!(fault_with_line("GET http://a:81/ HTTP/1.1"), HeadError::HostDiffers);
+        assert_eq!(fault_with_line("GET http://b/ HTTP/1.0"), HeadError::HostDiffers);
+        assert_eq!(fault_with_line("CONNECT b:80 HTTP/1.1"), HeadError::HostDiffers);
         for host in ["", "a b", "a/b", "u@a", "a:b", "a:99999", "a:", ":80", "a?b", "a\u{e9}"] {
             let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            assert_eq!(fault_of(head.as_bytes()), HeadFault::Host, "{host:?}");
+            assert_eq!(fault_of(head.as_bytes()), HeadError::Host, "{host:?}");
         }
     }
 
     #[test]
     fn a_field_is_a_token_a_colon_and_a_value_on_one_line() {
         for line in ["x : y", ": y", "x", "x\ty: z", "x(: y", "\u{e9}: y"] {
-            assert_eq!(fault_with(line), HeadFault::FieldName, "{line}");
+            assert_eq!(fault_with(line), HeadError::FieldName, "{line}");
         }
-        assert_eq!(fault_with("x: y\r\n z"), HeadFault::ObsFold);
-        assert_eq!(fault_with("x: y\r\n\tz"), HeadFault::ObsFold);
+        assert_eq!(fault_with("x: y\r\n z"), HeadError::ObsFold);
+        assert_eq!(fault_with("x: y\r\n\tz"), HeadError::ObsFold);
         // Before the first field, too: some readers would make it a part of the request line.
-        assert_eq!(fault_of(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"), HeadFault::ObsFold);
+        assert_eq!(fault_of(b"GET / HTTP/1.1\r\n Host: a\r\n\r\n"), HeadError::ObsFold);
     }
 
     #[test]
@@ -360,37 +362,37 @@ mod tests {
         ] {
             assert_eq!(
                 fault_with(&format!("Transfer-Encoding: {value}")),
-                HeadFault::TransferEncoding,
+                HeadError::TransferEncoding,
                 "{value}"
             );
         }
         for again in ["chunked", "identity", "gzip"] {
             let fields = format!("Transfer-Encoding: chunked\r\ntransfer-encoding: {again}");
-            assert_eq!(fault_with(&fields), HeadFault::TransferEncoding);
+            assert_eq!(fault_with(&fields), HeadError::TransferEncoding);
         }
         // Vertical tabs and form feeds are control bytes, and a no-break space is no white space.
-        assert_eq!(fault_with("Transfer-Encoding:\u{b}chunked"), HeadFault::Control(0xb));
-        assert_eq!(fault_with("Transfer-Encoding: \u{a0}chunked"), HeadFault::TransferEncoding);
+        assert_eq!(fault_with("Transfer-Encoding:\u{b}chunked"), HeadError::Control(0xb));
+        assert_eq!(fault_with("Transfer-Encoding: \u{a0}chunked"), HeadError::TransferEncoding);
     }
 
     #[test]
     fn transfer_encoding_and_content_length_exclude_each_other() {
         let (encoding, length) = ("Transfer-Encoding: chunked", "Content-Length: 5");
-        assert_eq!(fault_with(&format!("{encoding}\r\n{length}")), HeadFault::EncodingAndLength);
-        assert_eq!(fault_with(&format!("{length}\r\n{encoding}")), HeadFault::EncodingAndLength);
+        assert_eq!(fault_with(&format!("{encoding}\r\n{length}")), HeadError::EncodingAndLength);
+        assert_eq!(fault_with(&format!("{length}\r\n{encoding}")), HeadError::EncodingAndLength);
         assert_eq!(
             fault_of(format!("POST / HTTP/1.0\r\n{encoding}\r\n\r\n").as_bytes()),
-            HeadFault::EncodingInHttp10
+            HeadError::EncodingInHttp10
         );
     }
 
     #[test]
     fn content_length_is_one_plain_number() {
         for value in ["", "+5", "-5", "5, 5", "5,5", "0x5", "5 5", "5.0", "9223372036854775808", "\u{665}"] {
-            assert_eq!(fault_with(&format!("Content-Length: {value}")), HeadFault::ContentLength, "{value}");
+            assert_eq!(fault_with(&format!("Content-Length: {value}")), HeadError::ContentLength, "{value}");
         }
-        assert_eq!(fault_with("Content-Length: 5\r\nContent-Length: 5"), HeadFault::TwoLengths);
-        assert_eq!(fault_with("Content-Length: 5\r\ncontent-length: 6"), HeadFault::TwoLengths);
+        assert_eq!(fault_with("Content-Length: 5\r\nContent-Length: 5"), HeadError::TwoLengths);
+        assert_eq!(fault_with("Content-Length: 5\r\ncontent-length: 6"), HeadError::TwoLengths);
     }
 
     #[test]
@@ -402,11 +404,11 @@ mod tests {
             head
         };
         is_released_whole(&head(LIMIT));
-        assert_eq!(fault_of(&head(LIMIT + 1)), HeadFault::TooLarge(LIMIT));
-        assert_eq!(fault_of(&head(LIMIT + 4)[..LIMIT]), HeadFault::TooLarge(LIMIT));
+        assert_eq!(fault_of(&head(LIMIT + 1)), HeadError::TooLarge(LIMIT));
+        assert_eq!(fault_of(&head(LIMIT + 4)[..LIMIT]), HeadError::TooLarge(LIMIT));
         let fields = |count: usize| format!("GET / HTTP/1.0\r\n{}\r\n", "a:\r\n".repeat(count));
         is_released_whole(fields(MAX_FIELDS).as_bytes());
-        assert_eq!(fault_of(fields(MAX_FIELDS + 1).as_bytes()), HeadFault::TooManyFields(MAX_FIELDS));
+        assert_eq!(fault_of(fields(MAX_FIELDS + 1).as_bytes()), HeadError::TooManyFields(MAX_FIELDS));
     }
 
     #[test]
@@ -418,7 +420,7 @@ mod tests {
         ] {
             let stream = [head, b"abcGET / HTTP/1.0\r\n\r\n"].concat();
             let seen = follow(&stream, &[5]);
-            assert_eq!((seen.released.as_slice(), seen.stop), (head, Step::Hold));
+            assert_eq!((seen.released.as_slice(), seen.stop), (head, FramingStep::Hold));
         }
     }
 
@@ -433,16 +435,19 @@ mod tests {
         let good = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let stream = [good, &b"GET /bad HTTP/1.1\r\n\r\n"[..], good].concat();
         let seen = follow(&stream, &[4]);
-        assert_eq!((seen.released.as_slice(), seen.stop), (&good[..], Step::HeadFault(HeadFault::NoHost)));
+        assert_eq!(
+            (seen.released.as_slice(), seen.stop),
+            (&good[..], FramingStep::HeadError(HeadError::NoHost))
+        );
     }
 
-    fn body_fault(body: &[u8]) -> BodyFault {
+    fn body_fault(body: &[u8]) -> ChunkedBodyError {
         let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let stream = [head, body].concat();
         let seen = follow(&stream, &[usize::MAX / 2]);
         assert_eq!(follow(&stream, &[1]), seen);
         match seen.stop {
-            Step::BodyFault(fault) => fault,
+            FramingStep::BodyError(fault) => fault,
             other => panic!("{other:?} for {}", body.escape_ascii()),
         }
     }
@@ -452,20 +457,23 @@ mod tests {
         for size in
             ["\r\n", ";x\r\n", "g\r\n", "0x5\r\n", "+5\r\n", "-1\r\n", " 5\r\n", "5 \r\n", "5\n", "5_\r\n"]
         {
-            assert_eq!(body_fault(size.as_bytes()), BodyFault::ChunkSize, "{size:?}");
+            assert_eq!(body_fault(size.as_bytes()), ChunkedBodyError::ChunkSize, "{size:?}");
         }
-        assert_eq!(body_fault(b"00000000000000000\r\n"), BodyFault::ChunkSize);
+        assert_eq!(body_fault(b"00000000000000000\r\n"), ChunkedBodyError::ChunkSize);
         for line in ["5\r\r", "5;a\n", "5;a\0", "5;a\r\r\n"] {
-            assert_eq!(body_fault(line.as_bytes()), BodyFault::ChunkLine, "{line:?}");
+            assert_eq!(body_fault(line.as_bytes()), ChunkedBodyError::ChunkLine, "{line:?}");
         }
         let extension = |length: usize| format!("1{}\r\nx\r\n", ";".repeat(length));
-        assert_eq!(body_fault(extension(usize::from(MAX_EXTENSION) + 1).as_bytes()), BodyFault::ChunkLine);
+        assert_eq!(
+            body_fault(extension(usize::from(MAX_EXTENSION) + 1).as_bytes()),
+            ChunkedBodyError::ChunkLine
+        );
         assert_eq!(
             body_fault((extension(usize::from(MAX_EXTENSION)) + "!").as_bytes()),
-            BodyFault::ChunkSize
+            ChunkedBodyError::ChunkSize
         );
         for data in ["1\r\nxy", "1\r\nx\n", "1\r\nx\rx"] {
-            assert_eq!(body_fault(data.as_bytes()), BodyFault::ChunkEnd, "{data:?}");
+            assert_eq!(body_fault(data.as_bytes()), ChunkedBodyError::ChunkEnd, "{data:?}");
         }
         // 16 digits are a size of 64 bits, which cannot wrap around to a small one.
         let whole =
@@ -476,15 +484,15 @@ mod tests {
     #[test]
     fn trailers_are_strict_and_bounded() {
         for line in ["x\r\n", ":y\r\n", "x :y\r\n", " x: y\r\n", "x: y\n", "x: y\r\r", "x: \0", "\n", "\rx"] {
-            assert_eq!(body_fault(format!("0\r\n{line}").as_bytes()), BodyFault::Trailer, "{line:?}");
+            assert_eq!(body_fault(format!("0\r\n{line}").as_bytes()), ChunkedBodyError::Trailer, "{line:?}");
         }
         let long = format!("0\r\nx:{}", "y".repeat(usize::from(MAX_TRAILERS)));
-        assert_eq!(body_fault(long.as_bytes()), BodyFault::TrailersTooLarge);
+        assert_eq!(body_fault(long.as_bytes()), ChunkedBodyError::TrailersTooLarge);
     }
 
     #[test]
     fn every_fault_says_what_is_wrong_and_what_is_right() {
-        use HeadFault::*;
+        use HeadError::*;
         let faults = [BareLf, BareCr, LeadingLines, RequestLine, Method, TargetNotAscii, Target, Version];
         let more = [Http2Preface, FieldName, ObsFold, NoHost, TwoHosts, Host, HostDiffers, TransferEncoding];
         let rest = [EncodingAndLength, EncodingInHttp10, TwoLengths, ContentLength, TooSlow, Control(0)];
@@ -530,7 +538,7 @@ mod tests {
             let stream = requests.concat();
             let whole = follow(&stream, &[usize::MAX / 2]);
             prop_assert_eq!(whole.heads, requests.len());
-            prop_assert_eq!(&whole.stop, &Step::More);
+            prop_assert_eq!(&whole.stop, &FramingStep::More);
             prop_assert_eq!(follow(&stream, &pieces), whole);
         }
 
@@ -570,7 +578,7 @@ mod tests {
             let stream = [&sound[..], b"GET /bad HTTP/1.1\r\nHost : a\r\n\r\n", &behind].concat();
             let seen = follow(&stream, &pieces);
             prop_assert_eq!(seen.released, before.released);
-            prop_assert_eq!(seen.stop, Step::HeadFault(HeadFault::FieldName));
+            prop_assert_eq!(seen.stop, FramingStep::HeadError(HeadError::FieldName));
         }
     }
 }

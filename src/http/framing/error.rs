@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Why a request head is refused. Nothing at or after a refused head is ever passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum HeadFault {
+pub enum HeadError {
     /// A line feed without a carriage return before it (RFC 9112, 2.2: a proxy may not guess).
     BareLf,
     /// A carriage return without a line feed behind it (RFC 9112, 2.2).
@@ -58,7 +58,7 @@ pub enum HeadFault {
     TooSlow,
 }
 
-impl fmt::Display for HeadFault {
+impl fmt::Display for HeadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::BareLf => "a line of the head ends in LF alone; lines end in CR LF",
@@ -106,11 +106,11 @@ impl fmt::Display for HeadFault {
     }
 }
 
-impl std::error::Error for HeadFault {}
+impl std::error::Error for HeadError {}
 
 /// Why a chunked body is cut off. What came before the fault has been passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BodyFault {
+pub enum ChunkedBodyError {
     /// The chunk size is not 1 to 16 hexadecimal digits (RFC 9112, 7.1).
     ChunkSize,
     /// The line of a chunk is too long, has a control byte, or does not end in CR LF (RFC 9112, 7.1.1).
@@ -123,7 +123,7 @@ pub enum BodyFault {
     TrailersTooLarge,
 }
 
-impl fmt::Display for BodyFault {
+impl fmt::Display for ChunkedBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ChunkSize => "a chunk size is malformed; it is 1 to 16 hexadecimal digits",
@@ -135,4 +135,4 @@ impl fmt::Display for BodyFault {
     }
 }
 
-impl std::error::Error for BodyFault {}
+impl std::error::Error for ChunkedBodyError {}

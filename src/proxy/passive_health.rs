@@ -7,44 +7,44 @@
 use std::time::Duration;
 
 use super::session::Session;
-use super::{Front, Pool};
+use super::{ProxyContext, UpstreamPool};
 use crate::net::dial::DialFault;
 use crate::net::places::client_prefix;
 use crate::pool::health::{Evidence, Failure};
 
 impl Session {
     /// No connection to the node could be made.
-    pub fn blame_dial(&self, front: &Front, node: usize, fault: &DialFault) {
+    pub fn record_dial_failure(&self, front: &ProxyContext, node: usize, fault: &DialFault) {
         if !fault.is_own() {
-            self.blame(front, node, &Failure { evidence: Evidence::Dial, what: &fault.to_string() });
+            self.record_failure(front, node, &Failure { evidence: Evidence::Dial, what: &fault.to_string() });
         }
     }
 
     /// The node did not answer this client, or its answer is none.
-    pub fn blame_answer(&self, front: &Front, node: usize, what: &str) {
-        let evidence = Evidence::Answer(client_prefix(self.origin.client));
-        self.blame(front, node, &Failure { evidence, what });
+    pub fn record_bad_answer(&self, front: &ProxyContext, node: usize, what: &str) {
+        let evidence = Evidence::Answer(client_prefix(self.client.address));
+        self.record_failure(front, node, &Failure { evidence, what });
     }
 
-    fn blame(&self, front: &Front, node: usize, failure: &Failure<'_>) {
+    fn record_failure(&self, front: &ProxyContext, node: usize, failure: &Failure<'_>) {
         let now = front.now();
         // One at a time, so that no two nodes are ejected where one may be.
-        let _one = self.pool.passive.lock();
+        let _one = self.pool.passive_lock.lock();
         let may_eject = self.pool.may_eject(node, now);
         self.pool.upstreams[node]
-            .judge(now, &failure.what, |health| health.on_failure(failure, now, may_eject));
+            .update_health(now, &failure.what, |health| health.on_failure(failure, now, may_eject));
     }
 
     /// Real traffic went well.
-    pub fn praise(&self, front: &Front, node: usize) {
-        self.pool.upstreams[node].judge(front.now(), &"", |health| {
+    pub fn record_success(&self, front: &ProxyContext, node: usize) {
+        self.pool.upstreams[node].update_health(front.now(), &"", |health| {
             health.on_success();
             None
         });
     }
 }
 
-impl Pool {
+impl UpstreamPool {
     /// Whether `node` may be ejected: another is up, and not too many are ejected already.
     fn may_eject(&self, node: usize, now: Duration) -> bool {
         let others = || self.upstreams.iter().enumerate().filter(|(index, _)| *index != node);

@@ -9,14 +9,14 @@ use crate::pool::health::{Change, Health, Memory};
 
 impl Upstream {
     /// Changes the health for this reason, tells the meter, and logs what changed.
-    pub fn judge(
+    pub fn update_health(
         &self,
         now: Duration,
         reason: &dyn fmt::Display,
         judge: impl FnOnce(&mut Health) -> Option<Change>,
     ) {
-        let mut health = self.vitals.health.lock();
-        if self.vitals.is_removed.load(Relaxed) {
+        let mut health = self.shared.health.lock();
+        if self.shared.is_removed.load(Relaxed) {
             // Its name in the metrics may belong to another place by now.
             return;
         }
@@ -25,11 +25,11 @@ impl Upstream {
         let cause = change.and(health.ejection(now)).map(|(_, cause)| cause.to_owned());
         drop(health);
         if let Some(change) = change {
-            self.log_change(change, reason, cause);
+            self.log_health_change(change, reason, cause);
         }
     }
 
-    fn log_change(&self, change: Change, reason: &dyn fmt::Display, cause: Option<String>) {
+    fn log_health_change(&self, change: Change, reason: &dyn fmt::Display, cause: Option<String>) {
         let (pool, node, address) = (&*self.meter.pool, &*self.meter.node, &self.node.address);
         let reason = match change {
             Change::Ejected => cause.unwrap_or_default(),
@@ -44,13 +44,13 @@ impl Upstream {
     }
 
     /// What is known of its health, for another process.
-    pub fn memory(&self) -> Memory {
-        self.vitals.health.lock().memory()
+    pub fn health_memory(&self) -> Memory {
+        self.shared.health.lock().memory()
     }
 
     /// Goes on from what another process knew of its health.
-    pub fn recall(&self, memory: &Memory, now: Duration) {
-        self.judge(now, &"", |health| {
+    pub fn restore_health(&self, memory: &Memory, now: Duration) {
+        self.update_health(now, &"", |health| {
             health.recall(memory);
             None
         });
@@ -58,6 +58,6 @@ impl Upstream {
 
     /// Whether it has answered a probe since it could not be reached last.
     pub fn answers_probes(&self) -> &AtomicBool {
-        &self.vitals.answers_probes
+        &self.shared.answers_probes
     }
 }

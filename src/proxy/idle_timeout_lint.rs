@@ -13,19 +13,19 @@ use crate::ws::frame::{self, Decoded, opcode};
 
 /// Whether a pool has been told.
 #[derive(Debug, Default)]
-pub struct Doctor {
+pub struct IdleTimeoutLint {
     has_warned: AtomicBool,
 }
 
-impl Doctor {
+impl IdleTimeoutLint {
     /// There is still something to be said, so that a handshake is worth a look.
-    pub fn listens(&self) -> bool {
+    pub fn is_pending(&self) -> bool {
         !self.has_warned.load(Relaxed)
     }
 
     /// Looks at the answer to a polling handshake.
-    pub fn hear(&self, pool: &config::Pool, payload: &[u8]) {
-        let Some(beat) = engine_io::heartbeat(payload).filter(|_| self.listens()) else { return };
+    pub fn check_open_packet(&self, pool: &config::Pool, payload: &[u8]) {
+        let Some(beat) = engine_io::heartbeat(payload).filter(|_| self.is_pending()) else { return };
         let quiet = beat.interval.saturating_add(beat.timeout);
         if pool.timeouts.idle < quiet && !self.has_warned.swap(true, Relaxed) {
             tracing::warn!(
@@ -40,8 +40,8 @@ impl Doctor {
     }
 
     /// Looks at what came from the node together with its 101, when `query` opens a session without polling.
-    pub fn hear_tunnel(&self, pool: &config::Pool, query: Option<&str>, from_node: &[u8]) {
-        if from_node.is_empty() || !self.listens() || !engine_io::is_websocket_handshake(query) {
+    pub fn check_first_frame(&self, pool: &config::Pool, query: Option<&str>, from_node: &[u8]) {
+        if from_node.is_empty() || !self.is_pending() || !engine_io::is_websocket_handshake(query) {
             return;
         }
         let Decoded::Header(header) = frame::decode(from_node) else { return };
@@ -49,7 +49,7 @@ impl Doctor {
         let payload = from_node.get(header.size.into()..).and_then(|rest| rest.get(..len));
         let is_text = header.fin && header.opcode == opcode::TEXT && header.mask.is_none();
         if let Some(payload) = payload.filter(|_| is_text) {
-            self.hear(pool, payload);
+            self.check_open_packet(pool, payload);
         }
     }
 }
@@ -99,28 +99,28 @@ mod tests {
 
     #[test]
     fn an_idle_timeout_below_interval_and_timeout_is_said_once_with_the_remedy() {
-        let (doctor, pool) = (Doctor::default(), pool("44s"));
-        let first = said(|| doctor.hear(&pool, OPEN.as_bytes()));
+        let (doctor, pool) = (IdleTimeoutLint::default(), pool("44s"));
+        let first = said(|| doctor.check_open_packet(&pool, OPEN.as_bytes()));
         for part in ["WARN", "pool=chat", "idle=44s", "at_least=45s", "raise it or lower pingInterval"] {
             assert!(first.contains(part), "{part} in {first}");
         }
-        assert!(!doctor.listens());
-        assert_eq!(said(|| doctor.hear(&pool, OPEN.as_bytes())), "");
+        assert!(!doctor.is_pending());
+        assert_eq!(said(|| doctor.check_open_packet(&pool, OPEN.as_bytes())), "");
     }
 
     #[test]
     fn a_timeout_that_is_long_enough_is_fine_and_the_next_node_is_heard_too() {
-        let (doctor, pool) = (Doctor::default(), pool("45s"));
-        assert_eq!(said(|| doctor.hear(&pool, OPEN.as_bytes())), "");
-        assert!(doctor.listens());
+        let (doctor, pool) = (IdleTimeoutLint::default(), pool("45s"));
+        assert_eq!(said(|| doctor.check_open_packet(&pool, OPEN.as_bytes())), "");
+        assert!(doctor.is_pending());
         let slower = OPEN.replace("25000", "25001");
-        assert!(said(|| doctor.hear(&pool, slower.as_bytes())).contains("at_least=45.001s"));
+        assert!(said(|| doctor.check_open_packet(&pool, slower.as_bytes())).contains("at_least=45.001s"));
     }
 
     #[test]
     fn an_open_packet_that_came_with_the_101_is_heard() {
         let framed = [&[0x81, u8::try_from(OPEN.len()).unwrap()], OPEN.as_bytes()].concat();
-        let doctor = Doctor::default();
+        let doctor = IdleTimeoutLint::default();
         for (query, bytes) in [
             (None, &framed[..]),
             (Some("EIO=4&transport=websocket&sid=x"), &framed[..]),
@@ -131,9 +131,13 @@ mod tests {
             (WEBSOCKET, &[0xc1, 0x02, 1, 2][..]),
             (WEBSOCKET, &[][..]),
         ] {
-            assert_eq!(said(|| doctor.hear_tunnel(&pool("1s"), query, bytes)), "", "{query:?} {bytes:?}");
+            assert_eq!(
+                said(|| doctor.check_first_frame(&pool("1s"), query, bytes)),
+                "",
+                "{query:?} {bytes:?}"
+            );
         }
         let more = [&framed[..], &[0x81, 1, b'2']].concat();
-        assert!(said(|| doctor.hear_tunnel(&pool("1s"), WEBSOCKET, &more)).contains("pool=chat"));
+        assert!(said(|| doctor.check_first_frame(&pool("1s"), WEBSOCKET, &more)).contains("pool=chat"));
     }
 }

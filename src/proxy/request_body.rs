@@ -18,37 +18,37 @@ use hyper::body::Incoming;
 use crate::http::headers;
 
 /// The body of a client's request.
-pub struct Upload {
+pub struct RequestBody {
     body: Incoming,
-    progress: Progress,
+    progress: UploadProgress,
 }
 
 /// How far an upload is; outlives it.
 #[derive(Debug, Clone)]
-pub struct Progress(Option<Arc<AtomicBool>>);
+pub struct UploadProgress(Option<Arc<AtomicBool>>);
 
-impl Progress {
+impl UploadProgress {
     /// All of the body has been taken for the node, or there is none.
     pub fn is_whole(&self) -> bool {
         self.0.as_ref().is_none_or(|whole| whole.load(Relaxed))
     }
 }
 
-impl Upload {
+impl RequestBody {
     /// The request with its body followed.
-    pub fn follow(request: Request<Incoming>) -> (Request<Self>, Progress) {
+    pub fn track(request: Request<Incoming>) -> (Request<Self>, UploadProgress) {
         let is_whole = request.body().is_end_stream();
-        let progress = Progress((!is_whole).then(Arc::default));
+        let progress = UploadProgress((!is_whole).then(Arc::default));
         (request.map(|body| Self { body, progress: progress.clone() }), progress)
     }
 
     /// How far it is.
-    pub fn progress(&self) -> &Progress {
+    pub fn progress(&self) -> &UploadProgress {
         &self.progress
     }
 }
 
-impl http_body::Body for Upload {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

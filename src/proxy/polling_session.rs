@@ -25,34 +25,34 @@ use http::Request;
 use parking_lot::Mutex;
 
 use super::accept::Connection;
-use super::entrance::is_trusted;
+use super::acceptor::is_trusted;
 use super::session::Session;
 use crate::affinity::engine_io::{self, Heartbeat};
-use crate::http::reply::Failure;
+use crate::http::reply::ProxyError;
 use crate::metrics::Handshake;
 use crate::net::places::client_prefix;
 
 /// Leases of all clients together.
-const MOST: usize = 100_000;
+const MAX_LEASES: usize = 100_000;
 /// How long a session is kept of which nothing more is known: 25 s and 20 s, engine.io's defaults.
-const USUAL: Duration = Duration::from_secs(45);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(45);
 /// And at most, whatever the node says.
-const LONGEST: Duration = Duration::from_secs(600);
+const MAX_LIFETIME: Duration = Duration::from_secs(600);
 /// From one look for leases that have ended to the next.
-const SWEEP: Duration = Duration::from_secs(10);
+const LEASE_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Lets a request in: one that may open a session by polling waits for its turn and takes a lease, one that names a
 /// session renews its lease.
 ///
 /// # Errors
 ///
-/// [`Failure::TooManyOfClient`] when the client has as many sessions as it may, [`Failure::Paced`] when its turn does not
+/// [`ProxyError::ClientConnectionLimit`] when the client has as many sessions as it may, [`ProxyError::HandshakeRateLimit`] when its turn does not
 /// come soon enough.
 pub async fn admit<B>(
     connection: &Connection,
     session: &Session,
     request: &Request<B>,
-) -> Result<Option<Opening>, Failure> {
+) -> Result<Option<PollingPermit>, ProxyError> {
     let sessions = &connection.front.admission.polling;
     let query = request.uri().query();
     if !engine_io::may_open_by_polling(request.method(), query) {
@@ -67,15 +67,15 @@ pub async fn admit<B>(
     opening.inspect_err(|_| session.pool.meter.handshake(Handshake::Limited))
 }
 
-async fn open(connection: &Connection, session: &Session) -> Result<Option<Opening>, Failure> {
+async fn open(connection: &Connection, session: &Session) -> Result<Option<PollingPermit>, ProxyError> {
     let front = &connection.front;
     let opening = match limit(session) {
         Some((client, most)) => front.admission.polling.open(client, most)?,
         None => None,
     };
-    let (client, rate) = (session.origin.client, session.state.limits.handshakes_per_second);
-    let turn = front.admission.handshake(client, rate, &front.tasks).await;
-    turn.inspect_err(|_| opening.iter().for_each(Opening::refuse))?;
+    let (client, rate) = (session.client.address, session.state.limits.handshakes_per_second);
+    let turn = front.admission.await_handshake_turn(client, rate, &front.tasks).await;
+    turn.inspect_err(|_| opening.iter().for_each(PollingPermit::cancel))?;
     Ok(opening)
 }
 
@@ -90,8 +90,8 @@ pub fn become_tunnel(connection: &Connection, session: &Session, query: Option<&
 
 /// The client and the most sessions that it may have, where there is a limit. A proxy stands for many clients.
 fn limit(session: &Session) -> Option<(IpAddr, usize)> {
-    let (client, most) = (session.origin.client, session.state.limits.connections_per_client);
-    (most != 0 && !is_trusted(client, &session.state.trusted)).then_some((client, most as usize))
+    let (client, most) = (session.client.address, session.state.limits.connections_per_client);
+    (most != 0 && !is_trusted(client, &session.state.trusted_proxies)).then_some((client, most as usize))
 }
 
 /// See the module.
@@ -99,7 +99,7 @@ fn limit(session: &Session) -> Option<(IpAddr, usize)> {
 pub struct PollingSessions {
     /// The zero of the leases' clock.
     started: Instant,
-    table: Mutex<Table>,
+    table: Mutex<LeaseTable>,
 }
 
 impl PollingSessions {
@@ -108,10 +108,10 @@ impl PollingSessions {
         Arc::new(Self { started: Instant::now(), table: Mutex::default() })
     }
 
-    fn open(self: &Arc<Self>, client: IpAddr, most: usize) -> Result<Option<Opening>, Failure> {
+    fn open(self: &Arc<Self>, client: IpAddr, most: usize) -> Result<Option<PollingPermit>, ProxyError> {
         let client = client_prefix(client);
         let taken = self.table.lock().take(client, most, self.started.elapsed())?;
-        Ok(taken.map(|id| Opening { sessions: Arc::clone(self), client, id }))
+        Ok(taken.map(|id| PollingPermit { sessions: Arc::clone(self), client, id }))
     }
 
     fn renew(&self, client: IpAddr, named: u64) {
@@ -120,7 +120,7 @@ impl PollingSessions {
             client_prefix(client),
             |lease| lease.session == Some(named),
             |lease| {
-                lease.until = now + lease.lives;
+                lease.expires_at = now + lease.lifetime;
             },
         );
     }
@@ -133,29 +133,30 @@ impl PollingSessions {
 /// A session that is being opened. Where nobody says how that ended, the client has left, and its lease stays: its node
 /// may have opened the session all the same.
 #[derive(Debug)]
-pub struct Opening {
+pub struct PollingPermit {
     sessions: Arc<PollingSessions>,
     client: IpAddr,
     id: u64,
 }
 
-impl Opening {
+impl PollingPermit {
     /// There is no session.
-    pub fn refuse(&self) {
+    pub fn cancel(&self) {
         self.sessions.table.lock().remove(self.client, |lease| lease.id == self.id);
     }
 
     /// There is one: what its node answered to the request.
-    pub fn settle(&self, answer: &[u8]) {
+    pub fn confirm(&self, answer: &[u8]) {
         let session = engine_io::opened_session(answer);
         let lives =
             engine_io::heartbeat(answer).map(|beat: Heartbeat| beat.interval.saturating_add(beat.timeout));
-        let (lives, now) = (lives.unwrap_or(USUAL).min(LONGEST), self.sessions.started.elapsed());
+        let (lives, now) =
+            (lives.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME), self.sessions.started.elapsed());
         self.sessions.table.lock().change(
             self.client,
             |lease| lease.id == self.id,
             |lease| {
-                (lease.session, lease.lives, lease.until) = (session, lives, now + lives);
+                (lease.session, lease.lifetime, lease.expires_at) = (session, lives, now + lives);
             },
         );
     }
@@ -163,32 +164,32 @@ impl Opening {
 
 /// The leases; none of its clients is without one.
 #[derive(Debug, Default)]
-struct Table {
-    clients: HashMap<IpAddr, Vec<Lease>>,
+struct LeaseTable {
+    clients: HashMap<IpAddr, Vec<PollingLease>>,
     /// Leases in all.
     count: usize,
     /// Leases so far.
     ids: u64,
     /// When those that had ended were last taken out.
-    swept: Duration,
+    swept_at: Duration,
 }
 
 #[derive(Debug)]
-struct Lease {
+struct PollingLease {
     id: u64,
     /// The hash of the sid, once it is known.
     session: Option<u64>,
     /// From one request of the session to the time when its node has given it up.
-    lives: Duration,
+    lifetime: Duration,
     /// It ends here, on the clock of the table.
-    until: Duration,
+    expires_at: Duration,
 }
 
-impl Table {
+impl LeaseTable {
     /// A lease for this client; none where it is not counted.
-    fn take(&mut self, client: IpAddr, most: usize, now: Duration) -> Result<Option<u64>, Failure> {
-        if now.saturating_sub(self.swept) >= SWEEP {
-            self.swept = now;
+    fn take(&mut self, client: IpAddr, most: usize, now: Duration) -> Result<Option<u64>, ProxyError> {
+        if now.saturating_sub(self.swept_at) >= LEASE_SWEEP_INTERVAL {
+            self.swept_at = now;
             self.clients
                 .keys()
                 .copied()
@@ -198,23 +199,28 @@ impl Table {
         }
         self.end(client, now);
         if self.clients.get(&client).is_some_and(|leases| leases.len() >= most) {
-            return Err(Failure::TooManyOfClient);
+            return Err(ProxyError::ClientConnectionLimit);
         }
-        if self.count >= MOST {
+        if self.count >= MAX_LEASES {
             return Ok(None);
         }
         (self.count, self.ids) = (self.count + 1, self.ids + 1);
-        let lease = Lease { id: self.ids, session: None, lives: USUAL, until: now + USUAL };
+        let lease = PollingLease {
+            id: self.ids,
+            session: None,
+            lifetime: DEFAULT_LIFETIME,
+            expires_at: now + DEFAULT_LIFETIME,
+        };
         self.clients.entry(client).or_default().push(lease);
         Ok(Some(self.ids))
     }
 
     /// Takes out what has ended.
     fn end(&mut self, client: IpAddr, now: Duration) {
-        self.remove(client, |lease| lease.until <= now);
+        self.remove(client, |lease| lease.expires_at <= now);
     }
 
-    fn remove(&mut self, client: IpAddr, is_it: impl Fn(&Lease) -> bool) {
+    fn remove(&mut self, client: IpAddr, is_it: impl Fn(&PollingLease) -> bool) {
         let Some(leases) = self.clients.get_mut(&client) else { return };
         let before = leases.len();
         leases.retain(|lease| !is_it(lease));
@@ -224,7 +230,12 @@ impl Table {
         }
     }
 
-    fn change(&mut self, client: IpAddr, is_it: impl Fn(&Lease) -> bool, change: impl FnOnce(&mut Lease)) {
+    fn change(
+        &mut self,
+        client: IpAddr,
+        is_it: impl Fn(&PollingLease) -> bool,
+        change: impl FnOnce(&mut PollingLease),
+    ) {
         let leases = self.clients.get_mut(&client);
         if let Some(lease) = leases.and_then(|leases| leases.iter_mut().find(|lease| is_it(lease))) {
             change(lease);
@@ -246,10 +257,10 @@ mod tests {
 
     #[test]
     fn a_client_has_as_many_leases_as_it_may_until_they_end() {
-        let mut table = Table::default();
+        let mut table = LeaseTable::default();
         assert!(table.take(client(1), 2, at(0)).unwrap().is_some());
         let second = table.take(client(1), 2, at(10)).unwrap().unwrap();
-        assert_eq!(table.take(client(1), 2, at(44)), Err(Failure::TooManyOfClient));
+        assert_eq!(table.take(client(1), 2, at(44)), Err(ProxyError::ClientConnectionLimit));
         assert!(table.take(client(2), 2, at(44)).unwrap().is_some(), "another client has its own");
         assert!(table.take(client(1), 2, at(45)).unwrap().is_some(), "the first has ended");
         assert!(table.take(client(1), 2, at(46)).is_err());
@@ -259,8 +270,8 @@ mod tests {
 
     #[test]
     fn who_has_left_leaves_nothing_behind_and_there_is_an_end_to_the_memory() {
-        let mut table = Table::default();
-        for number in 0..MOST as u32 {
+        let mut table = LeaseTable::default();
+        for number in 0..MAX_LEASES as u32 {
             assert!(table.take(client(number), 1, at(1)).unwrap().is_some());
         }
         assert_eq!(table.take(client(u32::MAX), 1, at(2)), Ok(None), "let in, and not counted");
@@ -273,17 +284,17 @@ mod tests {
     fn a_session_counts_while_it_polls_and_no_more_once_it_is_a_tunnel() {
         let sessions = PollingSessions::new();
         let opening = sessions.open(client(1), 1).unwrap().unwrap();
-        opening.settle(br#"0{"sid":"abc","upgrades":[],"pingInterval":300000,"pingTimeout":20000}"#);
+        opening.confirm(br#"0{"sid":"abc","upgrades":[],"pingInterval":300000,"pingTimeout":20000}"#);
         drop(opening);
         let named = engine_io::named_session("EIO=4&transport=polling&sid=abc").unwrap();
-        let until = || sessions.table.lock().clients[&client(1)][0].until;
+        let until = || sessions.table.lock().clients[&client(1)][0].expires_at;
         let before = until();
         assert!(before > at(319), "{before:?}");
         sessions.renew(client(1), named);
         assert!(until() > before);
         sessions.renew(client(2), named);
         sessions.end(client(2), named);
-        assert_eq!(sessions.open(client(1), 1).unwrap_err(), Failure::TooManyOfClient);
+        assert_eq!(sessions.open(client(1), 1).unwrap_err(), ProxyError::ClientConnectionLimit);
         sessions.end(client(1), named);
         assert!(sessions.open(client(1), 1).unwrap().is_some());
     }
@@ -291,7 +302,7 @@ mod tests {
     #[test]
     fn a_refused_session_counts_no_more() {
         let sessions = PollingSessions::new();
-        sessions.open(client(1), 1).unwrap().unwrap().refuse();
+        sessions.open(client(1), 1).unwrap().unwrap().cancel();
         assert_eq!(sessions.table.lock().count, 0);
         let left = sessions.open(client(1), 1).unwrap();
         drop(left);

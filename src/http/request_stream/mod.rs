@@ -1,9 +1,9 @@
 //! The border between a client's byte stream and hyper's HTTP/1 server.
 //!
-//! A [`Guard`] wraps the stream and follows its framing, so that hyper sees whole, sound request heads and nothing
-//! else, one at a time: the next head waits until the answer to the last one is done ([`InFlight`]). In place of a
+//! A [`RequestStream`] wraps the stream and follows its framing, so that hyper sees whole, sound request heads and nothing
+//! else, one at a time: the next head waits until the answer to the last one is done ([`InFlightRequest`]). In place of a
 //! faulty head hyper gets a small sound one, so that the service is called in its turn and learns the fault from
-//! [`Link::begin_request`]. It is not a parser for anyone else, and it decides no status.
+//! [`RequestTracker::begin_request`]. It is not a parser for anyone else, and it decides no status.
 //!
 //! Rules:
 //! - Nothing at or behind a faulty head, and nothing behind a head that asks for an upgrade, is released (behind
@@ -13,8 +13,8 @@
 //!   `max_buf_size` of at least `request_head`. No clock runs while a request is being answered, but for its body.
 //! - An idle connection has no buffer here, only one timer.
 
-mod link;
-mod stall;
+mod request_tracker;
+mod write_timeout;
 mod write;
 
 use std::future::poll_fn;
@@ -29,21 +29,21 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::http::framing::{Framer, HeadFault, Step};
+use crate::http::framing::{Framer, FramingStep, HeadError};
 
-use stall::{Taking, bought, left_of};
+use write_timeout::{WriteTimeout, earned_time, time_left};
 
-pub use link::{InFlight, Link};
+pub use request_tracker::{InFlightRequest, RequestTracker};
 
 /// What hyper gets in place of a faulty head.
-const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\n\r\n";
+const PLACEHOLDER_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\n\r\n";
 
 /// Bytes that one read of the stream may bring into the guard.
-const READ: usize = 8 * 1024;
+const READ_SIZE: usize = 8 * 1024;
 
 /// The limits that a guard keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct RequestLimits {
     /// Bytes that one request head may have; also what may be read ahead while a request is being answered.
     pub request_head: usize,
     /// From the beginning to the first whole head; for a later head, from its first byte.
@@ -57,25 +57,25 @@ pub struct Rules {
 
 /// A client's stream that yields only sound requests.
 #[derive(Debug)]
-pub struct Guard<S> {
+pub struct RequestStream<S> {
     stream: S,
-    rules: Rules,
-    link: Arc<Link>,
+    limits: RequestLimits,
+    tracker: Arc<RequestTracker>,
     framer: Framer,
     /// Bytes that were read and not yet given to hyper; no allocation while it is empty.
     held: BytesMut,
     /// How many bytes at the front of `held` hyper may have.
     released: usize,
     /// Present while something is awaited against the clock.
-    timer: Option<(Wait, Pin<Box<Sleep>>)>,
+    timer: Option<(TimeoutKind, Pin<Box<Sleep>>)>,
     /// What is left to the body of the request of its time to stall.
-    patience: Duration,
+    body_time_left: Duration,
     /// The clock of the answer.
-    taking: Taking,
+    write_timeout: WriteTimeout,
     /// No head has been released yet.
     is_first: bool,
     /// What has become of the read side.
-    side: Side,
+    read_state: ReadState,
     /// The last answer on a sealed read side has left hyper, which forgets what it has not written when it sees the
     /// end of the stream.
     is_flushed: bool,
@@ -83,7 +83,7 @@ pub struct Guard<S> {
 
 /// The read side of a guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum ReadState {
     Open,
     /// Nothing more is read: a fault. It ends when the last request has been answered.
     Sealed,
@@ -96,7 +96,7 @@ enum Side {
 
 /// What a guard waits for against the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
+enum TimeoutKind {
     /// The first head, whole.
     FirstHead,
     /// The first byte of a later head.
@@ -107,28 +107,31 @@ enum Wait {
     Body,
 }
 
-impl<S> Guard<S> {
-    /// Guards a stream that has just been accepted; see [`Guard::since`].
-    pub fn new(stream: S, rules: Rules) -> (Self, Arc<Link>) {
-        Self::since(Instant::now(), stream, rules)
+impl<S> RequestStream<S> {
+    /// Guards a stream that has just been accepted; see [`RequestStream::with_start`].
+    pub fn new(stream: S, rules: RequestLimits) -> (Self, Arc<RequestTracker>) {
+        Self::with_start(Instant::now(), stream, rules)
     }
 
     /// Guards a stream whose first head is awaited since `begun`. Must be called within a tokio runtime with time
     /// enabled.
-    pub fn since(begun: Instant, stream: S, rules: Rules) -> (Self, Arc<Link>) {
-        let link = Arc::new(Link::default());
+    pub fn with_start(begun: Instant, stream: S, rules: RequestLimits) -> (Self, Arc<RequestTracker>) {
+        let link = Arc::new(RequestTracker::default());
         let guard = Self {
             stream,
-            rules,
-            link: link.clone(),
+            limits: rules,
+            tracker: link.clone(),
             framer: Framer::new(rules.request_head),
             held: BytesMut::new(),
             released: 0,
-            timer: Some((Wait::FirstHead, Box::pin(tokio::time::sleep_until(begun + rules.head_time)))),
-            patience: rules.stall_time,
-            taking: Taking::new(rules.stall_time),
+            timer: Some((
+                TimeoutKind::FirstHead,
+                Box::pin(tokio::time::sleep_until(begun + rules.head_time)),
+            )),
+            body_time_left: rules.stall_time,
+            write_timeout: WriteTimeout::new(rules.stall_time),
             is_first: true,
-            side: Side::Open,
+            read_state: ReadState::Open,
             is_flushed: false,
         };
         (guard, link)
@@ -142,21 +145,21 @@ impl<S> Guard<S> {
     }
 
     /// Does what the framer says about the held bytes, until some are released or more are needed.
-    fn frame(&mut self) -> io::Result<()> {
-        while self.released == 0 && self.side == Side::Open {
+    fn apply_framing(&mut self) -> io::Result<()> {
+        while self.released == 0 && self.read_state == ReadState::Open {
             match self.framer.next(&self.held) {
-                Step::More => break,
-                Step::Skip(length) => self.drop_front(length),
-                Step::Head(length) => self.release_head(length),
-                Step::Body(length) => self.release_body(length),
-                Step::HeadFault(fault) => self.refuse(fault),
-                Step::BodyFault(fault) => {
+                FramingStep::More => break,
+                FramingStep::Skip(length) => self.drop_front(length),
+                FramingStep::Head(length) => self.release_head(length),
+                FramingStep::Body(length) => self.release_body(length),
+                FramingStep::HeadError(fault) => self.refuse_head(fault),
+                FramingStep::BodyError(fault) => {
                     self.seal();
                     return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
                 }
-                Step::Hold => {
+                FramingStep::Hold => {
                     self.seal();
-                    self.side = Side::Upgrading;
+                    self.read_state = ReadState::Upgrading;
                 }
             }
         }
@@ -167,44 +170,44 @@ impl<S> Guard<S> {
         self.released = length;
         self.is_first = false;
         self.timer = None;
-        self.patience = self.rules.stall_time;
-        self.taking = Taking::new(self.rules.stall_time);
-        self.link.note_head(None);
+        self.body_time_left = self.limits.stall_time;
+        self.write_timeout = WriteTimeout::new(self.limits.stall_time);
+        self.tracker.record_head(None);
     }
 
     fn release_body(&mut self, length: usize) {
         self.released = length;
-        self.note_body(length);
+        self.extend_body_time(length);
     }
 
     /// Bytes of a body have come: the clock stops, and has more time when it goes on.
-    fn note_body(&mut self, length: usize) {
-        if let Some((Wait::Body, sleep)) = self.timer.take() {
-            self.patience = left_of(&sleep);
+    fn extend_body_time(&mut self, length: usize) {
+        if let Some((TimeoutKind::Body, sleep)) = self.timer.take() {
+            self.body_time_left = time_left(&sleep);
         }
-        self.patience = (self.patience + bought(length)).min(self.rules.stall_time);
+        self.body_time_left = (self.body_time_left + earned_time(length)).min(self.limits.stall_time);
     }
 
-    fn refuse(&mut self, fault: HeadFault) {
-        self.held = BytesMut::from(STAND_IN);
-        self.released = STAND_IN.len();
-        self.link.note_head(Some(fault));
+    fn refuse_head(&mut self, fault: HeadError) {
+        self.held = BytesMut::from(PLACEHOLDER_HEAD);
+        self.released = PLACEHOLDER_HEAD.len();
+        self.tracker.record_head(Some(fault));
         self.seal();
     }
 
     fn seal(&mut self) {
-        self.side = Side::Sealed;
+        self.read_state = ReadState::Sealed;
         self.timer = None;
     }
 
     fn end(&mut self) {
-        self.side = Side::Ended;
+        self.read_state = ReadState::Ended;
         self.timer = None;
         self.held = BytesMut::new();
     }
 
     /// Gives released bytes to hyper.
-    fn hand_out(&mut self, out: &mut ReadBuf<'_>) {
+    fn release_into(&mut self, out: &mut ReadBuf<'_>) {
         let length = self.released.min(out.remaining());
         out.put_slice(&self.held[..length]);
         self.released -= length;
@@ -219,12 +222,12 @@ impl<S> Guard<S> {
     }
 
     /// Waits for a deadline of the wanted kind; one of another kind gives way to it.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<TimeoutKind> {
         let (wait, time) = match () {
-            () if self.framer.is_in_body() => (Wait::Body, self.patience),
-            () if self.is_first => (Wait::FirstHead, self.rules.head_time),
-            () if self.held.is_empty() => (Wait::NextByte, self.rules.keep_alive),
-            () => (Wait::NextHead, self.rules.head_time),
+            () if self.framer.is_in_body() => (TimeoutKind::Body, self.body_time_left),
+            () if self.is_first => (TimeoutKind::FirstHead, self.limits.head_time),
+            () if self.held.is_empty() => (TimeoutKind::NextByte, self.limits.keep_alive),
+            () => (TimeoutKind::NextHead, self.limits.head_time),
         };
         if self.timer.as_ref().is_none_or(|(kind, _)| *kind != wait) {
             self.timer = Some((wait, Box::pin(tokio::time::sleep(time))));
@@ -236,21 +239,27 @@ impl<S> Guard<S> {
     }
 
     /// What a missed deadline means: silence ends the stream, half a head is a fault, half a body an error.
-    fn expire(&mut self, wait: Wait) -> io::Result<()> {
+    fn on_timeout(&mut self, wait: TimeoutKind) -> io::Result<()> {
         match wait {
-            Wait::Body => {
-                self.link.note_slow_body();
+            TimeoutKind::Body => {
+                self.tracker.record_slow_body();
                 self.seal();
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped sending its body"));
             }
-            Wait::FirstHead | Wait::NextByte | Wait::NextHead if self.held.is_empty() => self.end(),
-            Wait::FirstHead | Wait::NextByte | Wait::NextHead => self.refuse(HeadFault::TooSlow),
+            TimeoutKind::FirstHead | TimeoutKind::NextByte | TimeoutKind::NextHead
+                if self.held.is_empty() =>
+            {
+                self.end()
+            }
+            TimeoutKind::FirstHead | TimeoutKind::NextByte | TimeoutKind::NextHead => {
+                self.refuse_head(HeadError::TooSlow)
+            }
         }
         Ok(())
     }
 }
 
-impl<S: AsyncRead + Unpin> Guard<S> {
+impl<S: AsyncRead + Unpin> RequestStream<S> {
     /// Waits until there is something to read: the first head, or a stand-in for it. False where the stream has ended
     /// before. So hyper and its buffers need not be there earlier.
     ///
@@ -263,9 +272,9 @@ impl<S: AsyncRead + Unpin> Guard<S> {
     }
 
     fn poll_first_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.released == 0 && self.side == Side::Open {
+        while self.released == 0 && self.read_state == ReadState::Open {
             ready!(self.poll_more(cx))?;
-            self.frame()?;
+            self.apply_framing()?;
         }
         Poll::Ready(Ok(()))
     }
@@ -277,7 +286,7 @@ impl<S: AsyncRead + Unpin> Guard<S> {
             Poll::Ready(read) => drop(read?),
             Poll::Pending => {
                 let missed = ready!(self.poll_timer(cx));
-                self.expire(missed)?;
+                self.on_timeout(missed)?;
             }
         }
         Poll::Ready(Ok(()))
@@ -285,12 +294,12 @@ impl<S: AsyncRead + Unpin> Guard<S> {
 
     /// Reads behind what is held, up to one head's length. Ready(0) is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let room = self.rules.request_head.saturating_sub(self.held.len()).min(READ);
+        let room = self.limits.request_head.saturating_sub(self.held.len()).min(READ_SIZE);
         if room == 0 {
             return Poll::Pending;
         }
         // Read beside the buffer first, so that waiting costs no allocation.
-        let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ];
+        let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ_SIZE];
         let mut read = ReadBuf::uninit(&mut scratch[..room]);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
         self.held.extend_from_slice(read.filled());
@@ -298,27 +307,27 @@ impl<S: AsyncRead + Unpin> Guard<S> {
     }
 
     /// Reads straight into hyper's buffer, when all that fits there belongs to a body. Ready(0) is the end.
-    fn poll_straight(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read_direct(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = out.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, out))?;
         let fresh = &out.filled()[before..];
         let length = fresh.len();
         if length > 0 {
             self.framer.next(fresh);
-            self.note_body(length);
+            self.extend_body_time(length);
         }
         Poll::Ready(Ok(length))
     }
 
     /// The next head waits for the last answer; meanwhile the client's end must be seen, and a little read ahead.
-    fn poll_behind_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while ready!(self.poll_fill(cx))? > 0 {}
         self.end();
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let guard = self.get_mut();
         if out.remaining() == 0 {
@@ -326,38 +335,38 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         }
         loop {
             if guard.released > 0 {
-                guard.hand_out(out);
+                guard.release_into(out);
                 return Poll::Ready(Ok(()));
             }
-            match guard.side {
-                Side::Ended => return Poll::Ready(Ok(())),
-                Side::Sealed | Side::Upgrading => {
-                    if guard.side == Side::Upgrading && guard.poll_behind_request(cx)?.is_ready() {
+            match guard.read_state {
+                ReadState::Ended => return Poll::Ready(Ok(())),
+                ReadState::Sealed | ReadState::Upgrading => {
+                    if guard.read_state == ReadState::Upgrading && guard.poll_read_ahead(cx)?.is_ready() {
                         continue;
                     }
-                    ready!(guard.link.poll_answered(cx));
+                    ready!(guard.tracker.poll_answered(cx));
                     return if guard.is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
-                Side::Open => {}
+                ReadState::Open => {}
             }
-            if guard.framer.is_at_head() && guard.link.poll_answered(cx).is_pending() {
-                ready!(guard.poll_behind_request(cx))?;
+            if guard.framer.is_at_head() && guard.tracker.poll_answered(cx).is_pending() {
+                ready!(guard.poll_read_ahead(cx))?;
                 continue;
             }
-            guard.frame()?;
-            if guard.released > 0 || guard.side != Side::Open {
+            guard.apply_framing()?;
+            if guard.released > 0 || guard.read_state != ReadState::Open {
                 continue;
             }
             if guard.framer.body_left() < out.remaining() as u64 {
                 ready!(guard.poll_more(cx))?;
                 continue;
             }
-            match guard.poll_straight(cx, out) {
+            match guard.poll_read_direct(cx, out) {
                 Poll::Ready(Ok(0)) => guard.end(),
                 Poll::Ready(read) => return Poll::Ready(read.map(drop)),
                 Poll::Pending => {
                     let missed = ready!(guard.poll_timer(cx));
-                    guard.expire(missed)?;
+                    guard.on_timeout(missed)?;
                 }
             }
         }
@@ -382,7 +391,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules = Rules {
+    const RULES: RequestLimits = RequestLimits {
         request_head: 1024,
         head_time: Duration::from_secs(10),
         keep_alive: Duration::from_secs(60),
@@ -404,7 +413,7 @@ mod tests {
     impl Front {
         fn new(pipe: usize) -> Self {
             let (client, stream) = duplex(pipe);
-            let (guard, link) = Guard::new(stream, RULES);
+            let (guard, link) = RequestStream::new(stream, RULES);
             let (sender, seen) = mpsc::unbounded_channel();
             let service = service_fn(move |request| answer(request, link.clone(), sender.clone()));
             let server = hyper::server::conn::http1::Builder::new()
@@ -451,14 +460,14 @@ mod tests {
 
     async fn answer(
         request: Request<Incoming>,
-        link: Arc<Link>,
+        link: Arc<RequestTracker>,
         seen: mpsc::UnboundedSender<String>,
     ) -> Result<Answer, Infallible> {
         let (fault, in_flight) = link.begin_request();
         if let Some(fault) = fault {
             seen.send(format!("{fault:?}")).ok();
             let status = match fault {
-                HeadFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
+                HeadError::TooSlow => StatusCode::REQUEST_TIMEOUT,
                 _ => StatusCode::BAD_REQUEST,
             };
             return Ok(reply(status, Bytes::new(), in_flight));
@@ -498,7 +507,8 @@ mod tests {
             "/upgrade" => {
                 tokio::spawn(async move {
                     let upgraded = hyper::upgrade::on(request).await.expect("it is upgraded");
-                    let parts = upgraded.downcast::<TokioIo<Guard<DuplexStream>>>().expect("it is ours");
+                    let parts =
+                        upgraded.downcast::<TokioIo<RequestStream<DuplexStream>>>().expect("it is ours");
                     assert!(parts.read_buf.is_empty(), "hyper never sees an early byte");
                     let (mut stream, early) = parts.io.into_inner().into_parts();
                     stream.write_all(&early).await.expect("the client is there");
@@ -515,7 +525,7 @@ mod tests {
         })
     }
 
-    fn reply(status: StatusCode, body: Bytes, in_flight: InFlight) -> Answer {
+    fn reply(status: StatusCode, body: Bytes, in_flight: InFlightRequest) -> Answer {
         let mut reply = Response::new(BodyExt::boxed(KeepFlight(Full::new(body), in_flight)));
         *reply.status_mut() = status;
         if !status.is_success() {
@@ -525,7 +535,7 @@ mod tests {
     }
 
     /// A body that keeps its request in flight until it is dropped.
-    struct KeepFlight<B>(B, #[expect(dead_code, reason = "it lives as long as the body")] InFlight);
+    struct KeepFlight<B>(B, #[expect(dead_code, reason = "it lives as long as the body")] InFlightRequest);
 
     impl<B: http_body::Body + Unpin> http_body::Body for KeepFlight<B> {
         type Data = B::Data;
@@ -610,7 +620,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_hyper_lets_through_is_refused() {
-        use HeadFault::*;
+        use HeadError::*;
         let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
         let chunked = "Transfer-Encoding: chunked";
         let table = [
@@ -868,14 +878,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_guard_has_no_buffer_and_a_busy_one_no_timer() {
         let (mut client, stream) = duplex(4096);
-        let (mut guard, link) = Guard::new(stream, RULES);
+        let (mut guard, link) = RequestStream::new(stream, RULES);
         client.write_all(GET.as_bytes()).await.expect("it is open");
         let mut head = [0; 100];
         let length = guard.read(&mut head).await.expect("a head is there");
         assert_eq!(&head[..length], GET.as_bytes());
         let (fault, in_flight) = link.begin_request();
         assert_eq!(fault, None);
-        let poll = async |guard: &mut Guard<DuplexStream>| {
+        let poll = async |guard: &mut RequestStream<DuplexStream>| {
             poll_fn(|cx| {
                 let mut out = [0; 100];
                 let read = Pin::new(&mut *guard).poll_read(cx, &mut ReadBuf::new(&mut out));
@@ -902,7 +912,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn requests_that_end_on_another_thread_let_the_next_one_in() {
         let (client, stream) = duplex(100_000);
-        let (guard, link) = Guard::new(stream, RULES);
+        let (guard, link) = RequestStream::new(stream, RULES);
         let service = service_fn(move |_| {
             let (_, in_flight) = link.begin_request();
             tokio::spawn(async move { drop(in_flight) });

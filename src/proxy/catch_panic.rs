@@ -7,12 +7,15 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
-use super::Front;
+use super::ProxyContext;
 use crate::metrics::Part;
 
 /// What `work` comes to; `None` when it panicked, which is counted. The work is put in a box here and now: whoever waits
 /// for it has no room for it before it begins, and none for a second copy while it is under way.
-pub fn contained<T>(front: &Front, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+pub fn catch_panic<T>(
+    front: &ProxyContext,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> {
     let mut work = Box::pin(work);
     poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),

@@ -7,26 +7,26 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::{Guard, Side, Wait};
+use super::{ReadState, RequestStream, TimeoutKind};
 
-impl<S> Guard<S> {
+impl<S> RequestStream<S> {
     /// A client that takes what is written is not silent: an answer may still be on its way to it when the request
     /// counts as answered.
-    fn note_written(&mut self, written: &Poll<io::Result<usize>>) {
+    fn extend_keep_alive(&mut self, written: &Poll<io::Result<usize>>) {
         if written.is_ready()
-            && let Some((Wait::NextByte, sleep)) = &mut self.timer
+            && let Some((TimeoutKind::NextByte, sleep)) = &mut self.timer
         {
-            sleep.as_mut().reset(Instant::now() + self.rules.keep_alive);
+            sleep.as_mut().reset(Instant::now() + self.limits.keep_alive);
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         let written = Pin::new(&mut guard.stream).poll_write(cx, bytes);
-        guard.note_written(&written);
-        guard.taking.timed(written, cx)
+        guard.extend_keep_alive(&written);
+        guard.write_timeout.check_write(written, cx)
     }
 
     fn poll_write_vectored(
@@ -36,8 +36,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         let written = Pin::new(&mut guard.stream).poll_write_vectored(cx, slices);
-        guard.note_written(&written);
-        guard.taking.timed(written, cx)
+        guard.extend_keep_alive(&written);
+        guard.write_timeout.check_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -47,10 +47,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let guard = self.get_mut();
         let flushed = Pin::new(&mut guard.stream).poll_flush(cx);
-        ready!(guard.taking.timed(flushed.map_ok(|()| 0), cx))?;
+        ready!(guard.write_timeout.check_write(flushed.map_ok(|()| 0), cx))?;
         // Hyper flushes the stream only after it has written all that it had.
-        let is_last = matches!(guard.side, Side::Sealed | Side::Upgrading);
-        if is_last && !guard.is_flushed && guard.link.poll_answered(cx).is_ready() {
+        let is_last = matches!(guard.read_state, ReadState::Sealed | ReadState::Upgrading);
+        if is_last && !guard.is_flushed && guard.tracker.poll_answered(cx).is_ready() {
             guard.is_flushed = true;
             cx.waker().wake_by_ref();
         }
