@@ -8,13 +8,13 @@ help: ## show this list
 run: ## the demo: a balancer, three nodes and a page at 127.0.0.1:8080
 	cargo run --release -- demo
 
-build: ## the binary, for debugging
-	cargo build
+build: ## the binaries, for debugging
+	cargo build --workspace
 
 lint: deny ## formatting, clippy and docs, each without a warning; and what the packages are
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 deny: ## licences and sources of all packages (cargo-deny), and whether docs/licences.md is up to date
 	tests/licences.sh --check
@@ -24,7 +24,7 @@ licences: ## docs/licences.md anew
 	tests/licences.sh
 
 test: setup build ## every test; installs what they need when it is missing
-	cargo test
+	cargo test --workspace
 	cd tests/js && npm test
 
 setup: ## what the tests need from Debian and npm, when it is missing
@@ -51,9 +51,9 @@ bench: ## the figures: pick, tracker, relay, and the whole beside nginx and HAPr
 	cargo bench
 
 node: ## the node's figures beside a Node.js socket.io server, one core each (on a quiet machine)
-	cargo build --release
-	node benches/node/bench.mjs
+	cargo build --release --workspace
+	node crates/mainstay-node/benches/bench.mjs
 
 load: ## 5,000 clients over two Rust nodes and one Node.js server behind the balancer: broadcast latency
-	cargo build --release
-	node benches/node/load.mjs
+	cargo build --release --workspace
+	node crates/mainstay-node/benches/load.mjs

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::app::{self, App};
 use crate::config;
-use crate::node::config::Settings;
-use crate::node::{Node, World};
+use mainstay_node::config::Settings;
+use mainstay_node::{Node, World};
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -45,16 +45,14 @@
 #![warn(missing_docs)]
 
 // pure: data and arithmetic; time and randomness come in as arguments
+pub use mainstay_core::{rate_limit as pace, ws};
 pub mod affinity;
-pub mod ws;
 pub mod pool;
 pub mod route;
-pub mod pace;
 pub mod config;
 
 // mechanism: I/O without policy
-pub mod shutdown;
-pub mod service;
+pub use mainstay_core::{service, shutdown};
 pub mod metrics;
 pub mod log;
 pub mod net;
@@ -66,5 +64,5 @@ pub mod proxy;
 pub mod control;
 pub mod admin;
 pub mod app;
-pub mod node;
+#[cfg(feature = "demo")]
 pub mod demo;

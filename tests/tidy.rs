@@ -7,10 +7,10 @@
 #[path = "tidy/source.rs"]
 mod source;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use source::{Band, File, Modules, files, read};
+use source::{Band, CRATES, File, Modules, files, read, sources};
 
 /// Invariants that have no test with their name yet. It only ever gets shorter: an entry whose test exists fails.
 const MISSING: &[&str] = &[];
@@ -20,57 +20,84 @@ const MOST_LINES: usize = 400;
 
 #[test]
 fn i1_a_module_names_only_modules_above_it() {
-    let modules = Modules::of_the_crate();
-    assert_none(files(&["src"]), |file| names_below(file, &modules));
+    for krate in CRATES {
+        let modules = Modules::of_the_crate(krate);
+        assert_none(sources(krate), |file| names_below(file, &modules));
+    }
 }
 
 #[test]
 fn i1_each_band_names_only_what_it_may() {
-    let modules = Modules::of_the_crate();
-    assert_none(files(&["src"]), |file| band_faults(file, &modules));
-    let faults = joins_app_and_node(&files(&["src"]), &modules);
+    for krate in CRATES {
+        let modules = Modules::of_the_crate(krate);
+        assert_none(sources(krate), |file| band_faults(file, &modules));
+    }
+    let faults = joins_balancer_and_node(&files(&["src", "crates"]));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
 fn i2_pure_modules_have_no_clock_no_io_no_threads() {
-    let modules = Modules::of_the_crate();
-    let pure = files(&["src"]).into_iter().filter(|file| modules.band(file.module()) == Some(Band::Pure));
-    assert_none(pure.collect(), impure);
+    for krate in CRATES {
+        let modules = Modules::of_the_crate(krate);
+        let pure = sources(krate).into_iter().filter(|file| modules.band(file.module()) == Some(Band::Pure));
+        assert_none(pure.collect(), impure);
+    }
 }
 
 #[test]
 fn every_file_says_at_its_head_what_it_is_for() {
-    assert_none(files(&["src", "tests", "benches"]), without_head);
+    assert_none(files(&["src", "crates", "tests", "benches"]), without_head);
 }
 
 #[test]
 fn no_file_outgrows_its_noun() {
-    assert_none(files(&["src", "tests", "benches"]), too_long);
+    assert_none(files(&["src", "crates", "tests", "benches"]), too_long);
 }
 
 #[test]
 fn shipped_code_does_not_end_in_a_panic() {
-    assert_none(files(&["src"]), may_panic);
+    assert_none(files(&["src", "crates"]), may_panic);
 }
 
 #[test]
 fn tests_wait_for_events_and_all_of_them_run() {
-    assert_none(files(&["src", "tests"]), sleeps_or_is_ignored);
+    assert_none(files(&["src", "crates", "tests"]), sleeps_or_is_ignored);
 }
 
 #[test]
 fn names_say_what_a_thing_is_or_does() {
-    assert_none(files(&["src", "tests", "benches"]), empty_names);
+    assert_none(files(&["src", "crates", "tests", "benches"]), empty_names);
 }
 
 #[test]
 fn every_invariant_has_a_test_with_its_name() {
     let invariants = invariants(&read("src/lib.rs"));
     assert!(invariants.len() >= 9, "{invariants:?}");
-    let tests = test_names(&files(&["src", "tests"]));
+    let tests = test_names(&files(&["src", "crates", "tests"]));
     let faults = invariant_faults(&invariants, &tests, MISSING);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_balancer_without_its_demo_links_nothing_of_the_node() {
+    const OF_THE_NODE: [&str; 6] = ["mainstay-node", "redis", "yawc", "jsonwebtoken", "rmpv", "flate2"];
+    let tree = |features: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO"));
+        command
+            .args(["tree", "--package", "mainstay", "--edges", "normal", "--prefix", "none"])
+            .args(features);
+        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let (whole, bare) = (tree(&[]), tree(&["--no-default-features"]));
+    for name in OF_THE_NODE {
+        assert!(whole.contains(name), "the demo does not link {name}: is it called something else now?");
+        assert!(!bare.contains(name), "the balancer links {name}");
+    }
+    assert!(bare.contains("mainstay-core"));
 }
 
 /// What `crate::` reaches below the file's own module.
@@ -91,25 +118,19 @@ fn band_faults(file: &File, modules: &Modules) -> Vec<String> {
     let may = |name: &str| match (own, modules.band(own)) {
         (_, Some(Band::Mechanism)) => !["config", "pool", "route"].contains(&name),
         ("proxy", _) => name != "control",
-        ("node", _) => name == "node" || modules.band(name) != Some(Band::Plane),
         _ => true,
     };
     let named = file.names("crate::").into_iter().filter(|(_, name)| !may(name));
     named.map(|(line, name)| file.fault(line, &format!("{own} may not name {name}"))).collect()
 }
 
-/// Modules other than `demo` (and programs) that name both the balancer and the node.
-fn joins_app_and_node(files: &[File], modules: &Modules) -> Vec<String> {
-    let mut named: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-    for file in files {
-        let by = if file.path.starts_with("src/bin/") { &file.path } else { file.module() };
-        let names = file.names("crate::").into_iter().chain(file.names("mainstay::"));
-        let names = names.map(|(_, name)| name).filter(|name| modules.place(name).is_some());
-        named.entry(by).or_default().extend(names.chain([by.to_string()]));
-    }
-    let joins = |names: &BTreeSet<String>| names.contains("app") && names.contains("node");
-    let joining = named.iter().filter(|(by, names)| **by != "demo" && joins(names));
-    joining.map(|(by, _)| format!("{by}: only demo names both app and node")).collect()
+/// Files other than `demo` in which the balancer and the node name each other.
+fn joins_balancer_and_node(files: &[File]) -> Vec<String> {
+    let is_node = |file: &File| file.path.starts_with("crates/");
+    let other = |file: &File| if is_node(file) { "mainstay::" } else { "mainstay_node::" };
+    let shipped = files.iter().filter(|file| !file.path.contains("tests/") && file.path != "src/demo.rs");
+    let joining = shipped.filter(|file| file.shipped_with(&[other(file)]).next().is_some());
+    joining.map(|file| file.fault(1, "only demo names both the balancer and the node")).collect()
 }
 
 /// Words that stand for a clock, I/O, a thread, a lock or chance.
@@ -258,7 +279,7 @@ mod examples {
     use super::*;
 
     const LIB: &str = "// pure: data\npub mod ws;\npub mod pool;\n// mechanism: I/O\npub mod relay;\n\
-                       // planes and wiring\npub mod proxy;\npub mod control;\npub mod app;\nmod node;\npub mod demo;\n";
+                       // planes and wiring\npub mod proxy;\npub mod control;\npub mod app;\npub mod demo;\n";
 
     fn lib() -> Modules {
         Modules::of(LIB)
@@ -277,7 +298,7 @@ mod examples {
         assert_eq!(modules.place("elsewhere"), None);
         assert_eq!(modules.band("pool"), Some(Band::Pure));
         assert_eq!(modules.band("relay"), Some(Band::Mechanism));
-        assert_eq!(modules.band("node"), Some(Band::Plane));
+        assert_eq!(modules.band("app"), Some(Band::Plane));
     }
 
     #[test]
@@ -303,19 +324,16 @@ mod examples {
         let named = |path, text| lines(band_faults(&File::new(path, text), &lib()));
         assert_eq!(named("src/relay/mod.rs", "use crate::ws;\nuse crate::pool;"), [2]);
         assert_eq!(named("src/proxy/mod.rs", "use crate::pool;\nuse crate::control;"), [2]);
-        assert_eq!(named("src/node/mod.rs", "use crate::{relay, node, app};"), [1]);
         assert!(named("src/app.rs", "use crate::{pool, control};").is_empty());
     }
 
     #[test]
     fn only_demo_and_nothing_else_joins_the_balancer_and_the_node() {
-        let joined = |path| {
-            let parts =
-                [File::new(path, "use crate::app;\nuse mainstay::{node};"), File::new("src/ws.rs", "")];
-            joins_app_and_node(&parts, &lib()).len()
-        };
-        assert_eq!([joined("src/demo.rs"), joined("src/control.rs"), joined("src/bin/both.rs")], [0, 1, 1]);
-        assert_eq!(joins_app_and_node(&[File::new("src/node/mod.rs", "use crate::app;")], &lib()).len(), 1);
+        let joined = |path, text| joins_balancer_and_node(&[File::new(path, text)]).len();
+        let to_node = "use mainstay_node::Node;";
+        assert_eq!([joined("src/demo.rs", to_node), joined("src/control.rs", to_node)], [0, 1]);
+        assert_eq!(joined("crates/mainstay-node/src/lib.rs", "use mainstay::app;"), 1);
+        assert_eq!(joined("crates/mainstay-node/src/bin/mainstay-node/main.rs", to_node), 0);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Socket.IO packets: what was read is written, and read again.
 
 use bytes::Bytes;
-use mainstay::node::engine_io::Frame;
-use mainstay::node::engine_io::fuzz::wire;
-use mainstay::node::packet::{Body, MOST_ATTACHMENTS, Packet, Partial, ack, event};
+use mainstay_node::engine_io::Frame;
+use mainstay_node::engine_io::fuzz::wire;
+use mainstay_node::packet::{Body, MOST_ATTACHMENTS, Packet, Partial, ack, event};
 
 use super::input::Input;
 use super::value::same;

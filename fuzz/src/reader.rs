@@ -1,7 +1,7 @@
 //! The node's ways in: WebSocket frames against a naive decoder of the whole stream, polling bodies there and back.
 
-use mainstay::node::engine_io::Revision;
-use mainstay::node::engine_io::fuzz::{Messages, Said, body, form, last, packets, script};
+use mainstay_node::engine_io::Revision;
+use mainstay_node::engine_io::fuzz::{Messages, Said, body, form, last, packets, script};
 
 use super::input::{Input, Pieces};
 

@@ -1,8 +1,8 @@
 //! The frame tracker, and the pipe around it, against a naive decoder that sees the whole stream at once.
 
 use mainstay::relay::pipe::{Fault, Pipe};
-use mainstay::ws::close;
-use mainstay::ws::tracker::{Heed, Tally, Token, Tracker, Verdict};
+use mainstay_core::ws::close;
+use mainstay_core::ws::tracker::{Heed, Tally, Token, Tracker, Verdict};
 
 use super::input::{Input, Pieces};
 

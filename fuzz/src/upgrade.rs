@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Method, Version};
 use mainstay::http::headers;
-use mainstay::ws::handshake::{accept, check_request, is_upgrade};
+use mainstay_core::ws::handshake::{accept, check_request, is_upgrade};
 
 use super::input::Input;
 
@@ -93,7 +93,7 @@ fn on_the_way(kind: u8, fields: HeaderMap) {
     let trusted = ["10.0.0.0/8".parse().expect("this is a net")];
     let peer = if kind & 4 == 0 { Ipv4Addr::new(10, 0, 0, 1) } else { Ipv4Addr::new(192, 0, 2, 1) };
     let peer = IpAddr::V4(peer);
-    let client = headers::forwarded_client(peer, kind & 8 == 0, &fields, &trusted);
+    let client = mainstay_core::forwarded::forwarded_client(peer, kind & 8 == 0, &fields, &trusted);
     if kind & 4 != 0 {
         assert_eq!(client.address, peer, "nobody's word is believed but a trusted peer's");
     }

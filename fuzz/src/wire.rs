@@ -1,8 +1,8 @@
 //! What the nodes of a fleet say to each other: each format read, written and read again.
 
-use mainstay::node::bus::wire::envelope::{Dialect, Envelope, Message};
-use mainstay::node::bus::wire::{classic, entry, envelope, session};
-use mainstay::node::value::Value;
+use mainstay_node::bus::wire::envelope::{Dialect, Envelope, Message};
+use mainstay_node::bus::wire::{classic, entry, envelope, session};
+use mainstay_node::value::Value;
 
 use super::input::Input;
 use super::value::same;

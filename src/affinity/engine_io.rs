@@ -17,7 +17,9 @@ use http::Method;
 use serde::Deserialize;
 
 use super::cookie::NodeTag;
-use super::{Carried, hash, query};
+use mainstay_core::query::{self, Carried};
+
+use super::hash;
 
 /// By how many bytes a tag makes a sid, and so an answer, longer.
 pub const GROWTH: usize = 1 + NodeTag::LEN;

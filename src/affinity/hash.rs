@@ -9,6 +9,7 @@
 //! logarithm is a fixed sum of IEEE 754 products and quotients, which are exact to the bit everywhere; `f64::ln`
 //! is not. Changing any constant moves every client of every fleet: the golden vectors below must not change.
 
+pub use mainstay_core::hash::mix;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Seed of the hash of a key.
@@ -115,15 +116,6 @@ impl Arrival {
 /// Pool and id as bytes, apart from each other: neither can hold a NUL.
 pub(super) fn pair(pool: &str, id: &str) -> Vec<u8> {
     [pool.as_bytes(), &[0], id.as_bytes()].concat()
-}
-
-/// A bijection of 64 bits in which every input bit moves every output bit (Stafford's mix 13, the finaliser of
-/// SplitMix64).
-#[inline]
-pub fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 /// -ln(u) for the draw as u in (0, 1], to 1e-9, and never increasing with the draw.

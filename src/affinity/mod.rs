@@ -9,11 +9,10 @@
 pub mod cookie;
 pub mod engine_io;
 pub mod hash;
-pub(crate) mod query;
-
-use std::net::IpAddr;
+pub(crate) use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, header};
+use mainstay_core::query::{self, Carried};
 use smallvec::SmallVec;
 
 use cookie::{CookieRule, NodeTag};
@@ -251,17 +250,6 @@ impl From<Option<usize>> for Pin {
     fn from(node: Option<usize>) -> Self {
         node.map_or(Self::Lost, Self::To)
     }
-}
-
-/// How a request carries something that it should carry once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Carried<T> {
-    /// Not at all.
-    No,
-    /// Once.
-    Once(T),
-    /// More than once, or in a shape that nobody means.
-    Spoiled,
 }
 
 /// The pin in the balancer's cookie, and whether the cookie is to be renewed.

@@ -20,13 +20,13 @@ use crate::control::{self, Bound, ListenSpec, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::{Metrics, Part};
-use crate::net::files;
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{ProxyContext, ProxyState};
 use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Why};
 use crate::service;
 use crate::ws::close;
+use mainstay_core::open_files;
 
 /// The longest that a tunnel waits for its peers' answers to a Close at the end of the process.
 const GRACE: Duration = Duration::from_secs(5);
@@ -90,7 +90,7 @@ impl App {
         mut inherited: Inherited,
         taking: Option<&Taking>,
     ) -> io::Result<(Self, Bound)> {
-        files::raise_limit();
+        open_files::raise_limit();
         let bound = Bound::all(config, |spec| open(spec, &mut inherited));
         let bound = bound.map_err(|faults| cannot_start(path, faults))?;
         inherited.close_rest();

@@ -26,8 +26,6 @@ pub mod schema;
 mod sources;
 mod summary;
 mod tls;
-mod token;
-mod units;
 mod variables;
 mod yaml;
 
@@ -53,13 +51,14 @@ pub use fault::{Fault, Faults, Position};
 pub use identity::{Authorities, Identity};
 pub use limits::{Budget, Limits, Supply};
 pub use listeners::{Admin, FileAccess, Listener};
+pub use mainstay_core::bearer_tokens::Tokens;
+use mainstay_core::units;
+pub use mainstay_core::units::{duration, show_duration, size};
 pub use raw::{Env, LARGEST_FILE};
 pub use reader::ReadFile;
 pub use rebalance::Rebalance;
 pub use summary::Summary;
 pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
-pub use token::Tokens;
-pub use units::{duration, show_duration, size};
 pub use yaml::yaml;
 
 /// Everything that the balancer was told, checked.

@@ -8,7 +8,7 @@ use nix::unistd::Group;
 
 use crate::config::{Admin, Config, Fault, FileAccess, ListenAddress, Listener as ClientListener, Position};
 use crate::net::listen::{Listener, Permissions};
-use crate::net::listening_process::ListeningProcess;
+use mainstay_core::listening_process::ListeningProcess;
 
 /// What there is to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

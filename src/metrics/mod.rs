@@ -12,7 +12,6 @@
 pub mod carried;
 mod drain;
 pub mod meter;
-pub(crate) mod process;
 mod shard;
 mod table;
 
@@ -20,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use mainstay_core::process_metrics::ProcessConstants;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use prometheus::proto::MetricFamily;
@@ -103,7 +103,7 @@ pub struct Metrics {
     /// Lines that the access log had no room for.
     access_log_dropped: IntCounter,
     /// What of `process_*` never changes.
-    process: process::Constants,
+    process: ProcessConstants,
 }
 
 /// One pool that is counted for.
@@ -141,7 +141,7 @@ impl Metrics {
             panics: Default::default(),
             access_log_dropped: IntCounter::new("access_log_dropped", "dropped lines")
                 .expect("a literal name without a space is a metric name"),
-            process: process::Constants::read(),
+            process: ProcessConstants::read(),
         })
     }
 

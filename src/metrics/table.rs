@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mainstay_core::process_metrics::ProcessSample;
 use prometheus::TextEncoder;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -16,7 +17,7 @@ use super::meter::{
     CLASSES, CODES, Direction, Handshake, KINDS, Meter, OUTCOMES, PoolMeter, RETRIES, SOURCES, STATES, Side,
     Totals,
 };
-use super::{Part, Pool, Refusal, process};
+use super::{Part, Pool, Refusal};
 
 /// What the table reads.
 pub(super) struct Scrape<'a> {
@@ -31,7 +32,7 @@ pub(super) struct Scrape<'a> {
     /// By [`Part`].
     pub panics: [u64; Part::ALL.len()],
     pub access_log_dropped: u64,
-    pub process: process::Sample,
+    pub process: ProcessSample,
     /// Upgrades of this process: failed, done.
     pub upgrades: [u64; 2],
     /// What a process before this one had counted.

@@ -17,9 +17,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use super::files;
 use super::proxy_protocol::{self, Ends, Version};
 use super::stream::Stream;
+use mainstay_core::open_files;
 
 /// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,7 @@ fn finish(connected: io::Result<TcpStream>, address: SocketAddr) -> Result<TcpSt
 fn fault(error: io::Error) -> DialFault {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialFault::Refused,
-        _ if files::is_used_up(&error) => DialFault::NoFile(error),
+        _ if open_files::is_used_up(&error) => DialFault::NoFile(error),
         _ => DialFault::Other(error),
     }
 }

@@ -3,11 +3,9 @@
 //! It knows addresses, not pools or routes: whoever calls says where to and for how long.
 
 pub mod dial;
-pub mod files;
 pub mod handover;
 pub mod inherit;
 pub mod listen;
-pub mod listening_process;
 pub mod places;
 pub mod proxy_protocol;
 pub mod stream;

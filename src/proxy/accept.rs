@@ -25,13 +25,13 @@ use super::session;
 use super::upgrade::Adoptable;
 use crate::http::reply::ProxyError;
 use crate::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
-use crate::net::files;
 use crate::net::listen::Listener;
 use crate::net::places::Place;
 use crate::net::proxy_protocol::Ends;
 use crate::net::stream::Stream;
 use crate::net::tls::Secured;
 use crate::shutdown::Phase;
+use mainstay_core::open_files;
 
 /// The rest after an accept that failed for want of a file descriptor, so that the loop does not spin: the connection
 /// waits in the kernel's queue meanwhile.
@@ -94,9 +94,9 @@ pub async fn run(front: Arc<ProxyContext>, listener: Listener, entrance: Arc<Acc
                     }
                 }
             }
-            Err(error) if files::is_used_up(&error) => {
+            Err(error) if open_files::is_used_up(&error) => {
                 if shortage.replace(Instant::now()).is_none() {
-                    tracing::error!(%error, limit = files::limit(), "no file descriptor is left, accepting rests");
+                    tracing::error!(%error, limit = open_files::limit(), "no file descriptor is left, accepting rests");
                 }
                 tokio::time::sleep(REST).await;
             }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::polling_session::PollingSessions;
 use crate::http::reply::ProxyError;
 use crate::net::places::{Places, client_prefix};
-use crate::pace::{Bucket, FairQueue};
+use crate::pace::{FairQueue, TokenBucket};
 
 /// The longest that a handshake waits for its turn: within what a client's own connect timeout leaves.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub struct AdmissionControl {
 /// The handshakes that wait.
 #[derive(Default)]
 struct HandshakeQueue {
-    bucket: Bucket,
+    bucket: TokenBucket,
     queue: FairQueue<IpAddr, oneshot::Sender<()>>,
     /// The rate that was asked for last, in handshakes a second.
     rate: u32,

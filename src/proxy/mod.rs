@@ -32,12 +32,14 @@ use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use mainstay_core::open_files;
+
 use crate::affinity::hash::mix;
 use crate::affinity::{Directory as _, Source, Wish, Wishes};
 use crate::config::{self, Budget, Config, Supply};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
-use crate::net::{dial, files};
+use crate::net::dial;
 use crate::pool::pick::Balance;
 use crate::pool::{Node, Nodes, retry};
 use crate::relay::Relay;
@@ -230,7 +232,7 @@ impl UpstreamPool {
 
 /// What `config` amounts to on this system.
 pub fn budget(config: &Config) -> Budget {
-    Budget::new(config, Supply { files: files::limit(), ports: dial::port_range() })
+    Budget::new(config, Supply { files: open_files::limit(), ports: dial::port_range() })
 }
 
 /// What every connection of the process shares.

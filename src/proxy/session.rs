@@ -19,9 +19,11 @@ use super::accept::Connection;
 use super::catch_panic::catch_panic;
 use super::request_body::RequestBody;
 use super::{ProxyContext, ProxyState, UpstreamPool, forward, upgrade};
+use mainstay_core::forwarded::{ForwardedClient, forwarded_client};
+
 use crate::affinity::Directory as _;
 use crate::affinity::{self, Prefixes, Source, Wish, Wishes, engine_io};
-use crate::http::headers::{self, ForwardedClient};
+use crate::http::headers;
 use crate::http::reply::ProxyError;
 use crate::http::request_stream::InFlightRequest;
 use crate::http::{Body, BodyError, trace};
@@ -208,12 +210,8 @@ fn open(
     }
     let name = route.name().into();
     let trace = trace::ensure_traceparent(request.headers_mut(), || front.random_bytes());
-    let client = headers::forwarded_client(
-        connection.peer,
-        connection.is_secure,
-        request.headers(),
-        &state.trusted_proxies,
-    );
+    let client =
+        forwarded_client(connection.peer, connection.is_secure, request.headers(), &state.trusted_proxies);
     let asked = affinity::Request {
         headers: request.headers(),
         query: request.uri().query(),

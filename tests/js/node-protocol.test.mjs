@@ -10,9 +10,9 @@
 // want an application of their own, so 17 cases are checked with other words than theirs:
 //
 // - Engine.IO, what comes back is what was sent (5 of the messages, 3 of the upgrade): CONNECTs and publications here.
-// - Socket.IO, the application tells what a client sent to authenticate itself (4): `examples/peer.rs` is asked.
+// - Socket.IO, the application tells what a client sent to authenticate itself (4): `peers/peer.rs` of the node is asked.
 // - Socket.IO, what comes back is what was sent (4 of the messages, 1 of disconnect): publications, and answers of
-//   `examples/peer.rs`.
+//   `peers/peer.rs` of the node.
 //
 // Three pass for a reason that the suites do not see, as they do with Node.js. A close packet on a WebSocket does
 // nothing; the session ends with its heartbeat. So does one that enters no namespace, long before the time for it is

@@ -156,7 +156,10 @@ pub fn echo(host: &Host) -> Process {
 
 /// A node of ours at port 3001 of the host.
 pub fn node(host: &Host, id: &str, redis: Ipv4Addr) -> Process {
-    let mut command = host.command(env!("CARGO_BIN_EXE_mainstay-node"));
+    // A program of another package: `cargo build --workspace` puts it beside the balancer's.
+    let program = Path::new(env!("CARGO_BIN_EXE_mainstay")).with_file_name("mainstay-node");
+    assert!(program.exists(), "build it first: cargo build -p mainstay-node");
+    let mut command = host.command(program.to_str().unwrap());
     command.args(["--id", id, "--listen", "0.0.0.0:3001", "--redis", &format!("redis://{redis}:6379")]);
     Process::start(command, "node open")
 }

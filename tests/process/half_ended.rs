@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::Shutdown;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -17,7 +18,10 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay-node"));
+        // A program of another package: `cargo build --workspace` puts it beside the balancer's.
+        let program = Path::new(env!("CARGO_BIN_EXE_mainstay")).with_file_name("mainstay-node");
+        assert!(program.exists(), "build it first: cargo build -p mainstay-node");
+        let mut command = Command::new(program);
         command.args(["--id", "ws1", "--listen", "127.0.0.1:0"]).env("NO_COLOR", "1").stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);

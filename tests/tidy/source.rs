@@ -7,7 +7,15 @@
 use std::fs;
 use std::path::Path;
 
-/// All Rust files of the crate below these folders.
+/// The crates whose modules have an order and bands, by their folders.
+pub const CRATES: [&str; 2] = ["", "crates/mainstay-core/"];
+
+/// The files of a crate's library and programs.
+pub fn sources(krate: &str) -> Vec<File> {
+    files(&[&format!("{krate}src")])
+}
+
+/// All Rust files below these folders of the workspace.
 pub fn files(folders: &[&str]) -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
@@ -49,10 +57,10 @@ pub enum Band {
 pub struct Modules(Vec<(String, Band)>);
 
 impl Modules {
-    pub fn of_the_crate() -> Self {
-        let modules = Self::of(&read("src/lib.rs").text);
-        for band in [Band::Pure, Band::Mechanism, Band::Plane] {
-            assert!(modules.0.iter().any(|(_, of)| *of == band), "lib.rs has no modules in {band:?}");
+    pub fn of_the_crate(krate: &str) -> Self {
+        let modules = Self::of(&read(&format!("{krate}src/lib.rs")).text);
+        for band in [Band::Pure, Band::Mechanism] {
+            assert!(modules.0.iter().any(|(_, of)| *of == band), "{krate} has no modules in {band:?}");
         }
         modules
     }
@@ -64,6 +72,13 @@ impl Modules {
             let name = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod "));
             match name.and_then(|name| name.strip_suffix(';')) {
                 Some(name) => modules.push((name.to_string(), band)),
+                // What another crate of the workspace lends under a name of its own.
+                None if line.starts_with("pub use mainstay_core::") => {
+                    let names =
+                        line.split(['{', ',', '}']).skip(1).map(str::trim).filter(|name| *name != ";");
+                    let names = names.map(|name| name.rsplit(' ').next().unwrap_or(name).to_string());
+                    modules.extend(names.map(|name| (name, band)));
+                }
                 None if line.starts_with("// pure:") => band = Band::Pure,
                 None if line.starts_with("// mechanism:") => band = Band::Mechanism,
                 None if line.starts_with("// planes") => band = Band::Plane,
@@ -84,7 +99,7 @@ impl Modules {
 
 /// One source file.
 pub struct File {
-    /// From the crate's root, with `/`.
+    /// From the workspace's root, with `/`.
     pub path: String,
     pub text: String,
     /// The text with every comment and literal blanked out, line by line the same.
@@ -96,21 +111,24 @@ pub struct File {
 impl File {
     pub fn new(path: &str, text: &str) -> Self {
         let code = code(text);
-        let is_test = path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/");
+        let is_test = path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs");
         let tests_from = if is_test { 0 } else { inline_tests(&code).unwrap_or(code.len()) };
         Self { path: path.into(), text: text.into(), code, tests_from }
     }
 
     /// The top-level module that the file belongs to; `lib` and `bin` are none of lib.rs's.
     pub fn module(&self) -> &str {
-        let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        inside.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+        self.inside().split('/').next().unwrap_or_default().trim_end_matches(".rs")
+    }
+
+    /// Its path below the `src` of its crate.
+    fn inside(&self) -> &str {
+        self.path.split_once("src/").map_or(&self.path, |(_, inside)| inside)
     }
 
     /// How many modules the file is deep: 1 for `src/log.rs` and `src/log/mod.rs`, 2 for `src/log/line.rs`.
     fn depth(&self) -> usize {
-        let inside = self.path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
-        inside.split('/').count() - 1
+        self.inside().trim_end_matches("/mod.rs").trim_end_matches(".rs").split('/').count()
     }
 
     pub fn fault(&self, line: usize, what: &str) -> String {

@@ -62,6 +62,7 @@ enum Command {
     /// Check a config: a summary, or every fault as FILE:LINE:COLUMN: what is wrong, and what would be right
     Check(ConfigFile),
     /// Run a balancer with nodes of its own, to look at
+    #[cfg(feature = "demo")]
     Demo {
         /// How many nodes
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
@@ -181,6 +182,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(file) => run(file),
         Command::Check(file) => check(file),
+        #[cfg(feature = "demo")]
         Command::Demo { nodes, port, redis } => {
             mainstay::demo::run(mainstay::demo::Demo { nodes, port, redis }).map_err(Failure::from)
         }

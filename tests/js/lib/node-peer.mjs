@@ -1,4 +1,4 @@
-// A Node.js Socket.IO server that is driven over standard input like examples/peer.rs, with the same words, so that a
+// A Node.js Socket.IO server that is driven over standard input like crates/mainstay-node/tests/peers/peer.rs, with the same words, so that a
 // test need not know which of the two it talks to.
 //
 // From the environment: ADAPTER (pubsub, sharded, streams), REDIS (a URL, or several of a cluster with commas between),

@@ -1,4 +1,4 @@
-// Servers of a cluster that a test drives: Rust ones (examples/peer.rs) and Node.js ones (node-peer.mjs), which take the
+// Servers of a cluster that a test drives: Rust ones (crates/mainstay-node/tests/peers/peer.rs) and Node.js ones (node-peer.mjs), which take the
 // same words; their clients, which keep what they got; and the Redis servers between them.
 
 import { access, mkdtemp, rm } from 'node:fs/promises';
@@ -21,7 +21,7 @@ export class Peer {
   /** `kind` is rust or node; `redis` a Redis or a Cluster of below. */
   static async start(kind, { adapter, redis, recovery = 0, name = kind }) {
     const stdio = ['pipe', 'pipe', 'pipe'];
-    if (kind === 'rust') await access(RUST).catch(() => { throw new Error(`no ${RUST}; run cargo build --example peer`); });
+    if (kind === 'rust') await access(RUST).catch(() => { throw new Error(`no ${RUST}; run cargo build -p mainstay-node --example peer`); });
     const rust = ['--adapter', adapter, '--recovery', String(recovery), '--name', name, ...redis.words];
     const env = { ...process.env, ADAPTER: adapter, REDIS: redis.urls, RECOVERY: String(recovery), NAME: name };
     const child =

@@ -1,0 +1,381 @@
+//! The settings of a node: what the command line gives, checked as a whole.
+//!
+//! [`Flags`] is what is written, [`Settings`] what is used; [`Settings::resolve`] goes from one to the other and says
+//! everything that is wrong at once, each fault with its flag and what would be right. Files are read through the
+//! function that is given, so that tests need none.
+
+mod clients;
+mod flags;
+mod read;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_core::{bearer_tokens::Tokens, units::show_duration};
+
+use super::auth::{AuthSettings, Key};
+use super::bus::redis::Place;
+
+pub use clients::Clients;
+pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
+
+/// How long a lost session may be recovered where the adapter can, as Socket.IO's `maxDisconnectionDuration`.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// What a node is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's name.
+    pub id: Arc<str>,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether other processes may listen there, too.
+    pub reuse_port: bool,
+    /// The release, for `X-Mainstay-Release`.
+    pub release: Option<Arc<str>>,
+    /// Whether `/` is the chat page.
+    pub page: bool,
+    /// How the node meets the others.
+    pub cluster: Cluster,
+    /// What clients may do.
+    pub clients: Clients,
+    /// Who may connect.
+    pub auth: AuthSettings,
+    /// What opens `/api`; `None`: it is closed.
+    pub api: Option<Tokens>,
+}
+
+/// How the node meets the others.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Where they meet; `None` with [`Adapter::Memory`].
+    pub redis: Option<RedisPlace>,
+    /// How broadcasts travel.
+    pub adapter: Adapter,
+    /// Of the channels.
+    pub prefix: String,
+    /// Of the streams adapter.
+    pub stream_name: String,
+    /// Over how many streams the namespaces spread.
+    pub stream_count: u32,
+    /// About how many entries a stream keeps.
+    pub stream_max_len: u64,
+    /// The most entries of one read.
+    pub read_count: u32,
+    /// The streams adapter's questions and answers go over sharded channels.
+    pub sharded_pubsub: bool,
+    /// Which rooms have a channel of their own in the sharded adapter.
+    pub subscription_mode: super::bus::settings::Mode,
+    /// How long a lost session may be recovered; `None`: it may not.
+    pub recovery: Option<Duration>,
+    /// Of the presence keys.
+    pub presence_prefix: String,
+    /// After how long the presence of a silent node is removed.
+    pub presence_lease: Duration,
+}
+
+/// How broadcasts travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adapter {
+    /// Within the process.
+    Memory,
+    /// As `@socket.io/redis-streams-adapter`.
+    Streams,
+    /// As `@socket.io/redis-adapter`, `createAdapter`.
+    Pubsub,
+    /// As `@socket.io/redis-adapter`, `createShardedAdapter`.
+    Sharded,
+}
+
+impl Adapter {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Streams => "streams",
+            Self::Pubsub => "pubsub",
+            Self::Sharded => "sharded",
+        }
+    }
+}
+
+/// What tokens are signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256: who can verify can sign.
+    Hs256,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    Rs256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// As it stands in a token's head.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// What `--redis` says. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// A text that was found to be one.
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl(hidden)")
+    }
+}
+
+/// Where Redis is, shown without its password.
+#[derive(Clone)]
+pub struct RedisPlace(pub Place);
+
+impl fmt::Debug for RedisPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisPlace({})", self.0.name())
+    }
+}
+
+/// Everything that is wrong with the flags; there is at least one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Faults(pub Vec<String>);
+
+/// Reads a file that a flag names.
+pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+
+impl Settings {
+    /// The settings that these arguments give, as a command line would.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong.
+    pub fn of(arguments: &[&str], file: ReadFile) -> Result<Self, Faults> {
+        let written = std::iter::once(&"mainstay-node").chain(arguments);
+        let alone = <Alone as clap::Parser>::try_parse_from(written);
+        let alone = alone.map_err(|fault| Faults(vec![fault.to_string()]))?;
+        Self::resolve(alone.flags, file)
+    }
+
+    /// Checks the flags as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, one line a fault.
+    pub fn resolve(flags: Flags, file: ReadFile) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let cluster = cluster(flags.cluster, file, &mut faults);
+        let auth = auth(&flags.auth, file, &mut faults);
+        let api = flags.auth.api_token_file.as_deref().and_then(|path| {
+            let text = text("--api-token-file", path, file, &mut faults)?;
+            let tokens = Tokens::parse(&text);
+            tokens.map_err(|fault| faults.push(format!("--api-token-file {}: {fault}", path.display()))).ok()
+        });
+        let clients = clients::clients(flags.clients, &mut faults);
+        if !faults.is_empty() {
+            return Err(Faults(faults));
+        }
+        Ok(Self {
+            id: flags.id.into(),
+            listen: flags.listen,
+            reuse_port: flags.reuse_port,
+            release: flags.release.map(Into::into),
+            page: flags.page,
+            cluster,
+            clients,
+            auth,
+            api,
+        })
+    }
+}
+
+/// The flags as a command of their own, for who has no command line.
+#[derive(Debug, clap::Parser)]
+struct Alone {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Cluster {
+    let has_redis = flags.redis.is_some();
+    let redis = place(&flags, file, faults);
+    let adapter = flags.adapter.unwrap_or(if has_redis { Adapter::Streams } else { Adapter::Memory });
+    let word = adapter.word();
+    match (adapter, has_redis) {
+        (Adapter::Memory, true) => faults.push(
+            "--adapter memory keeps everything in the process, and --redis is given; remove one of them"
+                .into(),
+        ),
+        (Adapter::Memory, false) | (_, true) => {}
+        (_, false) => faults.push(format!("--adapter {word} needs --redis, as redis://127.0.0.1:6379")),
+    }
+    let can_recover = matches!(adapter, Adapter::Streams | Adapter::Memory);
+    let recovery = flags.recovery.or(can_recover.then_some(RECOVERY)).filter(|time| !time.is_zero());
+    if recovery.is_some() && !can_recover {
+        // The sharded adapter of Node.js corrupts arguments with the option on, and the classic one stores nothing.
+        faults.push(format!("--recovery does not work with --adapter {word}; take streams, or write 0s"));
+    }
+    if flags.presence_lease < Duration::from_secs(1) {
+        faults.push("--presence-lease is too short to be renewed in time; write at least 1s".into());
+    }
+    Cluster {
+        redis,
+        adapter,
+        prefix: flags.prefix,
+        stream_name: flags.stream_name,
+        stream_count: flags.stream_count,
+        stream_max_len: flags.stream_max_len,
+        read_count: flags.read_count,
+        sharded_pubsub: flags.sharded_pubsub,
+        subscription_mode: flags.subscription_mode,
+        recovery,
+        presence_prefix: flags.presence_prefix,
+        presence_lease: flags.presence_lease,
+    }
+}
+
+fn place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Option<RedisPlace> {
+    let url = flags.redis.as_ref()?;
+    let mut place = match Place::parse(&url.0, flags.redis_cluster) {
+        Ok(place) => place,
+        Err(fault) => {
+            faults.push(format!("--redis: {fault}"));
+            return None;
+        }
+    };
+    if let Some(path) = &flags.redis_ca {
+        place = place.with_authorities(text("--redis-ca", path, file, faults)?.into_bytes());
+    }
+    if let Some(path) = &flags.redis_password_file {
+        let password = text("--redis-password-file", path, file, faults)?;
+        place = place.with_password(password.trim_end_matches(['\r', '\n']));
+    }
+    Some(RedisPlace(place))
+}
+
+fn auth(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSettings {
+    let key = flags.jwt_key_file.as_deref().zip(flags.jwt_algorithm).and_then(|(path, algorithm)| {
+        let text = text("--jwt-key-file", path, file, faults)?;
+        let key = Key::parse(algorithm, &text);
+        key.map_err(|fault| faults.push(format!("--jwt-key-file {}: {fault}", path.display()))).ok()
+    });
+    if flags.jwt_leeway > Duration::from_secs(300) {
+        let most = "a token would live that much longer than it says; write at most 5m";
+        faults.push(format!("--jwt-leeway {}: {most}", show_duration(&flags.jwt_leeway)));
+    }
+    AuthSettings {
+        key,
+        issuer: flags.jwt_issuer.clone(),
+        audience: flags.jwt_audience.clone(),
+        leeway: flags.jwt_leeway,
+    }
+}
+
+fn text(flag: &str, path: &Path, file: ReadFile, faults: &mut Vec<String>) -> Option<String> {
+    let read = file(path);
+    read.map_err(|error| faults.push(format!("{flag} {}: {error}", path.display()))).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The settings of a node `ws1` with these flags; files are made up.
+    pub(crate) fn settings(arguments: &[&str]) -> Result<Settings, String> {
+        let file = |path: &Path| match path.to_str() {
+            Some("token") => Ok("an-api-token-0123456789".into()),
+            Some("secret") => Ok("0123456789abcdef0123456789abcdef\n".into()),
+            Some("short") => Ok("short".into()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        let written = [&["--id", "ws1", "--listen", "127.0.0.1:0"], arguments].concat();
+        Settings::of(&written, &file).map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn without_redis_the_adapter_is_memory_and_with_it_streams() {
+        let alone = settings(&[]).unwrap();
+        assert_eq!(alone.cluster.adapter, Adapter::Memory);
+        assert_eq!(alone.clients.max_connections, 50_000);
+        assert_eq!(alone.clients.max_payload, 16 << 10);
+        assert_eq!(alone.clients.idle, Duration::from_secs(60));
+        assert_eq!(alone.clients.drain, Duration::from_secs(30));
+        assert_eq!(alone.clients.namespaces, ["/"]);
+        assert_eq!(alone.clients.trusted_proxies.len(), 8);
+        assert_eq!(alone.clients.connect_timeout, Duration::from_secs(10));
+        assert_eq!((alone.clients.pending.most, alone.clients.pending.per_address), (5000, 500));
+        assert_eq!(alone.cluster.recovery, Some(RECOVERY));
+        let joined = settings(&["--redis", "redis://127.0.0.1:6379", "--namespaces", "/a,/b"]).unwrap();
+        assert_eq!(joined.cluster.adapter, Adapter::Streams);
+        assert_eq!((joined.cluster.stream_max_len, joined.cluster.read_count), (10_000, 100));
+        assert_eq!(joined.clients.namespaces, ["/", "/a", "/b"]);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said_with_the_flag_and_what_would_be_right() {
+        const REDIS: &str = "redis://127.0.0.1:6379";
+        let cases: &[(&[&str], &str)] = &[
+            (&["--adapter", "memory", "--redis", REDIS], "--adapter memory"),
+            (&["--adapter", "pubsub"], "needs --redis"),
+            (&["--adapter", "sharded", "--redis", REDIS, "--recovery", "2m"], "take streams, or write 0s"),
+            (&["--adapter", "pubsub", "--redis", REDIS, "--recovery", "2m"], "take streams, or write 0s"),
+            (&["--adapter", "stream"], "possible values: memory, streams, pubsub, sharded"),
+            (&["--redis", "http://x"], "right would be redis://"),
+            (&["--redis", REDIS, "--redis-ca", "none"], "--redis-ca none"),
+            (&["--idle", "20s"], "--ping-interval"),
+            (&["--ping-timeout", "0s"], "write 25s"),
+            (&["--max-connections", "0"], "write 50000"),
+            (&["--connect-timeout", "0s"], "--connect-timeout 0s"),
+            (&["--max-pending", "0"], "write 1 or more"),
+            (&["--max-payload", "1B"], "write 16KiB"),
+            (&["--max-payload", "2MiB"], "--backlog"),
+            (&["--origin", "example.com"], "https://example.com"),
+            (&["--jwt-key-file", "secret"], "--jwt-algorithm"),
+            (&["--jwt-key-file", "none", "--jwt-algorithm", "HS256"], "--jwt-key-file none"),
+            (&["--jwt-key-file", "short", "--jwt-algorithm", "HS256"], "32 bytes"),
+            (&["--jwt-leeway", "1h"], "at most 5m"),
+            (&["--api-token-file", "short"], "line 1 has 5 characters"),
+            (&["--presence-lease", "10ms"], "at least 1s"),
+            (&["--release", "a b"], "letters, digits"),
+        ];
+        for (arguments, said) in cases {
+            let message = settings(arguments).unwrap_err();
+            assert!(message.contains(said), "{arguments:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let message =
+            settings(&["--adapter", "pubsub", "--idle", "1s", "--max-connections", "0"]).unwrap_err();
+        assert_eq!(message.lines().count(), 3, "{message}");
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let arguments = ["--redis", "redis://me:hunter2@127.0.0.1:6379/1", "--api-token-file", "token"];
+        let key = ["--jwt-key-file", "secret", "--jwt-algorithm", "HS256"];
+        let settings = settings(&[&arguments[..], &key].concat()).unwrap();
+        let shown = format!("{settings:?}");
+        for secret in ["hunter2", "0123456789abcdef", "an-api-token"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(shown.contains("127.0.0.1:6379"), "{shown}");
+    }
+}

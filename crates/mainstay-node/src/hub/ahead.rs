@@ -1,0 +1,199 @@
+//! Sessions are kept before they are needed, so that clients of a node that dies without a word go on elsewhere.
+//!
+//! Node.js writes a session when its connection ends, which a killed process does not live to do. Where the bus outlives
+//! the node, each socket's session is written a moment after it came or its rooms changed, and again before the bus
+//! forgets it. A client that says good-bye takes its session back. While Redis is away nothing is written; what it lost
+//! is there again after half the time that sessions are kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::adapter::Session;
+use super::namespace::Namespace;
+use super::socket::Socket;
+
+/// How long changes are collected: a client that joins ten rooms at once is written once.
+const PACE: Duration = Duration::from_millis(500);
+
+/// A session is written whole. With many rooms it is written again only after so much time for each of them, so that a
+/// socket that goes on joining writes some 15 KiB a second at most, however many rooms it is in.
+const PACE_PER_ROOM: Duration = Duration::from_millis(2);
+
+/// Rooms for which [`PACE`] is pace enough.
+const FEW_ROOMS: usize = 250;
+
+/// See the module.
+pub(super) struct Ahead {
+    /// How long the bus keeps a session.
+    keep: Duration,
+    queues: Mutex<Queues>,
+}
+
+#[derive(Default)]
+struct Queues {
+    /// Those that have come or changed. Each is in here once, as its own mark says.
+    changed: Vec<Weak<Socket>>,
+    /// Every socket that was written, and when to write it again, the earliest first.
+    written: VecDeque<(Instant, Weak<Socket>)>,
+    /// Sockets with many rooms that were written, by their serials, and when they may be written again.
+    paced: HashMap<u64, Instant>,
+}
+
+impl Ahead {
+    pub(super) fn new(keep: Duration) -> Self {
+        Self { keep, queues: Mutex::default() }
+    }
+
+    /// A socket has come, or its rooms have changed.
+    pub(super) fn changed(&self, socket: &Arc<Socket>) {
+        if socket.pid().is_some() && !std::mem::replace(&mut socket.state.lock().is_changed, true) {
+            self.queues.lock().changed.push(Arc::downgrade(socket));
+        }
+    }
+
+    /// Those that are to be written now.
+    pub(super) fn due(&self) -> Vec<Arc<Socket>> {
+        let (now, mut queues) = (Instant::now(), self.queues.lock());
+        let changed = std::mem::take(&mut queues.changed);
+        queues.paced.retain(|_, until| *until > now);
+        let sockets = changed.iter().filter_map(Weak::upgrade);
+        let (mut due, later): (Vec<Arc<Socket>>, Vec<Arc<Socket>>) =
+            sockets.partition(|socket| !queues.paced.contains_key(&socket.serial));
+        queues.changed = later.iter().map(Arc::downgrade).collect();
+        for socket in &due {
+            let mut state = socket.state.lock();
+            state.is_changed = false;
+            let rooms = state.rooms.len();
+            if rooms > FEW_ROOMS {
+                let pause = PACE_PER_ROOM * u32::try_from(rooms).unwrap_or(u32::MAX);
+                queues.paced.insert(socket.serial, now + pause.min(self.keep / 4));
+            }
+            if !std::mem::replace(&mut state.is_written, true) {
+                queues.written.push_back((now + self.keep / 2, Arc::downgrade(socket)));
+            }
+        }
+        while queues.written.front().is_some_and(|(when, _)| *when <= now) {
+            let Some((_, socket)) = queues.written.pop_front() else { break };
+            if let Some(socket) = socket.upgrade().filter(|socket| !socket.state.lock().is_gone) {
+                queues.written.push_back((now + self.keep / 2, Arc::downgrade(&socket)));
+                due.push(socket);
+            }
+        }
+        due
+    }
+}
+
+impl Namespace {
+    /// Writes sessions ahead until the hub closes.
+    pub(super) fn keep_ahead(self: &Arc<Self>) {
+        if self.ahead.is_none() {
+            return;
+        }
+        let (me, end) = (self.me.clone(), self.shared.end.clone());
+        let writing = async move {
+            let mut ticks = interval(PACE);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(namespace) = me.upgrade() else { return };
+                namespace.write_due();
+            }
+        };
+        self.shared.tasks.spawn(async move { end.run_until_cancelled(writing).await });
+    }
+
+    fn write_due(&self) {
+        for socket in self.ahead.iter().flat_map(Ahead::due) {
+            if let Some(session) = self.session(&socket) {
+                // What is not written now is when its time comes again.
+                self.go_on(self.adapter.save_session(session), drop);
+            }
+        }
+    }
+
+    /// A client has said good-bye: nobody is to take its session up.
+    pub(super) fn take_back(&self, socket: &Socket) {
+        if let Some(pid) = socket.pid().filter(|_| self.ahead.is_some()) {
+            self.go_on(self.adapter.forget_session(pid), drop);
+        }
+    }
+
+    /// What a socket would leave behind; `None` when it has gone, or has no secret to be claimed by.
+    fn session(&self, socket: &Socket) -> Option<Session> {
+        if socket.state.lock().is_gone {
+            return None;
+        }
+        Some(self.left_by(socket, socket.pid()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Event;
+    use super::super::adapter::Room;
+    use super::super::socket::{Arrival, Client};
+    use super::*;
+    use crate::value::Value;
+
+    /// Takes everything and says nothing.
+    struct Silent;
+
+    impl Client for Silent {
+        fn event(&self, _: &Event<'_>) {}
+
+        fn is_ready(&self) -> bool {
+            true
+        }
+
+        fn answers(&self) -> bool {
+            false
+        }
+
+        fn disconnect(&self, _: &Arc<Socket>, _: bool) {}
+
+        fn handshake(&self, _: &Socket) -> Value {
+            Value::Null
+        }
+    }
+
+    fn socket(serial: u64, rooms: usize) -> Arc<Socket> {
+        let (id, pid) = (Arc::from("id"), Some("pid".into()));
+        let arrival = Arrival { id, pid, client: Arc::new(Silent), user: None, data: Value::Null };
+        let socket = Socket::new(serial, arrival);
+        for number in 0..rooms {
+            join(&socket, number);
+        }
+        socket
+    }
+
+    fn join(socket: &Socket, number: usize) {
+        let room = Room::text(&format!("room{number}"));
+        socket.state.lock().rooms.insert(&room);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_in_many_rooms_that_goes_on_joining_is_written_seldom_and_at_last() {
+        let ahead = Ahead::new(Duration::from_secs(120));
+        let (small, large) = (socket(1, 10), socket(2, 2000));
+        let mut written = [0, 0];
+        for round in 0..60 {
+            for socket in [&small, &large] {
+                join(socket, 10_000 + round);
+                ahead.changed(socket);
+            }
+            for socket in ahead.due() {
+                written[socket.serial as usize - 1] += 1;
+            }
+            tokio::time::advance(PACE).await;
+        }
+        // 30 s: the small one at every look, the large one every four seconds or so.
+        assert_eq!(written[0], 60);
+        assert!((7..=9).contains(&written[1]), "{written:?}");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(ahead.due().iter().any(|socket| socket.serial == 2), "what changed last is written, too");
+    }
+}

@@ -1,0 +1,63 @@
+//! An event on its way to this node's clients: encoded once for each protocol, whatever the number of clients.
+
+use std::cell::OnceCell;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use super::adapter::Missed;
+use crate::packet::{self, Frames};
+use crate::value::Value;
+
+/// See the module. Lives as long as its delivery.
+pub struct Event<'a> {
+    /// The namespace that it belongs to.
+    namespace: &'a str,
+    /// The event's name, then its arguments.
+    data: &'a [Value],
+    /// The number under which an answer is wanted.
+    id: Option<u64>,
+    /// Its place in the log.
+    offset: Option<&'a str>,
+    frames: OnceCell<Frames>,
+    /// Where its encoding is kept beyond its delivery.
+    kept: Option<&'a OnceLock<Frames>>,
+    text: OnceCell<Bytes>,
+}
+
+impl<'a> Event<'a> {
+    /// An event that wants no answer.
+    pub fn new(namespace: &'a str, data: &'a [Value], offset: Option<&'a str>) -> Self {
+        Self { namespace, data, id: None, offset, frames: OnceCell::new(), kept: None, text: OnceCell::new() }
+    }
+
+    /// An event that wants an answer under this number; it has no offset.
+    pub fn asking(namespace: &'a str, data: &'a [Value], id: u64) -> Self {
+        Self { id: Some(id), ..Self::new(namespace, data, None) }
+    }
+
+    /// An event of the log, for a client that has missed it.
+    pub fn replayed(namespace: &'a str, missed: &'a Missed) -> Self {
+        let offset = Some(&*missed.offset);
+        Self { kept: Some(&missed.frames), ..Self::new(namespace, &missed.data, offset) }
+    }
+
+    /// The event's name, then its arguments.
+    pub fn data(&self) -> &'a [Value] {
+        self.data
+    }
+
+    /// As Socket.IO writes it.
+    pub fn frames(&self) -> &Frames {
+        let encode = || packet::event(self.namespace, self.id, self.data, self.offset);
+        match self.kept {
+            Some(kept) => kept.get_or_init(encode),
+            None => self.frames.get_or_init(encode),
+        }
+    }
+
+    /// As another protocol writes it; made by the first client that needs it.
+    pub fn text(&self, write: impl FnOnce(&[Value]) -> Bytes) -> &Bytes {
+        self.text.get_or_init(|| write(self.data))
+    }
+}

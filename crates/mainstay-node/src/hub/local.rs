@@ -1,0 +1,115 @@
+//! What is done to this node's sockets when another node asks, or when this one does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::adapter::{Flags, Local, Offset, Operation, Room, SocketFacts, Target};
+use super::namespace::{Namespace, ServerEvent};
+use super::{Event, Socket, offset};
+use crate::value::Value;
+
+/// How long answers are waited for when nobody said. Node gives up after 1 ms, which no answer can meet.
+pub(super) const ACK_TIME: Duration = Duration::from_secs(5);
+
+impl Local for Namespace {
+    fn deliver(&self, operation: Operation, offset: Option<Offset>) {
+        match operation {
+            Operation::Broadcast { data, target, flags } => match offset {
+                Some(offset) => self.deliver_logged(data, target, &flags, offset),
+                None => self.broadcast(&data, &target, &flags),
+            },
+            operation => self.apply(&operation),
+        }
+    }
+
+    fn ask(&self, data: Vec<Value>, target: &Target, flags: &Flags) -> (u64, mpsc::Receiver<Value>) {
+        let number = self.asked.number();
+        let (able, unable): (Vec<_>, Vec<_>) =
+            self.members.select(target).into_iter().partition(|socket| socket.client().answers());
+        let heard = self.asked.wait(number, &able, false);
+        if !able.is_empty() {
+            self.give_up_after(flags.timeout.unwrap_or(ACK_TIME), number);
+        }
+        self.send(&able, &Event::asking(self.name(), &data, number), false);
+        self.send(&unable, &Event::new(self.name(), &data, None), false);
+        (able.len() as u64, heard)
+    }
+
+    fn fetch(&self, target: &Target) -> Vec<SocketFacts> {
+        self.members.select(target).iter().map(|socket| socket.facts()).collect()
+    }
+
+    fn rooms(&self) -> Vec<Room> {
+        self.members.rooms()
+    }
+
+    fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
+        let listener = self.listener.read().clone()?;
+        let (answer, heard) = oneshot::channel();
+        listener(ServerEvent { data, answer: Some(answer) });
+        Some(heard)
+    }
+}
+
+impl Namespace {
+    /// Delivers an event to this node's sockets.
+    pub(super) fn broadcast(&self, data: &[Value], target: &Target, flags: &Flags) {
+        let sockets = self.members.select(target);
+        self.send(&sockets, &Event::new(self.name(), data, None), flags.volatile);
+    }
+
+    /// Delivers an event that is in the log. Volatile ones do not move a client's offset. Sessions that are being taken
+    /// up meanwhile find it in the notes.
+    fn deliver_logged(&self, data: Vec<Value>, target: Target, flags: &Flags, offset: Offset) {
+        let restoring = self.restoring.read();
+        let place = offset::parse(&offset);
+        let is_new = |socket: &Arc<Socket>| socket.seen.get().is_none_or(|seen| place > Some(*seen));
+        let mut sockets = self.members.select(&target);
+        sockets.retain(is_new);
+        let shown = (self.shared.recovers && !flags.volatile).then_some(&*offset);
+        self.send(&sockets, &Event::new(self.name(), &data, shown), flags.volatile);
+        if let Some(place) = place.filter(|_| !flags.volatile) {
+            restoring.note(place, offset, data, target);
+        }
+    }
+
+    /// Does something other than a broadcast to this node's sockets.
+    pub(super) fn apply(&self, operation: &Operation) {
+        match operation {
+            Operation::Broadcast { data, target, flags } => self.broadcast(data, target, flags),
+            Operation::Join { target, rooms } => {
+                for socket in self.members.select(target) {
+                    // Nobody waits for it; the other nodes are told all the same.
+                    drop(self.join(&socket, rooms));
+                }
+            }
+            Operation::Leave { target, rooms } => {
+                self.members.select(target).iter().for_each(|socket| self.leave(socket, rooms));
+            }
+            Operation::Disconnect { target, close } => {
+                for socket in self.members.select(target) {
+                    socket.client().disconnect(&socket, *close);
+                }
+            }
+            Operation::ServerSideEmit { data } => {
+                let listener = self.listener.read().clone();
+                if let Some(listener) = listener {
+                    listener(ServerEvent { data: data.clone(), answer: None });
+                }
+            }
+        }
+    }
+
+    pub(super) fn give_up_after(&self, time: Duration, number: u64) {
+        let (me, end) = (self.me.clone(), self.shared.end.clone());
+        let waiting = self.shared.tasks.spawn(async move {
+            end.run_until_cancelled(tokio::time::sleep(time)).await;
+            if let Some(namespace) = me.upgrade() {
+                namespace.asked.give_up(number);
+            }
+        });
+        self.asked.timed(number, waiting.abort_handle());
+    }
+}

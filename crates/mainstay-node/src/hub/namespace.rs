@@ -1,0 +1,218 @@
+//! One namespace of this node: its sockets, and what is done to them here.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use super::adapter::{Adapter, Bus, Local, Pending, Room, Session};
+use super::ahead::Ahead;
+use super::asked::Asked;
+use super::members::Members;
+use super::restore::Restoring;
+use super::selection::Selection;
+use super::socket::{Arrival, Socket};
+use super::{Event, Shared};
+use crate::value::Value;
+
+/// An event of another server.
+pub struct ServerEvent {
+    /// The event's name, then its arguments.
+    pub data: Vec<Value>,
+    /// Where the answer goes, when one is wanted.
+    pub answer: Option<oneshot::Sender<Value>>,
+}
+
+/// Hears the events of other servers. Must not block.
+pub type Listener = Arc<dyn Fn(ServerEvent) + Send + Sync>;
+
+/// See the module.
+pub struct Namespace {
+    /// With its slash.
+    name: Arc<str>,
+    /// Itself, for what outlives a call.
+    pub(super) me: Weak<Namespace>,
+    pub(super) members: Members,
+    pub(super) asked: Asked,
+    /// The other nodes.
+    pub(super) adapter: Arc<dyn Adapter>,
+    pub(super) restoring: RwLock<Restoring>,
+    /// Where the bus outlives the node.
+    pub(super) ahead: Option<Ahead>,
+    /// Who hears the events of other servers.
+    pub(super) listener: RwLock<Option<Listener>>,
+    /// Of the next socket.
+    serial: AtomicU64,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Namespace {
+    pub(super) fn open(name: Arc<str>, bus: &dyn Bus, shared: Arc<Shared>) -> Arc<Self> {
+        let namespace = Arc::new_cyclic(|me: &Weak<Namespace>| Self {
+            adapter: bus.adapter(&name, me.clone() as Weak<dyn Local>),
+            name,
+            me: me.clone(),
+            members: Members::new(shared.metrics.rooms.clone()),
+            asked: Asked::default(),
+            restoring: RwLock::default(),
+            listener: RwLock::default(),
+            serial: AtomicU64::new(0),
+            ahead: bus.outlives_node().map(Ahead::new),
+            shared,
+        });
+        namespace.keep_ahead();
+        namespace
+    }
+
+    /// Its name, with the slash.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Every socket of every node.
+    pub fn all(&self) -> Selection<'_> {
+        Selection::new(self)
+    }
+
+    /// The sockets in a room. More rooms can be named; a socket in several of them is meant once.
+    pub fn to(&self, room: &str) -> Selection<'_> {
+        self.all().to(room)
+    }
+
+    /// Every socket that is not in a room.
+    pub fn except(&self, room: &str) -> Selection<'_> {
+        self.all().except(room)
+    }
+
+    /// A client comes in. `greet` is called before it can get an event.
+    pub fn connect(&self, arrival: Arrival, greet: impl FnOnce(&Arc<Socket>)) -> Arc<Socket> {
+        let socket = self.socket(arrival);
+        greet(&socket);
+        self.members.add(&socket);
+        self.changed(&socket);
+        drop(self.opened(&[Room { name: socket.id().clone(), numeric: false }]));
+        socket
+    }
+
+    pub(super) fn socket(&self, arrival: Arrival) -> Arc<Socket> {
+        Socket::new(self.serial.fetch_add(1, Ordering::Relaxed), arrival)
+    }
+
+    /// A client goes. `keeps` says that its connection broke, so that it may come back for its session. Says whether
+    /// it was there.
+    pub fn disconnect(&self, socket: &Arc<Socket>, keeps: bool) -> bool {
+        let rooms = socket.rooms();
+        let Some(mut emptied) = self.members.remove(socket) else { return false };
+        emptied.push(Room { name: socket.id().clone(), numeric: false });
+        emptied.iter().for_each(|room| self.adapter.room_emptied(room));
+        match socket.pid().filter(|_| self.shared.recovers) {
+            Some(pid) if keeps => {
+                self.save(Session { rooms, ..self.left_by(socket, pid) });
+            }
+            Some(_) => self.take_back(socket),
+            None => {}
+        }
+        true
+    }
+
+    /// What a socket would leave behind has changed.
+    pub(super) fn changed(&self, socket: &Arc<Socket>) {
+        if let Some(ahead) = &self.ahead {
+            ahead.changed(socket);
+        }
+    }
+
+    fn save(&self, session: Session) {
+        let saving = self.adapter.save_session(session);
+        let unpublished = self.shared.metrics.unpublished.clone();
+        self.go_on(saving, move |saved| {
+            if saved.is_err() {
+                unpublished.inc();
+            }
+        });
+    }
+
+    /// Puts a socket of this node into rooms; awaited, what is sent to them from anywhere arrives.
+    pub fn join(&self, socket: &Arc<Socket>, rooms: &[Room]) -> Pending<()> {
+        let opened = self.members.join(socket, rooms);
+        self.changed(socket);
+        self.opened(&opened)
+    }
+
+    fn opened(&self, rooms: &[Room]) -> Pending<()> {
+        let opening: Vec<_> = rooms.iter().map(|room| self.adapter.room_opened(room)).collect();
+        Box::pin(async move {
+            for one in opening {
+                one.await;
+            }
+        })
+    }
+
+    /// Takes a socket of this node out of rooms.
+    pub fn leave(&self, socket: &Arc<Socket>, rooms: &[Room]) {
+        let emptied = self.members.leave(socket, rooms);
+        self.changed(socket);
+        emptied.iter().for_each(|room| self.adapter.room_emptied(room));
+    }
+
+    /// A client's answer to an event that wanted one.
+    pub fn answer(&self, socket: &Socket, number: u64, data: Vec<Value>) {
+        self.asked.answer(socket, number, data);
+    }
+
+    /// The socket of that id, where it is one of this node's.
+    pub fn find(&self, id: &str) -> Option<Arc<Socket>> {
+        self.members.find(id)
+    }
+
+    /// How many sockets of this node are here.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether no socket of this node is here.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many sockets of this node are in a room.
+    pub fn count_in(&self, room: &str) -> usize {
+        self.members.count_in(room)
+    }
+
+    /// From now on `listener` hears the events of other servers, and nobody else does.
+    pub fn listen(&self, listener: Listener) {
+        *self.listener.write() = Some(listener);
+    }
+
+    /// Sends an event to sockets of this node, and counts them.
+    pub(super) fn send(&self, sockets: &[Arc<Socket>], event: &Event<'_>, is_volatile: bool) {
+        let mut sent = 0;
+        for socket in sockets {
+            if is_volatile && !socket.client().is_ready() {
+                continue;
+            }
+            socket.client().event(event);
+            sent += 1;
+        }
+        self.shared.metrics.messages_out.inc_by(sent);
+    }
+
+    /// Lets a call to the other nodes go on; `then` is called at once where it is done already, as it always is on a
+    /// node alone, and otherwise on a task.
+    pub(super) fn go_on<T: Send + 'static>(
+        &self,
+        mut call: Pending<T>,
+        then: impl FnOnce(T) + Send + 'static,
+    ) {
+        match Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => then(result),
+            Poll::Pending => {
+                self.shared.tasks.spawn(async move { then(call.await) });
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! One connection: what it may do next, and the namespaces that it is in.
+//!
+//! Rules: the state is locked for a look or a change only, never while the hub, the connection or the application is
+//! called. A namespace that is being entered counts as one: a second CONNECT for it is against the protocol.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::task::AbortHandle;
+use tracing::debug;
+
+use super::application::{Admission, Asking, Refusal, Reply};
+use super::{Shared, facts};
+use crate::engine_io::{CloseKind, Connection, Inbox, Message, Reason, Revision, Sid};
+use crate::hub::{Arrival, Client, Event, Namespace, Return, Socket};
+use crate::limits::{AT_CAPACITY, Allowance, Seat};
+use crate::metrics::{Cut, Refused};
+use crate::packet::{self, Body, Packet, PacketFault, Partial};
+use crate::value::Value;
+
+mod seat;
+
+/// See the module.
+pub struct Session {
+    me: Weak<Session>,
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    state: Mutex<State>,
+}
+
+/// What changes.
+struct State {
+    /// The namespaces that it is in; mostly one.
+    places: SmallVec<[Place; 1]>,
+    /// Those that it is about to be in, by an earlier session.
+    entering: Vec<Arc<str>>,
+    /// A packet whose attachments are on their way.
+    partial: Option<Box<Partial>>,
+    /// What it may still say.
+    allowance: Option<Box<Allowance>>,
+    /// What ends it when its token expires.
+    expiry: Option<(SystemTime, AbortHandle)>,
+    /// From its first admission to its end.
+    seat: Option<Seat>,
+    /// Its number among those that were not admitted yet.
+    pending: Option<u64>,
+    /// The connection has ended.
+    is_over: bool,
+}
+
+/// A namespace that a client is in.
+struct Place {
+    namespace: Arc<Namespace>,
+    socket: Arc<Socket>,
+    /// What it sent to authenticate itself.
+    auth: Option<Box<Value>>,
+}
+
+impl Session {
+    pub(super) fn open(shared: &Arc<Shared>, connection: &Arc<Connection>) -> Arc<Self> {
+        let state = State {
+            places: SmallVec::new(),
+            entering: Vec::new(),
+            partial: None,
+            allowance: shared.settings.rates.allowance(),
+            expiry: None,
+            seat: None,
+            pending: None,
+            is_over: false,
+        };
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            shared: shared.clone(),
+            connection: connection.clone(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The client broke the protocol. Its session is kept, as Node does.
+    fn fault(&self, why: &'static str) {
+        debug!(sid = %self.connection.sid(), why, "client broke the protocol");
+        self.shared.settings.metrics.cut(Cut::Broken);
+        self.connection.close(CloseKind::Orderly);
+    }
+
+    /// Reads a message; `None`: attachments are still to come.
+    fn read<'a>(&self, message: Message<'a>) -> Result<Option<(Cow<'a, str>, Body)>, PacketFault> {
+        let mut state = self.state.lock();
+        match (message, state.partial.take()) {
+            (Message::Text(text), None) => {
+                let packet = Packet::read(text)?;
+                if packet.attachments == 0 {
+                    return Ok(Some((Cow::Borrowed(packet.namespace), packet.body)));
+                }
+                state.partial = Some(Box::new(Partial::new(packet)));
+                Ok(None)
+            }
+            (Message::Binary(bytes), Some(mut partial)) => {
+                if partial.take(bytes) {
+                    let (namespace, body) = partial.whole()?;
+                    return Ok(Some((Cow::Owned(namespace.into()), body)));
+                }
+                state.partial = Some(partial);
+                Ok(None)
+            }
+            _ => Err(PacketFault::Attachments),
+        }
+    }
+
+    /// Does what a packet says.
+    fn act(&self, namespace: &str, body: Body) {
+        if let Body::Connect(auth) = body {
+            return self.enter(namespace, auth);
+        }
+        let Some((namespace, socket)) = self.find(namespace) else {
+            return self.fault("a packet for a namespace that it is not in");
+        };
+        let application = &self.shared.application;
+        match body {
+            Body::Event(number, Some(data)) => {
+                let reply = number.map(|number| self.reply(&namespace, number));
+                application.event(&namespace, &socket, data, reply);
+            }
+            Body::Ack(Some(number), data) => namespace.answer(&socket, number, data),
+            Body::Disconnect => self.leave(&socket, "client namespace disconnect"),
+            Body::Event(_, None) | Body::Ack(None, _) | Body::Connect(_) => {}
+        }
+    }
+
+    fn reply(&self, namespace: &Namespace, number: u64) -> Reply {
+        Reply { connection: self.connection.clone(), namespace: namespace.name().clone(), number }
+    }
+
+    fn find(&self, namespace: &str) -> Option<(Arc<Namespace>, Arc<Socket>)> {
+        let state = self.state.lock();
+        let place = state.places.iter().find(|place| **place.namespace.name() == *namespace)?;
+        Some((place.namespace.clone(), place.socket.clone()))
+    }
+
+    /// CONNECT.
+    pub(super) fn enter(&self, name: &str, auth: Option<Value>) {
+        let name = match self.connection.revision() {
+            // There the query is not part of the name.
+            Revision::Three => name.split('?').next().unwrap_or(name),
+            Revision::Four => name,
+        };
+        let is_there = {
+            let state = self.state.lock();
+            state.places.iter().any(|place| **place.namespace.name() == *name)
+                || state.entering.iter().any(|entering| **entering == *name)
+        };
+        if is_there {
+            return self.fault("a second CONNECT");
+        }
+        let Some(namespace) = self.shared.hub.namespace(name).cloned() else {
+            let words = Value::map([("message", Value::from("Invalid namespace"))]);
+            return self.connection.send(&packet::refused(name, &words));
+        };
+        let handshake = self.connection.handshake();
+        match self.shared.application.admit(&Asking { namespace: name, auth: auth.as_ref(), handshake }) {
+            Ok(_) if !self.take_seat() => {
+                self.shared.settings.metrics.refused(Refused::Capacity);
+                self.refuse(name, Refusal::new(AT_CAPACITY));
+                self.connection.close(CloseKind::AtCapacity);
+            }
+            Ok(admission) => self.admitted(namespace, auth, admission),
+            Err(refusal) => self.refuse(name, refusal),
+        }
+    }
+
+    fn refuse(&self, namespace: &str, refusal: Refusal) {
+        let Refusal { message, data } = refusal;
+        let payload = match (self.connection.revision(), data) {
+            (Revision::Three, Some(data)) => data,
+            (Revision::Three, None) => Value::from(&*message),
+            (Revision::Four, Some(data)) => Value::map([("message", Value::from(&*message)), ("data", data)]),
+            (Revision::Four, None) => Value::map([("message", Value::from(&*message))]),
+        };
+        self.connection.send(&packet::refused(namespace, &payload));
+    }
+
+    fn admitted(&self, namespace: Arc<Namespace>, auth: Option<Value>, admission: Admission) {
+        if let Some(expires) = admission.expires {
+            self.end_at(expires);
+        }
+        let claim = |key| auth.as_ref()?.get(key)?.as_text();
+        match (claim("pid"), claim("offset")) {
+            (Some(pid), Some(offset)) if self.shared.hub.recovers() => {
+                let (pid, offset) = (pid.into(), offset.into());
+                self.come_back(namespace, (pid, offset), auth, admission);
+            }
+            _ => self.come(&namespace, auth, admission),
+        }
+    }
+
+    /// A client without an earlier session.
+    fn come(&self, namespace: &Arc<Namespace>, auth: Option<Value>, admission: Admission) {
+        let Some(client) = self.me.upgrade() else { return };
+        let is_three = self.connection.revision() == Revision::Three;
+        let id: Arc<str> = match (is_three, &**namespace.name()) {
+            (false, _) => Sid::new().as_str().into(),
+            // Its client takes the sid for its id, but whoever knows a sid may speak for the client: others get a hash.
+            (true, "/") => self.connection.sid().public().into(),
+            (true, name) => format!("{name}#{}", self.connection.sid().public()).into(),
+        };
+        let pid = (self.shared.hub.recovers() && !is_three).then(|| Sid::new().as_str().into());
+        let arrival = Arrival { id, pid, client, user: admission.user, data: admission.data };
+        let socket = namespace.connect(arrival, |socket| self.greet(namespace, socket, auth));
+        self.settle(namespace, &socket, false);
+    }
+
+    /// A client that claims an earlier session; without it, it is a new one.
+    fn come_back(
+        &self,
+        namespace: Arc<Namespace>,
+        (pid, offset): (Box<str>, Box<str>),
+        auth: Option<Value>,
+        admission: Admission,
+    ) {
+        let Some(me) = self.me.upgrade() else { return };
+        self.state.lock().entering.push(namespace.name().clone());
+        self.shared.tasks.spawn(async move {
+            let back = Return { pid, offset, client: me.clone(), user: admission.user.clone() };
+            let shown = auth.clone();
+            let socket = namespace.restore(back, |socket| me.greet(&namespace, socket, shown)).await;
+            me.state.lock().entering.retain(|entering| entering != namespace.name());
+            match socket {
+                Some(socket) => me.settle(&namespace, &socket, true),
+                None => me.come(&namespace, auth, admission),
+            }
+        });
+    }
+
+    /// Answers CONNECT. The hub calls it before the socket gets an event of its own.
+    fn greet(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, auth: Option<Value>) {
+        let mut state = self.state.lock();
+        if state.is_over {
+            return;
+        }
+        let auth = auth.filter(|auth| auth.as_map().is_some_and(|entries| !entries.is_empty())).map(Box::new);
+        state.places.push(Place { namespace: namespace.clone(), socket: socket.clone(), auth });
+        drop(state);
+        let ids = (self.connection.revision() == Revision::Four).then(|| (&**socket.id(), socket.pid()));
+        self.connection.send(&packet::connected(namespace.name(), ids));
+    }
+
+    /// Tells the application of a client, unless its connection ended before it was greeted: then it has gone again.
+    fn settle(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, is_recovered: bool) {
+        if self.find(namespace.name()).is_some_and(|(_, there)| Arc::ptr_eq(&there, socket)) {
+            self.shared.application.connected(namespace, socket, is_recovered);
+        } else if self.state.lock().is_over {
+            namespace.disconnect(socket, true);
+        }
+    }
+
+    /// Takes the client out of one namespace for good.
+    fn leave(&self, socket: &Arc<Socket>, reason: &'static str) {
+        let place = {
+            let mut state = self.state.lock();
+            let place = state.places.iter().position(|place| Arc::ptr_eq(&place.socket, socket));
+            place.map(|place| state.places.remove(place))
+        };
+        if let Some(place) = place {
+            place.namespace.disconnect(socket, false);
+            self.shared.application.disconnected(&place.namespace, socket, reason);
+        }
+    }
+
+    /// The server takes the client out of one namespace, and tells it.
+    fn put_out(&self, socket: &Arc<Socket>) {
+        let name = {
+            let state = self.state.lock();
+            let place = state.places.iter().find(|place| Arc::ptr_eq(&place.socket, socket));
+            place.map(|place| place.namespace.name().clone())
+        };
+        if let Some(name) = name {
+            self.connection.send(&packet::disconnected(&name));
+            self.leave(socket, "server namespace disconnect");
+        }
+    }
+
+    /// The connection ends when its token does. The earliest end counts where several namespaces were entered.
+    fn end_at(&self, expires: SystemTime) {
+        let mut state = self.state.lock();
+        if state.is_over || state.expiry.as_ref().is_some_and(|(earlier, _)| *earlier <= expires) {
+            return;
+        }
+        let left = expires.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+        let (me, end) = (self.me.clone(), self.shared.end.clone());
+        let timer = self.shared.tasks.spawn(async move {
+            let over = end.run_until_cancelled(tokio::time::sleep(left)).await;
+            if let (Some(()), Some(session)) = (over, me.upgrade()) {
+                session.shared.settings.metrics.cut(Cut::Expired);
+                session.connection.close(CloseKind::Policy("token expired"));
+            }
+        });
+        if let Some((_, later)) = state.expiry.replace((expires, timer.abort_handle())) {
+            later.abort();
+        }
+    }
+}
+
+impl Inbox for Session {
+    fn message(&self, _: &Arc<Connection>, message: Message<'_>) {
+        let settings = &self.shared.settings;
+        settings.metrics.messages_in.inc();
+        let size = match message {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) => bytes.len(),
+        };
+        if self.state.lock().allowance.as_mut().is_some_and(|left| !left.allows(size)) {
+            settings.metrics.cut(Cut::Rate);
+            return self.connection.close(CloseKind::Policy("too many messages"));
+        }
+        match self.read(message) {
+            Ok(Some((namespace, body))) => self.act(&namespace, body),
+            Ok(None) => {}
+            Err(_) => self.fault("a packet that cannot be read"),
+        }
+    }
+
+    fn closed(&self, _: &Connection, reason: Reason) {
+        let (places, expiry, pending) = {
+            let mut state = self.state.lock();
+            state.is_over = true;
+            (state.partial, state.seat) = (None, None);
+            let pending = state.pending.take();
+            (std::mem::take(&mut state.places), state.expiry.take(), pending)
+        };
+        if let Some(number) = pending {
+            self.shared.pending.remove(number);
+        }
+        if let Some((_, expiry)) = expiry {
+            expiry.abort();
+        }
+        if reason == Reason::SlowConsumer {
+            self.shared.settings.metrics.cut(Cut::Slow);
+        }
+        for place in places {
+            place.namespace.disconnect(&place.socket, true);
+            self.shared.application.disconnected(&place.namespace, &place.socket, reason.as_str());
+        }
+    }
+}
+
+impl Client for Session {
+    fn event(&self, event: &Event<'_>) {
+        self.connection.send_all(event.frames());
+    }
+
+    fn is_ready(&self) -> bool {
+        self.connection.is_ready()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.state.lock().is_over
+    }
+
+    fn answers(&self) -> bool {
+        true
+    }
+
+    fn disconnect(&self, socket: &Arc<Socket>, close: bool) {
+        self.put_out(socket);
+        if close {
+            let others: Vec<_> = self.state.lock().places.iter().map(|place| place.socket.clone()).collect();
+            others.iter().for_each(|socket| self.put_out(socket));
+            self.connection.close(CloseKind::Orderly);
+        }
+    }
+
+    fn handshake(&self, socket: &Socket) -> Value {
+        let state = self.state.lock();
+        let place = state.places.iter().find(|place| std::ptr::eq(&*place.socket, socket));
+        facts::of(self.connection.handshake(), place.and_then(|place| place.auth.as_deref()))
+    }
+}

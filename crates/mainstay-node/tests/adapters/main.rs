@@ -1,0 +1,9 @@
+//! The node's adapters: their formats against recorded clusters, and against real Redis servers.
+
+mod adapters;
+mod connection;
+mod failover;
+mod corpus;
+mod servers;
+mod stand_in;
+mod streams;
