@@ -17,7 +17,7 @@ use mainstay::metrics::Metrics;
 use mainstay::net::places::Places;
 use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
 use mainstay::relay::parcel::Counts;
-use mainstay::relay::{Arrival, Closing, Held, Ledger, Record, Relay, Rules, Tunnel};
+use mainstay::relay::{Arrival, Held, Ledger, PacedClose, Record, Relay, Rules, Tunnel, TunnelSelector, Why};
 
 const TUNNELS: u64 = 2_500;
 const MOVES: usize = 10;
@@ -112,8 +112,8 @@ fn measure(what: &str, has_tls: bool) {
     println!("{:<10} {bytes} bytes each; {batch:.0} of them pause for {} ms", "", PAUSE.as_millis());
     drop(peers);
     for process in [here, there] {
-        let (over, grace) = (Duration::ZERO, Duration::ZERO);
-        process.relay.close(&Closing { code: 1001, reason: "".into(), over, grace });
+        let close = PacedClose::new(TunnelSelector::all(), Why::Shutdown, 1001, "");
+        process.relay.shut_down(close.with_grace(Duration::ZERO));
         process.relay.join();
     }
 }

@@ -25,7 +25,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use mainstay::metrics::{Meter, Metrics};
 use mainstay::relay::tls::{Role, Side};
-use mainstay::relay::{Closing, Ledger, Record, Relay, Rules, Tunnel};
+use mainstay::relay::{Ledger, PacedClose, Record, Relay, Rules, Tunnel, TunnelSelector, Why};
 
 use driver::{Driver, accept, departed, frame};
 
@@ -175,8 +175,8 @@ fn start_relay() -> io::Result<Relay> {
 }
 
 fn stop(relay: &Relay) {
-    let zero = Duration::ZERO;
-    relay.close(&Closing { code: 1001, reason: "".into(), over: zero, grace: zero });
+    let close = PacedClose::new(TunnelSelector::all(), Why::Shutdown, 1001, "");
+    relay.shut_down(close.with_grace(Duration::ZERO));
     relay.join();
 }
 

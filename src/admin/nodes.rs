@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::View;
 use super::answer::{self, Answer};
 use super::status::DrainStatus;
-use crate::control::drain::DrainFault;
+use crate::proxy::drain::DrainError;
 
 /// What is done to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct NodeAnswer {
 }
 
 /// What is said of the node, or why nothing was done.
-pub type Said = Result<NodeAnswer, DrainFault>;
+pub type Said = Result<NodeAnswer, DrainError>;
 
 /// The pool, the node and the deed of a path; `None` when it is another.
 pub(super) fn deed(path: &str) -> Option<(&str, &str, Deed)> {
@@ -66,12 +66,12 @@ pub(super) async fn carry_out((pool, node, deed): (&str, &str, Deed), body: &[u8
     }
 }
 
-fn status(fault: &DrainFault) -> StatusCode {
+fn status(fault: &DrainError) -> StatusCode {
     match fault {
-        DrainFault::NoPool(..) | DrainFault::NoNode(..) => StatusCode::NOT_FOUND,
-        DrainFault::Wish(_) => StatusCode::BAD_REQUEST,
-        DrainFault::AsksItself(_) | DrainFault::TakenOver => StatusCode::CONFLICT,
-        DrainFault::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        DrainError::NoPool(..) | DrainError::NoNode(..) => StatusCode::NOT_FOUND,
+        DrainError::Wish(_) => StatusCode::BAD_REQUEST,
+        DrainError::AsksItself(_) | DrainError::TakenOver => StatusCode::CONFLICT,
+        DrainError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::log;
 use crate::pool::NodeId;
-use crate::relay::{Filter, Snapshot};
+use crate::relay::{Snapshot, TunnelSelector};
 
 /// Sessions of a page unless told, and the most.
 pub const PAGE: usize = 100;
@@ -30,9 +30,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What the relay is asked.
-    pub fn filter(&self) -> Filter {
-        Filter { pool: self.pool.clone(), node: self.node.clone() }
+    /// Selects the tunnels of the pool and of the node, where they are given.
+    pub fn selector(&self) -> TunnelSelector {
+        let (pool, node) = (self.pool.clone(), self.node.clone());
+        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+        TunnelSelector::new(move |record| is(&pool, &record.seat.pool) && is(&node, &record.seat.node))
     }
 }
 

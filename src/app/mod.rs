@@ -23,13 +23,10 @@ use crate::metrics::{Metrics, Part};
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{ProxyContext, ProxyState};
-use crate::relay::{Closing, Ledger, Outcome, Record, Relay, Why};
+use crate::relay::{CLOSE_GRACE, Ledger, Outcome, PacedClose, Record, Relay, TunnelSelector, Why};
 use crate::service;
 use crate::ws::close;
 use mainstay_core::open_files;
-
-/// The longest that a tunnel waits for its peers' answers to a Close at the end of the process.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// The part of the drain time, at most, that is kept for what comes after the last tunnel.
 const LAST_STEPS: Duration = Duration::from_millis(500);
@@ -138,16 +135,10 @@ impl App {
     /// Ends when there is nothing left to do, because another process does it.
     pub async fn leave(mut self) {
         let front = Arc::clone(&self.front);
-        let over = Duration::ZERO;
-        front.relay.close(&Closing {
-            code: close::SERVICE_RESTART,
-            reason: "restart".into(),
-            over,
-            grace: GRACE,
-        });
+        front.relay.shut_down(close_all(close::SERVICE_RESTART, "restart"));
         let relay = Arc::clone(&front);
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
-        if !matches!(tokio::time::timeout(GRACE + LATE, joined).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(CLOSE_GRACE + LATE, joined).await, Ok(Ok(()))) {
             tracing::error!("a relay thread did not end in time");
         }
         front.shutdown.stop();
@@ -185,10 +176,9 @@ impl App {
         front.shutdown.begin();
         self.reload.end_sockets();
         service::stopping(&report::status(&front));
-        let grace = GRACE.min(drain / 2);
+        let grace = CLOSE_GRACE.min(drain / 2);
         let over = drain - grace - LAST_STEPS.min(drain / 10);
-        let closing = Closing { code: close::GOING_AWAY, reason: "going away".into(), over, grace };
-        front.relay.close(&closing);
+        front.relay.shut_down(close_all(close::GOING_AWAY, "going away").over(over).with_grace(grace));
         front.tasks.close();
         for pool in front.state.load().pools.values() {
             pool.upstreams.iter().for_each(|upstream| upstream.close_idle_connections());
@@ -217,6 +207,11 @@ impl Drop for App {
         self.front.shutdown.stop();
         self.reload.end_sockets();
     }
+}
+
+/// The close of every tunnel at the end of the process.
+fn close_all(code: u16, reason: &str) -> PacedClose {
+    PacedClose::new(TunnelSelector::all(), Why::Shutdown, code, reason)
 }
 
 /// The faults of the file that the config is from; without one, their sentences.

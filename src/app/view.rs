@@ -1,19 +1,18 @@
 //! What the admin server shows and can bring about, from the parts of the running process.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::GRACE;
 use crate::admin::nodes::NodeAnswer;
 use crate::admin::rebalance::Plan;
 use crate::admin::sessions::Session;
 use crate::admin::status::{Process, drain_status, status};
 use crate::admin::{self, Readiness, View};
-use crate::control::drain::Told;
+use crate::control::Reload;
 use crate::control::upgrade::Upgrader;
-use crate::control::{self, Reload};
 use crate::proxy::ProxyContext;
-use crate::relay::{Closing, Which};
+use crate::proxy::drain::{DrainChange, cancel_drain, order_drain};
+use crate::relay::{PacedClose, TunnelSelector, Why};
 use crate::ws::close;
 
 /// What the admin server shows and can bring about.
@@ -32,12 +31,12 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
             status(&shown, &Process { started_at, listeners, rebalances })
         }),
         sessions: Box::new(move |wanted| {
-            let page = listed.relay.sessions(&wanted.filter(), wanted.after, wanted.limit + 1);
+            let page = listed.relay.sessions(wanted.selector(), wanted.after, wanted.limit + 1);
             Box::pin(async { page.await.into_iter().map(Session::from).collect() })
         }),
         close: Box::new(move |id| {
-            let departures = closed.relay.close_some(Which::Session(id), &killing());
-            Box::pin(async move { departures.counted().await > 0 })
+            let handle = closed.relay.close(kill(id));
+            Box::pin(async move { handle.counted().await > 0 })
         }),
         rebalance: Box::new(move |pool, wish| {
             let (rule, outlook) = rebalances.order(&pool, &wish)?;
@@ -46,12 +45,12 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
         drain: Box::new(move |pool, node, wish| {
             let front = Arc::clone(&drained);
             Box::pin(async move {
-                let told = control::drain::order(&front, &pool, &node, &wish).await?;
-                Ok(node_answer(&front, told))
+                let change = order_drain(&front, &pool, &node, &wish).await?;
+                Ok(node_answer(&front, change))
             })
         }),
         undrain: Box::new(move |pool, node| {
-            Ok(node_answer(&undrained, control::drain::withdraw(&undrained, &pool, &node)?))
+            Ok(node_answer(&undrained, cancel_drain(&undrained, &pool, &node)?))
         }),
         reload: Box::new(move || {
             let reload = Arc::clone(&asked);
@@ -76,8 +75,8 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
 }
 
 /// What is said of a node that was told to be drained, or no longer.
-fn node_answer(front: &ProxyContext, told: Told) -> NodeAnswer {
-    let Told { upstream, warnings } = told;
+fn node_answer(front: &ProxyContext, change: DrainChange) -> NodeAnswer {
+    let DrainChange { upstream, warnings } = change;
     NodeAnswer {
         pool: upstream.meter.pool.to_string(),
         node: upstream.node.id.to_string(),
@@ -88,13 +87,9 @@ fn node_answer(front: &ProxyContext, told: Told) -> NodeAnswer {
 }
 
 /// How an operator ends a session. The client may come back, so not 1000.
-fn killing() -> Closing {
-    Closing {
-        code: close::SERVICE_RESTART,
-        reason: "closed by an operator".into(),
-        over: Duration::ZERO,
-        grace: GRACE,
-    }
+fn kill(id: u64) -> PacedClose {
+    let session = TunnelSelector::sessions([id].into());
+    PacedClose::new(session, Why::Killed, close::SERVICE_RESTART, "closed by an operator")
 }
 
 fn readiness(reload: &Reload) -> Readiness {

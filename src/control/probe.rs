@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::{Answer, AskFault, ask, asked};
-use super::drain;
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
+use crate::proxy::drain;
 use crate::proxy::upstream::{ProbeResult, Upstream};
 use crate::proxy::{ProxyContext, ProxyState, UpstreamPool};
 use crate::shutdown::Phase;
@@ -131,7 +131,7 @@ async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstre
             node.meter.reported(said.load);
             let reason = if said.draining { "the node asks for it" } else { "the node asks no longer" };
             node.update_health(now, &reason, |health| health.set_draining(said.draining, now));
-            drain::heed(front, pool, node);
+            drain::follow_node(front, pool, node);
         }
         // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
         Err(_) if !node.is_up(now) => node.meter.reported(None),

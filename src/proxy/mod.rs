@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 use mainstay_core::open_files;
 
 use crate::affinity::hash::mix;
-use crate::affinity::{Directory as _, Source, Wish, Wishes};
+use crate::affinity::{Directory as _, Source};
 use crate::config::{self, Budget, Config, Supply};
 use crate::log::access::AccessLog;
 use crate::metrics::{Metrics, PoolMeter};
@@ -180,15 +180,6 @@ impl UpstreamPool {
             retry_budget: Arc::default(),
             config: config.clone(),
         }
-    }
-
-    /// The draining node on which a session without a tunnel stays for now: the one that it is pinned to, until the
-    /// time of its sid has come.
-    fn draining_pin(&self, wishes: &Wishes, sid: Option<u64>) -> Option<usize> {
-        let sid = sid?;
-        let Some(Wish::Pin { node, .. }) = wishes.list().first() else { return None };
-        let drain = self.upstreams.get(*node)?.drain()?;
-        drain.lets_stay(sid).then_some(*node)
     }
 
     /// The upstream of this node, if it has the same place here.

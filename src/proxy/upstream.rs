@@ -11,13 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustls_pki_types::ServerName;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::dial_exhaustion::DialExhaustion;
-use super::drain::{Drain, SoFar};
+use super::drain::state::ActiveDrain;
 use crate::config::{self, Probe, ProxyVersion};
 use crate::http::Body;
 use crate::metrics::{Meter, Metrics};
@@ -28,7 +28,6 @@ use crate::net::tls::client::Client;
 use crate::pool::health::{Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
-use crate::relay::Relay;
 
 /// How long an unused connection is kept: less than the 5 s after which Node.js closes it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -61,7 +60,7 @@ struct SharedNodeState {
     /// What probes and real traffic say.
     health: Mutex<Health>,
     /// Its drain: from when somebody wants it until nobody does. Locked before `health`.
-    drain: Mutex<Option<Arc<Drain>>>,
+    drain: Mutex<Option<Arc<ActiveDrain>>>,
     /// What its last probe brought; `None` before the first.
     last_probe: Mutex<Option<ProbeResult>>,
     /// The config names the node no more, or another place for it. Changes once, with `health` locked.
@@ -172,12 +171,12 @@ impl Upstream {
         if let Some(unwanted) = drain.take_if(|_| !health.is_draining()) {
             unwanted.end();
         }
-        self.meter.drain(drain.as_ref().map(Drain::gauge));
+        self.meter.drain(drain.as_ref().map(ActiveDrain::gauge));
     }
 
     /// The config names it no more: no session is placed on it from now on, whatever generation it sees. Gives the
     /// drain that ends with this.
-    pub fn mark_removed(&self) -> Option<Arc<Drain>> {
+    pub fn mark_removed(&self) -> Option<Arc<ActiveDrain>> {
         let mut drain = self.shared.drain.lock();
         let _health = self.shared.health.lock();
         self.shared.is_removed.store(true, Relaxed);
@@ -186,34 +185,19 @@ impl Upstream {
         drain.take().inspect(|drain| drain.end())
     }
 
-    /// Begins a drain, in the place of the one that is under way; `None` where nobody wants one, or the node is gone.
-    pub fn begin_drain(&self, relay: &Relay, order: config::Drain, before: SoFar) -> Option<Arc<Drain>> {
-        let mut drain = self.shared.drain.lock();
-        let is_wanted = self.shared.health.lock().is_draining() && !self.shared.is_removed.load(Relaxed);
-        if !is_wanted {
-            return None;
-        }
-        let begun = Arc::new(Drain::begin(relay, (&self.meter.pool, &self.meter.node), order, before));
-        self.meter.drain(Some(begun.gauge()));
-        if let Some(replaced) = drain.replace(Arc::clone(&begun)) {
-            replaced.end();
-        }
-        Some(begun)
+    /// The drain that is under way, or that has closed every tunnel and is not taken back.
+    pub fn drain(&self) -> Option<Arc<ActiveDrain>> {
+        self.drain_slot().clone()
     }
 
-    /// Ends the drain, unless somebody still wants it.
-    pub fn end_drain(&self) {
-        let mut drain = self.shared.drain.lock();
-        let is_wanted = self.shared.health.lock().is_draining();
-        if let Some(unwanted) = drain.take_if(|_| !is_wanted) {
-            unwanted.end();
-            self.meter.drain(None);
-        }
+    /// Where the drain of the node is kept. To be locked before the node's health is.
+    pub(super) fn drain_slot(&self) -> MutexGuard<'_, Option<Arc<ActiveDrain>>> {
+        self.shared.drain.lock()
     }
 
-    /// The drain that is under way, or that has left nobody and is not taken back.
-    pub fn drain(&self) -> Option<Arc<Drain>> {
-        self.shared.drain.lock().clone()
+    /// Whether the config does not name it any more.
+    pub(super) fn is_removed(&self) -> bool {
+        self.shared.is_removed.load(Relaxed)
     }
 
     /// What is known of its health.
@@ -242,7 +226,7 @@ impl Upstream {
     }
 
     fn state(&self, health: &Health, now: Duration) -> State {
-        if self.shared.is_removed.load(Relaxed) { State::Removed } else { health.state(now) }
+        if self.is_removed() { State::Removed } else { health.state(now) }
     }
 
     /// When it was last asked how it is, on the clock of health.

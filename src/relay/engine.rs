@@ -25,6 +25,7 @@ use rustix::io::Errno;
 
 use super::farewell::Farewell;
 use super::listing::Listing;
+use super::paced_close::PacedClose;
 use super::pipe::HEADROOM;
 use super::round::{Round, Task};
 use super::tunnel::Live;
@@ -277,7 +278,7 @@ impl Engine {
                     }
                 }
                 Ok(Command::Close(mut round)) => {
-                    round.begin(self.clock(round.plan().begun), self.now);
+                    round.begin(self.clock(round.shared().begun), self.now);
                     self.rounds.push(*round);
                 }
                 Ok(Command::List(listing)) => self.listings.push_back(*listing),
@@ -318,8 +319,8 @@ impl Engine {
     }
 
     fn close(&mut self, place: usize, round: usize, grace: u64) {
-        let plan = Arc::clone(self.rounds[round].plan());
-        let (code, reason, why) = (plan.closing.code, &*plan.closing.reason, plan.which.why());
+        let shared = Arc::clone(self.rounds[round].shared());
+        let PacedClose { code, why, ref reason, .. } = shared.close;
         self.visit(place, |live, turn| {
             live.farewell(&Farewell { code, reason, why, grace }, turn);
             live.turn(turn)
@@ -393,9 +394,10 @@ mod tests {
 
     use super::*;
     use crate::metrics::{Metrics, Side};
-    use crate::relay::listing::{Choice, Filter, First, Query};
+    use crate::relay::listing::{ChoiceOrder, Query, TunnelChoice};
     use crate::relay::moving::{Freezing, Parcel};
-    use crate::relay::{Closing, Departures, Outcome, Record, Rules, Tunnel, Which, Why, closing::Plan};
+    use crate::relay::paced_close::SharedClose;
+    use crate::relay::{CloseHandle, Outcome, Record, Rules, Tunnel, TunnelSelector, Why};
 
     /// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
     struct Bench {
@@ -534,18 +536,17 @@ mod tests {
     #[test]
     fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
         let mut bench = Bench::new(2);
-        let closing = Closing { code: 1012, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO };
-        let plan =
-            Arc::new(Plan::new(Which::Pool("chat".into()), closing, 0, vec![Arc::clone(&bench.engine.wake)]));
-        let departures = Departures::new(&plan);
-        let mut round = Round::new(plan, false);
+        let close = PacedClose::new(TunnelSelector::all(), Why::Drained, 1012, "").with_grace(Duration::ZERO);
+        let shared = Arc::new(SharedClose::new(close, 0, vec![Arc::clone(&bench.engine.wake)]));
+        let handle = CloseHandle::new(&shared);
+        let mut round = Round::new(shared, false);
         round.begin(bench.engine.now, bench.engine.now);
         bench.engine.rounds.push(round);
         bench.turn(|engine, _| engine.visit(0, |_, _| panic!("as a test wants it")));
         for _ in 0..3 {
             bench.turn(Engine::serve);
         }
-        assert_eq!(departures.left(), 0);
+        assert_eq!(handle.left(), 0);
         let seen = ends(&bench);
         assert_eq!(seen, [panicked(0), (1, (Side::Balancer, 1012, Why::Drained))]);
         assert_eq!(bench.live(), (0, 0));
@@ -613,7 +614,8 @@ mod tests {
     fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
         let mut bench = Bench::new(2);
         let mut ask = |wanted: fn(&Record) -> bool| {
-            let choice = Choice { filter: Filter::default(), wanted: Arc::new(wanted), first: First::Any(1) };
+            let (selector, order) = (TunnelSelector::new(wanted), ChoiceOrder::Shuffled(1));
+            let choice = TunnelChoice { selector, order };
             let (reply, answer) = oneshot::channel();
             bench.engine.listings.push_back(Listing::new(Arc::new(Query::choice(choice, 9)), reply));
             answer

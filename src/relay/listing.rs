@@ -13,43 +13,25 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
 use super::tunnel::Live;
-use super::{Record, STRETCH};
+use super::{STRETCH, TunnelSelector};
 use crate::affinity::hash::mix;
 
-/// Which sessions a listing is about; an absent word means any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Those of this pool.
-    pub pool: Option<String>,
-    /// Those of this node.
-    pub node: Option<String>,
-}
-
-impl Filter {
-    fn matches(&self, record: &Record) -> bool {
-        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
-        is(&self.pool, &record.seat.pool) && is(&self.node, &record.seat.node)
-    }
-}
-
 /// Which tunnels are to be closed first, of those that are not being closed yet.
-#[derive(Clone)]
-pub struct Choice {
-    /// Which are meant.
-    pub filter: Filter,
-    /// And of those only these. Asked on a relay thread for hundreds of tunnels in a turn: it must be quick.
-    pub wanted: Arc<dyn Fn(&Record) -> bool + Send + Sync>,
-    /// Who comes first.
-    pub first: First,
+#[derive(Debug, Clone)]
+pub struct TunnelChoice {
+    /// The tunnels to choose from.
+    pub selector: TunnelSelector,
+    /// Which of them come first.
+    pub order: ChoiceOrder,
 }
 
 /// The order of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
-    /// Those that have carried no message for longest, or none since they were adopted.
+pub enum ChoiceOrder {
+    /// The tunnels that have carried no message for longest, or none since they were adopted.
     Quietest,
     /// Any; the seed shuffles them.
-    Any(u64),
+    Shuffled(u64),
 }
 
 /// A session as it was at one moment.
@@ -85,34 +67,34 @@ pub struct Snapshot {
 
 /// What is asked for.
 pub(super) struct Query {
-    filter: Filter,
+    selector: TunnelSelector,
     /// Only ids above this.
     after: Option<u64>,
-    /// `None` is the order of the ids.
-    choice: Option<Choice>,
+    /// For tunnels to close; `None` is the order of the ids.
+    order: Option<ChoiceOrder>,
     /// The most sessions that are wanted.
     pub limit: usize,
 }
 
 impl Query {
-    pub fn page(filter: Filter, after: Option<u64>, limit: usize) -> Self {
-        Self { filter, after, choice: None, limit }
+    pub fn page(selector: TunnelSelector, after: Option<u64>, limit: usize) -> Self {
+        Self { selector, after, order: None, limit }
     }
 
-    pub fn choice(choice: Choice, limit: usize) -> Self {
-        Self { filter: choice.filter.clone(), after: None, choice: Some(choice), limit }
+    pub fn choice(choice: TunnelChoice, limit: usize) -> Self {
+        Self { selector: choice.selector, after: None, order: Some(choice.order), limit }
     }
 
     /// Where the tunnel stands in the order at `now` on its thread's clock; `None` when it is not meant.
     fn rank(&self, live: &Live, now: u64) -> Option<u64> {
         let id = live.record.id;
-        let Some(choice) = &self.choice else {
+        let Some(order) = self.order else {
             return Some(id).filter(|id| self.after.is_none_or(|after| *id > after));
         };
-        (!live.is_closing() && (choice.wanted)(&live.record)).then(|| match choice.first {
+        (!live.is_closing()).then(|| match order {
             // The clocks of the threads differ, how long ago something was does not.
-            First::Quietest => u64::MAX - live.quiet_for(now),
-            First::Any(seed) => mix(id ^ seed),
+            ChoiceOrder::Quietest => u64::MAX - live.quiet_for(now),
+            ChoiceOrder::Shuffled(seed) => mix(id ^ seed),
         })
     }
 }
@@ -141,7 +123,7 @@ impl Listing {
         // The wall clock may be set, the thread's clock not: their difference is taken anew each time.
         let wall = SystemTime::now();
         for live in tunnels[self.at..until].iter().flatten() {
-            if !self.query.filter.matches(&live.record) {
+            if !self.query.selector.matches(&live.record) {
                 continue;
             }
             let Some(rank) = self.query.rank(live, now) else { continue };

@@ -7,15 +7,15 @@
 //! time is taken once per turn of a thread's loop; one sweep a second serves all idle deadlines. Nothing here knows
 //! pools, routes or config: a tunnel carries the few values it needs ([`Rules`]).
 //!
-//! While tunnels run, the threads can be told to close some of them ([`Relay::close_some`]) and asked what they are
+//! While tunnels run, the threads can be told to close some of them ([`Relay::close`]) and asked what they are
 //! ([`Relay::sessions`]). Live tunnels go from one process to another as [parcels](parcel): [`Relay::freeze`].
 
-mod closing;
 mod end;
 mod engine;
 mod farewell;
 mod listing;
 mod moving;
+mod paced_close;
 pub mod parcel;
 pub mod pipe;
 mod pulse;
@@ -39,9 +39,9 @@ use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-pub use closing::{Closing, Departures, Which};
-pub use listing::{Choice, Filter, First, Snapshot};
+pub use listing::{ChoiceOrder, Snapshot, TunnelChoice};
 pub use moving::{Arrival, Frozen, Held, Parcel, ParcelFault, Stays};
+pub use paced_close::{CLOSE_GRACE, CloseHandle, PacedClose, TunnelSelector};
 pub use why::Why;
 
 use crate::log::access::Session;
@@ -230,17 +230,21 @@ impl Relay {
     /// behind it: ask again with its last id.
     pub fn sessions(
         &self,
-        filter: &Filter,
+        selector: TunnelSelector,
         after: Option<u64>,
         limit: usize,
     ) -> impl Future<Output = Vec<Snapshot>> + Send + use<> {
-        let page = self.list(listing::Query::page(filter.clone(), after, limit));
+        let page = self.list(listing::Query::page(selector, after, limit));
         async { page.await.into_iter().map(|(_, snapshot)| snapshot).collect() }
     }
 
     /// The ids of the `limit` sessions that are the first to be closed of those that are meant, first things first;
     /// without those that are being closed already.
-    pub fn choose(&self, choice: Choice, limit: usize) -> impl Future<Output = Vec<u64>> + Send + use<> {
+    pub fn choose(
+        &self,
+        choice: TunnelChoice,
+        limit: usize,
+    ) -> impl Future<Output = Vec<u64>> + Send + use<> {
         let chosen = self.list(listing::Query::choice(choice, limit));
         async { chosen.await.into_iter().map(|(_, snapshot)| snapshot.id).collect() }
     }
@@ -274,7 +278,7 @@ impl Relay {
         }
     }
 
-    /// Waits for the threads to end, which they do after [`close`](Self::close). Blocks.
+    /// Waits for the threads to end, which they do after [`shut_down`](Self::shut_down). Blocks.
     pub fn join(&self) {
         for thread in &self.threads {
             if let Some(handle) = thread.handle.lock().take()
@@ -408,7 +412,7 @@ mod tests {
         }
 
         fn end(self) {
-            self.relay.close(&closing(0, 0));
+            self.relay.shut_down(end(0));
             self.relay.join();
         }
     }
@@ -447,13 +451,22 @@ mod tests {
         u16::from_be_bytes([payload[0] ^ mask[0], payload[1] ^ mask[1]])
     }
 
-    fn closing(over: u64, grace: u64) -> Closing {
-        let millis = Duration::from_millis;
-        Closing { code: 1012, reason: "moved".into(), over: millis(over), grace: millis(grace) }
+    /// A close of the tunnels of one node, as a drain does it.
+    fn drain(node: &'static str, window: u64, grace: u64) -> PacedClose {
+        closing(on_node(node), window, grace)
     }
 
-    fn node(node: &str) -> Which {
-        Which::Node { pool: "chat".into(), node: node.into() }
+    fn closing(selector: TunnelSelector, window: u64, grace: u64) -> PacedClose {
+        let close = PacedClose::new(selector, Why::Drained, 1012, "moved");
+        close.over(Duration::from_millis(window)).with_grace(Duration::from_millis(grace))
+    }
+
+    fn on_node(node: &'static str) -> TunnelSelector {
+        TunnelSelector::new(move |record| &*record.seat.node == node)
+    }
+
+    fn end(grace: u64) -> PacedClose {
+        PacedClose { why: Why::Shutdown, ..closing(TunnelSelector::all(), 0, grace) }
     }
 
     #[tokio::test]
@@ -461,12 +474,12 @@ mod tests {
         let stage = Stage::set(3);
         let mut leaving: Vec<Peers> = (0..7).map(|id| stage.tunnel(id, "ws1")).collect();
         let mut staying: Vec<Peers> = (7..12).map(|id| stage.tunnel(id, "ws2")).collect();
-        let departures = stage.relay.close_some(node("ws1"), &closing(50, 60_000));
-        assert_eq!(departures.counted().await, 7);
+        let handle = stage.relay.close(drain("ws1", 50, 60_000));
+        assert_eq!(handle.counted().await, 7);
         let mut late = stage.tunnel(12, "ws1");
         leaving.iter_mut().for_each(|peers| peers.part(1012));
-        departures.finished().await;
-        assert_eq!((departures.matched(), departures.left(), departures.closed()), (7, 0, 7));
+        handle.finished().await;
+        assert_eq!((handle.selected(), handle.left(), handle.closed()), (7, 0, 7));
         for _ in 0..7 {
             let (id, outcome) = stage.outcome();
             assert!(id < 7);
@@ -482,9 +495,9 @@ mod tests {
     async fn i11_a_closing_that_nobody_answers_ends_all_the_same() {
         let stage = Stage::set(2);
         let peers: Vec<Peers> = (0..40).map(|id| stage.tunnel(id, "ws1")).collect();
-        let departures = stage.relay.close_some(Which::Pool("chat".into()), &closing(60, 40));
-        departures.finished().await;
-        assert_eq!((departures.matched(), stage.relay.live()), (40, 0));
+        let handle = stage.relay.close(closing(TunnelSelector::all(), 60, 40));
+        handle.finished().await;
+        assert_eq!((handle.selected(), stage.relay.live()), (40, 0));
         for mut peers in peers {
             assert_eq!((close_code(&mut peers.client), close_code(&mut peers.node)), (1012, 1012));
             assert_eq!((peers.client.read(&mut [0]).unwrap(), peers.node.read(&mut [0]).unwrap()), (0, 0));
@@ -496,11 +509,15 @@ mod tests {
     async fn one_session_is_killed_and_an_unknown_one_is_counted_as_none() {
         let stage = Stage::set(2);
         let (mut one, mut other) = (stage.tunnel(u64::MAX, "ws1"), stage.tunnel(5, "ws1"));
-        assert_eq!(stage.relay.close_some(Which::Session(4), &closing(0, 0)).counted().await, 0);
-        let departures = stage.relay.close_some(Which::Session(u64::MAX), &closing(0, 60_000));
-        assert_eq!(departures.counted().await, 1);
+        let kill = |id: u64| PacedClose {
+            why: Why::Killed,
+            ..closing(TunnelSelector::sessions([id].into()), 0, 60_000)
+        };
+        assert_eq!(stage.relay.close(kill(4)).counted().await, 0);
+        let handle = stage.relay.close(kill(u64::MAX));
+        assert_eq!(handle.counted().await, 1);
         one.part(1012);
-        departures.finished().await;
+        handle.finished().await;
         let (id, outcome) = stage.outcome();
         assert_eq!((id, outcome.why), (u64::MAX, Why::Killed));
         other.say("untouched");
@@ -511,15 +528,15 @@ mod tests {
     async fn a_tunnel_that_ends_by_itself_is_not_left_to_a_closing() {
         let stage = Stage::set(1);
         let peers: Vec<Peers> = (0..3).map(|id| stage.tunnel(id, "ws1")).collect();
-        let first = stage.relay.close_some(Which::Pool("chat".into()), &closing(3_600_000, 0));
+        let first = stage.relay.close(closing(TunnelSelector::all(), 3_600_000, 0));
         assert_eq!(first.counted().await, 3);
         // One is due at the start of each window, the others much later.
         assert_eq!(stage.outcome().1.why, Why::Drained);
-        let second = stage.relay.close_some(node("ws1"), &closing(3_600_000, 0));
+        let second = stage.relay.close(drain("ws1", 3_600_000, 0));
         assert_eq!(second.counted().await, 2);
         assert_eq!(stage.outcome().1.why, Why::Drained);
         // The thread answers when the turn that ended it is over.
-        assert_eq!(stage.relay.sessions(&Filter::default(), None, 9).await.len(), 1);
+        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 9).await.len(), 1);
         assert_eq!((first.left(), second.left()), (1, 1));
         drop(peers);
         assert_ne!(stage.outcome().1.side, Side::Balancer);
@@ -532,23 +549,23 @@ mod tests {
     async fn the_end_of_the_process_overtakes_a_closing_and_takes_what_comes_late() {
         let stage = Stage::set(2);
         let _peers: Vec<Peers> = (0..6).map(|id| stage.tunnel(id, "ws1")).collect();
-        let departures = stage.relay.close_some(node("ws1"), &closing(3_600_000, 3_600_000));
-        assert_eq!(departures.counted().await, 6);
-        stage.relay.close(&closing(0, 60_000));
+        let handle = stage.relay.close(drain("ws1", 3_600_000, 3_600_000));
+        assert_eq!(handle.counted().await, 6);
+        stage.relay.shut_down(end(60_000));
         let mut late = stage.tunnel(6, "ws1");
         late.part(1012);
-        stage.relay.close(&closing(0, 0));
+        stage.relay.shut_down(end(0));
         stage.relay.join();
-        departures.finished().await;
+        handle.finished().await;
         let ends: Vec<_> = stage.outcomes.try_iter().collect();
         assert_eq!(ends.len(), 7);
         // One was due at the start of the window.
         let drained = ends.iter().filter(|(_, outcome)| outcome.why == Why::Drained).count();
         let shut = ends.iter().filter(|(_, outcome)| outcome.why == Why::Shutdown).count();
         assert_eq!((drained, shut), (1, 6), "{ends:?}");
-        let gone = stage.relay.close_some(node("ws1"), &closing(0, 0));
+        let gone = stage.relay.close(drain("ws1", 0, 0));
         assert_eq!(gone.counted().await, 0);
-        assert_eq!(stage.relay.sessions(&Filter::default(), None, 10).await, []);
+        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 10).await, []);
     }
 
     #[tokio::test]
@@ -559,7 +576,7 @@ mod tests {
         one.say("again");
         one.node.write_all(&frame(1, b"yes", None)).unwrap();
         read(&mut one.client, 5);
-        let [quiet, busy] = &stage.relay.sessions(&Filter::default(), None, 10).await[..] else {
+        let [quiet, busy] = &stage.relay.sessions(TunnelSelector::all(), None, 10).await[..] else {
             panic!("two sessions")
         };
         assert_eq!((quiet.id, quiet.last_message_at, quiet.bytes), (4, None, [0, 0]));
@@ -569,8 +586,11 @@ mod tests {
         assert_eq!((busy.generation, busy.opened_at), (3, SystemTime::UNIX_EPOCH));
         assert_eq!((busy.affinity, busy.round_trip, busy.is_closing), (("cookie", "kept"), None, false));
         let of = |pool: &str, node: Option<&str>| {
-            let filter = Filter { pool: Some(pool.into()), node: node.map(String::from) };
-            let page = stage.relay.sessions(&filter, None, 10);
+            let (pool, node) = (pool.to_owned(), node.map(str::to_owned));
+            let selector = TunnelSelector::new(move |record| {
+                *record.seat.pool == pool && node.as_ref().is_none_or(|node| *record.seat.node == *node)
+            });
+            let page = stage.relay.sessions(selector, None, 10);
             async { page.await.iter().map(|session| session.id).collect::<Vec<_>>() }
         };
         assert_eq!(of("chat", Some("ws2")).await, [4]);
@@ -586,7 +606,7 @@ mod tests {
         let _peers: Vec<Peers> = ids.iter().map(|id| stage.tunnel(*id, "ws1")).collect();
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
-            let page = stage.relay.sessions(&Filter::default(), after, 50).await;
+            let page = stage.relay.sessions(TunnelSelector::all(), after, 50).await;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             listed.extend(page.iter().map(|session| session.id));
@@ -594,7 +614,7 @@ mod tests {
         let mut sorted = ids.clone();
         sorted.sort_unstable();
         assert_eq!(listed, sorted);
-        assert_eq!(stage.relay.sessions(&Filter::default(), None, 0).await, []);
+        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 0).await, []);
         stage.end();
     }
 
@@ -604,15 +624,14 @@ mod tests {
         let mut peers: Vec<Peers> =
             (0..6).map(|id| stage.tunnel(id, ["ws1", "ws2"][id as usize / 5])).collect();
         peers[4].say("busy");
-        let choose = |first, limit| {
-            let filter = Filter { pool: None, node: Some("ws1".into()) };
-            let wanted = Arc::new(|record: &Record| record.id != 2);
-            stage.relay.choose(Choice { filter, wanted, first }, limit)
+        let choose = |order, limit| {
+            let selector = TunnelSelector::new(|record| &*record.seat.node == "ws1" && record.id != 2);
+            stage.relay.choose(TunnelChoice { selector, order }, limit)
         };
         let mut quietest = Vec::new();
         // The first message may come in the millisecond in which the others were adopted.
         for _ in 0..1000 {
-            quietest = choose(First::Quietest, 3).await;
+            quietest = choose(ChoiceOrder::Quietest, 3).await;
             // Among themselves they are as quiet as their threads are old.
             quietest.sort_unstable();
             if quietest == [0, 1, 3] {
@@ -621,14 +640,15 @@ mod tests {
             peers[4].say("busy");
         }
         assert_eq!(quietest, [0, 1, 3]);
-        let any = choose(First::Any(7), 9).await;
-        assert_eq!(any, choose(First::Any(7), 9).await);
+        let any = choose(ChoiceOrder::Shuffled(7), 9).await;
+        assert_eq!(any, choose(ChoiceOrder::Shuffled(7), 9).await);
         assert_eq!(any.iter().sum::<u64>(), 8);
-        let which = Which::Sessions(Arc::new([1, 3].into()));
-        let departures = stage.relay.close_some(which, &closing(0, 60_000));
-        assert_eq!(departures.counted().await, 2);
+        let selector = TunnelSelector::sessions([1, 3].into());
+        let close = PacedClose { why: Why::Rebalanced, ..closing(selector, 0, 60_000) };
+        let handle = stage.relay.close(close);
+        assert_eq!(handle.counted().await, 2);
         assert_eq!(close_code(&mut peers[1].client), 1012);
-        let mut left = choose(First::Quietest, 9).await;
+        let mut left = choose(ChoiceOrder::Quietest, 9).await;
         left.sort_unstable();
         assert_eq!(left, [0, 4], "those that are being closed are not chosen again");
         for id in [3, 1] {
@@ -657,7 +677,7 @@ mod tests {
             peers.client.write_all(&pong[7..]).unwrap();
             peers.say("behind it");
         }
-        let session = stage.relay.sessions(&Filter::default(), None, 1).await.remove(0);
+        let session = stage.relay.sessions(TunnelSelector::all(), None, 1).await.remove(0);
         assert!(session.round_trip.is_some());
         assert_eq!((session.bytes[0], session.messages[0]), (2 * (14 + 15), 2));
         stage.end();
@@ -730,7 +750,7 @@ mod tests {
     #[test]
     fn i7_a_tunnel_that_comes_after_the_end_has_its_outcome_too() {
         let stage = Stage::set(1);
-        stage.relay.close(&closing(0, 0));
+        stage.relay.shut_down(end(0));
         stage.relay.join();
         let meter = stage.metrics.node("chat", "a");
         let rules = Rules {
@@ -823,7 +843,7 @@ mod tests {
             peers.say("hello");
         }
         // The thread answers when the turn that relayed the last of them is over.
-        assert_eq!(stage.relay.sessions(&Filter::default(), None, 1).await[0].messages, [3, 0]);
+        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 1).await[0].messages, [3, 0]);
         assert!(is_exact());
         drop(peers);
         let (_, outcome) = stage.outcome();
@@ -838,7 +858,7 @@ mod tests {
         let relay = Relay::start(3, &ledger).unwrap();
         assert!(relay.turned().await);
         let unanswered = relay.turned();
-        relay.close(&Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO });
+        relay.shut_down(end(0));
         relay.join();
         assert!(!relay.turned().await);
         drop(unanswered);

@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
-use super::closing::Plan;
+use super::paced_close::SharedClose;
 use super::tunnel::Live;
 use super::{Record, STRETCH, millis};
 
@@ -17,7 +17,7 @@ const AGAIN: u64 = 10;
 /// See the module.
 #[derive(Debug)]
 pub struct Round {
-    plan: Arc<Plan>,
+    shared: Arc<SharedClose>,
     /// Tunnels that are adopted later belong to it, whichever they are, and are due at once: the process ends.
     is_last: bool,
     /// When the closing began, on the thread's clock in milliseconds, as the times below.
@@ -69,24 +69,24 @@ enum Stage {
 }
 
 impl Round {
-    /// A part in `plan`, on its way to its thread.
-    pub fn new(plan: Arc<Plan>, is_last: bool) -> Self {
+    /// A part in `shared`, on its way to its thread.
+    pub fn new(shared: Arc<SharedClose>, is_last: bool) -> Self {
         let stage = Stage::Counting { at: 0, found: Vec::new() };
         let (open, due, leaving) = Default::default();
-        Self { plan, is_last, since: 0, heard: 0, end: 0, stage, open, due, leaving }
+        Self { shared, is_last, since: 0, heard: 0, end: 0, stage, open, due, leaving }
     }
 
     /// The thread has heard of it, `now`; it was asked for at `since` on the thread's clock.
     pub fn begin(&mut self, since: u64, now: u64) {
-        let closing = &self.plan.closing;
+        let close = &self.shared.close;
         self.heard = now;
         self.since = since;
-        self.end = self.since.saturating_add(millis(closing.over.saturating_add(closing.grace)));
+        self.end = self.since.saturating_add(millis(close.window.saturating_add(close.grace)));
     }
 
     /// What all threads share.
-    pub fn plan(&self) -> &Arc<Plan> {
-        &self.plan
+    pub fn shared(&self) -> &Arc<SharedClose> {
+        &self.shared
     }
 
     /// There is more of the slab to look at.
@@ -102,7 +102,7 @@ impl Round {
     /// Nobody is left.
     pub fn is_over(&self) -> bool {
         let is_done = matches!(self.stage, Stage::Scheduled) && self.open.is_empty();
-        is_done && !self.is_last && !self.plan.stands()
+        is_done && !self.is_last && !self.shared.is_open()
     }
 
     /// Looks at a stretch of the slab.
@@ -113,24 +113,24 @@ impl Round {
         for (place, live) in stretch {
             if let Some(live) = live
                 && live.adopted <= self.heard
-                && self.plan.which.matches(&live.record)
+                && self.shared.close.selector.matches(&live.record)
                 && self.open.insert(live.record.id)
             {
-                self.plan.add();
+                self.shared.add();
                 found.push((place, live.record.id));
             }
         }
         if until == tunnels.len() {
             let mut found = mem::take(found);
             found.retain(|(_, id)| self.open.contains(id));
-            let first = self.plan.report(found.len() as u64);
+            let first = self.shared.report(found.len() as u64);
             self.stage = Stage::Waiting { first, found };
         }
     }
 
     /// A tunnel that comes now belongs to it: the process ends, or it takes in who was on the way.
     pub fn welcomes(&self, record: &Record) -> bool {
-        self.is_last || self.plan.welcomes(record)
+        self.is_last || self.shared.includes(record)
     }
 
     /// A tunnel that came after the closing had begun. When the process ends it is due at once.
@@ -139,11 +139,11 @@ impl Round {
             return;
         }
         let at = if self.is_last {
-            self.plan.add();
+            self.shared.add();
             0
         } else {
-            self.plan.add_late();
-            self.since.saturating_add(millis(self.plan.due_late(id))).max(now)
+            self.shared.add_late();
+            self.since.saturating_add(millis(self.shared.due_late(id))).max(now)
         };
         insert(&mut self.due, Step { at, place, id });
     }
@@ -151,7 +151,7 @@ impl Round {
     /// The session has ended.
     pub fn forget(&mut self, id: u64) {
         if self.open.remove(&id) {
-            self.plan.remove();
+            self.shared.remove();
         }
     }
 
@@ -162,8 +162,8 @@ impl Round {
         }
         match self.is_counting() {
             // It is not reported, so it is not missed either.
-            true => self.plan.remove(),
-            false => self.plan.give_away(),
+            true => self.shared.remove(),
+            false => self.shared.remove_migrated(),
         }
     }
 
@@ -175,17 +175,17 @@ impl Round {
     /// Heeds what the other threads and the caller have said meanwhile.
     pub fn settle(&mut self) {
         if let Stage::Waiting { first, found } = &mut self.stage
-            && self.plan.is_counted()
+            && self.shared.is_counted()
         {
             let (first, found) = (*first, mem::take(found));
-            let schedule = self.plan.schedule();
+            let schedule = self.shared.schedule();
             let due = |index: usize| self.since.saturating_add(millis(schedule.due(first + index as u64)));
             let steps = found.iter().enumerate();
             self.due.extend(steps.map(|(index, &(place, id))| Step { at: due(index), place, id }));
             self.due.make_contiguous().sort_unstable();
             self.stage = Stage::Scheduled;
         }
-        if self.plan.is_stopped() && matches!(self.stage, Stage::Scheduled) {
+        if self.shared.is_stopped() && matches!(self.stage, Stage::Scheduled) {
             for step in mem::take(&mut self.due) {
                 self.forget(step.id);
             }
@@ -222,7 +222,7 @@ impl Round {
             let Step { at, place, id } = *step;
             self.due.pop_front();
             if self.open.contains(&id) {
-                let grace = millis(self.plan.closing.grace);
+                let grace = millis(self.shared.close.grace);
                 // Who came behind the window has the whole grace as well.
                 let end = self.end.max(at.saturating_add(grace));
                 let grace = grace.min(end.saturating_sub(now));
@@ -244,10 +244,10 @@ fn insert(steps: &mut VecDeque<Step>, step: Step) {
 impl Drop for Round {
     fn drop(&mut self) {
         if self.is_counting() {
-            self.plan.report(0);
+            self.shared.report(0);
         }
         for _ in self.open.drain() {
-            self.plan.remove();
+            self.shared.remove();
         }
     }
 }
@@ -263,7 +263,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::relay::{Closing, Departures, Record, Rules, Tunnel, Which};
+    use crate::relay::{CloseHandle, PacedClose, Record, Rules, Tunnel, TunnelSelector, Why};
 
     type Slab = Vec<Option<Box<Live>>>;
 
@@ -312,21 +312,20 @@ mod tests {
     }
 
     /// The parts of as many threads in one closing, all counted.
-    fn rounds(slabs: &[Slab], over: u64, grace: u64) -> (Vec<Round>, Departures) {
-        begun(plan(slabs, over, grace), slabs)
+    fn rounds(slabs: &[Slab], over: u64, grace: u64) -> (Vec<Round>, CloseHandle) {
+        begun(close(over, grace), slabs)
     }
 
-    fn plan(slabs: &[Slab], over: u64, grace: u64) -> Plan {
-        let millis = Duration::from_millis;
-        let closing = Closing { code: 1012, reason: "".into(), over: millis(over), grace: millis(grace) };
+    fn close(window: u64, grace: u64) -> PacedClose {
+        let close = PacedClose::new(TunnelSelector::all(), Why::Drained, 1012, "");
+        close.over(Duration::from_millis(window)).with_grace(Duration::from_millis(grace))
+    }
+
+    fn begun(close: PacedClose, slabs: &[Slab]) -> (Vec<Round>, CloseHandle) {
         let wakes = slabs.iter().map(|_| wake()).collect();
-        Plan::new(Which::Pool("chat".into()), closing, 7, wakes)
-    }
-
-    fn begun(plan: Plan, slabs: &[Slab]) -> (Vec<Round>, Departures) {
-        let plan = Arc::new(plan);
+        let shared = Arc::new(SharedClose::new(close, 7, wakes));
         let count = |slab: &Slab| {
-            let mut round = Round::new(Arc::clone(&plan), false);
+            let mut round = Round::new(Arc::clone(&shared), false);
             round.begin(0, 0);
             while round.is_counting() {
                 round.count(slab);
@@ -335,14 +334,14 @@ mod tests {
         };
         let mut rounds: Vec<Round> = slabs.iter().map(count).collect();
         rounds.iter_mut().for_each(Round::settle);
-        (rounds, Departures::new(&plan))
+        (rounds, CloseHandle::new(&shared))
     }
 
     #[test]
     fn no_second_is_busier_than_1_3_times_the_mean_over_all_threads_together() {
         let slabs = [slab(0..17), slab(17..17), slab(17..200)];
-        let (mut rounds, departures) = rounds(&slabs, 20_000, 5_000);
-        assert_eq!(departures.matched(), 200);
+        let (mut rounds, handle) = rounds(&slabs, 20_000, 5_000);
+        assert_eq!(handle.selected(), 200);
         let (mut seconds, mut cuts, mut first) = ([0; 20], 0, Vec::new());
         for now in (0..=25_000).step_by(10) {
             for (thread, round) in rounds.iter_mut().enumerate() {
@@ -365,14 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_closing_keeps_those_whose_time_has_not_come() {
+    fn a_stopped_close_keeps_the_tunnels_that_are_not_due() {
         let slabs = [slab(0..10)];
-        let (mut rounds, departures) = rounds(&slabs, 10_000, 5_000);
+        let (mut rounds, handle) = rounds(&slabs, 10_000, 5_000);
         let told = std::iter::from_fn(|| rounds[0].task(4_500)).count();
-        assert_eq!((told, departures.left()), (5, 10));
-        departures.stop();
+        assert_eq!((told, handle.left()), (5, 10));
+        handle.stop();
         rounds[0].settle();
-        assert_eq!(departures.left(), 5);
+        assert_eq!(handle.left(), 5);
         assert!(rounds[0].task(8_000).is_none());
         assert_eq!(std::iter::from_fn(|| rounds[0].task(9_500)).count(), 5);
     }
@@ -380,26 +379,26 @@ mod tests {
     #[test]
     fn who_goes_to_another_process_has_not_ended_and_is_not_left() {
         let slabs = [slab(0..10)];
-        let (mut rounds, departures) = rounds(&slabs, 10_000, 5_000);
+        let (mut rounds, handle) = rounds(&slabs, 10_000, 5_000);
         (0..3).for_each(|id| rounds[0].forget(id));
         (3..7).for_each(|id| rounds[0].give_away(id));
         // Who is not meant, or not any more, changes nothing.
         [0, 3, 77].into_iter().for_each(|id| rounds[0].give_away(id));
-        assert_eq!((departures.left(), departures.closed()), (3, 3));
+        assert_eq!((handle.left(), handle.closed()), (3, 3));
         (7..10).for_each(|id| rounds[0].forget(id));
-        assert_eq!((departures.left(), departures.closed()), (0, 6));
+        assert_eq!((handle.left(), handle.closed()), (0, 6));
         assert!(rounds[0].is_over());
     }
 
     #[test]
     fn a_thread_that_is_gone_holds_up_nobody() {
         let slabs = [slab(0..3), slab(3..6)];
-        let (mut rounds, departures) = rounds(&slabs, 0, 0);
+        let (mut rounds, handle) = rounds(&slabs, 0, 0);
         rounds.pop();
-        assert_eq!(departures.left(), 3);
+        assert_eq!(handle.left(), 3);
         (0..3).for_each(|id| rounds[0].forget(id));
         assert!(rounds[0].is_over());
-        assert_eq!(departures.left(), 0);
+        assert_eq!(handle.left(), 0);
         drop(slabs);
     }
 
@@ -407,18 +406,18 @@ mod tests {
     fn who_is_adopted_after_the_thread_has_heard_is_not_counted() {
         let mut slab = slab(0..3);
         slab[1].as_mut().unwrap().adopted = 1;
-        assert_eq!(rounds(&[slab], 0, 0).1.matched(), 2);
+        assert_eq!(rounds(&[slab], 0, 0).1.selected(), 2);
     }
 
     #[test]
-    fn a_closing_that_stands_takes_in_who_comes_later_until_it_is_stopped() {
+    fn a_close_that_includes_later_tunnels_schedules_them_until_it_is_stopped() {
         let slabs = [slab(0..2)];
-        let (mut rounds, departures) = begun(plan(&slabs, 10_000, 5_000).standing(), &slabs);
+        let (mut rounds, handle) = begun(close(10_000, 5_000).including_later(), &slabs);
         let round = &mut rounds[0];
         let record = |at: usize| &slabs[0][at].as_ref().unwrap().record;
         assert!(round.welcomes(record(0)));
         (100..200).for_each(|id| round.join(0, id, 4_000));
-        assert_eq!((departures.matched(), departures.left()), (102, 102));
+        assert_eq!((handle.selected(), handle.left()), (102, 102));
         let (mut closes, mut cuts) = (Vec::new(), 0);
         for now in (4_000..=15_000).step_by(10) {
             while let Some(task) = round.task(now) {
@@ -434,14 +433,14 @@ mod tests {
         let at_once = closes.iter().filter(|(now, _)| *now == 4_000).count();
         assert!((25..60).contains(&at_once), "{at_once}");
         (0..200).for_each(|id| round.forget(id));
-        assert!(departures.left() == 0 && !round.is_over(), "others may come");
+        assert!(handle.left() == 0 && !round.is_over(), "others may come");
         // Behind the window: at once, and with the whole grace.
         round.join(0, 300, 20_000);
         assert!(matches!(round.task(20_000), Some(Task::Close(0, 5_000))));
         assert!(round.task(24_999).is_none());
         assert!(matches!(round.task(25_000), Some(Task::Cut(0))));
         round.forget(300);
-        departures.stop();
+        handle.stop();
         round.settle();
         assert!(round.is_over() && !round.welcomes(record(0)));
     }
@@ -451,8 +450,7 @@ mod tests {
         let mut slab: Slab = (0..3 * STRETCH).map(|_| None).collect();
         slab.extend(self::slab(0..2));
         let wakes = vec![wake()];
-        let closing = Closing { code: 1001, reason: "".into(), over: Duration::ZERO, grace: Duration::ZERO };
-        let mut round = Round::new(Arc::new(Plan::new(Which::All, closing, 0, wakes)), false);
+        let mut round = Round::new(Arc::new(SharedClose::new(close(0, 0), 0, wakes)), false);
         let mut turns = 0;
         while round.is_counting() {
             round.count(&slab);
@@ -469,7 +467,7 @@ mod tests {
             late in 0_u64..1_000,
         ) {
             let slabs: Vec<Slab> = counts.iter().map(|count| slab(0..*count)).collect();
-            let (mut rounds, _departures) = rounds(&slabs, over, grace);
+            let (mut rounds, _handle) = rounds(&slabs, over, grace);
             for (round, count) in rounds.iter_mut().zip(&counts) {
                 let (mut closes, mut cuts, mut last) = (0, 0, 0);
                 while let Some(next) = round.next() {

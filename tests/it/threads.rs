@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use mainstay::metrics::Metrics;
-use mainstay::relay::{Closing, Filter, Ledger, Record, Relay, Rules, Tunnel, Which, Why};
+use mainstay::relay::{Ledger, PacedClose, Record, Relay, Rules, Tunnel, TunnelSelector, Why};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::play::{Raw, masked, plain, soon};
@@ -73,8 +73,8 @@ impl Threads {
     }
 
     fn end(self) {
-        let zero = Duration::ZERO;
-        self.relay.close(&Closing { code: 1001, reason: "".into(), over: zero, grace: zero });
+        let close = PacedClose::new(TunnelSelector::all(), Why::Shutdown, 1001, "");
+        self.relay.shut_down(close.with_grace(Duration::ZERO));
         self.relay.join();
     }
 }
@@ -84,6 +84,10 @@ async fn connect(listener: &TcpListener) -> (TcpStream, Raw) {
     let peer = TcpStream::connect(listener.local_addr().unwrap());
     let (peer, accepted) = tokio::join!(peer, listener.accept());
     (accepted.unwrap().0, Raw(peer.unwrap()))
+}
+
+fn on_node(node: &'static str) -> TunnelSelector {
+    TunnelSelector::new(move |record| &*record.seat.pool == "chat" && &*record.seat.node == node)
 }
 
 fn raise_descriptors() {
@@ -103,7 +107,7 @@ async fn a_thousand_tunnels_are_listed_page_by_page_with_what_they_carried() {
     }
     let (mut ids, mut after) = (Vec::new(), None);
     loop {
-        let page = soon(threads.relay.sessions(&Filter::default(), after, 300)).await;
+        let page = soon(threads.relay.sessions(TunnelSelector::all(), after, 300)).await;
         for session in &page {
             let (bytes, messages) = if session.id % 100 == 0 { ([13, 4], [1, 1]) } else { ([0; 2], [0; 2]) };
             assert_eq!((session.bytes, session.messages), (bytes, messages));
@@ -114,8 +118,7 @@ async fn a_thousand_tunnels_are_listed_page_by_page_with_what_they_carried() {
         after = Some(last.id);
     }
     assert_eq!(ids, Vec::from_iter(0..TUNNELS));
-    let filter = Filter { pool: Some("chat".into()), node: Some("ws2".into()) };
-    let page = soon(threads.relay.sessions(&filter, Some(500), 10)).await;
+    let page = soon(threads.relay.sessions(on_node("ws2"), Some(500), 10)).await;
     let ids: Vec<u64> = page.iter().map(|session| session.id).collect();
     assert_eq!(ids, Vec::from_iter((501..520).step_by(2)));
     threads.end();
@@ -124,19 +127,14 @@ async fn a_thousand_tunnels_are_listed_page_by_page_with_what_they_carried() {
 #[tokio::test]
 async fn one_nodes_tunnels_are_closed_between_frames_and_the_others_carry_on() {
     let mut threads = Threads::set().await;
-    let which = Which::Node { pool: "chat".into(), node: "ws1".into() };
     // A frame that is half way through when the Close comes.
     let frame = plain(2, &[7; 100]);
     threads.peers[0][1].send(&frame[..50]).await;
     threads.peers[0][0].expect(&frame[..50]).await;
-    let closing = Closing {
-        code: 1012,
-        reason: "moved".into(),
-        over: Duration::from_millis(300),
-        grace: Duration::from_secs(60),
-    };
-    let departures = threads.relay.close_some(which, &closing);
-    assert_eq!(soon(departures.counted()).await, 500);
+    let close = PacedClose::new(on_node("ws1"), Why::Drained, 1012, "moved");
+    let close = close.over(Duration::from_millis(300)).with_grace(Duration::from_secs(60));
+    let handle = threads.relay.close(close);
+    assert_eq!(soon(handle.counted()).await, 500);
     for (id, peers) in threads.peers.iter_mut().enumerate() {
         let [client, node] = peers;
         if id % 2 == 1 {
@@ -153,10 +151,10 @@ async fn one_nodes_tunnels_are_closed_between_frames_and_the_others_carry_on() {
         client.send(masked(8, &1012u16.to_be_bytes())).await;
         node.send(plain(8, &1012u16.to_be_bytes())).await;
     }
-    soon(departures.finished()).await;
-    assert_eq!((departures.closed(), departures.left(), threads.relay.live()), (500, 0, 500));
+    soon(handle.finished()).await;
+    assert_eq!((handle.closed(), handle.left(), threads.relay.live()), (500, 0, 500));
     assert_eq!(threads.drained.load(Relaxed), 500);
-    let page = soon(threads.relay.sessions(&Filter::default(), None, 1_000)).await;
+    let page = soon(threads.relay.sessions(TunnelSelector::all(), None, 1_000)).await;
     assert!(page.iter().all(|session| &*session.node == "ws2" && !session.is_closing));
     threads.end();
 }
@@ -164,18 +162,16 @@ async fn one_nodes_tunnels_are_closed_between_frames_and_the_others_carry_on() {
 #[tokio::test]
 async fn one_session_is_killed_and_its_neighbours_are_not() {
     let mut threads = Threads::set().await;
-    let zero = Duration::ZERO;
-    let closing = Closing { code: 1012, reason: "".into(), over: zero, grace: Duration::from_secs(60) };
-    let departures = threads.relay.close_some(Which::Session(500), &closing);
+    let kill = PacedClose::new(TunnelSelector::sessions([500].into()), Why::Killed, 1012, "");
+    let handle = threads.relay.close(kill.with_grace(Duration::from_secs(60)));
     let [client, node] = &mut threads.peers[500];
     assert_eq!((client.close_code().await, node.close_code().await), (1012, 1012));
-    let filter = Filter::default();
-    let page = soon(threads.relay.sessions(&filter, Some(498), 3)).await;
+    let page = soon(threads.relay.sessions(TunnelSelector::all(), Some(498), 3)).await;
     let closing: Vec<_> = page.iter().map(|session| (session.id, session.is_closing)).collect();
     assert_eq!(closing, [(499, false), (500, true), (501, false)]);
     client.send(masked(8, &1012u16.to_be_bytes())).await;
     node.send(plain(8, &1012u16.to_be_bytes())).await;
-    soon(departures.finished()).await;
+    soon(handle.finished()).await;
     assert_eq!(threads.relay.live(), TUNNELS as usize - 1);
     threads.end();
 }

@@ -2,7 +2,7 @@
 //!
 //! Its steps: read and check the file whole; bind what is new; build the next generation and probe the nodes that
 //! join; then, without a wait in between, swap the generation in and open and close doors; at last see off the
-//! tunnels whose node or route is gone ([`super::leave`]). Up to the swap any fault ends it with nothing changed
+//! tunnels whose node or route was removed ([`super::removal`]). Up to the swap any fault ends it with nothing changed
 //! (invariant I8).
 //!
 //! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
@@ -26,11 +26,11 @@ pub use succession::handed_name;
 pub(in crate::control) use succession::{Predecessor, Still};
 
 use super::doors::{Bound, Doors};
-use super::leave::Leaving;
 use super::load::{Reading, read};
 use super::pages;
 use super::probe::{self, Probes};
 use super::rebalance::Rebalances;
+use super::removal::Removals;
 use super::report;
 use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listen::Listener;
@@ -78,7 +78,7 @@ pub struct Reload {
 #[derive(Default)]
 struct Turn {
     probes: Probes,
-    leaving: Leaving,
+    removals: Removals,
     /// What the last reading of the files found; `None` before the first.
     seen: Option<u64>,
 }
@@ -295,7 +295,7 @@ impl Reload {
         let new = Arc::new(new);
         self.config.store(Arc::clone(&new));
         // No wait from here to the doors: a change is whole at any moment.
-        turn.leaving.swap(front, (&old, &new), &before, next);
+        turn.removals.swap(front, (&old, &new), &before, next);
         drop(before);
         turn.probes.follow(front);
         let closing = self.open(bound, &old, &new);

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Reload, Turn, warn_of_budget};
 use crate::config::{Faults, ListenAddress};
 use crate::control::doors::Bound;
-use crate::control::leave::Left;
 use crate::control::probe;
+use crate::control::removal::{RemovalSnapshot, is_in_config};
 
 /// What two processes call the same listener.
 pub fn handed_name(address: &ListenAddress, is_admin: bool) -> String {
@@ -56,9 +56,9 @@ pub(in crate::control) struct Still<'a> {
 }
 
 impl Still<'_> {
-    /// What is gone and still being left.
-    pub fn left(&self) -> Vec<Left> {
-        self.turn.leaving.left()
+    /// The removals that are under way.
+    pub fn removals(&self) -> Vec<RemovalSnapshot> {
+        self.turn.removals.snapshots()
     }
 }
 
@@ -89,18 +89,24 @@ impl Reload {
         &self.predecessor
     }
 
-    /// Goes on with what another process had under way or would have to begin: what is gone is left by the tunnels that
-    /// come until `arrived` is cancelled.
-    pub(in crate::control) async fn go_on_leaving(&self, left: &[Left], arrived: &CancellationToken) {
+    /// Goes on with removals that another process had under way or would have to begin, also for the tunnels that arrive
+    /// until `arrived` is cancelled.
+    pub(in crate::control) async fn resume_removals(
+        &self,
+        snapshots: &[RemovalSnapshot],
+        arrived: &CancellationToken,
+    ) {
         let mut turn = self.turn.lock().await;
         let config = self.config();
-        left.iter().for_each(|left| turn.leaving.go_on(&self.front, &config, left, arrived));
+        for snapshot in snapshots {
+            turn.removals.resume(&self.front, &config, snapshot, arrived);
+        }
     }
 
     /// What is counted for nodes that are gone ends with their last tunnel.
     pub(in crate::control) fn forget_strangers(&self) {
         let config = self.config();
-        self.front.metrics.retain(&|pool, node| crate::control::leave::knows(&config, pool, node));
+        self.front.metrics.retain(&|pool, node| is_in_config(&config, pool, node));
     }
 
     /// Whether the running config is this process's to change.

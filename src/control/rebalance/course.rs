@@ -19,7 +19,7 @@ use crate::config::Rebalance;
 use crate::pool::NodeId;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::{ProxyContext, UpstreamPool};
-use crate::relay::{Choice, Closing, Departures, Filter, First, Record, Which};
+use crate::relay::{ChoiceOrder, CloseHandle, PacedClose, TunnelChoice, TunnelSelector, Why};
 use crate::shutdown::Phase;
 use crate::ws::close;
 
@@ -27,8 +27,6 @@ use crate::ws::close;
 const SLICES: u32 = 60;
 /// The shortest slice, and the longest: so old are the shares by which clients are kept from a node, at most.
 const SLICE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// How long each tunnel waits for its peers' answers to a Close.
-const GRACE: Duration = Duration::from_secs(5);
 /// How many seconds after the last close those who are still on their way are kept from crowded nodes: clients wait up to
 /// half a minute before they come back.
 const STRAGGLERS: u32 = 60;
@@ -62,7 +60,7 @@ struct Crowded {
     /// Told to close so far.
     closed: AtomicU32,
     /// What was told, as long as some of it is still there.
-    departures: Mutex<Vec<Departures>>,
+    handles: Mutex<Vec<CloseHandle>>,
     /// The node as it was last kept from filling up.
     kept: Mutex<Option<Arc<Upstream>>>,
 }
@@ -158,8 +156,8 @@ impl Course {
 
     /// Whoever was told to close and is not due yet stays.
     fn break_off(&self, front: &ProxyContext) {
-        for departures in self.crowded.iter().flat_map(|crowded| crowded.departures.lock().clone()) {
-            departures.stop();
+        for handle in self.crowded.iter().flat_map(|crowded| crowded.handles.lock().clone()) {
+            handle.stop();
         }
         self.finish(front);
     }
@@ -223,18 +221,19 @@ impl Course {
             if count == 0 {
                 continue;
             }
-            let wanted = self.wanted(pool, &outlook, stand.index);
-            let filter = Filter { pool: Some(self.pool.to_string()), node: Some(stand.node.to_string()) };
-            let first = if self.rule.quiet_first { First::Quietest } else { First::Any(self.seed) };
-            let chosen = front.relay.choose(Choice { filter, wanted, first }, count as usize).await;
+            let selector = self.selector(pool, &outlook, stand);
+            let order =
+                if self.rule.quiet_first { ChoiceOrder::Quietest } else { ChoiceOrder::Shuffled(self.seed) };
+            let chosen = front.relay.choose(TunnelChoice { selector, order }, count as usize).await;
             if chosen.is_empty() {
                 continue;
             }
-            let which = Which::Sessions(Arc::new(chosen.into_iter().collect()));
-            let departures = front.relay.close_some(which, &closing(slice));
-            crowded.departures.lock().push(departures.clone());
+            let chosen = TunnelSelector::sessions(chosen.into_iter().collect());
+            let close = PacedClose::new(chosen, Why::Rebalanced, close::SERVICE_RESTART, "rebalance");
+            let handle = front.relay.close(close.over(slice));
+            crowded.handles.lock().push(handle.clone());
             // As long as a thread has not counted its part, they look as if they had left.
-            let told = u32::try_from(departures.counted().await).unwrap_or(u32::MAX);
+            let told = u32::try_from(handle.counted().await).unwrap_or(u32::MAX);
             crowded.closed.fetch_add(told, Relaxed);
             front.metrics.pool(&self.pool).rebalanced(told);
         }
@@ -242,24 +241,22 @@ impl Course {
         front.metrics.pool(&self.pool).rebalancing(planned - closed);
     }
 
-    /// Who may be closed on the node at `index`: was there before the beginning, and will come to another.
-    fn wanted(
-        &self,
-        pool: &Arc<UpstreamPool>,
-        outlook: &Outlook,
-        index: usize,
-    ) -> Arc<dyn Fn(&Record) -> bool + Send + Sync> {
+    /// Selects the tunnels that may be closed on a node: those that were there before the beginning, and whose clients
+    /// will come to another node.
+    fn selector(&self, pool: &Arc<UpstreamPool>, outlook: &Outlook, crowded: &Stand) -> TunnelSelector {
         let (begun, pool) = (self.begun, Arc::clone(pool));
+        let (name, node, index) = (Arc::clone(&self.pool), crowded.node.clone(), crowded.index);
         let mut up = vec![false; pool.nodes.len()];
         let mut has_room = up.clone();
         for stand in &outlook.stands {
             up[stand.index] = true;
             has_room[stand.index] = stand.index != index && stand.live < stand.share;
         }
-        Arc::new(move |record| {
+        TunnelSelector::new(move |record| {
+            let is_on_node = *record.seat.node == *node.as_str() && record.seat.pool == name;
             let comes_elsewhere =
                 |key| pool.nodes.owner(key, |node| up[node]).is_some_and(|owner| has_room[owner]);
-            record.opened_at < begun && record.key.is_none_or(comes_elsewhere)
+            is_on_node && record.opened_at < begun && record.key.is_none_or(comes_elsewhere)
         })
     }
 }
@@ -270,16 +267,16 @@ impl Crowded {
             node: stand.node.clone(),
             planned: stand.surplus,
             closed: AtomicU32::new(0),
-            departures: Mutex::default(),
+            handles: Mutex::default(),
             kept: Mutex::default(),
         }
     }
 
     /// How many were told to leave and are still there.
     fn leaving(&self) -> u32 {
-        let mut departures = self.departures.lock();
-        departures.retain(|departures| departures.left() > 0);
-        departures.iter().map(Departures::left).sum::<usize>().try_into().unwrap_or(u32::MAX)
+        let mut handles = self.handles.lock();
+        handles.retain(|handle| handle.left() > 0);
+        handles.iter().map(CloseHandle::left).sum::<usize>().try_into().unwrap_or(u32::MAX)
     }
 
     /// How many more are to be told to close when this part of the window is over: not more than it still has too
@@ -312,11 +309,6 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.crowded.iter().for_each(Crowded::let_go);
     }
-}
-
-/// All of a slice, evenly over it.
-fn closing(slice: Duration) -> Closing {
-    Closing { code: close::SERVICE_RESTART, reason: "rebalance".into(), over: slice, grace: GRACE }
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use super::link::{TalkFault, arrivals, read};
 use super::steps::{Came, Take as Do, Taker};
 use super::words::{Drained, Known, Last, Take, kind};
 use crate::config::Drain;
-use crate::control::leave::Left;
+use crate::control::Reload;
 use crate::control::rebalance::Unfinished;
-use crate::control::{Reload, drain};
+use crate::control::removal::RemovalSnapshot;
 use crate::net::handover::{Frame, Link, LinkFault};
-use crate::proxy::drain::SoFar;
+use crate::proxy::drain::{self, ActiveDrain, DrainProgress, DrainSnapshot};
 use crate::relay::parcel::Counts;
 use crate::relay::{Arrival, Held};
 use crate::shutdown::Phase;
@@ -46,11 +46,11 @@ pub(super) struct Coming {
     /// Cancelled when nothing comes any more.
     ended: CancellationToken,
     /// The drains that go on here, each with what it had closed.
-    drains: Vec<(Drained, Arc<crate::proxy::drain::Drain>)>,
+    drains: Vec<(Drained, Arc<ActiveDrain>)>,
     /// To go on with when the tunnels are here.
     rebalances: Vec<Unfinished>,
     /// What the old process had under way of what is gone.
-    left: Vec<Left>,
+    left: Vec<RemovalSnapshot>,
     /// Where the old process knows its nodes.
     nodes: Vec<Known>,
     /// Pool, node and route of what is seen off because the config of this process does not have it. Of a node the route
@@ -84,7 +84,7 @@ impl Coming {
     /// Goes on with what governs the tunnels that are going to come.
     pub async fn govern(&mut self, take: Take) {
         take.drains.into_iter().for_each(|drain| self.drain(drain));
-        self.reload.go_on_leaving(&take.left, &self.ended).await;
+        self.reload.resume_removals(&take.left, &self.ended).await;
         (self.left, self.nodes, self.rebalances) = (take.left, take.nodes, take.rebalances);
     }
 
@@ -242,16 +242,17 @@ impl Coming {
             }
         }
         if !left.is_empty() {
-            self.reload.go_on_leaving(&left, &self.ended).await;
+            self.reload.resume_removals(&left, &self.ended).await;
         }
     }
 
     /// Whoever does not leave already, of all generations before this process.
-    fn begins_to_leave(&self, [pool, node, route]: [Arc<str>; 3], drain: Drain) -> Left {
-        let leaves = |left: &&Left| *left.pool == *pool && *left.node == *node && *left.route == *route;
+    fn begins_to_leave(&self, [pool, node, route]: [Arc<str>; 3], drain: Drain) -> RemovalSnapshot {
+        let leaves =
+            |left: &&RemovalSnapshot| *left.pool == *pool && *left.node == *node && *left.route == *route;
         let since = self.left.iter().filter(leaves).map(|left| left.before).max();
         let known = self.nodes.iter().find(|known| *known.pool == *pool && *known.node == *node);
-        Left {
+        RemovalSnapshot {
             pool: pool.to_string(),
             node: node.to_string(),
             address: known.map(|known| known.address.clone()).unwrap_or_default(),
@@ -267,12 +268,12 @@ impl Coming {
     }
 }
 
-fn snapshot(drain: &Drained) -> drain::Snapshot {
-    drain::Snapshot {
+fn snapshot(drain: &Drained) -> DrainSnapshot {
+    DrainSnapshot {
         pool: drain.pool.clone(),
         node: drain.node.clone(),
         is_ordered: drain.is_ordered,
         order: Drain { over: drain.over, code: drain.code, reason: drain.reason.clone() },
-        so_far: SoFar { elapsed: drain.elapsed, closed: drain.closed },
+        progress: DrainProgress { elapsed: drain.elapsed, closed: drain.closed },
     }
 }

@@ -18,11 +18,11 @@ use super::program::Program;
 use super::successor::Successor;
 use super::words::{Drained, Hello, Known, Last, Ready, Take, VERSION, kind};
 use crate::control::apply::Still;
-use crate::control::drain;
 use crate::control::probe::nodes;
 use crate::control::rebalance::Unfinished;
 use crate::control::{Reload, report};
 use crate::net::handover::Link;
+use crate::proxy::drain::{self, DrainSnapshot};
 use crate::proxy::upstream::Upstream;
 use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::service;
@@ -180,7 +180,7 @@ impl<'a> Handing<'a> {
             counted: front.metrics.hold(),
             nodes: nodes(&front.state.load()).into_iter().map(known).collect(),
             drains: drains(front),
-            left: still.left(),
+            left: still.removals(),
             rebalances: self.unfinished.clone(),
         }
     }
@@ -279,15 +279,15 @@ impl<'a> Handing<'a> {
 }
 
 fn drains(front: &ProxyContext) -> Vec<Drained> {
-    let drained = |drain: drain::Snapshot| Drained {
+    let drained = |drain: DrainSnapshot| Drained {
         pool: drain.pool,
         node: drain.node,
         is_ordered: drain.is_ordered,
         over: drain.order.over,
         code: drain.order.code,
         reason: drain.order.reason,
-        elapsed: drain.so_far.elapsed,
-        closed: drain.so_far.closed,
+        elapsed: drain.progress.elapsed,
+        closed: drain.progress.closed,
     };
     drain::snapshots(front).into_iter().map(drained).collect()
 }

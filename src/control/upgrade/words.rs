@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::leave::Left;
 use crate::control::rebalance::Unfinished;
+use crate::control::removal::RemovalSnapshot;
 use crate::metrics::carried::Carried;
 use crate::pool::health::Memory;
 
@@ -82,7 +82,7 @@ pub struct Take {
     /// The drains that are under way.
     pub drains: Vec<Drained>,
     /// What is gone from the config and still being left.
-    pub left: Vec<Left>,
+    pub left: Vec<RemovalSnapshot>,
     /// The rebalances that were under way; to go on with when the tunnels are there.
     pub rebalances: Vec<Unfinished>,
 }

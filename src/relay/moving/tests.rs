@@ -16,7 +16,7 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::net::places::Places;
 use crate::relay::tls::tests::suites;
-use crate::relay::{Closing, Filter, Outcome, Record, Rules, Tunnel, Which, Why};
+use crate::relay::{Outcome, PacedClose, Record, Rules, Tunnel, TunnelSelector, Why};
 use crate::ws::{close, frame};
 use peer::{Peer, client, node};
 
@@ -121,7 +121,7 @@ impl Process {
     }
 
     fn end(self) {
-        self.relay.close(&closing(0));
+        self.relay.shut_down(drain(0));
         self.relay.join();
     }
 }
@@ -135,9 +135,9 @@ fn arrivals(frozen: &Frozen) -> Vec<Arrival> {
     frozen.parcels().map(arrival).collect()
 }
 
-fn closing(grace: u64) -> Closing {
-    let grace = Duration::from_millis(grace);
-    Closing { code: 1012, reason: "moved".into(), over: Duration::ZERO, grace }
+fn drain(grace: u64) -> PacedClose {
+    let close = PacedClose::new(TunnelSelector::all(), Why::Drained, 1012, "moved");
+    close.with_grace(Duration::from_millis(grace))
 }
 
 fn text(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
@@ -170,10 +170,9 @@ async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
     let count = suites.len();
     let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     peers.iter_mut().for_each(|peers| peers.talk("before"));
-    let filter = Filter::default();
-    let mut before = old.relay.sessions(&filter, None, 99).await;
+    let mut before = old.relay.sessions(TunnelSelector::all(), None, 99).await;
     old.hand_over(&new).await;
-    let mut after = new.relay.sessions(&filter, None, 99).await;
+    let mut after = new.relay.sessions(TunnelSelector::all(), None, 99).await;
     // The wall is looked at again for each listing.
     before.iter_mut().chain(&mut after).for_each(|session| session.last_message_at = None);
     assert_eq!((before.len(), before), (count, after));
@@ -201,7 +200,7 @@ async fn what_is_resumed_picks_up_what_came_meanwhile() {
     for round in 0..4 {
         let frozen = process.relay.freeze(usize::MAX).await;
         assert_eq!(frozen.len(), count);
-        assert_eq!(process.relay.sessions(&Filter::default(), None, 99).await.len(), count);
+        assert_eq!(process.relay.sessions(TunnelSelector::all(), None, 99).await.len(), count);
         let message = text(b"meanwhile", MASK);
         peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
         if round % 2 == 0 {
@@ -283,8 +282,8 @@ async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
     let process = Process::start();
     let mut peers: Vec<Peers> = (0..4).map(|id| process.tunnel(id, PLAIN)).collect();
     let frozen = process.relay.freeze(2).await;
-    let departures = process.relay.close_some(Which::Pool("chat".into()), &closing(60_000));
-    assert_eq!(departures.counted().await, 4);
+    let handle = process.relay.close(drain(60_000));
+    assert_eq!(handle.counted().await, 4);
     let away: Vec<u64> = frozen.parcels().map(Parcel::id).collect();
     let bye = |peers: &mut Peers| {
         peers.client.expect(&close::close_frame(1012, "moved", None));
@@ -294,7 +293,7 @@ async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
     frozen.resume();
     away.iter().for_each(|&id| bye(&mut peers[id as usize]));
     drop(peers);
-    departures.finished().await;
+    handle.finished().await;
     process.end();
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use mainstay::app::App;
-use mainstay::control::drain::{resume, snapshots};
+use mainstay::proxy::drain::{resume, snapshots};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -117,7 +117,7 @@ async fn a_drain_goes_on_in_another_process_as_it_was_wanted() {
     assert_eq!(snapshots.len(), 1);
     let snapshot = &snapshots[0];
     assert_eq!((snapshot.pool.as_str(), snapshot.node.as_str(), snapshot.is_ordered), ("chat", "one", true));
-    assert_eq!((snapshot.order.code, snapshot.so_far.closed), (4321, 1));
+    assert_eq!((snapshot.order.code, snapshot.progress.closed), (4321, 1));
     let other = soon(App::start(&resolved(&config(&pair.nodes, "drain: { over: 1h }")))).await.unwrap();
     let other = Pair { app: other, nodes: pair.nodes };
     let arrived = CancellationToken::new();

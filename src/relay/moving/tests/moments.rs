@@ -5,9 +5,9 @@ use std::net::Shutdown;
 
 use rustls::SupportedCipherSuite;
 
-use super::{MASK, PLAIN, Peers, Process, all_suites, closing, frame_of, text};
+use super::{MASK, PLAIN, Peers, Process, all_suites, drain, frame_of, text};
 use crate::metrics::Side;
-use crate::relay::{Filter, Which, Why};
+use crate::relay::{TunnelSelector, Why};
 use crate::ws::close;
 
 #[tokio::test]
@@ -20,7 +20,7 @@ async fn a_header_and_a_frame_that_are_cut_by_the_move_are_whole_behind_it() {
             let mut peers = old.tunnel(1, suites);
             peers.client.write_all(&message[..cut]).unwrap();
             old.hand_over(&new).await;
-            assert_eq!(new.relay.sessions(&Filter::default(), None, 9).await[0].bytes, [cut as u64, 0]);
+            assert_eq!(new.relay.sessions(TunnelSelector::all(), None, 9).await[0].bytes, [cut as u64, 0]);
             peers.client.write_all(&message[cut..]).unwrap();
             peers.node.expect(&message);
             peers.talk("after");
@@ -41,11 +41,11 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() 
         let message = frame_of(&[7; 300], MASK);
         peers.client.write_all(&message[..100]).unwrap();
         assert!(old.relay.turned().await);
-        let departures = old.relay.close_some(Which::Pool("chat".into()), &closing(60_000));
+        let handle = old.relay.close(drain(60_000));
         peers.client.expect(&close::close_frame(1012, "moved", None));
         old.hand_over(&new).await;
         // It is not this process's any more.
-        departures.finished().await;
+        handle.finished().await;
         peers.client.write_all(&[&message[100..], &text(b"dropped", MASK)].concat()).unwrap();
         peers.node.expect(&message);
         peers.node.expect(&[0x88]);
