@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::round::Round;
 use super::{Command, Record, Relay, Why};
 use crate::affinity::hash::mix;
-use crate::pace::Schedule;
+use crate::pace::CloseSchedule;
 
 /// How long a tunnel waits for its peers to answer a Close, unless the close says otherwise.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
@@ -303,8 +303,8 @@ impl SharedClose {
     }
 
     /// The schedule over all threads; final once all have counted.
-    pub fn schedule(&self) -> Schedule {
-        Schedule::new(self.counted.load(Ordering::Acquire), self.close.window, self.seed)
+    pub fn schedule(&self) -> CloseSchedule {
+        CloseSchedule::new(self.counted.load(Ordering::Acquire), self.close.window, self.seed)
     }
 
     fn wake(&self) {

@@ -21,6 +21,7 @@ pub mod hub;
 mod life;
 pub mod limits;
 pub mod metrics;
+mod paced_close;
 pub mod packet;
 pub mod plain;
 pub mod presence;

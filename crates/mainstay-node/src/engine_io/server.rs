@@ -13,7 +13,7 @@ use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::answer::{Answer, Refusal, answer, bare, unavailable};
@@ -26,10 +26,11 @@ use super::sid::Sid;
 use super::socket::Socket;
 use super::state::{Polling, Transport};
 use super::{Handler, Inbox, Revision, binding, jsonp, polling, probe, query};
+use crate::paced_close::close_paced;
 use mainstay_core::ws::handshake;
 
-/// Closes at shutdown go out in steps of this.
-const PACE: Duration = Duration::from_millis(50);
+/// How often it is checked whether the last sessions have ended.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the last ones get beyond the time that was given, to write their Close and hear the client's.
 const LAST: Duration = Duration::from_secs(5);
@@ -217,22 +218,14 @@ impl Server {
     /// is closed, ten seconds later at the latest. To be called once, at the end.
     pub async fn shutdown(&self, over: Duration) {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
-        let end = Instant::now() + over;
-        let mut open = self.shared.sessions.all();
-        // Clients may also leave of themselves meanwhile; then nobody is waited for.
-        while !open.is_empty() && self.shared.sessions.len() > 0 {
-            let steps = end.saturating_duration_since(Instant::now()).as_millis() / PACE.as_millis();
-            let share = open.len().div_ceil(usize::try_from(steps).unwrap_or(usize::MAX).max(1));
-            for connection in open.drain(open.len() - share..) {
-                connection.close(CloseKind::Restart);
-            }
-            sleep(PACE.min(over)).await;
-        }
+        let sessions = &self.shared.sessions;
+        let restart = |connection: &Arc<Connection>| connection.close(CloseKind::Restart);
+        close_paced(sessions.all(), over, restart, || sessions.len() > 0).await;
         let all_gone = async {
-            while self.shared.sessions.len() > 0 {
+            while sessions.len() > 0 {
                 // Also those whose upgrade was on its way when the closing began.
-                self.shared.sessions.all().iter().for_each(|late| late.close(CloseKind::Restart));
-                sleep(PACE).await;
+                sessions.all().iter().for_each(restart);
+                sleep(CHECK_INTERVAL).await;
             }
         };
         let _ = timeout(LAST, all_gone).await;

@@ -43,6 +43,7 @@ use super::bearer;
 use super::config::Clients;
 use super::limits::{Rates, Seats};
 use super::metrics::{Metrics, Refused};
+use super::paced_close::close_paced;
 use super::request::Request as Asked;
 use super::value::Value;
 use outbox::{End, Outbox};
@@ -59,8 +60,6 @@ const COMPRESSION_THRESHOLD: usize = 256;
 const BUFFER: usize = 1 << 10;
 /// The time that a Close waits for its answer.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Closes at the end go out in steps of this.
-const PACE: Duration = Duration::from_millis(50);
 
 /// An outcome to be.
 pub type Pending = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -212,21 +211,11 @@ impl Plain {
     pub async fn shutdown(&self, over: Duration) {
         let shared = &self.shared;
         shared.is_stopping.store(true, Ordering::Relaxed);
-        let end = tokio::time::Instant::now() + over;
-        let mut left: Vec<_> = shared.open.lock().values().cloned().collect();
-        while !left.is_empty() {
-            let steps =
-                end.saturating_duration_since(tokio::time::Instant::now()).as_millis() / PACE.as_millis();
-            let share = left.len().div_ceil(usize::try_from(steps).unwrap_or(usize::MAX).max(1));
-            for client in left.drain(left.len() - share..) {
-                client.outbox.end(End::Restart);
-            }
-            tokio::time::sleep(PACE.min(over)).await;
-        }
+        let open: Vec<_> = shared.open.lock().values().cloned().collect();
+        let restart = |client: &Arc<Client>| client.outbox.end(End::Restart);
+        close_paced(open, over, restart, || !shared.open.lock().is_empty()).await;
         // Also those whose upgrade was on its way when the closing began.
-        for client in shared.open.lock().values() {
-            client.outbox.end(End::Restart);
-        }
+        shared.open.lock().values().for_each(restart);
         shared.tasks.close();
         shared.tasks.wait().await;
     }
