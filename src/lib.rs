@@ -13,13 +13,15 @@
 //! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::request_stream`]).
 //! 4. route: host and path name a pool, and the page's origin is one of the route's ([`route`]).
 //! 5. affinity: cookie, Socket.IO sid, header, query or client address gives a pin or a key ([`affinity`]).
-//! 6. pick: the candidates in order of preference ([`pool::pick`]).
-//! 7. a turn among the handshakes ([`pace`]), then dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
+//! 6. a turn among the handshakes ([`pace`]), then select: the candidates in order of preference ([`pool::pick`]).
+//! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
 //! 9. adopt: TLS leaves rustls ([`net::tls::leave`]); both sockets, its keys and the bytes already read go to the relay
 //!    thread with the fewest tunnels.
 //! 10. relay until a close, a drain, a rebalance, a limit or a timeout ([`relay`]).
 //! 11. one [`relay::Outcome`], logged once and counted once.
+//!
+//! [`proxy::connection`] is these steps as code, from 1 to 9.
 //!
 //! # Order of the modules
 //!

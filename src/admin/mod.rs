@@ -41,7 +41,6 @@ use crate::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
 use crate::metrics::Metrics;
 use crate::net::listen::Listener;
 use crate::net::stream::Stream;
-use crate::proxy::accept::linger;
 use crate::shutdown::{Phase, Shutdown};
 
 use gate::Reach;
@@ -230,7 +229,7 @@ impl Server {
                 }
                 let (stream, _) = connection.into_parts().io.into_inner().into_parts();
                 tokio::select! {
-                    () = linger(stream) => {}
+                    () = stream.linger() => {}
                     () = self.shutdown.reached(Phase::Stopped) => {}
                 }
             }

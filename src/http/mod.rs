@@ -3,6 +3,7 @@
 
 pub mod framing;
 pub mod request_stream;
+pub mod server;
 pub mod headers;
 pub mod reply;
 pub mod trace;

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::tls::Secured;
@@ -30,6 +30,12 @@ const USER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes that the kernel takes and cannot send yet (TCP_NOTSENT_LOWAT). Without this it takes some 4 MB for each peer
 /// that reads slowly; what is in flight, and so the throughput, is not touched.
 const UNSENT: u32 = 128 << 10;
+/// How long a peer may still send after the last answer to it.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// How many bytes it may send in that time.
+const LINGER_BYTES: usize = 1 << 20;
+/// Bytes that one read of these may bring.
+const LINGER_READ: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
@@ -102,6 +108,25 @@ impl Stream {
                 Ok((below.leave()?.0, Some(departed)))
             }
         }
+    }
+
+    /// Lingering close: what the peer still sends is read and thrown away, for a moment, so that the kernel's reset does
+    /// not overtake the last answer.
+    pub async fn linger(mut self) {
+        let drain = async {
+            if self.shutdown().await.is_err() {
+                return;
+            }
+            let (mut buffer, mut read) = (vec![0; LINGER_READ], 0);
+            while let Ok(len @ 1..) = self.read(&mut buffer).await {
+                read += len;
+                if read > LINGER_BYTES {
+                    return;
+                }
+            }
+        };
+        // Out of time is as good an end as any.
+        let _ = tokio::time::timeout(LINGER_TIME, drain).await;
     }
 
     /// Sets what a long-lived connection needs: no delay, and an end when the peer has silently gone.
@@ -201,7 +226,6 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;

@@ -1,23 +1,20 @@
-//! The way in at one listener: what a connection has to go through before HTTP begins.
+//! What a connection of one listener has to pass before HTTP: its PROXY header, the limit of its client, TLS.
 //!
-//! An entrance lives as long as its listener; what it asks for can be replaced at any moment and holds for the
-//! connections that come from then on. Each step waits for its first byte before anything is made for it.
+//! An acceptor lives as long as its listener. A reload can replace what it asks for at any moment; that holds for the
+//! connections that come from then on. Each step waits for its first byte before it allocates anything.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::ProxyContext;
-use super::accept::{LAST_CALL, linger};
 use super::catch_panic::catch_panic;
+use super::context::ProxyContext;
 use crate::config::{self, ListenerTls, TlsVersion};
 use crate::http::reply::ProxyError;
 use crate::metrics::{Handshake, Refusal};
@@ -28,7 +25,10 @@ use crate::net::tls::departed::Version;
 use crate::net::tls::server::{Certificate, Terminator, Terms};
 use crate::shutdown::Phase;
 
-/// See the module.
+/// How long a connection on which nothing has been asked yet may still begin, when another process has taken over.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// The rules of one listener.
 pub struct Acceptor {
     /// Each connection begins with a PROXY header.
     proxy_protocol: AtomicBool,
@@ -36,8 +36,54 @@ pub struct Acceptor {
     tls: ArcSwapOption<Terminator>,
 }
 
+/// A connection that has a permit, before its first byte.
+pub struct AcceptedConnection {
+    /// What it is read from and written to.
+    pub stream: Stream,
+    /// Client and destination, as far as they are known here; a Unix socket's client counts as this machine.
+    pub ends: Ends,
+    /// Its permit among the connections.
+    pub permit: Place,
+}
+
+/// A connection on which HTTP begins.
+pub struct EstablishedConnection {
+    /// The connection, as HTTP is spoken on it.
+    pub accepted: AcceptedConnection,
+    /// Since when its first request head is awaited.
+    pub since: Instant,
+}
+
+/// How the wait for a first byte ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstByte {
+    /// It, or the end of the stream, is there.
+    Arrived,
+    /// It did not come in time.
+    TimedOut,
+    /// The process ends.
+    ShuttingDown,
+}
+
+/// The time that one step may take.
+#[derive(Debug, Clone, Copy)]
+struct StepTime {
+    since: Instant,
+    limit: Duration,
+}
+
+impl StepTime {
+    fn begin(limit: Duration) -> Self {
+        Self { since: Instant::now(), limit }
+    }
+
+    fn deadline(self) -> Instant {
+        self.since + self.limit
+    }
+}
+
 impl Acceptor {
-    /// The entrance that a listener's config describes.
+    /// The rules that a listener's config describes.
     ///
     /// # Errors
     ///
@@ -49,175 +95,128 @@ impl Acceptor {
         Ok(Self { proxy_protocol, tls: ArcSwapOption::new(terminator.map(Arc::new)) })
     }
 
-    /// Asks for what `next` asks for from now on.
-    pub fn replace_with(&self, next: &Self) {
+    /// Takes over the rules of `next`.
+    pub(crate) fn replace_with(&self, next: &Self) {
         self.proxy_protocol.store(next.proxy_protocol.load(Relaxed), Relaxed);
         self.tls.store(next.tls.load_full());
     }
 
-    /// The connection as HTTP is spoken on it; `None` after the end of one that does not get that far.
+    /// Brings the connection to the beginning of HTTP; `None` after the end of one that does not get that far.
     pub(super) async fn establish(
         &self,
-        front: &ProxyContext,
-        mut arrival: AcceptedConnection,
+        context: &ProxyContext,
+        mut accepted: AcceptedConnection,
     ) -> Option<EstablishedConnection> {
-        let (mut begun, time) = (Instant::now(), front.state.load().limits.head_time);
+        let mut time = StepTime::begin(context.state.load().limits.head_time);
         if self.proxy_protocol.load(Relaxed) {
-            // Whoever may not announce anybody is cut at once.
-            let is_trusted = is_trusted(arrival.ends.source.ip(), &front.state.load().trusted_proxies);
-            let until = if is_trusted { begun + time } else { begun };
-            let first = first_byte(front, &arrival.stream, until).await;
-            arrival = catch_panic(front, read_proxy_header(front, arrival, (first, begun, time))).await??;
-            begun = Instant::now();
+            // A peer that may not announce anybody is cut at once.
+            let is_trusted = context.state.load().trusts(accepted.ends.source.ip());
+            let until = if is_trusted { time.deadline() } else { time.since };
+            let first = first_byte(context, &accepted.stream, until).await;
+            let announced = read_proxy_header(context, accepted, first, time);
+            accepted = catch_panic(&context.metrics, announced).await??;
+            time = StepTime::begin(time.limit);
         }
-        if !claim(front, &mut arrival) {
-            if let Some(telling) = self.refuse(front, arrival.stream, ProxyError::ClientConnectionLimit) {
-                Box::pin(telling).await;
+        if !acquire_for_client(context, &mut accepted) {
+            let reply = self.refuse(context, accepted.stream, ProxyError::ClientConnectionLimit);
+            if let Some(reply) = reply {
+                Box::pin(reply).await;
             }
             return None;
         }
-        let first = first_byte(front, &arrival.stream, begun + time).await;
+        let first = first_byte(context, &accepted.stream, time.deadline()).await;
         if let Some(terminator) = self.tls.load_full() {
-            arrival.stream =
-                catch_panic(front, accept_tls(front, &terminator, arrival.stream, (first, begun, time)))
-                    .await??;
-            begun = Instant::now();
+            let secured = accept_tls(context, &terminator, accepted.stream, first, time);
+            accepted.stream = catch_panic(&context.metrics, secured).await??;
+            time = StepTime::begin(time.limit);
         } else if first != FirstByte::Arrived {
-            linger(arrival.stream).await;
+            accepted.stream.linger().await;
             return None;
         }
-        Some(EstablishedConnection { arrival, begun })
+        Some(EstablishedConnection { accepted, since: time.since })
     }
 
-    /// Ends a connection that there is no room for. Where that costs no TLS handshake, and not too many are being
-    /// told already, what is given tells it why; all others are closed here and now.
+    /// Ends a connection over a limit. The reply that says why is given where it costs no TLS handshake and few others
+    /// are under way; all other connections are closed here and now.
     pub(super) fn refuse(
         &self,
-        front: &ProxyContext,
+        context: &ProxyContext,
         mut stream: Stream,
-        failure: ProxyError,
+        error: ProxyError,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        tracing::debug!(peer = ?stream.peer(), %failure, "connection sent away");
+        tracing::debug!(peer = ?stream.peer(), %error, "connection refused");
         let refusal =
-            if failure == ProxyError::ConnectionLimit { Refusal::Connections } else { Refusal::PerClient };
-        front.metrics.refuse(refusal);
+            if error == ProxyError::ConnectionLimit { Refusal::Connections } else { Refusal::PerClient };
+        context.metrics.refuse(refusal);
         if self.tls.load().is_some() {
             return None;
         }
-        let slot = Arc::clone(&front.admission.refusal_slots).try_acquire_owned().ok()?;
-        let answer = failure.to_raw_response(front.next_id());
+        let slot = Arc::clone(&context.admission.refusal_slots).try_acquire_owned().ok()?;
+        let reply = error.to_raw_response(context.next_id());
         Some(async move {
             // The socket's buffer is empty, so this does not wait.
-            if stream.write_all(answer.as_bytes()).await.is_ok() {
-                linger(stream).await;
+            if stream.write_all(reply.as_bytes()).await.is_ok() {
+                stream.linger().await;
             }
             drop(slot);
         })
     }
 }
 
-/// A connection that has come in.
-pub(super) struct EstablishedConnection {
-    /// Where from, and its stream.
-    pub arrival: AcceptedConnection,
-    /// From when on its first head is awaited.
-    pub begun: Instant,
-}
-
-/// What became of the wait for a first byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FirstByte {
-    /// It, or the end of the stream, is there.
-    Arrived,
-    /// It did not come in time.
-    TimedOut,
-    /// The process waits for nobody any more.
-    ShuttingDown,
-}
-
 /// Waits for the first byte without a buffer.
-async fn first_byte(front: &ProxyContext, stream: &Stream, until: Instant) -> FirstByte {
-    let ending = async {
+async fn first_byte(context: &ProxyContext, stream: &Stream, until: Instant) -> FirstByte {
+    let shutting_down = async {
         tokio::select! {
             // What is already on its way to this process is still served.
-            () = front.shutdown.relieved() => tokio::time::sleep(LAST_CALL).await,
-            () = front.shutdown.reached(Phase::Draining) => {}
+            () = context.shutdown.relieved() => tokio::time::sleep(LAST_CALL).await,
+            () = context.shutdown.reached(Phase::Draining) => {}
         }
     };
     tokio::select! {
         biased;
-        // An error is told to who reads.
+        // The next read reports an error.
         _ = poll_fn(|cx| stream.poll_readable(cx)) => FirstByte::Arrived,
         () = tokio::time::sleep_until(until) => FirstByte::TimedOut,
-        () = ending => FirstByte::ShuttingDown,
+        () = shutting_down => FirstByte::ShuttingDown,
     }
 }
 
-/// Counts the connection for its client, unless that one has as many as it may.
-fn claim(front: &ProxyContext, arrival: &mut AcceptedConnection) -> bool {
-    let (state, client) = (front.state.load(), arrival.ends.source.ip());
+/// Counts the connection for its client; false when that client is at its limit.
+fn acquire_for_client(context: &ProxyContext, accepted: &mut AcceptedConnection) -> bool {
+    let (state, client) = (context.state.load(), accepted.ends.source.ip());
     // A proxy stands for many clients; each of its upgrades is counted for its own.
-    let most =
-        if is_trusted(client, &state.trusted_proxies) { 0 } else { state.limits.connections_per_client };
-    arrival.place.claim(client, most)
-}
-
-/// A connection on its way in.
-pub(super) struct AcceptedConnection {
-    /// What it is read from and written to.
-    pub stream: Stream,
-    /// Client and destination, as far as they are known here; a Unix socket's client counts as this machine.
-    pub ends: Ends,
-    /// Its place among the connections.
-    pub place: Place,
-}
-
-impl AcceptedConnection {
-    /// An accepted connection.
-    pub fn new(stream: Stream, peer: Option<SocketAddr>, place: Place) -> Self {
-        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let ends = Ends { source: peer.map_or(here, plain), destination: stream.local().map_or(here, plain) };
-        Self { stream, ends, place }
-    }
-}
-
-/// Whether the word of this peer about its clients is believed.
-pub(super) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
-    trusted.iter().any(|net| net.contains(&peer))
+    let limit = if state.trusts(client) { 0 } else { state.limits.connections_per_client };
+    accepted.permit.claim(client, limit)
 }
 
 /// The connection with the ends that its PROXY header names.
 async fn read_proxy_header(
-    front: &ProxyContext,
-    mut arrival: AcceptedConnection,
-    (first, begun, time): (FirstByte, Instant, Duration),
+    context: &ProxyContext,
+    mut accepted: AcceptedConnection,
+    first: FirstByte,
+    time: StepTime,
 ) -> Option<AcceptedConnection> {
-    let peer = arrival.ends.source.ip();
-    let read = if is_trusted(peer, &front.state.load().trusted_proxies) {
+    let peer = accepted.ends.source.ip();
+    let read = if context.state.load().trusts(peer) {
         let read = match first {
             FirstByte::Arrived => tokio::select! {
-                read = proxy_protocol::read(&mut arrival.stream, time.saturating_sub(begun.elapsed())) => read,
-                () = front.shutdown.reached(Phase::Draining) => return None,
+                read = proxy_protocol::read(&mut accepted.stream, time.limit.saturating_sub(time.since.elapsed())) => read,
+                () = context.shutdown.reached(Phase::Draining) => return None,
             },
-            FirstByte::TimedOut => Err(HeaderFault::TooSlow(time)),
+            FirstByte::TimedOut => Err(HeaderFault::TooSlow(time.limit)),
             FirstByte::ShuttingDown => return None,
         };
-        read.map_err(|fault| tracing::debug!(%peer, %fault, "connection cut at its PROXY header"))
+        read.map_err(|error| tracing::debug!(%peer, %error, "connection closed: bad PROXY header"))
     } else {
-        tracing::debug!(%peer, "connection cut: its peer is none of trusted_proxies");
+        tracing::debug!(%peer, "connection closed: peer is not in trusted_proxies");
         Err(())
     };
-    match read {
-        Ok(ends) => {
-            arrival.ends = ends.unwrap_or(arrival.ends);
-            Some(arrival)
-        }
-        Err(()) => {
-            front.metrics.refuse(Refusal::ProxyProtocol);
-            None
-        }
-    }
+    let Ok(ends) = read else {
+        context.metrics.refuse(Refusal::ProxyProtocol);
+        return None;
+    };
+    accepted.ends = ends.unwrap_or(accepted.ends);
+    Some(accepted)
 }
 
 fn terminator_terms(tls: &ListenerTls) -> Terms {
@@ -238,16 +237,17 @@ fn terminator_terms(tls: &ListenerTls) -> Terms {
 }
 
 async fn accept_tls(
-    front: &ProxyContext,
+    context: &ProxyContext,
     terminator: &Terminator,
     stream: Stream,
-    (first, begun, time): (FirstByte, Instant, Duration),
+    first: FirstByte,
+    time: StepTime,
 ) -> Option<Stream> {
     let peer = stream.peer();
     let accepted = match first {
         FirstByte::Arrived => tokio::select! {
-            accepted = tokio::time::timeout_at(begun + time, terminator.accept(stream)) => accepted.ok(),
-            () = front.shutdown.reached(Phase::Draining) => return None,
+            accepted = tokio::time::timeout_at(time.deadline(), terminator.accept(stream)) => accepted.ok(),
+            () = context.shutdown.reached(Phase::Draining) => return None,
         },
         FirstByte::TimedOut => None,
         FirstByte::ShuttingDown => return None,
@@ -257,10 +257,10 @@ async fn accept_tls(
         Some(Err((error, stream))) => {
             tracing::debug!(?peer, %error, "TLS handshake failed");
             // The alert must not be overtaken by a reset.
-            linger(stream).await;
+            stream.linger().await;
         }
-        None => tracing::debug!(?peer, "TLS handshake not done in time"),
+        None => tracing::debug!(?peer, "TLS handshake timed out"),
     }
-    front.metrics.unrouted_handshake(Handshake::Refused);
+    context.metrics.unrouted_handshake(Handshake::Refused);
     None
 }

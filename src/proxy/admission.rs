@@ -1,8 +1,8 @@
-//! Who is let in: the places of connections, the sessions without one, and the pace of handshakes.
+//! Admission control: the permits of connections, the sessions that poll, and the rate of handshakes.
 //!
 //! The counts live here and outlive every generation; the limits are those of the generation that asks. A handshake
-//! over the pace waits in a short queue that is fair among clients, and is sent away when it is full or slow: a
-//! reconnect storm costs the nodes no more than the pace, and each client its turn.
+//! over the rate waits in a short queue that is fair among clients, and is rejected when the queue is full or slow: a
+//! reconnect storm costs the nodes no more than the rate, and delays each client by its turn.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,26 +19,26 @@ use crate::pace::{FairQueue, TokenBucket};
 
 /// The longest that a handshake waits for its turn: within what a client's own connect timeout leaves.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// The most handshakes that wait, whatever the rate: each holds a connection and its head.
+/// The most handshakes that wait, whatever the rate: each holds a connection and its request head.
 const MAX_QUEUED: usize = 10_000;
-/// Connections at a time that are told why they are sent away; the rest are closed without a word.
+/// Refused connections at a time that get a response; the others are closed without one.
 const MAX_REFUSAL_SLOTS: usize = 32;
-/// From one look at the queue to the next, at least.
+/// The least time from one look at the queue to the next.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// How long those who have left may take up room in the queue: to look for them is to look at all.
+/// How long handshakes whose client has left may stay in the queue: a search looks at all of it.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
-/// Those who are sent away come back over this many seconds, at least.
+/// The least seconds over which Retry-After spreads rejected handshakes.
 const MIN_RETRY_SPREAD: u64 = 5;
-/// And at most: longer, and the storm is over before they are back.
+/// The most: with more, the storm is over before they are back.
 const MAX_RETRY_SPREAD: u64 = 300;
 
-/// See the module.
+/// The limits on connections and handshakes of a process.
 pub struct AdmissionControl {
     /// The client connections.
     pub connections: Arc<Places>,
     /// The sessions that clients have opened by polling.
     pub(super) polling: Arc<PollingSessions>,
-    /// Room for those who are told why they are sent away.
+    /// Room for responses to refused connections.
     pub refusal_slots: Arc<Semaphore>,
     /// The zero of the bucket's clock.
     started: Instant,
@@ -52,16 +52,16 @@ struct HandshakeQueue {
     queue: FairQueue<IpAddr, oneshot::Sender<()>>,
     /// The rate that was asked for last, in handshakes a second.
     rate: u32,
-    /// When those who have left were last taken out, on the bucket's clock.
+    /// When handshakes whose client has left were last removed, on the bucket's clock.
     swept_at: Duration,
-    /// Sent away since the queue was empty.
+    /// Rejected since the queue was empty.
     rejected: u64,
-    /// The pump is at work.
+    /// A task releases waiting handshakes.
     is_running: bool,
 }
 
 impl AdmissionControl {
-    /// Nobody is there yet.
+    /// Nothing is counted yet.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             connections: Arc::default(),
@@ -72,7 +72,8 @@ impl AdmissionControl {
         })
     }
 
-    /// Waits for the turn of a handshake of `client` at `rate` a second; 0 is no limit. `tasks` owns the pump.
+    /// Waits for the turn of a handshake of `client` at `rate` a second; 0 is no limit. `tasks` owns the task
+    /// that releases waiting handshakes.
     ///
     /// # Errors
     ///
@@ -93,7 +94,7 @@ impl AdmissionControl {
         }
     }
 
-    /// A place in the queue, or none where the turn is now.
+    /// Its place in the queue; `None` where its turn is now.
     fn enqueue(
         self: &Arc<Self>,
         client: IpAddr,
@@ -105,10 +106,10 @@ impl AdmissionControl {
         if waiting.queue.is_empty() && waiting.bucket.take(rate, self.started.elapsed()).is_ok() {
             return Ok(None);
         }
-        // What comes out within their patience, and no more.
+        // No more than are released within the longest wait.
         let room = (rate as usize).saturating_mul(MAX_WAIT.as_secs() as usize).min(MAX_QUEUED);
         let (turn, awaited) = oneshot::channel();
-        // One that makes way for it hears so by the end of its channel.
+        // One that makes way for it sees the end of its channel.
         if waiting.queue.push(client_prefix(client), turn, room).is_err() {
             return Err(waiting.reject());
         }
@@ -122,12 +123,12 @@ impl AdmissionControl {
 impl HandshakeQueue {
     fn reject(&mut self) -> ProxyError {
         self.rejected += 1;
-        // So that they come back at half the rate, whoever else does.
+        // They come back at half the rate, which leaves the other half to new clients.
         let needed = self.rejected.saturating_mul(2) / u64::from(self.rate.max(1));
         ProxyError::HandshakeRateLimit { spread: needed.clamp(MIN_RETRY_SPREAD, MAX_RETRY_SPREAD) }
     }
 
-    /// Lets those in whose turn it is; says when the next one is, while somebody waits.
+    /// Releases the handshakes whose turn it is. Gives the time until the next one; `None` when the queue is empty.
     fn release_due(&mut self, now: Duration) -> Option<Duration> {
         if now.saturating_sub(self.swept_at) >= SWEEP_INTERVAL {
             self.swept_at = now;
@@ -145,7 +146,7 @@ impl HandshakeQueue {
     }
 }
 
-/// Runs while somebody waits.
+/// Releases waiting handshakes until the queue is empty.
 async fn run_queue(admission: Arc<AdmissionControl>) {
     loop {
         let wait = admission.waiting.lock().release_due(admission.started.elapsed());

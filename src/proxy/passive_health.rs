@@ -1,33 +1,38 @@
-//! What real traffic says of a node: who is believed, and how many nodes may be left out for it.
+//! Passive health checks: how real traffic counts for the health of a node, and how many nodes it may eject.
 //!
-//! A failed dial is the balancer's own finding. A failed answer is the word of one client, who may have wanted it: it
-//! counts once for each client, see [`crate::pool::health::Evidence`]. A balancer that runs out of ports or descriptors
-//! blames nobody.
+//! A failed dial is the balancer's own observation. A failed answer may be what one client wanted: it counts once for
+//! each client, see [`crate::pool::health::Evidence`]. A dial that fails for want of ports or descriptors of the
+//! balancer does not count.
 
 use std::time::Duration;
 
-use super::session::Session;
-use super::{ProxyContext, UpstreamPool};
+use super::context::ProxyContext;
+use super::session::ProxySession;
+use super::state::UpstreamPool;
 use crate::net::dial::DialFault;
 use crate::net::places::client_prefix;
 use crate::pool::health::{Evidence, Failure};
 
-impl Session {
+impl ProxySession {
     /// No connection to the node could be made.
-    pub fn record_dial_failure(&self, front: &ProxyContext, node: usize, fault: &DialFault) {
-        if !fault.is_own() {
-            self.record_failure(front, node, &Failure { evidence: Evidence::Dial, what: &fault.to_string() });
+    pub fn record_dial_failure(&self, context: &ProxyContext, node: usize, error: &DialFault) {
+        if !error.is_own() {
+            self.record_failure(
+                context,
+                node,
+                &Failure { evidence: Evidence::Dial, what: &error.to_string() },
+            );
         }
     }
 
     /// The node did not answer this client, or its answer is none.
-    pub fn record_bad_answer(&self, front: &ProxyContext, node: usize, what: &str) {
+    pub fn record_bad_answer(&self, context: &ProxyContext, node: usize, what: &str) {
         let evidence = Evidence::Answer(client_prefix(self.client.address));
-        self.record_failure(front, node, &Failure { evidence, what });
+        self.record_failure(context, node, &Failure { evidence, what });
     }
 
-    fn record_failure(&self, front: &ProxyContext, node: usize, failure: &Failure<'_>) {
-        let now = front.now();
+    fn record_failure(&self, context: &ProxyContext, node: usize, failure: &Failure<'_>) {
+        let now = context.now();
         // One at a time, so that no two nodes are ejected where one may be.
         let _one = self.pool.passive_lock.lock();
         let may_eject = self.pool.may_eject(node, now);
@@ -36,8 +41,8 @@ impl Session {
     }
 
     /// Real traffic went well.
-    pub fn record_success(&self, front: &ProxyContext, node: usize) {
-        self.pool.upstreams[node].update_health(front.now(), &"", |health| {
+    pub fn record_success(&self, context: &ProxyContext, node: usize) {
+        self.pool.upstreams[node].update_health(context.now(), &"", |health| {
             health.on_success();
             None
         });

@@ -1,100 +1,42 @@
-//! The Engine.IO sessions that clients open by polling: each is a handshake, and each client may have so many.
+//! The Engine.IO sessions that clients open by polling, and how many of them each client may have.
 //!
-//! A request that opens one takes its turn among the handshakes, as an upgrade does. Between its requests a polling
-//! session holds no connection, but its node keeps it until its heartbeat fails; so `limits.connections_per_client`
-//! counts it by a lease. A lease begins with the request and ends
+//! Between its requests a polling session holds no connection, but its node keeps it until its heartbeat fails; so
+//! `limits.connections_per_client` counts it by a lease. A lease begins with the request that may open a session and
+//! ends
 //!
 //! - when the answer is no session,
-//! - when the session becomes a tunnel, which has a place among the connections of its client,
+//! - when the session becomes a tunnel, whose connection counts for its client,
 //! - when no request has named the session for as long as its node waits for one (`pingInterval` and `pingTimeout` of
 //!   the open packet; 45 s, the defaults of engine.io, where that is not understood).
 //!
-//! A client may have as many leases as connections, and both at a time: with room for one connection it could not poll
+//! A client may have as many leases as connections, and both at a time: with one connection it could not poll
 //! otherwise. A session that its client closes by polling counts until its lease ends: the balancer does not read what
-//! is in a session. Nothing is handed on at a reload (it lives beside the generations) nor to another process.
+//! is in a session. The leases live beside the generations of the config; another process does not take them over.
 //!
-//! The memory is bounded by [`MOST`] leases in all, some 5 MB; beyond them nothing is counted. Whoever has that many
-//! addresses is not held by a limit for each of them, and `handshakes_per_second` holds still.
+//! [`MAX_LEASES`] bounds the memory, to some 5 MB; beyond it nothing is counted. A limit for each client does not stop
+//! an attacker who has that many addresses; `handshakes_per_second` still does.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Request;
 use parking_lot::Mutex;
 
-use super::accept::Connection;
-use super::acceptor::is_trusted;
-use super::session::Session;
 use crate::affinity::engine_io::{self, Heartbeat};
 use crate::http::reply::ProxyError;
-use crate::metrics::Handshake;
 use crate::net::places::client_prefix;
 
-/// Leases of all clients together.
+/// The most leases of all clients together.
 const MAX_LEASES: usize = 100_000;
-/// How long a session is kept of which nothing more is known: 25 s and 20 s, engine.io's defaults.
+/// The lifetime of a session whose heartbeat is not known: 25 s and 20 s, the defaults of engine.io.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(45);
-/// And at most, whatever the node says.
+/// The longest lifetime, whatever the node says.
 const MAX_LIFETIME: Duration = Duration::from_secs(600);
-/// From one look for leases that have ended to the next.
+/// From one search for expired leases to the next.
 const LEASE_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets a request in: one that may open a session by polling waits for its turn and takes a lease, one that names a
-/// session renews its lease.
-///
-/// # Errors
-///
-/// [`ProxyError::ClientConnectionLimit`] when the client has as many sessions as it may, [`ProxyError::HandshakeRateLimit`] when its turn does not
-/// come soon enough.
-pub async fn admit<B>(
-    connection: &Connection,
-    session: &Session,
-    request: &Request<B>,
-) -> Result<Option<PollingPermit>, ProxyError> {
-    let sessions = &connection.front.admission.polling;
-    let query = request.uri().query();
-    if !engine_io::may_open_by_polling(request.method(), query) {
-        if let Some((client, _)) = limit(session)
-            && let Some(named) = query.and_then(engine_io::named_session)
-        {
-            sessions.renew(client, named);
-        }
-        return Ok(None);
-    }
-    let opening = open(connection, session).await;
-    opening.inspect_err(|_| session.pool.meter.handshake(Handshake::Limited))
-}
-
-async fn open(connection: &Connection, session: &Session) -> Result<Option<PollingPermit>, ProxyError> {
-    let front = &connection.front;
-    let opening = match limit(session) {
-        Some((client, most)) => front.admission.polling.open(client, most)?,
-        None => None,
-    };
-    let (client, rate) = (session.client.address, session.state.limits.handshakes_per_second);
-    let turn = front.admission.await_handshake_turn(client, rate, &front.tasks).await;
-    turn.inspect_err(|_| opening.iter().for_each(PollingPermit::cancel))?;
-    Ok(opening)
-}
-
-/// A session has become a tunnel.
-pub fn become_tunnel(connection: &Connection, session: &Session, query: Option<&str>) {
-    if let Some((client, _)) = limit(session)
-        && let Some(named) = query.and_then(engine_io::named_session)
-    {
-        connection.front.admission.polling.end(client, named);
-    }
-}
-
-/// The client and the most sessions that it may have, where there is a limit. A proxy stands for many clients.
-fn limit(session: &Session) -> Option<(IpAddr, usize)> {
-    let (client, most) = (session.client.address, session.state.limits.connections_per_client);
-    (most != 0 && !is_trusted(client, &session.state.trusted_proxies)).then_some((client, most as usize))
-}
-
-/// See the module.
+/// The polling sessions of all clients.
 #[derive(Debug)]
 pub struct PollingSessions {
     /// The zero of the leases' clock.
@@ -108,13 +50,19 @@ impl PollingSessions {
         Arc::new(Self { started: Instant::now(), table: Mutex::default() })
     }
 
-    fn open(self: &Arc<Self>, client: IpAddr, most: usize) -> Result<Option<PollingPermit>, ProxyError> {
+    /// A permit for one more session of this client, which may have `most`; `None` where it is not counted.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyError::ClientConnectionLimit`] when the client is at its limit.
+    pub fn open(self: &Arc<Self>, client: IpAddr, most: usize) -> Result<Option<PollingPermit>, ProxyError> {
         let client = client_prefix(client);
         let taken = self.table.lock().take(client, most, self.started.elapsed())?;
         Ok(taken.map(|id| PollingPermit { sessions: Arc::clone(self), client, id }))
     }
 
-    fn renew(&self, client: IpAddr, named: u64) {
+    /// A request has named a session, by its hash.
+    pub fn renew(&self, client: IpAddr, named: u64) {
         let now = self.started.elapsed();
         self.table.lock().change(
             client_prefix(client),
@@ -125,13 +73,14 @@ impl PollingSessions {
         );
     }
 
-    fn end(&self, client: IpAddr, named: u64) {
+    /// The session is over.
+    pub fn end(&self, client: IpAddr, named: u64) {
         self.table.lock().remove(client_prefix(client), |lease| lease.session == Some(named));
     }
 }
 
-/// A session that is being opened. Where nobody says how that ended, the client has left, and its lease stays: its node
-/// may have opened the session all the same.
+/// A session that is being opened. When it is dropped without a result the client has left, and the lease stays: the
+/// node may have opened the session all the same.
 #[derive(Debug)]
 pub struct PollingPermit {
     sessions: Arc<PollingSessions>,
@@ -140,12 +89,12 @@ pub struct PollingPermit {
 }
 
 impl PollingPermit {
-    /// There is no session.
+    /// No session was opened.
     pub fn cancel(&self) {
         self.sessions.table.lock().remove(self.client, |lease| lease.id == self.id);
     }
 
-    /// There is one: what its node answered to the request.
+    /// Reads the session from its node's answer.
     pub fn confirm(&self, answer: &[u8]) {
         let session = engine_io::opened_session(answer);
         let lives =
@@ -162,7 +111,7 @@ impl PollingPermit {
     }
 }
 
-/// The leases; none of its clients is without one.
+/// The leases. A client without one has no entry.
 #[derive(Debug, Default)]
 struct LeaseTable {
     clients: HashMap<IpAddr, Vec<PollingLease>>,
@@ -170,7 +119,7 @@ struct LeaseTable {
     count: usize,
     /// Leases so far.
     ids: u64,
-    /// When those that had ended were last taken out.
+    /// When expired leases were last removed.
     swept_at: Duration,
 }
 
@@ -179,14 +128,14 @@ struct PollingLease {
     id: u64,
     /// The hash of the sid, once it is known.
     session: Option<u64>,
-    /// From one request of the session to the time when its node has given it up.
+    /// How long its node waits for the next request.
     lifetime: Duration,
-    /// It ends here, on the clock of the table.
+    /// When it ends, on the clock of the table.
     expires_at: Duration,
 }
 
 impl LeaseTable {
-    /// A lease for this client; none where it is not counted.
+    /// A lease for this client; `None` where it is not counted.
     fn take(&mut self, client: IpAddr, most: usize, now: Duration) -> Result<Option<u64>, ProxyError> {
         if now.saturating_sub(self.swept_at) >= LEASE_SWEEP_INTERVAL {
             self.swept_at = now;
@@ -215,7 +164,7 @@ impl LeaseTable {
         Ok(Some(self.ids))
     }
 
-    /// Takes out what has ended.
+    /// Removes what has expired.
     fn end(&mut self, client: IpAddr, now: Duration) {
         self.remove(client, |lease| lease.expires_at <= now);
     }

@@ -1,9 +1,8 @@
-//! A request's body on its way to a node: whether all of it has gone, and which trailers go with it.
+//! A request's body on its way to a node: whether all of it was sent, and which trailers are sent with it.
 //!
 //! An answer may come before the request was sent whole. Then the upload goes on for as long as the answer does, and
-//! ends with it: the node's connection is cut off, since what would come next on it is the rest of a body (RFC 9112,
-//! section 9.3), and the client is told beforehand that its connection ends with this answer (section 9.6; RFC 9110,
-//! section 10.1.1).
+//! ends with it. The node's connection is closed, since the rest of a body would come next on it (RFC 9112, section
+//! 9.3), and the answer tells the client that its connection ends (section 9.6; RFC 9110, section 10.1.1).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,26 +22,26 @@ pub struct RequestBody {
     progress: UploadProgress,
 }
 
-/// How far an upload is; outlives it.
+/// Whether a body was sent whole; outlives the body.
 #[derive(Debug, Clone)]
 pub struct UploadProgress(Option<Arc<AtomicBool>>);
 
 impl UploadProgress {
-    /// All of the body has been taken for the node, or there is none.
+    /// All of the body was taken for the node, or there is none.
     pub fn is_whole(&self) -> bool {
         self.0.as_ref().is_none_or(|whole| whole.load(Relaxed))
     }
 }
 
 impl RequestBody {
-    /// The request with its body followed.
+    /// The request with the progress of its body.
     pub fn track(request: Request<Incoming>) -> (Request<Self>, UploadProgress) {
         let is_whole = request.body().is_end_stream();
         let progress = UploadProgress((!is_whole).then(Arc::default));
         (request.map(|body| Self { body, progress: progress.clone() }), progress)
     }
 
-    /// How far it is.
+    /// Its progress.
     pub fn progress(&self) -> &UploadProgress {
         &self.progress
     }
@@ -59,7 +58,7 @@ impl http_body::Body for RequestBody {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         let is_last = match &mut polled {
             Poll::Ready(Some(Ok(frame))) => match frame.trailers_mut() {
-                // Nobody asks for what comes behind them.
+                // Nothing comes behind them.
                 Some(trailers) => {
                     headers::strip_trailers(trailers);
                     true

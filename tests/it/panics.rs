@@ -9,7 +9,7 @@ use mainstay::log::AccessLog;
 use mainstay::metrics::Metrics;
 use mainstay::net::listen::Listener;
 use mainstay::proxy::acceptor::Acceptor;
-use mainstay::proxy::{ProxyContext, ProxyState, accept};
+use mainstay::proxy::{ProxyContext, ProxyState, connection};
 use mainstay::relay::{Ledger, Relay};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -39,7 +39,7 @@ impl Desk {
         let address = listener.local();
         let entrance = Arc::new(Acceptor::new(&config.listeners[0]).unwrap());
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept::run(Arc::clone(&front), listener, entrance));
+        accepting.spawn(connection::serve_listener(Arc::clone(&front), listener, entrance));
         Self { front, address, node, _accepting: accepting }
     }
 

@@ -55,7 +55,7 @@ fn at_the_file_limit_everybody_is_answered_in_the_end_and_no_node_is_blamed() {
     let _nodes = answer_all(node);
     let mut clients: Vec<Raw> = (0..400).map(|_| balancer.client()).collect();
     clients.iter_mut().for_each(|client| client.send(REQUEST));
-    balancer.line("no file descriptor is left, accepting rests");
+    balancer.line("accept paused: file descriptor limit reached");
     // Those who leave make room for those who still wait to be accepted.
     let (mut open, mut sent_away) = (0, 0);
     for mut client in clients {
@@ -86,7 +86,7 @@ fn at_the_file_limit_everybody_is_answered_in_the_end_and_no_node_is_blamed() {
         metrics.contains("mainstay_node_state{pool=\"chat\",node=\"ws1\",state=\"up\"} 1\n"),
         "{metrics}"
     );
-    assert_eq!(balancer.log().matches("accepting rests").count(), 1, "{}", balancer.log());
+    assert_eq!(balancer.log().matches("accept paused").count(), 1, "{}", balancer.log());
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn silent_clients_at_the_file_limit_are_cut_and_those_behind_them_are_served() {
     let silent: Vec<Raw> = (0..400).map(|_| balancer.client()).collect();
     let mut waiting = balancer.client();
     waiting.send(REQUEST);
-    balancer.line("no file descriptor is left, accepting rests");
+    balancer.line("accept paused: file descriptor limit reached");
     // The tunnels do not notice.
     echo(&mut client, &mut at_node);
     for mut silent in silent {
@@ -124,5 +124,5 @@ fn auto_stays_within_the_file_limit_so_that_it_is_never_hit() {
     echo(&mut client, &mut at_node);
     balancer.signal(rustix::process::Signal::TERM);
     balancer.exit_code();
-    assert!(!balancer.log().contains("accepting rests"), "{}", balancer.log());
+    assert!(!balancer.log().contains("accept paused"), "{}", balancer.log());
 }

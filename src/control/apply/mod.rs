@@ -327,7 +327,7 @@ impl Reload {
         let front = Arc::clone(&self.front);
         self.front.tasks.spawn(async move {
             tokio::select! {
-                () = proxy::accept::run(front, listener, entrance) => {}
+                () = proxy::connection::serve_listener(front, listener, entrance) => {}
                 () = stop.cancelled() => {}
             }
         })

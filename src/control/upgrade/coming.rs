@@ -185,7 +185,7 @@ impl Coming {
 
     async fn hold(&mut self, mut taker: Taker, arrived: Vec<Arrival>) -> Result<Next, TalkFault> {
         let front = Arc::clone(self.reload.front());
-        let counts = Counts { metrics: &front.metrics, places: &front.admission().connections };
+        let counts = Counts { metrics: &front.metrics, places: &front.admission.connections };
         let held = match Held::new(arrived, counts) {
             Ok(held) => held,
             Err(fault) => return Err(self.refuse(taker, Vec::new(), fault.to_string()).await),

@@ -230,7 +230,7 @@ impl<'a> Handing<'a> {
             front.relay.turned().await;
             // Before the tunnels are counted: the last of them are here when it has ended.
             let is_last = self.reload.predecessor().has_ended();
-            let (places, live) = (front.admission().connections.taken(), front.relay.live());
+            let (places, live) = (front.admission.connections.taken(), front.relay.live());
             if is_last && places == 0 && live == 0 {
                 break;
             }

@@ -137,6 +137,11 @@ impl<S> RequestStream<S> {
         (guard, link)
     }
 
+    /// Bytes that one request head may have.
+    pub(super) fn max_head(&self) -> usize {
+        self.limits.request_head
+    }
+
     /// The stream, and the bytes that were read behind the last head and never released: what a client sent early,
     /// behind its request for an upgrade.
     pub fn into_parts(mut self) -> (S, Bytes) {

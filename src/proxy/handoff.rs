@@ -1,0 +1,147 @@
+//! The end of a handshake: a node has accepted, its client is told 101, and both sockets go to the relay.
+//!
+//! Invariant I5: the client's 101 is made from a node's valid 101, and what the client sent behind its request is
+//! handed over with the sockets.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Empty};
+
+use super::client_connection::ClientConnection;
+use super::context::ProxyContext;
+use super::node_handshake::AcceptedUpgrade;
+use super::session::ProxySession;
+use super::state::ProxyState;
+use super::upgrade::{UpgradeRequest, set_upgrade};
+use crate::http::headers;
+use crate::http::server::Reply;
+use crate::log::access;
+use crate::metrics::{Handshake, PoolMeter, Seat};
+use crate::net::places::Place;
+use crate::net::stream::Stream;
+use crate::pool::pick::Candidate;
+use crate::relay::{Record, Rules, Tunnel};
+use crate::ws::handshake;
+
+/// A tunnel whose node has accepted, while its client is told.
+pub struct PendingTunnel {
+    node: Stream,
+    from_node: Bytes,
+    rules: Rules,
+    record: Record,
+    begun: Instant,
+    outcome: HandshakeOutcome,
+    /// Its generation, for whoever waits for the last session of that.
+    _state: Arc<ProxyState>,
+}
+
+/// A tunnel whose client has been told, too.
+pub struct Handoff {
+    /// The tunnel.
+    pub tunnel: PendingTunnel,
+    /// The client's side.
+    pub client: Stream,
+    /// What the client has sent behind its request.
+    pub early: Bytes,
+    /// Counts the client's connection.
+    pub permit: Place,
+}
+
+/// Counts the result of a handshake once, when it is dropped. Unless it is set, the handshake has failed: the client has
+/// left before it was told.
+struct HandshakeOutcome {
+    meter: Arc<PoolMeter>,
+    result: Handshake,
+}
+
+impl Drop for HandshakeOutcome {
+    fn drop(&mut self) {
+        self.meter.handshake(self.result);
+    }
+}
+
+/// The client's 101 from a node's: the node's fields, and the cookie that pins the client to it.
+pub fn accept_upgrade(
+    connection: &ClientConnection,
+    session: &ProxySession,
+    upgrade: &UpgradeRequest,
+    accepted: AcceptedUpgrade,
+) -> Reply<PendingTunnel> {
+    let AcceptedUpgrade { candidate, seat, node, from_node, mut fields } = accepted;
+    let (pool, query) = (&session.pool, upgrade.query());
+    session.end_polling(connection, query);
+    pool.idle_timeout_lint.check_first_frame(&pool.config, query, &from_node);
+    headers::strip_hop_by_hop(&mut fields);
+    set_upgrade(&mut fields);
+    session.set_cookies(&candidate, &mut fields);
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = handshake::YES;
+    *response.headers_mut() = fields;
+    let tunnel = PendingTunnel {
+        node,
+        from_node,
+        rules: Rules {
+            idle: pool.config.timeouts.idle,
+            max_message: pool.config.messages.max_size.unwrap_or(u64::MAX),
+            ping: pool.config.messages.ping,
+            close: pool.config.timeouts.close,
+        },
+        record: record(session, &candidate, seat),
+        begun: session.begun,
+        outcome: HandshakeOutcome { meter: Arc::clone(&pool.meter), result: Handshake::Failed },
+        _state: Arc::clone(&session.state),
+    };
+    Reply { response, upgrade: Some(tunnel) }
+}
+
+fn record(session: &ProxySession, candidate: &Candidate, seat: Seat) -> Record {
+    Record {
+        id: session.id,
+        client: session.client.address,
+        seat,
+        route: Arc::clone(&session.route),
+        generation: session.state.generation,
+        opened_at: session.opened_at,
+        affinity: (candidate.source(), candidate.outcome.as_str()),
+        key: session.key(candidate),
+        trace: session.trace,
+        place: None,
+    }
+}
+
+impl Handoff {
+    /// Hands both sockets to the relay. The session is open from here on.
+    pub fn adopt(self, context: &ProxyContext) {
+        let Self { tunnel, client, early, permit } = self;
+        let (client, client_tls) = match client.leave() {
+            Ok(client) => client,
+            Err(error) => return tracing::debug!(%error, "client socket lost before the relay"),
+        };
+        let (node, node_tls) = match tunnel.node.leave() {
+            Ok(node) => node,
+            Err(error) => return tracing::warn!(%error, "node socket lost before the relay"),
+        };
+        let mut outcome = tunnel.outcome;
+        outcome.result = Handshake::Upgraded;
+        outcome.meter.handshake_seconds(tunnel.begun.elapsed());
+        drop(outcome);
+        let record = Record { place: Some(permit), ..tunnel.record };
+        context.access_log.open(access::Open { at: SystemTime::now(), session: record.session() });
+        let tunnel = Tunnel {
+            client,
+            node,
+            client_tls,
+            node_tls,
+            from_client: early,
+            from_node: tunnel.from_node,
+            rules: tunnel.rules,
+            record,
+        };
+        if !context.relay.adopt(tunnel) {
+            tracing::debug!("tunnel rejected: the relay has stopped");
+        }
+    }
+}
