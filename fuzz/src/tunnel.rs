@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use mainstay::control::upgrade::{arrivals, words};
+use mainstay::control::upgrade::{decode_piece, protocol};
 use mainstay::metrics::Metrics;
 use mainstay::net::handover::{Frame, Link};
 use mainstay::net::places::Places;
@@ -76,9 +76,9 @@ pub fn handover(data: &[u8]) {
     let kind = input.byte();
     let bytes = input.rest();
     match kind % 5 {
-        0 => spoken::<words::Hello>(bytes),
-        1 => spoken::<words::Take>(bytes),
-        2 => spoken::<words::Last>(bytes),
+        0 => spoken::<protocol::Hello>(bytes),
+        1 => spoken::<protocol::HandedState>(bytes),
+        2 => spoken::<protocol::FinalReport>(bytes),
         3 => piece(kind, bytes),
         _ => frames(kind, bytes),
     }
@@ -95,8 +95,8 @@ fn spoken<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) {
 fn piece(kind: u8, bytes: &[u8]) {
     let count = usize::from(kind / 5) % 5;
     let descriptors: Vec<OwnedFd> = sockets().into_iter().chain(sockets()).take(count).collect();
-    let frame = Frame { kind: words::kind::PIECE, body: bytes.to_vec().into(), descriptors };
-    if let Ok(arrivals) = arrivals(frame) {
+    let frame = Frame { kind: protocol::kind::PIECE, body: bytes.to_vec().into(), descriptors };
+    if let Ok(arrivals) = decode_piece(frame) {
         assert_eq!(2 * arrivals.len(), count, "each tunnel has its two sockets");
         let whole: usize = arrivals.iter().map(|arrival| 4 + arrival.bytes.len()).sum();
         assert_eq!(whole, bytes.len());

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::admin;
 use crate::config::{Config, Fault, Faults, ListenAddress};
-use crate::control::upgrade::{Program, Succession, Taking, Upgrader};
+use crate::control::upgrade::{Program, Takeover, UpgradeChannel, Upgrader};
 use crate::control::watch::Watch;
 use crate::control::{self, Bound, ListenSpec, Reload, pages, report};
 use crate::log::access::{self, AccessLog};
@@ -65,16 +65,16 @@ impl App {
     }
 
     /// Takes over from another process, which goes on if this fails.
-    pub async fn take_over(config: &Config, path: &Path, mut taking: Taking) -> io::Result<Self> {
-        let inherited = taking.inherited();
-        let (mut app, bound) = match Self::ready(config, Some(path), inherited, Some(&taking)) {
+    pub async fn take_over(config: &Config, path: &Path, mut takeover: Takeover) -> io::Result<Self> {
+        let inherited = takeover.inherited();
+        let (mut app, bound) = match Self::ready(config, Some(path), inherited, Some(&takeover)) {
             Ok(ready) => ready,
             Err(error) => {
-                taking.refuse(&error.to_string()).await;
+                takeover.refuse(&error.to_string()).await;
                 return Err(error);
             }
         };
-        let coming = taking.take_over(&app.reload, bound).await.map_err(io::Error::other)?;
+        let coming = takeover.take_over(&app.reload, bound).await.map_err(io::Error::other)?;
         app.servers.spawn(coming);
         tracing::info!("serving, another process has handed over");
         Ok(app.reporting())
@@ -85,7 +85,7 @@ impl App {
         config: &Config,
         path: Option<&Path>,
         mut inherited: Inherited,
-        taking: Option<&Taking>,
+        takeover: Option<&Takeover>,
     ) -> io::Result<(Self, Bound)> {
         open_files::raise_limit();
         let bound = Bound::all(config, |spec| open(spec, &mut inherited));
@@ -100,9 +100,9 @@ impl App {
         let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access, &metrics))?;
         let seed = RandomState::new().hash_one(std::process::id());
-        let state = ProxyState::resume_from(taking.map_or(0, Taking::generation), config, &metrics);
+        let state = ProxyState::resume_from(takeover.map_or(0, Takeover::generation), config, &metrics);
         let mut front = ProxyContext::new(state, relay, metrics, access, seed);
-        front.continue_clock(taking.map_or(Duration::ZERO, Taking::clock));
+        front.continue_clock(takeover.map_or(Duration::ZERO, Takeover::clock));
         let front = Arc::new(front);
         let started_at = SystemTime::now();
         let upgrader = Arc::new(OnceLock::new());
@@ -275,18 +275,18 @@ fn close_event(record: &Record, outcome: &Outcome) -> access::Close {
 
 /// Runs a balancer with the config that was read from the file at `path` until SIGTERM or SIGINT; see [`run_until`].
 ///
-/// With a `succession` it takes over from another process.
-pub fn run(path: &Path, config: &Config, succession: Option<Succession>) -> io::Result<()> {
+/// With a `channel` it takes over from another process.
+pub fn run(path: &Path, config: &Config, channel: Option<UpgradeChannel>) -> io::Result<()> {
     // While there is one thread only: it takes variables out of the environment.
     let inherited = Inherited::from_env();
     run_until(async move {
         // Before anything takes time: SIGHUP would end the process.
         let watch = Watch::new()?;
-        let mut app = match succession {
+        let mut app = match channel {
             None => App::start_on(config, Some(path), inherited).await?,
-            Some(succession) => {
-                let taking = succession.hear().await.map_err(io::Error::other)?;
-                App::take_over(config, path, taking).await?
+            Some(channel) => {
+                let takeover = channel.greet().await.map_err(io::Error::other)?;
+                App::take_over(config, path, takeover).await?
             }
         };
         app.watch(watch);

@@ -63,7 +63,7 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
             let upgrader = upgrades.get().cloned();
             Box::pin(async move {
                 let Some(upgrader) = upgrader else { return Err("the balancer is starting".into()) };
-                let replaced = upgrader.replace().await.map_err(|fault| fault.to_string())?;
+                let replaced = upgrader.upgrade().await.map_err(|fault| fault.to_string())?;
                 Ok(admin::Replaced {
                     process: replaced.process,
                     tunnels: replaced.tunnels,

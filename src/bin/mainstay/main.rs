@@ -21,7 +21,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use mainstay::admin::client::ClientFault;
 use mainstay::config::{Faults, Summary};
 use mainstay::control::load::load;
-use mainstay::control::upgrade::Succession;
+use mainstay::control::upgrade::UpgradeChannel;
 
 use drain::{NodePath, Wish};
 use generate::{Completions, Manual};
@@ -203,13 +203,13 @@ fn carry_out(command: Command) -> Result<(), Failure> {
 }
 
 fn run(file: ConfigFile) -> Result<(), Failure> {
-    let succession = Succession::from_env()?;
+    let channel = UpgradeChannel::from_env()?;
     let path = file.path();
-    match (load(&path), succession) {
-        (Ok(config), succession) => mainstay::app::run(&path, &config, succession).map_err(Failure::of_run),
+    match (load(&path), channel) {
+        (Ok(config), channel) => mainstay::app::run(&path, &config, channel).map_err(Failure::of_run),
         (Err(faults), None) => Err(faults.into()),
-        (Err(faults), Some(succession)) => {
-            succession.refuse(&faults.to_string());
+        (Err(faults), Some(channel)) => {
+            channel.refuse(&faults.to_string());
             Err(faults.into())
         }
     }

@@ -1,38 +1,44 @@
-//! Replacing the binary with every connection kept: the old process gives, the new one takes.
+//! Replacing the binary without closing a connection: the old process hands over, the new one takes over.
 //!
-//! 1. The old process starts the program that stands at its own path now, with its own arguments, and the new process
-//!    reads and checks its config. The standard input of the new one is a socket to the old one that has no name.
-//! 2. Old: the listening sockets, and where it stands ([`words::Hello`]). New: asks every node once, and is ready. Reloads
-//!    of the old one go on meanwhile; after one, another new process is started.
-//! 3. Old: accepts no more (clients wait in the kernel's queue), and says what it has counted, what it knows of its nodes,
-//!    and all that governs live tunnels: drains, rebalances, who is leaving ([`words::Take`]). From here on nothing of
-//!    that is changed here; what is said later only adds to the counts.
-//! 4. The tunnels, batch by batch ([`steps`]): frozen, sent, held untouched, let go, gone on with. Behind the first the
-//!    new process accepts clients and speaks for the service.
+//! 1. The old process starts the program that is at its own path now, with its own arguments, and the new process reads
+//!    and checks its config. The standard input of the new one is an unnamed socket to the old one.
+//! 2. Old: sends the listening sockets ([`protocol::Hello`]). New: probes every node once, and is ready. Reloads of the
+//!    old process go on meanwhile; after one, another new process is started.
+//! 3. Old: stops accepting (clients wait in the kernel's queue), and sends what it has counted, what it knows of its nodes,
+//!    and all that governs live tunnels: drains, rebalances, removals ([`protocol::HandedState`]). From here on nothing of
+//!    that is changed here; what is sent later only adds to the counts.
+//! 4. The tunnels go over batch by batch ([`ownership`]): frozen, sent, held untouched, released, carried. After the first
+//!    batch the new process accepts clients and reports to the service manager.
 //! 5. When all have gone over the old process settles: it closes its listeners, for good. It finishes the handshakes and
-//!    requests that it has begun, gives the tunnels that come of them and those that its own predecessor gives it, says
-//!    what it has counted last, and ends.
+//!    requests that it has begun, hands over the tunnels that come of them and those that its own predecessor hands to it,
+//!    sends its last counts, and ends.
 //!
-//! Until it settles, the old process takes clients again with what it has when the new one fails or dies. Up to the first
-//! batch that costs nothing; behind it, what the new one carried has ended with it.
+//! Until it settles, the old process accepts clients again with what it has when the new one fails or dies. Up to the first
+//! batch that costs nothing; after it, what the new one carried has ended with it.
 
-mod batch;
-mod coming;
-mod giver;
-mod handing;
-mod link;
-mod offer;
+// Every action of the two machines is performed.
+#![deny(unused_must_use)]
+
+mod batch_receiver;
+mod batch_sender;
+mod batch_size;
+mod channel;
+mod child;
+mod control_state;
+mod new_process;
+mod old_process;
+mod outcome;
+mod ownership;
 mod program;
-pub mod steps;
-mod successor;
-mod taker;
-pub mod words;
+pub mod protocol;
+mod upgrader;
 
 /// For the fuzz targets.
 #[cfg(debug_assertions)]
 #[doc(hidden)]
-pub use link::{TalkFault, arrivals};
+pub use channel::{ChannelError, decode_piece};
 
-pub use giver::{Replaced, UpgradeFault, Upgrader};
+pub use new_process::{Takeover, UpgradeChannel};
+pub use outcome::{Replaced, UpgradeError};
 pub use program::Program;
-pub use taker::{Succession, Taking};
+pub use upgrader::Upgrader;

@@ -1,9 +1,8 @@
-//! The program that a process runs, and a new process of it.
+//! The program that this process runs, and how a new process of it is started.
 //!
-//! It is the path that the process was started by, with every symbolic link in it: a link that leads to another release by
-//! now leads the new process there. The kernel knows only the file behind the links; that is taken where the name that the
-//! process was started under (its first argument) does not lead to this very file at the start, because whoever started
-//! it has given it another name.
+//! It is the path that the process was started by, with its symbolic links unresolved: a link that points to another
+//! release by now leads the new process there. The kernel knows only the file behind the links. That file is taken when
+//! the first argument does not lead to it at the start, because whoever started the process gave it another name.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -17,45 +16,44 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-/// Says that the standard input is the socket of an upgrade; a socket there alone may be anything.
+/// Set where the standard input is the socket of an upgrade: a socket there may be anything.
 pub(super) const VARIABLE: &str = "MAINSTAY_HANDOVER";
 
-/// What the kernel puts behind the path of a program whose file was replaced.
+/// What the kernel appends to the path of a program whose file was replaced.
 const REPLACED: &str = " (deleted)";
 
-/// The file that this process runs, wherever its name leads.
+/// The file that this process runs.
 const RUNNING: &str = "/proc/self/exe";
 
 /// A program and its arguments.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Where it stands.
     path: PathBuf,
-    /// Without its own name.
+    /// Without the first, its own name.
     arguments: Vec<OsString>,
 }
 
 impl Program {
-    /// What this process was started as; to be called at its start, while names lead where they led then. Another file may
-    /// stand at the path later: that one is meant.
+    /// The program of this process, to be called at its start, before links change. A later file at the same path is the
+    /// new program.
     ///
     /// # Errors
     ///
-    /// The kernel does not say.
+    /// The kernel does not tell the path.
     pub fn own() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let (name, directory) =
             (arguments.next().unwrap_or_default(), env::current_dir().unwrap_or_default());
         let search = env::var_os("PATH").unwrap_or_default();
-        let mut candidates = places(&name, &directory, &search).into_iter();
-        let path = match candidates.find(|path| is_same(path, Path::new(RUNNING))) {
+        let mut candidates = search_paths(&name, &directory, &search).into_iter();
+        let path = match candidates.find(|path| is_same_file(path, Path::new(RUNNING))) {
             Some(path) => path,
-            None => by_the_kernel()?,
+            None => resolved_path()?,
         };
         Ok(Self { path, arguments: arguments.collect() })
     }
 
-    /// Where it stands.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -68,31 +66,31 @@ impl Program {
     pub(super) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env(VARIABLE, "1").stdin(Stdio::from(socket));
-        // It names this process; the watchdog is the service's, and the new process feeds it.
+        // It names this process; the new process feeds the watchdog of the service.
         command.env_remove("WATCHDOG_PID");
         let started = command.spawn();
         started.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
 }
 
-/// Where a program of this name may have been started from, as execvp(3) looks for it.
-fn places(name: &OsStr, directory: &Path, search: &OsStr) -> Vec<PathBuf> {
+/// The paths at which execvp(3) looks for a program of this name.
+fn search_paths(name: &OsStr, directory: &Path, search: &OsStr) -> Vec<PathBuf> {
     if name.is_empty() {
         return Vec::new();
     }
     if name.as_bytes().contains(&b'/') {
         return vec![directory.join(name)];
     }
-    env::split_paths(search).map(|place| directory.join(place).join(name)).collect()
+    env::split_paths(search).map(|folder| directory.join(folder).join(name)).collect()
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| metadata(path).ok().map(|file| (file.dev(), file.ino()));
     identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
-/// The file behind all links.
-fn by_the_kernel() -> io::Result<PathBuf> {
+/// The path of the running file, with its links resolved.
+fn resolved_path() -> io::Result<PathBuf> {
     let path = env::current_exe()?;
     Ok(match path.to_str().and_then(|path| path.strip_suffix(REPLACED)) {
         Some(path) => path.into(),
@@ -105,17 +103,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_leads_where_the_shell_would_look() {
-        let places = |name: &str| places(name.as_ref(), Path::new("/home"), OsStr::new("/usr/bin::tools"));
+    fn a_program_is_looked_for_as_the_shell_does() {
+        let paths_of =
+            |name: &str| search_paths(name.as_ref(), Path::new("/home"), OsStr::new("/usr/bin::tools"));
         let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
-        assert_eq!(places("/opt/bin/mainstay"), paths(&["/opt/bin/mainstay"]));
-        assert_eq!(places("bin/mainstay"), paths(&["/home/bin/mainstay"]));
-        assert_eq!(places("./mainstay"), paths(&["/home/./mainstay"]));
+        assert_eq!(paths_of("/opt/bin/mainstay"), paths(&["/opt/bin/mainstay"]));
+        assert_eq!(paths_of("bin/mainstay"), paths(&["/home/bin/mainstay"]));
+        assert_eq!(paths_of("./mainstay"), paths(&["/home/./mainstay"]));
         assert_eq!(
-            places("mainstay"),
+            paths_of("mainstay"),
             paths(&["/usr/bin/mainstay", "/home/mainstay", "/home/tools/mainstay"])
         );
-        assert_eq!(places(""), paths(&[]));
+        assert_eq!(paths_of(""), paths(&[]));
     }
 
     #[test]
@@ -126,7 +125,9 @@ mod tests {
         std::fs::write(&other, "one").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert!(
-            is_same(&file, &link) && !is_same(&file, &other) && !is_same(&folder.path().join("none"), &file)
+            is_same_file(&file, &link)
+                && !is_same_file(&file, &other)
+                && !is_same_file(&folder.path().join("none"), &file)
         );
     }
 }

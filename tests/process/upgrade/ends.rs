@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use mainstay::control::upgrade::words::{Hello, Take, VERSION, kind};
+use mainstay::control::upgrade::protocol::{HandedState, Hello, VERSION, kind};
 use mainstay::net::handover::fault_frame;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
@@ -64,8 +64,8 @@ fn succeeds(node: &TcpListener) -> (Balancer, UnixStream) {
     let hello = Hello { version: VERSION, ..Hello::default() };
     socket.write_all(&fault_frame(kind::HELLO, &serde_json::to_string(&hello).unwrap())).unwrap();
     assert_eq!(hears(&mut socket), kind::READY);
-    let take = serde_json::to_string(&Take::default()).unwrap();
-    socket.write_all(&fault_frame(kind::TAKE, &take)).unwrap();
+    let take = serde_json::to_string(&HandedState::default()).unwrap();
+    socket.write_all(&fault_frame(kind::STATE, &take)).unwrap();
     (balancer, socket)
 }
 

@@ -1,7 +1,7 @@
-//! What the two processes say to each other: kinds of frames, and what stands in them.
+//! The protocol between the two processes: the kinds of frames, and their bodies.
 //!
-//! Bodies are JSON, so that either may be older: unknown fields are passed over, missing ones have a default. What they
-//! must agree on is [`VERSION`]; tunnels have a version of their own.
+//! Bodies are JSON, so that either process may be older: unknown fields are ignored, and missing ones have a default. Both
+//! must have the same [`VERSION`]; tunnels have a version of their own.
 
 use std::time::Duration;
 
@@ -12,42 +12,42 @@ use crate::control::removal::RemovalSnapshot;
 use crate::metrics::carried::Carried;
 use crate::pool::health::Memory;
 
-/// The version of the conversation.
+/// The version of the protocol.
 pub const VERSION: u32 = 1;
 
 /// The kinds of frames.
 pub mod kind {
     /// Old to new: [`Hello`](super::Hello), with the listening sockets.
     pub const HELLO: u8 = 1;
-    /// New to old: [it could serve now](super::Ready).
+    /// New to old: [it is ready to serve](super::Ready).
     pub const READY: u8 = 2;
-    /// New to old: it cannot, in words. Of a batch: it holds none of it and never will.
+    /// New to old: it cannot, and the reason as text. Of a batch: it holds none of it and never will.
     pub const FAULT: u8 = 3;
-    /// Old to new: [`Take`](super::Take).
-    pub const TAKE: u8 = 4;
+    /// Old to new: [`HandedState`](super::HandedState).
+    pub const STATE: u8 = 4;
     /// Old to new: some tunnels of a batch with their sockets.
     pub const PIECE: u8 = 5;
-    /// Old to new: that was the batch; how many tunnels, as 8 bytes.
+    /// Old to new: the batch is complete; the number of its tunnels, as 8 bytes.
     pub const WHOLE: u8 = 6;
     /// New to old: it holds the batch.
     pub const HELD: u8 = 7;
     /// Old to new: it has let go of the batch.
     pub const GO: u8 = 8;
-    /// Old to new: its [last words](super::Last); it ends.
-    pub const LAST: u8 = 9;
-    /// Old to new: is it there? Asked while everything is carried, before something is frozen.
+    /// Old to new: its [`FinalReport`](super::FinalReport); it ends.
+    pub const FINAL: u8 = 9;
+    /// Old to new: is it alive? Asked before a batch is frozen.
     pub const PING: u8 = 10;
     /// New to old: it is.
     pub const PONG: u8 = 11;
-    /// Old to new: the batch that was sent, or a part of it, is the old one's again.
-    pub const BACK: u8 = 12;
-    /// New to old: it holds nothing of the batch that was taken back.
+    /// Old to new: the batch that was sent, or a part of it, is revoked: the old process carries it again.
+    pub const REVOKE: u8 = 12;
+    /// New to old: it holds nothing of the revoked batch.
     pub const FREED: u8 = 13;
-    /// Old to new: all tunnels have gone over that were there, and it has no listener any more.
+    /// Old to new: all tunnels have gone over that were there, and the old process has no listener any more.
     pub const SETTLED: u8 = 14;
 }
 
-/// Where the old process stands.
+/// What the old process says first.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hello {
@@ -55,69 +55,69 @@ pub struct Hello {
     pub version: u32,
     /// The generation of its config.
     pub generation: u32,
-    /// How old the clock of health is.
+    /// The age of its health clock.
     pub clock: Duration,
-    /// What the config calls each of the listening sockets.
+    /// The name of each listening socket in the config.
     pub listeners: Vec<String>,
-    /// It says what governs its tunnels before it gives the first, and [`kind::SETTLED`] behind the last.
+    /// It sends the state that governs its tunnels before the first of them, and [`kind::SETTLED`] after the last.
     pub settles: bool,
 }
 
-/// What the new process knows.
+/// What the new process says when it is ready.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ready {
-    /// [`kind::PING`], [`kind::BACK`] and [`kind::SETTLED`].
+    /// It knows [`kind::PING`], [`kind::REVOKE`] and [`kind::SETTLED`].
     pub settles: bool,
 }
 
-/// What the new process goes on from.
+/// The state that the new process continues from.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Take {
+pub struct HandedState {
     /// What has been counted.
     pub counted: Carried,
     /// What is known of the nodes.
-    pub nodes: Vec<Known>,
+    pub nodes: Vec<NodeRecord>,
     /// The drains that are under way.
-    pub drains: Vec<Drained>,
-    /// What is gone from the config and still being left.
+    pub drains: Vec<DrainRecord>,
+    /// The nodes and routes that are gone from the config and whose tunnels are still being closed.
     pub left: Vec<RemovalSnapshot>,
-    /// The rebalances that were under way; to go on with when the tunnels are there.
+    /// The rebalances that were under way; they go on when the tunnels have come.
     pub rebalances: Vec<Unfinished>,
 }
 
 /// What is known of one node.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Known {
+pub struct NodeRecord {
     /// The pool's name.
     pub pool: String,
     /// The node's name.
     pub node: String,
-    /// Its address: what is known of another place is worth nothing.
+    /// Its address: the record is of no use for a node at another address.
     pub address: String,
-    /// The rest.
+    /// Its health.
     pub health: Memory,
 }
 
-/// What the old process has to say at last. It only adds to what [`Take`] has said.
+/// What the old process says last. It only adds to [`HandedState`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Last {
-    /// What it has counted in all.
+pub struct FinalReport {
+    /// All that it has counted.
     pub counted: Carried,
-    /// The drains as they stand here: what they have closed since counts, and nothing else. Where [`Hello::settles`] is
-    /// not said, they have not been named before.
-    pub drains: Vec<Drained>,
-    /// The rebalances that were under way when the other took over, where it was not [`Ready`] to hear of them before.
+    /// The drains as they stand there: only what they have closed since counts. Without [`Hello::settles`] they have not
+    /// been named before.
+    pub drains: Vec<DrainRecord>,
+    /// The rebalances that were under way at the takeover, where [`Ready`] did not say that they can come earlier.
     pub rebalances: Vec<Unfinished>,
 }
 
 /// A drain under way.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Drained {
+pub struct DrainRecord {
     /// The pool's name.
     pub pool: String,
     /// The node's name.

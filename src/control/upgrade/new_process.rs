@@ -1,4 +1,4 @@
-//! The new process: takes everything from the old one.
+//! The new process: takes over everything from the old one.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -6,10 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coming::{Coming, Next};
-use super::link::{TalkFault, expect, read, say};
+use super::batch_receiver::BatchReceiver;
+use super::channel::{ChannelError, decode, expect, send};
+use super::control_state::ControlState;
 use super::program::VARIABLE;
-use super::words::{Hello, Known, Ready, Take, VERSION, kind};
+use super::protocol::{HandedState, Hello, NodeRecord, Ready, VERSION, kind};
 use crate::control::probe::nodes;
 use crate::control::{Bound, Reload, report};
 use crate::net::handover::{Link, LinkFault, fault_frame, from_parent};
@@ -17,15 +18,15 @@ use crate::net::inherit::Inherited;
 use crate::proxy::ProxyContext;
 use crate::service;
 
-/// The old process says everything that it has to say within this.
-const WORD: Duration = Duration::from_secs(30);
+/// The old process sends what is expected of it within this.
+const REPLY_TIME: Duration = Duration::from_secs(30);
 
 /// The socket to the process that this one is to replace.
 #[derive(Debug)]
-pub struct Succession(OwnedFd);
+pub struct UpgradeChannel(OwnedFd);
 
-impl Succession {
-    /// `None` where this process replaces nobody. To be called once: what is taken is the standard input.
+impl UpgradeChannel {
+    /// `None` where this process replaces none. To be called once: it takes the standard input.
     ///
     /// # Errors
     ///
@@ -40,44 +41,44 @@ impl Succession {
 
     /// Tells the old process why there will be no new one.
     pub fn refuse(self, why: &str) {
-        // When it does not hear, the end of this process tells it enough.
+        // Where this does not get through, the end of this process says enough.
         let _ = UnixStream::from(self.0).write_all(&fault_frame(kind::FAULT, why));
     }
 
-    /// Hears where the old process stands.
+    /// Waits for the first message of the old process.
     ///
     /// # Errors
     ///
-    /// It is not understood; it has been told.
-    pub async fn hear(self) -> Result<Taking, TalkFault> {
+    /// It is not understood; the old process was told so.
+    pub async fn greet(self) -> Result<Takeover, ChannelError> {
         let mut link = Link::on(self.0).map_err(LinkFault::from)?;
-        let frame = expect(&mut link, kind::HELLO, WORD).await?;
-        let hello: Hello = read(&frame)?;
+        let frame = expect(&mut link, kind::HELLO, REPLY_TIME).await?;
+        let hello: Hello = decode(&frame)?;
         if hello.version != VERSION {
             let why =
                 format!("it speaks version {} of the handover, and this program {VERSION}", hello.version);
             link.send(kind::FAULT, why.as_bytes(), &[]).await?;
-            return Err(TalkFault::Told(why));
+            return Err(ChannelError::Refused(why));
         }
-        Ok(Taking { link, hello, sockets: frame.descriptors })
+        Ok(Takeover { link, hello, sockets: frame.descriptors })
     }
 }
 
 /// A process on its way to replace another one.
 #[derive(Debug)]
-pub struct Taking {
+pub struct Takeover {
     link: Link,
     hello: Hello,
     sockets: Vec<OwnedFd>,
 }
 
-impl Taking {
+impl Takeover {
     /// The generation of the old process's config.
     pub fn generation(&self) -> u32 {
         self.hello.generation
     }
 
-    /// How old the old process's clock of health is.
+    /// The age of the old process's health clock.
     pub fn clock(&self) -> Duration {
         self.hello.clock
     }
@@ -90,11 +91,11 @@ impl Taking {
 
     /// Tells the old process why there will be no new one.
     pub async fn refuse(mut self, why: &str) {
-        // When it does not hear, the end of this process tells it enough.
+        // Where this does not get through, the end of this process says enough.
         let _ = self.link.send(kind::FAULT, why.as_bytes(), &[]).await;
     }
 
-    /// Takes over: returns when this process serves. What is still to come, comes in the returned task.
+    /// Takes over: returns when this process serves. The returned future receives the rest.
     ///
     /// # Errors
     ///
@@ -103,50 +104,45 @@ impl Taking {
         mut self,
         reload: &Arc<Reload>,
         bound: Bound,
-    ) -> Result<impl Future<Output = ()> + Send + use<>, TalkFault> {
+    ) -> Result<impl Future<Output = ()> + Send + use<>, ChannelError> {
         reload.prepare().await;
         let front = Arc::clone(reload.front());
-        say(&mut self.link, kind::READY, &Ready { settles: true }).await?;
-        let take: Take = self.told().await?;
-        front.metrics.carry(take.counted.clone());
-        take.nodes.iter().for_each(|known| recall(&front, known));
-        let mut coming = Coming::new(self.link, reload, (self.hello.settles, self.hello.generation));
-        coming.govern(take).await;
-        // Behind the first batch this process serves, also behind one without a tunnel. When the old process is dead,
-        // nobody else is left to serve.
-        match coming.batch().await {
-            Ok(Next::Batch | Next::End) => {}
-            Ok(Next::Settled) => return Err(TalkFault::Strange(kind::SETTLED)),
-            Ok(Next::Last) => return Err(TalkFault::Strange(kind::LAST)),
-            Err(fault) => return Err(fault),
-        }
+        send(&mut self.link, kind::READY, &Ready { settles: true }).await?;
+        let state = self.state().await?;
+        front.metrics.carry(state.counted.clone());
+        state.nodes.iter().for_each(|record| restore_health(&front, record));
+        let mut control = ControlState::new(reload, self.hello.settles, self.hello.generation);
+        control.govern(state).await;
+        let mut receiver = BatchReceiver::new(self.link, reload, control);
+        receiver.until_serving().await?;
         reload.open_all(bound).await;
+        receiver.serves();
         service::taken_over(&report::status(&front));
-        Ok(coming.rest())
+        Ok(receiver.finish())
     }
 
-    /// What the old process says before it freezes a tunnel; until then it may ask whether this one is there.
-    async fn told(&mut self) -> Result<Take, TalkFault> {
+    /// The state that the old process sends before it freezes a tunnel; until then it may ping.
+    async fn state(&mut self) -> Result<HandedState, ChannelError> {
         loop {
-            let frame = match expect(&mut self.link, kind::TAKE, WORD).await {
-                Err(TalkFault::Strange(kind::PING)) => {
+            let frame = match expect(&mut self.link, kind::STATE, REPLY_TIME).await {
+                Err(ChannelError::UnexpectedFrame(kind::PING)) => {
                     self.link.send(kind::PONG, &[], &[]).await?;
                     continue;
                 }
-                told => told?,
+                frame => frame?,
             };
-            return read(&frame);
+            return decode(&frame);
         }
     }
 }
 
-fn recall(front: &ProxyContext, known: &Known) {
+fn restore_health(front: &ProxyContext, record: &NodeRecord) {
     let found = nodes(&front.state.load()).into_iter().find(|(pool, node)| {
-        *pool.config.name == *known.pool
-            && node.node.id.as_str() == known.node
-            && node.node.address.to_string() == known.address
+        *pool.config.name == *record.pool
+            && node.node.id.as_str() == record.node
+            && node.node.address.to_string() == record.address
     });
     if let Some((_, node)) = found {
-        node.restore_health(&known.health, front.now());
+        node.restore_health(&record.health, front.now());
     }
 }

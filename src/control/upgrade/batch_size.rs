@@ -1,15 +1,14 @@
-//! How many tunnels go over at once: as many as a pause of 50 ms allows on this machine, which is known from the batch
-//! before.
+//! How many tunnels go over at once: as many as a pause of 50 ms allows on this machine, measured by the batch before.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Tunnels of the first batch: 10 to 20 ms where a core is free.
 const FIRST: usize = 1_000;
-/// The pause that a batch is fitted to: under the 50 ms that one may cost, since the next may go more slowly.
+/// The pause that the size aims at: less than the 50 ms that a batch may take, since the next one may be slower.
 const PAUSE: Duration = Duration::from_millis(30);
-/// The fewest and the most tunnels of a batch. Still smaller ones on a busy machine, where each thread waits for its
-/// core, pause a tunnel hardly less and draw the whole out.
+/// The fewest and the most tunnels of a batch. On a busy machine, where each thread waits for its core, a smaller batch
+/// hardly shortens the pause and prolongs the whole.
 const RANGE: RangeInclusive<usize> = 500..=8_000;
 
 /// The size of the next batch.
@@ -27,8 +26,8 @@ impl BatchSize {
         self.0
     }
 
-    /// After a batch of `count` tunnels that took `pause`; one that was not full says nothing. Twice as many at most: one
-    /// that went quickly says little.
+    /// The next size after a batch of `count` tunnels that took `pause`, at most twice as many. A batch that was not full
+    /// changes nothing.
     pub fn after(self, count: usize, pause: Duration) -> Self {
         if count < self.0 {
             return self;
@@ -51,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_was_not_full_says_nothing() {
+    fn a_batch_that_was_not_full_changes_nothing() {
         assert_eq!(BatchSize::first().after(10, Duration::from_secs(1)), BatchSize::first());
     }
 }

@@ -1,4 +1,4 @@
-//! The link with words: whole bodies, times, and what the other side says instead.
+//! Messages on the socket between the two processes: JSON bodies, batches of tunnels, and time limits.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,41 +9,44 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::words::kind;
+use super::protocol::kind;
 use crate::net::handover::{Frame, Link, LinkFault, MOST_DESCRIPTORS};
 use crate::relay::{Arrival, Parcel};
 
-/// The bytes of a piece of a batch, at most about.
+/// About the most bytes of a piece of a batch.
 const PIECE: usize = 1 << 20;
 
-/// Why the other side is not understood.
+/// Why the conversation with the other process fails.
 #[derive(Debug, thiserror::Error)]
-pub enum TalkFault {
-    /// The socket.
+pub enum ChannelError {
+    /// The socket failed.
     #[error(transparent)]
     Link(#[from] LinkFault),
-    /// It says what is in its way.
+    /// The other process refuses, and says why.
     #[error("{0}")]
-    Told(String),
+    Refused(String),
     /// It has closed the socket.
     #[error("the other process has ended")]
     Ended,
-    /// It says nothing.
+    /// It did not answer in time.
     #[error("the other process has not answered within {0:?}")]
-    Late(Duration),
-    /// It says something else.
+    TimedOut(Duration),
+    /// It sent a frame of an unknown kind, or of another one than it was asked for.
     #[error("the other process says something that this version does not know ({0})")]
-    Strange(u8),
-    /// What it says cannot be read.
+    UnexpectedFrame(u8),
+    /// It sent a frame that does not fit to what came before.
+    #[error("the other process does not keep to the protocol")]
+    OutOfOrder,
+    /// A body cannot be decoded.
     #[error("the other process is not understood: {0}")]
-    Unread(#[from] serde_json::Error),
+    Malformed(#[from] serde_json::Error),
     /// A piece of a batch is cut or has too few sockets.
     #[error("a piece of a batch is broken")]
-    Piece,
+    BrokenPiece,
 }
 
-impl TalkFault {
-    /// The other side is there no more.
+impl ChannelError {
+    /// The other process has closed the socket.
     pub fn is_end(&self) -> bool {
         let is_broken = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
@@ -56,34 +59,41 @@ impl TalkFault {
     }
 }
 
-/// Sends words.
-pub async fn say(link: &mut Link, kind: u8, words: &impl Serialize) -> Result<(), TalkFault> {
-    Ok(link.send(kind, &serde_json::to_vec(words)?, &[]).await?)
+/// Sends a message.
+pub async fn send(link: &mut Link, kind: u8, message: &impl Serialize) -> Result<(), ChannelError> {
+    Ok(link.send(kind, &serde_json::to_vec(message)?, &[]).await?)
+}
+
+/// Waits for the next frame.
+pub async fn receive(link: &mut Link) -> Result<Frame, ChannelError> {
+    link.receive().await?.ok_or(ChannelError::Ended)
 }
 
 /// Waits for a frame of this kind.
-pub async fn expect(link: &mut Link, kind: u8, within: Duration) -> Result<Frame, TalkFault> {
-    let frame = timeout(within, link.receive()).await.map_err(|_| TalkFault::Late(within))?;
-    match frame? {
-        Some(frame) if frame.kind == kind => Ok(frame),
-        Some(frame) if frame.kind == kind::FAULT => {
-            Err(TalkFault::Told(String::from_utf8_lossy(&frame.body).into_owned()))
-        }
-        Some(frame) => Err(TalkFault::Strange(frame.kind)),
-        None => Err(TalkFault::Ended),
+pub async fn expect(link: &mut Link, kind: u8, within: Duration) -> Result<Frame, ChannelError> {
+    let frame = timeout(within, receive(link)).await.map_err(|_| ChannelError::TimedOut(within))??;
+    match frame.kind {
+        received if received == kind => Ok(frame),
+        kind::FAULT => Err(refusal(&frame)),
+        other => Err(ChannelError::UnexpectedFrame(other)),
     }
 }
 
-/// Reads words.
-pub fn read<T: DeserializeOwned>(frame: &Frame) -> Result<T, TalkFault> {
+/// What a refusal says.
+pub fn refusal(frame: &Frame) -> ChannelError {
+    ChannelError::Refused(String::from_utf8_lossy(&frame.body).into_owned())
+}
+
+/// Decodes a message.
+pub fn decode<T: DeserializeOwned>(frame: &Frame) -> Result<T, ChannelError> {
     Ok(serde_json::from_slice(&frame.body)?)
 }
 
-/// Sends a batch: pieces, and that it is whole.
+/// Sends a batch: its pieces, and then that it is complete.
 pub async fn send_batch<'a>(
     link: &mut Link,
     parcels: impl Iterator<Item = &'a Parcel>,
-) -> Result<(), TalkFault> {
+) -> Result<(), ChannelError> {
     let mut count = 0_u64;
     let mut piece = Piece::default();
     for parcel in parcels {
@@ -97,7 +107,7 @@ pub async fn send_batch<'a>(
     Ok(link.send(kind::WHOLE, &count.to_be_bytes(), &[]).await?)
 }
 
-/// Parcels that travel in one frame: length and bytes of each. It holds keys, and is wiped.
+/// The parcels of one frame: length and bytes of each. It holds keys, and is wiped.
 #[derive(Default)]
 struct Piece<'a> {
     body: Zeroizing<Vec<u8>>,
@@ -115,7 +125,7 @@ impl<'a> Piece<'a> {
         let length = parcel.bytes().len() as u32;
         let needed = self.body.len() + 4 + parcel.bytes().len();
         if self.body.capacity() < needed {
-            // A vector that grows leaves what it had where it was, so it does not.
+            // A vector that grows would leave a copy of the keys behind.
             let mut body = Zeroizing::new(Vec::with_capacity(needed + PIECE / 8));
             body.extend_from_slice(&self.body);
             self.body = body;
@@ -125,7 +135,7 @@ impl<'a> Piece<'a> {
         self.parcels.push(parcel);
     }
 
-    async fn send(&mut self, link: &mut Link) -> Result<(), TalkFault> {
+    async fn send(&mut self, link: &mut Link) -> Result<(), ChannelError> {
         if self.parcels.is_empty() {
             return Ok(());
         }
@@ -137,25 +147,25 @@ impl<'a> Piece<'a> {
 }
 
 /// The tunnels in a piece.
-pub fn arrivals(frame: Frame) -> Result<Vec<Arrival>, TalkFault> {
+pub fn decode_piece(frame: Frame) -> Result<Vec<Arrival>, ChannelError> {
     let body = frame.body;
     let mut sockets = frame.descriptors.into_iter();
     let mut rest = &body[..];
     let mut arrivals = Vec::new();
     while !rest.is_empty() {
-        let (length, behind) = rest.split_first_chunk().ok_or(TalkFault::Piece)?;
+        let (length, behind) = rest.split_first_chunk().ok_or(ChannelError::BrokenPiece)?;
         let length = u32::from_be_bytes(*length) as usize;
-        let (bytes, behind) = behind.split_at_checked(length).ok_or(TalkFault::Piece)?;
+        let (bytes, behind) = behind.split_at_checked(length).ok_or(ChannelError::BrokenPiece)?;
         let (Some(client), Some(node)) = (sockets.next(), sockets.next()) else {
-            return Err(TalkFault::Piece);
+            return Err(ChannelError::BrokenPiece);
         };
         arrivals.push(Arrival { bytes: Zeroizing::new(bytes.to_vec()), sockets: [client, node] });
         rest = behind;
     }
-    if sockets.next().is_some() { Err(TalkFault::Piece) } else { Ok(arrivals) }
+    if sockets.next().is_some() { Err(ChannelError::BrokenPiece) } else { Ok(arrivals) }
 }
 
-/// Lends descriptors.
-pub fn lent(descriptors: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
+/// Borrows descriptors, to be sent.
+pub fn borrow_all(descriptors: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
     descriptors.iter().map(AsFd::as_fd).collect()
 }

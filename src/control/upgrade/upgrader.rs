@@ -1,0 +1,76 @@
+//! Starts upgrades, one after the other: when the admin API asks, or on SIGUSR2.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::old_process::OldProcess;
+use super::outcome::{Replaced, UpgradeError, UpgradeRequest};
+use super::program::Program;
+use crate::control::Reload;
+use crate::shutdown::Phase;
+
+/// Requests upgrades, which run one after the other.
+#[derive(Clone)]
+pub struct Upgrader {
+    requests: mpsc::Sender<UpgradeRequest>,
+    /// Cancelled when everything has gone over.
+    done: CancellationToken,
+}
+
+impl Upgrader {
+    /// The upgrader, and the task that performs upgrades until everything has gone over or the process ends. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The signal cannot be handled.
+    pub fn new(reload: Arc<Reload>, program: Program) -> io::Result<(Self, impl Future<Output = ()> + Send)> {
+        let (sender, requests) = mpsc::channel(4);
+        let done = CancellationToken::new();
+        let triggers = Triggers { requests, signal: signal(SignalKind::user_defined2())? };
+        let upgrader = Self { requests: sender, done: done.clone() };
+        Ok((upgrader, run(reload, program, triggers, done)))
+    }
+
+    /// Replaces the binary. An upgrade that has begun goes on when the caller stops waiting.
+    ///
+    /// # Errors
+    ///
+    /// Why not; everything is as before.
+    pub async fn upgrade(&self) -> Result<Replaced, Arc<UpgradeError>> {
+        let (request, outcome) = oneshot::channel();
+        let ending = || Arc::new(UpgradeError::Ending);
+        self.requests.send(request).await.map_err(|_| ending())?;
+        outcome.await.map_err(|_| ending())?
+    }
+
+    /// Waits until everything has gone over, and this process can end.
+    pub async fn done(&self) {
+        self.done.cancelled().await;
+    }
+}
+
+/// What starts an upgrade.
+struct Triggers {
+    requests: mpsc::Receiver<UpgradeRequest>,
+    signal: Signal,
+}
+
+async fn run(reload: Arc<Reload>, program: Program, mut triggers: Triggers, done: CancellationToken) {
+    loop {
+        let request = tokio::select! {
+            request = triggers.requests.recv() => request,
+            _ = triggers.signal.recv() => None,
+            () = reload.front().shutdown.reached(Phase::Draining) => return,
+        };
+        let mut process = OldProcess::new(&reload, request, &mut triggers.requests);
+        match process.run(&program).await {
+            Ok(()) => return done.cancel(),
+            Err(error) => process.fail(error),
+        }
+    }
+}
