@@ -1,107 +1,49 @@
-//! Explores every order of steps, delays and deaths of the two processes, each of which performs what its machine says.
+//! The model: the two processes, each of which performs what its machine says, and the socket between them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::*;
+use super::super::*;
+use super::step::{Batch, Life, NewStep, OldStep, Word};
 
 /// Batches that go over.
-const BATCHES: usize = 2;
-
-/// What the old process writes. A piece and the end of a batch have the number of its attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Word {
-    Ping,
-    Piece(usize),
-    Whole(usize),
-    Go,
-    Revoke,
-    Settled,
-    Last,
-}
-
-/// What the old process does next. It can die before each step, and an action of more than one effect has more steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum OldStep {
-    Perform(OldAction),
-    SendWhole {
-        is_limited: bool,
-    },
-    Await {
-        is_limited: bool,
-    },
-    AwaitDeath,
-    SayGo,
-    SayLast,
-    /// It offers no more and lives on.
-    Stopped,
-    /// It ends by itself.
-    Ending,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum NewStep {
-    Perform(NewAction),
-    SayRefused,
-    Finished,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Life {
-    Lives,
-    /// It has been killed, and may do some steps before it feels it.
-    Dying,
-    Dead,
-}
-
-/// The truth about the sockets of a batch, apart from what the machines believe.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-struct Batch {
-    old_carries: bool,
-    /// The old process has its descriptors, so it could carry them again.
-    old_has: bool,
-    new_carries: bool,
-    /// The new process has carried the batch, alive or dying: what the old one knows of it is out of date.
-    is_touched: bool,
-    is_released: bool,
-    is_forfeited: bool,
-}
+pub(super) const BATCHES: usize = 2;
 
 /// The two processes and the socket between them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct World {
-    old: OldOwnership,
-    new: NewOwnership,
-    old_step: OldStep,
-    new_step: NewStep,
-    old_life: Life,
-    new_life: Life,
-    to_new: VecDeque<Word>,
-    to_old: VecDeque<OldEvent>,
+pub(super) struct World {
+    pub(super) old: OldOwnership,
+    pub(super) new: NewOwnership,
+    pub(super) old_step: OldStep,
+    pub(super) new_step: NewStep,
+    pub(super) old_life: Life,
+    pub(super) new_life: Life,
+    pub(super) to_new: VecDeque<Word>,
+    pub(super) to_old: VecDeque<OldEvent>,
     /// The old process has not closed its end of the socket.
-    is_open: bool,
+    pub(super) is_open: bool,
     /// The new process has closed its end.
-    is_finished: bool,
-    is_serving: bool,
-    batches: [Batch; BATCHES],
+    pub(super) is_finished: bool,
+    pub(super) is_serving: bool,
+    pub(super) batches: [Batch; BATCHES],
     /// The batch that the old process offers.
-    at: usize,
+    pub(super) at: usize,
     /// The batch that the new process has.
-    arrived: Option<usize>,
+    pub(super) arrived: Option<usize>,
     /// A whole batch was written to the socket and not revoked since.
-    is_sent: bool,
+    pub(super) is_sent: bool,
     /// The new process has refused a batch.
-    is_refused: bool,
+    pub(super) is_refused: bool,
     /// The old process has revoked the batch that is offered now.
-    is_revoked: bool,
+    pub(super) is_revoked: bool,
     /// Delays that may still happen.
-    delays: u8,
+    pub(super) delays: u8,
     /// Deaths that nobody here caused and that may still happen.
-    crashes: u8,
+    pub(super) crashes: u8,
 }
 
 impl World {
-    fn start(can_revoke: bool) -> Self {
+    pub(super) fn start(can_revoke: bool) -> Self {
         let mut old = OldOwnership::new(can_revoke);
         let first = old.on(OldEvent::Offer);
         Self {
@@ -128,7 +70,7 @@ impl World {
     }
 
     /// Every world that one step makes of this one.
-    fn next(&self) -> Vec<Self> {
+    pub(super) fn next(&self) -> Vec<Self> {
         let mut next = Vec::new();
         if self.old_life == Life::Lives {
             next.extend(self.old_steps());
@@ -178,7 +120,7 @@ impl World {
         &mut self.batches[self.at]
     }
 
-    fn is_with_new(&self) -> bool {
+    pub(super) fn is_with_new(&self) -> bool {
         self.batches.iter().any(|batch| batch.new_carries)
     }
 
@@ -412,151 +354,4 @@ impl World {
         }
         self.new_on(NewEvent::Said);
     }
-}
-
-/// Every world that can come about, with a new process that knows how to revoke a batch and with one that does not.
-fn worlds() -> HashSet<World> {
-    let (mut seen, mut todo) = (HashSet::new(), vec![World::start(true), World::start(false)]);
-    while let Some(world) = todo.pop() {
-        if seen.insert(world.clone()) {
-            todo.extend(world.next());
-        }
-    }
-    seen
-}
-
-/// The worlds in which nothing happens any more by itself.
-fn ends(worlds: &HashSet<World>) -> Vec<&World> {
-    let is_end = |world: &&World| {
-        world.next().iter().all(|next| next.crashes < world.crashes || next.delays < world.delays)
-    };
-    worlds.iter().filter(is_end).collect()
-}
-
-#[test]
-fn there_are_never_two_owners_of_a_tunnel() {
-    let worlds = worlds();
-    assert!(worlds.len() > 2_000, "{} worlds are too few to be all", worlds.len());
-    for world in &worlds {
-        for batch in &world.batches {
-            assert!(!(batch.old_carries && batch.new_carries), "{world:?}");
-        }
-        let resumes = world.old_step == OldStep::Perform(OldAction::Resume);
-        assert!(!(resumes && world.batches[world.at].new_carries), "{world:?}");
-        if world.new_step == NewStep::Perform(NewAction::Carry) {
-            let at = world.arrived.expect("it has what it is to carry");
-            assert!(!world.batches[at].old_carries, "{world:?}");
-        }
-    }
-}
-
-#[test]
-fn there_is_never_none_while_one_lives_who_had_it() {
-    let worlds = worlds();
-    let (mut count, mut carried) = (0, 0);
-    for world in ends(&worlds) {
-        count += 1;
-        let (old, new) = (world.old_life == Life::Lives, world.new_life == Life::Lives);
-        for batch in world.batches.iter().filter(|batch| !batch.is_forfeited) {
-            match (old, new) {
-                (true, true) => assert!(batch.old_carries != batch.new_carries, "{world:?}"),
-                // The new process took along only what was its own.
-                (true, false) => assert!(batch.old_carries || batch.is_released, "{world:?}"),
-                (false, true) => assert!(batch.new_carries || !batch.is_released, "{world:?}"),
-                (false, false) => continue,
-            }
-            carried += usize::from(batch.old_carries || batch.new_carries);
-        }
-    }
-    assert!(count > 50 && carried > 50, "{count} ends, {carried} with an owner");
-}
-
-#[test]
-fn an_old_process_that_dies_with_the_batch_sent_costs_nothing() {
-    let worlds = worlds();
-    // Neither refused nor revoked.
-    let sent = |world: &&&World| {
-        let is_alone = world.old_life == Life::Dead && world.new_life == Life::Lives;
-        is_alone && world.is_sent && !world.is_refused
-    };
-    let ends = ends(&worlds);
-    assert!(ends.iter().any(|world| sent(&world)));
-    for world in ends.iter().filter(sent) {
-        assert!(world.batches[world.at].new_carries, "{world:?}");
-    }
-}
-
-#[test]
-fn a_new_process_that_dies_before_the_batch_was_released_costs_nothing() {
-    for world in &worlds() {
-        let batch = &world.batches[world.at.min(BATCHES - 1)];
-        if world.old_life == Life::Lives && world.new_life == Life::Dead && !batch.is_forfeited {
-            assert!(batch.is_released || batch.old_has, "{world:?}");
-        }
-    }
-}
-
-#[test]
-fn nobody_takes_the_end_of_a_living_old_process_for_its_death() {
-    let closes =
-        |world: &&World| world.old_life == Life::Lives && !world.is_open && world.new_life == Life::Lives;
-    let worlds = worlds();
-    assert!(worlds.iter().any(|world| closes(&world)), "it lives on behind a refusal");
-    for world in worlds.iter().filter(closes) {
-        let carries = world.new_step == NewStep::Perform(NewAction::Carry);
-        // What was revoked is read before the end, and of what is not whole nothing can be held.
-        assert!(!carries || world.batches[world.at.min(BATCHES - 1)].is_released, "{world:?}");
-    }
-}
-
-#[test]
-fn a_batch_that_was_revoked_is_carried_by_the_old_process_alone_whoever_dies_then() {
-    let worlds = worlds();
-    let revoked = |world: &&World| world.is_revoked && world.at < BATCHES;
-    assert!(worlds.iter().filter(revoked).any(|world| world.old_life == Life::Dead));
-    for world in worlds.iter().filter(revoked) {
-        let batch = &world.batches[world.at];
-        let carries = world.new_step == NewStep::Perform(NewAction::Carry) && world.arrived == Some(world.at);
-        assert!(!batch.is_touched && !carries, "{world:?}");
-    }
-}
-
-#[test]
-fn a_new_process_that_carries_others_is_late_without_being_killed() {
-    let worlds = worlds();
-    // That it is killed is an assertion of the model.
-    let is_late = |world: &&World| world.at == 1 && world.is_revoked && world.batches[1].old_carries;
-    assert!(worlds.iter().filter(is_late).any(World::is_with_new), "it lives");
-    assert!(worlds.iter().any(|world| world.new_life == Life::Dying), "the first batch kills");
-}
-
-#[test]
-fn every_action_is_performed_by_some_world() {
-    let worlds = worlds();
-    let name = |action: String| action.split(' ').next().unwrap_or_default().to_owned();
-    let old: HashSet<_> = worlds
-        .iter()
-        .filter_map(|world| match world.old_step {
-            OldStep::Perform(action) => Some(name(format!("{action:?}"))),
-            _ => None,
-        })
-        .collect();
-    let new: HashSet<_> = worlds
-        .iter()
-        .filter_map(|world| match world.new_step {
-            NewStep::Perform(action) => Some(name(format!("{action:?}"))),
-            _ => None,
-        })
-        .collect();
-    assert_eq!((old.len(), new.len()), (11, 10), "{old:?} {new:?}");
-}
-
-#[test]
-fn an_answer_that_comes_too_late_changes_nothing() {
-    let mut old = OldOwnership::new(true);
-    let actions = [OldEvent::Offer, OldEvent::Late, OldEvent::Dead, OldEvent::Resumed, OldEvent::Held]
-        .map(|event| old.on(event));
-    let first = OldAction::SendBatch { within: Duration::from_millis(900) };
-    assert_eq!(actions, [first, OldAction::Kill, OldAction::Resume, OldAction::Stop, OldAction::Stop]);
-    assert!(!old.is_open());
 }
