@@ -16,8 +16,11 @@ use bytes::Bytes;
 use mainstay::metrics::Metrics;
 use mainstay::net::places::Places;
 use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
-use mainstay::relay::parcel::Counts;
-use mainstay::relay::{Arrival, Held, Ledger, PacedClose, Record, Relay, Rules, Tunnel, TunnelSelector, Why};
+use mainstay::relay::tunnel_state::TunnelCounters;
+use mainstay::relay::{
+    CloseObserver, CloseReason, PacedClose, ReceivedTunnel, Relay, SessionInfo, StagedTunnels, Tunnel,
+    TunnelLimits, TunnelSelector,
+};
 
 const TUNNELS: u64 = 2_500;
 const MOVES: usize = 10;
@@ -39,8 +42,8 @@ struct Process {
 
 impl Process {
     fn start() -> Self {
-        let ledger: Ledger = Arc::new(|_: &Record, _: &_| {});
-        let relay = Relay::start(1, &ledger).expect("a relay thread starts");
+        let observer: CloseObserver = Arc::new(|_: &SessionInfo, _: &_| {});
+        let relay = Relay::start(1, &observer).expect("a relay thread starts");
         Self { relay, metrics: Metrics::new(1), places: Arc::default() }
     }
 
@@ -53,17 +56,17 @@ impl Process {
             (OwnedFd::from(ours), theirs)
         };
         let ((client, client_peer), (node, node_peer)) = (pair(), pair());
-        let record = Record {
+        let info = SessionInfo {
             id,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            seat: self.metrics.node("chat", "ws1").seat(),
+            node_connection: self.metrics.node("chat", "ws1").seat(),
             route: Arc::from("chat.example.com/socket.io/"),
             generation: 1,
             opened_at: SystemTime::now(),
             affinity: ("cookie", "kept"),
             key: None,
             trace: [1; 16],
-            place: self.places.take(u32::MAX),
+            permit: self.places.take(u32::MAX),
         };
         let tunnel = Tunnel {
             client,
@@ -72,13 +75,13 @@ impl Process {
             node_tls: None,
             from_client: Bytes::new(),
             from_node: Bytes::new(),
-            rules: Rules {
-                idle: Duration::from_secs(3600),
-                max_message: u64::MAX,
-                ping: None,
-                close: Duration::from_secs(10),
+            limits: TunnelLimits {
+                idle_timeout: Duration::from_secs(3600),
+                max_message_size: u64::MAX,
+                ping_interval: None,
+                close_timeout: Duration::from_secs(10),
             },
-            record,
+            info,
         };
         assert!(self.relay.adopt(tunnel), "the thread takes it");
         [client_peer, node_peer]
@@ -97,7 +100,7 @@ fn measure(what: &str, has_tls: bool) {
     let (mut here, mut there) = (Process::start(), Process::start());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let peers: Vec<_> = (0..TUNNELS).map(|id| here.tunnel(&listener, id, has_tls)).collect();
-    runtime.block_on(here.relay.turned());
+    runtime.block_on(here.relay.wait_one_tick());
     let (mut steps, mut bytes) = (Vec::new(), 0);
     for _ in 0..MOVES {
         let (step, size) = runtime.block_on(move_all(&here, &there));
@@ -112,7 +115,7 @@ fn measure(what: &str, has_tls: bool) {
     println!("{:<10} {bytes} bytes each; {batch:.0} of them pause for {} ms", "", PAUSE.as_millis());
     drop(peers);
     for process in [here, there] {
-        let close = PacedClose::new(TunnelSelector::all(), Why::Shutdown, 1001, "");
+        let close = PacedClose::new(TunnelSelector::all(), CloseReason::Shutdown, 1001, "");
         process.relay.shut_down(close.with_grace(Duration::ZERO));
         process.relay.join();
     }
@@ -125,25 +128,25 @@ async fn move_all(from: &Process, to: &Process) -> ([f64; 3], u64) {
     let frozen = from.relay.freeze(usize::MAX).await;
     let freeze = each(begun);
     assert_eq!(frozen.len() as u64, TUNNELS, "all are frozen");
-    let arrivals: Vec<Arrival> = frozen
-        .parcels()
-        .map(|parcel| Arrival {
+    let received: Vec<ReceivedTunnel> = frozen
+        .tunnels()
+        .map(|parcel| ReceivedTunnel {
             bytes: parcel.bytes().to_vec().into(),
             sockets: parcel
                 .sockets()
                 .map(|socket| socket.try_clone_to_owned().expect("a descriptor is free")),
         })
         .collect();
-    let bytes: usize = arrivals.iter().map(|arrival| arrival.bytes.len()).sum();
+    let bytes: usize = received.iter().map(|arrival| arrival.bytes.len()).sum();
     let begun = cpu_micros();
-    let counts = Counts { metrics: &to.metrics, places: &to.places };
-    let held = Held::new(arrivals, counts).expect("these are parcels");
+    let counts = TunnelCounters { metrics: &to.metrics, limiter: &to.places };
+    let staged = StagedTunnels::new(received, counts).expect("these are parcels");
     let hold = each(begun);
     let begun = cpu_micros();
-    frozen.let_go();
-    held.go(&to.relay);
-    to.relay.turned().await;
-    from.relay.turned().await;
+    frozen.release();
+    staged.activate(&to.relay);
+    to.relay.wait_one_tick().await;
+    from.relay.wait_one_tick().await;
     let go = each(begun);
     ([freeze, hold, go], bytes as u64 / TUNNELS)
 }

@@ -24,8 +24,10 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use mainstay::metrics::{Meter, Metrics};
-use mainstay::relay::tls::{Role, Side};
-use mainstay::relay::{Ledger, PacedClose, Record, Relay, Rules, Tunnel, TunnelSelector, Why};
+use mainstay::relay::tls::{TlsConnection, TlsRole};
+use mainstay::relay::{
+    CloseObserver, CloseReason, PacedClose, Relay, SessionInfo, Tunnel, TunnelLimits, TunnelSelector,
+};
 
 use driver::{Driver, accept, departed, frame};
 
@@ -170,12 +172,12 @@ fn start_floor(pairs: Vec<[OwnedFd; 2]>) -> io::Result<JoinHandle<io::Result<()>
 }
 
 fn start_relay() -> io::Result<Relay> {
-    let ledger: Ledger = Arc::new(|_, _| ());
+    let ledger: CloseObserver = Arc::new(|_, _| ());
     Relay::start(1, &ledger)
 }
 
 fn stop(relay: &Relay) {
-    let close = PacedClose::new(TunnelSelector::all(), Why::Shutdown, 1001, "");
+    let close = PacedClose::new(TunnelSelector::all(), CloseReason::Shutdown, 1001, "");
     relay.shut_down(close.with_grace(Duration::ZERO));
     relay.join();
 }
@@ -185,23 +187,23 @@ fn meter() -> Arc<Meter> {
 }
 
 fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<Meter>) -> Tunnel {
-    let record = Record {
+    let record = SessionInfo {
         id,
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        seat: meter.seat(),
+        node_connection: meter.seat(),
         route: Arc::from("/"),
         generation: 1,
         opened_at: SystemTime::now(),
         affinity: ("none", "none"),
         key: None,
         trace: [0; 16],
-        place: None,
+        permit: None,
     };
-    let rules = Rules {
-        idle: Duration::from_secs(3600),
-        max_message: 1 << 20,
-        ping: Some(Duration::from_secs(3600)),
-        close: Duration::from_secs(10),
+    let rules = TunnelLimits {
+        idle_timeout: Duration::from_secs(3600),
+        max_message_size: 1 << 20,
+        ping_interval: Some(Duration::from_secs(3600)),
+        close_timeout: Duration::from_secs(10),
     };
     Tunnel {
         client,
@@ -210,8 +212,8 @@ fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<Meter>) 
         node_tls: None,
         from_client: Bytes::new(),
         from_node: Bytes::new(),
-        rules,
-        record,
+        limits: rules,
+        info: record,
     }
 }
 
@@ -232,7 +234,7 @@ fn memory(tls: bool) -> io::Result<()> {
         // The relay adopts in order: what the last tunnel carries says that all are there.
         peers.ask(if tls { b's' } else { b'p' })?;
         peers.answers.read_exact(&mut [0])?;
-        assert_eq!(relay.live(), count);
+        assert_eq!(relay.tunnel_count(), count);
         *bytes = private_bytes()?;
     }
     let slope = (bytes[1] as f64 - bytes[0] as f64) / (IDLE[1] - IDLE[0]) as f64;
@@ -292,7 +294,7 @@ fn hold_peers(port: u16) -> io::Result<()> {
             let mut message = frame(1, true);
             if order == *b"s" {
                 let plain = std::mem::take(&mut message);
-                Side::new(departed(1, 2), Role::Client).0.seal(&plain, &mut message);
+                TlsConnection::new(departed(1, 2), TlsRole::Client).0.seal(&plain, &mut message);
             }
             client.write_all(&message)?;
             node.read_exact(&mut frame(1, true))?;

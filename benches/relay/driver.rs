@@ -9,7 +9,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
 use mainstay::relay::Relay;
-use mainstay::relay::tls::{Role, Side};
+use mainstay::relay::tls::{TlsConnection, TlsRole};
 
 use super::{CONNECTIONS, SEND_BUFFER, meter, tunnel};
 
@@ -19,7 +19,7 @@ pub struct Driver {
     /// Client and node of each connection by turns.
     ends: Vec<TcpStream>,
     /// The clients' sides of TLS, if they speak it.
-    sides: Vec<Option<Side>>,
+    sides: Vec<Option<TlsConnection>>,
     scratch: Vec<u8>,
     /// What is read, without its records; and records to be written.
     plain: Vec<u8>,
@@ -43,8 +43,9 @@ impl Driver {
             pairs.push([pair()?, pair()?]);
         }
         carry(pairs)?;
-        let side =
-            |at: usize| (tls && at.is_multiple_of(2)).then(|| *Side::new(departed(1, 2), Role::Client).0);
+        let side = |at: usize| {
+            (tls && at.is_multiple_of(2)).then(|| *TlsConnection::new(departed(1, 2), TlsRole::Client).0)
+        };
         let sides = (0..ends.len()).map(side).collect();
         let (scratch, plain) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         Ok(Self { epoll, ends, sides, scratch, plain, records: Vec::new() })
@@ -70,7 +71,7 @@ impl Driver {
 
     /// Bytes of frames that have come.
     fn read(&mut self, at: usize) -> io::Result<usize> {
-        let begun = self.sides[at].as_ref().map_or(&[][..], Side::begun);
+        let begun = self.sides[at].as_ref().map_or(&[][..], TlsConnection::partial_record);
         self.scratch[..begun.len()].copy_from_slice(begun);
         let begun = begun.len();
         let read = self.ends[at].read(&mut self.scratch[begun..])?;

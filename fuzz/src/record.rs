@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
-use mainstay::relay::tls::{Heard, Role, Side};
+use mainstay::relay::tls::{ReceiveState, TlsConnection, TlsRole};
 
 use super::input::{Input, Pieces};
 
@@ -22,7 +22,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// One end of the connection.
-fn side(version: Version, suite: Suite, role: Role) -> Side {
+fn tls(version: Version, suite: Suite, role: TlsRole) -> TlsConnection {
     let keys = |fill: u8| {
         let mut keys = Keys { secret: [fill; 48], key: [fill; 32], iv: [fill; 12], seq: 0 };
         if version == Version::Tls12 {
@@ -30,7 +30,7 @@ fn side(version: Version, suite: Suite, role: Role) -> Side {
         }
         keys
     };
-    let (tx, rx) = if role == Role::Server { (1, 2) } else { (2, 1) };
+    let (tx, rx) = if role == TlsRole::Server { (1, 2) } else { (2, 1) };
     let departed = Departed {
         version,
         suite,
@@ -41,7 +41,7 @@ fn side(version: Version, suite: Suite, role: Role) -> Side {
         plain: Vec::new(),
         is_closed: false,
     };
-    *Side::new(departed, role).0
+    *TlsConnection::new(departed, role).0
 }
 
 /// Room for plaintext; a relay thread has more.
@@ -58,26 +58,30 @@ struct Out {
     said: Vec<u8>,
 }
 
-fn open(side: &mut Side, wire: &[u8], seed: u8, out: &mut Out) {
-    PLAIN.with_borrow_mut(|room| open_into(side, wire, seed, room, out));
+fn open(tls: &mut TlsConnection, wire: &[u8], seed: u8, out: &mut Out) {
+    PLAIN.with_borrow_mut(|room| open_into(tls, wire, seed, room, out));
 }
 
-fn open_into(side: &mut Side, wire: &[u8], seed: u8, room: &mut [u8], out: &mut Out) {
+fn open_into(tls: &mut TlsConnection, wire: &[u8], seed: u8, room: &mut [u8], out: &mut Out) {
     for piece in Pieces::new(seed, wire.len()) {
-        let whole = [side.begun(), &wire[piece]].concat();
-        let len = side.open(&whole, room, &mut out.said);
+        let whole = [tls.partial_record(), &wire[piece]].concat();
+        let len = tls.open(&whole, room, &mut out.said);
         out.plain.extend_from_slice(&room[..len]);
-        while side.is_behind() {
-            let before = side.begun().to_vec();
-            let len = side.open(&before, room, &mut out.said);
+        while tls.has_unopened() {
+            let before = tls.partial_record().to_vec();
+            let len = tls.open(&before, room, &mut out.said);
             out.plain.extend_from_slice(&room[..len]);
-            assert!(len > 0 || side.begun().len() < before.len() || !side.is_behind(), "nothing moves");
+            assert!(
+                len > 0 || tls.partial_record().len() < before.len() || !tls.has_unopened(),
+                "nothing moves"
+            );
         }
     }
 }
 
 fn talk(version: Version, suite: Suite, seed: u8, mut input: Input<'_>) {
-    let (mut server, mut client) = (side(version, suite, Role::Server), side(version, suite, Role::Client));
+    let (mut server, mut client) =
+        (tls(version, suite, TlsRole::Server), tls(version, suite, TlsRole::Client));
     let (mut sent, mut heard, mut wire) = (Vec::new(), Out::default(), Vec::new());
     let (mut is_broken, mut has_parted) = (false, false);
     while !input.is_empty() {
@@ -105,14 +109,14 @@ fn talk(version: Version, suite: Suite, seed: u8, mut input: Input<'_>) {
                 }
             }
             192..=223 => {
-                server.part(&mut wire);
+                server.close(&mut wire);
                 has_parted = true;
             }
             _ => {
                 open(&mut client, &wire, seed, &mut heard);
                 wire.clear();
                 let mut back = std::mem::take(&mut heard.said);
-                client.settle(&mut back);
+                client.send_owed_key_update(&mut back);
                 let mut answers = Out::default();
                 open(&mut server, &back, seed, &mut answers);
                 assert!(answers.plain.is_empty(), "nobody sent data there");
@@ -123,20 +127,23 @@ fn talk(version: Version, suite: Suite, seed: u8, mut input: Input<'_>) {
     assert!(sent.starts_with(&heard.plain), "what is opened is what was sealed");
     if !is_broken {
         assert_eq!(heard.plain, sent, "nothing is lost");
-        assert_eq!(client.heard(), if has_parted { Heard::Goodbye } else { Heard::Open });
+        assert_eq!(
+            client.receive_state(),
+            if has_parted { ReceiveState::CloseNotify } else { ReceiveState::Open }
+        );
     }
-    client.end();
-    assert_ne!(client.heard(), Heard::Open);
+    client.end_of_stream();
+    assert_ne!(client.receive_state(), ReceiveState::Open);
 }
 
 /// Bytes of somebody who has no keys: no data ever comes of them.
 fn stranger(version: Version, suite: Suite, seed: u8, wire: &[u8]) {
-    let mut side = side(version, suite, Role::Server);
+    let mut tls = tls(version, suite, TlsRole::Server);
     let mut out = Out::default();
-    open(&mut side, wire, seed, &mut out);
+    open(&mut tls, wire, seed, &mut out);
     assert!(out.plain.is_empty());
-    assert!(matches!(side.heard(), Heard::Open | Heard::Fault(_)));
-    if side.heard() == Heard::Open {
-        assert_eq!(side.begun(), wire, "what is not whole yet is kept");
+    assert!(matches!(tls.receive_state(), ReceiveState::Open | ReceiveState::Failed(_)));
+    if tls.receive_state() == ReceiveState::Open {
+        assert_eq!(tls.partial_record(), wire, "what is not whole yet is kept");
     }
 }

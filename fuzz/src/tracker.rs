@@ -1,6 +1,6 @@
 //! The frame tracker, and the pipe around it, against a naive decoder that sees the whole stream at once.
 
-use mainstay::relay::pipe::{Fault, Pipe};
+use mainstay::relay::pipe::{Pipe, PipeError};
 use mainstay_core::ws::close;
 use mainstay_core::ws::tracker::{Heed, Tally, Token, Tracker, Verdict};
 
@@ -15,7 +15,7 @@ struct Seen {
     /// The code of the first Close.
     close: Option<u16>,
     /// The first fault; nothing goes on behind it.
-    fault: Option<Fault>,
+    fault: Option<PipeError>,
     /// The number of the last own Ping that was answered.
     pong: Option<u8>,
 }
@@ -72,8 +72,8 @@ fn track(stream: &[u8], heed: Heed, seed: u8) -> Seen {
                     seen.pong = Some(number);
                     rest = &rest[usize::from(size)..];
                 }
-                Verdict::TooBig => return Seen { fault: Some(Fault::TooBig), ..seen },
-                Verdict::Garbage => return Seen { fault: Some(Fault::Garbage), ..seen },
+                Verdict::TooBig => return Seen { fault: Some(PipeError::MessageTooBig), ..seen },
+                Verdict::Garbage => return Seen { fault: Some(PipeError::InvalidFrame), ..seen },
             }
         }
         assert_eq!(tracker.held(), rest);
@@ -92,7 +92,7 @@ fn decode(stream: &[u8], heed: Heed) -> Seen {
     while at < stream.len() {
         let rest = &stream[at..];
         let Some(frame) = Frame::of(rest) else { return seen };
-        let Ok(frame) = frame else { return Seen { fault: Some(Fault::Garbage), ..seen } };
+        let Ok(frame) = frame else { return Seen { fault: Some(PipeError::InvalidFrame), ..seen } };
         let payload = &rest[frame.head.min(rest.len())..];
         let unmasked = |count: usize| -> Option<Vec<u8>> {
             let bytes = payload.get(..count)?;
@@ -126,7 +126,7 @@ fn decode(stream: &[u8], heed: Heed) -> Seen {
             let ends = is_whole || (frame.is_last && frame.opcode == 0);
             message = message.saturating_add(frame.length);
             if message > heed.limit {
-                return Seen { fault: Some(Fault::TooBig), ..seen };
+                return Seen { fault: Some(PipeError::MessageTooBig), ..seen };
             }
             if ends {
                 message = 0;
@@ -218,7 +218,7 @@ pub fn pipe(data: &[u8]) {
         piece.extend_from_slice(&stream[part]);
         bytes += piece.len() - pipe.held().len();
         let seen = pipe.feed(&piece, heed, &mut tally, |part| out.extend_from_slice(part));
-        fault = fault.or(seen.fault);
+        fault = fault.or(seen.error);
     }
     assert_eq!((pipe.bytes(), bytes), (stream.len() as u64, stream.len()));
     assert_eq!(pipe.messages(), u64::from(tally[0] + tally[1]));
@@ -227,7 +227,7 @@ pub fn pipe(data: &[u8]) {
         assert_eq!(fault, expected.fault, "{}", stream.escape_ascii());
     }
     assert!(expected.fault.is_some() || tally == expected.tally);
-    assert!(expected.close.is_none() || pipe.close_seen() == expected.close);
+    assert!(expected.close.is_none() || pipe.close_code() == expected.close);
 }
 
 /// What came out is the head of what goes on, with our own frames between two of the peer's and nothing behind the

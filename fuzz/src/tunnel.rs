@@ -10,8 +10,8 @@ use mainstay::control::upgrade::{decode_piece, protocol};
 use mainstay::metrics::Metrics;
 use mainstay::net::handover::{Frame, Link};
 use mainstay::net::places::Places;
-use mainstay::relay::parcel::Counts;
-use mainstay::relay::{Arrival, Held};
+use mainstay::relay::tunnel_state::TunnelCounters;
+use mainstay::relay::{ReceivedTunnel, StagedTunnels};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
@@ -60,12 +60,12 @@ fn packed(bytes: &[u8]) -> Option<Vec<u8>> {
         if counters.runs > MOST_RUNS {
             *counters = Counters::new();
         }
-        let arrival = Arrival { bytes: bytes.to_vec().into(), sockets: sockets() };
-        let counts = Counts { metrics: &counters.metrics, places: &counters.places };
-        let held = Held::new(vec![arrival], counts).ok()?;
-        assert_eq!(held.len(), 1);
-        let written = held.parcels().into_iter().next().map(|parcel| parcel.to_vec());
-        held.discard();
+        let arrival = ReceivedTunnel { bytes: bytes.to_vec().into(), sockets: sockets() };
+        let counts = TunnelCounters { metrics: &counters.metrics, limiter: &counters.places };
+        let staged = StagedTunnels::new(vec![arrival], counts).ok()?;
+        assert_eq!(staged.len(), 1);
+        let written = staged.encode_all().into_iter().next().map(|state| state.to_vec());
+        staged.discard();
         written
     })
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::log;
 use crate::pool::NodeId;
-use crate::relay::{Snapshot, TunnelSelector};
+use crate::relay::{SessionSnapshot, TunnelSelector};
 
 /// Sessions of a page unless told, and the most.
 pub const PAGE: usize = 100;
@@ -34,7 +34,9 @@ impl Wanted {
     pub fn selector(&self) -> TunnelSelector {
         let (pool, node) = (self.pool.clone(), self.node.clone());
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
-        TunnelSelector::new(move |record| is(&pool, &record.seat.pool) && is(&node, &record.seat.node))
+        TunnelSelector::new(move |record| {
+            is(&pool, &record.node_connection.pool) && is(&node, &record.node_connection.node)
+        })
     }
 }
 
@@ -87,8 +89,8 @@ pub struct Both {
     pub out: u64,
 }
 
-impl From<Snapshot> for Session {
-    fn from(of: Snapshot) -> Self {
+impl From<SessionSnapshot> for Session {
+    fn from(of: SessionSnapshot) -> Self {
         let both = |[from_client, from_node]: [u64; 2]| Both { r#in: from_client, out: from_node };
         Self {
             id: format!("{:016x}", of.id),

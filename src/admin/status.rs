@@ -141,7 +141,7 @@ pub fn status(front: &ProxyContext, process: &Process) -> Status {
             Phase::Stopped => "stopped",
         },
         listeners: process.listeners.clone(),
-        tunnels: front.relay.live(),
+        tunnels: front.relay.tunnel_count(),
         totals: totals(&pools),
         pools,
     }

@@ -23,7 +23,9 @@ use crate::metrics::{Metrics, Part};
 use crate::net::inherit::Inherited;
 use crate::net::listen::Listener;
 use crate::proxy::{ProxyContext, ProxyState};
-use crate::relay::{CLOSE_GRACE, Ledger, Outcome, PacedClose, Record, Relay, TunnelSelector, Why};
+use crate::relay::{
+    CLOSE_GRACE, CloseObserver, CloseReason, PacedClose, Relay, SessionEnd, SessionInfo, TunnelSelector,
+};
 use crate::service;
 use crate::ws::close;
 use mainstay_core::open_files;
@@ -172,7 +174,7 @@ impl App {
     pub async fn stop(mut self) {
         let front = Arc::clone(&self.front);
         let drain = self.reload.config().shutdown.drain;
-        tracing::info!(tunnels = front.relay.live(), "stopping");
+        tracing::info!(tunnels = front.relay.tunnel_count(), "stopping");
         front.shutdown.begin();
         self.reload.end_sockets();
         service::stopping(&report::status(&front));
@@ -211,7 +213,7 @@ impl Drop for App {
 
 /// The close of every tunnel at the end of the process.
 fn close_all(code: u16, reason: &str) -> PacedClose {
-    PacedClose::new(TunnelSelector::all(), Why::Shutdown, code, reason)
+    PacedClose::new(TunnelSelector::all(), CloseReason::Shutdown, code, reason)
 }
 
 /// The faults of the file that the config is from; without one, their sentences.
@@ -249,24 +251,24 @@ fn open(spec: ListenSpec, inherited: &mut Inherited) -> io::Result<Listener> {
 }
 
 /// Where each tunnel's one outcome is counted and written down (invariant I7).
-fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> Ledger {
+fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> CloseObserver {
     let (access, metrics) = (Arc::clone(access), Arc::clone(metrics));
     Arc::new(move |record, outcome| {
-        if outcome.why == Why::Panicked {
+        if outcome.reason == CloseReason::Panicked {
             metrics.panicked(Part::Relay);
         }
-        record.seat.closed(outcome.side, outcome.code);
+        record.node_connection.closed(outcome.side, outcome.code);
         access.close(close_event(record, outcome));
     })
 }
 
-fn close_event(record: &Record, outcome: &Outcome) -> access::Close {
+fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> access::Close {
     access::Close {
         at: SystemTime::now(),
-        session: record.session(),
+        session: record.to_log_session(),
         side: outcome.side.as_str(),
         code: outcome.code,
-        why: outcome.why.as_str(),
+        why: outcome.reason.as_str(),
         duration: outcome.duration,
         bytes: outcome.bytes,
         messages: outcome.messages,

@@ -12,7 +12,7 @@ use crate::control::Reload;
 use crate::control::upgrade::Upgrader;
 use crate::proxy::ProxyContext;
 use crate::proxy::drain::{DrainChange, cancel_drain, order_drain};
-use crate::relay::{PacedClose, TunnelSelector, Why};
+use crate::relay::{CloseReason, PacedClose, TunnelSelector};
 use crate::ws::close;
 
 /// What the admin server shows and can bring about.
@@ -31,7 +31,7 @@ pub(super) fn view(reload: &Arc<Reload>, started_at: SystemTime, upgrades: &Arc<
             status(&shown, &Process { started_at, listeners, rebalances })
         }),
         sessions: Box::new(move |wanted| {
-            let page = listed.relay.sessions(wanted.selector(), wanted.after, wanted.limit + 1);
+            let page = listed.relay.list_sessions(wanted.selector(), wanted.after, wanted.limit + 1);
             Box::pin(async { page.await.into_iter().map(Session::from).collect() })
         }),
         close: Box::new(move |id| {
@@ -89,7 +89,7 @@ fn node_answer(front: &ProxyContext, change: DrainChange) -> NodeAnswer {
 /// How an operator ends a session. The client may come back, so not 1000.
 fn kill(id: u64) -> PacedClose {
     let session = TunnelSelector::sessions([id].into());
-    PacedClose::new(session, Why::Killed, close::SERVICE_RESTART, "closed by an operator")
+    PacedClose::new(session, CloseReason::Killed, close::SERVICE_RESTART, "closed by an operator")
 }
 
 fn readiness(reload: &Reload) -> Readiness {

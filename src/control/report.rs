@@ -56,7 +56,7 @@ pub fn status(front: &ProxyContext) -> String {
         Phase::Draining | Phase::Stopped => "draining",
     };
     let generation = front.state.load().generation;
-    format!("{phase}, tunnels: {}, generation: {generation}", front.relay.live())
+    format!("{phase}, tunnels: {}, generation: {generation}", front.relay.tunnel_count())
 }
 
 async fn is_alive(front: &Arc<ProxyContext>, within: Duration) -> bool {
@@ -64,6 +64,6 @@ async fn is_alive(front: &Arc<ProxyContext>, within: Duration) -> bool {
         return true;
     }
     let mut asked = JoinSet::new();
-    asked.spawn(timeout(within, front.relay.turned()));
+    asked.spawn(timeout(within, front.relay.wait_one_tick()));
     matches!(asked.join_next().await, Some(Ok(Ok(true))))
 }

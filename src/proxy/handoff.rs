@@ -23,15 +23,15 @@ use crate::metrics::{Handshake, PoolMeter, Seat};
 use crate::net::places::Place;
 use crate::net::stream::Stream;
 use crate::pool::pick::Candidate;
-use crate::relay::{Record, Rules, Tunnel};
+use crate::relay::{SessionInfo, Tunnel, TunnelLimits};
 use crate::ws::handshake;
 
 /// A tunnel whose node has accepted, while its client is told.
 pub struct PendingTunnel {
     node: Stream,
     from_node: Bytes,
-    rules: Rules,
-    record: Record,
+    limits: TunnelLimits,
+    info: SessionInfo,
     begun: Instant,
     outcome: HandshakeOutcome,
     /// Its generation, for whoever waits for the last session of that.
@@ -83,13 +83,13 @@ pub fn accept_upgrade(
     let tunnel = PendingTunnel {
         node,
         from_node,
-        rules: Rules {
-            idle: pool.config.timeouts.idle,
-            max_message: pool.config.messages.max_size.unwrap_or(u64::MAX),
-            ping: pool.config.messages.ping,
-            close: pool.config.timeouts.close,
+        limits: TunnelLimits {
+            idle_timeout: pool.config.timeouts.idle,
+            max_message_size: pool.config.messages.max_size.unwrap_or(u64::MAX),
+            ping_interval: pool.config.messages.ping,
+            close_timeout: pool.config.timeouts.close,
         },
-        record: record(session, &candidate, seat),
+        info: session_info(session, &candidate, seat),
         begun: session.begun,
         outcome: HandshakeOutcome { meter: Arc::clone(&pool.meter), result: Handshake::Failed },
         _state: Arc::clone(&session.state),
@@ -97,18 +97,18 @@ pub fn accept_upgrade(
     Reply { response, upgrade: Some(tunnel) }
 }
 
-fn record(session: &ProxySession, candidate: &Candidate, seat: Seat) -> Record {
-    Record {
+fn session_info(session: &ProxySession, candidate: &Candidate, seat: Seat) -> SessionInfo {
+    SessionInfo {
         id: session.id,
         client: session.client.address,
-        seat,
+        node_connection: seat,
         route: Arc::clone(&session.route),
         generation: session.state.generation,
         opened_at: session.opened_at,
         affinity: (candidate.source(), candidate.outcome.as_str()),
         key: session.key(candidate),
         trace: session.trace,
-        place: None,
+        permit: None,
     }
 }
 
@@ -128,8 +128,8 @@ impl Handoff {
         outcome.result = Handshake::Upgraded;
         outcome.meter.handshake_seconds(tunnel.begun.elapsed());
         drop(outcome);
-        let record = Record { place: Some(permit), ..tunnel.record };
-        context.access_log.open(access::Open { at: SystemTime::now(), session: record.session() });
+        let info = SessionInfo { permit: Some(permit), ..tunnel.info };
+        context.access_log.open(access::Open { at: SystemTime::now(), session: info.to_log_session() });
         let tunnel = Tunnel {
             client,
             node,
@@ -137,8 +137,8 @@ impl Handoff {
             node_tls,
             from_client: early,
             from_node: tunnel.from_node,
-            rules: tunnel.rules,
-            record,
+            limits: tunnel.limits,
+            info,
         };
         if !context.relay.adopt(tunnel) {
             tracing::debug!("tunnel rejected: the relay has stopped");

@@ -10,20 +10,20 @@
 //! While tunnels run, the threads can be told to close some of them ([`Relay::close`]) and asked what they are
 //! ([`Relay::sessions`]). Live tunnels go from one process to another as [parcels](parcel): [`Relay::freeze`].
 
-mod end;
-mod engine;
-mod farewell;
-mod listing;
-mod moving;
+mod endpoint;
+mod event_loop;
+mod close_frame;
+mod session_list;
+mod migration;
 mod paced_close;
-pub mod parcel;
+pub mod tunnel_state;
 pub mod pipe;
-mod pulse;
-mod round;
+mod keepalive;
+mod close_share;
 pub mod tls;
 mod tunnel;
-mod turn;
-mod why;
+mod tick;
+mod close_reason;
 
 use std::future::Future;
 use std::io;
@@ -39,10 +39,10 @@ use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-pub use listing::{ChoiceOrder, Snapshot, TunnelChoice};
-pub use moving::{Arrival, Frozen, Held, Parcel, ParcelFault, Stays};
+pub use close_reason::CloseReason;
+pub use migration::{FrozenBatch, FrozenTunnel, KeptTunnel, ReceivedTunnel, StageError, StagedTunnels};
 pub use paced_close::{CLOSE_GRACE, CloseHandle, PacedClose, TunnelSelector};
-pub use why::Why;
+pub use session_list::{ChoiceOrder, SessionSnapshot, TunnelChoice};
 
 use crate::log::access::Session;
 use crate::metrics::{Seat, Side};
@@ -51,17 +51,17 @@ use crate::net::tls::departed::Departed;
 use crate::ws::close;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
-const STRETCH: usize = 512;
+const SLAB_CHUNK: usize = 512;
 
 /// What the relay may need to know about a session, and gives back with its outcome.
 #[derive(Debug)]
-pub struct Record {
+pub struct SessionInfo {
     /// Unique in the process.
     pub id: u64,
     /// The client, as the front desk believes it to be.
     pub client: IpAddr,
     /// Counts the tunnel as live on its node until the record is dropped.
-    pub seat: Seat,
+    pub node_connection: Seat,
     /// The route that the request matched, as written in the config.
     pub route: Arc<str>,
     /// Generation of the state that the session was opened under.
@@ -75,19 +75,19 @@ pub struct Record {
     /// The trace that the node was told.
     pub trace: [u8; 16],
     /// Counts the client's connection until the record is dropped; `None` where nobody counts.
-    pub place: Option<Place>,
+    pub permit: Option<Place>,
 }
 
-impl Record {
+impl SessionInfo {
     /// What the access log says of the session.
-    pub fn session(&self) -> Session {
+    pub fn to_log_session(&self) -> Session {
         Session {
             id: self.id,
             trace: self.trace,
             client: Some(self.client),
             route: Arc::clone(&self.route),
-            pool: Arc::clone(&self.seat.pool),
-            node: Arc::clone(&self.seat.node),
+            pool: Arc::clone(&self.node_connection.pool),
+            node: Arc::clone(&self.node_connection.node),
             affinity: self.affinity,
         }
     }
@@ -95,16 +95,16 @@ impl Record {
 
 /// What a tunnel is held to.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct TunnelLimits {
     /// Without a byte in either direction for this long, the tunnel is closed with 1001.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// The most payload bytes of one message; `u64::MAX` is no limit. Over it both sides get 1009.
-    pub max_message: u64,
+    pub max_message_size: u64,
     /// A client that sends nothing for this long is asked with a Ping of the balancer's; nothing for as long again,
     /// and the tunnel is closed. `None`: clients are not asked.
-    pub ping: Option<Duration>,
+    pub ping_interval: Option<Duration>,
     /// Once one side has sent a Close, ended its stream or hung up, the other has this long to do the same.
-    pub close: Duration,
+    pub close_timeout: Duration,
 }
 
 /// A tunnel on its way into the relay.
@@ -123,20 +123,20 @@ pub struct Tunnel {
     /// Bytes already read from the node, for the client.
     pub from_node: Bytes,
     /// See [`Rules`].
-    pub rules: Rules,
+    pub limits: TunnelLimits,
     /// See [`Record`].
-    pub record: Record,
+    pub info: SessionInfo,
 }
 
 /// How a tunnel ended (invariant I7: exactly one for each).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
+pub struct SessionEnd {
     /// Who ended it.
     pub side: Side,
     /// The close code: of the first Close frame, or 1006 where there was none.
     pub code: u16,
     /// Why.
-    pub why: Why,
+    pub reason: CloseReason,
     /// From adoption to the end.
     pub duration: Duration,
     /// Bytes read from the client and from the node.
@@ -145,65 +145,65 @@ pub struct Outcome {
     pub messages: [u64; 2],
 }
 
-impl Outcome {
+impl SessionEnd {
     /// Of a tunnel that the balancer ended before anything passed.
-    fn unborn(code: u16, why: Why) -> Self {
+    fn without_traffic(code: u16, reason: CloseReason) -> Self {
         let (bytes, messages) = ([0; 2], [0; 2]);
-        Self { side: Side::Balancer, code, why, duration: Duration::ZERO, bytes, messages }
+        Self { side: Side::Balancer, code, reason, duration: Duration::ZERO, bytes, messages }
     }
 }
 
 /// Takes the end of each tunnel. Called on a relay thread: it must not block.
-pub type Ledger = Arc<dyn Fn(&Record, &Outcome) + Send + Sync>;
+pub type CloseObserver = Arc<dyn Fn(&SessionInfo, &SessionEnd) + Send + Sync>;
 
 /// What a relay thread can be told.
-enum Command {
+enum RelayCommand {
     /// Say that the loop turns.
-    Answer(oneshot::Sender<()>),
-    Adopt(Box<Arriving>),
-    Close(Box<round::Round>),
-    List(Box<listing::Listing>),
-    Freeze(moving::Freezing),
-    Resume(Vec<Parcel>),
-    LetGo(Vec<usize>),
-    Land(moving::Landing),
+    Acknowledge(oneshot::Sender<()>),
+    Adopt(Box<PendingAdoption>),
+    Close(Box<close_share::CloseShare>),
+    List(Box<session_list::ListJob>),
+    Freeze(migration::FreezeRequest),
+    Resume(Vec<FrozenTunnel>),
+    Release(Vec<usize>),
+    Restore(migration::RestoredTunnels),
 }
 
 /// A tunnel on its way to its thread. If it does not get there, because the thread has ended, that is its outcome:
 /// the session is open, and every open session has one (invariant I7).
-struct Arriving {
+struct PendingAdoption {
     /// `None` once it is there.
     tunnel: Option<Tunnel>,
-    ledger: Ledger,
+    observer: CloseObserver,
 }
 
-impl Drop for Arriving {
+impl Drop for PendingAdoption {
     fn drop(&mut self) {
-        let Some(Tunnel { record, .. }) = &self.tunnel else { return };
-        (self.ledger)(record, &Outcome::unborn(close::GOING_AWAY, Why::Shutdown));
+        let Some(Tunnel { info, .. }) = &self.tunnel else { return };
+        (self.observer)(info, &SessionEnd::without_traffic(close::GOING_AWAY, CloseReason::Shutdown));
     }
 }
 
 /// The relay threads.
 pub struct Relay {
-    threads: Vec<Thread>,
+    threads: Vec<RelayThread>,
 }
 
-struct Thread {
-    commands: Sender<Command>,
+struct RelayThread {
+    commands: Sender<RelayCommand>,
     /// Wakes the thread's epoll.
     wake: Arc<OwnedFd>,
     /// Tunnels on this thread, with those on their way to it.
     tunnels: Arc<AtomicUsize>,
     /// For tunnels that it does not take any more.
-    ledger: Ledger,
+    observer: CloseObserver,
     handle: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Relay {
     /// Starts `threads` relay threads, at least one.
-    pub fn start(threads: usize, ledger: &Ledger) -> io::Result<Self> {
-        let start = |number| Thread::start(number, Arc::clone(ledger));
+    pub fn start(threads: usize, observer: &CloseObserver) -> io::Result<Self> {
+        let start = |number| RelayThread::start(number, Arc::clone(observer));
         Ok(Self { threads: (0..threads.max(1)).map(start).collect::<io::Result<_>>()? })
     }
 
@@ -213,8 +213,8 @@ impl Relay {
         let fewest = self.threads.iter().min_by_key(|thread| thread.tunnels.load(Relaxed));
         let Some(thread) = fewest else { return false };
         thread.tunnels.fetch_add(1, Relaxed);
-        let arriving = Arriving { tunnel: Some(tunnel), ledger: Arc::clone(&thread.ledger) };
-        let taken = thread.tell(Command::Adopt(Box::new(arriving)));
+        let new_tunnel = PendingAdoption { tunnel: Some(tunnel), observer: Arc::clone(&thread.observer) };
+        let taken = thread.send(RelayCommand::Adopt(Box::new(new_tunnel)));
         if !taken {
             thread.tunnels.fetch_sub(1, Relaxed);
         }
@@ -222,19 +222,19 @@ impl Relay {
     }
 
     /// Tunnels in all threads.
-    pub fn live(&self) -> usize {
+    pub fn tunnel_count(&self) -> usize {
         self.threads.iter().map(|thread| thread.tunnels.load(Relaxed)).sum()
     }
 
     /// The `limit` sessions with the lowest ids above `after`, in their order. A page that is full may have more
     /// behind it: ask again with its last id.
-    pub fn sessions(
+    pub fn list_sessions(
         &self,
         selector: TunnelSelector,
         after: Option<u64>,
         limit: usize,
-    ) -> impl Future<Output = Vec<Snapshot>> + Send + use<> {
-        let page = self.list(listing::Query::page(selector, after, limit));
+    ) -> impl Future<Output = Vec<SessionSnapshot>> + Send + use<> {
+        let page = self.query_threads(session_list::SessionQuery::page(selector, after, limit));
         async { page.await.into_iter().map(|(_, snapshot)| snapshot).collect() }
     }
 
@@ -245,26 +245,29 @@ impl Relay {
         choice: TunnelChoice,
         limit: usize,
     ) -> impl Future<Output = Vec<u64>> + Send + use<> {
-        let chosen = self.list(listing::Query::choice(choice, limit));
+        let chosen = self.query_threads(session_list::SessionQuery::choice(choice, limit));
         async { chosen.await.into_iter().map(|(_, snapshot)| snapshot.id).collect() }
     }
 
-    fn list(&self, query: listing::Query) -> impl Future<Output = Vec<(u64, Snapshot)>> + Send + use<> {
+    fn query_threads(
+        &self,
+        query: session_list::SessionQuery,
+    ) -> impl Future<Output = Vec<(u64, SessionSnapshot)>> + Send + use<> {
         let limit = query.limit;
         let query = Arc::new(query);
-        let ask = |thread: &Thread| {
+        let ask = |thread: &RelayThread| {
             let (reply, answer) = oneshot::channel();
-            thread.tell(Command::List(Box::new(listing::Listing::new(Arc::clone(&query), reply))));
+            thread.send(RelayCommand::List(Box::new(session_list::ListJob::new(Arc::clone(&query), reply))));
             answer
         };
-        listing::page(self.threads.iter().map(ask).collect(), limit)
+        session_list::merge_page(self.threads.iter().map(ask).collect(), limit)
     }
 
     /// True once the loop of every thread has turned; false when one has ended.
-    pub fn turned(&self) -> impl Future<Output = bool> + Send + use<> {
-        let ask = |thread: &Thread| {
+    pub fn wait_one_tick(&self) -> impl Future<Output = bool> + Send + use<> {
+        let ask = |thread: &RelayThread| {
             let (reply, answer) = oneshot::channel();
-            thread.tell(Command::Answer(reply)).then_some(answer)
+            thread.send(RelayCommand::Acknowledge(reply)).then_some(answer)
         };
         let answers: Vec<_> = self.threads.iter().map(ask).collect();
         async move {
@@ -290,19 +293,20 @@ impl Relay {
     }
 }
 
-impl Thread {
-    fn start(number: usize, ledger: Ledger) -> io::Result<Self> {
+impl RelayThread {
+    fn start(number: usize, observer: CloseObserver) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let tunnels = Arc::new(AtomicUsize::new(0));
         let (commands, inbox) = channel();
         let count = Arc::clone(&tunnels);
-        let engine = engine::Engine::new(number, Arc::clone(&wake), inbox, count, Arc::clone(&ledger))?;
+        let engine =
+            event_loop::EventLoop::new(number, Arc::clone(&wake), inbox, count, Arc::clone(&observer))?;
         let handle =
             std::thread::Builder::new().name(format!("relay-{number}")).spawn(move || engine.run())?;
-        Ok(Self { commands, wake, tunnels, ledger, handle: parking_lot::Mutex::new(Some(handle)) })
+        Ok(Self { commands, wake, tunnels, observer, handle: parking_lot::Mutex::new(Some(handle)) })
     }
 
-    fn tell(&self, command: Command) -> bool {
+    fn send(&self, command: RelayCommand) -> bool {
         let told = self.commands.send(command).is_ok();
         wake(&self.wake);
         told
@@ -337,7 +341,7 @@ mod tests {
     struct Stage {
         relay: Relay,
         metrics: Arc<Metrics>,
-        outcomes: Receiver<(u64, Outcome)>,
+        ends: Receiver<(u64, SessionEnd)>,
     }
 
     /// Both peers of a tunnel.
@@ -348,43 +352,43 @@ mod tests {
 
     impl Stage {
         fn set(threads: usize) -> Self {
-            let (sender, outcomes) = channel();
+            let (sender, ends) = channel();
             let sender = parking_lot::Mutex::new(sender);
-            let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
-                let _ = sender.lock().send((record.id, *outcome));
+            let observer: CloseObserver = Arc::new(move |info: &SessionInfo, end: &SessionEnd| {
+                let _ = sender.lock().send((info.id, *end));
             });
-            let relay = Relay::start(threads, &ledger).unwrap();
-            Self { relay, metrics: Metrics::new(threads), outcomes }
+            let relay = Relay::start(threads, &observer).unwrap();
+            Self { relay, metrics: Metrics::new(threads), ends }
         }
 
         fn tunnel(&self, id: u64, node: &str) -> Peers {
-            let rules = Rules {
-                idle: Duration::from_secs(3600),
-                max_message: u64::MAX,
-                ping: None,
-                close: Duration::from_secs(10),
+            let limits = TunnelLimits {
+                idle_timeout: Duration::from_secs(3600),
+                max_message_size: u64::MAX,
+                ping_interval: None,
+                close_timeout: Duration::from_secs(10),
             };
-            self.ruled(id, node, rules)
+            self.tunnel_with(id, node, limits)
         }
 
-        fn ruled(&self, id: u64, node: &str, rules: Rules) -> Peers {
-            let (tunnel, peers) = self.arriving(id, node, rules);
+        fn tunnel_with(&self, id: u64, node: &str, limits: TunnelLimits) -> Peers {
+            let (tunnel, peers) = self.new_tunnel(id, node, limits);
             assert!(self.relay.adopt(tunnel));
             peers
         }
 
-        fn arriving(&self, id: u64, node: &str, rules: Rules) -> (Tunnel, Peers) {
-            let record = Record {
+        fn new_tunnel(&self, id: u64, node: &str, limits: TunnelLimits) -> (Tunnel, Peers) {
+            let info = SessionInfo {
                 id,
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                seat: self.metrics.node("chat", node).seat(),
+                node_connection: self.metrics.node("chat", node).seat(),
                 route: Arc::from("/"),
                 generation: 3,
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("cookie", "kept"),
                 key: None,
                 trace: [0; 16],
-                place: None,
+                permit: None,
             };
             let pair = || {
                 let (ours, theirs) = UnixStream::pair().unwrap();
@@ -401,14 +405,14 @@ mod tests {
                 node_tls: None,
                 from_client: early.clone(),
                 from_node: early,
-                rules,
-                record,
+                limits,
+                info,
             };
             (tunnel, Peers { client: client_peer, node: node_peer })
         }
 
-        fn outcome(&self) -> (u64, Outcome) {
-            self.outcomes.recv_timeout(DEADLINE).expect("a tunnel ends")
+        fn next_end(&self) -> (u64, SessionEnd) {
+            self.ends.recv_timeout(DEADLINE).expect("a tunnel ends")
         }
 
         fn end(self) {
@@ -457,16 +461,16 @@ mod tests {
     }
 
     fn closing(selector: TunnelSelector, window: u64, grace: u64) -> PacedClose {
-        let close = PacedClose::new(selector, Why::Drained, 1012, "moved");
+        let close = PacedClose::new(selector, CloseReason::Drained, 1012, "moved");
         close.over(Duration::from_millis(window)).with_grace(Duration::from_millis(grace))
     }
 
     fn on_node(node: &'static str) -> TunnelSelector {
-        TunnelSelector::new(move |record| &*record.seat.node == node)
+        TunnelSelector::new(move |info| &*info.node_connection.node == node)
     }
 
     fn end(grace: u64) -> PacedClose {
-        PacedClose { why: Why::Shutdown, ..closing(TunnelSelector::all(), 0, grace) }
+        PacedClose { cause: CloseReason::Shutdown, ..closing(TunnelSelector::all(), 0, grace) }
     }
 
     #[tokio::test]
@@ -481,13 +485,13 @@ mod tests {
         handle.finished().await;
         assert_eq!((handle.selected(), handle.left(), handle.closed()), (7, 0, 7));
         for _ in 0..7 {
-            let (id, outcome) = stage.outcome();
+            let (id, end) = stage.next_end();
             assert!(id < 7);
-            assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Balancer, 1012, Why::Drained));
+            assert_eq!((end.side, end.code, end.reason), (Side::Balancer, 1012, CloseReason::Drained));
         }
         staying.iter_mut().for_each(|peers| peers.say("still here"));
         late.say("came later");
-        assert_eq!(stage.relay.live(), 6);
+        assert_eq!(stage.relay.tunnel_count(), 6);
         stage.end();
     }
 
@@ -497,7 +501,7 @@ mod tests {
         let peers: Vec<Peers> = (0..40).map(|id| stage.tunnel(id, "ws1")).collect();
         let handle = stage.relay.close(closing(TunnelSelector::all(), 60, 40));
         handle.finished().await;
-        assert_eq!((handle.selected(), stage.relay.live()), (40, 0));
+        assert_eq!((handle.selected(), stage.relay.tunnel_count()), (40, 0));
         for mut peers in peers {
             assert_eq!((close_code(&mut peers.client), close_code(&mut peers.node)), (1012, 1012));
             assert_eq!((peers.client.read(&mut [0]).unwrap(), peers.node.read(&mut [0]).unwrap()), (0, 0));
@@ -510,7 +514,7 @@ mod tests {
         let stage = Stage::set(2);
         let (mut one, mut other) = (stage.tunnel(u64::MAX, "ws1"), stage.tunnel(5, "ws1"));
         let kill = |id: u64| PacedClose {
-            why: Why::Killed,
+            cause: CloseReason::Killed,
             ..closing(TunnelSelector::sessions([id].into()), 0, 60_000)
         };
         assert_eq!(stage.relay.close(kill(4)).counted().await, 0);
@@ -518,8 +522,8 @@ mod tests {
         assert_eq!(handle.counted().await, 1);
         one.part(1012);
         handle.finished().await;
-        let (id, outcome) = stage.outcome();
-        assert_eq!((id, outcome.why), (u64::MAX, Why::Killed));
+        let (id, end) = stage.next_end();
+        assert_eq!((id, end.reason), (u64::MAX, CloseReason::Killed));
         other.say("untouched");
         stage.end();
     }
@@ -531,15 +535,15 @@ mod tests {
         let first = stage.relay.close(closing(TunnelSelector::all(), 3_600_000, 0));
         assert_eq!(first.counted().await, 3);
         // One is due at the start of each window, the others much later.
-        assert_eq!(stage.outcome().1.why, Why::Drained);
+        assert_eq!(stage.next_end().1.reason, CloseReason::Drained);
         let second = stage.relay.close(drain("ws1", 3_600_000, 0));
         assert_eq!(second.counted().await, 2);
-        assert_eq!(stage.outcome().1.why, Why::Drained);
+        assert_eq!(stage.next_end().1.reason, CloseReason::Drained);
         // The thread answers when the turn that ended it is over.
-        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 9).await.len(), 1);
+        assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 9).await.len(), 1);
         assert_eq!((first.left(), second.left()), (1, 1));
         drop(peers);
-        assert_ne!(stage.outcome().1.side, Side::Balancer);
+        assert_ne!(stage.next_end().1.side, Side::Balancer);
         first.finished().await;
         second.finished().await;
         stage.end();
@@ -557,15 +561,15 @@ mod tests {
         stage.relay.shut_down(end(0));
         stage.relay.join();
         handle.finished().await;
-        let ends: Vec<_> = stage.outcomes.try_iter().collect();
+        let ends: Vec<_> = stage.ends.try_iter().collect();
         assert_eq!(ends.len(), 7);
         // One was due at the start of the window.
-        let drained = ends.iter().filter(|(_, outcome)| outcome.why == Why::Drained).count();
-        let shut = ends.iter().filter(|(_, outcome)| outcome.why == Why::Shutdown).count();
+        let drained = ends.iter().filter(|(_, end)| end.reason == CloseReason::Drained).count();
+        let shut = ends.iter().filter(|(_, end)| end.reason == CloseReason::Shutdown).count();
         assert_eq!((drained, shut), (1, 6), "{ends:?}");
         let gone = stage.relay.close(drain("ws1", 0, 0));
         assert_eq!(gone.counted().await, 0);
-        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 10).await, []);
+        assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 10).await, []);
     }
 
     #[tokio::test]
@@ -576,7 +580,7 @@ mod tests {
         one.say("again");
         one.node.write_all(&frame(1, b"yes", None)).unwrap();
         read(&mut one.client, 5);
-        let [quiet, busy] = &stage.relay.sessions(TunnelSelector::all(), None, 10).await[..] else {
+        let [quiet, busy] = &stage.relay.list_sessions(TunnelSelector::all(), None, 10).await[..] else {
             panic!("two sessions")
         };
         assert_eq!((quiet.id, quiet.last_message_at, quiet.bytes), (4, None, [0, 0]));
@@ -587,10 +591,11 @@ mod tests {
         assert_eq!((busy.affinity, busy.round_trip, busy.is_closing), (("cookie", "kept"), None, false));
         let of = |pool: &str, node: Option<&str>| {
             let (pool, node) = (pool.to_owned(), node.map(str::to_owned));
-            let selector = TunnelSelector::new(move |record| {
-                *record.seat.pool == pool && node.as_ref().is_none_or(|node| *record.seat.node == *node)
+            let selector = TunnelSelector::new(move |info| {
+                *info.node_connection.pool == pool
+                    && node.as_ref().is_none_or(|node| *info.node_connection.node == *node)
             });
-            let page = stage.relay.sessions(selector, None, 10);
+            let page = stage.relay.list_sessions(selector, None, 10);
             async { page.await.iter().map(|session| session.id).collect::<Vec<_>>() }
         };
         assert_eq!(of("chat", Some("ws2")).await, [4]);
@@ -606,7 +611,7 @@ mod tests {
         let _peers: Vec<Peers> = ids.iter().map(|id| stage.tunnel(*id, "ws1")).collect();
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
-            let page = stage.relay.sessions(TunnelSelector::all(), after, 50).await;
+            let page = stage.relay.list_sessions(TunnelSelector::all(), after, 50).await;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             listed.extend(page.iter().map(|session| session.id));
@@ -614,7 +619,7 @@ mod tests {
         let mut sorted = ids.clone();
         sorted.sort_unstable();
         assert_eq!(listed, sorted);
-        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 0).await, []);
+        assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 0).await, []);
         stage.end();
     }
 
@@ -625,7 +630,7 @@ mod tests {
             (0..6).map(|id| stage.tunnel(id, ["ws1", "ws2"][id as usize / 5])).collect();
         peers[4].say("busy");
         let choose = |order, limit| {
-            let selector = TunnelSelector::new(|record| &*record.seat.node == "ws1" && record.id != 2);
+            let selector = TunnelSelector::new(|info| &*info.node_connection.node == "ws1" && info.id != 2);
             stage.relay.choose(TunnelChoice { selector, order }, limit)
         };
         let mut quietest = Vec::new();
@@ -644,7 +649,7 @@ mod tests {
         assert_eq!(any, choose(ChoiceOrder::Shuffled(7), 9).await);
         assert_eq!(any.iter().sum::<u64>(), 8);
         let selector = TunnelSelector::sessions([1, 3].into());
-        let close = PacedClose { why: Why::Rebalanced, ..closing(selector, 0, 60_000) };
+        let close = PacedClose { cause: CloseReason::Rebalanced, ..closing(selector, 0, 60_000) };
         let handle = stage.relay.close(close);
         assert_eq!(handle.counted().await, 2);
         assert_eq!(close_code(&mut peers[1].client), 1012);
@@ -654,7 +659,7 @@ mod tests {
         for id in [3, 1] {
             drop(peers.swap_remove(id));
         }
-        assert_eq!([stage.outcome().1.why, stage.outcome().1.why], [Why::Rebalanced; 2]);
+        assert_eq!([stage.next_end().1.reason, stage.next_end().1.reason], [CloseReason::Rebalanced; 2]);
         stage.end();
     }
 
@@ -662,13 +667,13 @@ mod tests {
     async fn a_quiet_client_is_asked_and_its_pong_never_reaches_the_node() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules {
-            idle: Duration::from_secs(3600),
-            max_message: u64::MAX,
-            ping,
-            close: Duration::from_secs(10),
+        let limits = TunnelLimits {
+            idle_timeout: Duration::from_secs(3600),
+            max_message_size: u64::MAX,
+            ping_interval: ping,
+            close_timeout: Duration::from_secs(10),
         };
-        let mut peers = stage.ruled(1, "ws1", rules);
+        let mut peers = stage.tunnel_with(1, "ws1", limits);
         for _ in 0..2 {
             let asked = read(&mut peers.client, 10);
             assert_eq!(asked[..2], [0x89, 8]);
@@ -677,7 +682,7 @@ mod tests {
             peers.client.write_all(&pong[7..]).unwrap();
             peers.say("behind it");
         }
-        let session = stage.relay.sessions(TunnelSelector::all(), None, 1).await.remove(0);
+        let session = stage.relay.list_sessions(TunnelSelector::all(), None, 1).await.remove(0);
         assert!(session.round_trip.is_some());
         assert_eq!((session.bytes[0], session.messages[0]), (2 * (14 + 15), 2));
         stage.end();
@@ -687,17 +692,17 @@ mod tests {
     async fn a_client_that_does_not_answer_is_closed_and_the_node_is_told() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules {
-            idle: Duration::from_secs(3600),
-            max_message: u64::MAX,
-            ping,
-            close: Duration::from_secs(10),
+        let limits = TunnelLimits {
+            idle_timeout: Duration::from_secs(3600),
+            max_message_size: u64::MAX,
+            ping_interval: ping,
+            close_timeout: Duration::from_secs(10),
         };
-        let mut peers = stage.ruled(1, "ws1", rules);
+        let mut peers = stage.tunnel_with(1, "ws1", limits);
         assert_eq!(close_code(&mut peers.node), 1001);
         peers.node.write_all(&close::close_frame(1001, "", None)).unwrap();
-        let (_, outcome) = stage.outcome();
-        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Client, 1006, Why::Silent));
+        let (_, end) = stage.next_end();
+        assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::Silent));
         assert_eq!(read(&mut peers.client, 10)[..2], [0x89, 8]);
         assert_eq!(close_code(&mut peers.client), 1001);
         assert_eq!(peers.client.read(&mut [0]).unwrap(), 0);
@@ -705,18 +710,18 @@ mod tests {
     }
 
     /// A pool whose half-ended tunnels have a second.
-    const SHORT: Rules = Rules {
-        idle: Duration::from_secs(3600),
-        max_message: u64::MAX,
-        ping: None,
-        close: Duration::from_secs(1),
+    const SHORT: TunnelLimits = TunnelLimits {
+        idle_timeout: Duration::from_secs(3600),
+        max_message_size: u64::MAX,
+        ping_interval: None,
+        close_timeout: Duration::from_secs(1),
     };
 
     #[test]
     fn a_side_that_ends_behind_what_the_other_does_not_take_ends_its_tunnel_by_the_close_time() {
         let stage = Stage::set(1);
         for id in [0, 1] {
-            let mut peers = stage.ruled(id, "ws1", SHORT);
+            let mut peers = stage.tunnel_with(id, "ws1", SHORT);
             let (peer, side) = match id {
                 0 => (&mut peers.client, Side::Client),
                 _ => (&mut peers.node, Side::Node),
@@ -725,9 +730,9 @@ mod tests {
             let news = frame(2, &[0; 100], (id == 0).then_some([0; 4]));
             while peer.write_all(&news).is_ok() {}
             peer.shutdown(Shutdown::Write).unwrap();
-            let (ended, outcome) = stage.outcome();
-            assert_eq!((ended, outcome.side, outcome.code), (id, side, 1006));
-            assert_eq!(outcome.why, Why::CloseTimeout);
+            let (ended, end) = stage.next_end();
+            assert_eq!((ended, end.side, end.code), (id, side, 1006));
+            assert_eq!(end.reason, CloseReason::CloseTimeout);
             drop(peers);
         }
         stage.end();
@@ -736,13 +741,13 @@ mod tests {
     #[test]
     fn a_tunnel_that_is_adopted_with_a_close_has_the_close_time() {
         let stage = Stage::set(1);
-        let (mut tunnel, mut peers) = stage.arriving(1, "ws1", SHORT);
+        let (mut tunnel, mut peers) = stage.new_tunnel(1, "ws1", SHORT);
         tunnel.from_node = close::close_frame(3000, "", None).into();
         assert!(stage.relay.adopt(tunnel));
         assert_eq!(close_code(&mut peers.client), 3000);
-        let (_, outcome) = stage.outcome();
-        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Node, 3000, Why::CloseTimeout));
-        assert!(outcome.duration >= Duration::from_secs(1));
+        let (_, end) = stage.next_end();
+        assert_eq!((end.side, end.code, end.reason), (Side::Node, 3000, CloseReason::CloseTimeout));
+        assert!(end.duration >= Duration::from_secs(1));
         assert_eq!((peers.client.read(&mut [0]).unwrap(), peers.node.read(&mut [0]).unwrap()), (0, 0));
         stage.end();
     }
@@ -753,49 +758,49 @@ mod tests {
         stage.relay.shut_down(end(0));
         stage.relay.join();
         let meter = stage.metrics.node("chat", "a");
-        let rules = Rules {
-            idle: Duration::from_secs(3600),
-            max_message: u64::MAX,
-            ping: None,
-            close: Duration::from_secs(10),
+        let limits = TunnelLimits {
+            idle_timeout: Duration::from_secs(3600),
+            max_message_size: u64::MAX,
+            ping_interval: None,
+            close_timeout: Duration::from_secs(10),
         };
-        let (tunnel, _peers) = stage.arriving(7, "a", rules);
+        let (tunnel, _peers) = stage.new_tunnel(7, "a", limits);
         assert!(!stage.relay.adopt(tunnel));
-        let (id, outcome) = stage.outcome();
-        assert_eq!((id, outcome.side, outcome.code, outcome.why), (7, Side::Balancer, 1001, Why::Shutdown));
-        assert_eq!((meter.live(), stage.relay.live()), (0, 0));
+        let (id, end) = stage.next_end();
+        assert_eq!((id, end.side, end.code, end.reason), (7, Side::Balancer, 1001, CloseReason::Shutdown));
+        assert_eq!((meter.live(), stage.relay.tunnel_count()), (0, 0));
     }
 
     #[test]
     fn a_client_that_takes_nothing_any_more_is_silent_whatever_the_node_sends() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules {
-            idle: Duration::from_secs(3600),
-            max_message: u64::MAX,
-            ping,
-            close: Duration::from_secs(10),
+        let limits = TunnelLimits {
+            idle_timeout: Duration::from_secs(3600),
+            max_message_size: u64::MAX,
+            ping_interval: ping,
+            close_timeout: Duration::from_secs(10),
         };
-        let mut peers = stage.ruled(1, "ws1", rules);
+        let mut peers = stage.tunnel_with(1, "ws1", limits);
         peers.node.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
         let news = frame(2, &[0; 100], None);
         while peers.node.write_all(&news).is_ok() {}
         assert_eq!(close_code(&mut peers.node), 1001);
         drop(peers.node);
-        assert_eq!(stage.outcome().1.why, Why::Silent);
+        assert_eq!(stage.next_end().1.reason, CloseReason::Silent);
         stage.end();
     }
 
     #[test]
     fn pongs_of_our_own_do_not_keep_an_idle_tunnel_open() {
         let stage = Stage::set(1);
-        let rules = Rules {
-            idle: Duration::from_millis(2_500),
-            max_message: u64::MAX,
-            ping: Some(Duration::from_millis(1)),
-            close: Duration::from_secs(10),
+        let limits = TunnelLimits {
+            idle_timeout: Duration::from_millis(2_500),
+            max_message_size: u64::MAX,
+            ping_interval: Some(Duration::from_millis(1)),
+            close_timeout: Duration::from_secs(10),
         };
-        let mut peers = stage.ruled(1, "ws1", rules);
+        let mut peers = stage.tunnel_with(1, "ws1", limits);
         loop {
             let head = read(&mut peers.client, 2);
             let payload = read(&mut peers.client, usize::from(head[1]));
@@ -806,7 +811,7 @@ mod tests {
             peers.client.write_all(&frame(frame::opcode::PONG, &payload, Some([5; 4]))).unwrap();
         }
         drop(peers);
-        assert_eq!(stage.outcome().1.why, Why::Idle);
+        assert_eq!(stage.next_end().1.reason, CloseReason::Idle);
         stage.end();
     }
 
@@ -814,13 +819,14 @@ mod tests {
     fn a_client_that_has_closed_or_ended_its_stream_is_not_asked() {
         let stage = Stage::set(1);
         let ping = Some(Duration::from_millis(1));
-        let rules = Rules {
-            idle: Duration::from_millis(2_500),
-            max_message: u64::MAX,
-            ping,
-            close: Duration::from_secs(10),
+        let limits = TunnelLimits {
+            idle_timeout: Duration::from_millis(2_500),
+            max_message_size: u64::MAX,
+            ping_interval: ping,
+            close_timeout: Duration::from_secs(10),
         };
-        let (mut closed, mut ended) = (stage.ruled(1, "ws1", rules), stage.ruled(2, "ws1", rules));
+        let (mut closed, mut ended) =
+            (stage.tunnel_with(1, "ws1", limits), stage.tunnel_with(2, "ws1", limits));
         closed.client.write_all(&close::close_frame(1000, "", Some([1; 4]))).unwrap();
         ended.client.shutdown(Shutdown::Write).unwrap();
         assert_eq!((close_code(&mut closed.client), close_code(&mut ended.client)), (1001, 1001));
@@ -843,24 +849,24 @@ mod tests {
             peers.say("hello");
         }
         // The thread answers when the turn that relayed the last of them is over.
-        assert_eq!(stage.relay.sessions(TunnelSelector::all(), None, 1).await[0].messages, [3, 0]);
+        assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 1).await[0].messages, [3, 0]);
         assert!(is_exact());
         drop(peers);
-        let (_, outcome) = stage.outcome();
-        assert_eq!((outcome.bytes[0], outcome.messages[0]), (33, 3));
+        let (_, end) = stage.next_end();
+        assert_eq!((end.bytes[0], end.messages[0]), (33, 3));
         assert!(is_exact());
         stage.end();
     }
 
     #[tokio::test]
     async fn idle_threads_turn_when_asked_and_ended_ones_do_not() {
-        let ledger: Ledger = Arc::new(|_, _| {});
-        let relay = Relay::start(3, &ledger).unwrap();
-        assert!(relay.turned().await);
-        let unanswered = relay.turned();
+        let observer: CloseObserver = Arc::new(|_, _| {});
+        let relay = Relay::start(3, &observer).unwrap();
+        assert!(relay.wait_one_tick().await);
+        let unanswered = relay.wait_one_tick();
         relay.shut_down(end(0));
         relay.join();
-        assert!(!relay.turned().await);
+        assert!(!relay.wait_one_tick().await);
         drop(unanswered);
     }
 }

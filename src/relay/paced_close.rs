@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::round::Round;
-use super::{Command, Record, Relay, Why};
+use super::close_share::CloseShare;
+use super::{CloseReason, Relay, RelayCommand, SessionInfo};
 use crate::affinity::hash::mix;
 use crate::pace::CloseSchedule;
 
@@ -29,12 +29,12 @@ pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// A predicate over tunnels. It sees what the caller said of a tunnel when it gave it to the relay; the relay itself
 /// does not know what that means.
 #[derive(Clone)]
-pub struct TunnelSelector(Arc<dyn Fn(&Record) -> bool + Send + Sync>);
+pub struct TunnelSelector(Arc<dyn Fn(&SessionInfo) -> bool + Send + Sync>);
 
 impl TunnelSelector {
     /// Selects the tunnels for which `predicate` is true. It is called on relay threads, for hundreds of tunnels in one
     /// turn of the loop, so it must be quick.
-    pub fn new(predicate: impl Fn(&Record) -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(predicate: impl Fn(&SessionInfo) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(predicate))
     }
 
@@ -48,7 +48,7 @@ impl TunnelSelector {
         Self::new(move |record| ids.contains(&record.id))
     }
 
-    pub(super) fn matches(&self, record: &Record) -> bool {
+    pub(super) fn matches(&self, record: &SessionInfo) -> bool {
         (self.0)(record)
     }
 }
@@ -65,7 +65,7 @@ pub struct PacedClose {
     /// The tunnels.
     pub selector: TunnelSelector,
     /// Why they end, for their outcomes.
-    pub why: Why,
+    pub cause: CloseReason,
     /// The code of the Close frame.
     pub code: u16,
     /// The reason in the Close frame.
@@ -80,10 +80,10 @@ pub struct PacedClose {
 
 impl PacedClose {
     /// A close of the selected tunnels that are there now, all at once, with [`CLOSE_GRACE`].
-    pub fn new(selector: TunnelSelector, why: Why, code: u16, reason: &str) -> Self {
+    pub fn new(selector: TunnelSelector, cause: CloseReason, code: u16, reason: &str) -> Self {
         Self {
             selector,
-            why,
+            cause,
             code,
             reason: reason.into(),
             window: Duration::ZERO,
@@ -125,7 +125,7 @@ impl Relay {
         let seed = RandomState::new().hash_one(close.window);
         let shared = Arc::new(SharedClose::new(close, seed, wakes));
         for thread in &self.threads {
-            thread.tell(Command::Close(Box::new(Round::new(Arc::clone(&shared), is_last))));
+            thread.send(RelayCommand::Close(Box::new(CloseShare::new(Arc::clone(&shared), is_last))));
         }
         CloseHandle::new(&shared)
     }
@@ -243,7 +243,7 @@ impl SharedClose {
     }
 
     /// Whether a tunnel that is adopted now is closed, too.
-    pub fn includes(&self, record: &Record) -> bool {
+    pub fn includes(&self, record: &SessionInfo) -> bool {
         self.is_open() && self.close.selector.matches(record)
     }
 

@@ -5,7 +5,7 @@
 //! when the current frame's payload has gone by. After the balancer's Close, or a fault that will bring one, nothing
 //! of the peer goes on any more; it is still read, to see the peer's Close.
 
-use super::parcel::field::{Fault as Unreadable, Fields, Tag, Writer};
+use super::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError as Unreadable};
 use crate::ws::tracker::{Heed, Tally, Tracker, Verdict};
 
 /// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
@@ -14,18 +14,18 @@ pub const HEADROOM: usize = crate::ws::frame::MAX_HEADER.next_multiple_of(16);
 
 /// What makes a balancer end a tunnel by itself, seen in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum PipeError {
     /// A message longer than the limit.
-    TooBig,
+    MessageTooBig,
     /// The framing is lost.
-    Garbage,
+    InvalidFrame,
 }
 
 /// What was seen in a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Seen {
+pub struct PipeEvents {
     /// The first fault.
-    pub fault: Option<Fault>,
+    pub error: Option<PipeError>,
     /// The number of the last Ping of the balancer's own that was answered.
     pub pong: Option<u8>,
 }
@@ -35,21 +35,21 @@ pub struct Seen {
 pub struct Pipe {
     tracker: Tracker,
     /// A frame of the balancer's own, waiting for a boundary, and whether it is the last thing to go out.
-    waiting: Option<Box<Injection>>,
+    queued: Option<Box<InjectedFrame>>,
     /// Bytes read from the source.
     bytes: u64,
     /// Text and binary messages seen.
     messages: u64,
     /// Code of the first Close frame seen from the source.
-    close: Option<u16>,
+    close_code: Option<u16>,
     /// How far this direction is open.
-    flow: Flow,
+    flow: PipeFlow,
     /// The framing is lost: what the source still sends is only counted.
-    lost: bool,
+    is_framing_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Flow {
+enum PipeFlow {
     /// The source's bytes go on.
     #[default]
     Open,
@@ -59,34 +59,34 @@ enum Flow {
     Closed,
 }
 
-impl Flow {
+impl PipeFlow {
     /// By the numbers that they have in a parcel.
     const ALL: [Self; 3] = [Self::Open, Self::Stopped, Self::Closed];
 }
 
 #[derive(Debug)]
-struct Injection {
+struct InjectedFrame {
     frame: Vec<u8>,
-    last: bool,
+    is_last: bool,
 }
 
 /// The fields of a pipe in a parcel.
 mod tag {
-    use super::Tag;
+    use super::FieldTag;
 
-    pub const BYTES: Tag = Tag(1, "bytes");
-    pub const MESSAGES: Tag = Tag(2, "messages");
-    pub const CLOSE: Tag = Tag(3, "close");
-    pub const FLOW: Tag = Tag(4, "flow");
-    pub const LOST: Tag = Tag(5, "lost");
-    pub const WAITING: Tag = Tag(6, "waiting");
-    pub const WAITING_IS_LAST: Tag = Tag(7, "waiting is last");
-    pub const LEFT: Tag = Tag(8, "left");
-    pub const MESSAGE: Tag = Tag(9, "message");
-    pub const HELD: Tag = Tag(10, "held");
-    pub const CLOSED: Tag = Tag(11, "closed");
+    pub const BYTES: FieldTag = FieldTag(1, "bytes");
+    pub const MESSAGES: FieldTag = FieldTag(2, "messages");
+    pub const CLOSE: FieldTag = FieldTag(3, "close");
+    pub const FLOW: FieldTag = FieldTag(4, "flow");
+    pub const LOST: FieldTag = FieldTag(5, "lost");
+    pub const WAITING: FieldTag = FieldTag(6, "waiting");
+    pub const WAITING_IS_LAST: FieldTag = FieldTag(7, "waiting is last");
+    pub const LEFT: FieldTag = FieldTag(8, "left");
+    pub const MESSAGE: FieldTag = FieldTag(9, "message");
+    pub const HELD: FieldTag = FieldTag(10, "held");
+    pub const CLOSED: FieldTag = FieldTag(11, "closed");
     /// The message under way. In `MESSAGE` earlier versions leave that of a message which has ended.
-    pub const UNDER_WAY: Tag = Tag(128, "message under way");
+    pub const UNDER_WAY: FieldTag = FieldTag(128, "message under way");
 }
 
 impl Pipe {
@@ -101,8 +101,8 @@ impl Pipe {
     }
 
     /// Code of the Close frame that the source sent, once it has.
-    pub fn close_seen(&self) -> Option<u16> {
-        self.close
+    pub fn close_code(&self) -> Option<u16> {
+        self.close_code
     }
 
     /// The bytes that the reader must put in front of its next read.
@@ -112,7 +112,13 @@ impl Pipe {
 
     /// Takes a piece that was read (held bytes in front, `fresh` bytes new) and hands on what may go on.
     #[inline]
-    pub fn feed(&mut self, piece: &[u8], heed: Heed, tally: &mut Tally, mut out: impl FnMut(&[u8])) -> Seen {
+    pub fn feed(
+        &mut self,
+        piece: &[u8],
+        heed: Heed,
+        tally: &mut Tally,
+        mut out: impl FnMut(&[u8]),
+    ) -> PipeEvents {
         self.bytes += (piece.len() - self.tracker.held().len()) as u64;
         let before = tally[0] + tally[1];
         let seen = self.scan(piece, heed, tally, &mut out);
@@ -127,30 +133,30 @@ impl Pipe {
         mut heed: Heed,
         tally: &mut Tally,
         out: &mut impl FnMut(&[u8]),
-    ) -> Seen {
-        let mut seen = Seen::default();
-        while !self.lost {
-            let scan = self.tracker.scan(piece, heed, self.waiting.is_some(), tally);
-            self.close = self.close.or(scan.close);
+    ) -> PipeEvents {
+        let mut seen = PipeEvents::default();
+        while !self.is_framing_lost {
+            let scan = self.tracker.scan(piece, heed, self.queued.is_some(), tally);
+            self.close_code = self.close_code.or(scan.close);
             let (pass, mut rest) = piece.split_at(scan.pass);
-            if self.flow == Flow::Open && !pass.is_empty() {
+            if self.flow == PipeFlow::Open && !pass.is_empty() {
                 out(pass);
             }
             match scan.verdict {
                 Verdict::UsedUp => break,
-                Verdict::Boundary => self.release(out),
+                Verdict::Boundary => self.send_queued(out),
                 Verdict::TooBig => {
                     // The message is read to its end, so that the peer's Close behind it is found.
                     heed.limit = u64::MAX;
-                    seen.fault = self.stop(Fault::TooBig);
+                    seen.error = self.stop(PipeError::MessageTooBig);
                 }
                 Verdict::OwnPong { size, number } => {
                     rest = &rest[usize::from(size)..];
                     seen.pong = Some(number);
                 }
                 Verdict::Garbage => {
-                    self.lost = true;
-                    seen.fault = seen.fault.or(self.stop(Fault::Garbage));
+                    self.is_framing_lost = true;
+                    seen.error = seen.error.or(self.stop(PipeError::InvalidFrame));
                 }
             }
             piece = rest;
@@ -159,91 +165,93 @@ impl Pipe {
     }
 
     /// Stops the flow at the boundary where it stands; a fault counts only while the flow is open.
-    fn stop(&mut self, fault: Fault) -> Option<Fault> {
-        if self.flow != Flow::Open {
+    fn stop(&mut self, error: PipeError) -> Option<PipeError> {
+        if self.flow != PipeFlow::Open {
             return None;
         }
-        self.flow = Flow::Stopped;
-        Some(fault)
+        self.flow = PipeFlow::Stopped;
+        Some(error)
     }
 
     /// A frame of the balancer's own waits for a boundary.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+    pub fn has_queued_frame(&self) -> bool {
+        self.queued.is_some()
     }
 
     /// Puts a frame in at the next boundary, now if the stream stands at one. With `last` it is the balancer's
     /// Close, and takes the place of whatever waits. Behind a Close of the source nothing is put in.
     pub fn inject(&mut self, frame: Vec<u8>, last: bool, mut out: impl FnMut(&[u8])) {
-        if self.flow == Flow::Closed || (!last && (self.flow == Flow::Stopped || self.is_waiting())) {
+        if self.flow == PipeFlow::Closed
+            || (!last && (self.flow == PipeFlow::Stopped || self.has_queued_frame()))
+        {
             return;
         }
-        self.waiting = Some(Box::new(Injection { frame, last }));
-        if self.tracker.at_boundary() || self.flow == Flow::Stopped {
-            self.release(&mut out);
+        self.queued = Some(Box::new(InjectedFrame { frame, is_last: last }));
+        if self.tracker.at_boundary() || self.flow == PipeFlow::Stopped {
+            self.send_queued(&mut out);
         }
     }
 
-    fn release(&mut self, out: &mut impl FnMut(&[u8])) {
-        let Some(injection) = self.waiting.take() else { return };
-        if !self.tracker.close_seen() || self.flow == Flow::Stopped {
+    fn send_queued(&mut self, out: &mut impl FnMut(&[u8])) {
+        let Some(injection) = self.queued.take() else { return };
+        if !self.tracker.close_seen() || self.flow == PipeFlow::Stopped {
             out(&injection.frame);
         }
-        if injection.last {
-            self.flow = Flow::Closed;
+        if injection.is_last {
+            self.flow = PipeFlow::Closed;
         }
     }
 
     /// The source has ended its stream: a held piece of a header goes on as it is.
-    pub fn end(&mut self, mut out: impl FnMut(&[u8])) {
-        if self.flow == Flow::Open && !self.tracker.held().is_empty() {
+    pub fn finish(&mut self, mut out: impl FnMut(&[u8])) {
+        if self.flow == PipeFlow::Open && !self.tracker.held().is_empty() {
             out(self.tracker.held());
         }
     }
 
     /// Nothing of the source goes on any more: the way to the peer is gone.
-    pub fn mute(&mut self) {
-        self.flow = Flow::Closed;
-        self.waiting = None;
+    pub fn shut(&mut self) {
+        self.flow = PipeFlow::Closed;
+        self.queued = None;
     }
 
     /// Writes down where the direction stands.
-    pub fn pack(&self, writer: &mut Writer) {
+    pub fn encode(&self, writer: &mut FieldWriter) {
         writer.number(tag::BYTES, self.bytes);
         writer.number(tag::MESSAGES, self.messages);
-        writer.maybe(tag::CLOSE, self.close);
+        writer.optional(tag::CLOSE, self.close_code);
         writer.number(tag::FLOW, self.flow as u8);
-        writer.mark(tag::LOST, self.lost);
-        if let Some(injection) = &self.waiting {
+        writer.flag(tag::LOST, self.is_framing_lost);
+        if let Some(injection) = &self.queued {
             writer.bytes(tag::WAITING, &injection.frame);
-            writer.mark(tag::WAITING_IS_LAST, injection.last);
+            writer.flag(tag::WAITING_IS_LAST, injection.is_last);
         }
         writer.number(tag::LEFT, self.tracker.left());
         writer.number(tag::MESSAGE, self.tracker.message());
         writer.bytes(tag::HELD, self.tracker.held());
-        writer.mark(tag::CLOSED, self.tracker.close_seen());
+        writer.flag(tag::CLOSED, self.tracker.close_seen());
         let message = self.tracker.message();
-        writer.maybe(tag::UNDER_WAY, (message != 0).then_some(message));
+        writer.optional(tag::UNDER_WAY, (message != 0).then_some(message));
     }
 
     /// Reads what [`pack`](Self::pack) wrote.
-    pub fn unpack(mut fields: Fields<'_>) -> Result<Self, Unreadable> {
+    pub fn decode(mut fields: FieldReader<'_>) -> Result<Self, Unreadable> {
         let (bytes, messages) = (fields.count(tag::BYTES)?, fields.count(tag::MESSAGES)?);
-        let close = fields.maybe(tag::CLOSE)?;
-        let flow = fields.one_of(tag::FLOW, &Flow::ALL)?;
-        let lost = fields.mark(tag::LOST)?;
+        let close = fields.optional(tag::CLOSE)?;
+        let flow = fields.variant(tag::FLOW, &PipeFlow::ALL)?;
+        let lost = fields.flag(tag::LOST)?;
         let frame = fields.find(tag::WAITING)?.map(<[u8]>::to_vec);
-        let last = fields.mark(tag::WAITING_IS_LAST)?;
-        let waiting = frame.map(|frame| Box::new(Injection { frame, last }));
+        let last = fields.flag(tag::WAITING_IS_LAST)?;
+        let waiting = frame.map(|frame| Box::new(InjectedFrame { frame, is_last: last }));
         let left = fields.number(tag::LEFT)?;
         // It must be there, and what it says is only told by `UNDER_WAY`.
         fields.number::<u64>(tag::MESSAGE)?;
-        let (held, closed) = (fields.bytes(tag::HELD)?, fields.mark(tag::CLOSED)?);
-        let message = fields.maybe(tag::UNDER_WAY)?.unwrap_or(0);
+        let (held, closed) = (fields.bytes(tag::HELD)?, fields.flag(tag::CLOSED)?);
+        let message = fields.optional(tag::UNDER_WAY)?.unwrap_or(0);
         let tracker = Tracker::standing(left, message, held, closed);
-        let tracker = tracker.ok_or(fields.wrong(tag::HELD))?;
-        fields.end()?;
-        Ok(Self { tracker, waiting, bytes, messages, close, flow, lost })
+        let tracker = tracker.ok_or(fields.invalid(tag::HELD))?;
+        fields.finish()?;
+        Ok(Self { tracker, queued: waiting, bytes, messages, close_code: close, flow, is_framing_lost: lost })
     }
 }
 
@@ -259,11 +267,11 @@ mod tests {
         Heed { limit, pings: None }
     }
 
-    fn feed(pipe: &mut Pipe, fresh: &[u8], out: &mut Vec<u8>) -> Option<Fault> {
-        heeding(pipe, fresh, up_to(1 << 20), out).fault
+    fn feed(pipe: &mut Pipe, fresh: &[u8], out: &mut Vec<u8>) -> Option<PipeError> {
+        heeding(pipe, fresh, up_to(1 << 20), out).error
     }
 
-    fn heeding(pipe: &mut Pipe, fresh: &[u8], heed: Heed, out: &mut Vec<u8>) -> Seen {
+    fn heeding(pipe: &mut Pipe, fresh: &[u8], heed: Heed, out: &mut Vec<u8>) -> PipeEvents {
         let piece = [pipe.held(), fresh].concat();
         pipe.feed(&piece, heed, &mut Tally::default(), |bytes| out.extend_from_slice(bytes))
     }
@@ -311,7 +319,7 @@ mod tests {
         feed(&mut pipe, &bye, &mut out);
         pipe.inject(close::close_frame(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
         assert_eq!(out, bye);
-        assert_eq!(pipe.close_seen(), Some(1000));
+        assert_eq!(pipe.close_code(), Some(1000));
     }
 
     #[test]
@@ -320,14 +328,14 @@ mod tests {
         pipe.inject(close::close_frame(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
         let sent = out.len();
         feed(&mut pipe, &[text("late"), close::close_frame(1001, "", Some([1; 4]))].concat(), &mut out);
-        assert_eq!((out.len(), pipe.close_seen()), (sent, Some(1001)));
+        assert_eq!((out.len(), pipe.close_code()), (sent, Some(1001)));
     }
 
     #[test]
     fn an_ended_stream_gives_up_the_piece_of_a_header_it_held() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         feed(&mut pipe, &[0x82, 126, 1], &mut out);
-        pipe.end(|bytes| out.extend_from_slice(bytes));
+        pipe.finish(|bytes| out.extend_from_slice(bytes));
         assert_eq!(out, [0x82, 126, 1]);
         assert_eq!(pipe.bytes(), 3);
     }
@@ -339,20 +347,20 @@ mod tests {
         let big = [&[0x82, 126, 1, 0][..], &[0; 256]].concat();
         let stream = [good.clone(), big, text("more"), close::close_frame(1009, "", None)].concat();
         let mut sink = |bytes: &[u8]| out.extend_from_slice(bytes);
-        let fault = pipe.feed(&stream[..20], up_to(100), &mut Tally::default(), &mut sink);
-        assert_eq!(fault.fault, Some(Fault::TooBig));
+        let error = pipe.feed(&stream[..20], up_to(100), &mut Tally::default(), &mut sink);
+        assert_eq!(error.error, Some(PipeError::MessageTooBig));
         let bye = close::close_frame(1009, "", Some([0; 4]));
         pipe.inject(bye.clone(), true, &mut sink);
         let seen = pipe.feed(&stream[20..], up_to(100), &mut Tally::default(), &mut sink);
-        assert_eq!(seen, Seen::default());
+        assert_eq!(seen, PipeEvents::default());
         assert_eq!(out, [good, bye].concat());
-        assert_eq!(pipe.close_seen(), Some(1009));
+        assert_eq!(pipe.close_code(), Some(1009));
     }
 
     #[test]
     fn lost_framing_is_one_fault_and_then_silence() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
-        assert_eq!(feed(&mut pipe, &[0x88, 0x7f, 1, 2, 3], &mut out), Some(Fault::Garbage));
+        assert_eq!(feed(&mut pipe, &[0x88, 0x7f, 1, 2, 3], &mut out), Some(PipeError::InvalidFrame));
         pipe.inject(close::close_frame(1002, "", None), true, |bytes| out.extend_from_slice(bytes));
         assert_eq!(feed(&mut pipe, &text("x"), &mut out), None);
         assert_eq!(out, close::close_frame(1002, "", None));

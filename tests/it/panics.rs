@@ -10,7 +10,7 @@ use mainstay::metrics::Metrics;
 use mainstay::net::listen::Listener;
 use mainstay::proxy::acceptor::Acceptor;
 use mainstay::proxy::{ProxyContext, ProxyState, connection};
-use mainstay::relay::{Ledger, Relay};
+use mainstay::relay::{CloseObserver, Relay};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -54,7 +54,7 @@ impl Desk {
 
 fn front(config: &Config) -> ProxyContext {
     let metrics = Metrics::new(1);
-    let ledger: Ledger = Arc::new(|_, _| {});
+    let ledger: CloseObserver = Arc::new(|_, _| {});
     let access = Arc::new(AccessLog::off(metrics.access_log_dropped()));
     let mut state = ProxyState::new(config, &metrics);
     let broken = state.pools.get_mut("broken").and_then(Arc::get_mut).unwrap();

@@ -19,7 +19,7 @@ use crate::config::Rebalance;
 use crate::pool::NodeId;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::{ProxyContext, UpstreamPool};
-use crate::relay::{ChoiceOrder, CloseHandle, PacedClose, TunnelChoice, TunnelSelector, Why};
+use crate::relay::{ChoiceOrder, CloseHandle, CloseReason, PacedClose, TunnelChoice, TunnelSelector};
 use crate::shutdown::Phase;
 use crate::ws::close;
 
@@ -229,7 +229,7 @@ impl Course {
                 continue;
             }
             let chosen = TunnelSelector::sessions(chosen.into_iter().collect());
-            let close = PacedClose::new(chosen, Why::Rebalanced, close::SERVICE_RESTART, "rebalance");
+            let close = PacedClose::new(chosen, CloseReason::Rebalanced, close::SERVICE_RESTART, "rebalance");
             let handle = front.relay.close(close.over(slice));
             crowded.handles.lock().push(handle.clone());
             // As long as a thread has not counted its part, they look as if they had left.
@@ -253,7 +253,8 @@ impl Course {
             has_room[stand.index] = stand.index != index && stand.live < stand.share;
         }
         TunnelSelector::new(move |record| {
-            let is_on_node = *record.seat.node == *node.as_str() && record.seat.pool == name;
+            let is_on_node =
+                *record.node_connection.node == *node.as_str() && record.node_connection.pool == name;
             let comes_elsewhere =
                 |key| pool.nodes.owner(key, |node| up[node]).is_some_and(|owner| has_room[owner]);
             is_on_node && record.opened_at < begun && record.key.is_none_or(comes_elsewhere)

@@ -192,7 +192,7 @@ impl Removals {
 fn tunnels_of(removed: Removed, generations: Generations) -> TunnelSelector {
     TunnelSelector::new(move |record| {
         generations.contains(record.generation)
-            && removed.has(&record.seat.pool, &record.seat.node, &record.route)
+            && removed.has(&record.node_connection.pool, &record.node_connection.node, &record.route)
     })
 }
 
@@ -209,7 +209,7 @@ async fn watch_removal(
             arrival.cancelled().await;
         }
         // The last of them are in the slabs then.
-        front.relay.turned().await;
+        front.relay.wait_one_tick().await;
         drain.finished().await;
     };
     let is_finished = tokio::select! {

@@ -9,8 +9,8 @@ use super::ownership::{NewAction, NewEvent, NewOwnership};
 use super::protocol::kind;
 use crate::control::Reload;
 use crate::net::handover::{Frame, Link, LinkFault};
-use crate::relay::parcel::Counts;
-use crate::relay::{Arrival, Held};
+use crate::relay::tunnel_state::TunnelCounters;
+use crate::relay::{ReceivedTunnel, StagedTunnels};
 use crate::shutdown::Phase;
 
 /// What is still to come from the old process.
@@ -22,9 +22,9 @@ pub(super) struct BatchReceiver {
     /// To be performed next.
     action: NewAction,
     /// The pieces of the batch that is being received.
-    arrived: Vec<Arrival>,
-    /// The batch that is held.
-    held: Option<Held>,
+    arrived: Vec<ReceivedTunnel>,
+    /// The batch that is staged.
+    staged: Option<StagedTunnels>,
     /// What came last and cannot be taken.
     error: Option<ChannelError>,
 }
@@ -39,7 +39,7 @@ impl BatchReceiver {
             ownership: NewOwnership::new(),
             action: NewAction::Receive,
             arrived: Vec::new(),
-            held: None,
+            staged: None,
             error: None,
         }
     }
@@ -94,8 +94,8 @@ impl BatchReceiver {
         match self.link.receive().await {
             Ok(Some(frame)) => self.received(frame).unwrap_or_else(|error| self.unfit(error)),
             Ok(None) | Err(LinkFault::BrokenOff) => NewEvent::End,
-            // A batch that is held is decided by the end of the old process; its next word cannot be read any more.
-            Err(_) if self.held.is_some() => NewEvent::End,
+            // A batch that is staged is decided by the end of the old process; its next word cannot be read any more.
+            Err(_) if self.staged.is_some() => NewEvent::End,
             Err(error) => self.unfit(error.into()),
         }
     }
@@ -121,9 +121,9 @@ impl BatchReceiver {
 
     fn hold(&mut self) -> Result<NewEvent, ChannelError> {
         let front = Arc::clone(self.reload.front());
-        let counts = Counts { metrics: &front.metrics, places: &front.admission.connections };
-        let held = Held::new(std::mem::take(&mut self.arrived), counts);
-        self.held = Some(held.map_err(|error| ChannelError::Refused(error.to_string()))?);
+        let counts = TunnelCounters { metrics: &front.metrics, limiter: &front.admission.connections };
+        let staged = StagedTunnels::new(std::mem::take(&mut self.arrived), counts);
+        self.staged = Some(staged.map_err(|error| ChannelError::Refused(error.to_string()))?);
         Ok(NewEvent::Whole)
     }
 
@@ -139,16 +139,16 @@ impl BatchReceiver {
     }
 
     async fn carry(&mut self) -> NewEvent {
-        if let Some(held) = self.held.take() {
-            let origins: HashSet<_> = held.places().collect();
-            held.go(&self.reload.front().relay);
+        if let Some(staged) = self.staged.take() {
+            let origins: HashSet<_> = staged.labels().collect();
+            staged.activate(&self.reload.front().relay);
             self.state.close_orphans(origins).await;
         }
         NewEvent::Carried
     }
 
     fn discard(&mut self) -> NewEvent {
-        (self.arrived, self.held) = (Vec::new(), None);
+        (self.arrived, self.staged) = (Vec::new(), None);
         NewEvent::Discarded
     }
 

@@ -14,7 +14,7 @@ use super::ownership::{OldAction, OldEvent, OldOwnership};
 use super::protocol::kind;
 use crate::net::handover::Frame;
 use crate::proxy::ProxyContext;
-use crate::relay::Frozen;
+use crate::relay::FrozenBatch;
 
 /// The word that revokes a batch is in the socket within this, or the socket is full.
 const REVOKE_TIME: Duration = Duration::from_millis(50);
@@ -31,7 +31,7 @@ pub struct Moved {
 /// A frozen batch. Dropping [`Frozen`] resumes it, which must not happen when the end of this process cuts the upgrade
 /// short.
 struct SentBatch {
-    frozen: ManuallyDrop<Frozen>,
+    frozen: ManuallyDrop<FrozenBatch>,
     begun: Instant,
 }
 
@@ -111,7 +111,7 @@ impl BatchSender {
         let sent = self.sent.insert(SentBatch { frozen, begun });
         let (link, mut is_whole) = (&mut self.child.link, false);
         let answer = timeout(within, async {
-            match send_batch(link, sent.frozen.parcels()).await {
+            match send_batch(link, sent.frozen.tunnels()).await {
                 // A process that closed the socket may have refused the batch before that.
                 Err(error) if !error.is_end() => Err(error),
                 sent => {
@@ -185,9 +185,9 @@ impl BatchSender {
         let Some(SentBatch { frozen, begun }) = self.sent.take() else { return OldEvent::Broken };
         let count = frozen.len();
         self.has_more = count == self.size.tunnels();
-        ManuallyDrop::into_inner(frozen).let_go();
+        ManuallyDrop::into_inner(frozen).release();
         // The keys are wiped and the descriptors closed when every thread has turned; then the new process may go on.
-        self.front.relay.turned().await;
+        self.front.relay.wait_one_tick().await;
         // The new process goes on without this word, too: then at the end of the socket.
         let said = self.child.link.send(kind::GO, &[], &[]).await;
         let pause = begun.elapsed();
@@ -204,7 +204,7 @@ impl BatchSender {
     fn forfeit(&mut self) -> OldEvent {
         if let Some(SentBatch { frozen, .. }) = self.sent.take() {
             tracing::error!(tunnels = frozen.len(), "the new process does not die, its tunnels are lost");
-            ManuallyDrop::into_inner(frozen).let_go();
+            ManuallyDrop::into_inner(frozen).release();
         }
         OldEvent::Released
     }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::protocol::kind;
 use crate::net::handover::{Frame, Link, LinkFault, MOST_DESCRIPTORS};
-use crate::relay::{Arrival, Parcel};
+use crate::relay::{FrozenTunnel, ReceivedTunnel};
 
 /// About the most bytes of a piece of a batch.
 const PIECE: usize = 1 << 20;
@@ -92,7 +92,7 @@ pub fn decode<T: DeserializeOwned>(frame: &Frame) -> Result<T, ChannelError> {
 /// Sends a batch: its pieces, and then that it is complete.
 pub async fn send_batch<'a>(
     link: &mut Link,
-    parcels: impl Iterator<Item = &'a Parcel>,
+    parcels: impl Iterator<Item = &'a FrozenTunnel>,
 ) -> Result<(), ChannelError> {
     let mut count = 0_u64;
     let mut piece = Piece::default();
@@ -111,16 +111,16 @@ pub async fn send_batch<'a>(
 #[derive(Default)]
 struct Piece<'a> {
     body: Zeroizing<Vec<u8>>,
-    parcels: Vec<&'a Parcel>,
+    parcels: Vec<&'a FrozenTunnel>,
 }
 
 impl<'a> Piece<'a> {
-    fn is_full(&self, parcel: &Parcel) -> bool {
+    fn is_full(&self, parcel: &FrozenTunnel) -> bool {
         let too_many = 2 * (self.parcels.len() + 1) > MOST_DESCRIPTORS;
         too_many || (!self.body.is_empty() && self.body.len() + parcel.bytes().len() > PIECE)
     }
 
-    fn add(&mut self, parcel: &'a Parcel) {
+    fn add(&mut self, parcel: &'a FrozenTunnel) {
         // At most `parcel::MOST`, some MiB.
         let length = parcel.bytes().len() as u32;
         let needed = self.body.len() + 4 + parcel.bytes().len();
@@ -147,7 +147,7 @@ impl<'a> Piece<'a> {
 }
 
 /// The tunnels in a piece.
-pub fn decode_piece(frame: Frame) -> Result<Vec<Arrival>, ChannelError> {
+pub fn decode_piece(frame: Frame) -> Result<Vec<ReceivedTunnel>, ChannelError> {
     let body = frame.body;
     let mut sockets = frame.descriptors.into_iter();
     let mut rest = &body[..];
@@ -159,7 +159,7 @@ pub fn decode_piece(frame: Frame) -> Result<Vec<Arrival>, ChannelError> {
         let (Some(client), Some(node)) = (sockets.next(), sockets.next()) else {
             return Err(ChannelError::BrokenPiece);
         };
-        arrivals.push(Arrival { bytes: Zeroizing::new(bytes.to_vec()), sockets: [client, node] });
+        arrivals.push(ReceivedTunnel { bytes: Zeroizing::new(bytes.to_vec()), sockets: [client, node] });
         rest = behind;
     }
     if sockets.next().is_some() { Err(ChannelError::BrokenPiece) } else { Ok(arrivals) }

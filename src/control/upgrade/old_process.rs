@@ -189,7 +189,7 @@ impl<'a> OldProcess<'a> {
 
     /// What has not gone over is carried here to its end, or by a process that has it.
     fn keep_rest(&self, error: &UpgradeError) {
-        tracing::error!(fault = %error, left = self.front().relay.live(), "the tunnels that are left stay here");
+        tracing::error!(fault = %error, left = self.front().relay.tunnel_count(), "the tunnels that are left stay here");
     }
 
     /// From here on this process never serves again: it closes its listeners, and governs nothing.
@@ -222,17 +222,17 @@ impl<'a> OldProcess<'a> {
                 // Whoever asked may have stopped waiting.
                 let _ = request.send(Err(Arc::new(UpgradeError::TakenOver)));
             }
-            if sender.is_open() && front.relay.live() > 0 {
+            if sender.is_open() && front.relay.tunnel_count() > 0 {
                 match sender.hand_over().await {
                     Err(error) => self.keep_rest(&error),
                     Ok(true) => continue,
                     Ok(false) => {}
                 }
             }
-            front.relay.turned().await;
+            front.relay.wait_one_tick().await;
             // Before the tunnels are counted: the last of them are here when it has ended.
             let is_last = self.reload.predecessor().has_ended();
-            let (places, live) = (front.admission.connections.taken(), front.relay.live());
+            let (places, live) = (front.admission.connections.taken(), front.relay.tunnel_count());
             if is_last && places == 0 && live == 0 {
                 break;
             }
@@ -263,7 +263,11 @@ impl<'a> OldProcess<'a> {
         }
         self.reload.accept_again();
         if let Some(moved) = sender.moved {
-            tracing::error!(lost = moved.tunnels, left = front.relay.live(), "the new process is dead");
+            tracing::error!(
+                lost = moved.tunnels,
+                left = front.relay.tunnel_count(),
+                "the new process is dead"
+            );
             // The new process had reported to the service manager.
             service::taken_over(&report::status(&front));
         }

@@ -253,7 +253,9 @@ async fn watch_drain(
 
 /// Selects the tunnels of a node.
 pub fn tunnels_of(pool: Arc<str>, node: Arc<str>) -> TunnelSelector {
-    TunnelSelector::new(move |record| record.seat.node == node && record.seat.pool == pool)
+    TunnelSelector::new(move |record| {
+        record.node_connection.node == node && record.node_connection.pool == pool
+    })
 }
 
 impl UpstreamPool {

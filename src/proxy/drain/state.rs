@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::metrics::DrainGauge;
-use crate::relay::{CloseHandle, PacedClose, Relay, TunnelSelector, Why};
+use crate::relay::{CloseHandle, CloseReason, PacedClose, Relay, TunnelSelector};
 
 /// How far a drain was when another process took it over; nothing for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,7 +51,7 @@ impl ActiveDrain {
         order: config::Drain,
         before: DrainProgress,
     ) -> Self {
-        let close = PacedClose::new(tunnels, Why::Drained, order.code, &order.reason);
+        let close = PacedClose::new(tunnels, CloseReason::Drained, order.code, &order.reason);
         let window = order.over.saturating_sub(before.elapsed);
         let close = relay.close(close.over(window).including_later());
         Self {

@@ -15,7 +15,7 @@ const USER_CANCELED: u8 = 90;
 
 /// What a peer did that ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum RecordError {
     /// A record that does not decrypt: wrong tag, replayed, too short, or behind the last sequence number.
     BadRecord,
     /// Bytes that are no TLS record, or a message of a wrong length.
@@ -27,10 +27,10 @@ pub enum Fault {
     /// A field with a value that does not exist.
     IllegalValue,
     /// A fatal alert of the peer's, or a warning that TLS 1.3 does not know: nothing answers it.
-    Alerted,
+    AlertReceived,
 }
 
-impl Fault {
+impl RecordError {
     /// The alert that tells the peer, if one does.
     pub const fn alert(self) -> Option<[u8; 2]> {
         let description = match self {
@@ -39,7 +39,7 @@ impl Fault {
             Self::TooLong => 22,
             Self::IllegalValue => 47,
             Self::NotTls => 50,
-            Self::Alerted => return None,
+            Self::AlertReceived => return None,
         };
         Some([FATAL, description])
     }
@@ -47,24 +47,24 @@ impl Fault {
 
 /// What an alert of the peer's comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum AlertKind {
     /// close_notify: the peer sends nothing more.
-    Goodbye,
+    CloseNotify,
     /// A warning that changes nothing; only a few are put up with.
     Warning,
 }
 
 /// Reads an alert (RFC 8446 section 6: in TLS 1.3 all but two are fatal, whatever their level says).
-pub fn read(version: Version, alert: &[u8]) -> Result<Meaning, Fault> {
-    let &[level, description] = alert else { return Err(Fault::NotTls) };
+pub fn parse(version: Version, alert: &[u8]) -> Result<AlertKind, RecordError> {
+    let &[level, description] = alert else { return Err(RecordError::NotTls) };
     if level != WARNING && level != FATAL {
-        return Err(Fault::IllegalValue);
+        return Err(RecordError::IllegalValue);
     }
     match (description, level) {
-        (0, _) => Ok(Meaning::Goodbye),
-        (USER_CANCELED, WARNING) => Ok(Meaning::Warning),
-        (_, WARNING) if version == Version::Tls12 => Ok(Meaning::Warning),
-        _ => Err(Fault::Alerted),
+        (0, _) => Ok(AlertKind::CloseNotify),
+        (USER_CANCELED, WARNING) => Ok(AlertKind::Warning),
+        (_, WARNING) if version == Version::Tls12 => Ok(AlertKind::Warning),
+        _ => Err(RecordError::AlertReceived),
     }
 }
 
@@ -75,15 +75,15 @@ mod tests {
     #[test]
     fn only_goodbyes_and_harmless_warnings_leave_the_connection_open() {
         for version in [Version::Tls12, Version::Tls13] {
-            assert_eq!(read(version, &CLOSE_NOTIFY), Ok(Meaning::Goodbye));
-            assert_eq!(read(version, &[FATAL, 0]), Ok(Meaning::Goodbye));
-            assert_eq!(read(version, &[WARNING, USER_CANCELED]), Ok(Meaning::Warning));
-            assert_eq!(read(version, &[FATAL, 40]), Err(Fault::Alerted));
-            assert_eq!(read(version, &[3, 40]), Err(Fault::IllegalValue));
-            assert_eq!(read(version, &[WARNING]), Err(Fault::NotTls));
-            assert_eq!(read(version, &[WARNING, 0, 0]), Err(Fault::NotTls));
+            assert_eq!(parse(version, &CLOSE_NOTIFY), Ok(AlertKind::CloseNotify));
+            assert_eq!(parse(version, &[FATAL, 0]), Ok(AlertKind::CloseNotify));
+            assert_eq!(parse(version, &[WARNING, USER_CANCELED]), Ok(AlertKind::Warning));
+            assert_eq!(parse(version, &[FATAL, 40]), Err(RecordError::AlertReceived));
+            assert_eq!(parse(version, &[3, 40]), Err(RecordError::IllegalValue));
+            assert_eq!(parse(version, &[WARNING]), Err(RecordError::NotTls));
+            assert_eq!(parse(version, &[WARNING, 0, 0]), Err(RecordError::NotTls));
         }
-        assert_eq!(read(Version::Tls12, &NO_RENEGOTIATION), Ok(Meaning::Warning));
-        assert_eq!(read(Version::Tls13, &NO_RENEGOTIATION), Err(Fault::Alerted));
+        assert_eq!(parse(Version::Tls12, &NO_RENEGOTIATION), Ok(AlertKind::Warning));
+        assert_eq!(parse(Version::Tls13, &NO_RENEGOTIATION), Err(RecordError::AlertReceived));
     }
 }

@@ -8,21 +8,21 @@ use std::fmt;
 
 use aws_lc_rs::aead::{Aad, Nonce};
 
-use super::alert::Fault;
-use super::contexts;
+use super::aead_cache;
+use super::alert::RecordError;
 use crate::net::tls::departed::{Keys, Suite, Version};
 use crate::net::tls::schedule::{LONGEST_SECRET, go_on, make_keys};
-use crate::relay::parcel::field::{Fault as Unreadable, Fields, Tag, Writer};
+use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError as Unreadable};
 
 /// Length of a record's header: type, version, length.
 pub const HEADER: usize = 5;
 /// Plaintext bytes that one record carries at most.
-pub const MOST_PLAIN: usize = 1 << 14;
+pub const MAX_PLAINTEXT: usize = 1 << 14;
 /// Length of the tag of every suite here.
-const TAG: usize = 16;
+const AEAD_TAG_LEN: usize = 16;
 
 /// Content types (RFC 8446 section 5.1).
-pub mod kind {
+pub mod content_type {
     /// Only in the handshake.
     pub const CHANGE_CIPHER_SPEC: u8 = 20;
     /// Alerts.
@@ -35,14 +35,14 @@ pub mod kind {
 
 /// How records are protected.
 #[derive(Debug, Clone, Copy)]
-pub struct Cipher {
+pub struct CipherSpec {
     /// The protocol version.
     pub version: Version,
     /// The AEAD.
     pub suite: Suite,
 }
 
-impl Cipher {
+impl CipherSpec {
     /// Records that may be sealed with one key: 2^24 with AES-GCM (RFC 8446 section 5.5), and with ChaCha20 so many
     /// that the sequence number never comes near its end.
     pub const fn limit(self) -> u64 {
@@ -53,7 +53,7 @@ impl Cipher {
     }
 
     /// Bytes of the nonce that stand in the record (RFC 5288 section 3).
-    const fn explicit(self) -> usize {
+    const fn explicit_nonce_len(self) -> usize {
         match (self.version, self.suite) {
             (Version::Tls12, Suite::Aes128Gcm | Suite::Aes256Gcm) => 8,
             _ => 0,
@@ -61,77 +61,77 @@ impl Cipher {
     }
 
     /// The most that a header may give as length.
-    const fn most(self) -> usize {
+    const fn max_length(self) -> usize {
         match self.version {
-            Version::Tls12 => MOST_PLAIN + 2048,
-            Version::Tls13 => MOST_PLAIN + 256,
+            Version::Tls12 => MAX_PLAINTEXT + 2048,
+            Version::Tls13 => MAX_PLAINTEXT + 256,
         }
     }
 }
 
 /// The length, with its header, of the record that `wire` begins with; `None` while the header is not whole.
 #[inline]
-pub fn length(cipher: Cipher, wire: &[u8]) -> Result<Option<usize>, Fault> {
+pub fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(&[kind, major, _, high, low]) = wire.first_chunk() else { return Ok(None) };
-    if !(kind::CHANGE_CIPHER_SPEC..=kind::DATA).contains(&kind) || major != 3 {
-        return Err(Fault::NotTls);
+    if !(content_type::CHANGE_CIPHER_SPEC..=content_type::DATA).contains(&kind) || major != 3 {
+        return Err(RecordError::NotTls);
     }
     let in_clear = match cipher.version {
-        Version::Tls12 => kind == kind::CHANGE_CIPHER_SPEC,
-        Version::Tls13 => kind != kind::DATA,
+        Version::Tls12 => kind == content_type::CHANGE_CIPHER_SPEC,
+        Version::Tls13 => kind != content_type::DATA,
     };
     if in_clear {
-        return Err(Fault::Unexpected);
+        return Err(RecordError::Unexpected);
     }
     let len = usize::from(u16::from_be_bytes([high, low]));
-    if len > cipher.most() { Err(Fault::TooLong) } else { Ok(Some(HEADER + len)) }
+    if len > cipher.max_length() { Err(RecordError::TooLong) } else { Ok(Some(HEADER + len)) }
 }
 
 /// The fields of a direction in a parcel.
 mod tag {
-    use super::Tag;
+    use super::FieldTag;
 
-    pub const SECRET: Tag = Tag(1, "secret");
-    pub const KEY: Tag = Tag(2, "key");
-    pub const IV: Tag = Tag(3, "iv");
-    pub const SEQ: Tag = Tag(4, "sequence number");
+    pub const SECRET: FieldTag = FieldTag(1, "secret");
+    pub const KEY: FieldTag = FieldTag(2, "key");
+    pub const IV: FieldTag = FieldTag(3, "iv");
+    pub const SEQ: FieldTag = FieldTag(4, "sequence number");
 }
 
 /// One direction's keys and its place in the sequence.
-pub struct Direction {
+pub struct RecordCipher {
     keys: Keys,
     /// What the thread knows the keys' context by.
-    number: u64,
+    key_id: u64,
 }
 
-impl fmt::Debug for Direction {
+impl fmt::Debug for RecordCipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Direction(hidden)")
+        f.write_str("RecordCipher(hidden)")
     }
 }
 
-impl Drop for Direction {
+impl Drop for RecordCipher {
     fn drop(&mut self) {
-        contexts::forget(self.number);
+        aead_cache::evict(self.key_id);
     }
 }
 
-impl Direction {
+impl RecordCipher {
     /// Goes on with `keys`.
     #[cfg(test)]
     pub fn new(keys: Keys) -> Self {
         let mut direction = Self::blank();
-        direction.take_up(&keys);
+        direction.set_keys(&keys);
         direction
     }
 
     /// Without keys, to be given some where it stays: keys that are moved are left behind where they were.
     pub fn blank() -> Self {
-        Self { keys: Keys::BLANK, number: contexts::number() }
+        Self { keys: Keys::BLANK, key_id: aead_cache::next_key_id() }
     }
 
     /// Goes on with `keys`; whoever gives them up wipes its own.
-    pub fn take_up(&mut self, keys: &Keys) {
+    pub fn set_keys(&mut self, keys: &Keys) {
         self.keys.secret.copy_from_slice(&keys.secret);
         self.keys.key.copy_from_slice(&keys.key);
         self.keys.iv.copy_from_slice(&keys.iv);
@@ -139,7 +139,7 @@ impl Direction {
     }
 
     /// Writes down the keys and the place in the sequence. Whoever goes on from there must be the only one.
-    pub fn pack(&self, writer: &mut Writer) {
+    pub fn encode(&self, writer: &mut FieldWriter) {
         writer.bytes(tag::SECRET, &self.keys.secret);
         writer.bytes(tag::KEY, &self.keys.key);
         writer.bytes(tag::IV, &self.keys.iv);
@@ -147,13 +147,13 @@ impl Direction {
     }
 
     /// Reads what [`pack`](Self::pack) wrote.
-    pub fn fill(&mut self, mut fields: Fields<'_>) -> Result<(), Unreadable> {
+    pub fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), Unreadable> {
         let keys = &mut self.keys;
-        keys.secret.copy_from_slice(fields.exact::<LONGEST_SECRET>(tag::SECRET)?);
-        keys.key.copy_from_slice(fields.exact::<32>(tag::KEY)?);
-        keys.iv.copy_from_slice(fields.exact::<12>(tag::IV)?);
+        keys.secret.copy_from_slice(fields.array::<LONGEST_SECRET>(tag::SECRET)?);
+        keys.key.copy_from_slice(fields.array::<32>(tag::KEY)?);
+        keys.iv.copy_from_slice(fields.array::<12>(tag::IV)?);
         keys.seq = fields.count(tag::SEQ)?;
-        fields.end()
+        fields.finish()
     }
 
     /// Records sealed or opened with these keys so far.
@@ -162,9 +162,9 @@ impl Direction {
     }
 
     /// Switches to the next keys (RFC 8446 section 7.2), and to sequence number 0.
-    pub fn update(&mut self, suite: Suite) {
-        contexts::forget(self.number);
-        self.number = contexts::number();
+    pub fn update_keys(&mut self, suite: Suite) {
+        aead_cache::evict(self.key_id);
+        self.key_id = aead_cache::next_key_id();
         go_on(suite, &mut self.keys.secret);
         make_keys(suite, &mut self.keys);
         self.keys.seq = 0;
@@ -172,14 +172,14 @@ impl Direction {
 
     /// Appends one record with `plain`, at most [`MOST_PLAIN`] bytes of this kind, to `out`.
     #[inline]
-    pub fn seal(&mut self, cipher: Cipher, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
+    pub fn seal(&mut self, cipher: CipherSpec, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
         let nonce = self.nonce();
         let (outer, inner): (u8, &[u8]) = match cipher.version {
             Version::Tls12 => (kind, &[]),
-            Version::Tls13 => (kind::DATA, &[kind]),
+            Version::Tls13 => (content_type::DATA, &[kind]),
         };
-        let explicit = cipher.explicit();
-        let len = explicit + plain.len() + inner.len() + TAG;
+        let explicit = cipher.explicit_nonce_len();
+        let len = explicit + plain.len() + inner.len() + AEAD_TAG_LEN;
         let [high, low] = (len as u16).to_be_bytes();
         let header = [outer, 3, 3, high, low];
         let start = out.len();
@@ -188,9 +188,9 @@ impl Direction {
         front[..HEADER].copy_from_slice(&header);
         front[HEADER..].copy_from_slice(&nonce[12 - explicit..]);
         let (body, tail) = body.split_at_mut(plain.len());
-        let aad = Authenticated::of(cipher.version, self.keys.seq, header, plain.len());
+        let aad = AdditionalData::of(cipher.version, self.keys.seq, header, plain.len());
         let nonce = Nonce::assume_unique_for_key(nonce);
-        contexts::with(self.number, cipher.suite, &self.keys, |context| {
+        aead_cache::with_context(self.key_id, cipher.suite, &self.keys, |context| {
             context.seal_out_of_place_scatter(nonce, Aad::from(aad), plain, body, inner, tail)
         })
         .expect("the room is as long as the record");
@@ -200,11 +200,16 @@ impl Direction {
     /// Opens `record`, a whole one with its header, into `plain`, which is as long at least. Gives the content's
     /// type and length.
     #[inline]
-    pub fn open(&mut self, cipher: Cipher, record: &[u8], plain: &mut [u8]) -> Result<(u8, usize), Fault> {
-        let Some((&header, body)) = record.split_first_chunk() else { return Err(Fault::BadRecord) };
-        let explicit = cipher.explicit();
-        if body.len() < explicit + TAG || self.keys.seq == u64::MAX {
-            return Err(Fault::BadRecord);
+    pub fn open(
+        &mut self,
+        cipher: CipherSpec,
+        record: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(u8, usize), RecordError> {
+        let Some((&header, body)) = record.split_first_chunk() else { return Err(RecordError::BadRecord) };
+        let explicit = cipher.explicit_nonce_len();
+        if body.len() < explicit + AEAD_TAG_LEN || self.keys.seq == u64::MAX {
+            return Err(RecordError::BadRecord);
         }
         let mut nonce = self.nonce();
         let (front, body) = body.split_at(explicit);
@@ -212,16 +217,16 @@ impl Direction {
             nonce[..4].copy_from_slice(&self.keys.iv[..4]);
             nonce[4..].copy_from_slice(front);
         }
-        let (body, tag) = body.split_at(body.len() - TAG);
+        let (body, tag) = body.split_at(body.len() - AEAD_TAG_LEN);
         let plain = &mut plain[..body.len()];
-        let aad = Authenticated::of(cipher.version, self.keys.seq, header, body.len());
+        let aad = AdditionalData::of(cipher.version, self.keys.seq, header, body.len());
         let nonce = Nonce::assume_unique_for_key(nonce);
-        contexts::with(self.number, cipher.suite, &self.keys, |context| {
+        aead_cache::with_context(self.key_id, cipher.suite, &self.keys, |context| {
             context.open_separate_gather(nonce, Aad::from(aad), body, tag, plain)
         })
-        .map_err(|_| Fault::BadRecord)?;
+        .map_err(|_| RecordError::BadRecord)?;
         self.keys.seq += 1;
-        content(cipher.version, header[0], plain)
+        parse_content(cipher.version, header[0], plain)
     }
 
     /// The IV, with the sequence number laid over its end (RFC 8446 section 5.3; TLS 1.2 in the same way).
@@ -237,27 +242,27 @@ impl Direction {
 
 /// Type and length of what a record held.
 #[inline]
-fn content(version: Version, outer: u8, plain: &[u8]) -> Result<(u8, usize), Fault> {
+fn parse_content(version: Version, outer: u8, plain: &[u8]) -> Result<(u8, usize), RecordError> {
     match version {
-        Version::Tls12 if plain.len() > MOST_PLAIN => Err(Fault::TooLong),
+        Version::Tls12 if plain.len() > MAX_PLAINTEXT => Err(RecordError::TooLong),
         Version::Tls12 => Ok((outer, plain.len())),
-        Version::Tls13 if plain.len() > MOST_PLAIN + 1 => Err(Fault::TooLong),
+        Version::Tls13 if plain.len() > MAX_PLAINTEXT + 1 => Err(RecordError::TooLong),
         // Content, its type, then zeros (RFC 8446 section 5.4).
-        Version::Tls13 if plain.is_empty() => Err(Fault::BadRecord),
+        Version::Tls13 if plain.is_empty() => Err(RecordError::BadRecord),
         Version::Tls13 => {
-            let at = plain.iter().rposition(|&byte| byte != 0).ok_or(Fault::Unexpected)?;
+            let at = plain.iter().rposition(|&byte| byte != 0).ok_or(RecordError::Unexpected)?;
             Ok((plain[at], at))
         }
     }
 }
 
 /// What a record's tag covers beside its content.
-struct Authenticated {
+struct AdditionalData {
     bytes: [u8; 13],
     len: usize,
 }
 
-impl Authenticated {
+impl AdditionalData {
     /// With the header as it was received, whatever minor version it names.
     #[inline]
     fn of(version: Version, seq: u64, header: [u8; HEADER], plain: usize) -> Self {
@@ -273,7 +278,7 @@ impl Authenticated {
     }
 }
 
-impl AsRef<[u8]> for Authenticated {
+impl AsRef<[u8]> for AdditionalData {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -298,7 +303,7 @@ mod tests {
         keys
     }
 
-    const CIPHER: Cipher = Cipher { version: Version::Tls13, suite: Suite::Aes128Gcm };
+    const CIPHER: CipherSpec = CipherSpec { version: Version::Tls13, suite: Suite::Aes128Gcm };
 
     /// RFC 8448 section 3: secret, key, IV, the sequence number of the data record, data record, close_notify.
     const CLIENT: (&str, &str, &str, u64, &str, &str) = (
@@ -331,47 +336,50 @@ mod tests {
                 keys
             };
             assert_eq!((&keys().key[..16], &keys().iv[..]), (&hex(key)[..], &hex(iv)[..]));
-            let (mut tx, mut out) = (Direction::new(keys()), Vec::new());
-            tx.seal(CIPHER, kind::DATA, &data, &mut out);
-            tx.seal(CIPHER, kind::ALERT, &[1, 0], &mut out);
+            let (mut tx, mut out) = (RecordCipher::new(keys()), Vec::new());
+            tx.seal(CIPHER, content_type::DATA, &data, &mut out);
+            tx.seal(CIPHER, content_type::ALERT, &[1, 0], &mut out);
             assert_eq!(out, [hex(record), hex(goodbye)].concat());
-            let (mut rx, mut plain) = (Direction::new(keys()), [0; 128]);
-            assert_eq!(rx.open(CIPHER, &hex(record), &mut plain), Ok((kind::DATA, 50)));
+            let (mut rx, mut plain) = (RecordCipher::new(keys()), [0; 128]);
+            assert_eq!(rx.open(CIPHER, &hex(record), &mut plain), Ok((content_type::DATA, 50)));
             assert_eq!(plain[..50], data);
-            assert_eq!(rx.open(CIPHER, &hex(goodbye), &mut plain), Ok((kind::ALERT, 2)));
+            assert_eq!(rx.open(CIPHER, &hex(goodbye), &mut plain), Ok((content_type::ALERT, 2)));
             assert_eq!(rx.seq(), seq + 2);
         }
     }
 
     #[test]
     fn keys_are_never_printed() {
-        assert_eq!(format!("{:?}", Direction::new(first_keys(CLIENT.0))), "Direction(hidden)");
+        assert_eq!(format!("{:?}", RecordCipher::new(first_keys(CLIENT.0))), "RecordCipher(hidden)");
     }
 
     #[test]
     fn the_last_sequence_number_is_not_used() {
         let keys = || Keys { secret: [0; 48], key: [1; 32], iv: [2; 12], seq: u64::MAX };
         let mut plain = [0; 64];
-        assert_eq!(Direction::new(keys()).open(CIPHER, &[23; 64], &mut plain), Err(Fault::BadRecord));
+        assert_eq!(
+            RecordCipher::new(keys()).open(CIPHER, &[23; 64], &mut plain),
+            Err(RecordError::BadRecord)
+        );
     }
 
     #[test]
     fn what_cannot_be_a_record_is_refused_by_its_header() {
-        let length = |version, header: &[u8]| length(Cipher { version, ..CIPHER }, header);
+        let length_of = |version, header: &[u8]| record_length(CipherSpec { version, ..CIPHER }, header);
         for version in [Version::Tls12, Version::Tls13] {
-            assert_eq!(length(version, &[23, 3, 3, 0]), Ok(None));
-            assert_eq!(length(version, &[23, 3, 3, 0x40, 0]), Ok(Some(5 + 0x4000)));
-            assert_eq!(length(version, b"GET /"), Err(Fault::NotTls));
-            assert_eq!(length(version, &[19, 3, 3, 0, 1]), Err(Fault::NotTls));
-            assert_eq!(length(version, &[23, 2, 3, 0, 1]), Err(Fault::NotTls));
-            assert_eq!(length(version, &[20, 3, 3, 0, 1]), Err(Fault::Unexpected));
-            assert_eq!(length(version, &[23, 3, 3, 0xff, 0xff]), Err(Fault::TooLong));
+            assert_eq!(length_of(version, &[23, 3, 3, 0]), Ok(None));
+            assert_eq!(length_of(version, &[23, 3, 3, 0x40, 0]), Ok(Some(5 + 0x4000)));
+            assert_eq!(length_of(version, b"GET /"), Err(RecordError::NotTls));
+            assert_eq!(length_of(version, &[19, 3, 3, 0, 1]), Err(RecordError::NotTls));
+            assert_eq!(length_of(version, &[23, 2, 3, 0, 1]), Err(RecordError::NotTls));
+            assert_eq!(length_of(version, &[20, 3, 3, 0, 1]), Err(RecordError::Unexpected));
+            assert_eq!(length_of(version, &[23, 3, 3, 0xff, 0xff]), Err(RecordError::TooLong));
         }
-        assert_eq!(length(Version::Tls13, &[21, 3, 3, 0, 2]), Err(Fault::Unexpected));
-        assert_eq!(length(Version::Tls12, &[21, 3, 3, 0, 26]), Ok(Some(31)));
-        assert_eq!(length(Version::Tls13, &[23, 3, 3, 0x41, 0]), Ok(Some(5 + 0x4100)));
-        assert_eq!(length(Version::Tls13, &[23, 3, 3, 0x41, 1]), Err(Fault::TooLong));
-        assert_eq!(length(Version::Tls12, &[23, 3, 3, 0x48, 0]), Ok(Some(5 + 0x4800)));
-        assert_eq!(length(Version::Tls12, &[23, 3, 3, 0x48, 1]), Err(Fault::TooLong));
+        assert_eq!(length_of(Version::Tls13, &[21, 3, 3, 0, 2]), Err(RecordError::Unexpected));
+        assert_eq!(length_of(Version::Tls12, &[21, 3, 3, 0, 26]), Ok(Some(31)));
+        assert_eq!(length_of(Version::Tls13, &[23, 3, 3, 0x41, 0]), Ok(Some(5 + 0x4100)));
+        assert_eq!(length_of(Version::Tls13, &[23, 3, 3, 0x41, 1]), Err(RecordError::TooLong));
+        assert_eq!(length_of(Version::Tls12, &[23, 3, 3, 0x48, 0]), Ok(Some(5 + 0x4800)));
+        assert_eq!(length_of(Version::Tls12, &[23, 3, 3, 0x48, 1]), Err(RecordError::TooLong));
     }
 }

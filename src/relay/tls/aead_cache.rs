@@ -12,44 +12,46 @@ use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, 
 use crate::net::tls::departed::{Keys, Suite};
 
 /// Contexts that a thread keeps at most: 160 KiB of them.
-const PLACES: usize = 256;
+const CAPACITY: usize = 256;
 
 thread_local! {
     /// Each by its number, at the place that the number gives; made when the thread's first record comes.
-    static KEPT: RefCell<Vec<Option<Kept>>> = const { RefCell::new(Vec::new()) };
+    static CACHE: RefCell<Vec<Option<CachedContext>>> = const { RefCell::new(Vec::new()) };
 }
 
-struct Kept {
-    number: u64,
+struct CachedContext {
+    key_id: u64,
     context: LessSafeKey,
 }
 
 /// A number for keys, unique in the process, so that no thread can find another key's context under it.
-pub fn number() -> u64 {
+pub fn next_key_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Relaxed)
 }
 
 /// Lends the context of `keys`, which have this `number`.
 #[inline]
-pub fn with<T>(number: u64, suite: Suite, keys: &Keys, work: impl FnOnce(&LessSafeKey) -> T) -> T {
-    KEPT.with_borrow_mut(|kept| {
+pub fn with_context<T>(number: u64, suite: Suite, keys: &Keys, work: impl FnOnce(&LessSafeKey) -> T) -> T {
+    CACHE.with_borrow_mut(|kept| {
         if kept.is_empty() {
-            kept.resize_with(PLACES, || None);
+            kept.resize_with(CAPACITY, || None);
         }
-        match &mut kept[place(number)] {
-            Some(found) if found.number == number => work(&found.context),
-            other => work(&other.insert(Kept { number, context: context(suite, keys) }).context),
+        match &mut kept[slot_of(number)] {
+            Some(found) if found.key_id == number => work(&found.context),
+            other => work(
+                &other.insert(CachedContext { key_id: number, context: new_context(suite, keys) }).context,
+            ),
         }
     })
 }
 
 /// Drops the context of keys that are no longer used.
-pub fn forget(number: u64) {
+pub fn evict(number: u64) {
     // A thread that ends has dropped its contexts already.
-    let _ = KEPT.try_with(|kept| {
-        if let Some(kept) = kept.borrow_mut().get_mut(place(number))
-            && kept.as_ref().is_some_and(|kept| kept.number == number)
+    let _ = CACHE.try_with(|kept| {
+        if let Some(kept) = kept.borrow_mut().get_mut(slot_of(number))
+            && kept.as_ref().is_some_and(|kept| kept.key_id == number)
         {
             *kept = None;
         }
@@ -57,11 +59,11 @@ pub fn forget(number: u64) {
 }
 
 /// Numbers are given in order, so the newest connections never share a place.
-fn place(number: u64) -> usize {
-    (number % PLACES as u64) as usize
+fn slot_of(number: u64) -> usize {
+    (number % CAPACITY as u64) as usize
 }
 
-fn context(suite: Suite, keys: &Keys) -> LessSafeKey {
+fn new_context(suite: Suite, keys: &Keys) -> LessSafeKey {
     let algorithm = match suite {
         Suite::Aes128Gcm => &AES_128_GCM,
         Suite::Aes256Gcm => &AES_256_GCM,
@@ -76,18 +78,18 @@ mod tests {
     use super::*;
 
     fn kept() -> usize {
-        KEPT.with_borrow(|kept| kept.iter().flatten().count())
+        CACHE.with_borrow(|kept| kept.iter().flatten().count())
     }
 
     #[test]
     fn contexts_are_kept_up_to_a_bound_and_go_with_their_keys() {
         let keys = Keys { secret: [0; 48], key: [7; 32], iv: [0; 12], seq: 0 };
-        let numbers: Vec<u64> = (0..10 * PLACES).map(|_| number()).collect();
+        let numbers: Vec<u64> = (0..10 * CAPACITY).map(|_| next_key_id()).collect();
         for &number in &numbers {
-            with(number, Suite::Aes256Gcm, &keys, |_| ());
+            with_context(number, Suite::Aes256Gcm, &keys, |_| ());
         }
-        assert!((PLACES / 2..=PLACES).contains(&kept()), "{}", kept());
-        numbers.iter().for_each(|&number| forget(number));
+        assert!((CAPACITY / 2..=CAPACITY).contains(&kept()), "{}", kept());
+        numbers.iter().for_each(|&number| evict(number));
         assert_eq!(kept(), 0);
     }
 }

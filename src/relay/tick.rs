@@ -2,10 +2,10 @@
 
 /// What a thread's clock shows when the thread begins, in milliseconds: some 34 years, so that a tunnel that is older
 /// than its thread has its times on that clock, too.
-pub const BEGINNING: u64 = 1 << 40;
+pub const CLOCK_ORIGIN: u64 = 1 << 40;
 
 /// What a relay thread lends to the tunnel whose turn it is.
-pub struct Turn<'a> {
+pub struct TickContext<'a> {
     /// Room for a read, with [`HEADROOM`](super::pipe::HEADROOM) in front.
     pub scratch: &'a mut [u8],
     /// Number of the thread, for its shard of the counters.
@@ -18,11 +18,11 @@ pub struct Turn<'a> {
 
 /// What a turn came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum TunnelProgress {
     /// All that could be moved was moved.
-    Rests,
+    Idle,
     /// The quantum is spent; there may be more.
-    WantsMore,
+    Yielded,
     /// Over.
-    Over,
+    Ended,
 }

@@ -1,6 +1,6 @@
 //! Tunnels between two relays of one process, over real sockets, with and without TLS.
 
-mod moments;
+mod stream_states;
 mod peer;
 mod traffic;
 
@@ -16,7 +16,7 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::net::places::Places;
 use crate::relay::tls::tests::suites;
-use crate::relay::{Outcome, PacedClose, Record, Rules, Tunnel, TunnelSelector, Why};
+use crate::relay::{CloseReason, PacedClose, SessionEnd, SessionInfo, Tunnel, TunnelLimits, TunnelSelector};
 use crate::ws::{close, frame};
 use peer::{Peer, client, node};
 
@@ -28,7 +28,7 @@ struct Process {
     relay: Relay,
     metrics: Arc<Metrics>,
     places: Arc<Places>,
-    outcomes: Receiver<(u64, Outcome)>,
+    ends: Receiver<(u64, SessionEnd)>,
 }
 
 /// Both peers of a tunnel.
@@ -50,29 +50,29 @@ fn all_suites() -> Vec<Suites> {
 
 impl Process {
     fn start() -> Self {
-        let (sender, outcomes) = channel();
+        let (sender, ends) = channel();
         let sender = parking_lot::Mutex::new(sender);
-        let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
-            let _ = sender.lock().send((record.id, *outcome));
+        let observer: CloseObserver = Arc::new(move |info: &SessionInfo, end: &SessionEnd| {
+            let _ = sender.lock().send((info.id, *end));
         });
-        let relay = Relay::start(2, &ledger).unwrap();
-        Self { relay, metrics: Metrics::new(2), places: Arc::default(), outcomes }
+        let relay = Relay::start(2, &observer).unwrap();
+        Self { relay, metrics: Metrics::new(2), places: Arc::default(), ends }
     }
 
-    fn record(&self, id: u64) -> Record {
-        let mut place = self.places.take(u32::MAX).unwrap();
-        assert!(place.claim(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
-        Record {
+    fn info(&self, id: u64) -> SessionInfo {
+        let mut permit = self.places.take(u32::MAX).unwrap();
+        assert!(permit.claim(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        SessionInfo {
             id,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            seat: self.metrics.node("chat", "ws1").seat(),
+            node_connection: self.metrics.node("chat", "ws1").seat(),
             route: Arc::from("/chat"),
             generation: 3,
             opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
             affinity: ("cookie", "kept"),
             key: Some(u64::MAX - id),
             trace: [9; 16],
-            place: Some(place),
+            permit: Some(permit),
         }
     }
 
@@ -86,38 +86,39 @@ impl Process {
             node_tls,
             from_client: Bytes::new(),
             from_node: Bytes::new(),
-            rules: Rules {
-                idle: Duration::from_secs(3600),
-                max_message: u64::MAX,
-                ping: None,
-                close: Duration::from_secs(10),
+            limits: TunnelLimits {
+                idle_timeout: Duration::from_secs(3600),
+                max_message_size: u64::MAX,
+                ping_interval: None,
+                close_timeout: Duration::from_secs(10),
             },
-            record: self.record(id),
+            info: self.info(id),
         };
         assert!(self.relay.adopt(tunnel));
         Peers { client: client_peer, node: node_peer }
     }
 
-    fn hold(&self, frozen: &Frozen) -> Held {
-        Held::new(arrivals(frozen), Counts { metrics: &self.metrics, places: &self.places }).unwrap()
+    fn hold(&self, frozen: &FrozenBatch) -> StagedTunnels {
+        StagedTunnels::new(received(frozen), TunnelCounters { metrics: &self.metrics, limiter: &self.places })
+            .unwrap()
     }
 
     /// All tunnels of this process go over to `other`.
     async fn hand_over(&self, other: &Self) {
         let frozen = self.relay.freeze(usize::MAX).await;
-        let held = other.hold(&frozen);
-        frozen.let_go();
-        held.go(&other.relay);
-        assert!(self.relay.turned().await && other.relay.turned().await);
-        assert_eq!(self.relay.live(), 0);
+        let staged = other.hold(&frozen);
+        frozen.release();
+        staged.activate(&other.relay);
+        assert!(self.relay.wait_one_tick().await && other.relay.wait_one_tick().await);
+        assert_eq!(self.relay.tunnel_count(), 0);
     }
 
-    fn outcome(&self) -> (u64, Outcome) {
-        self.outcomes.recv_timeout(DEADLINE).expect("a tunnel ends")
+    fn next_end(&self) -> (u64, SessionEnd) {
+        self.ends.recv_timeout(DEADLINE).expect("a tunnel ends")
     }
 
-    fn no_outcome(&self) {
-        assert!(self.outcomes.try_recv().is_err());
+    fn assert_no_end(&self) {
+        assert!(self.ends.try_recv().is_err());
     }
 
     fn end(self) {
@@ -127,16 +128,16 @@ impl Process {
 }
 
 /// As another process gets them: bytes, and descriptors of its own.
-fn arrivals(frozen: &Frozen) -> Vec<Arrival> {
-    let arrival = |parcel: &Parcel| Arrival {
-        bytes: parcel.bytes().to_vec().into(),
-        sockets: parcel.sockets().map(|socket| socket.try_clone_to_owned().unwrap()),
+fn received(frozen: &FrozenBatch) -> Vec<ReceivedTunnel> {
+    let received_tunnel = |tunnel: &FrozenTunnel| ReceivedTunnel {
+        bytes: tunnel.bytes().to_vec().into(),
+        sockets: tunnel.sockets().map(|socket| socket.try_clone_to_owned().unwrap()),
     };
-    frozen.parcels().map(arrival).collect()
+    frozen.tunnels().map(received_tunnel).collect()
 }
 
 fn drain(grace: u64) -> PacedClose {
-    let close = PacedClose::new(TunnelSelector::all(), Why::Drained, 1012, "moved");
+    let close = PacedClose::new(TunnelSelector::all(), CloseReason::Drained, 1012, "moved");
     close.with_grace(Duration::from_millis(grace))
 }
 
@@ -170,9 +171,9 @@ async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
     let count = suites.len();
     let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     peers.iter_mut().for_each(|peers| peers.talk("before"));
-    let mut before = old.relay.sessions(TunnelSelector::all(), None, 99).await;
+    let mut before = old.relay.list_sessions(TunnelSelector::all(), None, 99).await;
     old.hand_over(&new).await;
-    let mut after = new.relay.sessions(TunnelSelector::all(), None, 99).await;
+    let mut after = new.relay.list_sessions(TunnelSelector::all(), None, 99).await;
     // The wall is looked at again for each listing.
     before.iter_mut().chain(&mut after).for_each(|session| session.last_message_at = None);
     assert_eq!((before.len(), before), (count, after));
@@ -180,13 +181,13 @@ async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
     assert_eq!((live(&old), live(&new)), (0, count));
     assert_eq!((old.places.taken() as usize, new.places.taken() as usize), (0, count));
     peers.iter_mut().for_each(|peers| peers.talk("after"));
-    old.no_outcome();
-    new.no_outcome();
+    old.assert_no_end();
+    new.assert_no_end();
     peers[2].part(1000);
     drop(peers.remove(2));
-    let (id, outcome) = new.outcome();
-    assert_eq!((id, outcome.code, outcome.why), (2, 1000, Why::Closed));
-    assert_eq!(outcome.messages, [2, 2]);
+    let (id, end) = new.next_end();
+    assert_eq!((id, end.code, end.reason), (2, 1000, CloseReason::Closed));
+    assert_eq!(end.messages, [2, 2]);
     old.end();
     new.end();
 }
@@ -200,7 +201,7 @@ async fn what_is_resumed_picks_up_what_came_meanwhile() {
     for round in 0..4 {
         let frozen = process.relay.freeze(usize::MAX).await;
         assert_eq!(frozen.len(), count);
-        assert_eq!(process.relay.sessions(TunnelSelector::all(), None, 99).await.len(), count);
+        assert_eq!(process.relay.list_sessions(TunnelSelector::all(), None, 99).await.len(), count);
         let message = text(b"meanwhile", MASK);
         peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
         if round % 2 == 0 {
@@ -211,7 +212,7 @@ async fn what_is_resumed_picks_up_what_came_meanwhile() {
         peers.iter_mut().for_each(|peers| peers.node.expect(&message));
         peers.iter_mut().for_each(|peers| peers.talk("after"));
     }
-    process.no_outcome();
+    process.assert_no_end();
     process.end();
 }
 
@@ -224,16 +225,16 @@ async fn what_is_held_and_discarded_was_never_touched() {
     let frozen = old.relay.freeze(usize::MAX).await;
     let message = text(b"meanwhile", MASK);
     peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
-    let held = new.hold(&frozen);
-    assert_eq!((held.len(), held.highest_id()), (count, Some(count as u64 - 1)));
+    let staged = new.hold(&frozen);
+    assert_eq!((staged.len(), staged.highest_id()), (count, Some(count as u64 - 1)));
     assert_eq!(new.metrics.node("chat", "ws1").live() as usize, count);
-    held.discard();
+    staged.discard();
     assert_eq!((new.metrics.node("chat", "ws1").live(), new.places.taken()), (0, 0));
     frozen.resume();
     peers.iter_mut().for_each(|peers| peers.node.expect(&message));
     peers.iter_mut().for_each(|peers| peers.talk("after"));
-    old.no_outcome();
-    new.no_outcome();
+    old.assert_no_end();
+    new.assert_no_end();
     old.end();
     new.end();
 }
@@ -244,20 +245,20 @@ async fn what_is_let_go_says_nothing_to_anyone() {
     let suites = all_suites();
     let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     let frozen = old.relay.freeze(usize::MAX).await;
-    let held = new.hold(&frozen);
-    frozen.let_go();
-    assert!(old.relay.turned().await);
-    assert_eq!((old.relay.live(), old.metrics.node("chat", "ws1").live()), (0, 0));
+    let staged = new.hold(&frozen);
+    frozen.release();
+    assert!(old.relay.wait_one_tick().await);
+    assert_eq!((old.relay.tunnel_count(), old.metrics.node("chat", "ws1").live()), (0, 0));
     peers.iter_mut().for_each(|peers| assert!(peers.client.hears_nothing() && peers.node.hears_nothing()));
-    old.no_outcome();
+    old.assert_no_end();
     // Nobody has them any more: the peers see their streams cut, without a goodbye.
-    held.discard();
+    staged.discard();
     for peers in &mut peers {
         for peer in [&mut peers.client, &mut peers.node] {
             assert_eq!(peer.rest().1, !peer.has_tls(), "a cut is no goodbye");
         }
     }
-    new.no_outcome();
+    new.assert_no_end();
     old.end();
     new.end();
 }
@@ -268,7 +269,7 @@ async fn a_batch_is_as_large_as_its_limit_and_the_next_takes_others() {
     let mut peers: Vec<Peers> = (0..7).map(|id| process.tunnel(id, PLAIN)).collect();
     let first = process.relay.freeze(4).await;
     let second = process.relay.freeze(4).await;
-    let mut ids: Vec<u64> = first.parcels().chain(second.parcels()).map(Parcel::id).collect();
+    let mut ids: Vec<u64> = first.tunnels().chain(second.tunnels()).map(FrozenTunnel::id).collect();
     ids.sort_unstable();
     assert_eq!((first.len(), second.len(), ids), (4, 3, (0..7).collect()));
     assert!(process.relay.freeze(4).await.is_empty());
@@ -284,7 +285,7 @@ async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
     let frozen = process.relay.freeze(2).await;
     let handle = process.relay.close(drain(60_000));
     assert_eq!(handle.counted().await, 4);
-    let away: Vec<u64> = frozen.parcels().map(Parcel::id).collect();
+    let away: Vec<u64> = frozen.tunnels().map(FrozenTunnel::id).collect();
     let bye = |peers: &mut Peers| {
         peers.client.expect(&close::close_frame(1012, "moved", None));
         peers.node.expect(&[0x88]);

@@ -16,66 +16,66 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use field::Fault;
+pub use field::TunnelStateError;
 
 use crate::metrics::{Meter, Metrics, Seat};
 use crate::net::places::{Place, Places};
-use field::{Fields, Writer};
+use field::{FieldReader, FieldWriter};
 
 /// The version of the form that is written and read here.
 pub const VERSION: u16 = 1;
 
 /// The most bytes of one parcel. A tunnel that holds more for a slow reader stays where it is until that has read.
-pub const MOST: usize = 4 << 20;
+pub const MAX_SIZE: usize = 4 << 20;
 
 /// What a parcel begins with, before its version.
 const MAGIC: [u8; 4] = *b"MSTN";
 
 /// A parcel to be filled.
-pub(super) fn begin() -> Writer {
-    let mut writer = Writer::default();
+pub(super) fn start_state() -> FieldWriter {
+    let mut writer = FieldWriter::default();
     writer.raw(&MAGIC);
     writer.raw(&VERSION.to_be_bytes());
     writer
 }
 
 /// The fields of a parcel.
-pub(super) fn open(bytes: &[u8]) -> Result<Fields<'_>, Fault> {
-    let (magic, bytes) = bytes.split_first_chunk().ok_or(Fault::Foreign)?;
+pub(super) fn read_header(bytes: &[u8]) -> Result<FieldReader<'_>, TunnelStateError> {
+    let (magic, bytes) = bytes.split_first_chunk().ok_or(TunnelStateError::NotTunnelState)?;
     if *magic != MAGIC {
-        return Err(Fault::Foreign);
+        return Err(TunnelStateError::NotTunnelState);
     }
-    let (version, bytes) = bytes.split_first_chunk().ok_or(Fault::Foreign)?;
+    let (version, bytes) = bytes.split_first_chunk().ok_or(TunnelStateError::NotTunnelState)?;
     match u16::from_be_bytes(*version) {
-        VERSION => Ok(Fields::new(bytes, "the tunnel")),
-        found => Err(Fault::Version { found, read: VERSION }),
+        VERSION => Ok(FieldReader::new(bytes, "the tunnel")),
+        found => Err(TunnelStateError::Version { found, read: VERSION }),
     }
 }
 
 /// What a tunnel that arrives is counted in.
 #[derive(Clone, Copy)]
-pub struct Counts<'a> {
+pub struct TunnelCounters<'a> {
     /// Where its seat is.
     pub metrics: &'a Metrics,
     /// Where its client's connection is counted, whatever the limits say: it was let in long ago.
-    pub places: &'a Arc<Places>,
+    pub limiter: &'a Arc<Places>,
 }
 
 /// What the tunnels of one batch share, looked up once.
-pub(super) struct Shared<'a> {
-    counts: Counts<'a>,
+pub(super) struct BatchCache<'a> {
+    counters: TunnelCounters<'a>,
     meters: HashMap<(&'a str, &'a str), Arc<Meter>>,
     routes: HashMap<&'a str, Arc<str>>,
 }
 
-impl<'a> Shared<'a> {
-    pub fn new(counts: Counts<'a>) -> Self {
-        Self { counts, meters: HashMap::new(), routes: HashMap::new() }
+impl<'a> BatchCache<'a> {
+    pub fn new(counters: TunnelCounters<'a>) -> Self {
+        Self { counters, meters: HashMap::new(), routes: HashMap::new() }
     }
 
     /// A seat on this node.
-    pub fn seat(&mut self, pool: &'a str, node: &'a str) -> Seat {
-        let meter = || self.counts.metrics.node(pool, node);
+    pub fn node_connection(&mut self, pool: &'a str, node: &'a str) -> Seat {
+        let meter = || self.counters.metrics.node(pool, node);
         self.meters.entry((pool, node)).or_insert_with(meter).seat()
     }
 
@@ -85,13 +85,13 @@ impl<'a> Shared<'a> {
     }
 
     /// A place for a connection of this client, or of nobody's yet.
-    pub fn place(&self, client: Option<IpAddr>) -> Option<Place> {
-        let mut place = self.counts.places.take(u32::MAX)?;
+    pub fn permit(&self, client: Option<IpAddr>) -> Option<Place> {
+        let mut permit = self.counters.limiter.take(u32::MAX)?;
         if let Some(client) = client {
             // Without a limit it is always true.
-            let _ = place.claim(client, 0);
+            let _ = permit.claim(client, 0);
         }
-        Some(place)
+        Some(permit)
     }
 }
 
@@ -101,14 +101,14 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_and_says_which() {
-        let fault = open(b"MSTN\0\x02and more").unwrap_err();
-        assert_eq!(fault, Fault::Version { found: 2, read: VERSION });
+        let fault = read_header(b"MSTN\0\x02and more").unwrap_err();
+        assert_eq!(fault, TunnelStateError::Version { found: 2, read: VERSION });
         assert_eq!(
             fault.to_string(),
             "the tunnel is written in version 2 of the form, and this program reads version 1"
         );
         for foreign in [&b""[..], b"MST", b"MSTN\0", b"HTTP/1.1 200 OK"] {
-            assert_eq!(open(foreign).unwrap_err(), Fault::Foreign);
+            assert_eq!(read_header(foreign).unwrap_err(), TunnelStateError::NotTunnelState);
         }
     }
 }

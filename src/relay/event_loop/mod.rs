@@ -8,7 +8,7 @@
 //! A panic in a tunnel ends that tunnel and no other: the loop notes whose turn it is, and catches once per turn of
 //! its own, not once per tunnel. What was begun for the others is taken up again in the next turn.
 
-mod moving;
+mod migration;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -23,44 +23,44 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::farewell::Farewell;
-use super::listing::Listing;
+use super::close_frame::CloseFrame;
+use super::close_share::{CloseShare, CloseTask};
 use super::paced_close::PacedClose;
 use super::pipe::HEADROOM;
-use super::round::{Round, Task};
-use super::tunnel::Live;
-use super::turn::{BEGINNING, Progress, Turn};
-use super::{Command, Ledger, STRETCH, millis};
+use super::session_list::ListJob;
+use super::tick::{CLOCK_ORIGIN, TickContext, TunnelProgress};
+use super::tunnel::ActiveTunnel;
+use super::{CloseObserver, RelayCommand, SLAB_CHUNK, millis};
 
 /// Bytes that one read may give.
-const READ: usize = 64 * 1024;
+const READ_SIZE: usize = 64 * 1024;
 /// Events that one turn takes from epoll.
-const EVENTS: usize = 256;
+const MAX_EVENTS: usize = 256;
 /// The wake-up's token; tunnels have the smaller ones.
-const WAKE: u64 = u64::MAX;
+const WAKE_TOKEN: u64 = u64::MAX;
 /// Commands that one turn takes: a storm of handshakes does not hold up the messages of the others.
-const COMMANDS: usize = 128;
+const MAX_COMMANDS: usize = 128;
 /// Tunnels that one turn begins to close.
-const CLOSES: usize = 128;
+const MAX_CLOSES: usize = 128;
 /// Time between two sweeps for deadlines, in milliseconds.
-const SWEEP: u64 = 1_000;
+const SWEEP_INTERVAL: u64 = 1_000;
 
 /// See the module.
-pub struct Engine {
-    number: usize,
+pub struct EventLoop {
+    thread_index: usize,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
-    inbox: Receiver<Command>,
+    commands: Receiver<RelayCommand>,
     /// Tunnels of this thread; read by whoever looks for the emptiest thread.
-    count: Arc<AtomicUsize>,
-    ledger: Ledger,
-    tunnels: Vec<Option<Box<Live>>>,
+    tunnel_count: Arc<AtomicUsize>,
+    observer: CloseObserver,
+    tunnels: Vec<Option<Box<ActiveTunnel>>>,
     /// Places in `tunnels` that are empty.
-    free: Vec<usize>,
+    free_slots: Vec<usize>,
     /// Tunnels that want a turn.
     ready: VecDeque<usize>,
     /// Whose turn it is; `None` between two tunnels.
-    at_turn: Option<usize>,
+    current: Option<usize>,
     scratch: Box<[u8]>,
     start: Instant,
     /// Milliseconds since `start`, from [`BEGINNING`] on, taken once per turn.
@@ -68,56 +68,56 @@ pub struct Engine {
     /// When the next sweep begins.
     next_sweep: u64,
     /// Where the sweep that is under way goes on.
-    sweep_at: Option<usize>,
+    sweep_cursor: Option<usize>,
     /// Commands are left for the next turn.
-    inbox_waits: bool,
+    has_more_commands: bool,
     /// The closings that are under way.
-    rounds: Vec<Round>,
+    closes: Vec<CloseShare>,
     /// The listings that are asked for; the first is being made.
-    listings: VecDeque<Listing>,
+    list_jobs: VecDeque<ListJob>,
     /// State of the generator that masks our frames to nodes; it guards nothing.
-    random: u64,
+    mask_state: u64,
 }
 
-impl Engine {
+impl EventLoop {
     /// A thread's engine, not running yet.
     pub fn new(
         number: usize,
         wake: Arc<OwnedFd>,
-        inbox: Receiver<Command>,
+        inbox: Receiver<RelayCommand>,
         count: Arc<AtomicUsize>,
-        ledger: Ledger,
+        observer: CloseObserver,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE_TOKEN), epoll::EventFlags::IN)?;
         Ok(Self {
-            number,
+            thread_index: number,
             epoll,
             wake,
-            inbox,
-            count,
-            ledger,
+            commands: inbox,
+            tunnel_count: count,
+            observer,
             tunnels: Vec::new(),
-            free: Vec::new(),
+            free_slots: Vec::new(),
             ready: VecDeque::new(),
-            at_turn: None,
-            scratch: vec![0; HEADROOM + READ].into_boxed_slice(),
+            current: None,
+            scratch: vec![0; HEADROOM + READ_SIZE].into_boxed_slice(),
             start: Instant::now(),
-            now: BEGINNING,
-            next_sweep: BEGINNING + SWEEP,
-            sweep_at: None,
-            inbox_waits: false,
-            rounds: Vec::new(),
-            listings: VecDeque::new(),
-            random: RandomState::new().hash_one(number),
+            now: CLOCK_ORIGIN,
+            next_sweep: CLOCK_ORIGIN + SWEEP_INTERVAL,
+            sweep_cursor: None,
+            has_more_commands: false,
+            closes: Vec::new(),
+            list_jobs: VecDeque::new(),
+            mask_state: RandomState::new().hash_one(number),
         })
     }
 
     /// Runs until every tunnel has ended in the last closing.
     pub fn run(mut self) {
-        let mut events = Vec::with_capacity(EVENTS);
+        let mut events = Vec::with_capacity(MAX_EVENTS);
         loop {
-            let wait = self.wait();
+            let wait = self.poll_timeout();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => {
@@ -125,84 +125,84 @@ impl Engine {
                     return;
                 }
             }
-            self.now = self.clock(Instant::now());
-            self.contain(|engine| engine.serve(&mut events));
-            if self.rounds.iter().any(Round::is_last) && self.count.load(Relaxed) == 0 {
+            self.now = self.clock_at(Instant::now());
+            self.catch_tunnel_panic(|engine| engine.run_tick(&mut events));
+            if self.closes.iter().any(CloseShare::is_shutdown) && self.tunnel_count.load(Relaxed) == 0 {
                 return;
             }
         }
     }
 
     /// One turn of the loop.
-    fn serve(&mut self, events: &mut Vec<epoll::Event>) {
-        let woken = self.sort_events(events);
+    fn run_tick(&mut self, events: &mut Vec<epoll::Event>) {
+        let woken = self.mark_ready(events);
         self.serve_ready();
-        if woken || self.inbox_waits {
-            self.take_commands();
+        if woken || self.has_more_commands {
+            self.receive_commands();
         }
-        self.close_due();
-        self.list();
+        self.advance_closes();
+        self.advance_listing();
         self.sweep();
     }
 
     /// Does `work`; the tunnel whose turn it was at a panic ends by it. A panic at no tunnel's turn is the thread's own.
-    fn contain(&mut self, work: impl FnOnce(&mut Self)) {
+    fn catch_tunnel_panic(&mut self, work: impl FnOnce(&mut Self)) {
         let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self))) else { return };
-        let Some(place) = self.at_turn.take() else { resume_unwind(panic) };
-        self.fail(place);
+        let Some(slot) = self.current.take() else { resume_unwind(panic) };
+        self.end_panicked(slot);
     }
 
     /// Ends a tunnel on which the balancer's own work broke off.
-    fn fail(&mut self, place: usize) {
-        if let Some(Some(live)) = self.tunnels.get_mut(place) {
-            tracing::error!(id = live.record.id, "a tunnel panicked, it ends");
-            live.fail();
+    fn end_panicked(&mut self, slot: usize) {
+        if let Some(Some(tunnel)) = self.tunnels.get_mut(slot) {
+            tracing::error!(id = tunnel.info.id, "a tunnel panicked, it ends");
+            tunnel.mark_panicked();
         }
-        self.end(place);
+        self.end_tunnel(slot);
     }
 
     /// What the thread's clock shows at `instant`.
-    fn clock(&self, instant: Instant) -> u64 {
-        BEGINNING.saturating_add(millis(instant.saturating_duration_since(self.start)))
+    fn clock_at(&self, instant: Instant) -> u64 {
+        CLOCK_ORIGIN.saturating_add(millis(instant.saturating_duration_since(self.start)))
     }
 
-    fn wait(&self) -> Timespec {
-        let walks = self.sweep_at.is_some() || !self.listings.is_empty();
-        let is_busy = !self.ready.is_empty() || self.inbox_waits || walks;
-        if is_busy || self.rounds.iter().any(Round::is_counting) {
+    fn poll_timeout(&self) -> Timespec {
+        let walks = self.sweep_cursor.is_some() || !self.list_jobs.is_empty();
+        let is_busy = !self.ready.is_empty() || self.has_more_commands || walks;
+        if is_busy || self.closes.iter().any(CloseShare::is_counting) {
             return Timespec { tv_sec: 0, tv_nsec: 0 };
         }
-        let due = self.rounds.iter().filter_map(Round::next);
+        let due = self.closes.iter().filter_map(CloseShare::next_due);
         let until = due.fold(self.next_sweep, u64::min);
         let wait = Duration::from_millis(until.saturating_sub(self.now));
         Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
     }
 
     /// Marks what the events name; true when there are commands.
-    fn sort_events(&mut self, events: &mut Vec<epoll::Event>) -> bool {
+    fn mark_ready(&mut self, events: &mut Vec<epoll::Event>) -> bool {
         let mut woken = false;
         for event in events.drain(..) {
             let token = event.data.u64();
-            if token == WAKE {
+            if token == WAKE_TOKEN {
                 woken = true;
                 continue;
             }
-            let (place, index) = ((token >> 1) as usize, (token & 1) as usize);
-            let Some(Some(live)) = self.tunnels.get_mut(place) else { continue };
+            let (slot, index) = ((token >> 1) as usize, (token & 1) as usize);
+            let Some(Some(tunnel)) = self.tunnels.get_mut(slot) else { continue };
             let flags = event.flags;
             let hung_up =
                 flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-            live.end(index).wake(
+            tunnel.endpoint(index).set_ready(
                 flags.contains(epoll::EventFlags::IN),
                 flags.contains(epoll::EventFlags::OUT),
                 hung_up,
             );
             if flags.contains(epoll::EventFlags::PRI) {
-                live.end(index).note_urgent();
+                tunnel.endpoint(index).set_urgent();
             }
-            if !live.queued {
-                live.queued = true;
-                self.ready.push_back(place);
+            if !tunnel.is_queued {
+                tunnel.is_queued = true;
+                self.ready.push_back(slot);
             }
         }
         woken
@@ -211,83 +211,88 @@ impl Engine {
     /// One turn for each tunnel that is ready now.
     fn serve_ready(&mut self) {
         for _ in 0..self.ready.len() {
-            let Some(place) = self.ready.pop_front() else { return };
-            self.visit(place, |live, turn| live.turn(turn));
+            let Some(slot) = self.ready.pop_front() else { return };
+            self.with_tunnel(slot, |tunnel, tick| tunnel.pump_both(tick));
         }
     }
 
     /// Lets `visit` work on a tunnel and does what its progress asks for.
-    fn visit(&mut self, place: usize, visit: impl FnOnce(&mut Live, &mut Turn<'_>) -> Progress) {
-        let mask = self.mask();
-        let Some(Some(live)) = self.tunnels.get_mut(place) else { return };
-        if live.is_frozen() {
-            live.queued = false;
+    fn with_tunnel(
+        &mut self,
+        slot: usize,
+        visit: impl FnOnce(&mut ActiveTunnel, &mut TickContext<'_>) -> TunnelProgress,
+    ) {
+        let mask = self.next_mask();
+        let Some(Some(tunnel)) = self.tunnels.get_mut(slot) else { return };
+        if tunnel.is_frozen() {
+            tunnel.is_queued = false;
             return;
         }
-        let mut turn = Turn { scratch: &mut self.scratch, thread: self.number, now: self.now, mask };
-        live.queued = false;
-        self.at_turn = Some(place);
-        let progress = visit(live, &mut turn);
-        self.at_turn = None;
+        let mut tick =
+            TickContext { scratch: &mut self.scratch, thread: self.thread_index, now: self.now, mask };
+        tunnel.is_queued = false;
+        self.current = Some(slot);
+        let progress = visit(tunnel, &mut tick);
+        self.current = None;
         match progress {
-            Progress::Rests => {}
-            Progress::WantsMore => {
-                live.queued = true;
-                self.ready.push_back(place);
+            TunnelProgress::Idle => {}
+            TunnelProgress::Yielded => {
+                tunnel.is_queued = true;
+                self.ready.push_back(slot);
             }
-            Progress::Over => self.end(place),
+            TunnelProgress::Ended => self.end_tunnel(slot),
         }
     }
 
-    fn end(&mut self, place: usize) {
-        let Some(live) = self.tunnels.get_mut(place).and_then(Option::take) else { return };
-        self.free.push(place);
-        if live.was_lent {
-            self.unregister(&live);
+    fn end_tunnel(&mut self, slot: usize) {
+        let Some(tunnel) = self.tunnels.get_mut(slot).and_then(Option::take) else { return };
+        self.free_slots.push(slot);
+        if tunnel.was_frozen {
+            self.unregister(&tunnel);
         }
-        let (id, now, ledger) = (live.record.id, self.now, &self.ledger);
+        let (id, now, observer) = (tunnel.info.id, self.now, &self.observer);
         let told = catch_unwind(AssertUnwindSafe(move || {
-            ledger(&live.record, &live.outcome(now));
+            observer(&tunnel.info, &tunnel.session_end(now));
             // Whoever waits for a closing then sees the node's count without this tunnel.
-            drop(live);
+            drop(tunnel);
         }));
         if told.is_err() {
             tracing::error!(id, "the end of a tunnel panicked, it may not be counted");
         }
-        self.forget(id);
+        self.forget_session(id);
     }
 
     /// The session `id` is not in the slab any more.
-    fn forget(&mut self, id: u64) {
-        self.count.fetch_sub(1, Relaxed);
-        self.rounds.iter_mut().for_each(|round| round.forget(id));
+    fn forget_session(&mut self, id: u64) {
+        self.tunnel_count.fetch_sub(1, Relaxed);
+        self.closes.iter_mut().for_each(|share| share.remove(id));
     }
 
-    fn take_commands(&mut self) {
+    fn receive_commands(&mut self) {
         let mut counter = [0; 8];
         // Only the wake-up matters; the channel holds what is to be done.
         let _ = rustix::io::read(&*self.wake, &mut counter);
-        self.inbox_waits = true;
-        for _ in 0..COMMANDS {
-            match self.inbox.try_recv() {
+        self.has_more_commands = true;
+        for _ in 0..MAX_COMMANDS {
+            match self.commands.try_recv() {
                 // Who asked may have given up by now.
-                Ok(Command::Answer(to)) => drop(to.send(())),
-                Ok(Command::Adopt(mut arriving)) => {
-                    if let Some(tunnel) = arriving.tunnel.take() {
+                Ok(RelayCommand::Acknowledge(to)) => drop(to.send(())),
+                Ok(RelayCommand::Adopt(mut new_tunnel)) => {
+                    if let Some(tunnel) = new_tunnel.tunnel.take() {
                         self.adopt(tunnel);
                     }
                 }
-                Ok(Command::Close(mut round)) => {
-                    round.begin(self.clock(round.shared().begun), self.now);
-                    self.rounds.push(*round);
+                Ok(RelayCommand::Close(mut share)) => {
+                    share.receive(self.clock_at(share.shared().begun), self.now);
+                    self.closes.push(*share);
                 }
-                Ok(Command::List(listing)) => self.listings.push_back(*listing),
-                Ok(Command::Freeze(freezing)) => self.freeze(freezing),
-                Ok(Command::Resume(parcels)) => self.resume(parcels),
-                Ok(Command::LetGo(places)) => self.let_go(places),
-                Ok(Command::Land(landing)) => self.land(landing),
+                Ok(RelayCommand::List(listing)) => self.list_jobs.push_back(*listing),
+                Ok(RelayCommand::Freeze(request)) => self.freeze(request),
+                Ok(RelayCommand::Resume(parcels)) => self.resume(parcels),
+                Ok(RelayCommand::Release(slots)) => self.release(slots),
+                Ok(RelayCommand::Restore(restored)) => self.restore(restored),
                 Err(_) => {
-                    self.inbox_waits = false;
+                    self.has_more_commands = false;
                     return;
                 }
             }
@@ -295,84 +300,84 @@ impl Engine {
     }
 
     /// Goes on with the closings: counts a stretch, closes whose time has come, cuts whose deadline is here.
-    fn close_due(&mut self) {
-        if let Some(round) = self.rounds.iter_mut().find(|round| round.is_counting()) {
-            round.count(&self.tunnels);
+    fn advance_closes(&mut self) {
+        if let Some(share) = self.closes.iter_mut().find(|share| share.is_counting()) {
+            share.count_chunk(&self.tunnels);
         }
         let mut closes = 0;
-        for index in 0..self.rounds.len() {
-            self.rounds[index].settle();
-            while closes < CLOSES
-                && let Some(task) = self.rounds[index].task(self.now)
+        for index in 0..self.closes.len() {
+            self.closes[index].update();
+            while closes < MAX_CLOSES
+                && let Some(task) = self.closes[index].next_task(self.now)
             {
                 closes += 1;
-                if self.postpones(index, &task) {
+                if self.postpone_if_frozen(index, &task) {
                     continue;
                 }
                 match task {
-                    Task::Cut(place) => self.visit(place, |live, turn| live.sweep(turn)),
-                    Task::Close(place, grace) => self.close(place, index, grace),
+                    CloseTask::Abort(slot) => self.with_tunnel(slot, |tunnel, tick| tunnel.sweep(tick)),
+                    CloseTask::SendClose(slot, grace) => self.send_close(slot, index, grace),
                 }
             }
         }
-        self.rounds.retain(|round| !round.is_over());
+        self.closes.retain(|share| !share.is_finished());
     }
 
-    fn close(&mut self, place: usize, round: usize, grace: u64) {
-        let shared = Arc::clone(self.rounds[round].shared());
-        let PacedClose { code, why, ref reason, .. } = shared.close;
-        self.visit(place, |live, turn| {
-            live.farewell(&Farewell { code, reason, why, grace }, turn);
-            live.turn(turn)
+    fn send_close(&mut self, slot: usize, share: usize, grace: u64) {
+        let shared = Arc::clone(self.closes[share].shared());
+        let PacedClose { code, cause: why, ref reason, .. } = shared.close;
+        self.with_tunnel(slot, |tunnel, tick| {
+            tunnel.begin_close(&CloseFrame { code, reason, cause: why, grace }, tick);
+            tunnel.pump_both(tick)
         });
     }
 
     /// Goes on with the listing that is being made.
-    fn list(&mut self) {
-        let Some(mut listing) = self.listings.pop_front() else { return };
+    fn advance_listing(&mut self) {
+        let Some(mut listing) = self.list_jobs.pop_front() else { return };
         // Whom it wants, the caller says; that is not the tunnels' fault.
-        let walked = catch_unwind(AssertUnwindSafe(|| listing.walk(&self.tunnels, self.now)));
+        let walked = catch_unwind(AssertUnwindSafe(|| listing.scan_chunk(&self.tunnels, self.now)));
         match walked {
             Ok(true) => listing.finish(),
-            Ok(false) => self.listings.push_front(listing),
+            Ok(false) => self.list_jobs.push_front(listing),
             Err(_) => tracing::error!("a listing panicked, this thread's part of it is left out"),
         }
     }
 
     /// Looks at a stretch of the slab for tunnels that are idle or past their deadline.
     fn sweep(&mut self) {
-        if self.sweep_at.is_none() && self.now >= self.next_sweep {
-            self.sweep_at = Some(0);
-            self.next_sweep = self.now + SWEEP;
+        if self.sweep_cursor.is_none() && self.now >= self.next_sweep {
+            self.sweep_cursor = Some(0);
+            self.next_sweep = self.now + SWEEP_INTERVAL;
         }
-        let Some(at) = self.sweep_at else { return };
-        let until = self.tunnels.len().min(at + STRETCH);
-        for place in at..until {
-            if let Some(Some(live)) = self.tunnels.get(place)
-                && live.wants_sweep(self.now)
+        let Some(at) = self.sweep_cursor else { return };
+        let until = self.tunnels.len().min(at + SLAB_CHUNK);
+        for slot in at..until {
+            if let Some(Some(tunnel)) = self.tunnels.get(slot)
+                && tunnel.needs_sweep(self.now)
             {
-                self.visit(place, |live, turn| live.sweep(turn));
+                self.with_tunnel(slot, |tunnel, tick| tunnel.sweep(tick));
             }
         }
-        self.sweep_at = (until < self.tunnels.len()).then_some(until);
+        self.sweep_cursor = (until < self.tunnels.len()).then_some(until);
     }
 
-    fn draw(&mut self) -> u64 {
-        self.random = crate::affinity::hash::mix(self.random.wrapping_add(0x9e37_79b9_7f4a_7c15));
-        self.random
+    fn next_random(&mut self) -> u64 {
+        self.mask_state = crate::affinity::hash::mix(self.mask_state.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        self.mask_state
     }
 
-    fn mask(&mut self) -> [u8; 4] {
-        let [a, b, c, d, ..] = self.draw().to_ne_bytes();
+    fn next_mask(&mut self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.next_random().to_ne_bytes();
         [a, b, c, d]
     }
 }
 
 /// A thread that ends in whatever way leaves no tunnel without its outcome (invariant I7).
-impl Drop for Engine {
+impl Drop for EventLoop {
     fn drop(&mut self) {
-        for place in 0..self.tunnels.len() {
-            self.end(place);
+        for slot in 0..self.tunnels.len() {
+            self.end_tunnel(slot);
         }
     }
 }
@@ -394,19 +399,21 @@ mod tests {
 
     use super::*;
     use crate::metrics::{Metrics, Side};
-    use crate::relay::listing::{ChoiceOrder, Query, TunnelChoice};
-    use crate::relay::moving::{Freezing, Parcel};
+    use crate::relay::migration::{FreezeRequest, FrozenTunnel};
     use crate::relay::paced_close::SharedClose;
-    use crate::relay::{CloseHandle, Outcome, Record, Rules, Tunnel, TunnelSelector, Why};
+    use crate::relay::session_list::{ChoiceOrder, SessionQuery, TunnelChoice};
+    use crate::relay::{
+        CloseHandle, CloseReason, SessionEnd, SessionInfo, Tunnel, TunnelLimits, TunnelSelector,
+    };
 
     /// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
     struct Bench {
-        engine: Engine,
-        commands: Sender<Command>,
+        engine: EventLoop,
+        commands: Sender<RelayCommand>,
         metrics: Arc<Metrics>,
         peers: Vec<[UnixStream; 2]>,
         /// How each tunnel ended.
-        ends: Arc<Mutex<Vec<(u64, Outcome)>>>,
+        ends: Arc<Mutex<Vec<(u64, SessionEnd)>>>,
     }
 
     impl Bench {
@@ -415,12 +422,12 @@ mod tests {
             let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
             let ends: Arc<Mutex<Vec<_>>> = Arc::default();
             let told = Arc::clone(&ends);
-            let ledger: Ledger = Arc::new(move |record: &Record, outcome: &Outcome| {
-                told.lock().push((record.id, *outcome));
-                assert_ne!(record.id, 99, "the ledger's own fault");
+            let observer: CloseObserver = Arc::new(move |info: &SessionInfo, end: &SessionEnd| {
+                told.lock().push((info.id, *end));
+                assert_ne!(info.id, 99, "the ledger's own fault");
             });
             let (commands, inbox) = channel();
-            let engine = Engine::new(0, wake, inbox, Arc::default(), ledger).unwrap();
+            let engine = EventLoop::new(0, wake, inbox, Arc::default(), observer).unwrap();
             let mut bench = Self { engine, commands, metrics: Metrics::new(1), peers: Vec::new(), ends };
             (0..tunnels).for_each(|id| bench.adopt(id));
             bench
@@ -439,7 +446,7 @@ mod tests {
         }
 
         fn take(&mut self, id: u64, client: OwnedFd, node: OwnedFd) {
-            self.engine.count.fetch_add(1, Relaxed);
+            self.engine.tunnel_count.fetch_add(1, Relaxed);
             self.engine.adopt(Tunnel {
                 client,
                 node,
@@ -447,87 +454,87 @@ mod tests {
                 node_tls: None,
                 from_client: bytes::Bytes::new(),
                 from_node: bytes::Bytes::new(),
-                rules: Rules {
-                    idle: Duration::MAX,
-                    max_message: u64::MAX,
-                    ping: None,
-                    close: Duration::from_secs(10),
+                limits: TunnelLimits {
+                    idle_timeout: Duration::MAX,
+                    max_message_size: u64::MAX,
+                    ping_interval: None,
+                    close_timeout: Duration::from_secs(10),
                 },
-                record: Record {
+                info: SessionInfo {
                     id,
                     client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    seat: self.metrics.node("chat", "ws1").seat(),
+                    node_connection: self.metrics.node("chat", "ws1").seat(),
                     route: Arc::from("/"),
                     generation: 1,
                     opened_at: SystemTime::UNIX_EPOCH,
                     affinity: ("none", "none"),
                     key: None,
                     trace: [0; 16],
-                    place: None,
+                    permit: None,
                 },
             });
         }
 
         /// One turn of the loop, over what has happened up to now.
-        fn turn(&mut self, work: impl FnOnce(&mut Engine, &mut Vec<epoll::Event>)) {
-            let mut events = Vec::with_capacity(EVENTS);
+        fn tick(&mut self, work: impl FnOnce(&mut EventLoop, &mut Vec<epoll::Event>)) {
+            let mut events = Vec::with_capacity(MAX_EVENTS);
             let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
             let buffer = rustix::buffer::spare_capacity(&mut events);
             epoll::wait(&self.engine.epoll, buffer, Some(&at_once)).unwrap();
-            self.engine.contain(|engine| work(engine, &mut events));
+            self.engine.catch_tunnel_panic(|engine| work(engine, &mut events));
         }
 
-        fn say(&mut self, place: usize) {
-            self.peers[place][0].write_all(&HELLO).unwrap();
+        fn say(&mut self, slot: usize) {
+            self.peers[slot][0].write_all(&HELLO).unwrap();
         }
 
-        fn hears(&mut self, place: usize) -> bool {
+        fn hears(&mut self, slot: usize) -> bool {
             let mut heard = [0; HELLO.len()];
-            self.peers[place][1].read_exact(&mut heard).is_ok_and(|()| heard == HELLO)
+            self.peers[slot][1].read_exact(&mut heard).is_ok_and(|()| heard == HELLO)
         }
 
-        fn is_gone(&mut self, place: usize) -> bool {
+        fn is_gone(&mut self, slot: usize) -> bool {
             // Unread bytes make the end a reset.
             let is_over = |peer: &mut UnixStream| match peer.read(&mut [0]) {
                 Ok(len) => len == 0,
                 Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
             };
-            self.peers[place].iter_mut().all(is_over)
+            self.peers[slot].iter_mut().all(is_over)
         }
 
         fn live(&self) -> (u32, usize) {
-            (self.metrics.node("chat", "ws1").live(), self.engine.count.load(Relaxed))
+            (self.metrics.node("chat", "ws1").live(), self.engine.tunnel_count.load(Relaxed))
         }
     }
 
     /// A short text message as a client sends it.
     const HELLO: [u8; 11] = [0x81, 0x85, 0, 0, 0, 0, b'h', b'e', b'l', b'l', b'o'];
 
-    fn panicked(id: u64) -> (u64, (Side, u16, Why)) {
-        (id, (Side::Balancer, 1006, Why::Panicked))
+    fn panicked(id: u64) -> (u64, (Side, u16, CloseReason)) {
+        (id, (Side::Balancer, 1006, CloseReason::Panicked))
     }
 
-    fn ends(bench: &Bench) -> Vec<(u64, (Side, u16, Why))> {
-        bench.ends.lock().iter().map(|(id, end)| (*id, (end.side, end.code, end.why))).collect()
+    fn ends(bench: &Bench) -> Vec<(u64, (Side, u16, CloseReason))> {
+        bench.ends.lock().iter().map(|(id, end)| (*id, (end.side, end.code, end.reason))).collect()
     }
 
     #[test]
     fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
         let mut bench = Bench::new(3);
-        bench.turn(Engine::serve);
-        (0..3).for_each(|place| bench.say(place));
-        bench.turn(|engine, events| {
-            engine.sort_events(events);
-            engine.visit(1, |_, _| panic!("as a test wants it"));
+        bench.tick(EventLoop::run_tick);
+        (0..3).for_each(|slot| bench.say(slot));
+        bench.tick(|engine, events| {
+            engine.mark_ready(events);
+            engine.with_tunnel(1, |_, _| panic!("as a test wants it"));
         });
         assert_eq!((ends(&bench), bench.live()), (vec![panicked(1)], (2, 2)));
         assert!(bench.is_gone(1));
         // Their events were taken in the turn that broke off.
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
         assert!(bench.hears(0) && bench.hears(2));
         bench.adopt(3);
         bench.say(3);
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
         assert!(bench.hears(3));
         drop(bench.engine);
         assert_eq!(bench.ends.lock().len(), 4);
@@ -536,42 +543,43 @@ mod tests {
     #[test]
     fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
         let mut bench = Bench::new(2);
-        let close = PacedClose::new(TunnelSelector::all(), Why::Drained, 1012, "").with_grace(Duration::ZERO);
+        let close =
+            PacedClose::new(TunnelSelector::all(), CloseReason::Drained, 1012, "").with_grace(Duration::ZERO);
         let shared = Arc::new(SharedClose::new(close, 0, vec![Arc::clone(&bench.engine.wake)]));
         let handle = CloseHandle::new(&shared);
-        let mut round = Round::new(shared, false);
-        round.begin(bench.engine.now, bench.engine.now);
-        bench.engine.rounds.push(round);
-        bench.turn(|engine, _| engine.visit(0, |_, _| panic!("as a test wants it")));
+        let mut share = CloseShare::new(shared, false);
+        share.receive(bench.engine.now, bench.engine.now);
+        bench.engine.closes.push(share);
+        bench.tick(|engine, _| engine.with_tunnel(0, |_, _| panic!("as a test wants it")));
         for _ in 0..3 {
-            bench.turn(Engine::serve);
+            bench.tick(EventLoop::run_tick);
         }
         assert_eq!(handle.left(), 0);
         let seen = ends(&bench);
-        assert_eq!(seen, [panicked(0), (1, (Side::Balancer, 1012, Why::Drained))]);
+        assert_eq!(seen, [panicked(0), (1, (Side::Balancer, 1012, CloseReason::Drained))]);
         assert_eq!(bench.live(), (0, 0));
     }
 
     #[test]
     fn a_tunnel_that_panics_as_it_is_frozen_ends_alone() {
         let mut bench = Bench::new(3);
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
         let budget = Arc::new(AtomicUsize::new(9));
-        let (freezing, mut answer) = Freezing::asked(&budget, &bench.commands, &bench.engine.wake);
-        bench.turn(|engine, _| {
-            engine.freeze_with(freezing, |live, now| {
-                assert_ne!(live.record.id, 1, "as a test wants it");
-                live.pack(now)
+        let (request, mut answer) = FreezeRequest::new(&budget, &bench.commands, &bench.engine.wake);
+        bench.tick(|engine, _| {
+            engine.freeze_with(request, |tunnel, now| {
+                assert_ne!(tunnel.info.id, 1, "as a test wants it");
+                tunnel.encode(now)
             });
         });
         assert_eq!((ends(&bench), bench.live()), (vec![panicked(1)], (2, 2)));
         assert!(bench.is_gone(1));
         let batch = answer.try_recv().unwrap();
-        assert_eq!(batch.parcels.iter().map(Parcel::id).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(batch.tunnels.iter().map(FrozenTunnel::id).collect::<Vec<_>>(), [0, 2]);
         drop(batch);
-        [0, 2].into_iter().for_each(|place| bench.say(place));
-        bench.turn(Engine::serve);
-        bench.turn(Engine::serve);
+        [0, 2].into_iter().for_each(|slot| bench.say(slot));
+        bench.tick(EventLoop::run_tick);
+        bench.tick(EventLoop::run_tick);
         assert!(bench.hears(0) && bench.hears(2));
     }
 
@@ -589,7 +597,7 @@ mod tests {
         let mut bench = Bench::new(0);
         let ((client, from), (node, mut to)) = (tcp(), tcp());
         bench.take(0, client, node);
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
         let payload: Vec<u8> = (0..1000).map(|at| at as u8).collect();
         let message = [&[0x82, 0xfe, 0x03, 0xe8, 0, 0, 0, 0][..], &payload].concat();
         for marks in [vec![], vec![0], vec![1, 2], vec![500], vec![1007], vec![3, 400, 401, 1000]] {
@@ -600,9 +608,9 @@ mod tests {
                 at = mark + 1;
             }
             send(&from, &message[at..], SendFlags::empty()).unwrap();
-            let (mut heard, begun) = (Vec::new(), Instant::now());
-            while heard.len() < message.len() && begun.elapsed() < Duration::from_secs(5) {
-                bench.turn(Engine::serve);
+            let (mut heard, counted) = (Vec::new(), Instant::now());
+            while heard.len() < message.len() && counted.elapsed() < Duration::from_secs(5) {
+                bench.tick(EventLoop::run_tick);
                 // That there is no more now is no fault.
                 let _ = to.read_to_end(&mut heard);
             }
@@ -613,16 +621,16 @@ mod tests {
     #[test]
     fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
         let mut bench = Bench::new(2);
-        let mut ask = |wanted: fn(&Record) -> bool| {
+        let mut ask = |wanted: fn(&SessionInfo) -> bool| {
             let (selector, order) = (TunnelSelector::new(wanted), ChoiceOrder::Shuffled(1));
             let choice = TunnelChoice { selector, order };
             let (reply, answer) = oneshot::channel();
-            bench.engine.listings.push_back(Listing::new(Arc::new(Query::choice(choice, 9)), reply));
+            bench.engine.list_jobs.push_back(ListJob::new(Arc::new(SessionQuery::choice(choice, 9)), reply));
             answer
         };
         let (mut broken, mut whole) = (ask(|_| panic!("as a test wants it")), ask(|_| true));
-        bench.turn(Engine::serve);
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
+        bench.tick(EventLoop::run_tick);
         assert!(broken.try_recv().is_err());
         assert_eq!(whole.try_recv().unwrap().len(), 2);
         assert_eq!((ends(&bench), bench.live()), (vec![], (2, 2)));
@@ -633,10 +641,10 @@ mod tests {
         let mut bench = Bench::new(1);
         bench.adopt(99);
         drop(bench.peers.pop());
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
         assert_eq!(bench.live(), (1, 1));
         bench.say(0);
-        bench.turn(Engine::serve);
+        bench.tick(EventLoop::run_tick);
         assert!(bench.hears(0));
         assert_eq!(bench.ends.lock().len(), 1);
     }
@@ -644,7 +652,7 @@ mod tests {
     #[test]
     fn i7_a_thread_that_breaks_off_leaves_no_tunnel_without_an_outcome() {
         let mut bench = Bench::new(3);
-        let broken = catch_unwind(AssertUnwindSafe(|| bench.turn(|_, _| panic!("of no tunnel"))));
+        let broken = catch_unwind(AssertUnwindSafe(|| bench.tick(|_, _| panic!("of no tunnel"))));
         assert!(broken.is_err());
         let Bench { engine, ends, metrics, .. } = bench;
         drop(engine);

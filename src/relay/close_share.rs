@@ -8,53 +8,53 @@ use std::mem;
 use std::sync::Arc;
 
 use super::paced_close::SharedClose;
-use super::tunnel::Live;
-use super::{Record, STRETCH, millis};
+use super::tunnel::ActiveTunnel;
+use super::{SLAB_CHUNK, SessionInfo, millis};
 
 /// How soon a tunnel that is frozen is looked at again, in milliseconds.
-const AGAIN: u64 = 10;
+const RETRY_FROZEN: u64 = 10;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Round {
+pub struct CloseShare {
     shared: Arc<SharedClose>,
     /// Tunnels that are adopted later belong to it, whichever they are, and are due at once: the process ends.
-    is_last: bool,
+    is_shutdown: bool,
     /// When the closing began, on the thread's clock in milliseconds, as the times below.
-    since: u64,
+    start: u64,
     /// When the thread heard of it.
-    heard: u64,
+    received: u64,
     /// When everything has ended.
     end: u64,
-    stage: Stage,
+    stage: CloseStage,
     /// Sessions that are meant and have not ended.
     open: HashSet<u64>,
     /// Who is told to close when, soonest first.
-    due: VecDeque<Step>,
+    due: VecDeque<CloseStep>,
     /// Who was told to, and when it is cut, soonest first.
-    leaving: VecDeque<Step>,
+    closing: VecDeque<CloseStep>,
 }
 
 /// Something that a round does to one tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Step {
+pub struct CloseStep {
     at: u64,
     /// The tunnel's place in the slab.
-    pub place: usize,
+    pub slot: usize,
     id: u64,
 }
 
 /// What is to be done now.
 #[derive(Debug)]
-pub enum Task {
+pub enum CloseTask {
     /// A Close to both sides, and this long for their answers, in milliseconds.
-    Close(usize, u64),
+    SendClose(usize, u64),
     /// The deadline is here.
-    Cut(usize),
+    Abort(usize),
 }
 
 #[derive(Debug)]
-enum Stage {
+enum CloseStage {
     /// Places below `at` have been looked at.
     Counting {
         at: usize,
@@ -68,20 +68,20 @@ enum Stage {
     Scheduled,
 }
 
-impl Round {
+impl CloseShare {
     /// A part in `shared`, on its way to its thread.
-    pub fn new(shared: Arc<SharedClose>, is_last: bool) -> Self {
-        let stage = Stage::Counting { at: 0, found: Vec::new() };
-        let (open, due, leaving) = Default::default();
-        Self { shared, is_last, since: 0, heard: 0, end: 0, stage, open, due, leaving }
+    pub fn new(shared: Arc<SharedClose>, is_shutdown: bool) -> Self {
+        let stage = CloseStage::Counting { at: 0, found: Vec::new() };
+        let (open, due, closing) = Default::default();
+        Self { shared, is_shutdown, start: 0, received: 0, end: 0, stage, open, due, closing }
     }
 
     /// The thread has heard of it, `now`; it was asked for at `since` on the thread's clock.
-    pub fn begin(&mut self, since: u64, now: u64) {
+    pub fn receive(&mut self, since: u64, now: u64) {
         let close = &self.shared.close;
-        self.heard = now;
-        self.since = since;
-        self.end = self.since.saturating_add(millis(close.window.saturating_add(close.grace)));
+        self.received = now;
+        self.start = since;
+        self.end = self.start.saturating_add(millis(close.window.saturating_add(close.grace)));
     }
 
     /// What all threads share.
@@ -91,72 +91,72 @@ impl Round {
 
     /// There is more of the slab to look at.
     pub fn is_counting(&self) -> bool {
-        matches!(self.stage, Stage::Counting { .. })
+        matches!(self.stage, CloseStage::Counting { .. })
     }
 
     /// Belongs to the end of the process.
-    pub fn is_last(&self) -> bool {
-        self.is_last
+    pub fn is_shutdown(&self) -> bool {
+        self.is_shutdown
     }
 
     /// Nobody is left.
-    pub fn is_over(&self) -> bool {
-        let is_done = matches!(self.stage, Stage::Scheduled) && self.open.is_empty();
-        is_done && !self.is_last && !self.shared.is_open()
+    pub fn is_finished(&self) -> bool {
+        let is_done = matches!(self.stage, CloseStage::Scheduled) && self.open.is_empty();
+        is_done && !self.is_shutdown && !self.shared.is_open()
     }
 
     /// Looks at a stretch of the slab.
-    pub fn count(&mut self, tunnels: &[Option<Box<Live>>]) {
-        let Stage::Counting { at, found } = &mut self.stage else { return };
-        let until = tunnels.len().min(*at + STRETCH);
+    pub fn count_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>]) {
+        let CloseStage::Counting { at, found } = &mut self.stage else { return };
+        let until = tunnels.len().min(*at + SLAB_CHUNK);
         let stretch = tunnels.iter().enumerate().take(until).skip(mem::replace(at, until));
-        for (place, live) in stretch {
-            if let Some(live) = live
-                && live.adopted <= self.heard
-                && self.shared.close.selector.matches(&live.record)
-                && self.open.insert(live.record.id)
+        for (slot, tunnel) in stretch {
+            if let Some(tunnel) = tunnel
+                && tunnel.adopted_at <= self.received
+                && self.shared.close.selector.matches(&tunnel.info)
+                && self.open.insert(tunnel.info.id)
             {
                 self.shared.add();
-                found.push((place, live.record.id));
+                found.push((slot, tunnel.info.id));
             }
         }
         if until == tunnels.len() {
             let mut found = mem::take(found);
             found.retain(|(_, id)| self.open.contains(id));
             let first = self.shared.report(found.len() as u64);
-            self.stage = Stage::Waiting { first, found };
+            self.stage = CloseStage::Waiting { first, found };
         }
     }
 
     /// A tunnel that comes now belongs to it: the process ends, or it takes in who was on the way.
-    pub fn welcomes(&self, record: &Record) -> bool {
-        self.is_last || self.shared.includes(record)
+    pub fn includes(&self, info: &SessionInfo) -> bool {
+        self.is_shutdown || self.shared.includes(info)
     }
 
     /// A tunnel that came after the closing had begun. When the process ends it is due at once.
-    pub fn join(&mut self, place: usize, id: u64, now: u64) {
+    pub fn add_late(&mut self, slot: usize, id: u64, now: u64) {
         if !self.open.insert(id) {
             return;
         }
-        let at = if self.is_last {
+        let at = if self.is_shutdown {
             self.shared.add();
             0
         } else {
             self.shared.add_late();
-            self.since.saturating_add(millis(self.shared.due_late(id))).max(now)
+            self.start.saturating_add(millis(self.shared.due_late(id))).max(now)
         };
-        insert(&mut self.due, Step { at, place, id });
+        insert_sorted(&mut self.due, CloseStep { at, slot, id });
     }
 
     /// The session has ended.
-    pub fn forget(&mut self, id: u64) {
+    pub fn remove(&mut self, id: u64) {
         if self.open.remove(&id) {
             self.shared.remove();
         }
     }
 
     /// The session is another process's: it was meant here, and has neither ended nor is it left.
-    pub fn give_away(&mut self, id: u64) {
+    pub fn remove_migrated(&mut self, id: u64) {
         if !self.open.remove(&id) {
             return;
         }
@@ -168,66 +168,66 @@ impl Round {
     }
 
     /// When the next step is due; `None` while the round waits for other threads.
-    pub fn next(&self) -> Option<u64> {
-        self.due.front().into_iter().chain(self.leaving.front()).map(|step| step.at).min()
+    pub fn next_due(&self) -> Option<u64> {
+        self.due.front().into_iter().chain(self.closing.front()).map(|step| step.at).min()
     }
 
     /// Heeds what the other threads and the caller have said meanwhile.
-    pub fn settle(&mut self) {
-        if let Stage::Waiting { first, found } = &mut self.stage
+    pub fn update(&mut self) {
+        if let CloseStage::Waiting { first, found } = &mut self.stage
             && self.shared.is_counted()
         {
             let (first, found) = (*first, mem::take(found));
             let schedule = self.shared.schedule();
-            let due = |index: usize| self.since.saturating_add(millis(schedule.due(first + index as u64)));
+            let due = |index: usize| self.start.saturating_add(millis(schedule.due(first + index as u64)));
             let steps = found.iter().enumerate();
-            self.due.extend(steps.map(|(index, &(place, id))| Step { at: due(index), place, id }));
+            self.due.extend(steps.map(|(index, &(slot, id))| CloseStep { at: due(index), slot, id }));
             self.due.make_contiguous().sort_unstable();
-            self.stage = Stage::Scheduled;
+            self.stage = CloseStage::Scheduled;
         }
-        if self.shared.is_stopped() && matches!(self.stage, Stage::Scheduled) {
+        if self.shared.is_stopped() && matches!(self.stage, CloseStage::Scheduled) {
             for step in mem::take(&mut self.due) {
-                self.forget(step.id);
+                self.remove(step.id);
             }
         }
     }
 
     /// The tunnel of the task that came last, the session `id`, is frozen: the task comes again a little later.
-    pub fn postpone(&mut self, task: &Task, id: u64, now: u64) {
-        let (queue, place) = match *task {
-            Task::Cut(place) => (&mut self.leaving, place),
-            Task::Close(place, _) => {
+    pub fn postpone(&mut self, task: &CloseTask, id: u64, now: u64) {
+        let (queue, slot) = match *task {
+            CloseTask::Abort(slot) => (&mut self.closing, slot),
+            CloseTask::SendClose(slot, _) => {
                 // Its deadline counts from the moment when it is told.
-                if let Some(at) = self.leaving.iter().rposition(|step| step.id == id) {
-                    self.leaving.remove(at);
+                if let Some(at) = self.closing.iter().rposition(|step| step.id == id) {
+                    self.closing.remove(at);
                 }
-                (&mut self.due, place)
+                (&mut self.due, slot)
             }
         };
-        let at = now.saturating_add(AGAIN);
+        let at = now.saturating_add(RETRY_FROZEN);
         let behind = queue.partition_point(|step| step.at <= at);
-        queue.insert(behind, Step { at, place, id });
+        queue.insert(behind, CloseStep { at, slot, id });
     }
 
     /// What is due at `now`; each call gives the next.
-    pub fn task(&mut self, now: u64) -> Option<Task> {
-        while let Some(step) = self.leaving.front().filter(|step| step.at <= now) {
-            let Step { place, id, .. } = *step;
-            self.leaving.pop_front();
+    pub fn next_task(&mut self, now: u64) -> Option<CloseTask> {
+        while let Some(step) = self.closing.front().filter(|step| step.at <= now) {
+            let CloseStep { slot, id, .. } = *step;
+            self.closing.pop_front();
             if self.open.contains(&id) {
-                return Some(Task::Cut(place));
+                return Some(CloseTask::Abort(slot));
             }
         }
         while let Some(step) = self.due.front().filter(|step| step.at <= now) {
-            let Step { at, place, id } = *step;
+            let CloseStep { at, slot, id } = *step;
             self.due.pop_front();
             if self.open.contains(&id) {
                 let grace = millis(self.shared.close.grace);
                 // Who came behind the window has the whole grace as well.
                 let end = self.end.max(at.saturating_add(grace));
                 let grace = grace.min(end.saturating_sub(now));
-                insert(&mut self.leaving, Step { at: now.saturating_add(grace), place, id });
-                return Some(Task::Close(place, grace));
+                insert_sorted(&mut self.closing, CloseStep { at: now.saturating_add(grace), slot, id });
+                return Some(CloseTask::SendClose(slot, grace));
             }
         }
         None
@@ -235,13 +235,13 @@ impl Round {
 }
 
 /// Keeps the order; mostly the step is the last.
-fn insert(steps: &mut VecDeque<Step>, step: Step) {
-    let place = steps.partition_point(|other| *other <= step);
-    steps.insert(place, step);
+fn insert_sorted(steps: &mut VecDeque<CloseStep>, step: CloseStep) {
+    let slot = steps.partition_point(|other| *other <= step);
+    steps.insert(slot, step);
 }
 
 /// A thread that ends, in whatever way, holds nobody up.
-impl Drop for Round {
+impl Drop for CloseShare {
     fn drop(&mut self) {
         if self.is_counting() {
             self.shared.report(0);
@@ -263,33 +263,35 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::relay::{CloseHandle, PacedClose, Record, Rules, Tunnel, TunnelSelector, Why};
+    use crate::relay::{
+        CloseHandle, CloseReason, PacedClose, SessionInfo, Tunnel, TunnelLimits, TunnelSelector,
+    };
 
-    type Slab = Vec<Option<Box<Live>>>;
+    type Slab = Vec<Option<Box<ActiveTunnel>>>;
 
     /// A thread's slab with tunnels of these ids.
     fn slab(ids: std::ops::Range<u64>) -> Slab {
         let (socket, _) = UnixStream::pair().unwrap();
         let metrics = Metrics::new(1);
-        let live = ids.map(|id| {
-            let record = Record {
+        let tunnel = ids.map(|id| {
+            let info = SessionInfo {
                 id,
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                seat: metrics.node("chat", "ws1").seat(),
+                node_connection: metrics.node("chat", "ws1").seat(),
                 route: Arc::from("/"),
                 generation: 1,
                 opened_at: SystemTime::UNIX_EPOCH,
                 affinity: ("none", "none"),
                 key: None,
                 trace: [0; 16],
-                place: None,
+                permit: None,
             };
             let end = || OwnedFd::from(socket.try_clone().unwrap());
-            let rules = Rules {
-                idle: Duration::MAX,
-                max_message: u64::MAX,
-                ping: None,
-                close: Duration::from_secs(10),
+            let limits = TunnelLimits {
+                idle_timeout: Duration::MAX,
+                max_message_size: u64::MAX,
+                ping_interval: None,
+                close_timeout: Duration::from_secs(10),
             };
             let (from_client, from_node) = Default::default();
             let tunnel = Tunnel {
@@ -299,12 +301,12 @@ mod tests {
                 node_tls: None,
                 from_client,
                 from_node,
-                rules,
-                record,
+                limits,
+                info,
             };
-            Some(Box::new(Live::new(tunnel, 0).unwrap().0))
+            Some(Box::new(ActiveTunnel::new(tunnel, 0).unwrap().0))
         });
-        live.collect()
+        tunnel.collect()
     }
 
     fn wake() -> Arc<OwnedFd> {
@@ -312,47 +314,47 @@ mod tests {
     }
 
     /// The parts of as many threads in one closing, all counted.
-    fn rounds(slabs: &[Slab], over: u64, grace: u64) -> (Vec<Round>, CloseHandle) {
-        begun(close(over, grace), slabs)
+    fn shares(slabs: &[Slab], over: u64, grace: u64) -> (Vec<CloseShare>, CloseHandle) {
+        counted(close(over, grace), slabs)
     }
 
     fn close(window: u64, grace: u64) -> PacedClose {
-        let close = PacedClose::new(TunnelSelector::all(), Why::Drained, 1012, "");
+        let close = PacedClose::new(TunnelSelector::all(), CloseReason::Drained, 1012, "");
         close.over(Duration::from_millis(window)).with_grace(Duration::from_millis(grace))
     }
 
-    fn begun(close: PacedClose, slabs: &[Slab]) -> (Vec<Round>, CloseHandle) {
+    fn counted(close: PacedClose, slabs: &[Slab]) -> (Vec<CloseShare>, CloseHandle) {
         let wakes = slabs.iter().map(|_| wake()).collect();
         let shared = Arc::new(SharedClose::new(close, 7, wakes));
         let count = |slab: &Slab| {
-            let mut round = Round::new(Arc::clone(&shared), false);
-            round.begin(0, 0);
-            while round.is_counting() {
-                round.count(slab);
+            let mut share = CloseShare::new(Arc::clone(&shared), false);
+            share.receive(0, 0);
+            while share.is_counting() {
+                share.count_chunk(slab);
             }
-            round
+            share
         };
-        let mut rounds: Vec<Round> = slabs.iter().map(count).collect();
-        rounds.iter_mut().for_each(Round::settle);
-        (rounds, CloseHandle::new(&shared))
+        let mut shares: Vec<CloseShare> = slabs.iter().map(count).collect();
+        shares.iter_mut().for_each(CloseShare::update);
+        (shares, CloseHandle::new(&shared))
     }
 
     #[test]
     fn no_second_is_busier_than_1_3_times_the_mean_over_all_threads_together() {
         let slabs = [slab(0..17), slab(17..17), slab(17..200)];
-        let (mut rounds, handle) = rounds(&slabs, 20_000, 5_000);
+        let (mut shares, handle) = shares(&slabs, 20_000, 5_000);
         assert_eq!(handle.selected(), 200);
         let (mut seconds, mut cuts, mut first) = ([0; 20], 0, Vec::new());
         for now in (0..=25_000).step_by(10) {
-            for (thread, round) in rounds.iter_mut().enumerate() {
-                while let Some(task) = round.task(now) {
+            for (thread, share) in shares.iter_mut().enumerate() {
+                while let Some(task) = share.next_task(now) {
                     match task {
-                        Task::Close(place, grace) => {
+                        CloseTask::SendClose(slot, grace) => {
                             assert_eq!(grace, 5_000);
                             seconds[now as usize / 1_000] += 1;
-                            first.push((thread, place));
+                            first.push((thread, slot));
                         }
-                        Task::Cut(_) => cuts += 1,
+                        CloseTask::Abort(_) => cuts += 1,
                     }
                 }
             }
@@ -366,38 +368,38 @@ mod tests {
     #[test]
     fn a_stopped_close_keeps_the_tunnels_that_are_not_due() {
         let slabs = [slab(0..10)];
-        let (mut rounds, handle) = rounds(&slabs, 10_000, 5_000);
-        let told = std::iter::from_fn(|| rounds[0].task(4_500)).count();
+        let (mut shares, handle) = shares(&slabs, 10_000, 5_000);
+        let told = std::iter::from_fn(|| shares[0].next_task(4_500)).count();
         assert_eq!((told, handle.left()), (5, 10));
         handle.stop();
-        rounds[0].settle();
+        shares[0].update();
         assert_eq!(handle.left(), 5);
-        assert!(rounds[0].task(8_000).is_none());
-        assert_eq!(std::iter::from_fn(|| rounds[0].task(9_500)).count(), 5);
+        assert!(shares[0].next_task(8_000).is_none());
+        assert_eq!(std::iter::from_fn(|| shares[0].next_task(9_500)).count(), 5);
     }
 
     #[test]
     fn who_goes_to_another_process_has_not_ended_and_is_not_left() {
         let slabs = [slab(0..10)];
-        let (mut rounds, handle) = rounds(&slabs, 10_000, 5_000);
-        (0..3).for_each(|id| rounds[0].forget(id));
-        (3..7).for_each(|id| rounds[0].give_away(id));
+        let (mut shares, handle) = shares(&slabs, 10_000, 5_000);
+        (0..3).for_each(|id| shares[0].remove(id));
+        (3..7).for_each(|id| shares[0].remove_migrated(id));
         // Who is not meant, or not any more, changes nothing.
-        [0, 3, 77].into_iter().for_each(|id| rounds[0].give_away(id));
+        [0, 3, 77].into_iter().for_each(|id| shares[0].remove_migrated(id));
         assert_eq!((handle.left(), handle.closed()), (3, 3));
-        (7..10).for_each(|id| rounds[0].forget(id));
+        (7..10).for_each(|id| shares[0].remove(id));
         assert_eq!((handle.left(), handle.closed()), (0, 6));
-        assert!(rounds[0].is_over());
+        assert!(shares[0].is_finished());
     }
 
     #[test]
     fn a_thread_that_is_gone_holds_up_nobody() {
         let slabs = [slab(0..3), slab(3..6)];
-        let (mut rounds, handle) = rounds(&slabs, 0, 0);
-        rounds.pop();
+        let (mut shares, handle) = shares(&slabs, 0, 0);
+        shares.pop();
         assert_eq!(handle.left(), 3);
-        (0..3).for_each(|id| rounds[0].forget(id));
-        assert!(rounds[0].is_over());
+        (0..3).for_each(|id| shares[0].remove(id));
+        assert!(shares[0].is_finished());
         assert_eq!(handle.left(), 0);
         drop(slabs);
     }
@@ -405,25 +407,25 @@ mod tests {
     #[test]
     fn who_is_adopted_after_the_thread_has_heard_is_not_counted() {
         let mut slab = slab(0..3);
-        slab[1].as_mut().unwrap().adopted = 1;
-        assert_eq!(rounds(&[slab], 0, 0).1.selected(), 2);
+        slab[1].as_mut().unwrap().adopted_at = 1;
+        assert_eq!(shares(&[slab], 0, 0).1.selected(), 2);
     }
 
     #[test]
     fn a_close_that_includes_later_tunnels_schedules_them_until_it_is_stopped() {
         let slabs = [slab(0..2)];
-        let (mut rounds, handle) = begun(close(10_000, 5_000).including_later(), &slabs);
-        let round = &mut rounds[0];
-        let record = |at: usize| &slabs[0][at].as_ref().unwrap().record;
-        assert!(round.welcomes(record(0)));
-        (100..200).for_each(|id| round.join(0, id, 4_000));
+        let (mut shares, handle) = counted(close(10_000, 5_000).including_later(), &slabs);
+        let share = &mut shares[0];
+        let info = |at: usize| &slabs[0][at].as_ref().unwrap().info;
+        assert!(share.includes(info(0)));
+        (100..200).for_each(|id| share.add_late(0, id, 4_000));
         assert_eq!((handle.selected(), handle.left()), (102, 102));
         let (mut closes, mut cuts) = (Vec::new(), 0);
         for now in (4_000..=15_000).step_by(10) {
-            while let Some(task) = round.task(now) {
+            while let Some(task) = share.next_task(now) {
                 match task {
-                    Task::Close(_, grace) => closes.push((now, grace)),
-                    Task::Cut(_) => cuts += 1,
+                    CloseTask::SendClose(_, grace) => closes.push((now, grace)),
+                    CloseTask::Abort(_) => cuts += 1,
                 }
             }
         }
@@ -432,31 +434,31 @@ mod tests {
         // Those whose time would have been over already, and evenly the others.
         let at_once = closes.iter().filter(|(now, _)| *now == 4_000).count();
         assert!((25..60).contains(&at_once), "{at_once}");
-        (0..200).for_each(|id| round.forget(id));
-        assert!(handle.left() == 0 && !round.is_over(), "others may come");
+        (0..200).for_each(|id| share.remove(id));
+        assert!(handle.left() == 0 && !share.is_finished(), "others may come");
         // Behind the window: at once, and with the whole grace.
-        round.join(0, 300, 20_000);
-        assert!(matches!(round.task(20_000), Some(Task::Close(0, 5_000))));
-        assert!(round.task(24_999).is_none());
-        assert!(matches!(round.task(25_000), Some(Task::Cut(0))));
-        round.forget(300);
+        share.add_late(0, 300, 20_000);
+        assert!(matches!(share.next_task(20_000), Some(CloseTask::SendClose(0, 5_000))));
+        assert!(share.next_task(24_999).is_none());
+        assert!(matches!(share.next_task(25_000), Some(CloseTask::Abort(0))));
+        share.remove(300);
         handle.stop();
-        round.settle();
-        assert!(round.is_over() && !round.welcomes(record(0)));
+        share.update();
+        assert!(share.is_finished() && !share.includes(info(0)));
     }
 
     #[test]
     fn a_large_slab_is_counted_a_stretch_at_a_time() {
-        let mut slab: Slab = (0..3 * STRETCH).map(|_| None).collect();
+        let mut slab: Slab = (0..3 * SLAB_CHUNK).map(|_| None).collect();
         slab.extend(self::slab(0..2));
         let wakes = vec![wake()];
-        let mut round = Round::new(Arc::new(SharedClose::new(close(0, 0), 0, wakes)), false);
+        let mut share = CloseShare::new(Arc::new(SharedClose::new(close(0, 0), 0, wakes)), false);
         let mut turns = 0;
-        while round.is_counting() {
-            round.count(&slab);
+        while share.is_counting() {
+            share.count_chunk(&slab);
             turns += 1;
         }
-        assert_eq!((turns, round.open.len()), (4, 2));
+        assert_eq!((turns, share.open.len()), (4, 2));
     }
 
     proptest! {
@@ -467,18 +469,18 @@ mod tests {
             late in 0_u64..1_000,
         ) {
             let slabs: Vec<Slab> = counts.iter().map(|count| slab(0..*count)).collect();
-            let (mut rounds, _handle) = rounds(&slabs, over, grace);
-            for (round, count) in rounds.iter_mut().zip(&counts) {
+            let (mut shares, _handle) = shares(&slabs, over, grace);
+            for (share, count) in shares.iter_mut().zip(&counts) {
                 let (mut closes, mut cuts, mut last) = (0, 0, 0);
-                while let Some(next) = round.next() {
+                while let Some(next) = share.next_due() {
                     // A turn may come late, but not behind the end.
                     let now = (next + late).min(over + grace);
                     prop_assert!(next >= last && next <= over + grace);
                     last = next;
-                    while let Some(task) = round.task(now) {
+                    while let Some(task) = share.next_task(now) {
                         match task {
-                            Task::Close(..) => closes += 1,
-                            Task::Cut(_) => cuts += 1,
+                            CloseTask::SendClose(..) => closes += 1,
+                            CloseTask::Abort(_) => cuts += 1,
                         }
                     }
                 }

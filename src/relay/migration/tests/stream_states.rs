@@ -7,7 +7,7 @@ use rustls::SupportedCipherSuite;
 
 use super::{MASK, PLAIN, Peers, Process, all_suites, drain, frame_of, text};
 use crate::metrics::Side;
-use crate::relay::{TunnelSelector, Why};
+use crate::relay::{CloseReason, TunnelSelector};
 use crate::ws::close;
 
 #[tokio::test]
@@ -20,13 +20,16 @@ async fn a_header_and_a_frame_that_are_cut_by_the_move_are_whole_behind_it() {
             let mut peers = old.tunnel(1, suites);
             peers.client.write_all(&message[..cut]).unwrap();
             old.hand_over(&new).await;
-            assert_eq!(new.relay.sessions(TunnelSelector::all(), None, 9).await[0].bytes, [cut as u64, 0]);
+            assert_eq!(
+                new.relay.list_sessions(TunnelSelector::all(), None, 9).await[0].bytes,
+                [cut as u64, 0]
+            );
             peers.client.write_all(&message[cut..]).unwrap();
             peers.node.expect(&message);
             peers.talk("after");
             peers.part(1000);
             drop(peers);
-            assert_eq!(new.outcome().1.messages, [2, 1]);
+            assert_eq!(new.next_end().1.messages, [2, 1]);
             old.end();
             new.end();
         }
@@ -40,7 +43,7 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() 
         let mut peers = old.tunnel(1, suites);
         let message = frame_of(&[7; 300], MASK);
         peers.client.write_all(&message[..100]).unwrap();
-        assert!(old.relay.turned().await);
+        assert!(old.relay.wait_one_tick().await);
         let handle = old.relay.close(drain(60_000));
         peers.client.expect(&close::close_frame(1012, "moved", None));
         old.hand_over(&new).await;
@@ -50,9 +53,9 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() 
         peers.node.expect(&message);
         peers.node.expect(&[0x88]);
         peers.part(1012);
-        let (_, outcome) = new.outcome();
-        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Balancer, 1012, Why::Drained));
-        old.no_outcome();
+        let (_, end) = new.next_end();
+        assert_eq!((end.side, end.code, end.reason), (Side::Balancer, 1012, CloseReason::Drained));
+        old.assert_no_end();
         old.end();
         new.end();
     }
@@ -77,8 +80,8 @@ async fn half_of_a_tunnel_that_is_closed_stays_closed_and_the_other_open() {
         peers.client.expect(&message);
         peers.node.shut(Shutdown::Write);
         assert_eq!(peers.client.rest(), (vec![], true));
-        let (_, outcome) = new.outcome();
-        assert_eq!((outcome.side, outcome.code, outcome.why), (Side::Client, 1006, Why::Ended));
+        let (_, end) = new.next_end();
+        assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::Ended));
         old.end();
         new.end();
     }
@@ -92,13 +95,13 @@ async fn an_end_that_comes_while_a_tunnel_is_frozen_is_seen_where_it_goes_on() {
         let frozen = old.relay.freeze(usize::MAX).await;
         peers.client.write_all(&text(b"last words", MASK)).unwrap();
         peers.client.shut(Shutdown::Write);
-        let held = new.hold(&frozen);
-        frozen.let_go();
-        held.go(&new.relay);
+        let staged = new.hold(&frozen);
+        frozen.release();
+        staged.activate(&new.relay);
         assert_eq!(peers.node.rest(), (text(b"last words", MASK), true));
         peers.node.shut(Shutdown::Write);
         assert_eq!(peers.client.rest(), (vec![], true));
-        assert_eq!(new.outcome().1.why, Why::Ended);
+        assert_eq!(new.next_end().1.reason, CloseReason::Ended);
         old.end();
         new.end();
     }
@@ -117,15 +120,15 @@ async fn i10_what_a_slow_reader_has_not_taken_goes_along() {
                 (sent, in_vain) = (sent + 1, 0);
             }
             in_vain += 1;
-            assert!(old.relay.turned().await);
+            assert!(old.relay.wait_one_tick().await);
         }
         let frozen = old.relay.freeze(usize::MAX).await;
-        let parcel = frozen.parcels().next().unwrap();
-        assert!(parcel.bytes().len() > 2_000, "{} bytes wait", parcel.bytes().len());
-        assert_eq!(format!("{parcel:?}"), format!("Parcel(1, {} bytes hidden)", parcel.bytes().len()));
-        let held = new.hold(&frozen);
-        frozen.let_go();
-        held.go(&new.relay);
+        let tunnel = frozen.tunnels().next().unwrap();
+        assert!(tunnel.bytes().len() > 2_000, "{} bytes wait", tunnel.bytes().len());
+        assert_eq!(format!("{tunnel:?}"), format!("FrozenTunnel(1, {} bytes hidden)", tunnel.bytes().len()));
+        let staged = new.hold(&frozen);
+        frozen.release();
+        staged.activate(&new.relay);
         // The client reads while the rest of the node's last message is written.
         let Peers { mut client, mut node } = peers;
         let node = std::thread::spawn(move || {

@@ -2,7 +2,7 @@
 
 /// Why a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum CloseReason {
     /// A peer sent a Close frame.
     Closed,
     /// A peer ended its stream without a Close frame.
@@ -12,11 +12,11 @@ pub enum Why {
     /// No byte in either direction for the idle time.
     Idle,
     /// A message over the limit.
-    TooBig,
+    MessageTooBig,
     /// The framing was lost.
     Garbage,
     /// TLS 1.2 keys have sealed almost as many records as they may.
-    Worn,
+    TlsKeysUsedUp,
     /// The balancer stops.
     Shutdown,
     /// The tunnel's node, or pool, is drained.
@@ -33,16 +33,16 @@ pub enum Why {
     Panicked,
 }
 
-impl Why {
+impl CloseReason {
     /// All of them.
     pub(super) const ALL: [Self; 14] = [
         Self::Closed,
         Self::Ended,
         Self::Broken,
         Self::Idle,
-        Self::TooBig,
+        Self::MessageTooBig,
         Self::Garbage,
-        Self::Worn,
+        Self::TlsKeysUsedUp,
         Self::Shutdown,
         Self::Drained,
         Self::Rebalanced,
@@ -53,7 +53,7 @@ impl Why {
     ];
 
     /// The one with this [word](Self::as_str); what a later version may have words for is only known to be an end.
-    pub(super) fn named(word: &str) -> Self {
+    pub(super) fn parse(word: &str) -> Self {
         Self::ALL.into_iter().find(|why| why.as_str() == word).unwrap_or(Self::Broken)
     }
 
@@ -64,9 +64,9 @@ impl Why {
             Self::Ended => "ended",
             Self::Broken => "broken",
             Self::Idle => "idle",
-            Self::TooBig => "message_too_big",
+            Self::MessageTooBig => "message_too_big",
             Self::Garbage => "garbage",
-            Self::Worn => "tls_keys_used_up",
+            Self::TlsKeysUsedUp => "tls_keys_used_up",
             Self::Shutdown => "shutdown",
             Self::Drained => "drained",
             Self::Rebalanced => "rebalanced",

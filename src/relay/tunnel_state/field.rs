@@ -15,21 +15,21 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The first tag that a reader who does not know it skips.
-pub const SKIPPED: u8 = 128;
+pub const FIRST_OPTIONAL_TAG: u8 = 128;
 
 /// Length of a field's tag and length.
-const HEAD: usize = 5;
+const HEADER_LEN: usize = 5;
 /// Room that a writer begins with: most tunnels need no more.
-const ROOM: usize = 1024;
+const INITIAL_CAPACITY: usize = 1024;
 /// More than any counter comes to, so that counting on cannot overflow.
-const MOST_COUNT: u64 = 1 << 62;
+const MAX_COUNT: u64 = 1 << 62;
 
 /// Why bytes are not a tunnel. It is the writer's fault, or that of its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum TunnelStateError {
     /// The bytes do not begin like a parcel.
     #[error("these bytes are no tunnel's: a parcel begins with `MSTN`")]
-    Foreign,
+    NotTunnelState,
     /// Another version of the form.
     #[error("the tunnel is written in version {found} of the form, and this program reads version {read}")]
     Version {
@@ -40,13 +40,13 @@ pub enum Fault {
     },
     /// The bytes end within a field.
     #[error("the bytes of {within} end within a field")]
-    Short {
+    Truncated {
         /// The section.
         within: &'static str,
     },
     /// A field that this version does not know and may not skip, or one that does not stand in its order.
     #[error("{within} has a field {tag} that this program does not know: the version that wrote it is newer")]
-    Unknown {
+    UnknownField {
         /// The section.
         within: &'static str,
         /// The field's tag.
@@ -54,7 +54,7 @@ pub enum Fault {
     },
     /// A field that has to be there.
     #[error("{within} lacks its field `{name}`")]
-    Missing {
+    MissingField {
         /// The section.
         within: &'static str,
         /// The field.
@@ -62,7 +62,7 @@ pub enum Fault {
     },
     /// A field whose bytes say nothing that this version understands.
     #[error("the field `{name}` of {within} has no value that this program understands")]
-    Value {
+    InvalidValue {
         /// The section.
         within: &'static str,
         /// The field.
@@ -72,18 +72,18 @@ pub enum Fault {
 
 /// A field's tag, and its name in faults.
 #[derive(Debug, Clone, Copy)]
-pub struct Tag(pub u8, pub &'static str);
+pub struct FieldTag(pub u8, pub &'static str);
 
 /// Writes fields.
 #[derive(Default)]
-pub struct Writer(Zeroizing<Vec<u8>>);
+pub struct FieldWriter(Zeroizing<Vec<u8>>);
 
-impl Writer {
+impl FieldWriter {
     /// Writes bytes that are no field.
     pub fn raw(&mut self, bytes: &[u8]) {
         let (len, more) = (self.0.len(), bytes.len());
         if self.0.capacity() - len < more {
-            let mut larger = Zeroizing::new(Vec::with_capacity(ROOM.max(2 * (len + more))));
+            let mut larger = Zeroizing::new(Vec::with_capacity(INITIAL_CAPACITY.max(2 * (len + more))));
             larger.extend_from_slice(&self.0);
             self.0 = larger;
         }
@@ -91,33 +91,33 @@ impl Writer {
     }
 
     /// A field with these bytes.
-    pub fn bytes(&mut self, tag: Tag, value: &[u8]) {
+    pub fn bytes(&mut self, tag: FieldTag, value: &[u8]) {
         self.raw(&[tag.0]);
         self.raw(&length(value.len()));
         self.raw(value);
     }
 
     /// A field with a number.
-    pub fn number(&mut self, tag: Tag, value: impl Into<u64>) {
+    pub fn number(&mut self, tag: FieldTag, value: impl Into<u64>) {
         self.bytes(tag, &value.into().to_be_bytes());
     }
 
     /// A field with a number, or none.
-    pub fn maybe(&mut self, tag: Tag, value: Option<impl Into<u64>>) {
+    pub fn optional(&mut self, tag: FieldTag, value: Option<impl Into<u64>>) {
         if let Some(value) = value {
             self.number(tag, value);
         }
     }
 
     /// A field that is there when it is so.
-    pub fn mark(&mut self, tag: Tag, is_so: bool) {
+    pub fn flag(&mut self, tag: FieldTag, is_so: bool) {
         if is_so {
             self.bytes(tag, &[]);
         }
     }
 
     /// A field of fields.
-    pub fn section(&mut self, tag: Tag, write: impl FnOnce(&mut Self)) {
+    pub fn section(&mut self, tag: FieldTag, write: impl FnOnce(&mut Self)) {
         self.bytes(tag, &[]);
         let start = self.0.len();
         write(self);
@@ -132,125 +132,125 @@ impl Writer {
 }
 
 fn length(len: usize) -> [u8; 4] {
-    u32::try_from(len).expect("a tunnel of more than `parcel::MOST` bytes is not written").to_be_bytes()
+    u32::try_from(len).expect("a tunnel of more than `tunnel_state::MOST` bytes is not written").to_be_bytes()
 }
 
 /// One field, and what follows it.
-struct Field<'a> {
+struct RawField<'a> {
     tag: u8,
     value: &'a [u8],
-    behind: &'a [u8],
+    rest: &'a [u8],
 }
 
 /// Reads the fields of one section, in their order.
 #[derive(Debug, Clone, Copy)]
-pub struct Fields<'a> {
+pub struct FieldReader<'a> {
     rest: &'a [u8],
     /// The section, for faults.
-    within: &'static str,
+    section_name: &'static str,
     /// The tag of the field that was read last.
     last: Option<u8>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     /// Of these bytes, which are `within` what the words say.
-    pub fn new(bytes: &'a [u8], within: &'static str) -> Self {
-        Self { rest: bytes, within, last: None }
+    pub fn new(bytes: &'a [u8], section_name: &'static str) -> Self {
+        Self { rest: bytes, section_name, last: None }
     }
 
     /// The bytes of a field, if it is there.
-    pub fn find(&mut self, tag: Tag) -> Result<Option<&'a [u8]>, Fault> {
-        while let Some(next) = self.next()? {
+    pub fn find(&mut self, tag: FieldTag) -> Result<Option<&'a [u8]>, TunnelStateError> {
+        while let Some(next) = self.peek()? {
             if next.tag > tag.0 {
                 break;
             }
-            (self.rest, self.last) = (next.behind, Some(next.tag));
+            (self.rest, self.last) = (next.rest, Some(next.tag));
             if next.tag == tag.0 {
                 return Ok(Some(next.value));
             }
-            if next.tag < SKIPPED {
-                return Err(Fault::Unknown { within: self.within, tag: next.tag });
+            if next.tag < FIRST_OPTIONAL_TAG {
+                return Err(TunnelStateError::UnknownField { within: self.section_name, tag: next.tag });
             }
         }
         Ok(None)
     }
 
     /// The field that comes next.
-    fn next(&self) -> Result<Option<Field<'a>>, Fault> {
+    fn peek(&self) -> Result<Option<RawField<'a>>, TunnelStateError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let short = Fault::Short { within: self.within };
-        let (&[tag, a, b, c, d], behind) = self.rest.split_first_chunk::<HEAD>().ok_or(short)?;
+        let short = TunnelStateError::Truncated { within: self.section_name };
+        let (&[tag, a, b, c, d], behind) = self.rest.split_first_chunk::<HEADER_LEN>().ok_or(short)?;
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
         let (value, behind) = behind.split_at_checked(len).ok_or(short)?;
         if self.last.is_some_and(|last| last >= tag) {
-            return Err(Fault::Unknown { within: self.within, tag });
+            return Err(TunnelStateError::UnknownField { within: self.section_name, tag });
         }
-        Ok(Some(Field { tag, value, behind }))
+        Ok(Some(RawField { tag, value, rest: behind }))
     }
 
     /// The bytes of a field that has to be there.
-    pub fn bytes(&mut self, tag: Tag) -> Result<&'a [u8], Fault> {
-        self.find(tag)?.ok_or(Fault::Missing { within: self.within, name: tag.1 })
+    pub fn bytes(&mut self, tag: FieldTag) -> Result<&'a [u8], TunnelStateError> {
+        self.find(tag)?.ok_or(TunnelStateError::MissingField { within: self.section_name, name: tag.1 })
     }
 
     /// The bytes of a field that has to be there and to be so long.
-    pub fn exact<const N: usize>(&mut self, tag: Tag) -> Result<&'a [u8; N], Fault> {
-        self.bytes(tag)?.try_into().map_err(|_| self.wrong(tag))
+    pub fn array<const N: usize>(&mut self, tag: FieldTag) -> Result<&'a [u8; N], TunnelStateError> {
+        self.bytes(tag)?.try_into().map_err(|_| self.invalid(tag))
     }
 
     /// The words of a field that has to be there.
-    pub fn text(&mut self, tag: Tag) -> Result<&'a str, Fault> {
-        str::from_utf8(self.bytes(tag)?).map_err(|_| self.wrong(tag))
+    pub fn text(&mut self, tag: FieldTag) -> Result<&'a str, TunnelStateError> {
+        str::from_utf8(self.bytes(tag)?).map_err(|_| self.invalid(tag))
     }
 
     /// The number of a field that has to be there.
-    pub fn number<T: TryFrom<u64>>(&mut self, tag: Tag) -> Result<T, Fault> {
-        self.maybe(tag)?.ok_or(Fault::Missing { within: self.within, name: tag.1 })
+    pub fn number<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<T, TunnelStateError> {
+        self.optional(tag)?.ok_or(TunnelStateError::MissingField { within: self.section_name, name: tag.1 })
     }
 
     /// The number of a field, if it is there.
-    pub fn maybe<T: TryFrom<u64>>(&mut self, tag: Tag) -> Result<Option<T>, Fault> {
+    pub fn optional<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<Option<T>, TunnelStateError> {
         let Some(value) = self.find(tag)? else { return Ok(None) };
         let value = <[u8; 8]>::try_from(value).ok().map(u64::from_be_bytes);
-        value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or(self.wrong(tag))
+        value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or(self.invalid(tag))
     }
 
     /// A number that is counted on from.
-    pub fn count(&mut self, tag: Tag) -> Result<u64, Fault> {
+    pub fn count(&mut self, tag: FieldTag) -> Result<u64, TunnelStateError> {
         let count = self.number(tag)?;
-        if count < MOST_COUNT { Ok(count) } else { Err(self.wrong(tag)) }
+        if count < MAX_COUNT { Ok(count) } else { Err(self.invalid(tag)) }
     }
 
     /// Whether it is so.
-    pub fn mark(&mut self, tag: Tag) -> Result<bool, Fault> {
+    pub fn flag(&mut self, tag: FieldTag) -> Result<bool, TunnelStateError> {
         match self.find(tag)? {
             None => Ok(false),
             Some([]) => Ok(true),
-            Some(_) => Err(self.wrong(tag)),
+            Some(_) => Err(self.invalid(tag)),
         }
     }
 
     /// What the number of a field stands for, among `all` in the order of their numbers.
-    pub fn one_of<T: Copy>(&mut self, tag: Tag, all: &[T]) -> Result<T, Fault> {
+    pub fn variant<T: Copy>(&mut self, tag: FieldTag, all: &[T]) -> Result<T, TunnelStateError> {
         let number: usize = self.number(tag)?;
-        all.get(number).copied().ok_or(self.wrong(tag))
+        all.get(number).copied().ok_or(self.invalid(tag))
     }
 
     /// The fields of a section that has to be there.
-    pub fn section(&mut self, tag: Tag) -> Result<Self, Fault> {
+    pub fn section(&mut self, tag: FieldTag) -> Result<Self, TunnelStateError> {
         self.bytes(tag).map(|bytes| Self::new(bytes, tag.1))
     }
 
     /// Nothing may be left but what may be skipped.
-    pub fn end(mut self) -> Result<(), Fault> {
-        self.find(Tag(u8::MAX, "the end")).map(drop)
+    pub fn finish(mut self) -> Result<(), TunnelStateError> {
+        self.find(FieldTag(u8::MAX, "the end")).map(drop)
     }
 
     /// The fault of a field without a value that is understood.
-    pub fn wrong(&self, tag: Tag) -> Fault {
-        Fault::Value { within: self.within, name: tag.1 }
+    pub fn invalid(&self, tag: FieldTag) -> TunnelStateError {
+        TunnelStateError::InvalidValue { within: self.section_name, name: tag.1 }
     }
 }
 
@@ -258,37 +258,37 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
 
-    const ONE: Tag = Tag(1, "one");
-    const TWO: Tag = Tag(2, "two");
-    const FOUR: Tag = Tag(4, "four");
-    const LATE: Tag = Tag(200, "late");
+    const ONE: FieldTag = FieldTag(1, "one");
+    const TWO: FieldTag = FieldTag(2, "two");
+    const FOUR: FieldTag = FieldTag(4, "four");
+    const LATE: FieldTag = FieldTag(200, "late");
 
-    fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
-        let mut writer = Writer::default();
+    fn written(write: impl FnOnce(&mut FieldWriter)) -> Vec<u8> {
+        let mut writer = FieldWriter::default();
         write(&mut writer);
         writer.finish().to_vec()
     }
 
-    fn fields(bytes: &[u8]) -> Fields<'_> {
-        Fields::new(bytes, "the test")
+    fn fields(bytes: &[u8]) -> FieldReader<'_> {
+        FieldReader::new(bytes, "the test")
     }
 
     #[test]
     fn what_is_written_is_read_and_what_is_missing_is_named() {
         let bytes = written(|writer| {
             writer.number(ONE, 7u8);
-            writer.maybe(TWO, None::<u64>);
-            writer.section(FOUR, |writer| writer.mark(ONE, true));
+            writer.optional(TWO, None::<u64>);
+            writer.section(FOUR, |writer| writer.flag(ONE, true));
         });
         let mut read = fields(&bytes);
-        assert_eq!((read.number(ONE), read.maybe::<u8>(TWO)), (Ok(7u8), Ok(None)));
+        assert_eq!((read.number(ONE), read.optional::<u8>(TWO)), (Ok(7u8), Ok(None)));
         let mut section = read.section(FOUR).unwrap();
-        assert_eq!((section.mark(ONE), section.mark(TWO), section.end()), (Ok(true), Ok(false), Ok(())));
-        assert_eq!(read.end(), Ok(()));
+        assert_eq!((section.flag(ONE), section.flag(TWO), section.finish()), (Ok(true), Ok(false), Ok(())));
+        assert_eq!(read.finish(), Ok(()));
         let missing = fields(&bytes).bytes(TWO).unwrap_err();
         assert_eq!(
             missing,
-            Fault::Unknown { within: "the test", tag: 1 },
+            TunnelStateError::UnknownField { within: "the test", tag: 1 },
             "what is before it was not asked for"
         );
         let mut read = fields(&bytes);
@@ -300,30 +300,30 @@ mod tests {
     fn a_reader_skips_what_may_be_skipped_and_refuses_the_rest() {
         let later = written(|writer| {
             writer.number(ONE, 1u8);
-            writer.bytes(Tag(150, ""), b"a later version's");
-            writer.bytes(Tag(220, ""), b"and another");
+            writer.bytes(FieldTag(150, ""), b"a later version's");
+            writer.bytes(FieldTag(220, ""), b"and another");
         });
         let mut read = fields(&later);
         assert_eq!((read.number(ONE), read.find(LATE)), (Ok(1u8), Ok(None)));
-        assert_eq!(read.end(), Ok(()));
+        assert_eq!(read.finish(), Ok(()));
         let stricter = written(|writer| {
             writer.number(ONE, 1u8);
-            writer.bytes(Tag(3, ""), b"not to be left out");
+            writer.bytes(FieldTag(3, ""), b"not to be left out");
             writer.number(FOUR, 1u8);
         });
         let mut read = fields(&stricter);
         read.bytes(ONE).unwrap();
-        let unknown = Err(Fault::Unknown { within: "the test", tag: 3 });
-        assert_eq!(({ read }.find(FOUR), read.end()), (unknown, unknown.map(drop)));
+        let unknown = Err(TunnelStateError::UnknownField { within: "the test", tag: 3 });
+        assert_eq!(({ read }.find(FOUR), read.finish()), (unknown, unknown.map(drop)));
     }
 
     #[test]
     fn tags_rise() {
         for tags in [[ONE, ONE], [TWO, ONE]] {
-            let bytes = written(|writer| tags.into_iter().for_each(|tag| writer.mark(tag, true)));
+            let bytes = written(|writer| tags.into_iter().for_each(|tag| writer.flag(tag, true)));
             let mut read = fields(&bytes);
             read.bytes(tags[0]).unwrap();
-            assert_eq!(read.end(), Err(Fault::Unknown { within: "the test", tag: 1 }));
+            assert_eq!(read.finish(), Err(TunnelStateError::UnknownField { within: "the test", tag: 1 }));
         }
     }
 
@@ -331,22 +331,26 @@ mod tests {
     fn a_field_that_is_cut_or_has_another_length_or_value_is_a_fault() {
         let bytes = written(|writer| writer.number(ONE, 300u64));
         for cut in 1..bytes.len() {
-            assert_eq!(fields(&bytes[..cut]).end(), Err(Fault::Short { within: "the test" }), "{cut}");
+            assert_eq!(
+                fields(&bytes[..cut]).finish(),
+                Err(TunnelStateError::Truncated { within: "the test" }),
+                "{cut}"
+            );
         }
-        let wrong = Fault::Value { within: "the test", name: "one" };
+        let wrong = TunnelStateError::InvalidValue { within: "the test", name: "one" };
         assert_eq!(fields(&bytes).number::<u8>(ONE), Err(wrong));
-        assert_eq!(fields(&bytes).exact::<7>(ONE), Err(wrong));
-        assert_eq!(fields(&bytes).mark(ONE), Err(wrong));
-        assert_eq!(fields(&bytes).one_of(ONE, &[0; 300]), Err(wrong));
+        assert_eq!(fields(&bytes).array::<7>(ONE), Err(wrong));
+        assert_eq!(fields(&bytes).flag(ONE), Err(wrong));
+        assert_eq!(fields(&bytes).variant(ONE, &[0; 300]), Err(wrong));
         let many = written(|writer| writer.number(ONE, u64::MAX));
         assert_eq!((fields(&many).count(ONE), fields(&many).number(ONE)), (Err(wrong), Ok(u64::MAX)));
     }
 
     #[test]
     fn a_writer_grows() {
-        let long = vec![7; 10 * ROOM];
-        let bytes = written(|writer| (1..5).for_each(|tag| writer.bytes(Tag(tag, "some"), &long)));
+        let long = vec![7; 10 * INITIAL_CAPACITY];
+        let bytes = written(|writer| (1..5).for_each(|tag| writer.bytes(FieldTag(tag, "some"), &long)));
         let mut read = fields(&bytes);
-        assert!((1..5).all(|tag| read.bytes(Tag(tag, "some")).unwrap() == long));
+        assert!((1..5).all(|tag| read.bytes(FieldTag(tag, "some")).unwrap() == long));
     }
 }

@@ -9,7 +9,7 @@
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::relay::moving::Batch;
+use crate::relay::migration::ThreadBatch;
 
 /// Something that happens. Sessions go by their ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ struct World {
     bench: Bench,
     /// What the kernel has named and nobody has acted on.
     events: Option<Vec<epoll::Event>>,
-    frozen: Option<Batch>,
+    frozen: Option<ThreadBatch>,
     fates: Vec<Fate>,
     /// Those whose peers have gone.
     left: Vec<usize>,
@@ -88,9 +88,9 @@ impl World {
                 self.left.push(id);
                 self.fates[id] = Fate::Ended;
             }
-            Act::Cut(id) if lives(self, id) && self.place(id).is_some_and(|place| !self.is_frozen(place)) => {
-                let place = self.place(id).unwrap();
-                self.bench.engine.visit(place, |_, _| Progress::Over);
+            Act::Cut(id) if lives(self, id) && self.slot(id).is_some_and(|slot| !self.is_frozen(slot)) => {
+                let slot = self.slot(id).unwrap();
+                self.bench.engine.with_tunnel(slot, |_, _| TunnelProgress::Ended);
                 self.fates[id] = Fate::Ended;
             }
             Act::Adopt if self.fates.len() < MOST => {
@@ -101,7 +101,7 @@ impl World {
             Act::Poll if self.events.is_none() => self.events = Some(self.poll()),
             Act::Serve if self.events.is_some() => {
                 let mut events = self.events.take().unwrap();
-                self.bench.engine.contain(|engine| engine.serve(&mut events));
+                self.bench.engine.catch_tunnel_panic(|engine| engine.run_tick(&mut events));
             }
             Act::Freeze if self.frozen.is_none() => return self.freeze(),
             Act::Resume if self.frozen.is_some() => self.resume(),
@@ -125,56 +125,59 @@ impl World {
     }
 
     fn poll(&mut self) -> Vec<epoll::Event> {
-        let mut events = Vec::with_capacity(EVENTS);
+        let mut events = Vec::with_capacity(MAX_EVENTS);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let buffer = rustix::buffer::spare_capacity(&mut events);
         epoll::wait(&self.bench.engine.epoll, buffer, Some(&at_once)).unwrap();
         events
     }
 
-    fn place(&self, id: usize) -> Option<usize> {
-        let is_it = |live: &Option<Box<Live>>| live.as_ref().is_some_and(|live| live.record.id == id as u64);
+    fn slot(&self, id: usize) -> Option<usize> {
+        let is_it = |tunnel: &Option<Box<ActiveTunnel>>| {
+            tunnel.as_ref().is_some_and(|tunnel| tunnel.info.id == id as u64)
+        };
         self.bench.engine.tunnels.iter().position(is_it)
     }
 
-    fn is_frozen(&self, place: usize) -> bool {
-        self.bench.engine.tunnels[place].as_ref().is_some_and(|live| live.is_frozen())
+    fn is_frozen(&self, slot: usize) -> bool {
+        self.bench.engine.tunnels[slot].as_ref().is_some_and(|tunnel| tunnel.is_frozen())
     }
 
     fn freeze(&mut self) -> bool {
         let budget = Arc::new(AtomicUsize::new(1));
-        let (freezing, mut answer) = Freezing::asked(&budget, &self.bench.commands, &self.bench.engine.wake);
-        self.bench.engine.freeze(freezing);
-        self.frozen = answer.try_recv().ok().filter(|batch| !batch.parcels.is_empty());
+        let (request, mut answer) =
+            FreezeRequest::new(&budget, &self.bench.commands, &self.bench.engine.wake);
+        self.bench.engine.freeze(request);
+        self.frozen = answer.try_recv().ok().filter(|batch| !batch.tunnels.is_empty());
         self.frozen.is_some()
     }
 
     fn resume(&mut self) {
         drop(self.frozen.take());
-        self.bench.engine.take_commands();
+        self.bench.engine.receive_commands();
     }
 
     fn let_go(&mut self) {
         let mut batch = self.frozen.take().unwrap();
-        let mut places = Vec::new();
-        for parcel in std::mem::take(&mut batch.parcels) {
+        let mut slots = Vec::new();
+        for parcel in std::mem::take(&mut batch.tunnels) {
             let abroad = parcel.sockets().map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
             // A session whose peers have left while it was away has its end over there.
             self.fates[parcel.id() as usize] = Fate::Away(abroad);
-            places.push(parcel.place);
+            slots.push(parcel.slot);
         }
-        self.bench.engine.let_go(places);
+        self.bench.engine.release(slots);
     }
 
     /// The slab holds every tunnel once, and every empty place is free once.
     fn is_sound(&self) {
         let engine = &self.bench.engine;
-        let mut free = engine.free.clone();
+        let mut free = engine.free_slots.clone();
         free.sort_unstable();
         free.dedup();
         let empty: Vec<usize> =
-            (0..engine.tunnels.len()).filter(|place| engine.tunnels[*place].is_none()).collect();
-        assert_eq!((free.len(), &free), (engine.free.len(), &empty));
+            (0..engine.tunnels.len()).filter(|slot| engine.tunnels[*slot].is_none()).collect();
+        assert_eq!((free.len(), &free), (engine.free_slots.len(), &empty));
         let held = engine.tunnels.iter().flatten().count();
         assert_eq!(self.bench.live(), (held as u32, held));
     }
@@ -185,14 +188,14 @@ impl World {
             self.resume();
         }
         if let Some(mut events) = self.events.take() {
-            self.bench.engine.serve(&mut events);
+            self.bench.engine.run_tick(&mut events);
         }
         loop {
             let mut events = self.poll();
             if events.is_empty() && self.bench.engine.ready.is_empty() {
                 break;
             }
-            self.bench.engine.serve(&mut events);
+            self.bench.engine.run_tick(&mut events);
         }
         self.is_sound();
         let ends: Vec<u64> = self.bench.ends.lock().iter().map(|(id, _)| *id).collect();
@@ -200,13 +203,13 @@ impl World {
             let mut heard = Vec::new();
             // That there is no more now is no fault.
             let _ = self.bench.peers[id][1].read_to_end(&mut heard);
-            let outcomes = ends.iter().filter(|ended| **ended == id as u64).count();
-            let is_held = self.place(id).is_some();
+            let end_count = ends.iter().filter(|ended| **ended == id as u64).count();
+            let is_held = self.slot(id).is_some();
             match fate {
-                Fate::Lives => assert_eq!((&heard, outcomes, is_held), (&self.said[id], 0, true)),
+                Fate::Lives => assert_eq!((&heard, end_count, is_held), (&self.said[id], 0, true)),
                 // What it had said may be on its way for ever.
                 Fate::Ended => {
-                    assert_eq!((self.said[id].starts_with(&heard), outcomes, is_held), (true, 1, false))
+                    assert_eq!((self.said[id].starts_with(&heard), end_count, is_held), (true, 1, false))
                 }
                 Fate::Away([client, _]) => {
                     let mut client = UnixStream::from(client.try_clone().unwrap());
@@ -214,7 +217,7 @@ impl World {
                     if self.left.contains(&id) {
                         self.said[id] = heard.clone();
                     }
-                    assert_eq!((&heard, outcomes, is_held), (&self.said[id], 0, false));
+                    assert_eq!((&heard, end_count, is_held), (&self.said[id], 0, false));
                 }
             }
         }

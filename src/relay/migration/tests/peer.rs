@@ -11,7 +11,7 @@ use rustls::{Connection, SupportedCipherSuite};
 
 use super::DEADLINE;
 use crate::net::tls::departed::Departed;
-use crate::relay::tls::Role;
+use crate::relay::tls::TlsRole;
 use crate::relay::tls::tests::meet;
 
 /// Small, so that they are full now and then.
@@ -36,15 +36,15 @@ pub struct Voice {
 
 /// A client, and the relay's end of its connection.
 pub fn client(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<Departed>) {
-    peer(suite, Role::Server)
+    peer(suite, TlsRole::Server)
 }
 
 /// A node, and the relay's end of the connection to it.
 pub fn node(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<Departed>) {
-    peer(suite, Role::Client)
+    peer(suite, TlsRole::Client)
 }
 
-fn peer(suite: Option<SupportedCipherSuite>, role: Role) -> (Peer, OwnedFd, Option<Departed>) {
+fn peer(suite: Option<SupportedCipherSuite>, role: TlsRole) -> (Peer, OwnedFd, Option<Departed>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();

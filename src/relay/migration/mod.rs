@@ -25,23 +25,23 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::parcel::{Counts, Fault, Shared};
-use super::tunnel::Live;
-use super::{Command, Ledger, Relay, wake};
+use super::tunnel::ActiveTunnel;
+use super::tunnel_state::{BatchCache, TunnelCounters, TunnelStateError};
+use super::{CloseObserver, Relay, RelayCommand, wake};
 
 /// A frozen tunnel, for whoever gives it away. Its bytes hold keys: they are sent, and never kept or printed.
-pub struct Parcel {
+pub struct FrozenTunnel {
     id: u64,
     /// In the slab of its thread.
-    pub(super) place: usize,
+    pub(super) slot: usize,
     bytes: Zeroizing<Vec<u8>>,
     /// The client's and the node's.
     pub(super) sockets: [OwnedFd; 2],
 }
 
-impl Parcel {
-    pub(super) fn new(id: u64, place: usize, bytes: Zeroizing<Vec<u8>>, sockets: [OwnedFd; 2]) -> Self {
-        Self { id, place, bytes, sockets }
+impl FrozenTunnel {
+    pub(super) fn new(id: u64, slot: usize, bytes: Zeroizing<Vec<u8>>, sockets: [OwnedFd; 2]) -> Self {
+        Self { id, slot, bytes, sockets }
     }
 
     /// The session's id.
@@ -49,7 +49,7 @@ impl Parcel {
         self.id
     }
 
-    /// All that the tunnel is: see [`parcel`](super::parcel). At most [`MOST`](super::parcel::MOST) bytes, and
+    /// All that the tunnel is: see [`parcel`](super::parcel). At most [`MOST`](super::tunnel_state::MOST) bytes, and
     /// about 800 for a tunnel at rest, 500 without TLS.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -61,30 +61,30 @@ impl Parcel {
     }
 }
 
-impl fmt::Debug for Parcel {
+impl fmt::Debug for FrozenTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Parcel({}, {} bytes hidden)", self.id, self.bytes.len())
+        write!(f, "FrozenTunnel({}, {} bytes hidden)", self.id, self.bytes.len())
     }
 }
 
 /// A tunnel that cannot be frozen now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stays {
+pub struct KeptTunnel {
     /// The session's id.
     pub id: u64,
     /// Why, for a log line.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
 /// A batch that is frozen. Dropped without a decision, it is resumed.
 #[derive(Debug)]
 #[must_use = "dropping it resumes it"]
-pub struct Frozen(Vec<Batch>);
+pub struct FrozenBatch(Vec<ThreadBatch>);
 
-impl Frozen {
+impl FrozenBatch {
     /// How many tunnels are in it.
     pub fn len(&self) -> usize {
-        self.0.iter().map(|batch| batch.parcels.len()).sum()
+        self.0.iter().map(|batch| batch.tunnels.len()).sum()
     }
 
     /// There is none.
@@ -93,13 +93,13 @@ impl Frozen {
     }
 
     /// The tunnels.
-    pub fn parcels(&self) -> impl Iterator<Item = &Parcel> {
-        self.0.iter().flat_map(|batch| &batch.parcels)
+    pub fn tunnels(&self) -> impl Iterator<Item = &FrozenTunnel> {
+        self.0.iter().flat_map(|batch| &batch.tunnels)
     }
 
     /// Tunnels that were met and could not be frozen. They run on; they are asked for again by the next freeze.
-    pub fn stays(&self) -> impl Iterator<Item = Stays> {
-        self.0.iter().flat_map(|batch| batch.stays.iter().copied())
+    pub fn kept(&self) -> impl Iterator<Item = KeptTunnel> {
+        self.0.iter().flat_map(|batch| batch.kept.iter().copied())
     }
 
     /// Gives every tunnel back to its thread, which picks up what has arrived meanwhile.
@@ -112,130 +112,132 @@ impl Frozen {
     /// They are another process's: closes the descriptors here, and wipes what is left of the tunnels. They do not
     /// count here any more once the threads have [turned](Relay::turned); nothing can be sent from here from the
     /// moment of the freeze.
-    pub fn let_go(mut self) {
+    pub fn release(mut self) {
         for batch in &mut self.0 {
-            let places = mem::take(&mut batch.parcels).into_iter().map(|parcel| parcel.place).collect();
-            batch.home.tell(Command::LetGo(places));
+            let slots = mem::take(&mut batch.tunnels).into_iter().map(|tunnel| tunnel.slot).collect();
+            batch.owner.send(RelayCommand::Release(slots));
         }
     }
 }
 
 /// The frozen tunnels of one thread.
 #[derive(Debug)]
-pub(super) struct Batch {
-    home: Home,
-    pub parcels: Vec<Parcel>,
-    pub stays: Vec<Stays>,
+pub(super) struct ThreadBatch {
+    owner: OwnerThread,
+    pub tunnels: Vec<FrozenTunnel>,
+    pub kept: Vec<KeptTunnel>,
 }
 
-impl Drop for Batch {
+impl Drop for ThreadBatch {
     fn drop(&mut self) {
-        if !self.parcels.is_empty() {
-            self.home.tell(Command::Resume(mem::take(&mut self.parcels)));
+        if !self.tunnels.is_empty() {
+            self.owner.send(RelayCommand::Resume(mem::take(&mut self.tunnels)));
         }
     }
 }
 
 /// The thread that the tunnels are of.
 #[derive(Clone)]
-struct Home {
-    commands: Sender<Command>,
+struct OwnerThread {
+    commands: Sender<RelayCommand>,
     wake: Arc<OwnedFd>,
 }
 
-impl Home {
-    fn tell(&self, command: Command) {
+impl OwnerThread {
+    fn send(&self, command: RelayCommand) {
         // A thread that has ended has no tunnels: the sockets are closed, as all of its own were.
         let _ = self.commands.send(command);
         wake(&self.wake);
     }
 }
 
-impl fmt::Debug for Home {
+impl fmt::Debug for OwnerThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Home")
+        f.write_str("OwnerThread")
     }
 }
 
 /// A thread's part in a freeze.
-pub(super) struct Freezing {
+pub(super) struct FreezeRequest {
     /// Tunnels that all threads together may still take.
     budget: Arc<AtomicUsize>,
-    home: Home,
-    reply: oneshot::Sender<Batch>,
+    home: OwnerThread,
+    reply: oneshot::Sender<ThreadBatch>,
 }
 
-impl Freezing {
+impl FreezeRequest {
     /// A thread is asked, by its `commands` and `wake`; and what it answers.
-    pub fn asked(
+    pub fn new(
         budget: &Arc<AtomicUsize>,
-        commands: &Sender<Command>,
+        commands: &Sender<RelayCommand>,
         wake: &Arc<OwnedFd>,
-    ) -> (Self, oneshot::Receiver<Batch>) {
+    ) -> (Self, oneshot::Receiver<ThreadBatch>) {
         let (reply, answer) = oneshot::channel();
-        let home = Home { commands: commands.clone(), wake: Arc::clone(wake) };
+        let home = OwnerThread { commands: commands.clone(), wake: Arc::clone(wake) };
         (Self { budget: Arc::clone(budget), home, reply }, answer)
     }
 
     /// One tunnel more may be frozen.
-    pub fn takes_one(&self) -> bool {
+    pub fn try_reserve(&self) -> bool {
         self.budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
     /// An empty batch.
-    pub fn batch(&self) -> Batch {
-        Batch { home: self.home.clone(), parcels: Vec::new(), stays: Vec::new() }
+    pub fn empty_batch(&self) -> ThreadBatch {
+        ThreadBatch { owner: self.home.clone(), tunnels: Vec::new(), kept: Vec::new() }
     }
 
     /// Gives the batch to whoever asked. Who has gone meanwhile drops it, and that resumes it.
-    pub fn finish(self, batch: Batch) {
+    pub fn reply(self, batch: ThreadBatch) {
         drop(self.reply.send(batch));
     }
 }
 
 /// A tunnel as it comes from another process. Its bytes hold keys, as a [`Parcel`]'s do.
-pub struct Arrival {
+pub struct ReceivedTunnel {
     /// What [`Parcel::bytes`] gave.
     pub bytes: Zeroizing<Vec<u8>>,
     /// The client's socket and the node's.
     pub sockets: [OwnedFd; 2],
 }
 
-impl fmt::Debug for Arrival {
+impl fmt::Debug for ReceivedTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Arrival({} bytes hidden)", self.bytes.len())
+        write!(f, "ReceivedTunnel({} bytes hidden)", self.bytes.len())
     }
 }
 
 /// Why a batch cannot be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("tunnel {at} of the batch cannot be taken: {fault}")]
-pub struct ParcelFault {
+#[error("tunnel {index} of the batch cannot be staged: {error}")]
+pub struct StageError {
     /// Its place in the batch, from 0.
-    pub at: usize,
+    pub index: usize,
     /// What is wrong with it.
     #[source]
-    pub fault: Fault,
+    pub error: TunnelStateError,
 }
 
 /// A batch of another process's tunnels, none of which has been touched. Dropped without a decision, it is discarded.
 #[must_use = "dropping it discards it"]
-pub struct Held(Vec<Live>);
+pub struct StagedTunnels(Vec<ActiveTunnel>);
 
-impl Held {
+impl StagedTunnels {
     /// Builds the tunnels of a batch and touches none of their sockets. After a fault nothing is held: all
     /// descriptors of the batch are closed.
-    pub fn new(arrivals: Vec<Arrival>, counts: Counts<'_>) -> Result<Self, ParcelFault> {
-        let (parcels, sockets): (Vec<_>, Vec<_>) =
-            arrivals.into_iter().map(|arrival| (arrival.bytes, arrival.sockets)).unzip();
-        let mut shared = Shared::new(counts);
-        let mut lives = Vec::with_capacity(parcels.len());
-        for (at, (bytes, sockets)) in parcels.iter().zip(sockets).enumerate() {
-            let live =
-                Live::unpack(bytes, sockets, &mut shared).map_err(|fault| ParcelFault { at, fault })?;
-            lives.push(live);
+    pub fn new(received: Vec<ReceivedTunnel>, counters: TunnelCounters<'_>) -> Result<Self, StageError> {
+        let (states, sockets): (Vec<_>, Vec<_>) = received
+            .into_iter()
+            .map(|received_tunnel| (received_tunnel.bytes, received_tunnel.sockets))
+            .unzip();
+        let mut cache = BatchCache::new(counters);
+        let mut tunnels = Vec::with_capacity(states.len());
+        for (at, (bytes, sockets)) in states.iter().zip(sockets).enumerate() {
+            let tunnel = ActiveTunnel::decode(bytes, sockets, &mut cache)
+                .map_err(|error| StageError { index: at, error })?;
+            tunnels.push(tunnel);
         }
-        Ok(Self(lives))
+        Ok(Self(tunnels))
     }
 
     /// How many tunnels are in it.
@@ -250,35 +252,35 @@ impl Held {
 
     /// The highest of their session ids: new sessions must get higher ones.
     pub fn highest_id(&self) -> Option<u64> {
-        self.0.iter().map(|live| live.record.id).max()
+        self.0.iter().map(|tunnel| tunnel.info.id).max()
     }
 
     /// Pool, node and route of each.
-    pub fn places(&self) -> impl Iterator<Item = [Arc<str>; 3]> {
-        let place = |live: &Live| {
-            let record = &live.record;
-            [&record.seat.pool, &record.seat.node, &record.route].map(Arc::clone)
+    pub fn labels(&self) -> impl Iterator<Item = [Arc<str>; 3]> {
+        let slot = |tunnel: &ActiveTunnel| {
+            let info = &tunnel.info;
+            [&info.node_connection.pool, &info.node_connection.node, &info.route].map(Arc::clone)
         };
-        self.0.iter().map(place)
+        self.0.iter().map(slot)
     }
 
     /// Goes on with all of them, each on the thread with the fewest; what has arrived meanwhile passes at once.
     ///
     /// Only once the process that they came from has let go, or has died: see the module.
-    pub fn go(self, relay: &Relay) {
+    pub fn activate(self, relay: &Relay) {
         let threads = &relay.threads;
         let mut counts: Vec<usize> = threads.iter().map(|thread| thread.tunnels.load(Relaxed)).collect();
-        let mut shares: Vec<Vec<Live>> = threads.iter().map(|_| Vec::new()).collect();
-        for live in self.0 {
+        let mut shares: Vec<Vec<ActiveTunnel>> = threads.iter().map(|_| Vec::new()).collect();
+        for tunnel in self.0 {
             let fewest = (0..counts.len()).min_by_key(|&index| counts[index]).expect("there is a thread");
             counts[fewest] += 1;
-            shares[fewest].push(live);
+            shares[fewest].push(tunnel);
         }
-        for (thread, lives) in threads.iter().zip(shares) {
-            let count = lives.len();
+        for (thread, tunnels) in threads.iter().zip(shares) {
+            let count = tunnels.len();
             thread.tunnels.fetch_add(count, Relaxed);
-            let landing = Landing { lives, ledger: Arc::clone(&thread.ledger) };
-            if !thread.tell(Command::Land(landing)) {
+            let restored = RestoredTunnels { tunnels, observer: Arc::clone(&thread.observer) };
+            if !thread.send(RelayCommand::Restore(restored)) {
                 thread.tunnels.fetch_sub(count, Relaxed);
             }
         }
@@ -287,8 +289,8 @@ impl Held {
     /// The tunnels written down again, for the fuzz targets.
     #[cfg(debug_assertions)]
     #[doc(hidden)]
-    pub fn parcels(&self) -> Vec<Zeroizing<Vec<u8>>> {
-        self.0.iter().map(|live| live.pack(super::turn::BEGINNING)).collect()
+    pub fn encode_all(&self) -> Vec<Zeroizing<Vec<u8>>> {
+        self.0.iter().map(|tunnel| tunnel.encode(super::tick::CLOCK_ORIGIN)).collect()
     }
 
     /// Closes the descriptors here and says nothing to anyone: the process that they came from has them still.
@@ -297,23 +299,23 @@ impl Held {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for StagedTunnels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Held({} tunnels)", self.0.len())
+        write!(f, "StagedTunnels({} tunnels)", self.0.len())
     }
 }
 
 /// Tunnels on their way to their thread. Those that do not get there, because it has ended, have their outcome
 /// (invariant I7): they are nobody else's.
-pub(super) struct Landing {
-    pub lives: Vec<Live>,
-    ledger: Ledger,
+pub(super) struct RestoredTunnels {
+    pub tunnels: Vec<ActiveTunnel>,
+    observer: CloseObserver,
 }
 
-impl Drop for Landing {
+impl Drop for RestoredTunnels {
     fn drop(&mut self) {
-        for live in &self.lives {
-            (self.ledger)(&live.record, &live.outcome(super::turn::BEGINNING));
+        for tunnel in &self.tunnels {
+            (self.observer)(&tunnel.info, &tunnel.session_end(super::tick::CLOCK_ORIGIN));
         }
     }
 }
@@ -321,11 +323,11 @@ impl Drop for Landing {
 impl Relay {
     /// Freezes up to `limit` tunnels, spread over the threads as they come. Each thread freezes its own in one turn,
     /// some microseconds for each: the limit is what bounds the pause.
-    pub fn freeze(&self, limit: usize) -> impl Future<Output = Frozen> + Send + use<> {
+    pub fn freeze(&self, limit: usize) -> impl Future<Output = FrozenBatch> + Send + use<> {
         let budget = Arc::new(AtomicUsize::new(limit));
-        let ask = |thread: &super::Thread| {
-            let (freezing, answer) = Freezing::asked(&budget, &thread.commands, &thread.wake);
-            thread.tell(Command::Freeze(freezing));
+        let ask = |thread: &super::RelayThread| {
+            let (request, answer) = FreezeRequest::new(&budget, &thread.commands, &thread.wake);
+            thread.send(RelayCommand::Freeze(request));
             answer
         };
         let answers: Vec<_> = self.threads.iter().map(ask).collect();
@@ -335,7 +337,7 @@ impl Relay {
                 // A thread that has ended has no tunnels.
                 batches.extend(answer.await);
             }
-            Frozen(batches)
+            FrozenBatch(batches)
         }
     }
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::tunnel::Live;
-use super::{STRETCH, TunnelSelector};
+use super::tunnel::ActiveTunnel;
+use super::{SLAB_CHUNK, TunnelSelector};
 use crate::affinity::hash::mix;
 
 /// Which tunnels are to be closed first, of those that are not being closed yet.
@@ -36,7 +36,7 @@ pub enum ChoiceOrder {
 
 /// A session as it was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct SessionSnapshot {
     /// Unique in the process; the order of a listing.
     pub id: u64,
     /// The client, as the front desk believes it to be.
@@ -66,7 +66,7 @@ pub struct Snapshot {
 }
 
 /// What is asked for.
-pub(super) struct Query {
+pub(super) struct SessionQuery {
     selector: TunnelSelector,
     /// Only ids above this.
     after: Option<u64>,
@@ -76,7 +76,7 @@ pub(super) struct Query {
     pub limit: usize,
 }
 
-impl Query {
+impl SessionQuery {
     pub fn page(selector: TunnelSelector, after: Option<u64>, limit: usize) -> Self {
         Self { selector, after, order: None, limit }
     }
@@ -86,47 +86,47 @@ impl Query {
     }
 
     /// Where the tunnel stands in the order at `now` on its thread's clock; `None` when it is not meant.
-    fn rank(&self, live: &Live, now: u64) -> Option<u64> {
-        let id = live.record.id;
+    fn rank(&self, tunnel: &ActiveTunnel, now: u64) -> Option<u64> {
+        let id = tunnel.info.id;
         let Some(order) = self.order else {
             return Some(id).filter(|id| self.after.is_none_or(|after| *id > after));
         };
-        (!live.is_closing()).then(|| match order {
+        (!tunnel.is_closing()).then(|| match order {
             // The clocks of the threads differ, how long ago something was does not.
-            ChoiceOrder::Quietest => u64::MAX - live.quiet_for(now),
+            ChoiceOrder::Quietest => u64::MAX - tunnel.message_idle_time(now),
             ChoiceOrder::Shuffled(seed) => mix(id ^ seed),
         })
     }
 }
 
 /// A thread's part in a listing.
-pub(super) struct Listing {
-    query: Arc<Query>,
-    reply: oneshot::Sender<Vec<(u64, Snapshot)>>,
+pub(super) struct ListJob {
+    query: Arc<SessionQuery>,
+    reply: oneshot::Sender<Vec<(u64, SessionSnapshot)>>,
     /// Places below have been looked at.
-    at: usize,
+    next_slot: usize,
     /// The first so far, the last of them on top.
-    found: BinaryHeap<Found>,
+    found: BinaryHeap<RankedSession>,
 }
 
-impl Listing {
-    pub fn new(query: Arc<Query>, reply: oneshot::Sender<Vec<(u64, Snapshot)>>) -> Self {
-        Self { query, reply, at: 0, found: BinaryHeap::new() }
+impl ListJob {
+    pub fn new(query: Arc<SessionQuery>, reply: oneshot::Sender<Vec<(u64, SessionSnapshot)>>) -> Self {
+        Self { query, reply, next_slot: 0, found: BinaryHeap::new() }
     }
 
     /// Looks at a stretch of the slab at `now` on the thread's clock; true when there is nothing more to do.
-    pub fn walk(&mut self, tunnels: &[Option<Box<Live>>], now: u64) -> bool {
+    pub fn scan_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>], now: u64) -> bool {
         if self.reply.is_closed() || self.query.limit == 0 {
             return true;
         }
-        let until = tunnels.len().min(self.at + STRETCH);
+        let until = tunnels.len().min(self.next_slot + SLAB_CHUNK);
         // The wall clock may be set, the thread's clock not: their difference is taken anew each time.
         let wall = SystemTime::now();
-        for live in tunnels[self.at..until].iter().flatten() {
-            if !self.query.selector.matches(&live.record) {
+        for tunnel in tunnels[self.next_slot..until].iter().flatten() {
+            if !self.query.selector.matches(&tunnel.info) {
                 continue;
             }
-            let Some(rank) = self.query.rank(live, now) else { continue };
+            let Some(rank) = self.query.rank(tunnel, now) else { continue };
             let is_full = self.found.len() >= self.query.limit;
             if is_full && self.found.peek().is_some_and(|last| last.0 < rank) {
                 continue;
@@ -134,55 +134,55 @@ impl Listing {
             if is_full {
                 self.found.pop();
             }
-            self.found.push(Found(rank, live.snapshot(now, wall)));
+            self.found.push(RankedSession(rank, tunnel.snapshot(now, wall)));
         }
-        self.at = until;
+        self.next_slot = until;
         until == tunnels.len()
     }
 
     /// Answers, in no order.
     pub fn finish(self) {
-        let found = self.found.into_iter().map(|Found(rank, snapshot)| (rank, snapshot)).collect();
+        let found = self.found.into_iter().map(|RankedSession(rank, snapshot)| (rank, snapshot)).collect();
         // Whoever asked may have gone.
         let _ = self.reply.send(found);
     }
 }
 
 /// The answers of all threads as one page.
-pub(super) async fn page(
-    answers: Vec<oneshot::Receiver<Vec<(u64, Snapshot)>>>,
+pub(super) async fn merge_page(
+    answers: Vec<oneshot::Receiver<Vec<(u64, SessionSnapshot)>>>,
     limit: usize,
-) -> Vec<(u64, Snapshot)> {
+) -> Vec<(u64, SessionSnapshot)> {
     let mut page = Vec::new();
     for answer in answers {
         // A thread that has ended has no tunnels.
         page.extend(answer.await.unwrap_or_default());
     }
-    page.sort_unstable_by_key(|(rank, snapshot): &(u64, Snapshot)| (*rank, snapshot.id));
+    page.sort_unstable_by_key(|(rank, snapshot): &(u64, SessionSnapshot)| (*rank, snapshot.id));
     page.truncate(limit);
     page
 }
 
 /// A tunnel and where it stands in the order.
 #[derive(Debug)]
-struct Found(u64, Snapshot);
+struct RankedSession(u64, SessionSnapshot);
 
-impl Ord for Found {
+impl Ord for RankedSession {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.0, self.1.id).cmp(&(other.0, other.1.id))
     }
 }
 
-impl PartialOrd for Found {
+impl PartialOrd for RankedSession {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Found {
+impl PartialEq for RankedSession {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Found {}
+impl Eq for RankedSession {}

@@ -4,26 +4,26 @@
 //! because the other side is not read while it exists (invariant I10). With TLS, what is read and put is plaintext,
 //! and what waits is records ([`sealed`]).
 
-mod packing;
-mod sealed;
+mod codec;
+mod tls;
 
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
-use super::tls::{Role, Side};
+use super::tls::{TlsConnection, TlsRole};
 use crate::net::tls::departed::Departed;
 
 /// See the module.
 #[derive(Debug)]
-pub struct End {
+pub struct Endpoint {
     /// Away while the tunnel is frozen: then nothing is read and nothing sent.
     socket: Option<OwnedFd>,
     /// The TLS connection on it, if it has one.
-    tls: Option<Box<Side>>,
+    tls: Option<Box<TlsConnection>>,
     /// Bytes that the socket has not taken yet.
-    pending: Option<Box<Pending>>,
+    unsent: Option<Box<UnsentBytes>>,
     /// A read may give something. Cleared by a short read.
     pub readable: bool,
     /// A write may be taken. Cleared by a short write.
@@ -45,33 +45,33 @@ pub struct End {
 }
 
 #[derive(Debug)]
-struct Pending {
+struct UnsentBytes {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 /// What a read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub enum ReadOutcome {
     /// So many bytes.
     Bytes(usize),
     /// Nothing now.
-    Nothing,
+    WouldBlock,
     /// The end of the stream.
-    End,
+    Eof,
     /// The connection is broken.
-    Broken,
+    Failed,
     /// The peer broke TLS. Now and from now on its bytes, so many this time, are dropped.
-    Lost(usize),
+    Discarded(usize),
 }
 
-impl End {
+impl Endpoint {
     /// A socket that has not been polled yet: it may be readable and writable.
     fn new(socket: OwnedFd) -> Self {
         Self {
             socket: Some(socket),
             tls: None,
-            pending: None,
+            unsent: None,
             readable: true,
             writable: true,
             hung_up: false,
@@ -87,17 +87,17 @@ impl End {
     /// A socket and, if there is one, the TLS connection on it. Gives what that has decrypted already, too.
     ///
     /// Urgent data stays in its place in the stream (RFC 6093, section 5): cut out, it would leave a hole in a frame.
-    pub fn with(socket: OwnedFd, tls: Option<Departed>, role: Role) -> (Self, Vec<u8>) {
+    pub fn adopt(socket: OwnedFd, tls: Option<Departed>, role: TlsRole) -> (Self, Vec<u8>) {
         // A socket that knows no urgent data has none.
         let _ = sockopt::set_socket_oobinline(&socket, true);
-        let mut end = Self::new(socket);
-        let Some(departed) = tls else { return (end, Vec::new()) };
-        let (side, luggage) = Side::new(departed, role);
-        end.tls = Some(side);
-        if !luggage.unsent.is_empty() {
-            end.pending = Some(Box::new(Pending { bytes: luggage.unsent, sent: 0 }));
+        let mut endpoint = Self::new(socket);
+        let Some(departed) = tls else { return (endpoint, Vec::new()) };
+        let (tls, leftover) = TlsConnection::new(departed, role);
+        endpoint.tls = Some(tls);
+        if !leftover.unsent.is_empty() {
+            endpoint.unsent = Some(Box::new(UnsentBytes { bytes: leftover.unsent, sent: 0 }));
         }
-        (end, luggage.plain)
+        (endpoint, leftover.plain)
     }
 
     /// The socket, unless it is away.
@@ -107,7 +107,7 @@ impl End {
 
     /// Notes what epoll said.
     #[inline]
-    pub fn wake(&mut self, readable: bool, writable: bool, hung_up: bool) {
+    pub fn set_ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable | hung_up;
         self.writable |= writable;
         self.hung_up |= hung_up;
@@ -115,7 +115,7 @@ impl End {
 
     /// Notes that epoll said there is urgent data (EPOLLPRI): a read ends at its mark, with more behind it.
     #[cold]
-    pub fn note_urgent(&mut self) {
+    pub fn set_urgent(&mut self) {
         self.urgent = true;
         self.readable = true;
     }
@@ -127,8 +127,8 @@ impl End {
 
     /// Whether bytes wait for this peer to take them.
     #[inline]
-    pub fn is_backed_up(&self) -> bool {
-        self.pending.is_some()
+    pub fn has_unsent(&self) -> bool {
+        self.unsent.is_some()
     }
 
     /// Reads into `buffer`. A short read leaves nothing behind, unless the peer has hung up or there is urgent data.
@@ -138,54 +138,54 @@ impl End {
     /// mark. Urgent data that comes while this runs makes an event, too, so the mark is always known of before a
     /// read that it cuts short is the last.
     #[inline]
-    pub fn read(&mut self, buffer: &mut [u8]) -> Read {
+    pub fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         if self.tls.is_some() {
-            return self.read_sealed(buffer);
+            return self.read_tls(buffer);
         }
         self.receive(buffer)
     }
 
     #[inline]
-    fn receive(&mut self, buffer: &mut [u8]) -> Read {
-        let Some(socket) = &self.socket else { return Read::Nothing };
+    fn receive(&mut self, buffer: &mut [u8]) -> ReadOutcome {
+        let Some(socket) = &self.socket else { return ReadOutcome::WouldBlock };
         loop {
             return match recv(socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => {
                     self.ended = true;
-                    Read::End
+                    ReadOutcome::Eof
                 }
                 Ok((len, _)) => {
                     self.readable = len == buffer.len() || self.hung_up || self.urgent;
-                    Read::Bytes(len)
+                    ReadOutcome::Bytes(len)
                 }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {
                     (self.readable, self.urgent) = (false, false);
-                    Read::Nothing
+                    ReadOutcome::WouldBlock
                 }
-                Err(_) => Read::Broken,
+                Err(_) => ReadOutcome::Failed,
             };
         }
     }
 
     /// Sends `bytes`; what the socket does not take is kept, behind what is kept already.
     #[inline]
-    pub fn put(&mut self, bytes: &[u8]) {
+    pub fn write(&mut self, bytes: &[u8]) {
         if self.tls.is_some() {
-            return self.put_sealed(bytes);
+            return self.write_tls(bytes);
         }
-        self.put_raw(bytes);
+        self.write_raw(bytes);
     }
 
     #[inline]
-    fn put_raw(&mut self, bytes: &[u8]) {
-        if let Some(pending) = &mut self.pending {
+    fn write_raw(&mut self, bytes: &[u8]) {
+        if let Some(pending) = &mut self.unsent {
             pending.bytes.extend_from_slice(bytes);
             return;
         }
         let sent = self.send(bytes);
         if sent < bytes.len() && !self.broken {
-            self.pending = Some(Box::new(Pending { bytes: bytes[sent..].to_vec(), sent: 0 }));
+            self.unsent = Some(Box::new(UnsentBytes { bytes: bytes[sent..].to_vec(), sent: 0 }));
         }
     }
 
@@ -194,12 +194,12 @@ impl End {
         if !self.writable {
             return;
         }
-        let Some(mut pending) = self.pending.take() else { return };
+        let Some(mut pending) = self.unsent.take() else { return };
         pending.sent += self.send(&pending.bytes[pending.sent..]);
         if pending.sent < pending.bytes.len() && !self.broken {
-            self.pending = Some(pending);
+            self.unsent = Some(pending);
         } else if self.tls.is_some() || self.finishing {
-            self.catch_up();
+            self.resume_shutdown();
         }
     }
 
@@ -231,7 +231,7 @@ impl End {
 
     /// Sends our end of stream, once; with TLS close_notify first, and both behind what waits.
     pub fn finish(&mut self) {
-        if self.finished || !self.part() {
+        if self.finished || !self.send_close_notify() {
             return;
         }
         self.finished = true;
@@ -243,7 +243,7 @@ impl End {
 
     /// Makes the close that follows a reset instead of an orderly end.
     pub fn reset(&mut self) {
-        self.fall_silent();
+        self.suppress_close_notify();
         if let Some(socket) = &self.socket {
             // On a Unix socket or a dead connection there is nothing to reset.
             let _ = sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::peer::{Peer, Voice};
 use super::{Arc, DEADLINE, PLAIN, Process, Suites, all_suites, channel, close, frame_of, suites};
 use crate::affinity::hash::mix;
-use crate::relay::Why;
+use crate::relay::CloseReason;
 
 /// Moves, of which each fourth is called off.
 const ROUNDS: usize = 20;
@@ -128,28 +128,28 @@ async fn nothing_is_lost_or_doubled_or_out_of_order_in_twenty_moves_under_traffi
         while ticking.try_recv().is_ok() {}
         (0..BETWEEN).for_each(|_| ticking.recv_timeout(DEADLINE).expect("messages arrive"));
         let frozen = here.relay.freeze(usize::MAX).await;
-        assert_eq!((frozen.len(), frozen.stays().count()), (talks.len(), 0));
-        let held = there.hold(&frozen);
+        assert_eq!((frozen.len(), frozen.kept().count()), (talks.len(), 0));
+        let staged = there.hold(&frozen);
         if round % 4 == 3 {
-            held.discard();
+            staged.discard();
             frozen.resume();
             continue;
         }
-        frozen.let_go();
-        held.go(&there.relay);
+        frozen.release();
+        staged.activate(&there.relay);
         mem::swap(&mut here, &mut there);
     }
     stop.store(true, Ordering::Relaxed);
     let said: Vec<_> = talks.into_iter().map(Talk::end).collect();
     assert_eq!(suites().len(), 6);
     for _ in &said {
-        let (id, outcome) = here.outcomes.recv_timeout(DEADLINE).expect("a tunnel ends");
+        let (id, end) = here.ends.recv_timeout(DEADLINE).expect("a tunnel ends");
         let said = said[id as usize];
-        assert_eq!((outcome.code, outcome.why), (1000, Why::Closed));
-        assert_eq!((outcome.bytes, outcome.messages), (said.map(|it| it.0), said.map(|it| it.1)));
+        assert_eq!((end.code, end.reason), (1000, CloseReason::Closed));
+        assert_eq!((end.bytes, end.messages), (said.map(|it| it.0), said.map(|it| it.1)));
     }
-    there.no_outcome();
-    here.no_outcome();
+    there.assert_no_end();
+    here.assert_no_end();
     here.end();
     there.end();
 }

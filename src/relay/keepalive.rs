@@ -1,0 +1,272 @@
+//! Whether a quiet client is still there: when it is asked, when it is given up, how long its answer took.
+//!
+//! A client that has sent nothing for a time gets a Ping; whatever it sends then answers it. Nothing for as long
+//! again, and it is gone. The relay's sweep looks, once a second: there is no timer.
+
+use std::time::Duration;
+
+use super::millis;
+use super::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError};
+use crate::affinity::hash::mix;
+use crate::ws::tracker::Token;
+
+/// Of `every`: clients are not asked. Of `round_trip`: there is none yet.
+const NONE: u32 = u32::MAX;
+
+/// See the module. Times are on the relay thread's clock in milliseconds.
+#[derive(Debug)]
+pub struct Keepalive {
+    /// The payload of the last Ping, or what it is numbered from.
+    token: Token,
+    /// Quiet for this long, the client is asked; quiet for as long behind that, it is gone.
+    interval: u32,
+    /// From the last answered Ping to its Pong.
+    round_trip: u32,
+    /// When a byte of the client's was last read.
+    pub last_received: u64,
+    /// When the client was last asked, or has last taken something while the Ping was behind it.
+    waiting_since: u64,
+    /// Bytes from the node, when that was.
+    backlog_mark: u64,
+}
+
+/// The fields of a pulse in a parcel. The times are distances from the moment of writing.
+mod tag {
+    use super::FieldTag;
+
+    pub const TOKEN: FieldTag = FieldTag(1, "token");
+    pub const EVERY: FieldTag = FieldTag(2, "every");
+    pub const ROUND_TRIP: FieldTag = FieldTag(3, "round trip");
+    pub const HEARD: FieldTag = FieldTag(4, "heard");
+    pub const ASKED: FieldTag = FieldTag(5, "asked");
+    pub const TAKEN: FieldTag = FieldTag(6, "taken");
+}
+
+/// What stands between the balancer's Ping and the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PingPath {
+    /// The kernel has it.
+    Clear,
+    /// It waits for the end of a frame of the node's.
+    MidFrame,
+    /// It waits until the client takes what is before it; so many bytes have come from the node.
+    Backlog(u64),
+}
+
+/// What a look at a client says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepaliveCheck {
+    /// It was heard, or has time left.
+    Alive,
+    /// It is asked with this payload.
+    SendPing([u8; 8]),
+    /// It is gone.
+    Unresponsive,
+}
+
+impl Keepalive {
+    /// Of the session `id`, adopted at `now`; without `every` its client is never asked.
+    pub fn new(every: Option<Duration>, id: u64, now: u64) -> Self {
+        let interval = every.map_or(NONE, |every| millis(every).clamp(1, u64::from(NONE - 1)) as u32);
+        Self {
+            token: Token(mix(id)),
+            interval,
+            round_trip: NONE,
+            last_received: now,
+            waiting_since: 0,
+            backlog_mark: 0,
+        }
+    }
+
+    /// What marks the answers in the client's stream.
+    #[inline]
+    pub fn token(&self) -> Option<Token> {
+        (self.interval != NONE).then_some(self.token)
+    }
+
+    /// Whether a [look](Self::look) at `now` has something to look at.
+    pub fn is_due(&self, now: u64) -> bool {
+        self.interval != NONE && now.saturating_sub(self.last_received) >= u64::from(self.interval)
+    }
+
+    /// Looks at the client at `now`.
+    pub fn check(&mut self, now: u64, way: PingPath) -> KeepaliveCheck {
+        if !self.is_due(now) {
+            return KeepaliveCheck::Alive;
+        }
+        if self.last_received >= self.waiting_since {
+            if let PingPath::Backlog(taken) = way {
+                self.backlog_mark = taken;
+            }
+            return self.send_ping(now);
+        }
+        match way {
+            PingPath::MidFrame => self.restart_wait(now),
+            PingPath::Backlog(taken) if taken != self.backlog_mark => {
+                self.backlog_mark = taken;
+                self.restart_wait(now);
+            }
+            _ => {}
+        }
+        if now.saturating_sub(self.waiting_since) >= u64::from(self.interval) {
+            KeepaliveCheck::Unresponsive
+        } else {
+            KeepaliveCheck::Alive
+        }
+    }
+
+    fn send_ping(&mut self, now: u64) -> KeepaliveCheck {
+        self.token = self.token.next();
+        self.waiting_since = now;
+        KeepaliveCheck::SendPing(self.token.payload())
+    }
+
+    /// The time for the answer begins anew; as it is not the answer's time any more, it is no round trip.
+    fn restart_wait(&mut self, now: u64) {
+        self.token = self.token.next();
+        self.waiting_since = now;
+    }
+
+    /// The client has answered the Ping of this number.
+    pub fn record_pong(&mut self, number: u8, now: u64) {
+        if number == self.token.number() {
+            let trip = now.saturating_sub(self.waiting_since).min(u64::from(NONE - 1));
+            self.round_trip = trip as u32;
+        }
+    }
+
+    /// Writes down where it stands at `now`.
+    pub fn encode(&self, writer: &mut FieldWriter, now: u64) {
+        writer.number(tag::TOKEN, self.token.0);
+        writer.number(tag::EVERY, self.interval);
+        writer.number(tag::ROUND_TRIP, self.round_trip);
+        writer.number(tag::HEARD, now.saturating_sub(self.last_received));
+        writer
+            .optional(tag::ASKED, (self.waiting_since != 0).then(|| now.saturating_sub(self.waiting_since)));
+        writer.number(tag::TAKEN, self.backlog_mark);
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote, at `now`.
+    pub fn decode(mut fields: FieldReader<'_>, now: u64) -> Result<Self, TunnelStateError> {
+        let keepalive = Self {
+            token: Token(fields.number(tag::TOKEN)?),
+            interval: fields.number(tag::EVERY)?,
+            round_trip: fields.number(tag::ROUND_TRIP)?,
+            last_received: now.saturating_sub(fields.number(tag::HEARD)?),
+            waiting_since: fields.optional(tag::ASKED)?.map_or(0, |ago| now.saturating_sub(ago)),
+            backlog_mark: fields.number(tag::TAKEN)?,
+        };
+        fields.finish()?;
+        Ok(keepalive)
+    }
+
+    /// The clock that its times are on is `by` ahead of the one that they were read on.
+    pub fn shift_clock(&mut self, by: u64) {
+        self.last_received = self.last_received.saturating_add(by);
+        if self.waiting_since != 0 {
+            self.waiting_since = self.waiting_since.saturating_add(by);
+        }
+    }
+
+    /// How long the last answer took.
+    pub fn round_trip(&self) -> Option<Duration> {
+        (self.round_trip != NONE).then(|| Duration::from_millis(u64::from(self.round_trip)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: u64 = 30_000;
+
+    fn keepalive() -> Keepalive {
+        Keepalive::new(Some(Duration::from_millis(EVERY)), 7, 0)
+    }
+
+    #[test]
+    fn a_client_that_sends_is_never_asked() {
+        let mut keepalive = keepalive();
+        for now in (0..600_000).step_by(1_000) {
+            keepalive.last_received = now - now % (EVERY - 1_000);
+            assert_eq!(keepalive.check(now, PingPath::Clear), KeepaliveCheck::Alive);
+        }
+    }
+
+    #[test]
+    fn a_quiet_client_is_asked_once_and_given_up_when_it_is_quiet_for_as_long_again() {
+        let mut keepalive = keepalive();
+        let looks: Vec<u64> = (0..=2 * EVERY).step_by(1_000).collect();
+        let seen: Vec<_> =
+            looks.into_iter().map(|now| (now, keepalive.check(now, PingPath::Clear))).collect();
+        let told: Vec<_> = seen.into_iter().filter(|(_, look)| *look != KeepaliveCheck::Alive).collect();
+        let asked = KeepaliveCheck::SendPing(Token(mix(7)).next().payload());
+        assert_eq!(told, [(EVERY, asked), (2 * EVERY, KeepaliveCheck::Unresponsive)]);
+    }
+
+    #[test]
+    fn any_byte_answers_and_only_the_pong_of_the_last_ping_is_a_round_trip() {
+        let mut keepalive = keepalive();
+        let KeepaliveCheck::SendPing(first) = keepalive.check(EVERY, PingPath::Clear) else {
+            panic!("asked")
+        };
+        keepalive.last_received = EVERY + 10;
+        assert_eq!(
+            (keepalive.check(2 * EVERY, PingPath::Clear), keepalive.round_trip()),
+            (KeepaliveCheck::Alive, None)
+        );
+        let KeepaliveCheck::SendPing(second) = keepalive.check(2 * EVERY + 10, PingPath::Clear) else {
+            panic!("asked again")
+        };
+        assert_ne!(first, second);
+        keepalive.record_pong(first[7], 2 * EVERY + 20);
+        assert_eq!(keepalive.round_trip(), None);
+        keepalive.record_pong(second[7], 2 * EVERY + 52);
+        assert_eq!(keepalive.round_trip(), Some(Duration::from_millis(42)));
+    }
+
+    #[test]
+    fn a_pong_in_the_millisecond_of_its_ping_answers() {
+        let mut keepalive = keepalive();
+        assert_ne!(keepalive.check(EVERY, PingPath::Clear), KeepaliveCheck::Alive);
+        keepalive.last_received = EVERY;
+        assert!(matches!(keepalive.check(2 * EVERY, PingPath::Clear), KeepaliveCheck::SendPing(_)));
+    }
+
+    #[test]
+    fn a_ping_that_has_not_gone_out_yet_is_not_unanswered() {
+        let mut keepalive = keepalive();
+        assert_ne!(keepalive.check(EVERY, PingPath::Clear), KeepaliveCheck::Alive);
+        for now in (EVERY..10 * EVERY).step_by(1_000) {
+            assert_eq!(keepalive.check(now, PingPath::MidFrame), KeepaliveCheck::Alive);
+        }
+        assert_eq!(keepalive.check(11 * EVERY, PingPath::Clear), KeepaliveCheck::Unresponsive);
+    }
+
+    #[test]
+    fn a_client_with_a_backlog_is_there_as_long_as_it_takes_some_of_it() {
+        let mut keepalive = keepalive();
+        assert_ne!(keepalive.check(EVERY, PingPath::Backlog(100)), KeepaliveCheck::Alive);
+        for now in (EVERY + 1_000..10 * EVERY).step_by(1_000) {
+            assert_eq!(keepalive.check(now, PingPath::Backlog(now / 20_000)), KeepaliveCheck::Alive);
+        }
+        assert_eq!(keepalive.check(10 * EVERY, PingPath::Backlog(0)), KeepaliveCheck::Alive);
+        assert_eq!(keepalive.check(11 * EVERY, PingPath::Backlog(0)), KeepaliveCheck::Unresponsive);
+    }
+
+    #[test]
+    fn without_an_interval_nobody_is_asked() {
+        let mut keepalive = Keepalive::new(None, 7, 0);
+        assert_eq!(
+            (keepalive.check(u64::MAX, PingPath::Clear), keepalive.token()),
+            (KeepaliveCheck::Alive, None)
+        );
+    }
+
+    #[test]
+    fn an_interval_too_long_for_its_field_is_the_longest() {
+        let mut keepalive = Keepalive::new(Some(Duration::MAX), 7, 0);
+        assert_eq!(keepalive.check(u64::from(NONE) - 2, PingPath::Clear), KeepaliveCheck::Alive);
+        assert!(matches!(keepalive.check(u64::from(NONE) - 1, PingPath::Clear), KeepaliveCheck::SendPing(_)));
+    }
+}

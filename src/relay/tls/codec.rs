@@ -1,0 +1,110 @@
+//! A TLS connection as fields of a parcel: both directions' keys, what was received and not opened, and how far the
+//! conversation beside the data has come.
+
+use super::alert::RecordError as Broken;
+use super::record::{CipherSpec, RecordCipher};
+use super::{ReceiveState, SendState, TlsConnection, TlsRole};
+use crate::net::tls::departed::{Suite, Version};
+use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError};
+
+const VERSION: FieldTag = FieldTag(1, "version");
+const SUITE: FieldTag = FieldTag(2, "suite");
+const ROLE: FieldTag = FieldTag(3, "role");
+const TX: FieldTag = FieldTag(4, "the keys that TLS sends with");
+const RX: FieldTag = FieldTag(5, "the keys that TLS receives with");
+const BEGUN: FieldTag = FieldTag(6, "begun");
+const IS_BEHIND: FieldTag = FieldTag(7, "is behind");
+const HEARD: FieldTag = FieldTag(8, "heard");
+const LAST_WORD: FieldTag = FieldTag(9, "last word");
+const OWES_UPDATE: FieldTag = FieldTag(10, "owes an update");
+const HAS_RENEGOTIATED: FieldTag = FieldTag(11, "has renegotiated");
+const UPDATES: FieldTag = FieldTag(12, "updates");
+const EMPTIES: FieldTag = FieldTag(13, "empties");
+const WARNINGS: FieldTag = FieldTag(14, "warnings");
+
+/// By the numbers that they have in a parcel, as the three below: the order stays, and new ones come last.
+const VERSIONS: [Version; 2] = [Version::Tls12, Version::Tls13];
+const SUITES: [Suite; 3] = [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305];
+const ROLES: [TlsRole; 2] = [TlsRole::Server, TlsRole::Client];
+const HEARDS: [ReceiveState; 9] = [
+    ReceiveState::Open,
+    ReceiveState::CloseNotify,
+    ReceiveState::Truncated,
+    ReceiveState::Failed(Broken::BadRecord),
+    ReceiveState::Failed(Broken::NotTls),
+    ReceiveState::Failed(Broken::Unexpected),
+    ReceiveState::Failed(Broken::TooLong),
+    ReceiveState::Failed(Broken::IllegalValue),
+    ReceiveState::Failed(Broken::AlertReceived),
+];
+
+impl TlsConnection {
+    /// Writes the connection down. It holds live keys from then on: see [`parcel`](crate::relay::parcel).
+    pub fn encode(&self, writer: &mut FieldWriter) {
+        writer.number(VERSION, index_of(&VERSIONS, &self.cipher.version));
+        writer.number(SUITE, index_of(&SUITES, &self.cipher.suite));
+        writer.number(ROLE, index_of(&ROLES, &self.role));
+        writer.section(TX, |writer| self.tx.encode(writer));
+        writer.section(RX, |writer| self.rx.encode(writer));
+        writer.bytes(BEGUN, &self.partial);
+        writer.flag(IS_BEHIND, self.has_unopened);
+        writer.number(HEARD, index_of(&HEARDS, &self.receive_state));
+        writer.flag(LAST_WORD, self.send_state == SendState::Closed);
+        writer.flag(OWES_UPDATE, self.owes_key_update);
+        writer.flag(HAS_RENEGOTIATED, self.has_refused_renegotiation);
+        writer.number(UPDATES, self.messages_without_data);
+        writer.number(EMPTIES, self.empty_records);
+        writer.number(WARNINGS, self.warnings);
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote.
+    pub fn decode(mut fields: FieldReader<'_>) -> Result<Box<Self>, TunnelStateError> {
+        let version = fields.variant(VERSION, &VERSIONS)?;
+        let cipher = CipherSpec { version, suite: fields.variant(SUITE, &SUITES)? };
+        let mut tls = Box::new(Self::without_keys(cipher, fields.variant(ROLE, &ROLES)?));
+        tls.tx.decode_into(fields.section(TX)?)?;
+        tls.rx.decode_into(fields.section(RX)?)?;
+        tls.partial = fields.bytes(BEGUN)?.to_vec();
+        tls.has_unopened = fields.flag(IS_BEHIND)?;
+        tls.receive_state = fields.variant(HEARD, &HEARDS)?;
+        tls.send_state = if fields.flag(LAST_WORD)? { SendState::Closed } else { SendState::Open };
+        tls.owes_key_update = fields.flag(OWES_UPDATE)?;
+        tls.has_refused_renegotiation = fields.flag(HAS_RENEGOTIATED)?;
+        tls.messages_without_data = fields.number(UPDATES)?;
+        tls.empty_records = fields.number(EMPTIES)?;
+        tls.warnings = fields.number(WARNINGS)?;
+        fields.finish()?;
+        Ok(tls)
+    }
+
+    /// Without keys, and nothing has happened on it.
+    pub(super) fn without_keys(cipher: CipherSpec, role: TlsRole) -> Self {
+        let (tx, rx) = (RecordCipher::blank(), RecordCipher::blank());
+        Self {
+            cipher,
+            role,
+            tx,
+            rx,
+            limit: cipher.limit(),
+            partial: Vec::new(),
+            has_unopened: false,
+            receive_state: ReceiveState::Open,
+            send_state: SendState::Open,
+            owes_key_update: false,
+            has_refused_renegotiation: false,
+            messages_without_data: 0,
+            empty_records: 0,
+            warnings: 0,
+        }
+    }
+
+    /// Bytes that make the parcel longer than that of a connection at rest.
+    pub fn extra_state_len(&self) -> usize {
+        self.partial.len()
+    }
+}
+
+/// The place of `it`, which is among `all`.
+fn index_of<T: PartialEq>(all: &[T], it: &T) -> u64 {
+    all.iter().position(|known| known == it).expect("all there are have a number") as u64
+}

@@ -1,0 +1,652 @@
+//! A tunnel as a parcel: what it is, what it is held to, where it stands; and back.
+//!
+//! A tunnel that is frozen is in its slab without its sockets. One that was read from a parcel has its times on a
+//! clock that shows [`BEGINNING`], until a thread takes it and shifts them to its own.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use zeroize::Zeroizing;
+
+use super::{ActiveTunnel, CLIENT, Endpoint, Keepalive, NODE, Pipe, SessionInfo};
+use crate::metrics::{OUTCOMES, SOURCES, Side};
+use crate::relay::CloseReason;
+use crate::relay::tick::CLOCK_ORIGIN;
+use crate::relay::tunnel_state::field::{FieldReader, FieldTag, TunnelStateError};
+use crate::relay::tunnel_state::{self, BatchCache};
+
+const ID: FieldTag = FieldTag(1, "id");
+const CLIENT_ADDRESS: FieldTag = FieldTag(2, "client");
+const POOL: FieldTag = FieldTag(3, "pool");
+const NODE_NAME: FieldTag = FieldTag(4, "node");
+const ROUTE: FieldTag = FieldTag(5, "route");
+const GENERATION: FieldTag = FieldTag(6, "generation");
+/// Nanoseconds since the Unix epoch.
+const OPENED_AT: FieldTag = FieldTag(7, "opened at");
+const SOURCE: FieldTag = FieldTag(8, "affinity source");
+const OUTCOME: FieldTag = FieldTag(9, "affinity outcome");
+const TRACE: FieldTag = FieldTag(10, "trace");
+/// Absent when the connection is counted nowhere; empty when it is nobody's.
+const PERMIT: FieldTag = FieldTag(11, "place");
+const MAX_MESSAGE: FieldTag = FieldTag(12, "most bytes of a message");
+const IDLE: FieldTag = FieldTag(13, "idle time");
+/// So long ago, in milliseconds, as the two behind it.
+const ADOPTED: FieldTag = FieldTag(14, "adopted");
+const ACTIVE: FieldTag = FieldTag(15, "active");
+const MESSAGED: FieldTag = FieldTag(16, "messaged");
+/// In so long, in milliseconds.
+const DEADLINE: FieldTag = FieldTag(17, "deadline");
+const CAUSE_SIDE: FieldTag = FieldTag(18, "who ends it");
+const CAUSE_CODE: FieldTag = FieldTag(19, "its close code");
+const CAUSE_WHY: FieldTag = FieldTag(20, "why it ends");
+const PARTING: FieldTag = FieldTag(21, "parting");
+const PULSE: FieldTag = FieldTag(22, "the pulse");
+const CLIENT_END: FieldTag = FieldTag(23, "the client's end");
+const NODE_END: FieldTag = FieldTag(24, "the node's end");
+const FROM_CLIENT: FieldTag = FieldTag(25, "the client's direction");
+const FROM_NODE: FieldTag = FieldTag(26, "the node's direction");
+/// What a version that does not know it may leave behind: it would place the client by its key all the same.
+const KEY: FieldTag = FieldTag(128, "key");
+/// As above: that version waits longer for the other side of a half-ended tunnel, or not so long.
+const CLOSE_TIME: FieldTag = FieldTag(129, "close time");
+
+/// What versions that write no [`CLOSE_TIME`] are taken to mean. In milliseconds.
+const DEFAULT_CLOSE_TIMEOUT: u32 = 10_000;
+
+/// What a word of a label is that this version does not have.
+const UNKNOWN_LABEL: &str = "other";
+
+impl ActiveTunnel {
+    /// Whether the sockets are away.
+    pub fn is_frozen(&self) -> bool {
+        self.endpoints.iter().any(|end| end.socket().is_none())
+    }
+
+    /// Why it cannot be frozen now, if it cannot.
+    pub fn freeze_refusal(&self) -> Option<&'static str> {
+        let weight: usize = self.endpoints.iter().map(Endpoint::extra_state_len).sum();
+        (weight > tunnel_state::MAX_SIZE / 2).then_some("too much waits for a slow reader")
+    }
+
+    /// The parcel of the tunnel as it is at `now`.
+    pub fn encode(&self, now: u64) -> Zeroizing<Vec<u8>> {
+        let mut writer = tunnel_state::start_state();
+        self.info.encode(&mut writer);
+        writer.number(MAX_MESSAGE, self.max_message_size);
+        writer.number(IDLE, self.idle_timeout);
+        writer.number(ADOPTED, now.saturating_sub(self.adopted_at));
+        writer.number(ACTIVE, now.saturating_sub(self.last_active));
+        writer.optional(MESSAGED, (self.last_message != 0).then(|| now.saturating_sub(self.last_message)));
+        writer.optional(DEADLINE, (self.deadline != u64::MAX).then(|| self.deadline.saturating_sub(now)));
+        if let Some((side, code, reason)) = self.cause {
+            writer.number(CAUSE_SIDE, side as u8);
+            writer.number(CAUSE_CODE, code);
+            writer.bytes(CAUSE_WHY, reason.as_str().as_bytes());
+        }
+        writer.flag(PARTING, self.is_close_sent);
+        writer.section(PULSE, |writer| self.keepalive.encode(writer, now));
+        writer.section(CLIENT_END, |writer| self.endpoints[CLIENT].encode(writer));
+        writer.section(NODE_END, |writer| self.endpoints[NODE].encode(writer));
+        writer.section(FROM_CLIENT, |writer| self.pipes[CLIENT].encode(writer));
+        writer.section(FROM_NODE, |writer| self.pipes[NODE].encode(writer));
+        writer.optional(KEY, self.info.key);
+        writer.number(CLOSE_TIME, self.close_timeout);
+        writer.finish()
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote. The sockets, the client's and the node's, are not touched.
+    pub fn decode<'a>(
+        bytes: &'a [u8],
+        sockets: [OwnedFd; 2],
+        cache: &mut BatchCache<'a>,
+    ) -> Result<Self, TunnelStateError> {
+        let mut fields = tunnel_state::read_header(bytes)?;
+        let fields = &mut fields;
+        let [client, node] = sockets;
+        let before = |ago: u64| CLOCK_ORIGIN.saturating_sub(ago);
+        let mut tunnel = Self {
+            info: SessionInfo::decode(fields, cache)?,
+            max_message_size: fields.number(MAX_MESSAGE)?,
+            idle_timeout: fields.number(IDLE)?,
+            close_timeout: DEFAULT_CLOSE_TIMEOUT,
+            adopted_at: before(fields.number(ADOPTED)?),
+            last_active: before(fields.number(ACTIVE)?),
+            last_message: fields.optional(MESSAGED)?.map_or(0, |ago| before(ago).max(1)),
+            deadline: fields.optional(DEADLINE)?.map_or(u64::MAX, |left| CLOCK_ORIGIN.saturating_add(left)),
+            cause: decode_cause(fields)?,
+            is_close_sent: fields.flag(PARTING)?,
+            keepalive: Keepalive::decode(fields.section(PULSE)?, CLOCK_ORIGIN)?,
+            endpoints: [
+                Endpoint::decode(fields.section(CLIENT_END)?, client)?,
+                Endpoint::decode(fields.section(NODE_END)?, node)?,
+            ],
+            pipes: [Pipe::decode(fields.section(FROM_CLIENT)?)?, Pipe::decode(fields.section(FROM_NODE)?)?],
+            is_queued: false,
+            was_frozen: true,
+        };
+        tunnel.info.key = fields.optional(KEY)?;
+        tunnel.close_timeout = fields.optional(CLOSE_TIME)?.unwrap_or(DEFAULT_CLOSE_TIMEOUT);
+        fields.finish()?;
+        Ok(tunnel)
+    }
+
+    /// The clock of the thread that takes it shows `now`.
+    pub fn shift_clock(&mut self, now: u64) {
+        let by = now - CLOCK_ORIGIN;
+        self.adopted_at += by;
+        self.last_active += by;
+        if self.last_message != 0 {
+            self.last_message += by;
+        }
+        self.deadline = self.deadline.saturating_add(by);
+        self.keepalive.shift_clock(by);
+    }
+
+    /// Takes the sockets away, the client's and the node's; `None` when they are away.
+    pub fn take_sockets(&mut self) -> Option<[OwnedFd; 2]> {
+        self.was_frozen = true;
+        let [client, node] = self.endpoints.each_mut().map(Endpoint::take_socket);
+        Some([client?, node?])
+    }
+
+    /// Puts the sockets back.
+    pub fn restore_sockets(&mut self, sockets: [OwnedFd; 2]) {
+        for (end, socket) in self.endpoints.iter_mut().zip(sockets) {
+            end.restore_socket(socket);
+        }
+    }
+}
+
+impl SessionInfo {
+    fn encode(&self, writer: &mut tunnel_state::field::FieldWriter) {
+        writer.number(ID, self.id);
+        writer.bytes(CLIENT_ADDRESS, &encode_address(self.client));
+        writer.bytes(POOL, self.node_connection.pool.as_bytes());
+        writer.bytes(NODE_NAME, self.node_connection.node.as_bytes());
+        writer.bytes(ROUTE, self.route.as_bytes());
+        writer.number(GENERATION, self.generation);
+        let since = self.opened_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        writer.number(OPENED_AT, u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        writer.bytes(SOURCE, self.affinity.0.as_bytes());
+        writer.bytes(OUTCOME, self.affinity.1.as_bytes());
+        writer.bytes(TRACE, &self.trace);
+        if let Some(permit) = &self.permit {
+            writer.bytes(PERMIT, &permit.client().map(encode_address).unwrap_or_default());
+        }
+    }
+
+    fn decode<'a>(
+        fields: &mut FieldReader<'a>,
+        cache: &mut BatchCache<'a>,
+    ) -> Result<Self, TunnelStateError> {
+        let id = fields.number(ID)?;
+        let client = decode_address(fields.bytes(CLIENT_ADDRESS)?).ok_or(fields.invalid(CLIENT_ADDRESS))?;
+        let (pool, node) = (fields.text(POOL)?, fields.text(NODE_NAME)?);
+        let route = cache.route(fields.text(ROUTE)?);
+        let generation = fields.number(GENERATION)?;
+        let opened_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(fields.number(OPENED_AT)?));
+        let opened_at = opened_at.ok_or(fields.invalid(OPENED_AT))?;
+        let affinity =
+            (known_label(&SOURCES, fields.text(SOURCE)?), known_label(&OUTCOMES, fields.text(OUTCOME)?));
+        let trace = *fields.array(TRACE)?;
+        let permit = match fields.find(PERMIT)? {
+            None => None,
+            Some([]) => cache.permit(None),
+            Some(bytes) => cache.permit(Some(decode_address(bytes).ok_or(fields.invalid(PERMIT))?)),
+        };
+        let node_connection = cache.node_connection(pool, node);
+        Ok(Self {
+            id,
+            client,
+            node_connection,
+            route,
+            generation,
+            opened_at,
+            affinity,
+            key: None,
+            trace,
+            permit,
+        })
+    }
+}
+
+/// Who began the end, with which code, and why.
+fn decode_cause(fields: &mut FieldReader<'_>) -> Result<Option<(Side, u16, CloseReason)>, TunnelStateError> {
+    let Some(side) = fields.optional::<u8>(CAUSE_SIDE)? else { return Ok(None) };
+    let side = Side::ALL.get(usize::from(side)).copied().ok_or(fields.invalid(CAUSE_SIDE))?;
+    let code = fields.number(CAUSE_CODE)?;
+    let reason = CloseReason::parse(fields.text(CAUSE_WHY)?);
+    Ok(Some((side, code, reason)))
+}
+
+fn encode_address(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().to_vec(),
+    }
+}
+
+fn decode_address(octets: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(octets).map(IpAddr::from).ok();
+    four.or_else(|| <[u8; 16]>::try_from(octets).map(IpAddr::from).ok())
+}
+
+/// A word of a label, as long as this version has it.
+fn known_label(known: &[&'static str], word: &str) -> &'static str {
+    known.iter().find(|known| **known == word).unwrap_or(&UNKNOWN_LABEL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Shutdown};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::places::Places;
+    use crate::net::tls::departed::{Departed, Keys, Suite, Version};
+    use crate::relay::close_frame::CloseFrame;
+    use crate::relay::pipe::HEADROOM;
+    use crate::relay::tick::{TickContext, TunnelProgress};
+    use crate::relay::tls::TlsRole;
+    use crate::relay::tls::tests::{meet, suites};
+    use crate::relay::tunnel_state::TunnelCounters;
+    use crate::relay::{Tunnel, TunnelLimits};
+    use crate::ws::{close, frame};
+
+    /// A tunnel whose turns the test takes.
+    struct Bench {
+        metrics: Arc<Metrics>,
+        places: Arc<Places>,
+        tunnel: ActiveTunnel,
+        client: UnixStream,
+        node: UnixStream,
+        now: u64,
+        scratch: Vec<u8>,
+    }
+
+    fn pair() -> (OwnedFd, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours.into(), theirs)
+    }
+
+    impl Bench {
+        /// With TLS at both ends, of the suite of this number, if there is one.
+        fn new(suite: Option<usize>, permit: Option<Option<IpAddr>>) -> Self {
+            Self::with(|role| suite.map(|suite| meet(suites()[suite], role).1), permit)
+        }
+
+        fn with(tls: impl Fn(TlsRole) -> Option<Departed>, permit: Option<Option<IpAddr>>) -> Self {
+            let (metrics, places) = (Metrics::new(1), Arc::<Places>::default());
+            let ((client, client_peer), (node, node_peer)) = (pair(), pair());
+            let info = SessionInfo {
+                id: u64::MAX,
+                client: "2001:db8::1".parse().unwrap(),
+                node_connection: metrics.node("chat", "ws1").seat(),
+                route: Arc::from("/"),
+                generation: 7,
+                opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_234_567_890_123_456_789),
+                affinity: ("engine_io", "moved"),
+                key: None,
+                trace: *b"0123456789abcdef",
+                permit: permit.map(|client| {
+                    let mut permit = places.take(u32::MAX).unwrap();
+                    assert!(client.is_none_or(|client| permit.claim(client, 0)));
+                    permit
+                }),
+            };
+            let tunnel = Tunnel {
+                client,
+                node,
+                client_tls: tls(TlsRole::Server),
+                node_tls: tls(TlsRole::Client),
+                from_client: Bytes::new(),
+                from_node: Bytes::new(),
+                limits: TunnelLimits {
+                    idle_timeout: HOUR,
+                    max_message_size: 100_000,
+                    ping_interval: Some(Duration::from_secs(9)),
+                    close_timeout: Duration::from_secs(10),
+                },
+                info,
+            };
+            let now = CLOCK_ORIGIN + 5;
+            let tunnel = ActiveTunnel::new(tunnel, now).unwrap().0;
+            let scratch = vec![0; HEADROOM + 4096];
+            Self { metrics, places, tunnel, client: client_peer, node: node_peer, now, scratch }
+        }
+
+        fn tick(
+            &mut self,
+            visit: impl FnOnce(&mut ActiveTunnel, &mut TickContext<'_>) -> TunnelProgress,
+        ) -> TunnelProgress {
+            self.tunnel.endpoint(CLIENT).set_ready(true, true, false);
+            self.tunnel.endpoint(NODE).set_ready(true, true, false);
+            let mut tick =
+                TickContext { scratch: &mut self.scratch, thread: 0, now: self.now, mask: [1, 2, 3, 4] };
+            visit(&mut self.tunnel, &mut tick)
+        }
+
+        fn unpack(&self, bytes: &[u8]) -> Result<ActiveTunnel, TunnelStateError> {
+            let mut cache = BatchCache::new(TunnelCounters { metrics: &self.metrics, limiter: &self.places });
+            ActiveTunnel::decode(bytes, [pair().0, pair().0], &mut cache)
+        }
+
+        /// What has come to a peer.
+        fn heard(peer: &mut UnixStream) -> Vec<u8> {
+            let mut heard = Vec::new();
+            // That there is no more now is no fault.
+            let _ = peer.read_to_end(&mut heard);
+            heard
+        }
+
+        /// The tunnel goes over to another process, where the clock shows something else.
+        fn move_on(&mut self, now: u64) {
+            let bytes = self.tunnel.encode(self.now);
+            let sockets = self.tunnel.take_sockets().unwrap();
+            assert!(self.tunnel.is_frozen());
+            let mut cache = BatchCache::new(TunnelCounters { metrics: &self.metrics, limiter: &self.places });
+            let mut tunnel = ActiveTunnel::decode(&bytes, sockets, &mut cache).unwrap();
+            tunnel.shift_clock(now);
+            (self.tunnel, self.now) = (tunnel, now);
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Say { from_client: bool, bytes: Vec<u8> },
+        Hear { client: bool },
+        Wait(u64),
+        Close,
+        Shut { client: bool },
+        Move(u64),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let message = (any::<bool>(), 0usize..4000).prop_map(|(whole, len)| {
+            let frame = [&[0x82, 126][..], &(len as u16).to_be_bytes(), &vec![5; len]].concat();
+            if whole { frame } else { frame[..frame.len() * 2 / 3].to_vec() }
+        });
+        let control = any::<u8>().prop_map(|it| frame::control(0x88 + it % 3, &[3, 0xe8], None));
+        let bytes = prop_oneof![6 => message, 1 => control, 1 => prop::collection::vec(any::<u8>(), 0..30)];
+        prop_oneof![
+            6 => (any::<bool>(), bytes).prop_map(|(from_client, bytes)| Act::Say { from_client, bytes }),
+            2 => any::<bool>().prop_map(|client| Act::Hear { client }),
+            2 => (0u64..20_000).prop_map(Act::Wait),
+            1 => Just(Act::Close),
+            1 => any::<bool>().prop_map(|client| Act::Shut { client }),
+            2 => (0u64..1 << 50).prop_map(|ahead| Act::Move(CLOCK_ORIGIN + ahead)),
+        ]
+    }
+
+    impl Bench {
+        fn play(&mut self, act: &Act) {
+            match act {
+                Act::Say { from_client, bytes } => {
+                    let peer = if *from_client { &mut self.client } else { &mut self.node };
+                    // With TLS it is garbage, and that is a state, too. A full socket takes less.
+                    let _ = peer.write(bytes);
+                }
+                Act::Hear { client } => {
+                    Self::heard(if *client { &mut self.client } else { &mut self.node });
+                }
+                Act::Wait(time) => self.now += time,
+                Act::Close => {
+                    let farewell =
+                        CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 9_000 };
+                    self.tick(|tunnel, tick| {
+                        tunnel.begin_close(&farewell, tick);
+                        TunnelProgress::Idle
+                    });
+                }
+                Act::Shut { client } => {
+                    let peer = if *client { &self.client } else { &self.node };
+                    // It may be shut already.
+                    let _ = peer.shutdown(Shutdown::Write);
+                }
+                Act::Move(now) => self.move_on(*now),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+
+        #[test]
+        fn a_tunnel_is_the_same_behind_its_parcel(
+            suite in prop::option::weighted(0.3, 0..6usize),
+            permit in prop::option::of(prop::option::of(any::<u32>().prop_map(|it| IpAddr::V4(it.into())))),
+            acts in prop::collection::vec(act(), 0..30),
+        ) {
+            let mut bench = Bench::new(suite, permit);
+            for act in &acts {
+                bench.play(act);
+                let progress = bench.tick(|tunnel, tick| match tunnel.pump_both(tick) {
+                    TunnelProgress::Ended => TunnelProgress::Ended,
+                    _ => tunnel.sweep(tick),
+                });
+                if progress == TunnelProgress::Ended {
+                    break;
+                }
+            }
+            let bytes = bench.tunnel.encode(bench.now);
+            let again = bench.unpack(&bytes).unwrap();
+            prop_assert_eq!(&*again.encode(CLOCK_ORIGIN), &*bytes);
+            let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
+            prop_assert_eq!(again.snapshot(CLOCK_ORIGIN, wall), bench.tunnel.snapshot(bench.now, wall));
+            prop_assert_eq!(again.session_end(CLOCK_ORIGIN), bench.tunnel.session_end(bench.now));
+        }
+
+        #[test]
+        fn bytes_that_are_no_parcel_are_a_fault_and_no_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..600), is_headed: bool,
+        ) {
+            let bench = Bench::new(None, None);
+            let head = if is_headed { &b"MSTN\0\x01"[..] } else { b"" };
+            prop_assert!(bench.unpack(&[head, &bytes].concat()).is_err());
+        }
+
+        #[test]
+        fn a_parcel_that_is_changed_anywhere_makes_no_panic(
+            suite in prop::option::of(0..6usize), cut in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), truncate: bool,
+        ) {
+            let bench = Bench::new(suite, Some(None));
+            let mut bytes = bench.tunnel.encode(bench.now).to_vec();
+            for (at, byte) in &changes {
+                *at.get_mut(&mut bytes) = *byte;
+            }
+            if truncate {
+                bytes.truncate(cut.index(bytes.len()));
+                prop_assert!(bench.unpack(&bytes).is_err());
+            } else if let Ok(mut tunnel) = bench.unpack(&bytes) {
+                tunnel.shift_clock(CLOCK_ORIGIN + 99);
+                tunnel.snapshot(CLOCK_ORIGIN + 99, SystemTime::now());
+                tunnel.session_end(CLOCK_ORIGIN + 99);
+                tunnel.encode(CLOCK_ORIGIN + 99);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ping_that_waits_for_the_end_of_a_frame_travels_and_its_pong_is_known() {
+        let mut bench = Bench::new(None, None);
+        let message = [&[0x82, 126, 0, 200][..], &[5; 200]].concat();
+        bench.node.write_all(&message[..100]).unwrap();
+        bench.tick(ActiveTunnel::pump_both);
+        bench.now += 9_500;
+        bench.tick(|tunnel, tick| tunnel.sweep(tick));
+        bench.move_on(CLOCK_ORIGIN);
+        bench.node.write_all(&message[100..]).unwrap();
+        bench.tick(ActiveTunnel::pump_both);
+        let heard = Bench::heard(&mut bench.client);
+        let (passed, ping) = heard.split_at(message.len());
+        assert_eq!((passed, ping.len(), ping[0]), (&message[..], 10, 0x89));
+        bench.move_on(CLOCK_ORIGIN + 77);
+        bench.now += 40;
+        let pong = frame::control(frame::opcode::PONG, &ping[2..], Some([1; 4]));
+        bench.client.write_all(&pong).unwrap();
+        bench.tick(ActiveTunnel::pump_both);
+        assert_eq!(Bench::heard(&mut bench.node), b"", "it is the balancer's own");
+        let round_trip = bench.tunnel.snapshot(bench.now, SystemTime::UNIX_EPOCH).round_trip;
+        assert_eq!(round_trip, Some(Duration::from_millis(40)));
+    }
+
+    #[test]
+    fn the_deadline_of_a_close_travels_as_what_is_left_of_it() {
+        let mut bench = Bench::new(None, None);
+        let farewell = CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 5_000 };
+        bench.tick(|tunnel, tick| {
+            tunnel.begin_close(&farewell, tick);
+            tunnel.pump_both(tick)
+        });
+        bench.now += 3_000;
+        bench.move_on(CLOCK_ORIGIN + (1 << 45));
+        bench.now += 1_999;
+        assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
+        bench.now += 1;
+        assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Ended);
+        let end = bench.tunnel.session_end(bench.now);
+        assert_eq!((end.code, end.reason, end.duration), (1012, CloseReason::Drained, 5 * SECOND));
+        assert_eq!(Bench::heard(&mut bench.client), close::close_frame(1012, "bye", None));
+    }
+
+    #[test]
+    fn the_deadline_of_a_half_ended_tunnel_travels_and_one_that_had_none_gets_one() {
+        let mut bench = Bench::new(None, None);
+        bench.client.shutdown(Shutdown::Write).unwrap();
+        bench.tick(ActiveTunnel::pump_both);
+        // A version that knows no such deadline hands it over; this one sees to it with its first sweep.
+        bench.now += 60_000;
+        bench.move_on(CLOCK_ORIGIN + (1 << 45));
+        assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
+        bench.now += 4_000;
+        assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
+        bench.move_on(CLOCK_ORIGIN + 7);
+        bench.now += 5_999;
+        assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
+        bench.now += 1;
+        assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Ended);
+        let end = bench.tunnel.session_end(bench.now);
+        assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::CloseTimeout));
+    }
+
+    #[test]
+    fn the_message_under_way_travels_and_one_that_has_ended_does_not() {
+        let mut bench = Bench::new(None, None);
+        let fragment = |first| [&[first, 126][..], &40_000u16.to_be_bytes(), &vec![0; 40_000]].concat();
+        let say = |bench: &mut Bench, first| {
+            let (mut message, mut heard) = (&fragment(first)[..], 0);
+            while !message.is_empty() || heard < 40_004 {
+                // A full socket takes less.
+                let taken = bench.node.write(message).unwrap_or(0);
+                message = &message[taken..];
+                bench.tick(ActiveTunnel::pump_both);
+                let more = Bench::heard(&mut bench.client);
+                if more.first() == Some(&0x88) {
+                    return false;
+                }
+                heard += more.len();
+            }
+            true
+        };
+        // The limit is 100,000.
+        for first in [0x82, 0x02] {
+            assert!(say(&mut bench, first));
+            bench.move_on(CLOCK_ORIGIN + 1);
+        }
+        assert!(say(&mut bench, 0x00));
+        bench.move_on(CLOCK_ORIGIN + 1);
+        assert!(!say(&mut bench, 0x80), "the message that began before both moves is too long");
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A tunnel with something in every field of the form.
+    fn eventful() -> Bench {
+        let keys =
+            |seed| Box::new(Keys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 });
+        let departed = |role| {
+            let (version, suite) = match role {
+                TlsRole::Server => (Version::Tls13, Suite::Aes256Gcm),
+                TlsRole::Client => (Version::Tls12, Suite::Chacha20Poly1305),
+            };
+            let (undecrypted, unsent) = (vec![23, 3, 3, 0, 60, 1, 2, 3], vec![]);
+            let (tx, rx, plain, is_closed) = (keys(1), keys(101), vec![], false);
+            Some(Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed })
+        };
+        let mut bench = Bench::with(departed, Some(Some("192.0.2.7".parse().unwrap())));
+        bench.tick(|tunnel, tick| {
+            // In a frame of the node's, and in a header of the client's.
+            tunnel.relay_early(
+                &[(Bytes::from_static(&[0x82, 0xfe, 1]), Bytes::new()), (NODE_SAYS, Bytes::new())],
+                tick,
+            );
+            tunnel.begin_close(
+                &CloseFrame { code: 1012, reason: "moved", cause: CloseReason::Drained, grace: 5_000 },
+                tick,
+            );
+            tunnel.pump_both(tick)
+        });
+        bench.tunnel.endpoint(NODE).suppress_close_notify();
+        bench.now += 1_234;
+        bench
+    }
+
+    const NODE_SAYS: Bytes = Bytes::from_static(&[0x81, 5, b'h', b'e']);
+
+    /// As the first build wrote it: those that are to come must read it as long as the version is 1.
+    const FIRST: &str = include_str!("state-1.hex");
+    /// With the close time and the message under way. When a field is added, this stays, and another one follows it.
+    const SECOND_FORM: &str = include_str!("state-1-close.hex");
+
+    fn parcel(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
+
+    #[test]
+    fn what_an_earlier_build_has_written_is_still_read() {
+        let bench = eventful();
+        for earlier in [FIRST, SECOND_FORM] {
+            let earlier = parcel(earlier);
+            let read = bench.unpack(&earlier).unwrap();
+            let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
+            assert_eq!(read.snapshot(CLOCK_ORIGIN, wall), bench.tunnel.snapshot(bench.now, wall));
+            assert_eq!(read.session_end(CLOCK_ORIGIN), bench.tunnel.session_end(bench.now));
+        }
+        let now: String = bench.tunnel.encode(bench.now).iter().map(|byte| format!("{byte:02x}")).collect();
+        let last: String = SECOND_FORM.split_whitespace().collect();
+        assert_eq!(now, last);
+    }
+
+    #[test]
+    fn a_word_that_only_another_version_knows_stops_no_tunnel() {
+        assert_eq!(known_label(&SOURCES, "header"), "header");
+        assert_eq!(known_label(&SOURCES, "the stars"), "other");
+        assert_eq!(
+            (CloseReason::parse("idle"), CloseReason::parse("boredom")),
+            (CloseReason::Idle, CloseReason::Broken)
+        );
+        assert!(CloseReason::ALL.into_iter().all(|reason| CloseReason::parse(reason.as_str()) == reason));
+    }
+
+    #[test]
+    fn an_address_is_4_or_16_bytes() {
+        for known in [IpAddr::V4(Ipv4Addr::LOCALHOST), "2001:db8::1".parse().unwrap()] {
+            assert_eq!(decode_address(&encode_address(known)), Some(known));
+        }
+        assert_eq!((decode_address(&[]), decode_address(&[1; 5])), (None, None));
+    }
+}
