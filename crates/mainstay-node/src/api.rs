@@ -17,40 +17,21 @@ use serde_json::json;
 
 use mainstay_core::bearer_tokens::Tokens;
 
-use super::answer::{self, Answer};
-use super::auth::User;
-use super::presence::Connection;
-use super::request::check_room;
-use super::value::Value;
+use crate::app::publication::{Publication, To};
+use crate::app::request::check_room;
+use crate::auth::User;
+use crate::presence::Connection;
+use crate::response::{self, Answer};
+use crate::value::Value;
 
 /// The longest body.
 const LONGEST: usize = 1 << 20;
-
-/// What is published, and to whom.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Publication {
-    /// To whom.
-    pub to: To,
-    /// The event's name; `message` unless said.
-    pub event: String,
-    /// Its data.
-    pub data: Value,
-}
-
-/// Who gets it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum To {
-    /// Everybody in the room.
-    Room(String),
-    /// Every connection of the user.
-    User(User),
-}
 
 /// Why this request may not be answered.
 pub fn refusal<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<Answer> {
     let Some(tokens) = tokens else {
         let words = "the API is closed; start the node with --api-token-file";
-        return Some(answer::error(StatusCode::FORBIDDEN, words));
+        return Some(response::error(StatusCode::FORBIDDEN, words));
     };
     let field = request.headers().get(AUTHORIZATION).map(|field| field.as_bytes());
     let token = field.and_then(|field| {
@@ -60,7 +41,7 @@ pub fn refusal<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<Answe
     if token.is_some_and(|token| tokens.accept(token)) {
         return None;
     }
-    let mut refusal = answer::error(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …");
+    let mut refusal = response::error(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer …");
     let scheme = http::HeaderValue::from_static("Bearer");
     refusal.headers_mut().insert(http::header::WWW_AUTHENTICATE, scheme);
     Some(refusal)
@@ -75,17 +56,17 @@ pub async fn user(
     find: impl AsyncFnOnce(&User) -> Result<Vec<Connection>, String>,
 ) -> Answer {
     if method != Method::GET {
-        return answer::not_allowed("GET");
+        return response::not_allowed("GET");
     }
     let Some(user) = decoded(id).as_deref().and_then(User::parse) else {
-        return answer::error(
+        return response::error(
             StatusCode::BAD_REQUEST,
             "a user's name has 1 to 128 bytes and no control characters",
         );
     };
     match find(&user).await {
-        Ok(connections) => answer::json(StatusCode::OK, &told(&user, &connections)),
-        Err(fault) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &fault),
+        Ok(connections) => response::json(StatusCode::OK, &told(&user, &connections)),
+        Err(fault) => response::error(StatusCode::SERVICE_UNAVAILABLE, &fault),
     }
 }
 
@@ -100,17 +81,17 @@ fn told(user: &User, connections: &[Connection]) -> serde_json::Value {
 /// The answer that says what is wrong.
 pub async fn publication(request: Request<Incoming>) -> Result<Publication, Answer> {
     if request.method() != Method::POST {
-        return Err(answer::not_allowed("POST"));
+        return Err(response::not_allowed("POST"));
     }
     let body = match Limited::new(request.into_body(), LONGEST).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(answer::error(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 1 MiB"));
+            return Err(response::error(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 1 MiB"));
         }
-        Err(_) => return Err(answer::error(StatusCode::BAD_REQUEST, "the body ended too early")),
+        Err(_) => return Err(response::error(StatusCode::BAD_REQUEST, "the body ended too early")),
     };
     let text = std::str::from_utf8(&body).map_err(|_| "the body is UTF-8".to_owned());
-    text.and_then(read).map_err(|words| answer::error(StatusCode::BAD_REQUEST, &words))
+    text.and_then(read).map_err(|words| response::error(StatusCode::BAD_REQUEST, &words))
 }
 
 fn read(text: &str) -> Result<Publication, String> {

@@ -16,8 +16,6 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, Validation, decode};
 use serde::Deserialize;
 
-use super::config::Algorithm;
-
 /// The fewest bytes of a secret: as many as the hash of HS256 gives (RFC 7518, section 3.2).
 const SHORTEST_SECRET: usize = 32;
 /// The longest token that is looked at.
@@ -58,7 +56,7 @@ pub struct Identity {
 }
 
 /// How tokens are checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct AuthSettings {
     /// What verifies them; `None`: no token is asked for.
     pub key: Option<Key>,
@@ -68,6 +66,28 @@ pub struct AuthSettings {
     pub audience: Option<String>,
     /// How far clocks may be apart.
     pub leeway: Duration,
+}
+
+/// What tokens are signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// HMAC with SHA-256: who can verify can sign.
+    Hs256,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    Rs256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// As it stands in a token's head.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
 }
 
 /// A key for one algorithm.

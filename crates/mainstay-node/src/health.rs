@@ -14,8 +14,8 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::{self, Answer};
-use super::hub::adapter::BusState;
+use crate::hub::adapter::BusState;
+use crate::response::{self, Answer};
 
 const LOAD: HeaderName = HeaderName::from_static("x-mainstay-load");
 const STATE: HeaderName = HeaderName::from_static("x-mainstay-state");
@@ -36,7 +36,7 @@ pub struct Health<'a> {
     /// Whether the other nodes are reached; `None` where there is no Redis.
     pub bus: Option<BusState>,
     /// Whether the node is about to end.
-    pub(super) is_draining: bool,
+    pub(crate) is_draining: bool,
 }
 
 impl Health<'_> {
@@ -61,7 +61,7 @@ impl Health<'_> {
             "status": status, "node": self.node, "connections": self.connections, "max": self.max,
             "release": self.release, "adapter": self.adapter, "redis": self.bus.as_ref().map(redis),
         });
-        let mut answer = answer::json(code, &body);
+        let mut answer = response::json(code, &body);
         let headers = answer.headers_mut();
         let load = format!("{}/{}", self.connections, self.max);
         if let Ok(load) = HeaderValue::try_from(load) {

@@ -1,15 +1,13 @@
 //! The node: a WebSocket and Socket.IO server that shares rooms and users with its peers.
 //!
-//! In reading order: `config` (what it is told), `server` (HTTP), `engine_io` and `plain` (the two ways in), `request`
-//! (what a client may ask), `hub` and `value` (what is shared), `presence`, `auth` and `limits`, and what is told about
-//! it: `health`, `metrics`.
+//! `engine_io`, with `socketio` on top of it, and `ws_json` are the two ways in. `app` is what clients talk to by either
+//! of them, `hub` what they share; `bus` connects the hubs of several nodes. `lifecycle` puts a node together and ends it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod answer;
 pub mod api;
-pub mod application;
+pub mod app;
 pub mod auth;
 mod bearer;
 pub mod bus;
@@ -17,20 +15,18 @@ mod chat;
 pub mod config;
 pub mod engine_io;
 pub mod health;
+pub mod http_server;
 pub mod hub;
-mod life;
+mod lifecycle;
 pub mod limits;
 pub mod metrics;
 mod paced_close;
 pub mod packet;
-pub mod plain;
 pub mod presence;
-mod questions;
-pub mod request;
+pub mod response;
 mod routes;
-pub mod server;
 pub mod socketio;
 pub mod value;
-mod visitors;
+pub mod ws_json;
 
-pub use life::{Node, StartFault, World};
+pub use lifecycle::{Node, StartFault, World};

@@ -9,8 +9,6 @@ use std::time::Instant;
 
 use mainstay_core::rate_limit::TokenBucket;
 
-use super::config::Clients;
-
 /// What a client hears when there is no seat: the reason of the Close (1008), and the message of a CONNECT_ERROR.
 pub const AT_CAPACITY: &str = "Server at capacity";
 /// What a client hears that says too much: the reason of the Close (1008).
@@ -69,11 +67,6 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// As the settings say.
-    pub fn of(clients: &Clients) -> Self {
-        Self { messages: clients.messages_per_second, bytes: clients.bytes_per_second }
-    }
-
     /// The allowance of a client that begins now; `None` where there is no limit, so that it costs nothing.
     pub fn allowance(self) -> Option<Box<Allowance>> {
         let is_limited = self.messages > 0 || self.bytes > 0;

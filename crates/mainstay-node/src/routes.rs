@@ -3,7 +3,7 @@
 //! | path | answered by |
 //! |---|---|
 //! | `/socket.io/` | `engine_io`, for `socketio` |
-//! | `/ws` | `plain`; `/ws/schema.json` describes its messages |
+//! | `/ws` | `ws_json`; `/ws/schema.json` describes its messages |
 //! | `/` | the chat page, where the settings ask for it |
 //! | `/health` | `health` |
 //! | `/metrics` | `metrics` |
@@ -18,47 +18,48 @@ use hyper::body::Incoming;
 use mainstay_core::forwarded;
 use mainstay_core::shutdown::{Phase, Shutdown};
 
-use super::answer::{self, Answer};
-use super::application::Application;
-use super::config::{Adapter, Settings};
-use super::engine_io::{self, ClientAddress};
-use super::health::Health;
-use super::hub::Hub;
-use super::limits::Seats;
-use super::metrics::Metrics;
-use super::plain::{self, Plain};
-use super::presence::Presence;
-use super::socketio::SocketIo;
-use super::visitors::Visitors;
-use super::{api, chat, server};
+use crate::app::Application;
+use crate::app::publication::Publication;
+use crate::app::socketio_app::SocketIoApp;
+use crate::config::{Adapter, Settings};
+use crate::engine_io::{self, ClientAddress};
+use crate::health::Health;
+use crate::hub::Hub;
+use crate::limits::Seats;
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::response::{self, Answer};
+use crate::socketio::SocketIo;
+use crate::ws_json::{self, WsJsonServer};
+use crate::{api, chat, http_server};
 
 /// What the answers are made of.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     /// As they were given.
-    pub(super) settings: Settings,
+    pub(crate) settings: Settings,
     /// Of clients.
-    pub(super) seats: Arc<Seats>,
+    pub(crate) seats: Arc<Seats>,
     /// What is counted.
-    pub(super) metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// The namespaces.
-    pub(super) hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub>,
     /// What clients and back-end code ask.
-    pub(super) application: Arc<Application>,
+    pub(crate) application: Arc<Application>,
     /// The transports of Socket.IO.
-    pub(super) engine: engine_io::Server,
+    pub(crate) engine: engine_io::Server,
     /// Socket.IO clients.
-    pub(super) socketio: Arc<SocketIo>,
+    pub(crate) socketio: Arc<SocketIo>,
     /// What becomes of their events.
-    pub(super) visitors: Arc<Visitors>,
-    /// Plain clients.
-    pub(super) plain: Plain,
+    pub(crate) socketio_app: Arc<SocketIoApp>,
+    /// Clients of the JSON protocol.
+    pub(crate) ws_json: WsJsonServer,
     /// Who is there.
-    pub(super) presence: Arc<Presence>,
+    pub(crate) presence: Arc<Presence>,
     /// How far the node is on its way to the end.
-    pub(super) shutdown: Shutdown,
+    pub(crate) shutdown: Shutdown,
 }
 
-impl server::Service for Routes {
+impl http_server::Service for Routes {
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>, peer: SocketAddr) -> Answer {
         match request.uri().path() {
             "/socket.io/" => {
@@ -66,15 +67,15 @@ impl server::Service for Routes {
                 request.extensions_mut().insert(client);
                 self.engine.respond(request, peer).await
             }
-            "/ws" => self.plain.upgrade(request, peer),
+            "/ws" => self.ws_json.upgrade(request, peer),
             "/ws/schema.json" => for_reading(&request, || {
-                answer::typed(StatusCode::OK, "application/schema+json", plain::SCHEMA)
+                response::typed(StatusCode::OK, "application/schema+json", ws_json::SCHEMA)
             }),
             "/" if self.settings.page => for_reading(&request, || chat::page(&self.settings.id)),
             "/health" => for_reading(&request, || self.health()),
             "/metrics" => for_reading(&request, || self.metrics()),
             path if path.starts_with("/api/") => self.api(request).await,
-            _ => answer::error(StatusCode::NOT_FOUND, "there is nothing on this path"),
+            _ => response::error(StatusCode::NOT_FOUND, "there is nothing on this path"),
         }
     }
 }
@@ -100,7 +101,7 @@ impl Routes {
     }
 
     fn metrics(&self) -> Answer {
-        answer::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
+        response::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
     }
 
     async fn api(&self, request: Request<Incoming>) -> Answer {
@@ -113,7 +114,7 @@ impl Routes {
                 .await;
         }
         if path != "/api/publish" {
-            return answer::error(StatusCode::NOT_FOUND, "there is /api/users/{id} and /api/publish");
+            return response::error(StatusCode::NOT_FOUND, "there is /api/users/{id} and /api/publish");
         }
         match api::publication(request).await {
             Ok(publication) => self.publish(publication).await,
@@ -121,13 +122,13 @@ impl Routes {
         }
     }
 
-    async fn publish(&self, publication: api::Publication) -> Answer {
+    async fn publish(&self, publication: Publication) -> Answer {
         match self.application.publication(publication).await {
-            Ok(None) => answer::json(StatusCode::OK, &serde_json::json!({ "ok": true })),
+            Ok(None) => response::json(StatusCode::OK, &serde_json::json!({ "ok": true })),
             Ok(Some(delivered)) => {
-                answer::json(StatusCode::OK, &serde_json::json!({ "ok": true, "delivered": delivered }))
+                response::json(StatusCode::OK, &serde_json::json!({ "ok": true, "delivered": delivered }))
             }
-            Err(words) => answer::error(StatusCode::SERVICE_UNAVAILABLE, &words),
+            Err(words) => response::error(StatusCode::SERVICE_UNAVAILABLE, &words),
         }
     }
 }
@@ -136,6 +137,6 @@ impl Routes {
 fn for_reading(request: &Request<Incoming>, answer: impl FnOnce() -> Answer) -> Answer {
     match *request.method() {
         Method::GET | Method::HEAD => answer(),
-        _ => answer::not_allowed("GET, HEAD"),
+        _ => response::not_allowed("GET, HEAD"),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::engine_io::Bind;
+use crate::limits::Rates;
 use crate::socketio::PendingLimits;
 use mainstay_core::origin::{Origin, Origins};
 
@@ -37,10 +38,8 @@ pub struct Clients {
     pub backlog: usize,
     /// The most rooms that one client may join.
     pub max_rooms: usize,
-    /// Messages a second of one client; 0: no limit.
-    pub messages_per_second: u32,
-    /// Bytes a second of one client; 0: no limit.
-    pub bytes_per_second: u64,
+    /// What each client may say in a second.
+    pub rates: Rates,
     /// Socket.IO namespaces, `/` among them.
     pub namespaces: Vec<String>,
     /// Whether Engine.IO 3 is spoken, too.
@@ -92,8 +91,7 @@ pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
         drain: flags.drain,
         backlog: flags.backlog as usize,
         max_rooms: flags.max_rooms as usize,
-        messages_per_second: flags.messages_per_second,
-        bytes_per_second: flags.bytes_per_second,
+        rates: Rates { messages: flags.messages_per_second, bytes: flags.bytes_per_second },
         namespaces,
         eio3: flags.eio3,
         origins: origins(&flags.origin, faults),

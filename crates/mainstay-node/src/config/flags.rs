@@ -11,7 +11,8 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::{Adapter, Algorithm, RedisUrl, read};
+use super::{Adapter, RedisUrl, read};
+use crate::auth::Algorithm;
 use crate::bus::settings::Mode;
 
 /// All flags of a node.

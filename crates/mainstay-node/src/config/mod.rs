@@ -103,28 +103,6 @@ impl Adapter {
     }
 }
 
-/// What tokens are signed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Algorithm {
-    /// HMAC with SHA-256: who can verify can sign.
-    Hs256,
-    /// RSA PKCS#1 v1.5 with SHA-256.
-    Rs256,
-    /// Ed25519.
-    EdDsa,
-}
-
-impl Algorithm {
-    /// As it stands in a token's head.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Rs256 => "RS256",
-            Self::EdDsa => "EdDSA",
-        }
-    }
-}
-
 /// What `--redis` says. It may hold a password, so it is not shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);

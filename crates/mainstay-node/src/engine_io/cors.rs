@@ -1,7 +1,7 @@
 //! What pages of other origins may read: off unless origins are named.
 //!
 //! It is a rule for browsers, not a protection: a client that is no browser sends what Origin it likes, and a WebSocket
-//! does not ask. Who may not come in at all is for [`Handler::admits`](super::Handler::admits).
+//! does not ask. Who may not come in at all is for [`Handler::admits`](crate::engine_io::Handler::admits).
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::answer::{Answer, bare};
+use crate::engine_io::response::{Answer, bare};
 use mainstay_core::origin::Origins;
 
 /// Which origins may read the answers.
@@ -24,7 +24,7 @@ pub struct Cors {
 
 impl Cors {
     /// The answer to a preflight.
-    pub(super) fn preflight(&self, request: &HeaderMap) -> Answer {
+    pub(crate) fn preflight(&self, request: &HeaderMap) -> Answer {
         let mut answer = bare(StatusCode::NO_CONTENT);
         self.mark(answer.headers_mut(), request);
         let headers = answer.headers_mut();
@@ -49,7 +49,7 @@ impl Cors {
     }
 
     /// Marks an answer of any other kind, errors too.
-    pub(super) fn mark(&self, answer: &mut HeaderMap, request: &HeaderMap) {
+    pub(crate) fn mark(&self, answer: &mut HeaderMap, request: &HeaderMap) {
         let named: Vec<String> = self.origins.iter().map(ToString::to_string).collect();
         let (allowed, varies) = match &named[..] {
             [] if !self.credentials => (Some(HeaderValue::from_static("*")), false),

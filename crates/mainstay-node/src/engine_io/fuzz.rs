@@ -1,11 +1,13 @@
 //! Ways into the private readers for the fuzz targets. They are there where debug assertions are on: in tests, and
 //! in what the fuzzer runs, never in a release.
 
-use super::frame::{Frame, Kind};
-use super::packet::Packet;
-use super::payload::{self, Form, Payload};
-use super::reader::{Incoming, Reader};
-use super::{Message, Revision, jsonp, query};
+use crate::engine_io::session::frame::{Frame, Kind};
+use crate::engine_io::session::packet::Packet;
+use crate::engine_io::session::packet::{Message, Revision};
+use crate::engine_io::session::urlencoded;
+use crate::engine_io::transport::polling::jsonp;
+use crate::engine_io::transport::polling::payload::{self, Form, Payload};
+use crate::engine_io::transport::websocket::reader::{Incoming, Reader};
 
 /// One thing that a client said, as bytes of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,5 +107,5 @@ pub fn script(j: &str, payload: &str) -> String {
 
 /// The value of a name in a query.
 pub fn last<'a>(text: &'a str, name: &str) -> Option<std::borrow::Cow<'a, str>> {
-    query::last(text, name)
+    urlencoded::last(text, name)
 }

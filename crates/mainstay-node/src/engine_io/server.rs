@@ -16,16 +16,22 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::answer::{Answer, Refusal, answer, bare, unavailable};
-use super::connection::Connection;
-use super::ending::{CloseKind, Reason};
-use super::handshake::{ClientAddress, Handshake};
-use super::settings::Settings;
-use super::shared::{Figures, Shared};
-use super::sid::Sid;
-use super::socket::Socket;
-use super::state::{Polling, Transport};
-use super::{Handler, Inbox, Revision, binding, jsonp, polling, probe, query};
+use crate::engine_io::response::{Answer, Refusal, answer, bare, unavailable};
+use crate::engine_io::session::binding;
+use crate::engine_io::session::connection::Connection;
+use crate::engine_io::session::context::{Figures, Shared};
+use crate::engine_io::session::ending::{CloseKind, Reason};
+use crate::engine_io::session::handler::{Handler, Inbox};
+use crate::engine_io::session::handshake::{ClientAddress, Handshake};
+use crate::engine_io::session::packet::Revision;
+use crate::engine_io::session::sid::Sid;
+use crate::engine_io::session::state::{Polling, Transport};
+use crate::engine_io::session::urlencoded;
+use crate::engine_io::settings::Settings;
+use crate::engine_io::transport::polling::jsonp;
+use crate::engine_io::transport::polling::requests;
+use crate::engine_io::transport::websocket::socket::Socket;
+use crate::engine_io::transport::websocket::upgrade;
 use crate::paced_close::close_paced;
 use mainstay_core::ws::handshake;
 
@@ -85,7 +91,7 @@ impl Server {
         }
         let is_upgrade = handshake::is_upgrade(&parts.headers);
         let answered = match self.judge(&parts, is_upgrade, peer) {
-            Ok(Asked::Of(connection)) => polling::respond(&connection, &parts, body).await,
+            Ok(Asked::Of(connection)) => requests::respond(&connection, &parts, body).await,
             Ok(asked) => self.open(asked, &mut parts, peer),
             Err(refusal) => Err(refusal),
         };
@@ -103,16 +109,16 @@ impl Server {
     fn judge(&self, parts: &Parts, is_upgrade: bool, peer: SocketAddr) -> Result<Asked, Refusal> {
         let query = parts.uri.query().unwrap_or_default();
         let served = self.shared.settings.transports;
-        let is_websocket = match query::last(query, "transport").as_deref() {
+        let is_websocket = match urlencoded::last(query, "transport").as_deref() {
             Some("websocket") if served.websocket => true,
             Some("polling") if served.polling => false,
             _ => return Err(Refusal::UnknownTransport),
         };
-        let revision = match query::last(query, "EIO").as_deref() {
+        let revision = match urlencoded::last(query, "EIO").as_deref() {
             Some("4") => Revision::Four,
             _ => Revision::Three,
         };
-        if let Some(sid) = query::last(query, "sid").filter(|sid| !sid.is_empty()) {
+        if let Some(sid) = urlencoded::last(query, "sid").filter(|sid| !sid.is_empty()) {
             let session = Sid::parse(&sid).and_then(|sid| self.shared.sessions.find(sid));
             let session = session.ok_or(Refusal::UnknownSid)?;
             if !session.speaks(revision) || (!is_upgrade && session.is_websocket() != is_websocket) {
@@ -143,13 +149,13 @@ impl Server {
             Asked::Of(_) => return Err(Refusal::BadRequest),
             Asked::Nothing => {
                 let (answer, upgrade) = switch(parts)?;
-                (answer, self.shared.tasks.spawn(probe::turn_away(upgrade)))
+                (answer, self.shared.tasks.spawn(upgrade::turn_away(upgrade)))
             }
             Asked::Probe(session) => {
                 let (answer, upgrade) = switch(parts)?;
                 let task = match session.begin_probe() {
-                    true => self.shared.tasks.spawn(probe::carry(upgrade, session)),
-                    false => self.shared.tasks.spawn(probe::turn_away(upgrade)),
+                    true => self.shared.tasks.spawn(upgrade::carry(upgrade, session)),
+                    false => self.shared.tasks.spawn(upgrade::turn_away(upgrade)),
                 };
                 (answer, task)
             }
@@ -190,13 +196,13 @@ impl Server {
     fn open_polling(&self, parts: &Parts, facts: Handshake, revision: Revision) -> Answer {
         let query = parts.uri.query().unwrap_or_default();
         let polling = Polling {
-            takes_binary: query::last(query, "b64").is_none_or(|b64| b64.is_empty()),
-            jsonp: query::last(query, "j").map(|j| jsonp::head(&j).into()),
+            takes_binary: urlencoded::last(query, "b64").is_none_or(|b64| b64.is_empty()),
+            jsonp: urlencoded::last(query, "j").map(|j| jsonp::head(&j).into()),
             ..Polling::default()
         };
         let connection =
             Connection::new(&self.shared, facts, Transport::Polling(Box::new(polling)), revision);
-        let mut answer = polling::opening(&connection, parts);
+        let mut answer = requests::opening(&connection, parts);
         if begin(&self.shared, &connection).is_none() {
             return unavailable("Server at capacity");
         }
@@ -275,7 +281,7 @@ async fn carry(shared: Arc<Shared>, upgrade: OnUpgrade, facts: Handshake, revisi
 
 /// The stream, registered with the runtime anew: in its old registration it would hold the waker of hyper's task, and so
 /// the 2 KiB of that task, for as long as the socket lives.
-pub(super) fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
+pub(crate) fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 

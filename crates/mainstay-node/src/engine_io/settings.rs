@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::binding::Bind;
-use super::cors::Cors;
+use crate::engine_io::cors::Cors;
+use crate::engine_io::session::binding::Bind;
 
 /// The settings of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]

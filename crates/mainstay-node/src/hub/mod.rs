@@ -24,17 +24,17 @@ use self::adapter::{Bus, BusState};
 use super::metrics::Metrics;
 
 pub mod adapter;
-mod ahead;
-mod asked;
 mod direct;
 mod event;
 mod local;
 mod members;
 mod namespace;
 pub(crate) mod offset;
+mod pending_acks;
 mod restore;
 mod rooms;
 mod selection;
+mod session_checkpoint;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,11 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::adapter::{Adapter, Bus, Local, Pending, Room, Session};
-use super::ahead::Ahead;
-use super::asked::Asked;
 use super::members::Members;
+use super::pending_acks::Asked;
 use super::restore::Restoring;
 use super::selection::Selection;
+use super::session_checkpoint::Ahead;
 use super::socket::{Arrival, Socket};
 use super::{Event, Shared};
 use crate::value::Value;

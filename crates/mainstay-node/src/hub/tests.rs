@@ -223,7 +223,7 @@ async fn other_servers_hear_events_and_answer_once() {
 #[tokio::test(start_paused = true)]
 async fn a_session_is_written_ahead_once_for_all_changes_and_again_in_time() {
     let node = hub(&Memory::new(Some(Duration::from_secs(60))));
-    let ahead = ahead::Ahead::new(Duration::from_secs(60));
+    let ahead = session_checkpoint::Ahead::new(Duration::from_secs(60));
     let socket = come(&node, "a", &[], &Pad::new());
     let due = |seconds: u64| async move { tokio::time::advance(Duration::from_secs(seconds)).await };
     ahead.changed(&socket);

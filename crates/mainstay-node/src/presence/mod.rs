@@ -1,14 +1,14 @@
 //! Who is connected, where, and since when.
 //!
 //! Without Redis the nodes of one process share a [`Roll`]. With it each node keeps its own connections in Redis
-//! (`scripts` says under which keys), written by one task (`keeper`) in the order of events. A node that ends takes
+//! (`scripts` says under which keys), written by one task (`writer`) in the order of events. A node that ends takes
 //! its connections with it; one that dies without a word is tidied up after by the others when its lease has run out.
 //!
 //! Rules: [`Presence::arrived`], [`Presence::has_status`] and [`Presence::left`] never wait. While Redis is away the node knows its own
 //! connections, and writes all of them anew when it is back.
 
-mod keeper;
 mod scripts;
+mod writer;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,8 +21,8 @@ use redis::aio::ConnectionLike;
 use serde::{Deserialize, Serialize};
 
 use super::auth::User;
-use keeper::{Keeper, Own};
 use scripts::Keys;
+use writer::{Keeper, Own};
 
 /// One connection of a user, as the API and Redis tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! # The life of a session
 //!
-//! 1. a connection opens. It holds no seat yet; of those that do not go on, the oldest make way (`pending`).
+//! 1. a connection opens. It holds no seat yet; of those that do not go on, the oldest make way (`connect_timeout`).
 //! 2. CONNECT names a namespace; the application admits the client or says why not ([`Application::admit`]). Who is
 //!    admitted takes a seat, or is refused when there is none (`Server at capacity`).
 //! 3. with `pid` and `offset` its earlier session is taken up; otherwise it gets a new id.
@@ -26,15 +26,15 @@ use super::metrics::{Metrics, Refused};
 use mainstay_core::origin::Origins;
 
 mod application;
-mod facts;
-mod pending;
+mod connect_timeout;
+mod handshake_facts;
 mod session;
 
 pub use application::{Admission, Application, Asking, Refusal, Reply};
-pub use pending::PendingLimits;
+pub use connect_timeout::PendingLimits;
 pub use session::Session;
 
-use pending::Pending;
+use connect_timeout::Pending;
 
 /// What a node gives its Socket.IO side.
 pub struct Settings {

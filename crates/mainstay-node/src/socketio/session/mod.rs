@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::application::{Admission, Asking, Refusal, Reply};
-use super::{Shared, facts};
+use super::{Shared, handshake_facts};
 use crate::engine_io::{CloseKind, Connection, Inbox, Message, Reason, Revision, Sid};
 use crate::hub::{Arrival, Client, Event, Namespace, Return, Socket};
 use crate::limits::{AT_CAPACITY, Allowance, Seat};
@@ -375,6 +375,6 @@ impl Client for Session {
     fn handshake(&self, socket: &Socket) -> Value {
         let state = self.state.lock();
         let place = state.places.iter().find(|place| std::ptr::eq(&*place.socket, socket));
-        facts::of(self.connection.handshake(), place.and_then(|place| place.auth.as_deref()))
+        handshake_facts::of(self.connection.handshake(), place.and_then(|place| place.auth.as_deref()))
     }
 }

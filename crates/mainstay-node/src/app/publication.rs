@@ -1,0 +1,24 @@
+//! What back-end code publishes to clients.
+
+use crate::auth::User;
+use crate::value::Value;
+
+/// What is published, and to whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    /// To whom.
+    pub to: To,
+    /// The event's name; `message` unless said.
+    pub event: String,
+    /// Its data.
+    pub data: Value,
+}
+
+/// Who gets it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum To {
+    /// Everybody in the room.
+    Room(String),
+    /// Every connection of the user.
+    User(User),
+}

@@ -1,0 +1,142 @@
+//! Socket.IO clients of the bundled application: who is let in, and what becomes of their events.
+//!
+//! A client shows its token as `auth.token`, as `?token=` (Engine.IO 3 has no auth) or in its handshake's
+//! `Authorization: Bearer`; the first of these that is there counts. Where no token is asked for, it names itself as
+//! `auth.user` or `?user=`. An event is a request of [`crate::app::request`], its one argument an object with
+//! the fields; the acknowledgement is `{"ok":true, …}` or `{"ok":false,"error":…}`. What is wrong with a request that wants no
+//! acknowledgement comes as the event `error` with `{"error":…}`, in the words of the JSON protocol. Requests are for
+//! the namespace `/`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio_util::task::TaskTracker;
+
+use crate::app::application::{Application, Outcome};
+use crate::app::request::Request;
+use crate::auth::Auth;
+use crate::bearer;
+use crate::engine_io::Handshake;
+use crate::hub::{Namespace, Socket};
+use crate::metrics::{Metrics, Refused};
+use crate::socketio::{self, Admission, Asking, Refusal, Reply};
+use crate::value::Value;
+
+/// See the module.
+pub struct SocketIoApp {
+    auth: Arc<Auth>,
+    application: Arc<Application>,
+    metrics: Metrics,
+    /// Requests that wait for the other nodes.
+    tasks: TaskTracker,
+}
+
+impl SocketIoApp {
+    /// Socket.IO clients talk to this application.
+    pub fn new(auth: &Arc<Auth>, application: &Arc<Application>, metrics: &Metrics) -> Self {
+        Self {
+            auth: Arc::clone(auth),
+            application: Arc::clone(application),
+            metrics: metrics.clone(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Returns when the last request that was under way has its answer.
+    pub async fn close(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl socketio::Application for SocketIoApp {
+    fn admit(&self, asking: &Asking<'_>) -> Result<Admission, Refusal> {
+        let said = |name: &str| {
+            let shown =
+                asking.auth.and_then(|auth| auth.get(name)).and_then(Value::as_text).map(str::to_owned);
+            shown.or_else(|| once(asking.handshake, name))
+        };
+        let token = said("token").or_else(|| bearer::of_value(asking.handshake.header("authorization")?));
+        let identity = self.auth.identify(token.as_deref(), said("user").as_deref());
+        let identity = identity.map_err(|fault| {
+            self.metrics.refused(Refused::Auth);
+            Refusal::new(fault.to_string())
+        })?;
+        let data = self.application.data(identity.user.as_ref());
+        Ok(Admission { user: identity.user, expires: identity.expires, data })
+    }
+
+    fn connected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, _is_recovered: bool) {
+        if is_main(namespace) {
+            self.application.arrived(socket);
+        }
+    }
+
+    fn event(
+        &self,
+        namespace: &Arc<Namespace>,
+        socket: &Arc<Socket>,
+        data: Vec<Value>,
+        reply: Option<Reply>,
+    ) {
+        let request = match read(namespace, &data) {
+            Ok(request) => request,
+            Err(words) => return answer((namespace, socket), reply, Err(words)),
+        };
+        let (application, asker) = (Arc::clone(&self.application), Arc::clone(socket));
+        let mut carried = Box::pin(async move { application.carry_out(&asker, request).await });
+        // A request takes effect at its first step, so the client's order is kept; what waits is only the answer.
+        match Pin::new(&mut carried).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => answer((namespace, socket), reply, outcome),
+            Poll::Pending => {
+                let (namespace, socket) = (Arc::clone(namespace), Arc::clone(socket));
+                self.tasks.spawn(async move { answer((&namespace, &socket), reply, carried.await) });
+            }
+        }
+    }
+
+    fn disconnected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, _reason: &'static str) {
+        if is_main(namespace) {
+            self.application.left(socket);
+        }
+    }
+}
+
+fn is_main(namespace: &Namespace) -> bool {
+    **namespace.name() == *"/"
+}
+
+/// The value of `name` in the query of the handshake, when it is there once.
+fn once(handshake: &Handshake, name: &str) -> Option<String> {
+    let mut values = handshake.query().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn read(namespace: &Namespace, data: &[Value]) -> Result<Request, String> {
+    if !is_main(namespace) {
+        return Err("requests are for the namespace /".into());
+    }
+    match data {
+        [Value::Text(word), Value::Map(fields)] => Request::read(word, fields),
+        [Value::Text(word), ..] => {
+            Request::read(word, &[]).and(Err("a request has one argument, an object".into()))
+        }
+        _ => Err("an event has a name, which is text".into()),
+    }
+}
+
+/// Answers where an answer is wanted. Elsewhere the client hears of faults alone.
+fn answer((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: Outcome) {
+    let (reply, fields) = match (reply, outcome) {
+        (Some(reply), Ok(facts)) => {
+            (reply, [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>())
+        }
+        (Some(reply), Err(words)) => (reply, vec![("ok", Value::Bool(false)), ("error", words.into())]),
+        (None, Ok(_)) => return,
+        (None, Err(words)) => {
+            return namespace.tell_now(socket, "error", [Value::map([("error", words.into())])]);
+        }
+    };
+    reply.send(&[Value::Map(fields.into_iter().map(|(name, value)| (name.into(), value)).collect())]);
+}

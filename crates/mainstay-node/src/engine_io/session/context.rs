@@ -1,0 +1,165 @@
+//! What the connections of one server share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio_util::task::TaskTracker;
+
+use crate::engine_io::session::ending::Reason;
+use crate::engine_io::session::handler::Handler;
+use crate::engine_io::session::heartbeat::Times;
+use crate::engine_io::session::sid::Sid;
+use crate::engine_io::session::table::Sessions;
+use crate::engine_io::session::timer_wheel::Wheel;
+use crate::engine_io::settings::Settings;
+
+/// The middle of a server.
+pub(crate) struct Shared {
+    /// As they were given.
+    pub(crate) settings: Settings,
+    /// The heartbeat's share of the settings, in milliseconds.
+    pub(crate) times: Times,
+    /// The layer above.
+    pub(crate) handler: Arc<dyn Handler>,
+    /// The clock, and whoever waits for it.
+    pub(crate) wheel: Wheel,
+    /// The open sessions.
+    pub(crate) sessions: Sessions,
+    /// What has happened so far.
+    pub(crate) counters: Counters,
+    /// Owns every WebSocket's task and the wheel's.
+    pub(crate) tasks: TaskTracker,
+    /// No new session is opened any more.
+    pub(crate) is_stopping: AtomicBool,
+}
+
+impl Shared {
+    /// A server's middle.
+    pub(crate) fn new(settings: Settings, handler: Arc<dyn Handler>) -> Self {
+        let millis = |time: std::time::Duration| time.as_millis() as u64;
+        let times = Times {
+            interval: millis(settings.ping_interval),
+            timeout: millis(settings.ping_timeout),
+            idle: settings.idle.map_or(u64::MAX, millis),
+        };
+        let beat = settings.ping_interval.min(settings.ping_timeout);
+        let shortest = settings.idle.map_or(beat, |idle| idle.min(beat));
+        Self {
+            times,
+            handler,
+            wheel: Wheel::new(shortest),
+            sessions: Sessions::new(settings.sessions),
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+            is_stopping: AtomicBool::new(false),
+            settings,
+        }
+    }
+
+    /// The open packet's text, with its keys in Node's order.
+    pub(crate) fn open_packet(&self, sid: Sid, is_websocket: bool) -> String {
+        let upgrades =
+            if is_websocket || !self.settings.transports.websocket { "[]" } else { r#"["websocket"]"# };
+        format!(
+            r#"{{"sid":"{sid}","upgrades":{upgrades},"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
+            self.times.interval, self.times.timeout, self.settings.max_payload,
+        )
+    }
+
+    /// Has the wheel look at a session at `due`, or soon when that has passed.
+    pub(crate) fn look_at(&self, sid: Sid, due: u64) {
+        if let Some(connection) = self.sessions.find(sid) {
+            self.wheel.insert(&connection, due);
+        }
+    }
+}
+
+/// Sums since the start, for the scraper.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Sessions that were opened.
+    opened: AtomicU64,
+    /// Sessions that polling gave over to a WebSocket.
+    upgraded: AtomicU64,
+    /// WebSockets that carry a session now.
+    websockets: AtomicU64,
+    /// Messages that clients sent.
+    received: AtomicU64,
+    /// Packets that were queued for clients.
+    sent: AtomicU64,
+    /// Handshakes and requests that were refused.
+    refused: AtomicU64,
+    /// Sessions that ended, by [`Reason`] in its order.
+    closed: [AtomicU64; Reason::ALL.len()],
+}
+
+/// A look at the sums of a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Sessions open now.
+    pub sessions: u64,
+    /// Of these, the ones that a WebSocket carries.
+    pub websockets: u64,
+    /// Sessions that were opened.
+    pub opened: u64,
+    /// Sessions that polling gave over to a WebSocket.
+    pub upgraded: u64,
+    /// Messages that clients sent.
+    pub received: u64,
+    /// Packets that were queued for clients.
+    pub sent: u64,
+    /// Handshakes and requests that were refused.
+    pub refused: u64,
+    /// Sessions that ended, by reason, in the order of [`Reason::ALL`].
+    pub closed: [u64; Reason::ALL.len()],
+}
+
+impl Counters {
+    /// A session was opened.
+    pub(crate) fn opened(&self, is_websocket: bool) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.websockets.fetch_add(u64::from(is_websocket), Ordering::Relaxed);
+    }
+
+    /// A session moved to a WebSocket.
+    pub(crate) fn upgraded(&self) {
+        self.upgraded.fetch_add(1, Ordering::Relaxed);
+        self.websockets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session ended.
+    pub(crate) fn closed(&self, is_websocket: bool, reason: Reason) {
+        self.websockets.fetch_sub(u64::from(is_websocket), Ordering::Relaxed);
+        self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client's message was taken in.
+    pub(crate) fn received(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Packets were queued.
+    pub(crate) fn sent(&self, count: usize) {
+        self.sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// A request was refused.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The sums now; `sessions` is not one of them and is given.
+    pub(crate) fn figures(&self, sessions: usize) -> Figures {
+        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Figures {
+            sessions: sessions as u64,
+            websockets: sum(&self.websockets),
+            opened: sum(&self.opened),
+            upgraded: sum(&self.upgraded),
+            received: sum(&self.received),
+            sent: sum(&self.sent),
+            refused: sum(&self.refused),
+            closed: std::array::from_fn(|index| sum(&self.closed[index])),
+        }
+    }
+}

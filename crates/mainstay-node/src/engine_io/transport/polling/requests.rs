@@ -1,0 +1,211 @@
+//! Polling: a GET that waits for packets and a POST that brings some, at most one of each at a time.
+//!
+//! A GET is answered with everything that waits. A second one, a second POST, a body of the wrong type or a request
+//! whose client leaves before the answer ends the session; a POST that is too long does not.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Body;
+use tokio::time::timeout;
+
+use crate::engine_io::response::{Answer, Refusal, answer, bare};
+use crate::engine_io::session::connection::Connection;
+use crate::engine_io::session::ending::Reason;
+use crate::engine_io::session::frame::Frame;
+use crate::engine_io::session::packet::Packet;
+use crate::engine_io::session::state::Polling;
+use crate::engine_io::transport::polling::compression;
+use crate::engine_io::transport::polling::jsonp;
+use crate::engine_io::transport::polling::payload::{self, Form, Payload};
+
+/// A whole POST must be here by then.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Answers a request of a polling session.
+pub(crate) async fn respond<B>(
+    connection: &Arc<Connection>,
+    parts: &Parts,
+    body: B,
+) -> Result<Answer, Refusal>
+where
+    B: Body,
+{
+    match parts.method {
+        Method::GET => wait(connection, parts).await,
+        Method::POST => take(connection, parts, body).await,
+        _ => Ok(bare(StatusCode::INTERNAL_SERVER_ERROR)),
+    }
+}
+
+/// The answer to the handshake: the open packet alone, as clients expect it.
+pub(crate) fn opening(connection: &Connection, parts: &Parts) -> Answer {
+    let open = connection.shared.open_packet(connection.sid(), false);
+    packets(connection, parts, &VecDeque::from([Frame::packet(b'0', &open)]))
+}
+
+/// What a GET came upon.
+pub(crate) enum Begun {
+    /// It may wait.
+    Waits,
+    /// Another one waits already.
+    Overlaps,
+    /// The session has ended.
+    Gone,
+}
+
+async fn wait(connection: &Arc<Connection>, parts: &Parts) -> Result<Answer, Refusal> {
+    match connection.begin_get() {
+        Begun::Waits => {}
+        Begun::Overlaps => {
+            connection.finish(Reason::TransportError);
+            return Ok(bare(StatusCode::BAD_REQUEST));
+        }
+        Begun::Gone => return Err(Refusal::UnknownSid),
+    }
+    let mut unanswered = Unanswered::get(connection);
+    let frames = poll_fn(|cx| connection.poll_get(cx)).await;
+    unanswered.is_over = true;
+    Ok(packets(connection, parts, &frames))
+}
+
+async fn take<B: Body>(connection: &Arc<Connection>, parts: &Parts, body: B) -> Result<Answer, Refusal> {
+    let is_binary = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
+    let revision = connection.revision();
+    let may_begin = connection.polling(|polling| !std::mem::replace(&mut polling.has_post, true));
+    match may_begin {
+        Some(true) if !is_binary || revision == crate::engine_io::session::packet::Revision::Three => {}
+        Some(_) => {
+            connection.finish(Reason::TransportError);
+            return Ok(bare(StatusCode::BAD_REQUEST));
+        }
+        None => return Err(Refusal::BadRequest),
+    }
+    let mut unanswered = Unanswered::post(connection);
+    let body = match timeout(BODY_TIME, whole(body, connection.shared.settings.max_payload as usize)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(TooLong::Yes)) => {
+            unanswered.is_over = true;
+            return Ok(bare(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        // What is left unanswered ends the session.
+        Ok(Err(TooLong::No)) | Err(_) => return Ok(bare(StatusCode::BAD_REQUEST)),
+    };
+    deliver(connection, &body, Form { revision, takes_binary: is_binary });
+    unanswered.is_over = true;
+    Ok(answer(StatusCode::OK, &[(CONTENT_TYPE, "text/html"), (CACHE_CONTROL, "no-store")], "ok"))
+}
+
+fn deliver(connection: &Arc<Connection>, body: &[u8], form: Form) {
+    let Some(inbox) = connection.inbox() else { return };
+    let is_script = connection.polling(|polling| polling.jsonp.is_some()) == Some(true);
+    let unwrapped = is_script.then(|| jsonp::payload(&String::from_utf8_lossy(body)));
+    let body = match &unwrapped {
+        Some(Some(payload)) => payload.as_bytes(),
+        Some(None) => return,
+        None => body,
+    };
+    payload::read(body, form, |packet| {
+        if packet == Some(Packet::Close) {
+            connection.polling(|polling| polling.client_left = true);
+            connection.finish(Reason::TransportClose);
+            return false;
+        }
+        connection.receive(&inbox, packet)
+    });
+    connection.settle();
+}
+
+/// Whether a body could not be taken because of its length.
+enum TooLong {
+    Yes,
+    /// It broke off.
+    No,
+}
+
+async fn whole<B: Body>(body: B, most: usize) -> Result<Vec<u8>, TooLong> {
+    if body.size_hint().lower() > most as u64 {
+        return Err(TooLong::Yes);
+    }
+    let mut body = pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(TooLong::No) };
+        let Ok(mut data) = frame.into_data() else { continue };
+        if bytes.len() + data.remaining() > most {
+            return Err(TooLong::Yes);
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            bytes.extend_from_slice(chunk);
+            let length = chunk.len();
+            data.advance(length);
+        }
+    }
+    Ok(bytes)
+}
+
+/// The answer that carries `frames`.
+fn packets(connection: &Connection, parts: &Parts, frames: &VecDeque<Frame>) -> Answer {
+    // An upgraded session's last poll is a noop, which looks the same in every form.
+    let (form, script) =
+        connection.polling(|polling| polling.form(connection)).unwrap_or((connection.text_form(), None));
+    let (kind, body) = match Payload::of(frames.iter(), form) {
+        Payload::Binary(data) => ("application/octet-stream", Bytes::from(data)),
+        Payload::Text(text) => {
+            let text = script.map_or(text.clone(), |head| jsonp::script(&head, &text));
+            ("text/plain; charset=UTF-8", Bytes::from(text))
+        }
+    };
+    let mut packets =
+        answer(StatusCode::OK, &[(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")], Bytes::new());
+    compression::body(&mut packets, &parts.headers, body);
+    packets
+}
+
+impl Polling {
+    fn form(&self, connection: &Connection) -> (Form, Option<Box<str>>) {
+        let form = Form { takes_binary: self.takes_binary && self.jsonp.is_none(), ..connection.text_form() };
+        (form, self.jsonp.clone())
+    }
+}
+
+/// A request that has not been answered. When it is dropped like that, its client has left, and the session ends.
+struct Unanswered<'a> {
+    connection: &'a Arc<Connection>,
+    is_post: bool,
+    is_over: bool,
+}
+
+impl<'a> Unanswered<'a> {
+    fn get(connection: &'a Arc<Connection>) -> Self {
+        Self { connection, is_post: false, is_over: false }
+    }
+
+    fn post(connection: &'a Arc<Connection>) -> Self {
+        Self { connection, is_post: true, is_over: false }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let still_polls = self.connection.polling(|polling| {
+            if self.is_post {
+                polling.has_post = false;
+            } else {
+                polling.has_get = false;
+            }
+        });
+        if !self.is_over && still_polls.is_some() {
+            self.connection.finish(Reason::TransportError);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! One connection, from its 101 to its end.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tracing::debug;
+use yawc::close::CloseCode;
+use yawc::{Frame, HttpWebSocket, OpCode, UpgradeFut};
+
+use crate::auth::Identity;
+use crate::limits::{AT_CAPACITY, Allowance, TOO_MUCH};
+use crate::metrics::{Cut, Refused};
+use crate::value::Value;
+
+use super::client::WsJsonClient;
+use super::context::WsJsonContext;
+use super::message::{self, RequestMessage};
+use super::outbox::{End, Next, Outbox};
+
+/// How long a Close waits for its answer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a connection ends.
+enum ConnectionEnd {
+    /// The client left, or its connection broke.
+    Gone,
+    /// The client broke the protocol; it has been told.
+    Broken,
+    /// The node closes it.
+    Closed(CloseCode, &'static str, Cut),
+    /// It cannot be told anything.
+    Cut(Cut),
+}
+
+/// Carries one connection to its end.
+pub(super) async fn run(
+    context: Arc<WsJsonContext>,
+    upgrade: UpgradeFut,
+    (identity, handshake): (Identity, Value),
+) {
+    let Ok(mut socket) = upgrade.await else {
+        return; // The client left before it read the 101.
+    };
+    let Some(_seat) = context.settings.seats.take() else {
+        context.settings.metrics.refused(Refused::Capacity);
+        return close(&mut socket, CloseCode::Policy, AT_CAPACITY).await;
+    };
+    let client = Arc::new(WsJsonClient {
+        id: id().into(),
+        identity,
+        handshake,
+        outbox: Outbox::new(context.settings.backlog),
+    });
+    let key = context.next.fetch_add(1, Ordering::Relaxed);
+    context.open.lock().insert(key, Arc::clone(&client));
+    let user = client.identity.user.as_ref().map(|user| user.as_str());
+    client.outbox.send(&message::welcome(&client.id, &context.settings.node, user).into());
+    context.handler.connected(&client);
+    if context.is_stopping.load(Ordering::Relaxed) {
+        // Its upgrade was on its way when the closing began.
+        client.outbox.end(End::Restart);
+    }
+    let ended = Conversation::new(&context, &client, &mut socket).run().await;
+    context.open.lock().remove(&key);
+    context.handler.disconnected(&client);
+    match ended {
+        ConnectionEnd::Gone => {}
+        ConnectionEnd::Broken => context.settings.metrics.cut(Cut::Broken),
+        ConnectionEnd::Cut(why) => context.settings.metrics.cut(why),
+        ConnectionEnd::Closed(code, words, why) => {
+            context.settings.metrics.cut(why);
+            close(&mut socket, code, words).await;
+        }
+    }
+}
+
+/// 20 characters of base64url, as a Socket.IO id has; 120 bits of chance.
+fn id() -> String {
+    let mut chance = [0_u8; 15];
+    aws_lc_rs::rand::fill(&mut chance).expect("the system gives random bytes");
+    URL_SAFE_NO_PAD.encode(chance)
+}
+
+/// Sends a Close and waits for the client's, so that the kernel does not reset what is on its way.
+async fn close(socket: &mut HttpWebSocket, code: CloseCode, words: &str) {
+    let closing = async {
+        if socket.send(Frame::close(code, words)).await.is_ok() {
+            while socket.next_frame().await.is_ok() {}
+        }
+    };
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
+}
+
+/// What one client says and is told.
+struct Conversation<'a> {
+    context: &'a WsJsonContext,
+    client: &'a Arc<WsJsonClient>,
+    socket: &'a mut HttpWebSocket,
+    allowance: Option<Box<Allowance>>,
+    /// When something came last.
+    heard: Instant,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(context: &'a WsJsonContext, client: &'a Arc<WsJsonClient>, socket: &'a mut HttpWebSocket) -> Self {
+        Self { context, client, socket, allowance: context.settings.rates.allowance(), heard: Instant::now() }
+    }
+
+    async fn run(mut self) -> ConnectionEnd {
+        let expiry = expiry(self.client.identity.expires);
+        tokio::pin!(expiry);
+        let every = self.context.settings.ping_interval;
+        let mut beat = interval_at(Instant::now() + every, every);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = &mut expiry => Err(ConnectionEnd::Closed(CloseCode::Policy, "token expired", Cut::Expired)),
+                next = self.client.outbox.next() => self.write(next).await,
+                frame = self.socket.next_frame() => match frame {
+                    Ok(frame) => self.receive(frame).await,
+                    Err(error) => Err(self.failed(&error).await),
+                },
+                _ = beat.tick() => self.ping().await,
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    /// Writes what waits, as much as there is, and then sees that it goes out.
+    async fn write(&mut self, first: Next) -> Result<(), ConnectionEnd> {
+        let mut next = Some(first);
+        while let Some(Next::Message(message)) = next {
+            self.feed(Frame::text(message)).await?;
+            next = self.client.outbox.ready();
+        }
+        self.flush().await?;
+        match next {
+            Some(Next::End(End::Slow)) => Err(ConnectionEnd::Cut(Cut::Slow)),
+            Some(Next::End(End::Restart)) => {
+                Err(ConnectionEnd::Closed(CloseCode::Restart, "service restart", Cut::Shutdown))
+            }
+            Some(Next::End(End::Policy(words))) => {
+                Err(ConnectionEnd::Closed(CloseCode::Policy, words, Cut::Application))
+            }
+            Some(Next::Message(_)) | None => Ok(()),
+        }
+    }
+
+    async fn feed(&mut self, frame: Frame) -> Result<(), ConnectionEnd> {
+        let limit = self.context.settings.idle;
+        tokio::select! {
+            fed = timeout(limit, self.socket.feed(frame)) => stuck(fed),
+            () = self.client.outbox.cut() => Err(ConnectionEnd::Cut(Cut::Slow)),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), ConnectionEnd> {
+        let limit = self.context.settings.idle;
+        tokio::select! {
+            flushed = timeout(limit, self.socket.flush()) => stuck(flushed),
+            () = self.client.outbox.cut() => Err(ConnectionEnd::Cut(Cut::Slow)),
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), ConnectionEnd> {
+        let silent = self.heard.elapsed();
+        let limits = &self.context.settings;
+        if silent >= limits.idle || silent >= limits.ping_interval + limits.ping_timeout {
+            return Err(ConnectionEnd::Closed(CloseCode::Away, "no sign of life", Cut::Idle));
+        }
+        self.feed(Frame::ping(Bytes::new())).await?;
+        self.flush().await
+    }
+
+    /// One frame of the client; the library has answered a ping and a close already.
+    async fn receive(&mut self, frame: Frame) -> Result<(), ConnectionEnd> {
+        self.heard = Instant::now();
+        match frame.opcode() {
+            OpCode::Text => {}
+            OpCode::Binary => {
+                return Err(ConnectionEnd::Closed(CloseCode::Unsupported, "messages are text", Cut::Broken));
+            }
+            OpCode::Close => {
+                // The answer goes out with the next reading, which ends with the connection.
+                let _ = timeout(CLOSE_TIMEOUT, self.socket.next_frame()).await;
+                return Err(ConnectionEnd::Gone);
+            }
+            OpCode::Ping | OpCode::Pong | OpCode::Continuation => return Ok(()),
+        }
+        self.context.settings.metrics.messages_in.inc();
+        if self.allowance.as_mut().is_some_and(|allowance| !allowance.allows(frame.payload().len())) {
+            return Err(ConnectionEnd::Closed(CloseCode::Policy, TOO_MUCH, Cut::Rate));
+        }
+        let answer = answer(self.context, self.client, frame.as_str()).await;
+        // Not taken: the outbox says with what the connection ends.
+        self.client.outbox.send(&answer.into());
+        Ok(())
+    }
+
+    /// A fault of the connection. Where the client broke the protocol, the library has a Close ready that tells it why,
+    /// and the next reading sends it.
+    async fn failed(&mut self, error: &yawc::WebSocketError) -> ConnectionEnd {
+        if error.is_closed() || error.is_io_error() {
+            return ConnectionEnd::Gone;
+        }
+        debug!(%error, "ws_json client broke the protocol");
+        let _ = timeout(CLOSE_TIMEOUT, self.socket.next_frame()).await;
+        ConnectionEnd::Broken
+    }
+}
+
+/// The answer to one text message.
+async fn answer(context: &WsJsonContext, client: &Arc<WsJsonClient>, text: &str) -> String {
+    let RequestMessage { id, word, fields } = match RequestMessage::read(text) {
+        Ok(request) => request,
+        Err(error) => return message::error(error.id, &error.words),
+    };
+    match context.handler.request(client, &word, &fields).await {
+        Ok(facts) => message::ok(id, &word, facts),
+        Err(words) => message::error(id, &words),
+    }
+}
+
+/// A write that did not end in time is one to a client that is not there any more.
+fn stuck<E>(written: Result<Result<(), E>, tokio::time::error::Elapsed>) -> Result<(), ConnectionEnd> {
+    match written {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(ConnectionEnd::Gone),
+        Err(_) => Err(ConnectionEnd::Cut(Cut::Idle)),
+    }
+}
+
+/// Ends when a token does.
+async fn expiry(end: Option<SystemTime>) {
+    match end {
+        // A time in the past has no distance: at once.
+        Some(end) => sleep(end.duration_since(SystemTime::now()).unwrap_or_default()).await,
+        None => pending().await,
+    }
+}
