@@ -15,7 +15,7 @@ use super::client_connection::ClientConnection;
 use super::context::ProxyContext;
 use super::forward;
 use super::handoff::{Handoff, PendingTunnel, accept_upgrade};
-use super::node_handshake::{self, NodeAnswer};
+use super::node_handshake::{self, UpgradeAnswer};
 use super::request_body::RequestBody;
 use super::request_outcome::RequestOutcome;
 use super::response::PendingResponse;
@@ -132,8 +132,8 @@ async fn open_tunnel(
     // 7. Dial the candidates in turn, send the upgrade, validate the answer.
     match node_handshake::ask_nodes(connection, session, &mut upgrade).await? {
         // 8. Answer the client; the tunnel is adopted once that answer is out.
-        NodeAnswer::Accepted(node) => Ok(accept_upgrade(connection, session, &upgrade, *node)),
-        NodeAnswer::Rejected(node) => Ok(node.into_response(session).into()),
+        UpgradeAnswer::Accepted(node) => Ok(accept_upgrade(connection, session, &upgrade, *node)),
+        UpgradeAnswer::Rejected(node) => Ok(node.into_response(session).into()),
     }
 }
 

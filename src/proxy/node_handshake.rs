@@ -30,7 +30,7 @@ use crate::pool::pick::Candidate;
 use crate::ws::handshake::{self, AnswerFault};
 
 /// The answer of a node.
-pub enum NodeAnswer {
+pub enum UpgradeAnswer {
     /// A valid 101.
     Accepted(Box<AcceptedUpgrade>),
     /// Something else, which the client gets as it is.
@@ -65,7 +65,7 @@ struct ReservedNode {
 
 /// What one node answered.
 struct AttemptResult {
-    answer: Result<NodeAnswer, ProxyError>,
+    answer: Result<UpgradeAnswer, ProxyError>,
     /// Another node may be asked.
     is_retryable: bool,
 }
@@ -90,7 +90,7 @@ pub async fn ask_nodes(
     connection: &ClientConnection,
     session: &ProxySession,
     upgrade: &mut UpgradeRequest,
-) -> Result<NodeAnswer, ProxyError> {
+) -> Result<UpgradeAnswer, ProxyError> {
     upgrade.forward_for(connection, session);
     let pool = &session.pool;
     pool.retry_budget.lock().on_handshake(pool.config.retries, connection.context.now());
@@ -99,7 +99,7 @@ pub async fn ask_nodes(
 }
 
 impl NodeHandshake<'_> {
-    async fn run(&self) -> Result<NodeAnswer, ProxyError> {
+    async fn run(&self) -> Result<UpgradeAnswer, ProxyError> {
         let mut candidates = self.session.candidates(&self.connection.context);
         let (mut is_exhausted, mut asked, mut last) = (false, 0, None);
         let mut is_allowed = true;
@@ -202,7 +202,7 @@ impl NodeHandshake<'_> {
             self.session.record_success(&self.connection.context, candidate.node);
         }
         AttemptResult {
-            answer: Ok(NodeAnswer::Rejected(RejectedUpgrade { candidate, response })),
+            answer: Ok(UpgradeAnswer::Rejected(RejectedUpgrade { candidate, response })),
             is_retryable,
         }
     }
@@ -236,7 +236,7 @@ impl NodeHandshake<'_> {
         node: ReservedNode,
         response: Response<Incoming>,
         mut http: NodeConnection,
-    ) -> Result<NodeAnswer, ProxyError> {
+    ) -> Result<UpgradeAnswer, ProxyError> {
         let ReservedNode { candidate, seat } = node;
         if let Err(error) = self.upgrade.offer.check_answer(response.headers()) {
             // Whether a subprotocol fits is between the client and the node's application.
@@ -251,7 +251,7 @@ impl NodeHandshake<'_> {
         self.session.record_success(&self.connection.context, candidate.node);
         let (parts, fields) = (http.into_parts(), response.into_parts().0.headers);
         let (node, from_node) = (parts.io.into_inner(), parts.read_buf);
-        Ok(NodeAnswer::Accepted(Box::new(AcceptedUpgrade { candidate, seat, node, from_node, fields })))
+        Ok(UpgradeAnswer::Accepted(Box::new(AcceptedUpgrade { candidate, seat, node, from_node, fields })))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is thought of a node: its health changes here, and each change is said once, with its reason.
+//! The changes of a node's health: each is logged once, with its reason.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,19 +8,19 @@ use super::Upstream;
 use crate::pool::health::{Change, Health, Memory};
 
 impl Upstream {
-    /// Changes the health for this reason, tells the meter, and logs what changed.
+    /// Updates the health for this reason, and its meter, and logs a change.
     pub fn update_health(
         &self,
         now: Duration,
         reason: &dyn fmt::Display,
-        judge: impl FnOnce(&mut Health) -> Option<Change>,
+        update: impl FnOnce(&mut Health) -> Option<Change>,
     ) {
         let mut health = self.shared.health.lock();
         if self.shared.is_removed.load(Relaxed) {
-            // Its name in the metrics may belong to another place by now.
+            // Its name in the metrics may belong to another address by now.
             return;
         }
-        let change = judge(&mut health);
+        let change = update(&mut health);
         self.meter.state(health.state(now).as_str());
         let cause = change.and(health.ejection(now)).map(|(_, cause)| cause.to_owned());
         drop(health);
@@ -43,12 +43,12 @@ impl Upstream {
         }
     }
 
-    /// What is known of its health, for another process.
+    /// Its health, for another process.
     pub fn health_memory(&self) -> Memory {
         self.shared.health.lock().memory()
     }
 
-    /// Goes on from what another process knew of its health.
+    /// Continues with the health that another process had.
     pub fn restore_health(&self, memory: &Memory, now: Duration) {
         self.update_health(now, &"", |health| {
             health.recall(memory);
@@ -56,7 +56,7 @@ impl Upstream {
         });
     }
 
-    /// Whether it has answered a probe since it could not be reached last.
+    /// Whether it has answered a probe since it was last unreachable.
     pub fn answers_probes(&self) -> &AtomicBool {
         &self.shared.answers_probes
     }

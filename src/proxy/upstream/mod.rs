@@ -1,7 +1,7 @@
-//! A node as it is dialled: its health, its meter and its kept-alive HTTP connections.
+//! A node as it is dialled: its health, its meter and its idle HTTP connections.
 //!
-//! What the config says about it belongs to one generation. What is known of it (its `Vitals`) outlives that: the
-//! upstreams of one node in several generations share it.
+//! What the config says about it belongs to one generation. What is known of it outlives that: the upstreams of one node
+//! in several generations share its `SharedNodeState`.
 
 mod health;
 
@@ -29,68 +29,72 @@ use crate::pool::health::{Health, Rule};
 use crate::pool::pick::Load;
 use crate::pool::{Address, Node, State};
 
-/// How long an unused connection is kept: less than the 5 s after which Node.js closes it.
+/// How long an idle connection is kept: less than the 5 s after which Node.js closes it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The most bytes of an answer's head; also what is read ahead of a client that takes its answer slowly.
+/// The most bytes of a response head; also what is read ahead of a client that reads its response slowly.
 pub const MAX_RESPONSE_HEAD: usize = 64 << 10;
-/// Unused connections kept per node.
+/// The most idle connections of a node.
 const MAX_IDLE: usize = 256;
 
-/// See the module.
+/// A node in one generation.
 pub struct Upstream {
     /// What the config says.
     pub node: Node,
     /// Its counters.
     pub meter: Arc<Meter>,
+    /// How long a dial may take.
     connect: Duration,
     /// Where its connections come from, and what they begin with.
     dialer: Way,
     /// TLS to it, and the name that its certificate must be for.
     tls: Option<(Client, Option<ServerName<'static>>)>,
     shared: Arc<SharedNodeState>,
-    /// Unused connections; `None` once they have been let go of. Shared by the generations that dial in the same way.
+    /// Idle connections, in the order in which they came; `None` once they were closed for good. Shared by the generations
+    /// that dial in the same way.
     idle: Arc<Mutex<Option<Vec<IdleConnection>>>>,
 }
 
-/// An unused connection, and since when it is one.
-type IdleConnection = (Instant, PooledConnection);
+struct IdleConnection {
+    since: Instant,
+    connection: PooledConnection,
+}
 
 /// What outlives a generation.
 struct SharedNodeState {
     /// What probes and real traffic say.
     health: Mutex<Health>,
-    /// Its drain: from when somebody wants it until nobody does. Locked before `health`.
+    /// Its drain, from order to cancellation. Locked before `health`.
     drain: Mutex<Option<Arc<ActiveDrain>>>,
-    /// What its last probe brought; `None` before the first.
+    /// The result of its last probe; `None` before the first.
     last_probe: Mutex<Option<ProbeResult>>,
-    /// The config names the node no more, or another place for it. Changes once, with `health` locked.
+    /// The config names the node no more, or at another address. Changes once, with `health` locked.
     is_removed: AtomicBool,
     /// Probes decide whether it is up.
     is_probed: AtomicBool,
-    /// When it was last asked, in milliseconds on the clock of health; 0 before the first probe.
+    /// When it was last probed, in milliseconds on the clock of health; 0 before the first probe.
     last_probe_sent: AtomicU64,
-    /// It has answered a probe since it could not be reached last.
+    /// It has answered a probe since it was last unreachable.
     answers_probes: AtomicBool,
-    /// What the balancer runs short of on the way to it.
+    /// What the balancer itself runs short of when it dials the node.
     exhaustion: DialExhaustion,
-    /// With so many tunnels it is crowded; `u32::MAX` while its pool is not rebalanced.
+    /// With so many tunnels it is crowded; `u32::MAX` unless its pool is being rebalanced.
     tunnel_limit: AtomicU32,
 }
 
-/// What a probe of a node brought.
+/// The result of a health probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeResult {
-    /// When its answer came, or the lack of one was certain.
+    /// When its answer came, or it failed without one.
     pub at: SystemTime,
     /// Why it failed; `None` where it did not.
     pub error: Option<String>,
-    /// What the node says of its load: its connections and the most that it takes, all balancers together.
+    /// The load that the node reports: its connections and the most that it takes, all balancers together.
     pub load: Option<(u64, u64)>,
-    /// The release that the node says it runs.
+    /// The release that the node reports.
     pub release: Option<String>,
 }
 
-/// A connection to send a request on. When it is dropped it is closed, whatever is still under way on it.
+/// An HTTP connection to a node. When it is dropped it is closed, whatever is still under way on it.
 pub struct PooledConnection {
     /// The sender.
     pub sender: SendRequest<Body>,
@@ -101,7 +105,7 @@ pub struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// It is open, and nothing of the last request or its answer is under way any more. Never waits.
+    /// It is open, and the last request and its response are complete. Never waits.
     fn is_free(&self) -> bool {
         self.sender.is_ready() && !self.sender.is_closed()
     }
@@ -116,18 +120,18 @@ impl Drop for PooledConnection {
 impl Upstream {
     /// A node of a new pool, not dialled yet.
     pub fn new(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
-        Self::with(Health::new, node, pool, metrics)
+        Self::build(Health::new, node, pool, metrics)
     }
 
     /// A node that joins a running pool, not dialled yet.
     pub fn joining(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
-        Self::with(Health::joining, node, pool, metrics)
+        Self::build(Health::joining, node, pool, metrics)
     }
 
-    fn with(health: fn(Rule) -> Health, node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
+    fn build(health: fn(Rule) -> Health, node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
         let is_probed = pool.health.probe != Probe::Off;
         let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
-        let vitals = SharedNodeState {
+        let shared = SharedNodeState {
             health: Mutex::new(health),
             drain: Mutex::default(),
             last_probe: Mutex::default(),
@@ -139,25 +143,25 @@ impl Upstream {
             tunnel_limit: AtomicU32::new(u32::MAX),
         };
         let meter = metrics.node(&pool.name, node.id.as_str());
-        Self::of(node, pool, meter, Arc::new(vitals))
+        Self::assemble(node, pool, meter, Arc::new(shared))
     }
 
-    /// The same node at the same place, as another generation has it. Its unused connections serve on when they are
-    /// dialled in the same way.
-    pub fn with_config(&self, node: &Node, pool: &config::Pool, same_way: bool) -> Self {
-        let (meter, vitals) = (Arc::clone(&self.meter), Arc::clone(&self.shared));
-        let renewed = Self::of(node, pool, meter, vitals);
-        if same_way { Self { idle: Arc::clone(&self.idle), ..renewed } } else { renewed }
+    /// The same node at the same address in another generation. It keeps the idle connections when nodes are dialled
+    /// alike there.
+    pub fn with_config(&self, node: &Node, pool: &config::Pool, is_dialled_alike: bool) -> Self {
+        let (meter, shared) = (Arc::clone(&self.meter), Arc::clone(&self.shared));
+        let renewed = Self::assemble(node, pool, meter, shared);
+        if is_dialled_alike { Self { idle: Arc::clone(&self.idle), ..renewed } } else { renewed }
     }
 
-    fn of(node: &Node, pool: &config::Pool, meter: Arc<Meter>, shared: Arc<SharedNodeState>) -> Self {
+    fn assemble(node: &Node, pool: &config::Pool, meter: Arc<Meter>, shared: Arc<SharedNodeState>) -> Self {
         let dialer = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(header_version));
         let connect = pool.timeouts.connect;
         let idle = Arc::new(Mutex::new(Some(Vec::new())));
         Self { node: node.clone(), meter, connect, dialer, tls: tls(node, pool), shared, idle }
     }
 
-    /// What its pool says counts from now on; what is known of the node stays.
+    /// The config of its pool takes effect; what is known of the node stays.
     pub fn activate(&self, pool: &config::Pool, now: Duration) {
         let mut drain = self.shared.drain.lock();
         let mut health = self.shared.health.lock();
@@ -174,8 +178,8 @@ impl Upstream {
         self.meter.drain(drain.as_ref().map(ActiveDrain::gauge));
     }
 
-    /// The config names it no more: no session is placed on it from now on, whatever generation it sees. Gives the
-    /// drain that ends with this.
+    /// The config names it no more: no session of any generation is placed on it from now on. Gives the drain that ends
+    /// with this.
     pub fn mark_removed(&self) -> Option<Arc<ActiveDrain>> {
         let mut drain = self.shared.drain.lock();
         let _health = self.shared.health.lock();
@@ -205,7 +209,7 @@ impl Upstream {
         self.shared.health.lock().clone()
     }
 
-    /// What the picker wants to know.
+    /// What selection needs to know.
     pub fn load(&self, now: Duration) -> Load {
         let health = self.shared.health.lock();
         let live = self.meter.live();
@@ -215,12 +219,12 @@ impl Upstream {
         Load { state, live, share: health.share(now), is_crowded, is_reserve }
     }
 
-    /// New sessions go elsewhere from so many tunnels on, whatever their pins say; `None` lets them in again.
+    /// With so many tunnels, new sessions go to other nodes, whatever their pins say; `None` ends the limit.
     pub fn set_tunnel_limit(&self, tunnels: Option<u32>) {
         self.shared.tunnel_limit.store(tunnels.unwrap_or(u32::MAX), Relaxed);
     }
 
-    /// Takes clients now.
+    /// It takes clients now.
     pub fn is_up(&self, now: Duration) -> bool {
         self.load(now).state == State::Up
     }
@@ -229,29 +233,29 @@ impl Upstream {
         if self.is_removed() { State::Removed } else { health.state(now) }
     }
 
-    /// When it was last asked how it is, on the clock of health.
+    /// When it was last probed, on the clock of health.
     pub fn last_probe_sent(&self) -> Option<Duration> {
         Some(self.shared.last_probe_sent.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_millis)
     }
 
-    /// It is being asked now.
+    /// A probe is being sent now.
     pub fn record_probe_sent(&self, now: Duration) {
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.shared.last_probe_sent.store(millis.max(1), Relaxed);
     }
 
-    /// Remembers what a probe brought.
-    pub fn record_probe(&self, probed: ProbeResult) {
-        *self.shared.last_probe.lock() = Some(probed);
+    /// A probe has this result.
+    pub fn record_probe(&self, result: ProbeResult) {
+        *self.shared.last_probe.lock() = Some(result);
     }
 
-    /// What it runs: what it says, or else the config.
+    /// The release that it runs: the one that it reports, or else that of the config.
     pub fn running_release(&self) -> Option<String> {
-        let said = self.shared.last_probe.lock().as_ref().and_then(|probed| probed.release.clone());
-        said.or_else(|| self.node.release.clone())
+        let reported = self.shared.last_probe.lock().as_ref().and_then(|probe| probe.release.clone());
+        reported.or_else(|| self.node.release.clone())
     }
 
-    /// What the last probe brought.
+    /// The result of the last probe.
     pub fn last_probe(&self) -> Option<ProbeResult> {
         self.shared.last_probe.lock().clone()
     }
@@ -289,8 +293,8 @@ impl Upstream {
         secured.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Tls)
     }
 
-    /// A connection to send a plain request on: a kept one, or a new one when `fresh` or none is kept. One that began
-    /// with a PROXY header is of that client alone, so it is never a kept one.
+    /// A connection for a plain request: an idle one, or a new one when `fresh` or none is idle. One that began with a
+    /// PROXY header belongs to one client, so it is never reused.
     pub async fn acquire_connection(
         &self,
         ends: Ends,
@@ -298,8 +302,8 @@ impl Upstream {
         tasks: &TaskTracker,
     ) -> Result<PooledConnection, DialFault> {
         let fresh = fresh || self.dialer.is_of_one_client();
-        if !fresh && let Some(lease) = self.take_idle() {
-            return Ok(lease);
+        if !fresh && let Some(connection) = self.take_idle() {
+            return Ok(connection);
         }
         let stream = self.dial(ends).await?;
         let mut http = http1::Builder::new();
@@ -308,49 +312,48 @@ impl Upstream {
         let (sender, connection) =
             handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
         let task = tasks.spawn(async move {
-            // Its faults are seen by whoever waits for the answer.
+            // Whoever waits for the response sees its errors.
             let _ = connection.await;
         });
         Ok(PooledConnection { sender, is_reused: false, task: task.abort_handle() })
     }
 
-    /// The connection that was used last and is free. One that is not, which its task has just still to tell, or whose
-    /// node takes no more of the last request, stays until it is, or is too old.
+    /// The free connection that was used last. One that is not free, because its task has not run yet or its node has
+    /// not read the last request, stays until it is, or expires.
     fn take_idle(&self) -> Option<PooledConnection> {
-        let mut kept = self.idle.lock();
-        let kept = kept.as_mut()?;
-        drop_expired(kept);
-        let free = kept.iter().rposition(|(_, lease)| lease.is_free())?;
-        let (_, mut lease) = kept.remove(free);
-        lease.is_reused = true;
-        Some(lease)
+        let mut idle = self.idle.lock();
+        let idle = idle.as_mut()?;
+        drop_expired(idle);
+        let free = idle.iter().rposition(|idle| idle.connection.is_free())?;
+        let mut connection = idle.remove(free).connection;
+        connection.is_reused = true;
+        Some(connection)
     }
 
-    /// Keeps a connection whose request has been sent whole and whose answer has been read.
-    pub fn release_connection(&self, lease: PooledConnection) {
-        let mut kept = self.idle.lock();
-        let Some(kept) = kept.as_mut().filter(|_| !self.dialer.is_of_one_client()) else { return };
-        drop_expired(kept);
-        if kept.len() >= MAX_IDLE {
-            kept.retain(|(_, lease)| !lease.sender.is_closed());
+    /// Keeps a connection whose request was sent and whose response was read, both to the end.
+    pub fn release_connection(&self, connection: PooledConnection) {
+        let mut idle = self.idle.lock();
+        let Some(idle) = idle.as_mut().filter(|_| !self.dialer.is_of_one_client()) else { return };
+        drop_expired(idle);
+        if idle.len() >= MAX_IDLE {
+            idle.retain(|idle| !idle.connection.sender.is_closed());
         }
-        if !lease.sender.is_closed() && kept.len() < MAX_IDLE {
-            kept.push((Instant::now(), lease));
+        if !connection.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(IdleConnection { since: Instant::now(), connection });
         }
     }
 
-    /// Lets go of every unused connection, and from now on of each that is through with its answer: one that is kept
-    /// would hold up the end until its node closes it.
+    /// Closes every idle connection, and from now on each whose response is complete: one that is kept would delay the
+    /// end of the process until its node closes it.
     pub fn close_idle_connections(&self) {
         *self.idle.lock() = None;
     }
 }
 
-/// They are in the order in which they came.
-fn drop_expired(kept: &mut Vec<IdleConnection>) {
+fn drop_expired(idle: &mut Vec<IdleConnection>) {
     let now = Instant::now();
-    let first = kept.partition_point(|(since, _)| now.duration_since(*since) >= IDLE_TIMEOUT);
-    kept.drain(..first);
+    let first = idle.partition_point(|idle| now.duration_since(idle.since) >= IDLE_TIMEOUT);
+    idle.drain(..first);
 }
 
 fn header_version(version: ProxyVersion) -> Version {
