@@ -1,11 +1,11 @@
-//! Header fields on their way through: what is for this hop only, and what is said about the client.
+//! Header fields on their way through: those of one hop, and those about the client.
 //!
-//! Forwarding fields are believed from trusted peers only. From anyone else they are replaced, and what the balancer
-//! does not set itself is dropped (`X-Forwarded-Port` and all others of the family, `X-Original-*`, `X-Rewrite-URL`), so
-//! that a node can take what it reads there as true. Many a node reads `_` in a name as `-` (CGI, WSGI, Rack, PHP), so a
-//! field that is such a twin of one that the balancer sets, drops or reads is dropped whoever sends it: those who
-//! mean it well write `-`. The fields of single vendors, `CF-Connecting-IP` and its like, pass: a node that believes
-//! one has to know that its clients come through that vendor.
+//! Forwarding fields are believed from trusted peers only. From all others they are replaced, and those that the
+//! balancer does not set itself are dropped (`X-Forwarded-Port` and the rest of that family, `X-Original-*`,
+//! `X-Rewrite-URL`), so that a node can trust what it reads there. Many nodes read `_` in a name as `-` (CGI, WSGI, Rack,
+//! PHP), so such an alias of a field that the balancer sets, drops or reads is always dropped. The fields of single
+//! vendors, like `CF-Connecting-IP`, pass: a node that believes one has to know that its clients come through that
+//! vendor.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,8 +29,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REWRITE_URL: HeaderName = HeaderName::from_static("x-rewrite-url");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here. HTTP2-Settings belongs to an
-/// `Upgrade: h2c` that nobody takes up.
+/// Fields of one hop (RFC 9110, section 7.6.1), and Expect, which is answered here. HTTP2-Settings belongs to
+/// `Upgrade: h2c`, which is not supported.
 const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     KEEP_ALIVE,
@@ -44,7 +44,7 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     HTTP2_SETTINGS,
 ];
 
-/// Fields that a client may not have removed by naming them in Connection: routing, security and tracing rest on them.
+/// Fields that a client cannot remove by naming them in Connection: routing, security and tracing depend on them.
 const PROTECTED: [HeaderName; 13] = [
     HOST,
     AUTHORIZATION,
@@ -61,7 +61,7 @@ const PROTECTED: [HeaderName; 13] = [
     TRACESTATE,
 ];
 
-/// Removes what is for this hop only, also what Connection names.
+/// Removes the fields of this hop, and those that Connection names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -93,8 +93,8 @@ const NO_TRAILERS: [HeaderName; 12] = [
     SET_COOKIE,
 ];
 
-/// Of the trailers that a request announces, those that may go on to the node; the rest is dropped, as is a trailer
-/// that was not announced.
+/// The announced trailers of a request that may be forwarded. All others are dropped, as are trailers that were not
+/// announced.
 pub fn forwardable_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
     let names = list(headers, &TRAILER)
         .filter_map(|name| HeaderName::try_from(name).ok())
@@ -112,7 +112,7 @@ fn is_forwardable_trailer(name: &HeaderName) -> bool {
         || families.iter().any(|family| name.as_str().starts_with(family)))
 }
 
-/// What the balancer sets, drops, or frames, routes or traces by.
+/// The balancer sets or drops the field, or frames, routes or traces by it.
 fn is_reserved(name: &HeaderName) -> bool {
     let families = ["sec-websocket-", "x-mainstay-", "x-client-cert-", "proxy-"];
     PROTECTED.contains(name)
@@ -121,25 +121,25 @@ fn is_reserved(name: &HeaderName) -> bool {
         || families.iter().any(|family| name.as_str().starts_with(family))
 }
 
-/// Removes the trailers that must not go on to the node.
+/// Removes the trailers that must not be forwarded.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     remove_matching(trailers, |name| !is_forwardable_trailer(name));
 }
 
-/// The name with `-` for each `_`, as many a node reads it; `None` where it is that already.
+/// The name with `-` for each `_`, as many nodes read it; `None` where it has no `_`.
 fn hyphenated(name: &HeaderName) -> Option<HeaderName> {
     let is_twin = name.as_str().contains('_');
     is_twin.then(|| HeaderName::try_from(name.as_str().replace('_', "-")).ok()).flatten()
 }
 
-/// Fields in which a proxy says from where a request comes, and what it was before.
+/// Fields in which a proxy says where a request comes from, and what it was before.
 fn is_forwarding_field(name: &HeaderName) -> bool {
     let families = ["x-forwarded-", "x-original-"];
     [FORWARDED, X_REAL_IP, X_REWRITE_URL].contains(name)
         || families.iter().any(|family| name.as_str().starts_with(family))
 }
 
-/// The name is no field of the balancer's, but a node may take it for one.
+/// The name is no reserved field, but a node may take it for one.
 fn is_underscore_alias(name: &HeaderName) -> bool {
     hyphenated(name).is_some_and(|name| is_reserved(&name))
 }
@@ -151,10 +151,10 @@ fn remove_matching(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) ->
     }
 }
 
-/// Gives a request of HTTP/1.0 the Host that it may lack: that of its target, or else the address and port to which its
-/// client came, which is the default that fits the connection (RFC 9112, section 3.3). An empty Host would be allowed
-/// too, but many a node builds its own URL from the field and fails at that, and the node's address would show up in
-/// what it answers, where the client cannot reach it. Has to come before routing.
+/// Gives a request of HTTP/1.0 without Host one: that of its target, or else the address and port that its client
+/// connected to, the default of the connection (RFC 9112, section 3.3). An empty Host would be allowed, but many nodes
+/// build their own URL from the field and fail; the node's address would appear in its answer, where the client cannot
+/// reach it. Must come before routing.
 pub fn ensure_host<B>(request: &mut Request<B>, destination: SocketAddr) {
     if request.headers().contains_key(HOST) {
         return;
@@ -166,7 +166,7 @@ pub fn ensure_host<B>(request: &mut Request<B>, destination: SocketAddr) {
     }
 }
 
-/// Whether the answer may be kept by a shared cache: then no client's cookie may ride on it.
+/// Whether a shared cache may keep the response: then it must not carry the cookie of a client.
 pub fn is_shared_cacheable(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|directive| {
@@ -175,10 +175,10 @@ pub fn is_shared_cacheable(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Adds the Date that an answer has to have, whether it is the balancer's or a node's that has no clock (RFC 9110,
+/// Adds the Date that a response must have, whether it is the balancer's or that of a node without a clock (RFC 9110,
 /// section 6.6.1).
 pub fn ensure_date(headers: &mut HeaderMap, now: SystemTime) {
-    // A clock that is not set has no date that could be written.
+    // The time of a clock that is not set has no such date.
     let is_set = (UNIX_EPOCH..UNIX_EPOCH + Duration::from_secs(253_402_300_800)).contains(&now);
     if let Entry::Vacant(date) = headers.entry(DATE)
         && is_set
@@ -208,8 +208,8 @@ pub fn set_forwarded(headers: &mut HeaderMap, peer: IpAddr, client: &ForwardedCl
     }
 }
 
-/// Says whose certificate the client has shown (RFC 4514). What anybody else says about it is taken out, whoever is
-/// trusted.
+/// Sets the subject of the certificate that the client has shown (RFC 4514). The word of any peer about it is dropped,
+/// trusted or not.
 pub fn set_client_subject(headers: &mut HeaderMap, subject: Option<&HeaderValue>) {
     remove_matching(headers, |name| hyphenated(name).as_ref().unwrap_or(name) == X_CLIENT_CERT_SUBJECT);
     if let Some(subject) = subject {

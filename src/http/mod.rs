@@ -1,5 +1,5 @@
 //! HTTP at the front desk: strict framing before hyper sees a byte, header fields on their way through, and the one
-//! table of failures.
+//! table of errors that clients get.
 
 pub mod framing;
 pub mod request_stream;
@@ -11,7 +11,7 @@ pub mod trace;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
-/// Any fault of a body in transit.
+/// Any error of a body in transit.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body on its way through.

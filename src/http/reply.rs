@@ -1,4 +1,4 @@
-//! The one table of failures: what a client is told when it gets no answer of a node's.
+//! The one table of errors: what a client is told when it gets no response of a node.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use super::framing::HeadError;
 use crate::metrics::Handshake;
 use crate::ws::handshake::RequestFault;
 
-/// Why a client gets no answer of a node's.
+/// Why a client gets no response of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyError {
     /// The client's: its request head is not HTTP as it has to be.
@@ -28,13 +28,13 @@ pub enum ProxyError {
     Body,
     /// The client's: its body came too slowly.
     BodyTooSlow,
-    /// The client's: its page is of a site that may not open a WebSocket here.
+    /// The client's: its page is of an origin that may not open a WebSocket here.
     Origin,
-    /// The client has as many connections as one may.
+    /// The client is at its connection limit.
     ClientConnectionLimit,
-    /// There are as many connections as there may be.
+    /// The balancer is at its connection limit.
     ConnectionLimit,
-    /// More handshakes come than are let in; Retry-After is spread over so many seconds.
+    /// Handshakes come faster than their rate limit; Retry-After is spread over so many seconds.
     HandshakeRateLimit {
         /// Seconds, at least 1.
         spread: u64,
@@ -94,7 +94,7 @@ impl ProxyError {
         }
     }
 
-    /// Over how many seconds those who are sent away come back.
+    /// Over how many seconds Retry-After is spread.
     fn retry_spread(&self) -> u64 {
         match self {
             Self::HandshakeRateLimit { spread } => (*spread).max(1),
@@ -102,7 +102,7 @@ impl ProxyError {
         }
     }
 
-    /// The answer as it goes over the wire, for a client whose request has not been read.
+    /// The response as bytes, for a client whose request has not been read.
     pub fn to_raw_response(&self, draw: u64) -> String {
         let mut reply = self.to_response(draw);
         let text = format!("{self}\n");
@@ -115,7 +115,7 @@ impl ProxyError {
         format!("HTTP/1.1 {}\r\n{fields}\r\n{text}", reply.status())
     }
 
-    /// The answer. `draw` spreads Retry-After, so that those who are sent away do not come back together.
+    /// The response. `draw` spreads Retry-After, so that rejected clients do not come back together.
     pub fn to_response(&self, draw: u64) -> Response<Body> {
         let text = Full::new(Bytes::from(format!("{self}\n")));
         let mut reply = Response::new(text.map_err(|never| match never {}).boxed_unsync());
@@ -134,7 +134,7 @@ impl ProxyError {
             }
             _ => {}
         }
-        // A client whose request was wrong has lost its place in the stream, or may have; so has a panic.
+        // After a bad request or a panic, nobody knows where in the stream the next request begins.
         if (self.status().is_client_error() && *self != Self::NoRoute) || *self == Self::Panicked {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_failure_says_what_would_be_right() {
+    fn each_error_says_what_would_be_right() {
         let reply = ProxyError::Upgrade(RequestFault::Version).to_response(0);
         assert_eq!(reply.status(), 426);
         assert_eq!(reply.headers()[SEC_WEBSOCKET_VERSION], "13");
@@ -191,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_sent_away_hears_when_to_come_back_and_not_all_at_once() {
-        let after = |failure: &ProxyError, draw| {
-            let reply = failure.to_response(draw);
+    fn rejected_clients_are_told_to_retry_at_different_times() {
+        let after = |error: &ProxyError, draw| {
+            let reply = error.to_response(draw);
             let after: u64 = reply.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
-            (reply.status().as_u16(), failure.handshake_result(), after)
+            (reply.status().as_u16(), error.handshake_result(), after)
         };
         assert_eq!(after(&ProxyError::ClientConnectionLimit, 4), (429, Handshake::Limited, 5));
         assert_eq!(after(&ProxyError::ConnectionLimit, 0), (503, Handshake::Limited, 1));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_asked_for_is_whole_and_the_last() {
+    fn a_raw_response_is_complete_and_ends_the_connection() {
         let text = ProxyError::ConnectionLimit.to_raw_response(2);
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");

@@ -1,9 +1,9 @@
-//! W3C Trace Context: a request's `traceparent` passes unchanged, and one that has none gets a new one.
+//! W3C Trace Context: the `traceparent` of a request passes unchanged, and a request without one gets a new one.
 //!
-//! The balancer is no span of its own: it only sees to it that there is a trace, and that its access log and the
-//! node's spans name the same one. A `traceparent` that is wrong or doubled is replaced, and with it goes the
-//! `tracestate`, which belongs to no trace then (Trace Context, section 3.3). A new one is of version 00 and says
-//! `sampled`: with the usual parent-based samplers, "not sampled" would turn off the tracing of every node.
+//! The balancer is no span of its own: it ensures that there is a trace, and that its access log and the node's spans
+//! name the same one. A `traceparent` that is malformed or doubled is replaced, and `tracestate` is dropped with it,
+//! since that belongs to no trace then (Trace Context, section 3.3). A new one has version 00 and the flag `sampled`: with
+//! the usual parent-based samplers, "not sampled" would turn off the tracing of every node.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,8 +15,7 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Bytes of randomness that a new `traceparent` takes: a trace-id and a parent-id.
 pub const RANDOM_BYTES: usize = 24;
 
-/// Sees to it that the request carries a sound `traceparent`, and gives its trace-id. `random` is asked for one that
-/// has to be made.
+/// Ensures that the request has a valid `traceparent`, and gives its trace-id. `random` is called for a new one.
 pub fn ensure_traceparent(headers: &mut HeaderMap, random: impl FnOnce() -> [u8; RANDOM_BYTES]) -> [u8; 16] {
     let mut carried = headers.get_all(TRACEPARENT).iter();
     if let (Some(only), None) = (carried.next(), carried.next())
@@ -42,8 +41,8 @@ fn new_ids(random: [u8; RANDOM_BYTES]) -> ([u8; 16], [u8; 8]) {
     (trace, parent)
 }
 
-/// The trace-id of a sound value: `VERSION-TRACE-PARENT-FLAGS` in lower-case hexadecimal digits, ids not all zeros.
-/// A version after 00 may say more behind a hyphen; ff is none (sections 3.2.2 and 4.3).
+/// The trace-id of a valid value: `VERSION-TRACE-PARENT-FLAGS` in lower-case hexadecimal digits, ids not all zeros.
+/// A version after 00 may have more behind a hyphen; ff is invalid (sections 3.2.2 and 4.3).
 fn trace_id(value: &[u8]) -> Option<[u8; 16]> {
     let (known, more) = value.split_at_checked(55)?;
     let [a, b, b'-', rest @ ..] = known else { return None };

@@ -51,7 +51,7 @@ impl ChunkedState {
     pub(super) const START: Self = Self::Size(0, 0);
 
     /// Takes what is sound and belongs to the body from the front of `bytes`; says how many bytes that is, and why
-    /// it stopped if it did so at a fault.
+    /// it stopped at an error.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, Option<ChunkedBodyError>) {
         let mut at = 0;
         while at < bytes.len() && *self != Self::End {
@@ -66,7 +66,7 @@ impl ChunkedState {
             }
             match self.step(bytes[at]) {
                 Ok(next) => *self = next,
-                Err(fault) => return (at, Some(fault)),
+                Err(error) => return (at, Some(error)),
             }
             at += 1;
         }

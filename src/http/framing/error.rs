@@ -1,7 +1,6 @@
-//! What is wrong with a client's bytes, said so that the client's author can mend it.
+//! What is wrong with the bytes of a client, in words from which the client's author can correct it.
 //!
-//! A fault is a value: it is the client's, never an error of the balancer. Which status answers it is not decided
-//! here.
+//! The errors are the client's, never the balancer's. Which status answers them is decided in `reply`.
 
 use std::fmt;
 
@@ -108,7 +107,7 @@ impl fmt::Display for HeadError {
 
 impl std::error::Error for HeadError {}
 
-/// Why a chunked body is cut off. What came before the fault has been passed on.
+/// Why a chunked body is cut off. What came before the error was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ChunkedBodyError {
     /// The chunk size is not 1 to 16 hexadecimal digits (RFC 9112, 7.1).

@@ -1,7 +1,7 @@
 //! The rules for one whole request head.
 //!
 //! The input is everything from the method to the empty line, already free of bare CR, bare LF and control bytes
-//! (the framer sees to that as bytes come in). The answer is how the request's body is framed, or a fault. Where
+//! (the framer sees to that as bytes come in). The answer is how the request's body is framed, or a error. Where
 //! RFC 9112 lets a recipient choose between repairing and refusing, this refuses.
 
 use http::Uri;

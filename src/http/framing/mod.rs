@@ -1,9 +1,9 @@
 //! The framing of HTTP/1 requests as a client sends them: which bytes are a head, which are its body, and where the
 //! next head begins. Strict, so that no two readers of the same bytes can disagree (RFC 9112, 11.2).
 //!
-//! It does no I/O and keeps no bytes. Its owner shows it the front of what has not been released
-//! ([`Framer::next`]), and does what the [`FramingStep`] says. A faulty head, and whatever comes behind it, is never
-//! released; nor is anything behind a head that asks for an upgrade.
+//! It does no I/O and keeps no bytes. Its owner passes in the bytes that are not released yet ([`Framer::next`]) and
+//! does what the [`FramingStep`] says. A faulty head, and whatever comes behind it, is never released; nor is anything
+//! behind a head that asks for an upgrade.
 
 mod chunked;
 mod error;
@@ -16,10 +16,10 @@ pub use chunked::{MAX_EXTENSION, MAX_TRAILERS};
 pub use error::{ChunkedBodyError, HeadError};
 pub use head::MAX_FIELDS;
 
-/// What the owner of the bytes does next. Counts are of bytes from the front of what was shown.
+/// What the owner of the bytes does next. Lengths count from the first byte that was passed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FramingStep {
-    /// Nothing can be said yet: come back with the same bytes and more behind them.
+    /// Undecided: call again with the same bytes and more behind them.
     More,
     /// Drop so many: the empty line that may stand before a head.
     Skip(usize),
@@ -41,13 +41,13 @@ pub struct Framer {
     state: FramerState,
     /// Bytes that one head may have, with its empty line.
     limit: usize,
-    /// Bytes at the front of the coming head that were looked at already.
-    seen: usize,
-    /// The empty line before the coming head has been.
+    /// Bytes of the next head that were scanned already.
+    scanned: usize,
+    /// The empty line before the next head was skipped.
     has_skipped: bool,
 }
 
-/// Where the stream stands.
+/// What the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FramerState {
     Head,
@@ -62,10 +62,10 @@ enum FramerState {
 impl Framer {
     /// `limit` is the most bytes that a request head may have.
     pub fn new(limit: usize) -> Self {
-        Self { state: FramerState::Head, limit, seen: 0, has_skipped: false }
+        Self { state: FramerState::Head, limit, scanned: 0, has_skipped: false }
     }
 
-    /// Looks at the bytes that are not yet released, all of them, from the first.
+    /// Decides about the bytes that are not released yet, given all of them.
     pub fn next(&mut self, bytes: &[u8]) -> FramingStep {
         match self.state {
             FramerState::Head => self.scan_head(bytes),
@@ -105,13 +105,13 @@ impl Framer {
         match self.state {
             FramerState::Head | FramerState::Body(_) | FramerState::Chunks(_) => FramingStep::More,
             FramerState::Upgrade => FramingStep::Hold,
-            FramerState::HeadFailed(fault) => FramingStep::HeadError(fault),
-            FramerState::BodyFailed(fault) => FramingStep::BodyError(fault),
+            FramerState::HeadFailed(error) => FramingStep::HeadError(error),
+            FramerState::BodyFailed(error) => FramingStep::BodyError(error),
         }
     }
 
     fn scan_head(&mut self, bytes: &[u8]) -> FramingStep {
-        if self.seen == 0 && bytes.starts_with(b"\r\n") {
+        if self.scanned == 0 && bytes.starts_with(b"\r\n") {
             if self.has_skipped {
                 return self.refuse(HeadError::LeadingLines);
             }
@@ -119,7 +119,7 @@ impl Framer {
             return FramingStep::Skip(2);
         }
         match self.find_end(bytes) {
-            Err(fault) => self.refuse(fault),
+            Err(error) => self.refuse(error),
             Ok(None) if bytes.len() >= self.limit => self.refuse(HeadError::TooLarge(self.limit)),
             Ok(None) => FramingStep::More,
             Ok(Some(end)) => self.accept_head(&bytes[..end]),
@@ -130,7 +130,7 @@ impl Framer {
     /// come in: a head of bare LFs has no end to wait for.
     fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadError> {
         let within = &bytes[..bytes.len().min(self.limit)];
-        for at in self.seen..within.len() {
+        for at in self.scanned..within.len() {
             let after_cr = at > 0 && within[at - 1] == b'\r';
             match within[at] {
                 b'\n' if !after_cr => return Err(HeadError::BareLf),
@@ -143,32 +143,32 @@ impl Framer {
             }
         }
         // A CR at the very front may still become the empty line before the head, so it is looked at again.
-        self.seen = if within == b"\r" { 0 } else { within.len() };
+        self.scanned = if within == b"\r" { 0 } else { within.len() };
         Ok(None)
     }
 
     fn accept_head(&mut self, head: &[u8]) -> FramingStep {
         self.state = match check_head(head) {
-            Err(fault) => return self.refuse(fault),
+            Err(error) => return self.refuse(error),
             Ok(BodyFraming::Empty) => FramerState::Head,
             Ok(BodyFraming::Length(length)) => FramerState::Body(length),
             Ok(BodyFraming::Chunked) => FramerState::Chunks(ChunkedState::START),
             Ok(BodyFraming::Upgrade) => FramerState::Upgrade,
         };
-        self.seen = 0;
+        self.scanned = 0;
         self.has_skipped = false;
         FramingStep::Head(head.len())
     }
 
-    fn refuse(&mut self, fault: HeadError) -> FramingStep {
-        self.state = FramerState::HeadFailed(fault);
-        FramingStep::HeadError(fault)
+    fn refuse(&mut self, error: HeadError) -> FramingStep {
+        self.state = FramerState::HeadFailed(error);
+        FramingStep::HeadError(error)
     }
 
     fn follow_chunks(&mut self, mut chunked: ChunkedState, bytes: &[u8]) -> FramingStep {
-        let (taken, fault) = chunked.advance(bytes);
-        self.state = match fault {
-            Some(fault) => FramerState::BodyFailed(fault),
+        let (taken, error) = chunked.advance(bytes);
+        self.state = match error {
+            Some(error) => FramerState::BodyFailed(error),
             None if chunked == ChunkedState::End => FramerState::Head,
             None => FramerState::Chunks(chunked),
         };

@@ -1,16 +1,15 @@
-//! The border between a client's byte stream and hyper's HTTP/1 server.
+//! The client's byte stream as hyper's HTTP/1 server reads it: whole, valid requests, one at a time.
 //!
-//! A [`RequestStream`] wraps the stream and follows its framing, so that hyper sees whole, sound request heads and nothing
-//! else, one at a time: the next head waits until the answer to the last one is done ([`InFlightRequest`]). In place of a
-//! faulty head hyper gets a small sound one, so that the service is called in its turn and learns the fault from
-//! [`RequestTracker::begin_request`]. It is not a parser for anyone else, and it decides no status.
+//! A [`RequestStream`] wraps the stream and follows its framing. The next head waits until the answer to the last request
+//! is complete ([`InFlightRequest`]). In place of a faulty head hyper gets a placeholder, so that the service is called
+//! in its turn and learns the error from [`RequestTracker::begin_request`]. No status is decided here.
 //!
 //! Rules:
-//! - Nothing at or behind a faulty head, and nothing behind a head that asks for an upgrade, is released (behind
-//!   an upgrade, a head's length at most is read ahead); the end of the stream is reported once that request is answered. So an answer that keeps such a
-//!   connection open cannot exist.
-//! - The clocks are here: leave hyper's `header_read_timeout` off (it cuts keep-alive), and give hyper a
-//!   `max_buf_size` of at least `request_head`. No clock runs while a request is being answered, but for its body.
+//! - Nothing at or behind a faulty head is released, nor is anything behind a head that asks for an upgrade; there, a
+//!   head's length at most is read ahead. The end of the stream is reported once that request is answered, so no answer
+//!   can keep such a connection open.
+//! - The timeouts are here: leave hyper's `header_read_timeout` off (it cuts keep-alive), and give hyper a
+//!   `max_buf_size` of at least `request_head`. While a request is being answered, only the timeout of its body runs.
 //! - An idle connection has no buffer here, only one timer.
 
 mod request_tracker;
@@ -38,10 +37,10 @@ pub use request_tracker::{InFlightRequest, RequestTracker};
 /// What hyper gets in place of a faulty head.
 const PLACEHOLDER_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\n\r\n";
 
-/// Bytes that one read of the stream may bring into the guard.
+/// The most bytes that one read of the stream brings into the buffer.
 const READ_SIZE: usize = 8 * 1024;
 
-/// The limits that a guard keeps.
+/// The limits on the requests of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
     /// Bytes that one request head may have; also what may be read ahead while a request is being answered.
@@ -50,8 +49,8 @@ pub struct RequestLimits {
     pub head_time: Duration,
     /// How long a connection that was answered may be silent.
     pub keep_alive: Duration,
-    /// How long a client may keep the guard waiting in one request, for its body or to take its answer. What passes
-    /// buys more time, so that one that is steady is never cut, however much it has to send.
+    /// How long a client may stall in one request, while it sends its body or reads its response. Every byte that
+    /// passes adds time, so a steady client is never cut off, however much it has to send.
     pub stall_time: Duration,
 }
 
@@ -66,35 +65,35 @@ pub struct RequestStream<S> {
     held: BytesMut,
     /// How many bytes at the front of `held` hyper may have.
     released: usize,
-    /// Present while something is awaited against the clock.
+    /// The timeout that runs.
     timer: Option<(TimeoutKind, Pin<Box<Sleep>>)>,
-    /// What is left to the body of the request of its time to stall.
+    /// The time that the body of the request has left to stall.
     body_time_left: Duration,
-    /// The clock of the answer.
+    /// The timeout of the response.
     write_timeout: WriteTimeout,
     /// No head has been released yet.
     is_first: bool,
-    /// What has become of the read side.
+    /// The state of the read side.
     read_state: ReadState,
-    /// The last answer on a sealed read side has left hyper, which forgets what it has not written when it sees the
-    /// end of the stream.
+    /// Hyper has written the last answer on a sealed read side. Hyper drops what it has not written when it sees the end
+    /// of the stream.
     is_flushed: bool,
 }
 
-/// The read side of a guard.
+/// The state of the read side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadState {
     Open,
-    /// Nothing more is read: a fault. It ends when the last request has been answered.
+    /// Nothing more is read after an error. It ends when the last request has been answered.
     Sealed,
     /// Nothing more is released, because of an upgrade; a little is read ahead, so that a client that leaves is
     /// noticed. It ends as a sealed one does.
     Upgrading,
-    /// The end has been reported, because the client was done or took too long.
+    /// The end has been reported: the client has ended its stream, or a timeout has expired.
     Ended,
 }
 
-/// What a guard waits for against the clock.
+/// What a timeout waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TimeoutKind {
     /// The first head, whole.
@@ -108,33 +107,33 @@ enum TimeoutKind {
 }
 
 impl<S> RequestStream<S> {
-    /// Guards a stream that has just been accepted; see [`RequestStream::with_start`].
-    pub fn new(stream: S, rules: RequestLimits) -> (Self, Arc<RequestTracker>) {
-        Self::with_start(Instant::now(), stream, rules)
+    /// The requests of a stream that has just been accepted; see [`RequestStream::with_start`].
+    pub fn new(stream: S, limits: RequestLimits) -> (Self, Arc<RequestTracker>) {
+        Self::with_start(Instant::now(), stream, limits)
     }
 
-    /// Guards a stream whose first head is awaited since `begun`. Must be called within a tokio runtime with time
-    /// enabled.
-    pub fn with_start(begun: Instant, stream: S, rules: RequestLimits) -> (Self, Arc<RequestTracker>) {
-        let link = Arc::new(RequestTracker::default());
-        let guard = Self {
+    /// The requests of a stream whose first head is awaited since `begun`. Must be called within a tokio runtime with
+    /// time enabled.
+    pub fn with_start(begun: Instant, stream: S, limits: RequestLimits) -> (Self, Arc<RequestTracker>) {
+        let tracker = Arc::new(RequestTracker::default());
+        let requests = Self {
             stream,
-            limits: rules,
-            tracker: link.clone(),
-            framer: Framer::new(rules.request_head),
+            limits,
+            tracker: Arc::clone(&tracker),
+            framer: Framer::new(limits.request_head),
             held: BytesMut::new(),
             released: 0,
             timer: Some((
                 TimeoutKind::FirstHead,
-                Box::pin(tokio::time::sleep_until(begun + rules.head_time)),
+                Box::pin(tokio::time::sleep_until(begun + limits.head_time)),
             )),
-            body_time_left: rules.stall_time,
-            write_timeout: WriteTimeout::new(rules.stall_time),
+            body_time_left: limits.stall_time,
+            write_timeout: WriteTimeout::new(limits.stall_time),
             is_first: true,
             read_state: ReadState::Open,
             is_flushed: false,
         };
-        (guard, link)
+        (requests, tracker)
     }
 
     /// Bytes that one request head may have.
@@ -142,14 +141,14 @@ impl<S> RequestStream<S> {
         self.limits.request_head
     }
 
-    /// The stream, and the bytes that were read behind the last head and never released: what a client sent early,
-    /// behind its request for an upgrade.
+    /// The stream, and the bytes that were read behind the last head and never released: what a client sent early, behind
+    /// its upgrade request.
     pub fn into_parts(mut self) -> (S, Bytes) {
         self.held.advance(self.released);
         (self.stream, self.held.freeze())
     }
 
-    /// Does what the framer says about the held bytes, until some are released or more are needed.
+    /// Does what the framer decides about the held bytes, until some are released or more are needed.
     fn apply_framing(&mut self) -> io::Result<()> {
         while self.released == 0 && self.read_state == ReadState::Open {
             match self.framer.next(&self.held) {
@@ -157,10 +156,10 @@ impl<S> RequestStream<S> {
                 FramingStep::Skip(length) => self.drop_front(length),
                 FramingStep::Head(length) => self.release_head(length),
                 FramingStep::Body(length) => self.release_body(length),
-                FramingStep::HeadError(fault) => self.refuse_head(fault),
-                FramingStep::BodyError(fault) => {
+                FramingStep::HeadError(error) => self.refuse_head(error),
+                FramingStep::BodyError(error) => {
                     self.seal();
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
                 FramingStep::Hold => {
                     self.seal();
@@ -185,7 +184,7 @@ impl<S> RequestStream<S> {
         self.extend_body_time(length);
     }
 
-    /// Bytes of a body have come: the clock stops, and has more time when it goes on.
+    /// Bytes of a body have come: its timeout stops, and has more time when it goes on.
     fn extend_body_time(&mut self, length: usize) {
         if let Some((TimeoutKind::Body, sleep)) = self.timer.take() {
             self.body_time_left = time_left(&sleep);
@@ -193,10 +192,10 @@ impl<S> RequestStream<S> {
         self.body_time_left = (self.body_time_left + earned_time(length)).min(self.limits.stall_time);
     }
 
-    fn refuse_head(&mut self, fault: HeadError) {
+    fn refuse_head(&mut self, error: HeadError) {
         self.held = BytesMut::from(PLACEHOLDER_HEAD);
         self.released = PLACEHOLDER_HEAD.len();
-        self.tracker.record_head(Some(fault));
+        self.tracker.record_head(Some(error));
         self.seal();
     }
 
@@ -226,7 +225,7 @@ impl<S> RequestStream<S> {
         }
     }
 
-    /// Waits for a deadline of the wanted kind; one of another kind gives way to it.
+    /// Polls the timeout of what is awaited now; one of another kind is replaced.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<TimeoutKind> {
         let (wait, time) = match () {
             () if self.framer.is_in_body() => (TimeoutKind::Body, self.body_time_left),
@@ -243,7 +242,7 @@ impl<S> RequestStream<S> {
         }
     }
 
-    /// What a missed deadline means: silence ends the stream, half a head is a fault, half a body an error.
+    /// After silence the stream ends; half a head is a head error, half a body an error of the stream.
     fn on_timeout(&mut self, wait: TimeoutKind) -> io::Result<()> {
         match wait {
             TimeoutKind::Body => {
@@ -265,8 +264,8 @@ impl<S> RequestStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> RequestStream<S> {
-    /// Waits until there is something to read: the first head, or a stand-in for it. False where the stream has ended
-    /// before. So hyper and its buffers need not be there earlier.
+    /// Waits for the first head, or its placeholder; false where the stream ends without one. Before that, hyper and its
+    /// buffers need not exist.
     ///
     /// # Errors
     ///
@@ -284,14 +283,14 @@ impl<S: AsyncRead + Unpin> RequestStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads on, or does what a missed deadline means.
+    /// Reads on, or expires.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.poll_fill(cx) {
             Poll::Ready(Ok(0)) => self.end(),
             Poll::Ready(read) => drop(read?),
             Poll::Pending => {
-                let missed = ready!(self.poll_timer(cx));
-                self.on_timeout(missed)?;
+                let expired = ready!(self.poll_timer(cx));
+                self.on_timeout(expired)?;
             }
         }
         Poll::Ready(Ok(()))
@@ -324,7 +323,7 @@ impl<S: AsyncRead + Unpin> RequestStream<S> {
         Poll::Ready(Ok(length))
     }
 
-    /// The next head waits for the last answer; meanwhile the client's end must be seen, and a little read ahead.
+    /// While the next head waits for the last answer, reads a little ahead, so that the end of the stream is noticed.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while ready!(self.poll_fill(cx))? > 0 {}
         self.end();
@@ -334,44 +333,45 @@ impl<S: AsyncRead + Unpin> RequestStream<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let guard = self.get_mut();
+        let requests = self.get_mut();
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if guard.released > 0 {
-                guard.release_into(out);
+            if requests.released > 0 {
+                requests.release_into(out);
                 return Poll::Ready(Ok(()));
             }
-            match guard.read_state {
+            match requests.read_state {
                 ReadState::Ended => return Poll::Ready(Ok(())),
                 ReadState::Sealed | ReadState::Upgrading => {
-                    if guard.read_state == ReadState::Upgrading && guard.poll_read_ahead(cx)?.is_ready() {
+                    if requests.read_state == ReadState::Upgrading && requests.poll_read_ahead(cx)?.is_ready()
+                    {
                         continue;
                     }
-                    ready!(guard.tracker.poll_answered(cx));
-                    return if guard.is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
+                    ready!(requests.tracker.poll_answered(cx));
+                    return if requests.is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
                 ReadState::Open => {}
             }
-            if guard.framer.is_at_head() && guard.tracker.poll_answered(cx).is_pending() {
-                ready!(guard.poll_read_ahead(cx))?;
+            if requests.framer.is_at_head() && requests.tracker.poll_answered(cx).is_pending() {
+                ready!(requests.poll_read_ahead(cx))?;
                 continue;
             }
-            guard.apply_framing()?;
-            if guard.released > 0 || guard.read_state != ReadState::Open {
+            requests.apply_framing()?;
+            if requests.released > 0 || requests.read_state != ReadState::Open {
                 continue;
             }
-            if guard.framer.body_left() < out.remaining() as u64 {
-                ready!(guard.poll_more(cx))?;
+            if requests.framer.body_left() < out.remaining() as u64 {
+                ready!(requests.poll_more(cx))?;
                 continue;
             }
-            match guard.poll_read_direct(cx, out) {
-                Poll::Ready(Ok(0)) => guard.end(),
+            match requests.poll_read_direct(cx, out) {
+                Poll::Ready(Ok(0)) => requests.end(),
                 Poll::Ready(read) => return Poll::Ready(read.map(drop)),
                 Poll::Pending => {
-                    let missed = ready!(guard.poll_timer(cx));
-                    guard.on_timeout(missed)?;
+                    let expired = ready!(requests.poll_timer(cx));
+                    requests.on_timeout(expired)?;
                 }
             }
         }
@@ -396,7 +396,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: RequestLimits = RequestLimits {
+    const LIMITS: RequestLimits = RequestLimits {
         request_head: 1024,
         head_time: Duration::from_secs(10),
         keep_alive: Duration::from_secs(60),
@@ -407,22 +407,22 @@ mod tests {
         "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A client, and hyper behind a guard on the other end.
-    struct Front {
+    /// A client, and hyper behind a request stream on the other end.
+    struct TestConnection {
         client: DuplexStream,
         /// What the service has seen, one word a call.
         seen: mpsc::UnboundedReceiver<String>,
         server: JoinHandle<hyper::Result<()>>,
     }
 
-    impl Front {
+    impl TestConnection {
         fn new(pipe: usize) -> Self {
             let (client, stream) = duplex(pipe);
-            let (guard, link) = RequestStream::new(stream, RULES);
+            let (requests, tracker) = RequestStream::new(stream, LIMITS);
             let (sender, seen) = mpsc::unbounded_channel();
-            let service = service_fn(move |request| answer(request, link.clone(), sender.clone()));
+            let service = service_fn(move |request| answer(request, tracker.clone(), sender.clone()));
             let server = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(guard), service)
+                .serve_connection(TokioIo::new(requests), service)
                 .with_upgrades();
             Self { client, seen, server: tokio::spawn(server) }
         }
@@ -452,12 +452,12 @@ mod tests {
         }
     }
 
-    type Answer = Response<BoxBody<Bytes, Infallible>>;
+    type TestResponse = Response<BoxBody<Bytes, Infallible>>;
 
     /// Says at its end whether the answer came that far.
-    struct Witness(mpsc::UnboundedSender<String>, &'static str);
+    struct DropWitness(mpsc::UnboundedSender<String>, &'static str);
 
-    impl Drop for Witness {
+    impl Drop for DropWitness {
         fn drop(&mut self) {
             self.0.send(self.1.into()).ok();
         }
@@ -465,13 +465,13 @@ mod tests {
 
     async fn answer(
         request: Request<Incoming>,
-        link: Arc<RequestTracker>,
+        tracker: Arc<RequestTracker>,
         seen: mpsc::UnboundedSender<String>,
-    ) -> Result<Answer, Infallible> {
-        let (fault, in_flight) = link.begin_request();
-        if let Some(fault) = fault {
-            seen.send(format!("{fault:?}")).ok();
-            let status = match fault {
+    ) -> Result<TestResponse, Infallible> {
+        let (error, in_flight) = tracker.begin_request();
+        if let Some(error) = error {
+            seen.send(format!("{error:?}")).ok();
+            let status = match error {
                 HeadError::TooSlow => StatusCode::REQUEST_TIMEOUT,
                 _ => StatusCode::BAD_REQUEST,
             };
@@ -496,7 +496,7 @@ mod tests {
                 reply(StatusCode::OK, whole.into(), in_flight)
             }
             "/long" => {
-                let mut witness = Witness(seen, "cancelled");
+                let mut witness = DropWitness(seen, "cancelled");
                 sleep(HOUR).await;
                 witness.1 = "done";
                 reply(StatusCode::OK, Bytes::new(), in_flight)
@@ -506,7 +506,7 @@ mod tests {
                     sleep(HOUR).await;
                     (count < 3).then(|| (Ok(Frame::data(Bytes::from_static(b"event"))), count + 1))
                 });
-                Response::new(BodyExt::boxed(KeepFlight(StreamBody::new(Box::pin(events)), in_flight)))
+                Response::new(BodyExt::boxed(InFlightBody(StreamBody::new(Box::pin(events)), in_flight)))
             }
             "/big" => reply(StatusCode::OK, Bytes::from(vec![b'x'; 100_000]), in_flight),
             "/upgrade" => {
@@ -521,7 +521,7 @@ mod tests {
                     stream.read_exact(&mut later).await.expect("the client sends more");
                     stream.write_all(&later).await.expect("the client is there");
                 });
-                let mut reply = Response::new(BodyExt::boxed(KeepFlight(Empty::new(), in_flight)));
+                let mut reply = Response::new(BodyExt::boxed(InFlightBody(Empty::new(), in_flight)));
                 *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 reply.headers_mut().insert("upgrade", "x".parse().expect("a token"));
                 reply
@@ -530,8 +530,8 @@ mod tests {
         })
     }
 
-    fn reply(status: StatusCode, body: Bytes, in_flight: InFlightRequest) -> Answer {
-        let mut reply = Response::new(BodyExt::boxed(KeepFlight(Full::new(body), in_flight)));
+    fn reply(status: StatusCode, body: Bytes, in_flight: InFlightRequest) -> TestResponse {
+        let mut reply = Response::new(BodyExt::boxed(InFlightBody(Full::new(body), in_flight)));
         *reply.status_mut() = status;
         if !status.is_success() {
             reply.headers_mut().insert("connection", "close".parse().expect("a token"));
@@ -540,9 +540,9 @@ mod tests {
     }
 
     /// A body that keeps its request in flight until it is dropped.
-    struct KeepFlight<B>(B, #[expect(dead_code, reason = "it lives as long as the body")] InFlightRequest);
+    struct InFlightBody<B>(B, #[expect(dead_code, reason = "it lives as long as the body")] InFlightRequest);
 
-    impl<B: http_body::Body + Unpin> http_body::Body for KeepFlight<B> {
+    impl<B: http_body::Body + Unpin> http_body::Body for InFlightBody<B> {
         type Data = B::Data;
         type Error = B::Error;
 
@@ -568,25 +568,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sound_requests_are_served_one_after_the_other() {
-        let mut front = Front::new(64);
+        let mut connection = TestConnection::new(64);
         for _ in 0..3 {
-            front.send(GET).await;
-            assert!(front.head().await.starts_with("HTTP/1.1 200 "));
+            connection.send(GET).await;
+            assert!(connection.head().await.starts_with("HTTP/1.1 200 "));
         }
-        front.send(post("/echo", "Content-Length: 5\r\nConnection: close", "hello")).await;
-        assert!(front.rest().await.ends_with("\r\n\r\nhello"));
-        assert_eq!(front.calls(), ["/", "/", "/", "/echo"]);
+        connection.send(post("/echo", "Content-Length: 5\r\nConnection: close", "hello")).await;
+        assert!(connection.rest().await.ends_with("\r\n\r\nhello"));
+        assert_eq!(connection.calls(), ["/", "/", "/", "/echo"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_in_single_bytes_is_served_as_well() {
-        let mut front = Front::new(1);
+        let mut connection = TestConnection::new(1);
         let chunked = post(
             "/echo",
             "Transfer-Encoding: chunked\r\nConnection: close",
             "2;x\r\nhe\r\n3\r\nllo\r\n0\r\nt: v\r\n\r\n",
         );
-        let (mut reader, mut writer) = tokio::io::split(front.client);
+        let (mut reader, mut writer) = tokio::io::split(connection.client);
         let writing = async {
             writer.write_all(post("/echo", "Content-Length: 3", "abc").as_bytes()).await.expect("open");
             writer.write_all(chunked.as_bytes()).await.expect("open");
@@ -596,15 +596,15 @@ mod tests {
         read.expect("answers are text");
         assert!(answers.contains("\r\n\r\nabcHTTP/1.1 200"), "{answers}");
         assert!(answers.ends_with("\r\n\r\nhello"), "{answers}");
-        assert_eq!(front.seen.recv().await.as_deref(), Some("/echo"));
+        assert_eq!(connection.seen.recv().await.as_deref(), Some("/echo"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_large_body_arrives_whole() {
-        let front = Front::new(10_000);
+        let connection = TestConnection::new(10_000);
         let body = "0123456789".repeat(100_000);
         let request = post("/echo", &format!("Content-Length: {}\r\nConnection: close", body.len()), &body);
-        let (mut reader, mut writer) = tokio::io::split(front.client);
+        let (mut reader, mut writer) = tokio::io::split(connection.client);
         let mut answer = String::new();
         let (wrote, read) =
             tokio::join!(writer.write_all(request.as_bytes()), reader.read_to_string(&mut answer));
@@ -615,12 +615,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_bad_head_behind_a_good_one_is_answered_in_its_turn() {
-        let mut front = Front::new(4096);
-        front.send([GET, GET, "GET /bad HTTP/1.1\r\n\r\n", GET].concat()).await;
-        let answers = front.rest().await;
+        let mut connection = TestConnection::new(4096);
+        connection.send([GET, GET, "GET /bad HTTP/1.1\r\n\r\n", GET].concat()).await;
+        let answers = connection.rest().await;
         let statuses: Vec<_> = answers.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
         assert_eq!(statuses, ["HTTP/1.1 200 OK", "HTTP/1.1 200 OK", "HTTP/1.1 400 Bad Request"]);
-        assert_eq!(front.calls(), ["/", "/", "NoHost"]);
+        assert_eq!(connection.calls(), ["/", "/", "NoHost"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -648,283 +648,283 @@ mod tests {
             ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), HostDiffers),
             ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".into(), TargetNotAscii),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Http2Preface),
-            (post("/", &format!("x: {}", "y".repeat(2000)), ""), TooLarge(RULES.request_head)),
+            (post("/", &format!("x: {}", "y".repeat(2000)), ""), TooLarge(LIMITS.request_head)),
             (post("/", &"a:\r\n".repeat(100), ""), TooManyFields(100)),
         ];
-        for (input, fault) in table {
-            let mut front = Front::new(8192);
-            front.send(input.clone() + smuggled).await;
-            let answers = front.rest().await;
+        for (input, error) in table {
+            let mut connection = TestConnection::new(8192);
+            connection.send(input.clone() + smuggled).await;
+            let answers = connection.rest().await;
             assert!(answers.starts_with("HTTP/1.1 400 "), "{input:?}: {answers}");
             assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{input:?}: {answers}");
-            assert_eq!(front.calls(), [format!("{fault:?}")], "{input:?}");
+            assert_eq!(connection.calls(), [format!("{error:?}")], "{input:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_is_begun_and_not_finished_is_too_slow() {
-        let mut front = Front::new(64);
+        let mut connection = TestConnection::new(64);
         let start = Instant::now();
-        front.send("GET / HT").await;
-        sleep(RULES.head_time / 2).await;
-        front.send("TP/1.1\r\n").await;
-        assert!(front.rest().await.starts_with("HTTP/1.1 408 "));
-        assert!(start.elapsed().abs_diff(RULES.head_time) < Duration::from_millis(10));
-        assert_eq!(front.calls(), ["TooSlow"]);
+        connection.send("GET / HT").await;
+        sleep(LIMITS.head_time / 2).await;
+        connection.send("TP/1.1\r\n").await;
+        assert!(connection.rest().await.starts_with("HTTP/1.1 408 "));
+        assert!(start.elapsed().abs_diff(LIMITS.head_time) < Duration::from_millis(10));
+        assert_eq!(connection.calls(), ["TooSlow"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_says_nothing_is_let_go_in_silence() {
+    async fn a_silent_client_gets_no_answer() {
         for blank in ["", "\r\n"] {
-            let mut front = Front::new(64);
+            let mut connection = TestConnection::new(64);
             let start = Instant::now();
-            front.send(blank).await;
-            assert_eq!(front.rest().await, "");
-            assert!(start.elapsed().abs_diff(RULES.head_time) < Duration::from_millis(10));
-            assert!(front.server.await.expect("no panic").is_ok());
+            connection.send(blank).await;
+            assert_eq!(connection.rest().await, "");
+            assert!(start.elapsed().abs_diff(LIMITS.head_time) < Duration::from_millis(10));
+            assert!(connection.server.await.expect("no panic").is_ok());
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_ends_after_keep_alive() {
-        let mut front = Front::new(64);
-        front.send(GET).await;
-        front.head().await;
-        sleep(RULES.keep_alive / 2).await;
-        front.send(GET).await;
-        front.head().await;
+        let mut connection = TestConnection::new(64);
+        connection.send(GET).await;
+        connection.head().await;
+        sleep(LIMITS.keep_alive / 2).await;
+        connection.send(GET).await;
+        connection.head().await;
         let start = Instant::now();
-        assert_eq!(front.rest().await, "");
-        assert!(start.elapsed().abs_diff(RULES.keep_alive) < Duration::from_millis(10));
-        assert_eq!(front.calls(), ["/", "/"]);
-        assert!(front.server.await.expect("no panic").is_ok());
+        assert_eq!(connection.rest().await, "");
+        assert!(start.elapsed().abs_diff(LIMITS.keep_alive) < Duration::from_millis(10));
+        assert_eq!(connection.calls(), ["/", "/"]);
+        assert!(connection.server.await.expect("no panic").is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_later_head_has_its_time_from_its_first_byte() {
-        let mut front = Front::new(64);
-        front.send(GET).await;
-        front.head().await;
-        sleep(RULES.keep_alive - Duration::from_secs(1)).await;
+        let mut connection = TestConnection::new(64);
+        connection.send(GET).await;
+        connection.head().await;
+        sleep(LIMITS.keep_alive - Duration::from_secs(1)).await;
         let start = Instant::now();
-        front.send("G").await;
-        assert!(front.rest().await.starts_with("HTTP/1.1 408 "));
-        assert!(start.elapsed().abs_diff(RULES.head_time) < Duration::from_millis(10));
+        connection.send("G").await;
+        assert!(connection.rest().await.starts_with("HTTP/1.1 408 "));
+        assert!(start.elapsed().abs_diff(LIMITS.head_time) < Duration::from_millis(10));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_long_answer_is_not_cut() {
-        let mut front = Front::new(64);
-        front.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        assert!(front.head().await.starts_with("HTTP/1.1 200 "));
-        front.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut connection = TestConnection::new(64);
+        connection.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(connection.head().await.starts_with("HTTP/1.1 200 "));
+        connection.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let start = Instant::now();
-        let answer = front.rest().await;
+        let answer = connection.rest().await;
         assert_eq!(answer.matches("event").count(), 3, "{answer}");
         // The clock for the next head runs again from the end of the answer.
-        assert!(start.elapsed().abs_diff(HOUR * 4 + RULES.keep_alive) < Duration::from_secs(1));
-        assert_eq!(front.calls(), ["/long", "done", "/events"]);
+        assert!(start.elapsed().abs_diff(HOUR * 4 + LIMITS.keep_alive) < Duration::from_secs(1));
+        assert_eq!(connection.calls(), ["/long", "done", "/events"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_read_slowly_is_not_cut() {
-        let mut front = Front::new(1000);
-        front.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut connection = TestConnection::new(1000);
+        connection.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut got = Vec::new();
         while got.iter().filter(|&&byte| byte == b'x').count() < 100_000 {
             sleep(Duration::from_millis(1900)).await;
             let mut some = [0; 1000];
-            let length = front.client.read(&mut some).await.expect("the connection is open");
+            let length = connection.client.read(&mut some).await.expect("the connection is open");
             assert!(length > 0, "cut after {}", got.len());
             got.extend_from_slice(&some[..length]);
         }
-        front.send(GET).await;
-        assert!(front.head().await.starts_with("HTTP/1.1 200 "));
+        connection.send(GET).await;
+        assert!(connection.head().await.starts_with("HTTP/1.1 200 "));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_taken_byte_by_byte_or_not_at_all_is_cut() {
         for some in [0, 1] {
-            let mut front = Front::new(1000);
-            front.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let mut connection = TestConnection::new(1000);
+            connection.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
             let start = Instant::now();
             let mut taken = vec![0; some];
-            while !front.server.is_finished() {
+            while !connection.server.is_finished() {
                 sleep(Duration::from_secs(1)).await;
-                front.client.read_exact(&mut taken).await.expect("there is more");
-                assert!(start.elapsed() < 2 * RULES.stall_time, "{some} bytes a second keep it for ever");
+                connection.client.read_exact(&mut taken).await.expect("there is more");
+                assert!(start.elapsed() < 2 * LIMITS.stall_time, "{some} bytes a second keep it for ever");
             }
-            assert!(start.elapsed() >= RULES.stall_time, "{some}");
-            assert!(front.server.await.expect("no panic").is_err());
+            assert!(start.elapsed() >= LIMITS.stall_time, "{some}");
+            assert!(connection.server.await.expect("no panic").is_err());
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_while_its_upgrade_is_being_served_is_noticed() {
         for early in ["", "early bytes"] {
-            let mut front = Front::new(64);
-            front.send(UPGRADE.replace("/upgrade", "/long")).await;
-            front.send(early).await;
-            assert_eq!(front.seen.recv().await.as_deref(), Some("/long"));
+            let mut connection = TestConnection::new(64);
+            connection.send(UPGRADE.replace("/upgrade", "/long")).await;
+            connection.send(early).await;
+            assert_eq!(connection.seen.recv().await.as_deref(), Some("/long"));
             let start = Instant::now();
-            drop(front.client);
-            assert_eq!(front.seen.recv().await.as_deref(), Some("cancelled"));
+            drop(connection.client);
+            assert_eq!(connection.seen.recv().await.as_deref(), Some("cancelled"));
             assert!(start.elapsed() < Duration::from_secs(1));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_ends_its_request() {
-        let mut front = Front::new(64);
-        front.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        assert_eq!(front.seen.recv().await.as_deref(), Some("/long"));
+        let mut connection = TestConnection::new(64);
+        connection.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(connection.seen.recv().await.as_deref(), Some("/long"));
         let start = Instant::now();
-        drop(front.client);
-        assert_eq!(front.seen.recv().await.as_deref(), Some("cancelled"));
+        drop(connection.client);
+        assert_eq!(connection.seen.recv().await.as_deref(), Some("cancelled"));
         assert!(start.elapsed() < Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_read_ahead_is_bounded() {
-        let mut front = Front::new(64);
-        front.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut connection = TestConnection::new(64);
+        connection.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut taken = 0;
-        while timeout(Duration::from_secs(1), front.client.write_all(GET.as_bytes())).await.is_ok() {
+        while timeout(Duration::from_secs(1), connection.client.write_all(GET.as_bytes())).await.is_ok() {
             taken += GET.len();
         }
-        assert!((RULES.request_head - GET.len()..=RULES.request_head + 64).contains(&taken), "{taken}");
-        assert_eq!(front.calls(), ["/long"]);
-        front.head().await;
+        assert!((LIMITS.request_head - GET.len()..=LIMITS.request_head + 64).contains(&taken), "{taken}");
+        assert_eq!(connection.calls(), ["/long"]);
+        connection.head().await;
         assert!(
-            front.head().await.starts_with("HTTP/1.1 200 "),
+            connection.head().await.starts_with("HTTP/1.1 200 "),
             "the pipelined requests are served in the end"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn early_bytes_behind_an_upgrade_come_out_in_order() {
-        let mut front = Front::new(4096);
-        front.send([UPGRADE, "early GET / HTTP/1.1\r\n\r\n"].concat()).await;
-        assert!(front.head().await.starts_with("HTTP/1.1 101 "));
-        front.send("later").await;
-        assert_eq!(front.rest().await, "early GET / HTTP/1.1\r\n\r\nlater");
-        assert_eq!(front.calls(), ["/upgrade"]);
+        let mut connection = TestConnection::new(4096);
+        connection.send([UPGRADE, "early GET / HTTP/1.1\r\n\r\n"].concat()).await;
+        assert!(connection.head().await.starts_with("HTTP/1.1 101 "));
+        connection.send("later").await;
+        assert_eq!(connection.rest().await, "early GET / HTTP/1.1\r\n\r\nlater");
+        assert_eq!(connection.calls(), ["/upgrade"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_upgrade_gets_its_answer_and_the_end() {
         for path in ["/", "/big"] {
-            let mut front = Front::new(1000);
-            front.send(UPGRADE.replace("/upgrade", path)).await;
-            front.send(GET).await;
-            let answer = front.rest().await;
+            let mut connection = TestConnection::new(1000);
+            connection.send(UPGRADE.replace("/upgrade", path)).await;
+            connection.send(GET).await;
+            let answer = connection.rest().await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
             assert!(path == "/" || answer.matches('x').count() == 100_000, "the answer is whole");
-            assert_eq!(front.calls(), [path]);
+            assert_eq!(connection.calls(), [path]);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_must_make_progress() {
-        let mut front = Front::new(64);
-        front.send(post("/echo", "Content-Length: 50", "")).await;
-        front.send("x").await;
+        let mut connection = TestConnection::new(64);
+        connection.send(post("/echo", "Content-Length: 50", "")).await;
+        connection.send("x").await;
         let start = Instant::now();
-        assert_eq!(front.seen.recv().await.as_deref(), Some("/echo"));
-        assert_eq!(front.seen.recv().await.as_deref(), Some("broken after x"));
-        assert!(start.elapsed().abs_diff(RULES.stall_time) < Duration::from_secs(1));
-        assert!(front.rest().await.starts_with("HTTP/1.1 "));
+        assert_eq!(connection.seen.recv().await.as_deref(), Some("/echo"));
+        assert_eq!(connection.seen.recv().await.as_deref(), Some("broken after x"));
+        assert!(start.elapsed().abs_diff(LIMITS.stall_time) < Duration::from_secs(1));
+        assert!(connection.rest().await.starts_with("HTTP/1.1 "));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_trickles_is_cut_as_a_silent_one_is() {
         for (framing, begun) in [("Content-Length: 50", ""), ("Transfer-Encoding: chunked", "32\r\n")] {
-            let mut front = Front::new(64);
-            front.send(post("/echo", framing, begun)).await;
+            let mut connection = TestConnection::new(64);
+            connection.send(post("/echo", framing, begun)).await;
             let (start, mut sent) = (Instant::now(), 0);
             // One byte a second.
-            while front.client.write_all(b"0").await.is_ok() && sent < 40 {
+            while connection.client.write_all(b"0").await.is_ok() && sent < 40 {
                 sleep(Duration::from_secs(1)).await;
                 sent += 1;
-                if front.seen.try_recv().is_ok_and(|word| word.starts_with("broken")) {
+                if connection.seen.try_recv().is_ok_and(|word| word.starts_with("broken")) {
                     break;
                 }
             }
             assert!((19..=21).contains(&sent), "{framing}: cut after {sent} bytes");
-            assert!(start.elapsed() < RULES.stall_time + Duration::from_secs(2));
+            assert!(start.elapsed() < LIMITS.stall_time + Duration::from_secs(2));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_of_500_bytes_a_second_is_never_cut_and_may_pause() {
-        let mut front = Front::new(64);
-        front.send(post("/echo", "Content-Length: 100000", "")).await;
+        let mut connection = TestConnection::new(64);
+        connection.send(post("/echo", "Content-Length: 100000", "")).await;
         for _ in 0..200 {
-            front.send([b'x'; 500]).await;
+            connection.send([b'x'; 500]).await;
             sleep(Duration::from_millis(990)).await;
         }
-        assert!(front.head().await.starts_with("HTTP/1.1 200 "));
-        let mut front = Front::new(64);
-        front.send(post("/echo", "Content-Length: 20000", "")).await;
-        front.send(vec![b'x'; 10_000]).await;
-        sleep(RULES.stall_time - Duration::from_secs(1)).await;
-        front.send(vec![b'x'; 10_000]).await;
-        assert!(front.head().await.starts_with("HTTP/1.1 200 "));
+        assert!(connection.head().await.starts_with("HTTP/1.1 200 "));
+        let mut connection = TestConnection::new(64);
+        connection.send(post("/echo", "Content-Length: 20000", "")).await;
+        connection.send(vec![b'x'; 10_000]).await;
+        sleep(LIMITS.stall_time - Duration::from_secs(1)).await;
+        connection.send(vec![b'x'; 10_000]).await;
+        assert!(connection.head().await.starts_with("HTTP/1.1 200 "));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_chunk_that_breaks_its_framing_breaks_the_body() {
-        let mut front = Front::new(4096);
-        front.send(post("/echo", "Transfer-Encoding: chunked", "5\r\nhello\n0\r\n\r\n") + GET).await;
-        front.rest().await;
-        assert_eq!(front.calls(), ["/echo", "broken after hello"]);
+        let mut connection = TestConnection::new(4096);
+        connection.send(post("/echo", "Transfer-Encoding: chunked", "5\r\nhello\n0\r\n\r\n") + GET).await;
+        connection.rest().await;
+        assert_eq!(connection.calls(), ["/echo", "broken after hello"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_guard_has_no_buffer_and_a_busy_one_no_timer() {
+    async fn an_idle_stream_has_no_buffer_and_a_busy_one_no_timer() {
         let (mut client, stream) = duplex(4096);
-        let (mut guard, link) = RequestStream::new(stream, RULES);
+        let (mut requests, tracker) = RequestStream::new(stream, LIMITS);
         client.write_all(GET.as_bytes()).await.expect("it is open");
         let mut head = [0; 100];
-        let length = guard.read(&mut head).await.expect("a head is there");
+        let length = requests.read(&mut head).await.expect("a head is there");
         assert_eq!(&head[..length], GET.as_bytes());
-        let (fault, in_flight) = link.begin_request();
-        assert_eq!(fault, None);
-        let poll = async |guard: &mut RequestStream<DuplexStream>| {
+        let (error, in_flight) = tracker.begin_request();
+        assert_eq!(error, None);
+        let poll = async |requests: &mut RequestStream<DuplexStream>| {
             poll_fn(|cx| {
                 let mut out = [0; 100];
-                let read = Pin::new(&mut *guard).poll_read(cx, &mut ReadBuf::new(&mut out));
+                let read = Pin::new(&mut *requests).poll_read(cx, &mut ReadBuf::new(&mut out));
                 Poll::Ready(read.is_pending())
             })
             .await
         };
-        assert!(poll(&mut guard).await);
-        assert_eq!((guard.held.capacity(), guard.timer.is_none()), (0, true));
+        assert!(poll(&mut requests).await);
+        assert_eq!((requests.held.capacity(), requests.timer.is_none()), (0, true));
         drop(in_flight);
-        assert!(poll(&mut guard).await);
-        assert_eq!((guard.held.capacity(), guard.timer.is_some()), (0, true));
+        assert!(poll(&mut requests).await);
+        assert_eq!((requests.held.capacity(), requests.timer.is_some()), (0, true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_half_closed_client_learns_its_fault() {
-        let mut front = Front::new(4096);
-        front.send("GET / HTTP/1.1\r\n\r\n").await;
-        front.client.shutdown().await.expect("a duplex can be half closed");
-        assert!(front.rest().await.starts_with("HTTP/1.1 400 "));
-        assert!(front.server.await.expect("no panic").is_ok());
+    async fn a_half_closed_client_learns_its_error() {
+        let mut connection = TestConnection::new(4096);
+        connection.send("GET / HTTP/1.1\r\n\r\n").await;
+        connection.client.shutdown().await.expect("a duplex can be half closed");
+        assert!(connection.rest().await.starts_with("HTTP/1.1 400 "));
+        assert!(connection.server.await.expect("no panic").is_ok());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn requests_that_end_on_another_thread_let_the_next_one_in() {
         let (client, stream) = duplex(100_000);
-        let (guard, link) = RequestStream::new(stream, RULES);
+        let (requests, tracker) = RequestStream::new(stream, LIMITS);
         let service = service_fn(move |_| {
-            let (_, in_flight) = link.begin_request();
+            let (_, in_flight) = tracker.begin_request();
             tokio::spawn(async move { drop(in_flight) });
             async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
         });
         let server =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(guard), service);
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(requests), service);
         let server = tokio::spawn(server);
         let (mut reader, mut writer) = tokio::io::split(client);
         let sending = async {

@@ -1,4 +1,4 @@
-//! The writing side of a guard: bytes pass as they are, and the clocks hear of them.
+//! The write side of a request stream: bytes pass unchanged, and the timeouts count them.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,8 +10,7 @@ use tokio::time::Instant;
 use super::{ReadState, RequestStream, TimeoutKind};
 
 impl<S> RequestStream<S> {
-    /// A client that takes what is written is not silent: an answer may still be on its way to it when the request
-    /// counts as answered.
+    /// A client that reads is not silent: its response may still be on the way when the request counts as answered.
     fn extend_keep_alive(&mut self, written: &Poll<io::Result<usize>>) {
         if written.is_ready()
             && let Some((TimeoutKind::NextByte, sleep)) = &mut self.timer

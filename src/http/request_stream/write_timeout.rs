@@ -1,7 +1,7 @@
-//! How long a client may stall in the midst of a request, for its body or to take its answer.
+//! How long a client may stall in the middle of a request: while it sends its body, or reads its response.
 //!
-//! What passes buys more time, so that one that is steady is never cut, however much it has to send or to take; one
-//! that trickles has spent its time as soon as one that stands still.
+//! Every byte that passes adds time, so a steady client is never cut off, however much it has to send or to read. A
+//! client that sends single bytes uses its time up as soon as one that sends nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -10,27 +10,26 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// The time that a byte of a body or an answer buys: a client slower than 500 bytes a second does not want to come to
-/// an end.
+/// The time that a byte of a body or a response adds: a client slower than 500 bytes a second is taken for an attack.
 const TIME_PER_BYTE: Duration = Duration::from_millis(2);
-/// The most time that an answer can have bought, in times to stall. What the kernel took counts before the client has
-/// taken it: a client of 500 bytes a second has a write wait some two minutes for the 64 KiB that make room again.
+/// The most time that a response can have, in stall times. Bytes count when the kernel takes them, before the client
+/// reads them: with a client of 500 bytes a second, a write waits some two minutes until 64 KiB are free again.
 const MAX_EARNED: u32 = 4;
 
-/// The time that `length` bytes buy.
+/// The time that `length` bytes add.
 pub(super) fn earned_time(length: usize) -> Duration {
     TIME_PER_BYTE.saturating_mul(u32::try_from(length).unwrap_or(u32::MAX))
 }
 
-/// What is left until the deadline of `sleep`.
+/// The time until the deadline of `sleep`.
 pub(super) fn time_left(sleep: &Sleep) -> Duration {
     sleep.deadline().saturating_duration_since(Instant::now())
 }
 
-/// The clock of an answer; it runs while the client takes nothing.
+/// The timeout of a response. Its time runs while a write waits for the client.
 #[derive(Debug)]
 pub(super) struct WriteTimeout {
-    /// What is left of the time to stall.
+    /// The time left to stall.
     left: Duration,
     /// The most that may be left.
     most: Duration,
@@ -39,12 +38,12 @@ pub(super) struct WriteTimeout {
 }
 
 impl WriteTimeout {
-    /// For the answer to a new request, which may stall for `stall_time`.
+    /// For the response to a new request, which may stall for `stall_time`.
     pub fn new(stall_time: Duration) -> Self {
         Self { left: stall_time, most: stall_time.saturating_mul(MAX_EARNED), sleep: None }
     }
 
-    /// What a write came to: an error once the client has taken too little for too long.
+    /// The result of a write; an error once the client has read too little for too long.
     pub fn check_write(
         &mut self,
         written: Poll<io::Result<usize>>,
@@ -57,7 +56,7 @@ impl WriteTimeout {
                 ready!(sleep.as_mut().poll(cx));
                 Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    "the client does not take its answer",
+                    "the client does not read its response",
                 )))
             }
             Poll::Ready(Ok(length)) => {
