@@ -6,10 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use mainstay::ws::tracker::{Heed, Tally, Tracker};
+use mainstay::ws::tracker::{MessageCounts, ScanOptions, Tracker};
 
 /// No limit, no pings of our own.
-const HEED: Heed = Heed { limit: u64::MAX, pings: None };
+const HEED: ScanOptions = ScanOptions { limit: u64::MAX, pings: None };
 const ROUNDS: usize = 15;
 /// Bytes of the stream that a round scans.
 const STREAM: usize = 8 << 20;
@@ -40,7 +40,7 @@ fn frames(payload: usize) -> Vec<u8> {
 
 /// Nanoseconds for the whole stream.
 fn round(stream: &[u8], piece: usize) -> f64 {
-    let (mut tracker, mut tally, mut passed) = (Tracker::default(), Tally::default(), 0);
+    let (mut tracker, mut tally, mut passed) = (Tracker::default(), MessageCounts::default(), 0);
     let mut scratch = vec![0; 16 + piece];
     let start = Instant::now();
     for fresh in stream.chunks(piece) {

@@ -2,7 +2,7 @@
 
 use mainstay::relay::pipe::{Pipe, PipeError};
 use mainstay_core::ws::close;
-use mainstay_core::ws::tracker::{Heed, Tally, Token, Tracker, Verdict};
+use mainstay_core::ws::tracker::{MessageCounts, PingToken, ScanEnd, ScanOptions, Tracker};
 
 use super::input::{Input, Pieces};
 
@@ -11,7 +11,7 @@ use super::input::{Input, Pieces};
 struct Seen {
     /// The bytes that go on.
     out: Vec<u8>,
-    tally: Tally,
+    tally: MessageCounts,
     /// The code of the first Close.
     close: Option<u16>,
     /// The first fault; nothing goes on behind it.
@@ -22,7 +22,7 @@ struct Seen {
 
 /// What both targets have in common at the front of their input.
 struct Setting {
-    heed: Heed,
+    heed: ScanOptions,
     seed: u8,
 }
 
@@ -35,8 +35,8 @@ impl Setting {
             2 => 125,
             _ => u64::from(input.byte()) << (flags >> 5),
         };
-        let pings = (flags & 4 != 0).then_some(Token(0x4142_4344_4546_4700));
-        Self { heed: Heed { limit, pings }, seed }
+        let pings = (flags & 4 != 0).then_some(PingToken(0x4142_4344_4546_4700));
+        Self { heed: ScanOptions { limit, pings }, seed }
     }
 }
 
@@ -51,7 +51,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// The tracker by itself, as the pipe drives it, until the first fault.
-fn track(stream: &[u8], heed: Heed, seed: u8) -> Seen {
+fn track(stream: &[u8], heed: ScanOptions, seed: u8) -> Seen {
     let mut tracker = Tracker::default();
     let (mut seen, mut piece) = (Seen::default(), Vec::new());
     for part in Pieces::new(seed, stream.len()) {
@@ -63,23 +63,23 @@ fn track(stream: &[u8], heed: Heed, seed: u8) -> Seen {
             let scan = tracker.scan(rest, heed, false, &mut seen.tally);
             seen.out.extend_from_slice(&rest[..scan.pass]);
             seen.close = seen.close.or(scan.close);
-            assert_eq!(tracker.close_seen(), seen.close.is_some());
+            assert_eq!(tracker.has_seen_close(), seen.close.is_some());
             rest = &rest[scan.pass..];
             match scan.verdict {
-                Verdict::UsedUp => break,
-                Verdict::Boundary => panic!("nobody asked for one"),
-                Verdict::OwnPong { size, number } => {
+                ScanEnd::UsedUp => break,
+                ScanEnd::Boundary => panic!("nobody asked for one"),
+                ScanEnd::OwnPong { size, number } => {
                     seen.pong = Some(number);
                     rest = &rest[usize::from(size)..];
                 }
-                Verdict::TooBig => return Seen { fault: Some(PipeError::MessageTooBig), ..seen },
-                Verdict::Garbage => return Seen { fault: Some(PipeError::InvalidFrame), ..seen },
+                ScanEnd::TooBig => return Seen { fault: Some(PipeError::MessageTooBig), ..seen },
+                ScanEnd::Garbage => return Seen { fault: Some(PipeError::InvalidFrame), ..seen },
             }
         }
         assert_eq!(tracker.held(), rest);
         // It can be put together again where it stands.
         let again =
-            Tracker::standing(tracker.left(), tracker.message(), tracker.held(), tracker.close_seen());
+            Tracker::restore(tracker.left(), tracker.message(), tracker.held(), tracker.has_seen_close());
         tracker = again.expect("no more is held than ever is");
     }
     seen
@@ -87,7 +87,7 @@ fn track(stream: &[u8], heed: Heed, seed: u8) -> Seen {
 
 /// The reference: frames from the front of the whole stream. Of the last one nothing goes on before it can be told
 /// what it is.
-fn decode(stream: &[u8], heed: Heed) -> Seen {
+fn decode(stream: &[u8], heed: ScanOptions) -> Seen {
     let (mut seen, mut at, mut message) = (Seen::default(), 0, 0_u64);
     while at < stream.len() {
         let rest = &stream[at..];
@@ -204,7 +204,7 @@ pub fn pipe(data: &[u8]) {
     }
     let expected = decode(stream, heed);
     let (mut pipe, mut out) = (Pipe::default(), Vec::new());
-    let (mut tally, mut fault, mut piece) = (Tally::default(), None, Vec::new());
+    let (mut tally, mut fault, mut piece) = (MessageCounts::default(), None, Vec::new());
     let mut bytes = 0;
     for (index, part) in Pieces::new(seed, stream.len()).enumerate() {
         if index == own_at {
@@ -253,7 +253,7 @@ fn check(out: &[u8], expected: &Seen) {
     assert!(expected.out.starts_with(&bare), "{} {}", bare.escape_ascii(), expected.out.escape_ascii());
     // Behind a Close of the peer's ours is not put in, and nothing more goes on.
     let is_closed =
-        is_boundary(&bare) && decode(&bare, Heed { limit: u64::MAX, pings: None }).close.is_some();
+        is_boundary(&bare) && decode(&bare, ScanOptions { limit: u64::MAX, pings: None }).close.is_some();
     assert!(has_ended || is_closed || bare == expected.out, "something is lost");
 }
 

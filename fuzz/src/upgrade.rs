@@ -75,18 +75,18 @@ fn request(kind: u8, fields: &HeaderMap) {
     answer.insert(UPGRADE, HeaderValue::from_static("WebSocket"));
     answer.insert(CONNECTION, HeaderValue::from_static("x, Upgrade"));
     answer.insert("sec-websocket-accept", HeaderValue::try_from(accept(key)).expect("base64 is text"));
-    assert_eq!(offer.check_answer(&answer), Ok(()));
+    assert_eq!(offer.check_response(&answer), Ok(()));
     for name in ["upgrade", "connection", "sec-websocket-accept"] {
         let mut part = answer.clone();
         part.remove(name);
-        assert!(offer.check_answer(&part).is_err());
+        assert!(offer.check_response(&part).is_err());
     }
     answer.insert("sec-websocket-protocol", HeaderValue::from_static("never-offered"));
     let mut offered = values("sec-websocket-protocol")
         .into_iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let is_offered = offered.any(|name| name.trim_ascii() == b"never-offered");
-    assert!(is_offered || offer.check_answer(&answer).is_err());
+    assert!(is_offered || offer.check_response(&answer).is_err());
 }
 
 fn on_the_way(kind: u8, fields: HeaderMap) {

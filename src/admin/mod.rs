@@ -150,8 +150,8 @@ async fn serve_within(limits: Limits, listener: Listener, view: Arc<View>, shutd
     let mut oldest_first = VecDeque::new();
     loop {
         tokio::select! {
-            () = server.shutdown.reached(Phase::Stopped) => break,
-            () = server.shutdown.handing_over() => break,
+            () = server.shutdown.wait_for(Phase::Stopped) => break,
+            () = server.shutdown.wait_for_handover() => break,
             (stream, place) = accept(&listener, &places, &mut oldest_first) => {
                 let (leave, asked_to_leave) = oneshot::channel();
                 oldest_first.retain(|leave: &oneshot::Sender<()>| !leave.is_closed());
@@ -230,7 +230,7 @@ impl Server {
                 let (stream, _) = connection.into_parts().io.into_inner().into_parts();
                 tokio::select! {
                     () = stream.linger() => {}
-                    () = self.shutdown.reached(Phase::Stopped) => {}
+                    () = self.shutdown.wait_for(Phase::Stopped) => {}
                 }
             }
             within = self.told_to_end(asked_to_leave) => {
@@ -250,7 +250,7 @@ impl Server {
         let Limits { connection_time, last_answer, closed_listener, .. } = self.limits;
         tokio::select! {
             () = time::sleep(connection_time) => last_answer,
-            () = self.shutdown.reached(Phase::Stopped) => last_answer,
+            () = self.shutdown.wait_for(Phase::Stopped) => last_answer,
             asked = asked_to_leave => if asked.is_ok() { last_answer } else { closed_listener },
         }
     }

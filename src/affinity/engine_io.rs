@@ -17,7 +17,7 @@ use http::Method;
 use serde::Deserialize;
 
 use super::cookie::NodeTag;
-use mainstay_core::query::{self, Carried};
+use mainstay_core::query::{self, Occurrence};
 
 use super::hash;
 
@@ -30,8 +30,8 @@ const MAX_SID: usize = 128;
 /// Node's client sends, changes nothing about the answer; a JSONP request (`j`) is not understood.
 pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
     let Some(text) = query else { return false };
-    let says = |name, value| query::find(text, name) == Carried::Once(value);
-    let lacks = |name| query::find(text, name) == Carried::No;
+    let says = |name, value| query::find(text, name) == Occurrence::Once(value);
+    let lacks = |name| query::find(text, name) == Occurrence::Absent;
     method == Method::GET && says("EIO", "4") && says("transport", "polling") && lacks("sid") && lacks("j")
 }
 
@@ -47,8 +47,8 @@ pub fn may_open_by_polling(method: &Method, query: Option<&str>) -> bool {
 
 /// The hash of the session that a request names, however it is written.
 pub fn named_session(query: &str) -> Option<u64> {
-    let Carried::Once(sid) = query::find(query, "sid") else { return None };
-    Some(hash::key(&query::decoded(sid))).filter(|_| !sid.is_empty())
+    let Occurrence::Once(sid) = query::find(query, "sid") else { return None };
+    Some(hash::key(&query::decode(sid))).filter(|_| !sid.is_empty())
 }
 
 /// The hash of the session that an open packet names, as [`named_session`] gives it; also of one of revision 3, whose
@@ -73,14 +73,14 @@ fn unframed(payload: &[u8]) -> &[u8] {
 /// first message of the tunnel.
 pub fn is_websocket_handshake(query: Option<&str>) -> bool {
     let Some(text) = query else { return false };
-    let says = |name, value| query::find(text, name) == Carried::Once(value);
-    says("EIO", "4") && says("transport", "websocket") && query::find(text, "sid") == Carried::No
+    let says = |name, value| query::find(text, name) == Occurrence::Once(value);
+    says("EIO", "4") && says("transport", "websocket") && query::find(text, "sid") == Occurrence::Absent
 }
 
 /// Whether a request belongs to an Engine.IO session that is there already: only its node can answer it.
 pub fn is_of_a_session(query: Option<&str>) -> bool {
     query.is_some_and(|text| {
-        query::find(text, "EIO") != Carried::No && query::find(text, "sid") != Carried::No
+        query::find(text, "EIO") != Occurrence::Absent && query::find(text, "sid") != Occurrence::Absent
     })
 }
 
@@ -135,8 +135,8 @@ struct Open<'a> {
 
 /// The hash of the Engine.IO session that a request belongs to: the same for all its requests, tagged or not.
 pub fn session_key(query: &str) -> Option<u64> {
-    let Carried::Once(value) = query::find(query, "sid") else { return None };
-    let is_engine_io = matches!(query::find(query, "EIO"), Carried::Once(_));
+    let Occurrence::Once(value) = query::find(query, "sid") else { return None };
+    let is_engine_io = matches!(query::find(query, "EIO"), Occurrence::Once(_));
     let sid = split_tag(value).map_or(value, |(sid, _)| sid);
     (is_engine_io && is_sid(sid)).then(|| hash::key(sid.as_bytes()))
 }
@@ -154,7 +154,7 @@ pub fn untag(query: &str) -> Option<(NodeTag, String)> {
 
 /// The tag of the only sid in a query, and where its dot and its characters are.
 fn find_tag(query: &str) -> Option<(NodeTag, Range<usize>)> {
-    let Carried::Once(value) = query::find(query, "sid") else { return None };
+    let Occurrence::Once(value) = query::find(query, "sid") else { return None };
     let (_, tag) = split_tag(value)?;
     let end = value.as_ptr().addr() - query.as_ptr().addr() + value.len();
     Some((tag, end - GROWTH..end))

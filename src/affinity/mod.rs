@@ -12,7 +12,7 @@ pub mod hash;
 pub(crate) use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, header};
-use mainstay_core::query::{self, Carried};
+use mainstay_core::query::{self, Occurrence};
 use smallvec::SmallVec;
 
 use cookie::{CookieRule, NodeTag};
@@ -255,9 +255,9 @@ impl From<Option<usize>> for Pin {
 /// The pin in the balancer's cookie, and whether the cookie is to be renewed.
 fn ask_cookie(rule: &CookieRule, request: &Request<'_>, nodes: &dyn Directory) -> (Pin, bool) {
     match cookie_value(request.headers, &rule.name) {
-        Carried::No => (Pin::None, false),
-        Carried::Spoiled => (Pin::Refused, false),
-        Carried::Once(value) => match rule.read(request.pool, value.as_bytes(), request.now) {
+        Occurrence::Absent => (Pin::None, false),
+        Occurrence::Invalid => (Pin::Refused, false),
+        Occurrence::Once(value) => match rule.read(request.pool, value.as_bytes(), request.now) {
             None => (Pin::Refused, false),
             Some(reading) => (nodes.by_tag(reading.tag).into(), reading.renew),
         },
@@ -266,9 +266,9 @@ fn ask_cookie(rule: &CookieRule, request: &Request<'_>, nodes: &dyn Directory) -
 
 fn ask_node_cookie(name: &str, request: &Request<'_>, nodes: &dyn Directory) -> Pin {
     match cookie_value(request.headers, name) {
-        Carried::No => Pin::None,
-        Carried::Spoiled => Pin::Refused,
-        Carried::Once(id) => nodes.by_id(id).into(),
+        Occurrence::Absent => Pin::None,
+        Occurrence::Invalid => Pin::Refused,
+        Occurrence::Once(id) => nodes.by_id(id).into(),
     }
 }
 
@@ -281,7 +281,7 @@ fn ask_sid(request: &Request<'_>, nodes: &dyn Directory) -> Pin {
 
 /// The value of a cookie, without its quotes, over all `Cookie` fields (HTTP/2 may split them, RFC 9113
 /// section 8.2.3). Other pairs may hold whatever they like.
-fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Carried<&'h str> {
+fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Occurrence<&'h str> {
     let fields = headers.get_all(header::COOKIE).iter();
     let pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
     let mut values = pairs.filter_map(|pair| {
@@ -291,9 +291,9 @@ fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Carried<&'h str> {
         (key == name.as_bytes()).then_some(value)
     });
     match (values.next(), values.next()) {
-        (None, _) => Carried::No,
-        (Some(value), None) => plain_text(unquoted(value)).map_or(Carried::Spoiled, Carried::Once),
-        (Some(_), Some(_)) => Carried::Spoiled,
+        (None, _) => Occurrence::Absent,
+        (Some(value), None) => plain_text(unquoted(value)).map_or(Occurrence::Invalid, Occurrence::Once),
+        (Some(_), Some(_)) => Occurrence::Invalid,
     }
 }
 
@@ -322,7 +322,7 @@ fn header_key(name: &HeaderName, request: &Request<'_>) -> Option<u64> {
 fn query_key(name: &str, request: &Request<'_>) -> Option<u64> {
     match query::find(request.query?, name) {
         // Three characters at most stand for one byte: a longer value is too long, decoded or not.
-        Carried::Once(value) if value.len() <= 3 * MAX_KEY => value_key(&query::decoded(value)),
+        Occurrence::Once(value) if value.len() <= 3 * MAX_KEY => value_key(&query::decode(value)),
         _ => None,
     }
 }

@@ -62,7 +62,7 @@ impl App {
         let (app, bound) = Self::ready(config, path, inherited, None)?;
         app.reload.start(bound).await;
         tracing::info!("serving");
-        service::ready(&report::status(&app.front));
+        service::notify_ready(&report::status(&app.front));
         Ok(app.reporting())
     }
 
@@ -177,7 +177,7 @@ impl App {
         tracing::info!(tunnels = front.relay.tunnel_count(), "stopping");
         front.shutdown.begin();
         self.reload.end_sockets();
-        service::stopping(&report::status(&front));
+        service::notify_stopping(&report::status(&front));
         let grace = CLOSE_GRACE.min(drain / 2);
         let over = drain - grace - LAST_STEPS.min(drain / 10);
         front.relay.shut_down(close_all(close::GOING_AWAY, "going away").over(over).with_grace(grace));

@@ -26,8 +26,8 @@ use crate::net::dial::DialFault;
 use crate::net::stream::Stream;
 use crate::net::tls::client::CertificateRefusal;
 use crate::pool::Address;
-use crate::ws::close::close_frame;
-use crate::ws::handshake::{self, AnswerFault};
+use crate::ws::close::encode_close;
+use crate::ws::handshake::{self, UpgradeResponseError};
 
 /// The most bytes of a body that is read for `{"status":"draining"}`.
 const LARGEST_BODY: usize = 64 << 10;
@@ -96,7 +96,7 @@ pub enum AskFault {
     Http(hyper::Error),
     /// The node's 101 is not the answer to the handshake.
     #[error("{0}")]
-    Handshake(#[from] AnswerFault),
+    Handshake(#[from] UpgradeResponseError),
     /// The request cannot be built: a path that is none, which no config has, or no randomness.
     #[error("the probe cannot be sent: {0}")]
     Request(String),
@@ -232,10 +232,10 @@ async fn ask_websocket(stream: Stream, mut question: Question) -> Result<Answer,
             let (expected, got) = (Some(handshake::YES.as_u16()), response.status().as_u16());
             return if answer.draining { Ok(answer) } else { Err(AskFault::Status { asked, expected, got }) };
         }
-        offer.check_answer(response.headers())?;
+        offer.check_response(response.headers())?;
         let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await?);
         // The handshake was good; a node that cannot take the Close any more has still answered.
-        let _ = tunnel.write_all(&close_frame(NORMAL, "", Some(random()?))).await;
+        let _ = tunnel.write_all(&encode_close(NORMAL, "", Some(random()?))).await;
         let _ = tunnel.shutdown().await;
         Ok(answer)
     };
@@ -703,7 +703,7 @@ mod tests {
     }
 
     fn assert_is_normal_close(bytes: &[u8]) {
-        let frame::Decoded::Header(header) = frame::decode(bytes) else { panic!("{bytes:?}") };
+        let frame::DecodedHeader::Header(header) = frame::decode_header(bytes) else { panic!("{bytes:?}") };
         assert_eq!((header.opcode, header.len), (frame::opcode::CLOSE, 2));
         let mask = header.mask.expect("a client's frames are masked");
         let payload = &bytes[usize::from(header.size)..];
@@ -733,12 +733,12 @@ mod tests {
         assert_eq!(result.unwrap_err().to_string(), "the node's 101 has a wrong Sec-WebSocket-Accept");
         assert_eq!(rest, b"", "nothing is sent on a tunnel that is none");
         let (result, _) = shaken(|_| format!("{YES}\r\n")).await;
-        assert!(matches!(result, Err(AskFault::Handshake(AnswerFault::Accept))), "{result:?}");
+        assert!(matches!(result, Err(AskFault::Handshake(UpgradeResponseError::Accept))), "{result:?}");
         let (result, _) = shaken(|accept| {
             format!("{YES}Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n")
         })
         .await;
-        assert!(matches!(result, Err(AskFault::Handshake(AnswerFault::Protocol))), "{result:?}");
+        assert!(matches!(result, Err(AskFault::Handshake(UpgradeResponseError::Protocol))), "{result:?}");
     }
 
     #[tokio::test]

@@ -52,7 +52,7 @@ async fn turn_at_each(mut signals: Signal, front: Arc<ProxyContext>) {
     loop {
         tokio::select! {
             _ = signals.recv() => turn(&front),
-            () = front.shutdown.reached(Phase::Stopped) => return,
+            () = front.shutdown.wait_for(Phase::Stopped) => return,
         }
     }
 }

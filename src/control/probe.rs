@@ -98,8 +98,8 @@ async fn is_over(front: &ProxyContext, stop: &CancellationToken, pause: Duration
     tokio::select! {
         () = tokio::time::sleep(pause) => false,
         () = stop.cancelled() => true,
-        () = front.shutdown.reached(Phase::Draining) => true,
-        () = front.shutdown.relieved() => true,
+        () = front.shutdown.wait_for(Phase::Draining) => true,
+        () = front.shutdown.wait_until_superseded() => true,
     }
 }
 

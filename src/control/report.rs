@@ -22,21 +22,21 @@ pub async fn run(front: Arc<ProxyContext>) {
     if !service::is_listening() {
         return;
     }
-    let watchdog = service::watchdog();
+    let watchdog = service::watchdog_period();
     let mut ticks = interval(watchdog.map_or(USUAL, |time| time / 2).min(USUAL));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut said = String::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = front.shutdown.reached(Phase::Stopped) => return,
+            () = front.shutdown.wait_for(Phase::Stopped) => return,
             // The process that has taken over speaks for the service now.
-            () = front.shutdown.relieved() => return,
+            () = front.shutdown.wait_until_superseded() => return,
         }
         if let Some(time) = watchdog {
             // With half of the time gone already, a quarter for the answers leaves a quarter.
             if is_alive(&front, time / 4).await {
-                service::alive();
+                service::notify_watchdog();
             } else {
                 tracing::error!("no sign of life from a relay thread, the watchdog is not told");
             }

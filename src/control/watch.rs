@@ -68,8 +68,8 @@ impl Watch {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = shutdown.reached(Phase::Draining) => return,
-                () = shutdown.relieved() => return,
+                () = shutdown.wait_for(Phase::Draining) => return,
+                () = shutdown.wait_until_superseded() => return,
                 _ = look.tick() => {
                     self.forget();
                     self.look(&reload).await;

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use super::Body;
 use super::framing::HeadError;
 use crate::metrics::Handshake;
-use crate::ws::handshake::RequestFault;
+use crate::ws::handshake::UpgradeRequestError;
 
 /// Why a client gets no response of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum ProxyError {
     /// The client's: its request head is not HTTP as it has to be.
     Head(HeadError),
     /// The client's: its upgrade request is wrong.
-    Upgrade(RequestFault),
+    Upgrade(UpgradeRequestError),
     /// The client's: CONNECT, or a target that is not a path.
     Target,
     /// The client's: its body broke off or was wrongly framed.
@@ -65,8 +65,8 @@ impl ProxyError {
             Self::Head(HeadError::TooLarge(_) | HeadError::TooManyFields(_)) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
-            Self::Upgrade(RequestFault::Version) => StatusCode::UPGRADE_REQUIRED,
-            Self::Upgrade(RequestFault::Method) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Upgrade(UpgradeRequestError::Version) => StatusCode::UPGRADE_REQUIRED,
+            Self::Upgrade(UpgradeRequestError::Method) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Head(_) | Self::Upgrade(_) | Self::Target | Self::Body => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Origin => StatusCode::FORBIDDEN,
@@ -172,13 +172,13 @@ mod tests {
 
     #[test]
     fn each_error_says_what_would_be_right() {
-        let reply = ProxyError::Upgrade(RequestFault::Version).to_response(0);
+        let reply = ProxyError::Upgrade(UpgradeRequestError::Version).to_response(0);
         assert_eq!(reply.status(), 426);
         assert_eq!(reply.headers()[SEC_WEBSOCKET_VERSION], "13");
         assert_eq!(reply.headers()[CONNECTION], "close");
         let reply = ProxyError::NoNodeUp.to_response(7);
         assert_eq!((reply.status().as_u16(), &reply.headers()[RETRY_AFTER]), (503, &HeaderValue::from(3)));
-        assert_eq!(ProxyError::Upgrade(RequestFault::Method).to_response(0).headers()[ALLOW], "GET");
+        assert_eq!(ProxyError::Upgrade(UpgradeRequestError::Method).to_response(0).headers()[ALLOW], "GET");
         assert_eq!(ProxyError::AllNodesFull.handshake_result(), Handshake::Limited);
         assert_eq!(ProxyError::NodesUnreachable.handshake_result(), Handshake::Failed);
         assert_eq!(ProxyError::NoRoute.handshake_result(), Handshake::Refused);

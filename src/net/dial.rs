@@ -208,7 +208,7 @@ fn finish(connected: io::Result<TcpStream>, address: SocketAddr) -> Result<TcpSt
 fn fault(error: io::Error) -> DialFault {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialFault::Refused,
-        _ if open_files::is_used_up(&error) => DialFault::NoFile(error),
+        _ if open_files::is_exhausted(&error) => DialFault::NoFile(error),
         _ => DialFault::Other(error),
     }
 }

@@ -40,7 +40,7 @@ impl AcceptLoop {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = self.context.shutdown.reached(Phase::Draining) => return None,
+                () = self.context.shutdown.wait_for(Phase::Draining) => return None,
             };
             let connection = match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer),
@@ -75,7 +75,7 @@ impl AcceptLoop {
     }
 
     async fn pause_after(&mut self, error: &std::io::Error) {
-        if !open_files::is_used_up(error) {
+        if !open_files::is_exhausted(error) {
             // It concerns only the one connection, which is gone.
             tracing::debug!(%error, "accept failed");
             return tokio::task::yield_now().await;

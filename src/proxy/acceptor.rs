@@ -168,8 +168,8 @@ async fn first_byte(context: &ProxyContext, stream: &Stream, until: Instant) -> 
     let shutting_down = async {
         tokio::select! {
             // What is already on its way to this process is still served.
-            () = context.shutdown.relieved() => tokio::time::sleep(LAST_CALL).await,
-            () = context.shutdown.reached(Phase::Draining) => {}
+            () = context.shutdown.wait_until_superseded() => tokio::time::sleep(LAST_CALL).await,
+            () = context.shutdown.wait_for(Phase::Draining) => {}
         }
     };
     tokio::select! {
@@ -201,7 +201,7 @@ async fn read_proxy_header(
         let read = match first {
             FirstByte::Arrived => tokio::select! {
                 read = proxy_protocol::read(&mut accepted.stream, time.limit.saturating_sub(time.since.elapsed())) => read,
-                () = context.shutdown.reached(Phase::Draining) => return None,
+                () = context.shutdown.wait_for(Phase::Draining) => return None,
             },
             FirstByte::TimedOut => Err(HeaderFault::TooSlow(time.limit)),
             FirstByte::ShuttingDown => return None,
@@ -247,7 +247,7 @@ async fn accept_tls(
     let accepted = match first {
         FirstByte::Arrived => tokio::select! {
             accepted = tokio::time::timeout_at(time.deadline(), terminator.accept(stream)) => accepted.ok(),
-            () = context.shutdown.reached(Phase::Draining) => return None,
+            () = context.shutdown.wait_for(Phase::Draining) => return None,
         },
         FirstByte::TimedOut => None,
         FirstByte::ShuttingDown => return None,

@@ -71,6 +71,6 @@ impl ClientConnection {
     /// process is no reason: a request may be on its way on a silent connection. The next answer says that it is the
     /// last; where no request comes, the connection ends as any silent one does, or with the process.
     pub async fn asked_to_end(&self) {
-        self.context.shutdown.reached(Phase::Draining).await;
+        self.context.shutdown.wait_for(Phase::Draining).await;
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::affinity::engine_io;
 use crate::config;
-use crate::ws::frame::{self, Decoded, opcode};
+use crate::ws::frame::{self, DecodedHeader, opcode};
 
 /// Whether a pool was warned of.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl IdleTimeoutLint {
         if from_node.is_empty() || !self.is_pending() || !engine_io::is_websocket_handshake(query) {
             return;
         }
-        let Decoded::Header(header) = frame::decode(from_node) else { return };
+        let DecodedHeader::Header(header) = frame::decode_header(from_node) else { return };
         let len = usize::try_from(header.len).unwrap_or(usize::MAX);
         let payload = from_node.get(header.size.into()..).and_then(|rest| rest.get(..len));
         let is_text = header.fin && header.opcode == opcode::TEXT && header.mask.is_none();

@@ -27,7 +27,7 @@ use crate::http::{Body, headers};
 use crate::metrics::Seat;
 use crate::net::stream::Stream;
 use crate::pool::pick::Candidate;
-use crate::ws::handshake::{self, AnswerFault};
+use crate::ws::handshake::{self, UpgradeResponseError};
 
 /// The answer of a node.
 pub enum UpgradeAnswer {
@@ -238,9 +238,9 @@ impl NodeHandshake<'_> {
         mut http: NodeConnection,
     ) -> Result<UpgradeAnswer, ProxyError> {
         let ReservedNode { candidate, seat } = node;
-        if let Err(error) = self.upgrade.offer.check_answer(response.headers()) {
+        if let Err(error) = self.upgrade.offer.check_response(response.headers()) {
             // Whether a subprotocol fits is between the client and the node's application.
-            if error != AnswerFault::Protocol {
+            if error != UpgradeResponseError::Protocol {
                 self.record_failure(&candidate, &error.to_string());
             }
             return Err(ProxyError::BadNodeResponse(error.to_string()));

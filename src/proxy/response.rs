@@ -46,7 +46,7 @@ impl PendingResponse {
         let response = &mut reply.response;
         if response.status() != handshake::YES {
             headers::ensure_date(response.headers_mut(), SystemTime::now());
-            if connection.context.shutdown.is_relieved() || !self.upload.is_whole() {
+            if connection.context.shutdown.is_superseded() || !self.upload.is_whole() {
                 // The next request goes to the process that has taken over, or would stand behind a body that nobody
                 // reads.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -42,7 +42,7 @@ pub fn match_route<B>(
         state.routes.find(host(request.headers()), request.uri().path()).ok_or(ProxyError::NoRoute)?;
     let pool = state.pools.get(&route.pool).cloned().ok_or(ProxyError::NoRoute)?;
     let origins = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
-    if is_upgrade && !route.origins.allow(origins) {
+    if is_upgrade && !route.origins.allows(origins) {
         pool.meter.handshake(ProxyError::Origin.handshake_result());
         return Err(ProxyError::Origin);
     }

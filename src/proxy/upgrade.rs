@@ -12,14 +12,14 @@ use super::client_connection::ClientConnection;
 use super::session::ProxySession;
 use crate::http::headers;
 use crate::http::reply::ProxyError;
-use crate::ws::handshake::{self, Offer};
+use crate::ws::handshake::{self, UpgradeOffer};
 
 /// A valid upgrade request.
 pub struct UpgradeRequest {
     target: Uri,
     fields: HeaderMap,
     /// What a 101 is checked against.
-    pub offer: Offer,
+    pub offer: UpgradeOffer,
 }
 
 impl UpgradeRequest {

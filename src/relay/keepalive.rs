@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::millis;
 use super::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError};
 use crate::affinity::hash::mix;
-use crate::ws::tracker::Token;
+use crate::ws::tracker::PingToken;
 
 /// Of `every`: clients are not asked. Of `round_trip`: there is none yet.
 const NONE: u32 = u32::MAX;
@@ -17,7 +17,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Keepalive {
     /// The payload of the last Ping, or what it is numbered from.
-    token: Token,
+    token: PingToken,
     /// Quiet for this long, the client is asked; quiet for as long behind that, it is gone.
     interval: u32,
     /// From the last answered Ping to its Pong.
@@ -69,7 +69,7 @@ impl Keepalive {
     pub fn new(every: Option<Duration>, id: u64, now: u64) -> Self {
         let interval = every.map_or(NONE, |every| millis(every).clamp(1, u64::from(NONE - 1)) as u32);
         Self {
-            token: Token(mix(id)),
+            token: PingToken(mix(id)),
             interval,
             round_trip: NONE,
             last_received: now,
@@ -80,7 +80,7 @@ impl Keepalive {
 
     /// What marks the answers in the client's stream.
     #[inline]
-    pub fn token(&self) -> Option<Token> {
+    pub fn token(&self) -> Option<PingToken> {
         (self.interval != NONE).then_some(self.token)
     }
 
@@ -149,7 +149,7 @@ impl Keepalive {
     /// Reads what [`pack`](Self::pack) wrote, at `now`.
     pub fn decode(mut fields: FieldReader<'_>, now: u64) -> Result<Self, TunnelStateError> {
         let keepalive = Self {
-            token: Token(fields.number(tag::TOKEN)?),
+            token: PingToken(fields.number(tag::TOKEN)?),
             interval: fields.number(tag::EVERY)?,
             round_trip: fields.number(tag::ROUND_TRIP)?,
             last_received: now.saturating_sub(fields.number(tag::HEARD)?),
@@ -200,7 +200,7 @@ mod tests {
         let seen: Vec<_> =
             looks.into_iter().map(|now| (now, keepalive.check(now, PingPath::Clear))).collect();
         let told: Vec<_> = seen.into_iter().filter(|(_, look)| *look != KeepaliveCheck::Alive).collect();
-        let asked = KeepaliveCheck::SendPing(Token(mix(7)).next().payload());
+        let asked = KeepaliveCheck::SendPing(PingToken(mix(7)).next().payload());
         assert_eq!(told, [(EVERY, asked), (2 * EVERY, KeepaliveCheck::Unresponsive)]);
     }
 

@@ -432,13 +432,13 @@ mod tests {
         /// Both hear a Close with this code and answer it.
         fn part(&mut self, code: u16) {
             assert_eq!((close_code(&mut self.client), close_code(&mut self.node)), (code, code));
-            self.client.write_all(&close::close_frame(code, "", Some([1; 4]))).unwrap();
-            self.node.write_all(&close::close_frame(code, "", None)).unwrap();
+            self.client.write_all(&close::encode_close(code, "", Some([1; 4]))).unwrap();
+            self.node.write_all(&close::encode_close(code, "", None)).unwrap();
         }
     }
 
     fn frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
-        frame::control(opcode, payload, mask)
+        frame::encode_control(opcode, payload, mask)
     }
 
     fn read(peer: &mut UnixStream, len: usize) -> Vec<u8> {
@@ -700,7 +700,7 @@ mod tests {
         };
         let mut peers = stage.tunnel_with(1, "ws1", limits);
         assert_eq!(close_code(&mut peers.node), 1001);
-        peers.node.write_all(&close::close_frame(1001, "", None)).unwrap();
+        peers.node.write_all(&close::encode_close(1001, "", None)).unwrap();
         let (_, end) = stage.next_end();
         assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::Silent));
         assert_eq!(read(&mut peers.client, 10)[..2], [0x89, 8]);
@@ -742,7 +742,7 @@ mod tests {
     fn a_tunnel_that_is_adopted_with_a_close_has_the_close_time() {
         let stage = Stage::set(1);
         let (mut tunnel, mut peers) = stage.new_tunnel(1, "ws1", SHORT);
-        tunnel.from_node = close::close_frame(3000, "", None).into();
+        tunnel.from_node = close::encode_close(3000, "", None).into();
         assert!(stage.relay.adopt(tunnel));
         assert_eq!(close_code(&mut peers.client), 3000);
         let (_, end) = stage.next_end();
@@ -827,7 +827,7 @@ mod tests {
         };
         let (mut closed, mut ended) =
             (stage.tunnel_with(1, "ws1", limits), stage.tunnel_with(2, "ws1", limits));
-        closed.client.write_all(&close::close_frame(1000, "", Some([1; 4]))).unwrap();
+        closed.client.write_all(&close::encode_close(1000, "", Some([1; 4]))).unwrap();
         ended.client.shutdown(Shutdown::Write).unwrap();
         assert_eq!((close_code(&mut closed.client), close_code(&mut ended.client)), (1001, 1001));
         stage.end();

@@ -6,7 +6,7 @@
 //! of the peer goes on any more; it is still read, to see the peer's Close.
 
 use super::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError as Unreadable};
-use crate::ws::tracker::{Heed, Tally, Tracker, Verdict};
+use crate::ws::tracker::{MessageCounts, ScanEnd, ScanOptions, Tracker};
 
 /// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
 /// kernel copies slower to an address that is not aligned.
@@ -115,8 +115,8 @@ impl Pipe {
     pub fn feed(
         &mut self,
         piece: &[u8],
-        heed: Heed,
-        tally: &mut Tally,
+        heed: ScanOptions,
+        tally: &mut MessageCounts,
         mut out: impl FnMut(&[u8]),
     ) -> PipeEvents {
         self.bytes += (piece.len() - self.tracker.held().len()) as u64;
@@ -130,8 +130,8 @@ impl Pipe {
     fn scan(
         &mut self,
         mut piece: &[u8],
-        mut heed: Heed,
-        tally: &mut Tally,
+        mut heed: ScanOptions,
+        tally: &mut MessageCounts,
         out: &mut impl FnMut(&[u8]),
     ) -> PipeEvents {
         let mut seen = PipeEvents::default();
@@ -143,18 +143,18 @@ impl Pipe {
                 out(pass);
             }
             match scan.verdict {
-                Verdict::UsedUp => break,
-                Verdict::Boundary => self.send_queued(out),
-                Verdict::TooBig => {
+                ScanEnd::UsedUp => break,
+                ScanEnd::Boundary => self.send_queued(out),
+                ScanEnd::TooBig => {
                     // The message is read to its end, so that the peer's Close behind it is found.
                     heed.limit = u64::MAX;
                     seen.error = self.stop(PipeError::MessageTooBig);
                 }
-                Verdict::OwnPong { size, number } => {
+                ScanEnd::OwnPong { size, number } => {
                     rest = &rest[usize::from(size)..];
                     seen.pong = Some(number);
                 }
-                Verdict::Garbage => {
+                ScanEnd::Garbage => {
                     self.is_framing_lost = true;
                     seen.error = seen.error.or(self.stop(PipeError::InvalidFrame));
                 }
@@ -194,7 +194,7 @@ impl Pipe {
 
     fn send_queued(&mut self, out: &mut impl FnMut(&[u8])) {
         let Some(injection) = self.queued.take() else { return };
-        if !self.tracker.close_seen() || self.flow == PipeFlow::Stopped {
+        if !self.tracker.has_seen_close() || self.flow == PipeFlow::Stopped {
             out(&injection.frame);
         }
         if injection.is_last {
@@ -229,7 +229,7 @@ impl Pipe {
         writer.number(tag::LEFT, self.tracker.left());
         writer.number(tag::MESSAGE, self.tracker.message());
         writer.bytes(tag::HELD, self.tracker.held());
-        writer.flag(tag::CLOSED, self.tracker.close_seen());
+        writer.flag(tag::CLOSED, self.tracker.has_seen_close());
         let message = self.tracker.message();
         writer.optional(tag::UNDER_WAY, (message != 0).then_some(message));
     }
@@ -248,7 +248,7 @@ impl Pipe {
         fields.number::<u64>(tag::MESSAGE)?;
         let (held, closed) = (fields.bytes(tag::HELD)?, fields.flag(tag::CLOSED)?);
         let message = fields.optional(tag::UNDER_WAY)?.unwrap_or(0);
-        let tracker = Tracker::standing(left, message, held, closed);
+        let tracker = Tracker::restore(left, message, held, closed);
         let tracker = tracker.ok_or(fields.invalid(tag::HELD))?;
         fields.finish()?;
         Ok(Self { tracker, queued: waiting, bytes, messages, close_code: close, flow, is_framing_lost: lost })
@@ -260,20 +260,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ws::tracker::Token;
+    use crate::ws::tracker::PingToken;
     use crate::ws::{close, frame};
 
-    fn up_to(limit: u64) -> Heed {
-        Heed { limit, pings: None }
+    fn up_to(limit: u64) -> ScanOptions {
+        ScanOptions { limit, pings: None }
     }
 
     fn feed(pipe: &mut Pipe, fresh: &[u8], out: &mut Vec<u8>) -> Option<PipeError> {
         heeding(pipe, fresh, up_to(1 << 20), out).error
     }
 
-    fn heeding(pipe: &mut Pipe, fresh: &[u8], heed: Heed, out: &mut Vec<u8>) -> PipeEvents {
+    fn heeding(pipe: &mut Pipe, fresh: &[u8], heed: ScanOptions, out: &mut Vec<u8>) -> PipeEvents {
         let piece = [pipe.held(), fresh].concat();
-        pipe.feed(&piece, heed, &mut Tally::default(), |bytes| out.extend_from_slice(bytes))
+        pipe.feed(&piece, heed, &mut MessageCounts::default(), |bytes| out.extend_from_slice(bytes))
     }
 
     fn text(payload: &str) -> Vec<u8> {
@@ -285,7 +285,7 @@ mod tests {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let hello = text("hello");
         assert_eq!(feed(&mut pipe, &hello[..4], &mut out), None);
-        let bye = close::close_frame(1012, "", None);
+        let bye = close::encode_close(1012, "", None);
         pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
         assert_eq!(out, hello[..4]);
         feed(&mut pipe, &[&hello[4..], &text("dropped")].concat(), &mut out);
@@ -296,7 +296,7 @@ mod tests {
     fn i6_a_close_overtakes_a_header_that_is_not_whole() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         feed(&mut pipe, &[0x81], &mut out);
-        let bye = close::close_frame(1001, "", None);
+        let bye = close::encode_close(1001, "", None);
         pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
         assert_eq!(out, bye);
     }
@@ -306,7 +306,7 @@ mod tests {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let (one, two) = (text("one"), text("two"));
         feed(&mut pipe, &one[..3], &mut out);
-        let ping = frame::control(frame::opcode::PING, b"", None);
+        let ping = frame::encode_control(frame::opcode::PING, b"", None);
         pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
         feed(&mut pipe, &[&one[3..], &two].concat(), &mut out);
         assert_eq!(out, [one, ping, two].concat());
@@ -315,9 +315,9 @@ mod tests {
     #[test]
     fn behind_a_close_of_the_peer_nothing_is_put_in() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
-        let bye = close::close_frame(1000, "", None);
+        let bye = close::encode_close(1000, "", None);
         feed(&mut pipe, &bye, &mut out);
-        pipe.inject(close::close_frame(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(close::encode_close(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
         assert_eq!(out, bye);
         assert_eq!(pipe.close_code(), Some(1000));
     }
@@ -325,9 +325,9 @@ mod tests {
     #[test]
     fn a_muted_pipe_still_sees_the_answer_to_its_close() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
-        pipe.inject(close::close_frame(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(close::encode_close(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
         let sent = out.len();
-        feed(&mut pipe, &[text("late"), close::close_frame(1001, "", Some([1; 4]))].concat(), &mut out);
+        feed(&mut pipe, &[text("late"), close::encode_close(1001, "", Some([1; 4]))].concat(), &mut out);
         assert_eq!((out.len(), pipe.close_code()), (sent, Some(1001)));
     }
 
@@ -345,13 +345,13 @@ mod tests {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let good = text("good");
         let big = [&[0x82, 126, 1, 0][..], &[0; 256]].concat();
-        let stream = [good.clone(), big, text("more"), close::close_frame(1009, "", None)].concat();
+        let stream = [good.clone(), big, text("more"), close::encode_close(1009, "", None)].concat();
         let mut sink = |bytes: &[u8]| out.extend_from_slice(bytes);
-        let error = pipe.feed(&stream[..20], up_to(100), &mut Tally::default(), &mut sink);
+        let error = pipe.feed(&stream[..20], up_to(100), &mut MessageCounts::default(), &mut sink);
         assert_eq!(error.error, Some(PipeError::MessageTooBig));
-        let bye = close::close_frame(1009, "", Some([0; 4]));
+        let bye = close::encode_close(1009, "", Some([0; 4]));
         pipe.inject(bye.clone(), true, &mut sink);
-        let seen = pipe.feed(&stream[20..], up_to(100), &mut Tally::default(), &mut sink);
+        let seen = pipe.feed(&stream[20..], up_to(100), &mut MessageCounts::default(), &mut sink);
         assert_eq!(seen, PipeEvents::default());
         assert_eq!(out, [good, bye].concat());
         assert_eq!(pipe.close_code(), Some(1009));
@@ -361,9 +361,9 @@ mod tests {
     fn lost_framing_is_one_fault_and_then_silence() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         assert_eq!(feed(&mut pipe, &[0x88, 0x7f, 1, 2, 3], &mut out), Some(PipeError::InvalidFrame));
-        pipe.inject(close::close_frame(1002, "", None), true, |bytes| out.extend_from_slice(bytes));
+        pipe.inject(close::encode_close(1002, "", None), true, |bytes| out.extend_from_slice(bytes));
         assert_eq!(feed(&mut pipe, &text("x"), &mut out), None);
-        assert_eq!(out, close::close_frame(1002, "", None));
+        assert_eq!(out, close::encode_close(1002, "", None));
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
         let hello = text("hello");
         feed(&mut pipe, &hello[..4], &mut out);
         let (ping, bye) =
-            (frame::control(frame::opcode::PING, b"", None), close::close_frame(1012, "", None));
+            (frame::encode_control(frame::opcode::PING, b"", None), close::encode_close(1012, "", None));
         pipe.inject(ping.clone(), false, |bytes| out.extend_from_slice(bytes));
         pipe.inject(bye.clone(), true, |bytes| out.extend_from_slice(bytes));
         pipe.inject(ping, false, |bytes| out.extend_from_slice(bytes));
@@ -383,7 +383,7 @@ mod tests {
     /// What a stream of frames of one kind looks like to a reader.
     fn read_frames(mut stream: &[u8]) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        while let frame::Decoded::Header(header) = frame::decode(stream) {
+        while let frame::DecodedHeader::Header(header) = frame::decode_header(stream) {
             let (one, rest) = stream.split_at(usize::from(header.size) + header.len as usize);
             frames.push(one.to_vec());
             stream = rest;
@@ -399,16 +399,16 @@ mod tests {
             chunks in prop::collection::vec(1usize..40, 1..100),
             pings in prop::collection::vec(0usize..100, 0..6), close_at in 0usize..150,
         ) {
-            let token = Token(0x0102_0304_0506_0708);
-            let heed = Heed { limit: u64::MAX, pings: Some(token) };
+            let token = PingToken(0x0102_0304_0506_0708);
+            let heed = ScanOptions { limit: u64::MAX, pings: Some(token) };
             let frame = |(at, &(size, kind)): (usize, &(usize, u8))| match kind {
-                0 => frame::control(frame::opcode::PONG, &token.payload(), Some([at as u8; 4])),
-                1 => frame::control(frame::opcode::PONG, &[at as u8; 8], Some([3; 4])),
+                0 => frame::encode_control(frame::opcode::PONG, &token.payload(), Some([at as u8; 4])),
+                1 => frame::encode_control(frame::opcode::PONG, &[at as u8; 8], Some([3; 4])),
                 _ => [&[0x82, 126][..], &(size as u16).to_be_bytes(), &vec![at as u8; size]].concat(),
             };
             let sent: Vec<Vec<u8>> = sizes.iter().enumerate().map(frame).collect();
             let theirs: Vec<_> = sent.iter().zip(&sizes).filter(|(_, kind)| kind.1 != 0).map(|(f, _)| f).collect();
-            let (ping, bye) = (frame::control(frame::opcode::PING, b"ours", None), close::close_frame(1012, "", None));
+            let (ping, bye) = (frame::encode_control(frame::opcode::PING, b"ours", None), close::encode_close(1012, "", None));
             let (mut pipe, mut out, stream) = (Pipe::default(), Vec::new(), sent.concat());
             let (mut at, mut turn, mut closed_at) = (0, 0, None);
             while at < stream.len() {
@@ -445,7 +445,7 @@ mod tests {
         ) {
             let frames: Vec<Vec<u8>> = sizes.iter().map(|size| text(&"x".repeat(*size))).collect();
             let stream = frames.concat();
-            let ping = frame::control(frame::opcode::PING, b"mark", None);
+            let ping = frame::encode_control(frame::opcode::PING, b"mark", None);
             let (mut pipe, mut out, cut) = (Pipe::default(), Vec::new(), cut % (stream.len() + 1));
             let mut fed = 0;
             for piece in stream.chunks(chunk) {

@@ -73,7 +73,7 @@ impl TcpEntry {
             return None;
         }
         let (ip, port) = local.split_once(':')?;
-        let local = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
+        let local = SocketAddr::new(parse_address(ip)?, u16::from_str_radix(port, 16).ok()?);
         Some(Self { local, user: user.parse().ok()?, inode: inode.parse().ok()? })
     }
 
@@ -88,7 +88,7 @@ impl TcpEntry {
 }
 
 /// Words of 32 bits in hex, each in the byte order of the machine.
-fn address(hex: &str) -> Option<IpAddr> {
+fn parse_address(hex: &str) -> Option<IpAddr> {
     if !hex.len().is_multiple_of(8) {
         return None;
     }

@@ -23,7 +23,7 @@ pub fn raise_limit() -> u64 {
 
 /// Whether the process (EMFILE), the machine (ENFILE) or its memory for sockets is used up. Nobody's peer is to
 /// blame, and it passes when other connections end.
-pub fn is_used_up(error: &io::Error) -> bool {
+pub fn is_exhausted(error: &io::Error) -> bool {
     let used_up = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| used_up.contains(&Errno::from_raw_os_error(code)))
 }
@@ -42,11 +42,11 @@ mod tests {
     #[test]
     fn what_is_used_up_is_told_from_what_a_peer_did() {
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS] {
-            assert!(is_used_up(&errno.into()), "{errno}");
+            assert!(is_exhausted(&errno.into()), "{errno}");
         }
         for errno in [Errno::CONNREFUSED, Errno::CONNABORTED, Errno::ADDRNOTAVAIL] {
-            assert!(!is_used_up(&errno.into()), "{errno}");
+            assert!(!is_exhausted(&errno.into()), "{errno}");
         }
-        assert!(!is_used_up(&io::Error::other("x")));
+        assert!(!is_exhausted(&io::Error::other("x")));
     }
 }

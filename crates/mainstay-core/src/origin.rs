@@ -22,14 +22,14 @@ impl Origins {
     }
 
     /// Whether an upgrade request with these Origin fields is allowed. Several are never sent by a browser.
-    pub fn allow<'a>(&self, mut fields: impl Iterator<Item = &'a [u8]>) -> bool {
+    pub fn allows<'a>(&self, mut fields: impl Iterator<Item = &'a [u8]>) -> bool {
         if self.0.is_empty() {
             return true;
         }
         match (fields.next(), fields.next()) {
             (None, _) => true,
             (Some(field), None) => {
-                let asked = std::str::from_utf8(field).ok().and_then(Asked::parse);
+                let asked = std::str::from_utf8(field).ok().and_then(RequestOrigin::parse);
                 asked.is_some_and(|asked| self.0.iter().any(|origin| origin.covers(&asked)))
             }
             (Some(_), Some(_)) => false,
@@ -59,12 +59,12 @@ pub enum Origin {
 }
 
 /// What a request's Origin says.
-enum Asked {
+enum RequestOrigin {
     Opaque,
     Site { scheme: String, host: String, port: Option<u16> },
 }
 
-impl Asked {
+impl RequestOrigin {
     fn parse(text: &str) -> Option<Self> {
         if text == "null" {
             return Some(Self::Opaque);
@@ -82,12 +82,12 @@ impl Asked {
 }
 
 impl Origin {
-    fn covers(&self, asked: &Asked) -> bool {
+    fn covers(&self, asked: &RequestOrigin) -> bool {
         match (self, asked) {
-            (Self::Opaque, Asked::Opaque) => true,
+            (Self::Opaque, RequestOrigin::Opaque) => true,
             (
                 Self::Site { scheme, host, port },
-                Asked::Site { scheme: its_scheme, host: its_host, port: its_port },
+                RequestOrigin::Site { scheme: its_scheme, host: its_host, port: its_port },
             ) => {
                 let fits = match host {
                     None => its_host.is_empty(),
@@ -99,7 +99,7 @@ impl Origin {
                 };
                 fits && scheme == its_scheme && port == its_port
             }
-            (Self::Opaque, _) | (_, Asked::Opaque) => false,
+            (Self::Opaque, _) | (_, RequestOrigin::Opaque) => false,
         }
     }
 }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn allowed(list: &Origins, field: &str) -> bool {
-        list.allow([field.as_bytes()].into_iter())
+        list.allows([field.as_bytes()].into_iter())
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         ] {
             assert!(!allowed(&list, origin), "{origin}");
         }
-        assert!(!list.allow([&b"https://example.com\xff"[..]].into_iter()));
+        assert!(!list.allows([&b"https://example.com\xff"[..]].into_iter()));
     }
 
     #[test]
@@ -295,13 +295,13 @@ mod tests {
 
     #[test]
     fn what_sends_no_origin_is_no_browser_and_is_allowed() {
-        assert!(origins(&["https://example.com"]).allow([].into_iter()));
+        assert!(origins(&["https://example.com"]).allows([].into_iter()));
     }
 
     #[test]
     fn two_origins_are_refused_even_when_both_are_of_the_list() {
         let list = origins(&["https://example.com"]);
-        assert!(!list.allow([&b"https://example.com"[..], b"https://example.com"].into_iter()));
+        assert!(!list.allows([&b"https://example.com"[..], b"https://example.com"].into_iter()));
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
         for origin in ["null", "https://evil.org", "nonsense"] {
             assert!(allowed(&Origins::default(), origin), "{origin}");
         }
-        assert!(Origins::default().allow([&b"a"[..], b"b"].into_iter()));
+        assert!(Origins::default().allows([&b"a"[..], b"b"].into_iter()));
     }
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
         #[test]
         fn no_field_is_a_panic(field in any::<Vec<u8>>(), text in ".*") {
             let list = origins(&["https://*.example.com", "null"]);
-            prop_assert!(!list.allow([&field[..]].into_iter()) || field == b"null");
+            prop_assert!(!list.allows([&field[..]].into_iter()) || field == b"null");
             let _ = text.parse::<Origin>();
         }
     }

@@ -7,28 +7,28 @@ use std::borrow::Cow;
 
 /// How a request carries something that it should carry once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carried<T> {
+pub enum Occurrence<T> {
     /// Not at all.
-    No,
+    Absent,
     /// Once.
     Once(T),
     /// More than once, or in a shape that nobody means.
-    Spoiled,
+    Invalid,
 }
 
 /// The value of the parameter `name`, still encoded.
-pub fn find<'q>(query: &'q str, name: &str) -> Carried<&'q str> {
-    let mut values = pairs(query).filter(|(key, _)| *decoded(key) == *name.as_bytes());
+pub fn find<'q>(query: &'q str, name: &str) -> Occurrence<&'q str> {
+    let mut values = pairs(query).filter(|(key, _)| *decode(key) == *name.as_bytes());
     match (values.next(), values.next()) {
-        (None, _) => Carried::No,
-        (Some((_, value)), None) => Carried::Once(value),
-        (Some(_), Some(_)) => Carried::Spoiled,
+        (None, _) => Occurrence::Absent,
+        (Some((_, value)), None) => Occurrence::Once(value),
+        (Some(_), Some(_)) => Occurrence::Invalid,
     }
 }
 
 /// What each parameter of this name stands for.
 pub fn all<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, [u8]>> {
-    pairs(query).filter(move |(key, _)| *decoded(key) == *name.as_bytes()).map(|(_, value)| decoded(value))
+    pairs(query).filter(move |(key, _)| *decode(key) == *name.as_bytes()).map(|(_, value)| decode(value))
 }
 
 /// The pairs in order, still encoded; a pair without `=` has an empty value.
@@ -37,7 +37,7 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// The bytes that a name or a value stands for.
-pub fn decoded(text: &str) -> Cow<'_, [u8]> {
+pub fn decode(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(bytes);
@@ -70,19 +70,19 @@ mod tests {
     #[test]
     fn a_parameter_is_found_when_it_is_there_once() {
         for (query, carried) in [
-            ("user=7", Carried::Once("7")),
-            ("a=b&user=7&c", Carried::Once("7")),
-            ("user", Carried::Once("")),
-            ("user=", Carried::Once("")),
-            ("user=a=b", Carried::Once("a=b")),
-            ("us%65r=7", Carried::Once("7")),
-            ("", Carried::No),
-            ("&&", Carried::No),
-            ("User=7", Carried::No),
-            ("xuser=7&users=8", Carried::No),
-            ("user=7&user=7", Carried::Spoiled),
-            ("user=7&%75ser=8", Carried::Spoiled),
-            ("user&user&user", Carried::Spoiled),
+            ("user=7", Occurrence::Once("7")),
+            ("a=b&user=7&c", Occurrence::Once("7")),
+            ("user", Occurrence::Once("")),
+            ("user=", Occurrence::Once("")),
+            ("user=a=b", Occurrence::Once("a=b")),
+            ("us%65r=7", Occurrence::Once("7")),
+            ("", Occurrence::Absent),
+            ("&&", Occurrence::Absent),
+            ("User=7", Occurrence::Absent),
+            ("xuser=7&users=8", Occurrence::Absent),
+            ("user=7&user=7", Occurrence::Invalid),
+            ("user=7&%75ser=8", Occurrence::Invalid),
+            ("user&user&user", Occurrence::Invalid),
         ] {
             assert_eq!(find(query, "user"), carried, "{query:?}");
         }
@@ -100,7 +100,7 @@ mod tests {
             ("%zz%2G%+1", b"%zz%2G% 1"),
             ("%252B", b"%2B"),
         ] {
-            assert_eq!(&*decoded(text), bytes, "{text:?}");
+            assert_eq!(&*decode(text), bytes, "{text:?}");
         }
     }
 }

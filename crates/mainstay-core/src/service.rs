@@ -13,43 +13,43 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// Start-up is over, or a reload is; `status` is what `systemctl status` shows.
-pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub fn notify_ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// This process has taken over from the one that the service manager knows.
-pub fn taken_over(status: &str) {
+pub fn notify_taken_over(status: &str) {
     let process = NotifyState::MainPid(std::process::id());
-    tell(&[process, NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[process, NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// A reload begins; [`ready`] must follow, also after one that failed.
-pub fn reloading() {
+pub fn notify_reloading() {
     // Type=notify-reload wants the time that it began: words from before it do not count (systemd.service(5)).
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!(%error, "no monotonic clock to tell the service manager"),
     }
 }
 
 /// The orderly end begins.
-pub fn stopping(status: &str) {
-    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+pub fn notify_stopping(status: &str) {
+    notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
 /// One line that `systemctl status` shows.
 pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
+    notify(&[NotifyState::Status(status)]);
 }
 
 /// A sign of life for the watchdog.
-pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+pub fn notify_watchdog() {
+    notify(&[NotifyState::Watchdog]);
 }
 
 /// How often the service manager wants a sign of life at least (`WATCHDOG_USEC`, when it is meant for this process).
 /// `None` when it wants none.
-pub fn watchdog() -> Option<Duration> {
+pub fn watchdog_period() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|time| !time.is_zero())
 }
 
@@ -60,7 +60,7 @@ pub fn is_listening() -> bool {
 
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-fn tell(words: &[NotifyState]) {
+fn notify(words: &[NotifyState]) {
     let Some(socket) = std::env::var_os(VARIABLE) else { return };
     if let Err(error) = send(&socket, words) {
         tracing::debug!(%error, "the service manager could not be told");

@@ -35,7 +35,7 @@ pub struct Shutdown {
 }
 
 /// While it is kept, no other process begins to take over.
-pub type Governing<'a> = watch::Ref<'a, bool>;
+pub type GovernGuard<'a> = watch::Ref<'a, bool>;
 
 impl Shutdown {
     /// A latch that says [`Phase::Serving`].
@@ -64,40 +64,40 @@ impl Shutdown {
 
     /// Waits until the phase is `phase` or a later one; returns at once when it already is. Safe to drop and to
     /// call again, as a `select!` arm does.
-    pub async fn reached(&self, phase: Phase) {
+    pub async fn wait_for(&self, phase: Phase) {
         // An error would mean that the sender is gone, and this very call borrows one.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
 
     /// Another process is taking over from now on; or it has failed to, and this one goes on.
-    pub fn hand_over(&self, is_handing: bool) {
+    pub fn set_handing_over(&self, is_handing: bool) {
         self.is_handing.send_replace(is_handing);
     }
 
     /// Waits until another process begins to take over. Safe to drop and to call again.
-    pub async fn handing_over(&self) {
+    pub async fn wait_for_handover(&self) {
         // As for the phase.
         let _ = self.is_handing.subscribe().wait_for(|is_handing| *is_handing).await;
     }
 
     /// The right to change what governs tunnels (drains, rebalances), which another process that takes over gets from
     /// this one; `None` while one takes over, and from then on. Not to be kept across a wait.
-    pub fn govern(&self) -> Option<Governing<'_>> {
-        Some(self.is_handing.borrow()).filter(|is_handing| !**is_handing && !self.is_relieved())
+    pub fn govern(&self) -> Option<GovernGuard<'_>> {
+        Some(self.is_handing.borrow()).filter(|is_handing| !**is_handing && !self.is_superseded())
     }
 
     /// Another process has taken over for good.
-    pub fn relieve(&self) {
+    pub fn supersede(&self) {
         self.relief.cancel();
     }
 
     /// Whether another process has taken over.
-    pub fn is_relieved(&self) -> bool {
+    pub fn is_superseded(&self) -> bool {
         self.relief.is_cancelled()
     }
 
     /// Waits until another process has taken over. Safe to drop and to call again.
-    pub async fn relieved(&self) {
+    pub async fn wait_until_superseded(&self) {
         self.relief.cancelled().await;
     }
 
@@ -139,18 +139,18 @@ mod tests {
     fn nobody_governs_while_another_process_takes_over_or_has() {
         let shutdown = Shutdown::new();
         assert!(shutdown.govern().is_some());
-        shutdown.clone().hand_over(true);
+        shutdown.clone().set_handing_over(true);
         assert!(shutdown.govern().is_none());
-        shutdown.hand_over(false);
+        shutdown.set_handing_over(false);
         assert!(shutdown.govern().is_some(), "it has failed to");
-        shutdown.relieve();
+        shutdown.supersede();
         assert!(shutdown.govern().is_none());
     }
 
     #[test]
     fn waiting_for_a_phase_ends_with_it_and_not_before() {
         let shutdown = Shutdown::new();
-        let mut waiting = pin!(shutdown.reached(Phase::Draining));
+        let mut waiting = pin!(shutdown.wait_for(Phase::Draining));
         let mut context = Context::from_waker(Waker::noop());
         assert_eq!(waiting.as_mut().poll(&mut context), Poll::Pending);
         shutdown.clone().begin();
@@ -160,10 +160,10 @@ mod tests {
     #[tokio::test]
     async fn who_asks_late_is_told_at_once_and_a_later_phase_includes_the_earlier() {
         let shutdown = Shutdown::new();
-        shutdown.reached(Phase::Serving).await;
+        shutdown.wait_for(Phase::Serving).await;
         shutdown.stop();
-        shutdown.reached(Phase::Draining).await;
-        shutdown.reached(Phase::Stopped).await;
+        shutdown.wait_for(Phase::Draining).await;
+        shutdown.wait_for(Phase::Stopped).await;
         assert_eq!(shutdown.phase(), Phase::Stopped);
     }
 
@@ -173,7 +173,7 @@ mod tests {
         let mut waiters = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let shutdown = shutdown.clone();
-            waiters.spawn(async move { shutdown.reached(Phase::Stopped).await });
+            waiters.spawn(async move { shutdown.wait_for(Phase::Stopped).await });
         }
         tokio::task::yield_now().await;
         shutdown.begin();

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
 
-use mainstay_core::query::{self, Carried};
+use mainstay_core::query::{self, Occurrence};
 
 /// What a subprotocol begins with that is a token.
 const PREFIX: &str = "bearer.";
@@ -14,7 +14,7 @@ const PREFIX: &str = "bearer.";
 /// The value of `name` in the query, decoded; `None` when it is not there exactly once.
 pub(super) fn of_query(text: &str, name: &str) -> Option<String> {
     match query::find(text, name) {
-        Carried::Once(value) => String::from_utf8(query::decoded(value).into_owned()).ok(),
+        Occurrence::Once(value) => String::from_utf8(query::decode(value).into_owned()).ok(),
         _ => None,
     }
 }

@@ -203,7 +203,7 @@ impl Reload {
         let task = self.front.tasks.spawn(async move {
             let mut turn = this.turn().await;
             this.is_owner()?;
-            service::reloading();
+            service::notify_reloading();
             let outcome = this.put_into_effect(&mut turn, config).await;
             this.tell(&outcome);
             outcome
@@ -257,7 +257,7 @@ impl Reload {
             return None;
         }
         // Also when it is refused: a service manager that asked for it waits for this word, and for the one of `tell`.
-        service::reloading();
+        service::notify_reloading();
         match reading.config {
             Ok(config) => Some(self.put_into_effect(turn, config).await),
             Err(faults) => Some(Err(faults)),
@@ -336,7 +336,7 @@ impl Reload {
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
         self.front.metrics.reload(outcome.is_ok());
         // Also after a reload that was refused: the service goes on.
-        service::ready(&report::status(&self.front));
+        service::notify_ready(&report::status(&self.front));
         match outcome {
             Ok(changes) => {
                 for change in changes {

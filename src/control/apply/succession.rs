@@ -111,7 +111,7 @@ impl Reload {
 
     /// Whether the running config is this process's to change.
     pub(super) fn is_owner(&self) -> Result<(), Faults> {
-        if self.front.shutdown.is_relieved() {
+        if self.front.shutdown.is_superseded() {
             return Err(self.fault("another process has taken over; ask again, and that one answers"));
         }
         Ok(())

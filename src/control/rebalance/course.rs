@@ -148,9 +148,9 @@ impl Course {
         tokio::select! {
             () = course => {}
             () = self.stop.cancelled() => self.break_off(front),
-            () = front.shutdown.reached(Phase::Draining) => self.break_off(front),
+            () = front.shutdown.wait_for(Phase::Draining) => self.break_off(front),
             // What is left of the surplus is the next process's to move.
-            () = front.shutdown.relieved() => self.break_off(front),
+            () = front.shutdown.wait_until_superseded() => self.break_off(front),
         }
     }
 

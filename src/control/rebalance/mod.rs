@@ -156,8 +156,8 @@ impl Rebalances {
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.look(&mut lookout),
-                () = self.front.shutdown.reached(Phase::Draining) => return,
-                () = self.front.shutdown.relieved() => return,
+                () = self.front.shutdown.wait_for(Phase::Draining) => return,
+                () = self.front.shutdown.wait_until_superseded() => return,
             }
         }
     }

@@ -215,17 +215,17 @@ async fn watch_removal(
     let is_finished = tokio::select! {
         () = finished => true,
         () = drain.ended() => false,
-        () = front.shutdown.reached(Phase::Draining) => false,
+        () = front.shutdown.wait_for(Phase::Draining) => false,
         // The process that has taken over goes on with it.
-        () = front.shutdown.relieved() => false,
+        () = front.shutdown.wait_until_superseded() => false,
     };
     drain.end();
     drop(meter);
     if is_finished && removing.is_some() {
         tokio::select! {
             () = tokio::time::sleep(RECONNECT_TIME) => {}
-            () = front.shutdown.reached(Phase::Draining) => {}
-            () = front.shutdown.relieved() => {}
+            () = front.shutdown.wait_for(Phase::Draining) => {}
+            () = front.shutdown.wait_until_superseded() => {}
         }
     }
 }

@@ -65,7 +65,7 @@ impl BatchReceiver {
             outcome = self.run() => if let Err(error) = outcome {
                 tracing::error!(fault = %error, "what is left of the old process stays there");
             },
-            () = shutdown.reached(Phase::Stopped) => {}
+            () = shutdown.wait_for(Phase::Stopped) => {}
         }
         self.state.end();
         tracing::info!("the process before this one has ended");

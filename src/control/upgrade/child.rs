@@ -47,7 +47,7 @@ impl ChildProcess {
         self.link.send(kind::PING, &[], &[]).await.map_err(ChannelError::from)?;
         tokio::select! {
             answer = expect(&mut self.link, kind::PONG, within) => Ok(answer.map(drop)?),
-            () = self.shutdown.reached(Phase::Draining) => Err(UpgradeError::Ending),
+            () = self.shutdown.wait_for(Phase::Draining) => Err(UpgradeError::Ending),
         }
     }
 
@@ -59,7 +59,7 @@ impl ChildProcess {
     pub async fn receive(&mut self) -> Result<Frame, UpgradeError> {
         tokio::select! {
             frame = receive(&mut self.link) => Ok(frame?),
-            () = self.shutdown.reached(Phase::Draining) => Err(UpgradeError::Ending),
+            () = self.shutdown.wait_for(Phase::Draining) => Err(UpgradeError::Ending),
         }
     }
 

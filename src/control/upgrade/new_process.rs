@@ -117,7 +117,7 @@ impl Takeover {
         receiver.until_serving().await?;
         reload.open_all(bound).await;
         receiver.serves();
-        service::taken_over(&report::status(&front));
+        service::notify_taken_over(&report::status(&front));
         Ok(receiver.finish())
     }
 

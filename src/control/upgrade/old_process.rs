@@ -71,7 +71,7 @@ impl<'a> OldProcess<'a> {
         if !self.reload.has_file() {
             return Err(UpgradeError::NoFile);
         }
-        service::reloading();
+        service::notify_reloading();
         tracing::info!(program = %program.path().display(), "upgrade begins");
         for _ in 0..STARTS {
             match self.try_once(program).await {
@@ -131,7 +131,7 @@ impl<'a> OldProcess<'a> {
     async fn until_ready(&self, new: &mut ChildProcess) -> Result<(), UpgradeError> {
         let frame = tokio::select! {
             ready = expect(&mut new.link, kind::READY, START_TIME) => ready?,
-            () = self.front().shutdown.reached(Phase::Draining) => return Err(UpgradeError::Ending),
+            () = self.front().shutdown.wait_for(Phase::Draining) => return Err(UpgradeError::Ending),
         };
         if !frame.body.is_empty() {
             new.settles = decode::<Ready>(&frame)?.settles;
@@ -141,7 +141,7 @@ impl<'a> OldProcess<'a> {
 
     /// Everything up to the moment that the tunnels have gone over and this process has settled.
     async fn hand_over(&mut self, sender: &mut BatchSender, still: &Still<'_>) -> Result<(), UpgradeError> {
-        self.front().shutdown.hand_over(true);
+        self.front().shutdown.set_handing_over(true);
         self.unfinished = self.reload.rebalances().leave_off().await;
         self.reload.rest().await;
         let state = self.handed_state(still);
@@ -195,7 +195,7 @@ impl<'a> OldProcess<'a> {
     /// From here on this process never serves again: it closes its listeners, and governs nothing.
     async fn settle(&mut self, sender: &mut BatchSender) {
         let front = Arc::clone(self.front());
-        front.shutdown.relieve();
+        front.shutdown.supersede();
         front.state.load().pools.values().for_each(|pool| pool.close_idle_connections());
         self.reload.leave_sockets();
         if sender.child.settles && sender.is_open() {
@@ -257,7 +257,7 @@ impl<'a> OldProcess<'a> {
         let error = sender.child.dismiss(error).await;
         let front = Arc::clone(self.front());
         front.metrics.go_on();
-        front.shutdown.hand_over(false);
+        front.shutdown.set_handing_over(false);
         for one in std::mem::take(&mut self.unfinished) {
             self.reload.rebalances().resume(&one);
         }
@@ -269,7 +269,7 @@ impl<'a> OldProcess<'a> {
                 "the new process is dead"
             );
             // The new process had reported to the service manager.
-            service::taken_over(&report::status(&front));
+            service::notify_taken_over(&report::status(&front));
         }
         error
     }
@@ -278,7 +278,7 @@ impl<'a> OldProcess<'a> {
     pub fn fail(&mut self, error: UpgradeError) {
         tracing::error!(fault = %error, "upgrade failed, this process serves on");
         self.front().metrics.upgrade(false);
-        service::ready(&report::status(self.front()));
+        service::notify_ready(&report::status(self.front()));
         if let Some(request) = self.request.take() {
             // Whoever asked may have stopped waiting.
             let _ = request.send(Err(Arc::new(error)));

@@ -65,7 +65,7 @@ async fn run(reload: Arc<Reload>, program: Program, mut triggers: Triggers, done
         let request = tokio::select! {
             request = triggers.requests.recv() => request,
             _ = triggers.signal.recv() => None,
-            () = reload.front().shutdown.reached(Phase::Draining) => return,
+            () = reload.front().shutdown.wait_for(Phase::Draining) => return,
         };
         let mut process = OldProcess::new(&reload, request, &mut triggers.requests);
         match process.run(&program).await {

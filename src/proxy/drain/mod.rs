@@ -245,9 +245,9 @@ async fn watch_drain(
         biased;
         () = drain.ended() => {}
         () = finished => {}
-        () = front.shutdown.reached(Phase::Draining) => drain.end(),
+        () = front.shutdown.wait_for(Phase::Draining) => drain.end(),
         // Another process goes on with it.
-        () = front.shutdown.relieved() => {}
+        () = front.shutdown.wait_until_superseded() => {}
     }
 }
 

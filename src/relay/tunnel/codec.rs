@@ -377,7 +377,7 @@ mod tests {
             let frame = [&[0x82, 126][..], &(len as u16).to_be_bytes(), &vec![5; len]].concat();
             if whole { frame } else { frame[..frame.len() * 2 / 3].to_vec() }
         });
-        let control = any::<u8>().prop_map(|it| frame::control(0x88 + it % 3, &[3, 0xe8], None));
+        let control = any::<u8>().prop_map(|it| frame::encode_control(0x88 + it % 3, &[3, 0xe8], None));
         let bytes = prop_oneof![6 => message, 1 => control, 1 => prop::collection::vec(any::<u8>(), 0..30)];
         prop_oneof![
             6 => (any::<bool>(), bytes).prop_map(|(from_client, bytes)| Act::Say { from_client, bytes }),
@@ -494,7 +494,7 @@ mod tests {
         assert_eq!((passed, ping.len(), ping[0]), (&message[..], 10, 0x89));
         bench.move_on(CLOCK_ORIGIN + 77);
         bench.now += 40;
-        let pong = frame::control(frame::opcode::PONG, &ping[2..], Some([1; 4]));
+        let pong = frame::encode_control(frame::opcode::PONG, &ping[2..], Some([1; 4]));
         bench.client.write_all(&pong).unwrap();
         bench.tick(ActiveTunnel::pump_both);
         assert_eq!(Bench::heard(&mut bench.node), b"", "it is the balancer's own");
@@ -518,7 +518,7 @@ mod tests {
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Ended);
         let end = bench.tunnel.session_end(bench.now);
         assert_eq!((end.code, end.reason, end.duration), (1012, CloseReason::Drained, 5 * SECOND));
-        assert_eq!(Bench::heard(&mut bench.client), close::close_frame(1012, "bye", None));
+        assert_eq!(Bench::heard(&mut bench.client), close::encode_close(1012, "bye", None));
     }
 
     #[test]

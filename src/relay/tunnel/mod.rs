@@ -21,7 +21,7 @@ use super::tls::TlsRole;
 use super::{CloseReason, SessionInfo, Tunnel, millis};
 use crate::metrics::{Direction, Side};
 use crate::ws::close;
-use crate::ws::tracker::{Heed, Tally};
+use crate::ws::tracker::{MessageCounts, ScanOptions};
 
 /// The client's index in a pair of ends or pipes; a pipe has the index of the end that it reads from.
 pub const CLIENT: usize = 0;
@@ -187,9 +187,9 @@ impl ActiveTunnel {
         let start = HEADROOM - held.len();
         tick.scratch[start..HEADROOM].copy_from_slice(held);
         let piece = &tick.scratch[start..HEADROOM + len];
-        let mut tally = Tally::default();
+        let mut tally = MessageCounts::default();
         let pings = if from == CLIENT { self.keepalive.token() } else { None };
-        let heed = Heed { limit: self.max_message_size, pings };
+        let heed = ScanOptions { limit: self.max_message_size, pings };
         let mut passed = false;
         let seen = pipe.feed(piece, heed, &mut tally, |bytes| {
             passed = true;

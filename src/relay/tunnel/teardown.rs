@@ -52,7 +52,7 @@ impl ActiveTunnel {
         for from in [CLIENT, NODE] {
             let to = &mut self.endpoints[1 - from];
             let mask = (from == CLIENT).then_some(tick.mask);
-            let frame = close::close_frame(farewell.code, farewell.reason, mask);
+            let frame = close::encode_close(farewell.code, farewell.reason, mask);
             self.pipes[from].inject(frame, true, |bytes| to.write(bytes));
         }
     }
@@ -117,7 +117,7 @@ impl ActiveTunnel {
         match self.keepalive.check(tick.now, way) {
             KeepaliveCheck::Alive => {}
             KeepaliveCheck::SendPing(payload) => {
-                let ping = frame::control(frame::opcode::PING, &payload, None);
+                let ping = frame::encode_control(frame::opcode::PING, &payload, None);
                 pipe.inject(ping, false, |bytes| client.write(bytes));
             }
             KeepaliveCheck::Unresponsive => self.close_unresponsive(tick),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// See the module. `K` names a client.
+/// A bounded queue that serves the clients in turn, whatever one of them puts in. `K` names a client.
 #[derive(Debug)]
 pub struct FairQueue<K, T> {
     /// What waits, oldest first; no line is empty.

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// What the bucket holds, in time.
 const DEPTH: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// Tokens that refill at a rate; each lets one thing through.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TokenBucket {
     /// When it will be full again, on the clock that questions are asked by.

@@ -25,7 +25,7 @@ pub mod opcode {
 
 /// One frame header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct FrameHeader {
     /// Last frame of its message.
     pub fin: bool,
     /// One of [`opcode`], or a reserved one.
@@ -40,54 +40,54 @@ pub struct Header {
 
 /// What the first bytes of a frame say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decoded {
+pub enum DecodedHeader {
     /// More bytes are needed.
     Partial,
     /// A whole header.
-    Header(Header),
+    Header(FrameHeader),
     /// No frame starts like this: a length over 2^63 - 1, or a control frame, of a reserved opcode as well, that is
     /// fragmented or longer than 125 bytes.
-    Garbage,
+    Invalid,
 }
 
 /// Decodes the header that starts at the head of `bytes`.
 #[inline]
-pub fn decode(bytes: &[u8]) -> Decoded {
-    let &[first, second, ref rest @ ..] = bytes else { return Decoded::Partial };
+pub fn decode_header(bytes: &[u8]) -> DecodedHeader {
+    let &[first, second, ref rest @ ..] = bytes else { return DecodedHeader::Partial };
     let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
     let (masked, short) = (second & 0x80 != 0, second & 0x7f);
     // The four bits of the opcode tell data from control, in reserved ones as well (section 5.2).
     let is_control = opcode >= opcode::CLOSE;
     if is_control && (short > 125 || !fin) {
-        return Decoded::Garbage;
+        return DecodedHeader::Invalid;
     }
     let (len, rest, extra) = match short {
         126 => match rest {
             [a, b, rest @ ..] => (u64::from(u16::from_be_bytes([*a, *b])), rest, 2),
-            _ => return Decoded::Partial,
+            _ => return DecodedHeader::Partial,
         },
         127 => match rest.split_first_chunk::<8>() {
             Some((long, rest)) => (u64::from_be_bytes(*long), rest, 8),
-            None => return Decoded::Partial,
+            None => return DecodedHeader::Partial,
         },
         short => (u64::from(short), rest, 0),
     };
     if len > i64::MAX as u64 {
-        return Decoded::Garbage;
+        return DecodedHeader::Invalid;
     }
     let mask = match (masked, rest.first_chunk::<4>()) {
         (false, _) => None,
         (true, Some(key)) => Some(*key),
-        (true, None) => return Decoded::Partial,
+        (true, None) => return DecodedHeader::Partial,
     };
     let size = 2 + extra + if masked { 4 } else { 0 };
-    Decoded::Header(Header { fin, opcode, mask, len, size })
+    DecodedHeader::Header(FrameHeader { fin, opcode, mask, len, size })
 }
 
 /// Writes a whole control frame: `payload` is cut to the 125 bytes that a control frame may have.
 ///
 /// Frames to a node are masked with `mask`, frames to a client carry none (section 5.3).
-pub fn control(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+pub fn encode_control(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let payload = &payload[..payload.len().min(125)];
     let mut frame = Vec::with_capacity(6 + payload.len());
     frame.push(0x80 | opcode);
@@ -112,47 +112,52 @@ mod tests {
     #[test]
     fn the_examples_of_the_rfc_decode() {
         let hello = [0x81, 0x05, 0x48, 0x65];
-        let header = Header { fin: true, opcode: opcode::TEXT, mask: None, len: 5, size: 2 };
-        assert_eq!(decode(&hello), Decoded::Header(header));
+        let header = FrameHeader { fin: true, opcode: opcode::TEXT, mask: None, len: 5, size: 2 };
+        assert_eq!(decode_header(&hello), DecodedHeader::Header(header));
         let masked = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f];
-        let header =
-            Header { fin: true, opcode: opcode::TEXT, mask: Some([0x37, 0xfa, 0x21, 0x3d]), len: 5, size: 6 };
-        assert_eq!(decode(&masked), Decoded::Header(header));
+        let header = FrameHeader {
+            fin: true,
+            opcode: opcode::TEXT,
+            mask: Some([0x37, 0xfa, 0x21, 0x3d]),
+            len: 5,
+            size: 6,
+        };
+        assert_eq!(decode_header(&masked), DecodedHeader::Header(header));
         let long = [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0];
-        let header = Header { fin: true, opcode: opcode::BINARY, mask: None, len: 65536, size: 10 };
-        assert_eq!(decode(&long), Decoded::Header(header));
+        let header = FrameHeader { fin: true, opcode: opcode::BINARY, mask: None, len: 65536, size: 10 };
+        assert_eq!(decode_header(&long), DecodedHeader::Header(header));
     }
 
     #[test]
     fn a_length_over_the_signed_range_is_garbage() {
-        assert_eq!(decode(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), Decoded::Garbage);
-        assert_eq!(decode(&[0x82, 255, 0xff, 0, 0, 0, 0, 0, 0, 0]), Decoded::Garbage);
+        assert_eq!(decode_header(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), DecodedHeader::Invalid);
+        assert_eq!(decode_header(&[0x82, 255, 0xff, 0, 0, 0, 0, 0, 0, 0]), DecodedHeader::Invalid);
         assert!(matches!(
-            decode(&[0x82, 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
-            Decoded::Header(Header { len: 0x7fff_ffff_ffff_ffff, .. })
+            decode_header(&[0x82, 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            DecodedHeader::Header(FrameHeader { len: 0x7fff_ffff_ffff_ffff, .. })
         ));
     }
 
     #[test]
     fn a_control_frame_that_cannot_be_one_is_garbage() {
         for first in 0x88..=0x8f {
-            assert_eq!(decode(&[first, 126, 0, 1]), Decoded::Garbage);
-            assert_eq!(decode(&[first & 0x7f, 0]), Decoded::Garbage);
+            assert_eq!(decode_header(&[first, 126, 0, 1]), DecodedHeader::Invalid);
+            assert_eq!(decode_header(&[first & 0x7f, 0]), DecodedHeader::Invalid);
         }
     }
 
     #[test]
     fn reserved_opcodes_and_bits_are_for_the_peers_to_judge() {
         for first in [0xf3u8, 0x8b, 0x07, 0xc1] {
-            assert!(matches!(decode(&[first, 0]), Decoded::Header(_)), "{first:x}");
+            assert!(matches!(decode_header(&[first, 0]), DecodedHeader::Header(_)), "{first:x}");
         }
     }
 
     proptest! {
         #[test]
         fn a_control_frame_reads_back(code in 8u8..11, payload in prop::collection::vec(any::<u8>(), 0..200), key: Option<[u8; 4]>) {
-            let bytes = control(code, &payload, key);
-            let Decoded::Header(header) = decode(&bytes) else { panic!("not a header") };
+            let bytes = encode_control(code, &payload, key);
+            let DecodedHeader::Header(header) = decode_header(&bytes) else { panic!("not a header") };
             prop_assert_eq!(header.opcode, code);
             prop_assert_eq!(header.len as usize, payload.len().min(125));
             prop_assert_eq!(usize::from(header.size) + header.len as usize, bytes.len());
@@ -161,7 +166,7 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
-            if let Decoded::Header(header) = decode(&bytes) {
+            if let DecodedHeader::Header(header) = decode_header(&bytes) {
                 prop_assert!(usize::from(header.size) <= bytes.len());
             }
         }

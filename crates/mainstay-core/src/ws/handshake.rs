@@ -14,7 +14,7 @@ use http::{Method, StatusCode, Version};
 
 /// What is wrong with a client's upgrade request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RequestFault {
+pub enum UpgradeRequestError {
     /// Not GET.
     #[error("a WebSocket handshake is a GET request")]
     Method,
@@ -40,7 +40,7 @@ pub enum RequestFault {
 
 /// What is wrong with a node's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerFault {
+pub enum UpgradeResponseError {
     /// Upgrade is not `websocket`, once.
     #[error("the node's 101 has no `Upgrade: websocket`")]
     Upgrade,
@@ -57,7 +57,7 @@ pub enum AnswerFault {
 
 /// An upgrade request that is in order: what the answer is checked against.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct UpgradeOffer {
     /// The Sec-WebSocket-Accept that answers the client's key.
     accept: String,
     /// The subprotocols that the client offers.
@@ -76,48 +76,52 @@ pub fn names_websocket(value: &[u8]) -> bool {
 }
 
 /// Checks a client's request.
-pub fn check_request(method: &Method, version: Version, headers: &HeaderMap) -> Result<Offer, RequestFault> {
+pub fn check_request(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<UpgradeOffer, UpgradeRequestError> {
     if version != Version::HTTP_11 {
-        return Err(RequestFault::HttpVersion);
+        return Err(UpgradeRequestError::HttpVersion);
     }
     if !is_upgrade(headers) {
-        return Err(RequestFault::Upgrade);
+        return Err(UpgradeRequestError::Upgrade);
     }
     if method != Method::GET {
-        return Err(RequestFault::Method);
+        return Err(UpgradeRequestError::Method);
     }
     if !has_token(headers, &CONNECTION, "upgrade") {
-        return Err(RequestFault::Connection);
+        return Err(UpgradeRequestError::Connection);
     }
     if only(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
-        return Err(RequestFault::Version);
+        return Err(UpgradeRequestError::Version);
     }
-    let key = only(headers, &SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).ok_or(RequestFault::Key)?;
+    let key = only(headers, &SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).ok_or(UpgradeRequestError::Key)?;
     let has_length = headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0");
     if has_length || headers.contains_key(TRANSFER_ENCODING) {
-        return Err(RequestFault::Body);
+        return Err(UpgradeRequestError::Body);
     }
     let protocols = tokens(headers, &SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect();
-    Ok(Offer { accept: accept(key), protocols })
+    Ok(UpgradeOffer { accept: accept(key), protocols })
 }
 
-impl Offer {
+impl UpgradeOffer {
     /// Checks the head of a node's 101. Other statuses are no upgrade and not for this check.
-    pub fn check_answer(&self, headers: &HeaderMap) -> Result<(), AnswerFault> {
+    pub fn check_response(&self, headers: &HeaderMap) -> Result<(), UpgradeResponseError> {
         if !only(headers, &UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
-            return Err(AnswerFault::Upgrade);
+            return Err(UpgradeResponseError::Upgrade);
         }
         if !has_token(headers, &CONNECTION, "upgrade") {
-            return Err(AnswerFault::Connection);
+            return Err(UpgradeResponseError::Connection);
         }
         if only(headers, &SEC_WEBSOCKET_ACCEPT) != Some(&self.accept) {
-            return Err(AnswerFault::Accept);
+            return Err(UpgradeResponseError::Accept);
         }
         let offered = |name: &str| self.protocols.iter().any(|offered| offered == name);
         match (headers.contains_key(SEC_WEBSOCKET_PROTOCOL), only(headers, &SEC_WEBSOCKET_PROTOCOL)) {
             (false, _) => Ok(()),
             (true, Some(name)) if offered(name) => Ok(()),
-            _ => Err(AnswerFault::Protocol),
+            _ => Err(UpgradeResponseError::Protocol),
         }
     }
 }
@@ -176,7 +180,7 @@ mod tests {
         map
     }
 
-    fn check(fields: &[Field]) -> Result<Offer, RequestFault> {
+    fn check(fields: &[Field]) -> Result<UpgradeOffer, UpgradeRequestError> {
         check_request(&Method::GET, Version::HTTP_11, &headers(fields))
     }
 
@@ -194,26 +198,29 @@ mod tests {
         let without = |name| GOOD.iter().filter(|field| field.0 != name).copied().collect::<Vec<_>>();
         let and = |field| GOOD.iter().copied().chain([field]).collect::<Vec<_>>();
         let cases = [
-            (with(("upgrade", "h2c")), RequestFault::Upgrade),
-            (with(("upgrade", "websocket/13, websockets")), RequestFault::Upgrade),
-            (without("connection"), RequestFault::Connection),
-            (with(("connection", "keep-alive")), RequestFault::Connection),
-            (without("sec-websocket-version"), RequestFault::Version),
-            (with(("sec-websocket-version", "8")), RequestFault::Version),
-            (and(("sec-websocket-version", "13")), RequestFault::Version),
-            (without("sec-websocket-key"), RequestFault::Key),
-            (with(("sec-websocket-key", "c2hvcnQ=")), RequestFault::Key),
-            (with(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=!")), RequestFault::Key),
-            (and(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")), RequestFault::Key),
-            (and(("content-length", "5")), RequestFault::Body),
-            (and(("transfer-encoding", "chunked")), RequestFault::Body),
+            (with(("upgrade", "h2c")), UpgradeRequestError::Upgrade),
+            (with(("upgrade", "websocket/13, websockets")), UpgradeRequestError::Upgrade),
+            (without("connection"), UpgradeRequestError::Connection),
+            (with(("connection", "keep-alive")), UpgradeRequestError::Connection),
+            (without("sec-websocket-version"), UpgradeRequestError::Version),
+            (with(("sec-websocket-version", "8")), UpgradeRequestError::Version),
+            (and(("sec-websocket-version", "13")), UpgradeRequestError::Version),
+            (without("sec-websocket-key"), UpgradeRequestError::Key),
+            (with(("sec-websocket-key", "c2hvcnQ=")), UpgradeRequestError::Key),
+            (with(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=!")), UpgradeRequestError::Key),
+            (and(("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")), UpgradeRequestError::Key),
+            (and(("content-length", "5")), UpgradeRequestError::Body),
+            (and(("transfer-encoding", "chunked")), UpgradeRequestError::Body),
         ];
         for (fields, fault) in cases {
             assert_eq!(check(&fields), Err(fault), "{fields:?}");
         }
         let map = headers(&GOOD);
-        assert_eq!(check_request(&Method::POST, Version::HTTP_11, &map), Err(RequestFault::Method));
-        assert_eq!(check_request(&Method::GET, Version::HTTP_10, &map), Err(RequestFault::HttpVersion));
+        assert_eq!(check_request(&Method::POST, Version::HTTP_11, &map), Err(UpgradeRequestError::Method));
+        assert_eq!(
+            check_request(&Method::GET, Version::HTTP_10, &map),
+            Err(UpgradeRequestError::HttpVersion)
+        );
     }
 
     #[test]
@@ -240,16 +247,16 @@ mod tests {
             ("connection", "Upgrade"),
             ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         ];
-        assert_eq!(offer.check_answer(&headers(&yes)), Ok(()));
+        assert_eq!(offer.check_response(&headers(&yes)), Ok(()));
         let answer = |change: Field| {
             let kept = yes.iter().filter(|field| field.0 != change.0).copied();
-            offer.check_answer(&headers(&kept.chain([change]).collect::<Vec<_>>()))
+            offer.check_response(&headers(&kept.chain([change]).collect::<Vec<_>>()))
         };
-        assert_eq!(answer(("upgrade", "h2c")), Err(AnswerFault::Upgrade));
-        assert_eq!(answer(("connection", "close")), Err(AnswerFault::Connection));
-        assert_eq!(answer(("sec-websocket-accept", "AAAA")), Err(AnswerFault::Accept));
+        assert_eq!(answer(("upgrade", "h2c")), Err(UpgradeResponseError::Upgrade));
+        assert_eq!(answer(("connection", "close")), Err(UpgradeResponseError::Connection));
+        assert_eq!(answer(("sec-websocket-accept", "AAAA")), Err(UpgradeResponseError::Accept));
         assert_eq!(answer(("sec-websocket-protocol", "v2.chat")), Ok(()));
-        assert_eq!(answer(("sec-websocket-protocol", "v3.chat")), Err(AnswerFault::Protocol));
-        assert_eq!(answer(("sec-websocket-protocol", "chat, v2.chat")), Err(AnswerFault::Protocol));
+        assert_eq!(answer(("sec-websocket-protocol", "v3.chat")), Err(UpgradeResponseError::Protocol));
+        assert_eq!(answer(("sec-websocket-protocol", "chat, v2.chat")), Err(UpgradeResponseError::Protocol));
     }
 }

@@ -45,7 +45,7 @@ impl Cors {
     /// The page's own origin, when it is one of those.
     fn own(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let given = request.get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
-        request.get(ORIGIN).filter(|_| self.origins.allow(given)).cloned()
+        request.get(ORIGIN).filter(|_| self.origins.allows(given)).cloned()
     }
 
     /// Marks an answer of any other kind, errors too.

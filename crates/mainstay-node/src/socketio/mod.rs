@@ -96,7 +96,7 @@ impl SocketIo {
 impl Handler for SocketIo {
     fn admits(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
         let origins = handshake.headers().filter(|(name, _)| *name == "origin");
-        if self.shared.settings.origins.allow(origins.map(|(_, value)| value.as_bytes())) {
+        if self.shared.settings.origins.allows(origins.map(|(_, value)| value.as_bytes())) {
             return Ok(());
         }
         self.shared.settings.metrics.refused(Refused::Origin);

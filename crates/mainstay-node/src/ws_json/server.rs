@@ -49,7 +49,7 @@ impl WsJsonServer {
             settings.metrics.refused(Refused::Draining);
             return response::error(StatusCode::SERVICE_UNAVAILABLE, "the node is about to end");
         }
-        if !settings.origins.allow(request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes)) {
+        if !settings.origins.allows(request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes)) {
             settings.metrics.refused(Refused::Origin);
             return response::error(StatusCode::FORBIDDEN, "pages of this origin may not connect");
         }
@@ -99,10 +99,10 @@ fn identify(auth: &Auth, request: &Request<Incoming>) -> Result<Identity, AuthFa
     auth.identify(token.as_deref(), bearer::of_query(query, "user").as_deref())
 }
 
-fn not_an_upgrade(fault: &handshake::RequestFault) -> Answer {
+fn not_an_upgrade(fault: &handshake::UpgradeRequestError) -> Answer {
     let status = match fault {
-        handshake::RequestFault::Method => return response::not_allowed("GET"),
-        handshake::RequestFault::Key | handshake::RequestFault::Body => StatusCode::BAD_REQUEST,
+        handshake::UpgradeRequestError::Method => return response::not_allowed("GET"),
+        handshake::UpgradeRequestError::Key | handshake::UpgradeRequestError::Body => StatusCode::BAD_REQUEST,
         _ => StatusCode::UPGRADE_REQUIRED,
     };
     let mut answer =

@@ -142,7 +142,7 @@ fn drain(grace: u64) -> PacedClose {
 }
 
 fn text(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
-    frame::control(frame::opcode::TEXT, payload, mask)
+    frame::encode_control(frame::opcode::TEXT, payload, mask)
 }
 
 const MASK: Option<[u8; 4]> = Some([1, 2, 3, 4]);
@@ -159,8 +159,8 @@ impl Peers {
 
     /// Both say goodbye.
     fn part(&mut self, code: u16) {
-        self.client.write_all(&close::close_frame(code, "", MASK)).unwrap();
-        self.node.write_all(&close::close_frame(code, "", None)).unwrap();
+        self.client.write_all(&close::encode_close(code, "", MASK)).unwrap();
+        self.node.write_all(&close::encode_close(code, "", None)).unwrap();
     }
 }
 
@@ -287,7 +287,7 @@ async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
     assert_eq!(handle.counted().await, 4);
     let away: Vec<u64> = frozen.tunnels().map(FrozenTunnel::id).collect();
     let bye = |peers: &mut Peers| {
-        peers.client.expect(&close::close_frame(1012, "moved", None));
+        peers.client.expect(&close::encode_close(1012, "moved", None));
         peers.node.expect(&[0x88]);
     };
     (0..4).filter(|id| !away.contains(id)).for_each(|id| bye(&mut peers[id as usize]));

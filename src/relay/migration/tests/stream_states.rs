@@ -45,7 +45,7 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() 
         peers.client.write_all(&message[..100]).unwrap();
         assert!(old.relay.wait_one_tick().await);
         let handle = old.relay.close(drain(60_000));
-        peers.client.expect(&close::close_frame(1012, "moved", None));
+        peers.client.expect(&close::encode_close(1012, "moved", None));
         old.hand_over(&new).await;
         // It is not this process's any more.
         handle.finished().await;

@@ -62,7 +62,7 @@ fn speak(mut voice: Voice, messages: Messages, stop: Arc<AtomicBool>) -> JoinHan
             voice.write_all(&message).unwrap();
             (bytes, count) = (bytes + message.len() as u64, count + 1);
         }
-        let bye = close::close_frame(1000, "", mask);
+        let bye = close::encode_close(1000, "", mask);
         voice.write_all(&bye).unwrap();
         (bytes + bye.len() as u64, count)
     })

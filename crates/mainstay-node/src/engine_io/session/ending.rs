@@ -1,8 +1,8 @@
 //! How a connection ends: what its client is told, and what the layer above is told.
 
 use crate::engine_io::session::frame::Frame;
-use mainstay_core::ws::close::close_frame;
-use mainstay_core::ws::frame::{control, opcode};
+use mainstay_core::ws::close::encode_close;
+use mainstay_core::ws::frame::{encode_control, opcode};
 
 /// How the layer above closes a connection. What was sent before is written first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +113,8 @@ impl Ending {
     pub(crate) fn close_frame(&self) -> Option<Frame> {
         match self.farewell {
             Farewell::None => None,
-            Farewell::Empty => Some(Frame::control(control(opcode::CLOSE, &[], None))),
-            Farewell::Coded(code, words) => Some(Frame::control(close_frame(code, words, None))),
+            Farewell::Empty => Some(Frame::control(encode_control(opcode::CLOSE, &[], None))),
+            Farewell::Coded(code, words) => Some(Frame::control(encode_close(code, words, None))),
         }
     }
 }

@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use mainstay_core::ws::frame::{Decoded, decode};
+    use mainstay_core::ws::frame::{DecodedHeader, decode_header};
 
     #[test]
     fn the_fixed_packets_are_what_they_say() {
@@ -151,7 +151,7 @@ mod tests {
         fn a_frame_has_the_header_that_its_payload_needs(length in prop_oneof![0usize..300, 65_000usize..66_000]) {
             let data = vec![7; length];
             let frame = Frame::binary(&data);
-            let Decoded::Header(header) = decode(frame.wire()) else { panic!("no header") };
+            let DecodedHeader::Header(header) = decode_header(frame.wire()) else { panic!("no header") };
             prop_assert!(header.fin && header.mask.is_none() && header.opcode == opcode::BINARY);
             prop_assert_eq!((header.len as usize, header.size), (length, frame.head));
             prop_assert_eq!(frame.payload(), &data[..]);

@@ -7,7 +7,7 @@
 //! Rules (RFC 6455): a client's frames are masked; nothing was negotiated, so reserved bits and opcodes are faults; a
 //! message over the limit is refused by its header, before a byte of it is kept; text is UTF-8.
 
-use mainstay_core::ws::frame::{self, Decoded, Header, opcode};
+use mainstay_core::ws::frame::{self, DecodedHeader, FrameHeader, opcode};
 
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,15 +130,15 @@ impl Reader {
     }
 
     /// The header at the head of `bytes`, when it is whole and in order.
-    fn header(&self, bytes: &[u8]) -> Result<Option<Header>, Fault> {
+    fn header(&self, bytes: &[u8]) -> Result<Option<FrameHeader>, Fault> {
         // The first byte alone can be wrong: no extension was agreed on that could use the reserved bits.
         if bytes.first().is_some_and(|first| first & 0x70 != 0) {
             return Err(Fault::Protocol);
         }
-        let header = match frame::decode(bytes) {
-            Decoded::Partial => return Ok(None),
-            Decoded::Garbage => return Err(Fault::Protocol),
-            Decoded::Header(header) => header,
+        let header = match frame::decode_header(bytes) {
+            DecodedHeader::Partial => return Ok(None),
+            DecodedHeader::Invalid => return Err(Fault::Protocol),
+            DecodedHeader::Header(header) => header,
         };
         let follows = match header.opcode {
             opcode::CONTINUATION => self.begun.is_some(),
@@ -159,7 +159,7 @@ impl Reader {
 
     fn deliver(
         &mut self,
-        header: &Header,
+        header: &FrameHeader,
         payload: &[u8],
         listener: &mut impl FnMut(Incoming<'_>) -> More,
     ) -> Result<More, Fault> {

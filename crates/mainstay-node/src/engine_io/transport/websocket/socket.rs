@@ -28,7 +28,7 @@ use crate::engine_io::session::handler::Inbox;
 use crate::engine_io::session::packet::Packet;
 use crate::engine_io::session::state::{BATCH, Batch};
 use crate::engine_io::transport::websocket::reader::{Fault, Incoming, More, Reader};
-use mainstay_core::ws::frame::{control, opcode};
+use mainstay_core::ws::frame::{encode_control, opcode};
 
 /// The most that one read takes.
 const SCRATCH: usize = 16 * 1024;
@@ -297,7 +297,7 @@ impl Ear {
             Incoming::Binary(data) => self.connection.receive(&self.inbox, Packet::binary(data, revision)),
             Incoming::Ping(data) => {
                 self.connection.alive();
-                self.connection.control(Frame::control(control(opcode::PONG, data, None)));
+                self.connection.control(Frame::control(encode_control(opcode::PONG, data, None)));
                 true
             }
             Incoming::Pong => {
