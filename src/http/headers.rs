@@ -122,7 +122,7 @@ fn is_reserved(name: &HeaderName) -> bool {
 }
 
 /// Removes the trailers that must not be forwarded.
-pub fn strip_trailers(trailers: &mut HeaderMap) {
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     remove_matching(trailers, |name| !is_forwardable_trailer(name));
 }
 
@@ -155,7 +155,7 @@ fn remove_matching(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) ->
 /// connected to, the default of the connection (RFC 9112, section 3.3). An empty Host would be allowed, but many nodes
 /// build their own URL from the field and fail; the node's address would appear in its answer, where the client cannot
 /// reach it. Must come before routing.
-pub fn ensure_host<B>(request: &mut Request<B>, destination: SocketAddr) {
+pub(crate) fn ensure_host<B>(request: &mut Request<B>, destination: SocketAddr) {
     if request.headers().contains_key(HOST) {
         return;
     }

@@ -3,16 +3,16 @@
 
 pub mod framing;
 pub mod request_stream;
-pub mod server;
+pub(crate) mod server;
 pub mod headers;
-pub mod reply;
-pub mod trace;
+pub(crate) mod reply;
+pub(crate) mod trace;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
 /// Any error of a body in transit.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body on its way through.
-pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;

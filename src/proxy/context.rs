@@ -20,19 +20,19 @@ pub struct ProxyContext {
     /// The present generation.
     pub state: ArcSwap<ProxyState>,
     /// Where tunnels live.
-    pub relay: Relay,
+    pub(crate) relay: Relay,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The access log.
-    pub access_log: Arc<AccessLog>,
+    pub(crate) access_log: Arc<AccessLog>,
     /// The phase of the process.
     pub shutdown: Shutdown,
     /// The zero of the clock of health.
-    pub started: Instant,
+    pub(crate) started: Instant,
     /// Owns the tasks of client and node connections.
-    pub tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// The limits on connections and handshakes.
-    pub admission: Arc<AdmissionControl>,
+    pub(crate) admission: Arc<AdmissionControl>,
     /// Sessions so far.
     ids: AtomicU64,
     /// Random, of this process.
@@ -63,12 +63,12 @@ impl ProxyContext {
     }
 
     /// Continues the clock of health that another process started this long ago.
-    pub fn continue_clock(&mut self, clock: Duration) {
+    pub(crate) fn continue_clock(&mut self, clock: Duration) {
         self.started = self.started.checked_sub(clock).unwrap_or(self.started);
     }
 
     /// The clock of health.
-    pub fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 

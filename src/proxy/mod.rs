@@ -23,13 +23,14 @@ mod polling_session;
 mod request_body;
 mod request_outcome;
 mod response;
-pub mod rollout;
+mod rollout;
 mod routing;
 mod session;
 mod session_admission;
 mod state;
 mod upgrade;
-pub mod upstream;
+pub(crate) mod upstream;
 
 pub use context::ProxyContext;
-pub use state::{ProxyState, UpstreamPool, budget};
+pub(crate) use state::budget;
+pub use state::{ProxyState, UpstreamPool};

@@ -26,15 +26,15 @@ pub struct ProxyState {
     /// Counts up from 1.
     pub generation: u32,
     /// Host and path to pool.
-    pub routes: Routes,
+    pub(crate) routes: Routes,
     /// The pools by name.
     pub pools: HashMap<Arc<str>, Arc<UpstreamPool>>,
     /// The proxies whose forwarding fields and PROXY headers are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
     /// What clients may use.
-    pub limits: config::Limits,
+    pub(crate) limits: config::Limits,
     /// How many client connections there may be: what `limits` says, or what the file limit allows.
-    pub connections: u32,
+    pub(crate) connections: u32,
     /// Cancels [`ProxyState::retirement`] when the last session lets go of this generation.
     in_use: DropGuard,
 }
@@ -42,13 +42,13 @@ pub struct ProxyState {
 /// One pool of a generation.
 pub struct UpstreamPool {
     /// What the config says.
-    pub config: config::Pool,
+    pub(crate) config: config::Pool,
     /// The nodes as selection sees them.
-    pub nodes: Nodes,
+    pub(crate) nodes: Nodes,
     /// The nodes as they are dialled, with the same indices.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its counters.
-    pub meter: Arc<PoolMeter>,
+    pub(crate) meter: Arc<PoolMeter>,
     /// Which release its nodes are being replaced by.
     pub(super) rollout: RolloutTracker,
     /// Compares its idle timeout with what its nodes say.
@@ -68,7 +68,7 @@ impl ProxyState {
     }
 
     /// The first generation of a process that takes over from one that was at `generation`.
-    pub fn resume_from(generation: u32, config: &Config, metrics: &Metrics) -> Self {
+    pub(crate) fn resume_from(generation: u32, config: &Config, metrics: &Metrics) -> Self {
         let state = Self::build(config, generation + 1, |pool| Arc::new(UpstreamPool::new(pool, metrics)));
         state.activate(metrics, Duration::ZERO);
         state
@@ -76,7 +76,7 @@ impl ProxyState {
 
     /// The generation after this one. A pool that is the same stays as it is; of a pool that changed, the nodes that
     /// are still at their place keep what is known of them. Nothing has an effect before [`ProxyState::activate`].
-    pub fn next(&self, config: &Config, metrics: &Metrics) -> Self {
+    pub(crate) fn next(&self, config: &Config, metrics: &Metrics) -> Self {
         Self::build(config, self.generation + 1, |pool| match self.pools.get(&pool.name) {
             Some(known) if known.config == *pool => Arc::clone(known),
             Some(known) => Arc::new(known.next(pool, metrics)),
@@ -97,7 +97,7 @@ impl ProxyState {
     }
 
     /// New sessions see this generation from now on.
-    pub fn activate(&self, metrics: &Metrics, now: Duration) {
+    pub(crate) fn activate(&self, metrics: &Metrics, now: Duration) {
         metrics.set_generation(self.generation.into());
         for pool in self.pools.values() {
             pool.upstreams.iter().for_each(|upstream| upstream.activate(&pool.config, now));
@@ -106,7 +106,7 @@ impl ProxyState {
     }
 
     /// Cancelled once the last session that sees this generation has been adopted or has ended.
-    pub fn retirement(&self) -> CancellationToken {
+    pub(crate) fn retirement(&self) -> CancellationToken {
         self.in_use.token().clone()
     }
 
@@ -116,7 +116,7 @@ impl ProxyState {
     }
 
     /// The upstream of a node that has the same address here.
-    pub fn upstream(&self, pool: &str, node: &Node) -> Option<&Arc<Upstream>> {
+    pub(crate) fn upstream(&self, pool: &str, node: &Node) -> Option<&Arc<Upstream>> {
         self.pools.get(pool)?.upstream(node)
     }
 }
@@ -187,12 +187,12 @@ impl UpstreamPool {
     }
 
     /// Closes the idle connections for plain HTTP.
-    pub fn close_idle_connections(&self) {
+    pub(crate) fn close_idle_connections(&self) {
         self.upstreams.iter().for_each(|upstream| upstream.close_idle_connections());
     }
 
     /// How many nodes take clients now.
-    pub fn count_up(&self, now: Duration) -> usize {
+    pub(crate) fn count_up(&self, now: Duration) -> usize {
         self.upstreams.iter().filter(|upstream| upstream.is_up(now)).count()
     }
 
@@ -216,6 +216,6 @@ impl UpstreamPool {
 }
 
 /// The connections that `config` allows on this system.
-pub fn budget(config: &Config) -> Budget {
+pub(crate) fn budget(config: &Config) -> Budget {
     Budget::new(config, Supply { files: open_files::limit(), ports: dial::port_range() })
 }

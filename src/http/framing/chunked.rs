@@ -10,10 +10,10 @@ use super::head::is_token_byte;
 const SIZE_DIGITS: u8 = 16;
 
 /// Bytes of one chunk's extensions, from the semicolon to the line's end.
-pub const MAX_EXTENSION: u16 = 256;
+pub(super) const MAX_EXTENSION: u16 = 256;
 
 /// Bytes of all trailer lines together.
-pub const MAX_TRAILERS: u16 = 8 * 1024;
+pub(super) const MAX_TRAILERS: u16 = 8 * 1024;
 
 /// Where in a chunked body the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The rules for one whole request head.
 //!
 //! The input is everything from the method to the empty line, already free of bare CR, bare LF and control bytes
-//! (the framer sees to that as bytes come in). The answer is how the request's body is framed, or a error. Where
+//! (the framer sees to that as bytes come in). The answer is how the request's body is framed, or an error. Where
 //! RFC 9112 lets a recipient choose between repairing and refusing, this refuses.
 
 use http::Uri;
@@ -11,7 +11,7 @@ use super::HeadError;
 use crate::ws::handshake::names_websocket;
 
 /// Field lines that one head may have; hyper's own limit is the same.
-pub const MAX_FIELDS: usize = 100;
+pub(super) const MAX_FIELDS: usize = 100;
 
 /// How the bytes behind a head are framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

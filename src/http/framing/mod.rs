@@ -12,9 +12,7 @@ mod head;
 use chunked::ChunkedState;
 use head::{BodyFraming, check_head};
 
-pub use chunked::{MAX_EXTENSION, MAX_TRAILERS};
 pub use error::{ChunkedBodyError, HeadError};
-pub use head::MAX_FIELDS;
 
 /// What the owner of the bytes does next. Lengths count from the first byte that was passed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +178,8 @@ impl Framer {
 mod tests {
     use proptest::prelude::*;
 
+    use super::chunked::{MAX_EXTENSION, MAX_TRAILERS};
+    use super::head::MAX_FIELDS;
     use super::*;
 
     const LIMIT: usize = 512;

@@ -114,7 +114,11 @@ impl<S> RequestStream<S> {
 
     /// The requests of a stream whose first head is awaited since `begun`. Must be called within a tokio runtime with
     /// time enabled.
-    pub fn with_start(begun: Instant, stream: S, limits: RequestLimits) -> (Self, Arc<RequestTracker>) {
+    pub(crate) fn with_start(
+        begun: Instant,
+        stream: S,
+        limits: RequestLimits,
+    ) -> (Self, Arc<RequestTracker>) {
         let tracker = Arc::new(RequestTracker::default());
         let requests = Self {
             stream,
@@ -143,7 +147,7 @@ impl<S> RequestStream<S> {
 
     /// The stream, and the bytes that were read behind the last head and never released: what a client sent early, behind
     /// its upgrade request.
-    pub fn into_parts(mut self) -> (S, Bytes) {
+    pub(crate) fn into_parts(mut self) -> (S, Bytes) {
         self.held.advance(self.released);
         (self.stream, self.held.freeze())
     }
@@ -270,7 +274,7 @@ impl<S: AsyncRead + Unpin> RequestStream<S> {
     /// # Errors
     ///
     /// Those of the stream.
-    pub async fn first_head(&mut self) -> io::Result<bool> {
+    pub(crate) async fn first_head(&mut self) -> io::Result<bool> {
         poll_fn(|cx| self.poll_first_head(cx)).await?;
         Ok(self.released > 0)
     }

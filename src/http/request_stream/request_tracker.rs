@@ -50,7 +50,7 @@ impl RequestTracker {
     }
 
     /// Whether the request's body broke off because it came too slowly.
-    pub fn is_body_too_slow(&self) -> bool {
+    pub(crate) fn is_body_too_slow(&self) -> bool {
         self.0.lock().is_body_too_slow
     }
 

@@ -9,7 +9,7 @@ use crate::pool::health::{Change, Health, Memory};
 
 impl Upstream {
     /// Updates the health for this reason, and its meter, and logs a change.
-    pub fn update_health(
+    pub(crate) fn update_health(
         &self,
         now: Duration,
         reason: &dyn fmt::Display,
@@ -44,12 +44,12 @@ impl Upstream {
     }
 
     /// Its health, for another process.
-    pub fn health_memory(&self) -> Memory {
+    pub(crate) fn health_memory(&self) -> Memory {
         self.shared.health.lock().memory()
     }
 
     /// Continues with the health that another process had.
-    pub fn restore_health(&self, memory: &Memory, now: Duration) {
+    pub(crate) fn restore_health(&self, memory: &Memory, now: Duration) {
         self.update_health(now, &"", |health| {
             health.recall(memory);
             None
@@ -57,7 +57,7 @@ impl Upstream {
     }
 
     /// Whether it has answered a probe since it was last unreachable.
-    pub fn answers_probes(&self) -> &AtomicBool {
+    pub(crate) fn answers_probes(&self) -> &AtomicBool {
         &self.shared.answers_probes
     }
 }

@@ -83,7 +83,7 @@ struct SharedNodeState {
 
 /// The result of a health probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbeResult {
+pub(crate) struct ProbeResult {
     /// When its answer came, or it failed without one.
     pub at: SystemTime,
     /// Why it failed; `None` where it did not.
@@ -95,7 +95,7 @@ pub struct ProbeResult {
 }
 
 /// An HTTP connection to a node. When it is dropped it is closed, whatever is still under way on it.
-pub struct PooledConnection {
+pub(crate) struct PooledConnection {
     /// The sender.
     pub sender: SendRequest<Body>,
     /// It has carried a request before, so it may be stale.
@@ -119,12 +119,12 @@ impl Drop for PooledConnection {
 
 impl Upstream {
     /// A node of a new pool, not dialled yet.
-    pub fn new(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
+    pub(crate) fn new(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
         Self::build(Health::new, node, pool, metrics)
     }
 
     /// A node that joins a running pool, not dialled yet.
-    pub fn joining(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
+    pub(crate) fn joining(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
         Self::build(Health::joining, node, pool, metrics)
     }
 
@@ -148,7 +148,7 @@ impl Upstream {
 
     /// The same node at the same address in another generation. It keeps the idle connections when nodes are dialled
     /// alike there.
-    pub fn with_config(&self, node: &Node, pool: &config::Pool, is_dialled_alike: bool) -> Self {
+    pub(crate) fn with_config(&self, node: &Node, pool: &config::Pool, is_dialled_alike: bool) -> Self {
         let (meter, shared) = (Arc::clone(&self.meter), Arc::clone(&self.shared));
         let renewed = Self::assemble(node, pool, meter, shared);
         if is_dialled_alike { Self { idle: Arc::clone(&self.idle), ..renewed } } else { renewed }
@@ -162,7 +162,7 @@ impl Upstream {
     }
 
     /// The config of its pool takes effect; what is known of the node stays.
-    pub fn activate(&self, pool: &config::Pool, now: Duration) {
+    pub(crate) fn activate(&self, pool: &config::Pool, now: Duration) {
         let mut drain = self.shared.drain.lock();
         let mut health = self.shared.health.lock();
         health.set_rule(pool.rule);
@@ -180,7 +180,7 @@ impl Upstream {
 
     /// The config names it no more: no session of any generation is placed on it from now on. Gives the drain that ends
     /// with this.
-    pub fn mark_removed(&self) -> Option<Arc<ActiveDrain>> {
+    pub(crate) fn mark_removed(&self) -> Option<Arc<ActiveDrain>> {
         let mut drain = self.shared.drain.lock();
         let _health = self.shared.health.lock();
         self.shared.is_removed.store(true, Relaxed);
@@ -190,7 +190,7 @@ impl Upstream {
     }
 
     /// The drain that is under way, or that has closed every tunnel and is not taken back.
-    pub fn drain(&self) -> Option<Arc<ActiveDrain>> {
+    pub(crate) fn drain(&self) -> Option<Arc<ActiveDrain>> {
         self.drain_slot().clone()
     }
 
@@ -205,12 +205,12 @@ impl Upstream {
     }
 
     /// What is known of its health.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         self.shared.health.lock().clone()
     }
 
     /// What selection needs to know.
-    pub fn load(&self, now: Duration) -> Load {
+    pub(crate) fn load(&self, now: Duration) -> Load {
         let health = self.shared.health.lock();
         let live = self.meter.live();
         let is_crowded = live >= self.shared.tunnel_limit.load(Relaxed);
@@ -220,12 +220,12 @@ impl Upstream {
     }
 
     /// With so many tunnels, new sessions go to other nodes, whatever their pins say; `None` ends the limit.
-    pub fn set_tunnel_limit(&self, tunnels: Option<u32>) {
+    pub(crate) fn set_tunnel_limit(&self, tunnels: Option<u32>) {
         self.shared.tunnel_limit.store(tunnels.unwrap_or(u32::MAX), Relaxed);
     }
 
     /// It takes clients now.
-    pub fn is_up(&self, now: Duration) -> bool {
+    pub(crate) fn is_up(&self, now: Duration) -> bool {
         self.load(now).state == State::Up
     }
 
@@ -234,39 +234,39 @@ impl Upstream {
     }
 
     /// When it was last probed, on the clock of health.
-    pub fn last_probe_sent(&self) -> Option<Duration> {
+    pub(crate) fn last_probe_sent(&self) -> Option<Duration> {
         Some(self.shared.last_probe_sent.load(Relaxed)).filter(|at| *at > 0).map(Duration::from_millis)
     }
 
     /// A probe is being sent now.
-    pub fn record_probe_sent(&self, now: Duration) {
+    pub(crate) fn record_probe_sent(&self, now: Duration) {
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.shared.last_probe_sent.store(millis.max(1), Relaxed);
     }
 
     /// A probe has this result.
-    pub fn record_probe(&self, result: ProbeResult) {
+    pub(crate) fn record_probe(&self, result: ProbeResult) {
         *self.shared.last_probe.lock() = Some(result);
     }
 
     /// The release that it runs: the one that it reports, or else that of the config.
-    pub fn running_release(&self) -> Option<String> {
+    pub(crate) fn running_release(&self) -> Option<String> {
         let reported = self.shared.last_probe.lock().as_ref().and_then(|probe| probe.release.clone());
         reported.or_else(|| self.node.release.clone())
     }
 
     /// The result of the last probe.
-    pub fn last_probe(&self) -> Option<ProbeResult> {
+    pub(crate) fn last_probe(&self) -> Option<ProbeResult> {
         self.shared.last_probe.lock().clone()
     }
 
     /// A new connection for the client whose `ends` these are.
-    pub async fn dial(&self, ends: Ends) -> Result<Stream, DialFault> {
+    pub(crate) async fn dial(&self, ends: Ends) -> Result<Stream, DialFault> {
         self.dial_within(Some(ends), self.connect).await
     }
 
     /// A new connection of the balancer's own, within this time.
-    pub async fn dial_probe(&self, within: Duration) -> Result<Stream, DialFault> {
+    pub(crate) async fn dial_probe(&self, within: Duration) -> Result<Stream, DialFault> {
         self.dial_within(None, within).await
     }
 
@@ -295,7 +295,7 @@ impl Upstream {
 
     /// A connection for a plain request: an idle one, or a new one when `fresh` or none is idle. One that began with a
     /// PROXY header belongs to one client, so it is never reused.
-    pub async fn acquire_connection(
+    pub(crate) async fn acquire_connection(
         &self,
         ends: Ends,
         fresh: bool,
@@ -331,7 +331,7 @@ impl Upstream {
     }
 
     /// Keeps a connection whose request was sent and whose response was read, both to the end.
-    pub fn release_connection(&self, connection: PooledConnection) {
+    pub(crate) fn release_connection(&self, connection: PooledConnection) {
         let mut idle = self.idle.lock();
         let Some(idle) = idle.as_mut().filter(|_| !self.dialer.is_of_one_client()) else { return };
         drop_expired(idle);
@@ -345,7 +345,7 @@ impl Upstream {
 
     /// Closes every idle connection, and from now on each whose response is complete: one that is kept would delay the
     /// end of the process until its node closes it.
-    pub fn close_idle_connections(&self) {
+    pub(crate) fn close_idle_connections(&self) {
         *self.idle.lock() = None;
     }
 }
