@@ -1,9 +1,7 @@
 //! Socket.IO packets: what was read is written, and read again.
 
 use bytes::Bytes;
-use mainstay_node::engine_io::Frame;
-use mainstay_node::engine_io::fuzz::wire;
-use mainstay_node::packet::{Body, MOST_ATTACHMENTS, Packet, Partial, ack, event};
+use socketio_redis::packet::{Body, Frame, Frames, MOST_ATTACHMENTS, Packet, Partial, ack, event};
 
 use super::input::Input;
 use super::value::same;
@@ -49,26 +47,34 @@ pub fn run(data: &[u8]) {
 
 /// What a server writes for it: the text, and the attachments.
 fn written(namespace: &str, body: &Body) -> Option<(String, Vec<Bytes>)> {
-    let frames = match body {
+    let frames: Frames<Message> = match body {
         Body::Event(id, Some(data)) => event(namespace, *id, data, None),
         Body::Ack(Some(id), data) => ack(namespace, *id, data),
         _ => return None,
     };
-    let mut parts = frames.iter().map(payload);
-    let text = parts.next().expect("there is a text");
-    let text = text.strip_prefix(b"4").expect("a message begins with its type").to_vec();
-    Some((String::from_utf8(text).expect("text is text"), parts.map(Bytes::copy_from_slice).collect()))
+    let mut parts = frames.into_iter();
+    let Some(Message::Text(text)) = parts.next() else { panic!("a packet begins with text") };
+    let attachment = |part| match part {
+        Message::Binary(bytes) => bytes,
+        Message::Text(text) => panic!("{text} is no attachment"),
+    };
+    Some((text, parts.map(attachment).collect()))
 }
 
-/// The payload of a server's frame.
-fn payload(frame: &Frame) -> &[u8] {
-    let bytes = wire(frame);
-    let head = match bytes[1] {
-        126 => 4,
-        127 => 10,
-        _ => 2,
-    };
-    &bytes[head..]
+/// What a transport would write.
+enum Message {
+    Text(String),
+    Binary(Bytes),
+}
+
+impl Frame for Message {
+    fn text(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+
+    fn binary(bytes: &[u8]) -> Self {
+        Self::Binary(Bytes::copy_from_slice(bytes))
+    }
 }
 
 fn is_same(one: &Body, other: &Body) -> bool {

@@ -1,6 +1,6 @@
 //! JSON and MessagePack values: read, written and read again, and beside `serde_json` and `rmpv`.
 
-use mainstay_node::value::{Attachments, Value};
+use socketio_redis::value::{Attachments, Value};
 
 use super::input::Input;
 

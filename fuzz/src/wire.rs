@@ -1,8 +1,8 @@
 //! What the nodes of a fleet say to each other: each format read, written and read again.
 
-use mainstay_node::bus::wire::envelope::{Dialect, Envelope, Message};
-use mainstay_node::bus::wire::{classic, entry, envelope, session};
-use mainstay_node::value::Value;
+use socketio_redis::value::Value;
+use socketio_redis::wire::envelope::{Dialect, Envelope, Message};
+use socketio_redis::wire::{classic, entry, envelope, session};
 
 use super::input::Input;
 use super::value::same;

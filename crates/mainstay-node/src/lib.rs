@@ -10,7 +10,6 @@ pub mod api;
 pub mod app;
 pub mod auth;
 mod bearer;
-pub mod bus;
 mod chat;
 pub mod config;
 pub mod engine_io;
@@ -21,12 +20,12 @@ mod lifecycle;
 pub mod limits;
 pub mod metrics;
 mod paced_close;
-pub mod packet;
 pub mod presence;
 pub mod response;
 mod routes;
 pub mod socketio;
-pub mod value;
 pub mod ws_json;
+
+pub use socketio_redis::value;
 
 pub use lifecycle::{Node, StartFault, World};

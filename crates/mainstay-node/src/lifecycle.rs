@@ -20,13 +20,13 @@ use tracing::info;
 
 use mainstay_core::listening_process::ListeningProcess;
 use mainstay_core::shutdown::Shutdown;
+use socketio_redis::RedisBus;
+use socketio_redis::memory::Memory;
 
 use crate::app::Application;
 use crate::app::socketio_app::SocketIoApp;
 use crate::app::ws_json_app::WsJsonApp;
 use crate::auth::Auth;
-use crate::bus::memory::Memory;
-use crate::bus::{self, RedisBus};
 use crate::config::Settings;
 use crate::engine_io;
 use crate::http_server;
@@ -210,12 +210,12 @@ fn routes(settings: Settings, world: &World) -> Routes {
 /// The way to the other nodes, and where presence is kept: both in the process, or both in Redis.
 fn fellows(settings: &Settings, world: &World, metrics: &Metrics) -> (Arc<dyn Bus>, Presence) {
     let cluster = &settings.cluster;
-    let wanted = cluster.redis.as_ref().zip(bus::settings::Settings::of(cluster));
+    let wanted = cluster.redis.as_ref().zip(cluster.adapter_settings());
     let Some((redis, wanted)) = wanted else {
         let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roll));
         return (world.memory.fellow(), presence);
     };
-    let bus = RedisBus::start(redis.0.clone(), wanted, metrics);
+    let bus = RedisBus::start(redis.0.clone(), wanted, Arc::new(metrics.clone()));
     let place = Place {
         prefix: &cluster.presence_prefix,
         is_cluster: redis.0.is_cluster(),

@@ -5,12 +5,14 @@
 //! on streams alone (the entry's id), so only there a delivery is measured and a lag known; a publication everywhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
 use mainstay_core::process_metrics::ProcessConstants;
+use socketio_redis::metrics::AdapterMetrics;
 
 use super::limits::Seats;
 
@@ -193,6 +195,36 @@ impl Metrics {
             }
         }
         text
+    }
+}
+
+impl AdapterMetrics for Metrics {
+    fn record_publish(&self, took: Duration) {
+        self.publish_seconds.observe(took.as_secs_f64());
+    }
+
+    fn record_unpublished(&self) {
+        self.unpublished.inc();
+    }
+
+    fn record_unreadable(&self) {
+        self.unreadable.inc();
+    }
+
+    fn record_missed(&self, messages: u64) {
+        self.missed.inc_by(messages);
+    }
+
+    fn record_delivery(&self, after: Duration) {
+        self.delivery_seconds.observe(after.as_secs_f64());
+    }
+
+    fn set_lag(&self, lag: Duration) {
+        self.lag_seconds.set(lag.as_secs_f64());
+    }
+
+    fn set_connected(&self, is_connected: bool) {
+        self.redis_up.set(i64::from(is_connected));
     }
 }
 

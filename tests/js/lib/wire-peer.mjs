@@ -1,4 +1,4 @@
-// The Rust bus among Node.js servers: `crates/mainstay-node/tests/peers/wire_peer.rs`, driven by lines of JSON.
+// A Rust adapter among Node.js servers: `crates/socketio-redis/tests/peers/wire_peer.rs`, driven by lines of JSON.
 
 import { execFileSync } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -13,7 +13,7 @@ let program;
 /** Builds the peer once. */
 function built() {
   if (!program) {
-    const words = ['build', '-p', 'mainstay-node', '--example', 'wire_peer', '--message-format', 'json'];
+    const words = ['build', '-p', 'socketio-redis', '--example', 'wire_peer', '--message-format', 'json'];
     const said = execFileSync('cargo', words, { cwd: ROOT, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 });
     const messages = said.split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
     program = messages.find(({ target, executable }) => executable && target?.name === 'wire_peer').executable;

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::{Adapter, RedisUrl, read};
 use crate::auth::Algorithm;
-use crate::bus::settings::Mode;
+use socketio_redis::settings::Mode;
 
 /// All flags of a node.
 #[derive(Debug, Clone, Args)]
@@ -83,7 +83,7 @@ pub struct ClusterFlags {
     #[arg(long)]
     pub sharded_pubsub: bool,
     /// Which rooms have a channel of their own in the sharded adapter, as `subscriptionMode`; all nodes must say the same
-    #[arg(long, value_name = "MODE", default_value = "dynamic")]
+    #[arg(long, value_name = "MODE", default_value = "dynamic", value_parser = subscription_mode())]
     pub subscription_mode: Mode,
     /// How long a lost connection may come back and miss nothing; 0s: never. 2m on `streams` and `memory`, unless said
     #[arg(long, value_name = "TIME", value_parser = read::duration)]
@@ -198,18 +198,13 @@ impl ValueEnum for Adapter {
     }
 }
 
-impl ValueEnum for Mode {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Dynamic, Self::DynamicPrivate, Self::Static]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(match self {
-            Self::Dynamic => "dynamic",
-            Self::DynamicPrivate => "dynamic-private",
-            Self::Static => "static",
-        }))
-    }
+/// Reads the words of `subscriptionMode`.
+fn subscription_mode() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(["dynamic", "dynamic-private", "static"]).map(|word| match word.as_str() {
+        "dynamic-private" => Mode::DynamicPrivate,
+        "static" => Mode::Static,
+        _ => Mode::Dynamic,
+    })
 }
 
 impl ValueEnum for Algorithm {

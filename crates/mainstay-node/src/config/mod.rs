@@ -5,6 +5,7 @@
 //! function that is given, so that tests need none.
 
 mod clients;
+mod adapter;
 mod flags;
 mod read;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use mainstay_core::{bearer_tokens::Tokens, units::show_duration};
 
 use super::auth::{AuthSettings, Key};
-use super::bus::redis::Place;
+use socketio_redis::connection::Place;
 
 pub use clients::Clients;
 pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
@@ -69,7 +70,7 @@ pub struct Cluster {
     /// The streams adapter's questions and answers go over sharded channels.
     pub sharded_pubsub: bool,
     /// Which rooms have a channel of their own in the sharded adapter.
-    pub subscription_mode: super::bus::settings::Mode,
+    pub subscription_mode: socketio_redis::settings::Mode,
     /// How long a lost session may be recovered; `None`: it may not.
     pub recovery: Option<Duration>,
     /// Of the presence keys.

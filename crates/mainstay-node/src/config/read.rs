@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::bus::redis::Place;
 use mainstay_core::units;
+use socketio_redis::connection::Place;
 
 use super::RedisUrl;
 

@@ -90,11 +90,6 @@ pub fn body(said: &[Said], revision: Revision, takes_binary: bool) -> Vec<u8> {
     }
 }
 
-/// The WebSocket frames of a packet, the header with it.
-pub fn wire(frame: &Frame) -> &[u8] {
-    frame.wire()
-}
-
 /// The payload in a form's body.
 pub fn form(body: &str) -> Option<String> {
     jsonp::payload(body)

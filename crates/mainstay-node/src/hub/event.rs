@@ -1,12 +1,12 @@
 //! An event on its way to this node's clients: encoded once for each protocol, whatever the number of clients.
 
 use std::cell::OnceCell;
-use std::sync::OnceLock;
 
 use bytes::Bytes;
+use socketio_redis::packet::{self, Frames};
 
 use super::adapter::Missed;
-use crate::packet::{self, Frames};
+use crate::engine_io::Frame;
 use crate::value::Value;
 
 /// See the module. Lives as long as its delivery.
@@ -19,16 +19,24 @@ pub struct Event<'a> {
     id: Option<u64>,
     /// Its place in the log.
     offset: Option<&'a str>,
-    frames: OnceCell<Frames>,
-    /// Where its encoding is kept beyond its delivery.
-    kept: Option<&'a OnceLock<Frames>>,
+    frames: OnceCell<Frames<Frame>>,
+    /// Keeps its encoding beyond its delivery.
+    missed: Option<&'a Missed>,
     text: OnceCell<Bytes>,
 }
 
 impl<'a> Event<'a> {
     /// An event that wants no answer.
     pub fn new(namespace: &'a str, data: &'a [Value], offset: Option<&'a str>) -> Self {
-        Self { namespace, data, id: None, offset, frames: OnceCell::new(), kept: None, text: OnceCell::new() }
+        Self {
+            namespace,
+            data,
+            id: None,
+            offset,
+            frames: OnceCell::new(),
+            missed: None,
+            text: OnceCell::new(),
+        }
     }
 
     /// An event that wants an answer under this number; it has no offset.
@@ -39,7 +47,7 @@ impl<'a> Event<'a> {
     /// An event of the log, for a client that has missed it.
     pub fn replayed(namespace: &'a str, missed: &'a Missed) -> Self {
         let offset = Some(&*missed.offset);
-        Self { kept: Some(&missed.frames), ..Self::new(namespace, &missed.data, offset) }
+        Self { missed: Some(missed), ..Self::new(namespace, &missed.data, offset) }
     }
 
     /// The event's name, then its arguments.
@@ -48,12 +56,10 @@ impl<'a> Event<'a> {
     }
 
     /// As Socket.IO writes it.
-    pub fn frames(&self) -> &Frames {
+    pub fn frames(&self) -> &Frames<Frame> {
         let encode = || packet::event(self.namespace, self.id, self.data, self.offset);
-        match self.kept {
-            Some(kept) => kept.get_or_init(encode),
-            None => self.frames.get_or_init(encode),
-        }
+        let kept = self.missed.and_then(|missed| missed.encoded(encode));
+        kept.unwrap_or_else(|| self.frames.get_or_init(encode))
     }
 
     /// As another protocol writes it; made by the first client that needs it.

@@ -23,13 +23,11 @@ use tokio_util::task::TaskTracker;
 use self::adapter::{Bus, BusState};
 use super::metrics::Metrics;
 
-pub mod adapter;
 mod direct;
 mod event;
 mod local;
 mod members;
 mod namespace;
-pub(crate) mod offset;
 mod pending_acks;
 mod restore;
 mod rooms;
@@ -38,6 +36,9 @@ mod session_checkpoint;
 mod socket;
 #[cfg(test)]
 mod tests;
+
+pub use socketio_redis::adapter;
+pub(crate) use socketio_redis::offset;
 
 pub use event::Event;
 pub use namespace::{Listener, Namespace, ServerEvent};

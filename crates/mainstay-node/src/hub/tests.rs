@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use super::adapter::{Room, Target};
 use super::restore::Return;
 use super::*;
-use crate::bus::memory::Memory;
 use crate::limits::Seats;
 use crate::value::Value;
+use socketio_redis::memory::Memory;
 
 /// A client that writes down what it gets.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use crate::auth::User;
 use crate::engine_io::{Connection, Handshake};
 use crate::hub::{Namespace, Socket};
-use crate::packet;
 use crate::value::Value;
+use socketio_redis::packet;
 
 /// A client that wants into a namespace.
 pub struct Asking<'a> {

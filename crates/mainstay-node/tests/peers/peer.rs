@@ -20,10 +20,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mainstay_core::origin::Origins;
-use mainstay_node::bus::RedisBus;
-use mainstay_node::bus::memory::Memory;
-use mainstay_node::bus::redis::Place;
-use mainstay_node::bus::settings::{Kind, Mode, Settings, Streams};
 use mainstay_node::engine_io::{self, Server};
 use mainstay_node::hub::adapter::{Bus, BusState, Room, SocketFacts};
 use mainstay_node::hub::{Hub, Namespace, Selection, Sent, ServerEvent, Socket};
@@ -33,6 +29,10 @@ use mainstay_node::socketio::{
     self, Admission, Application, Asking, CONNECT_TIMEOUT, PendingLimits, Refusal, Reply, SocketIo,
 };
 use mainstay_node::value::Value;
+use socketio_redis::RedisBus;
+use socketio_redis::connection::Place;
+use socketio_redis::memory::Memory;
+use socketio_redis::settings::{Kind, Mode, Settings, Streams};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -107,7 +107,7 @@ async fn bus(arguments: &Arguments, metrics: &Metrics) -> Result<Arc<dyn Bus>, B
     };
     let place = Place::parse(&arguments.redis, arguments.cluster)?;
     let settings = Settings { prefix: arguments.prefix.as_str().into(), ..Settings::new(kind) };
-    let bus = RedisBus::start(place, settings, metrics);
+    let bus = RedisBus::start(place, settings, Arc::new(metrics.clone()));
     bus.ready().await;
     Ok(Arc::new(bus))
 }

@@ -7,6 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use mainstay_core::ws::frame::opcode;
+use socketio_redis::packet;
 
 /// One packet ready to be written. A clone costs a reference count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub(crate) enum Kind {
     Binary,
     /// A Ping, Pong or Close of the WebSocket itself; only its transport knows it.
     Control,
+}
+
+impl packet::Frame for Frame {
+    fn text(message: &str) -> Self {
+        Self::text(message)
+    }
+
+    fn binary(data: &[u8]) -> Self {
+        Self::binary(data)
+    }
 }
 
 impl Frame {

@@ -18,8 +18,8 @@ use crate::engine_io::{CloseKind, Connection, Inbox, Message, Reason, Revision, 
 use crate::hub::{Arrival, Client, Event, Namespace, Return, Socket};
 use crate::limits::{AT_CAPACITY, Allowance, Seat};
 use crate::metrics::{Cut, Refused};
-use crate::packet::{self, Body, Packet, PacketFault, Partial};
 use crate::value::Value;
+use socketio_redis::packet::{self, Body, Packet, PacketFault, Partial};
 
 mod seat;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use mainstay_node::bus::memory::Memory;
 use mainstay_node::engine_io::Settings;
 use serde_json::Value;
+use socketio_redis::memory::Memory;
 
 use super::{Node, Wanted};
 use crate::wire;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::origin::Origins;
-use mainstay_node::bus::memory::Memory;
 use mainstay_node::engine_io::{self, Server};
 use mainstay_node::hub::Hub;
 use mainstay_node::limits::{Rates, Seats};
 use mainstay_node::metrics::Metrics;
 use mainstay_node::socketio::{CONNECT_TIMEOUT, PendingLimits, Settings, SocketIo};
+use socketio_redis::memory::Memory;
 
 use crate::listening::{Client, Listening};
 use crate::soon;

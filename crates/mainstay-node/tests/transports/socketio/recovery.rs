@@ -1,7 +1,7 @@
 //! Sessions that go on after their connection broke, on the same node and on another; capacity and rates.
 
-use mainstay_node::bus::memory::Memory;
 use mainstay_node::limits::Rates;
+use socketio_redis::memory::Memory;
 
 use super::*;
 

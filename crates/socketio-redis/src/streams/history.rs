@@ -1,0 +1,73 @@
+//! Reading what is older than the tails: a few questions at a time, on a connection of their own. A long answer is in
+//! nobody's way there, and however many clients come back at once, they wait in line.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tracing::debug;
+
+use crate::connection::{Line, Redis};
+
+/// Questions that are answered at the same time.
+const AT_ONCE: usize = 4;
+
+/// Clients that ask for their sessions at the same time. More would wait for each other's answers in Redis, and their
+/// time would run out there.
+const CLAIMS_AT_ONCE: usize = 16;
+
+/// See the module.
+pub(super) struct History {
+    redis: Arc<Redis>,
+    patience: Duration,
+    line: Mutex<Option<Line>>,
+    places: Semaphore,
+    /// Of clients that look for their sessions, or take them.
+    claims: Semaphore,
+}
+
+impl History {
+    /// It connects when it is asked first.
+    pub fn new(redis: &Arc<Redis>, patience: Duration) -> Self {
+        Self {
+            redis: redis.clone(),
+            patience,
+            line: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
+            claims: Semaphore::new(CLAIMS_AT_ONCE),
+        }
+    }
+
+    /// Waits until one more client may ask for its session.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.claims.acquire().await.ok()
+    }
+
+    /// Asks in turn; once more on a new connection if there is no answer. None if there is none then.
+    pub async fn ask(&self, command: &Cmd) -> Option<Value> {
+        let _place = self.places.acquire().await.ok()?;
+        for is_second in [false, true] {
+            let line = match self.line(is_second).await {
+                Ok(line) => line,
+                Err(error) => {
+                    debug!(%error, "no connection for older entries");
+                    continue;
+                }
+            };
+            match line.ask(command).await {
+                Ok(reply) => return Some(reply),
+                Err(error) => debug!(%error, "older entries cannot be read"),
+            }
+        }
+        None
+    }
+
+    async fn line(&self, is_new: bool) -> Result<Line, redis::RedisError> {
+        let mut line = self.line.lock().await;
+        match &*line {
+            Some(there) if !is_new => Ok(there.clone()),
+            _ => Ok(line.insert(self.redis.line_of_its_own(self.patience).await?).clone()),
+        }
+    }
+}

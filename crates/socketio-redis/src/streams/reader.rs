@@ -1,0 +1,369 @@
+//! Reading the streams: each on a connection of its own, from the place where the node began, without a gap.
+//!
+//! 1. find the place: the last entry that there is at the start, or the last one that was read;
+//! 2. after an absence, say what was trimmed meanwhile and cannot be read any more;
+//! 3. read on, and hand each entry to the adapter of its namespace; on an error begin anew.
+//!
+//! The server counts the entries ever added to a stream. The reader counts along, so it knows how many it has missed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::RwLock;
+use redis::{RedisError, RedisResult, Value as Reply};
+use tokio::sync::SemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::Streams;
+use super::history::History;
+use super::own;
+use super::tail::{self, Tail};
+use crate::adapter::Offset;
+use crate::backoff::Backoff;
+use crate::connection::{Line, draw};
+use crate::peer::Shared;
+use crate::settings::Streams as Settings;
+use crate::wire::{entry, session};
+
+/// Delays between attempts to connect.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+
+/// One entry of a stream.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Its id.
+    pub id: String,
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Entry {
+    /// Bytes of its fields.
+    pub fn size(&self) -> usize {
+        self.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
+    }
+
+    /// Its fields.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|(field, value)| (&field[..], &value[..]))
+    }
+
+    /// One of them.
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields().find(|(field, _)| *field == name).map(|(_, value)| value)
+    }
+}
+
+/// The entries in a reply to XRANGE, or in the part of one to XREAD.
+pub(super) fn entries_in(reply: Reply) -> Vec<Entry> {
+    redis::from_redis_value::<Vec<(String, Vec<Vec<u8>>)>>(reply)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(id, parts)| {
+            let mut parts = parts.into_iter();
+            let pairs = std::iter::from_fn(|| Some((parts.next()?, parts.next()?)));
+            Entry { id, fields: pairs.collect() }
+        })
+        .collect()
+}
+
+/// The readers of all streams of one bus.
+pub(crate) struct Readers {
+    /// Adapters by namespace.
+    adapters: RwLock<HashMap<Arc<str>, Weak<Streams>>>,
+    /// Streams whose reader has found its place, and whether it reads now.
+    places: RwLock<HashMap<Arc<str>, bool>>,
+    /// The newest broadcasts of each stream, where sessions can be taken up again.
+    tails: HashMap<Arc<str>, Arc<Tail>>,
+    /// What reads older entries.
+    history: History,
+}
+
+impl Readers {
+    /// Begins to read every stream, until `closed`.
+    pub fn start(shared: &Arc<Shared>, settings: &Settings, closed: &CancellationToken) -> Arc<Readers> {
+        let streams: Vec<Arc<str>> =
+            entry::streams_to_read(&settings.name, settings.count).into_iter().map(Arc::from).collect();
+        let share = if settings.recovery.is_some() { tail::MOST_BYTES / streams.len().max(1) } else { 0 };
+        let readers = Arc::new(Readers {
+            adapters: RwLock::default(),
+            places: RwLock::default(),
+            tails: streams.iter().map(|stream| (stream.clone(), Arc::new(Tail::new(share)))).collect(),
+            history: History::new(&shared.redis, shared.settings.patience),
+        });
+        for stream in streams {
+            let reader = Reader {
+                shared: shared.clone(),
+                settings: settings.clone(),
+                readers: readers.clone(),
+                tail: readers.tail(&stream),
+                stream,
+                place: None,
+            };
+            let closed = closed.clone();
+            shared.tasks.spawn(async move { closed.run_until_cancelled(reader.read_for_ever()).await });
+        }
+        readers
+    }
+
+    pub(super) fn add(&self, nsp: &Arc<str>, adapter: &Arc<Streams>) {
+        self.adapters.write().insert(nsp.clone(), Arc::downgrade(adapter));
+    }
+
+    /// Whether what is written to a stream now will be read back.
+    pub(super) fn is_in_place(&self, stream: &str) -> bool {
+        self.places.read().contains_key(stream)
+    }
+
+    /// Whether every stream is read now.
+    pub fn are_reading(&self, streams: u32) -> bool {
+        let places = self.places.read();
+        let expected = if streams <= 1 { 1 } else { 2 * streams as usize - 1 };
+        places.len() == expected && places.values().all(|reads| *reads)
+    }
+
+    /// The tail of a stream.
+    pub(super) fn tail(&self, stream: &str) -> Arc<Tail> {
+        self.tails.get(stream).cloned().unwrap_or_else(|| Arc::new(Tail::new(0)))
+    }
+
+    /// Waits until one more client may ask for its session.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.history.turn().await
+    }
+
+    /// Asks for older entries.
+    pub(super) async fn ask(&self, command: &redis::Cmd) -> Option<Reply> {
+        self.history.ask(command).await
+    }
+
+    fn hear(&self, entry: &Entry, tail: &Tail) {
+        let nsp = entry.field(b"nsp").and_then(|nsp| std::str::from_utf8(nsp).ok());
+        let adapter = nsp.and_then(|nsp| self.adapters.read().get(nsp).and_then(Weak::upgrade));
+        // A namespace that this node does not have.
+        let Some(adapter) = adapter else { return };
+        match entry::read(entry.fields()) {
+            Ok(Some(envelope)) => {
+                // Before it is delivered: whoever reads the tail's end meanwhile finds it there or among the notes.
+                tail.keep(&entry.id, &envelope);
+                let hash = own::hash(entry.field(b"data").unwrap_or_default());
+                adapter.read(envelope, hash, &Offset::from(entry.id.as_str()));
+            }
+            Ok(None) => {}
+            Err(fault) => adapter.ephemeral.peer.could_not_read("stream", &fault),
+        }
+    }
+}
+
+/// Where a reader is.
+#[derive(Debug, Clone, PartialEq)]
+struct Place {
+    /// The last entry that was read, or before which nothing is wanted.
+    id: String,
+    /// How many entries there were up to it since the stream began; none from a server that does not count (Redis 6).
+    number: Option<u64>,
+}
+
+/// What the server says of a stream.
+#[derive(Debug, Clone, PartialEq)]
+struct Facts {
+    /// The last entry that was ever added.
+    last: String,
+    /// Entries in it now.
+    length: u64,
+    /// Entries ever added.
+    added: Option<u64>,
+}
+
+/// The reader of one stream.
+struct Reader {
+    shared: Arc<Shared>,
+    settings: Settings,
+    readers: Arc<Readers>,
+    stream: Arc<str>,
+    tail: Arc<Tail>,
+    place: Option<Place>,
+}
+
+impl Reader {
+    async fn read_for_ever(mut self) {
+        let mut failures = 0;
+        loop {
+            let before = self.place.clone();
+            let error = match self.read().await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            failures = if self.place == before { failures + 1 } else { 1 };
+            if let Some(reads) = self.readers.places.write().get_mut(&self.stream) {
+                *reads = false;
+            }
+            debug!(stream = %self.stream, %error, "reading a stream failed");
+            tokio::time::sleep(BACKOFF.delay(failures, draw())).await;
+        }
+    }
+
+    /// Reads until an error.
+    async fn read(&mut self) -> RedisResult<std::convert::Infallible> {
+        let patience = self.shared.settings.patience;
+        let line = self.shared.redis.line_of_its_own(self.settings.block + patience).await?;
+        self.find_place(&line).await?;
+        loop {
+            let place = self.place.as_ref().expect("found above");
+            let mut command = redis::cmd("XREAD");
+            command.arg("BLOCK").arg(self.settings.block.as_millis() as u64);
+            command.arg("COUNT").arg(self.settings.read_count);
+            command.arg("STREAMS").arg(&*self.stream).arg(&place.id);
+            let entries = entries_of_one_stream(line.ask(&command).await?);
+            let is_behind = entries.len() >= self.settings.read_count as usize;
+            self.hear(entries);
+            if is_behind {
+                // Whoever is far behind may be overtaken by the trimming.
+                self.find_place(&line).await?;
+            }
+        }
+    }
+
+    fn hear(&mut self, entries: Vec<Entry>) {
+        let place = self.place.as_mut().expect("found before anything is read");
+        let metrics = &self.shared.metrics;
+        let mut lag = 0.0;
+        for entry in entries {
+            lag = age(&entry.id);
+            metrics.record_delivery(Duration::from_secs_f64(lag));
+            self.readers.hear(&entry, &self.tail);
+            place.number = place.number.map(|number| number + 1);
+            place.id = entry.id;
+        }
+        metrics.set_lag(Duration::from_secs_f64(lag));
+    }
+
+    /// Finds the place at the start, or says what has been missed since.
+    async fn find_place(&mut self, line: &Line) -> RedisResult<()> {
+        let facts = facts(line, &self.stream).await?;
+        let place = match &self.place {
+            None => {
+                info!(stream = %self.stream, from = %facts.last, "reading a stream");
+                Place { id: facts.last, number: facts.added }
+            }
+            Some(place) => match missed(place, &facts) {
+                Since::Nothing => place.clone(),
+                Since::Trimmed(entries) => {
+                    self.shared.metrics.record_missed(entries);
+                    warn!(stream = %self.stream, entries, "entries were trimmed before this node read them");
+                    Place { number: facts.added.map(|added| added - facts.length), ..place.clone() }
+                }
+                Since::Replaced => {
+                    self.shared.metrics.record_missed(1);
+                    warn!(stream = %self.stream, "the stream was replaced, what it held and was not read is lost");
+                    Place { id: facts.last.clone(), number: facts.added }
+                }
+                Since::Begun => {
+                    Place { number: facts.added.map(|added| added - facts.length), ..place.clone() }
+                }
+            },
+        };
+        // What lies between is not there, or unknown; nothing of the kind when it reads on.
+        if self.place.as_ref().is_none_or(|before| *before != place)
+            && let Some(from) = session::parse_offset(&place.id)
+        {
+            self.tail.restart(from);
+        }
+        self.place = Some(place);
+        self.readers.places.write().insert(self.stream.clone(), true);
+        Ok(())
+    }
+}
+
+/// What became of a stream since a place in it.
+#[derive(Debug, PartialEq)]
+enum Since {
+    /// Everything since is there.
+    Nothing,
+    /// So many entries are not.
+    Trimmed(u64),
+    /// It ends before the place: it is another one, or an older state of it.
+    Replaced,
+    /// It is another one that begins after the place, so that all of it is still to be read; what the one before held
+    /// and was not read cannot be known.
+    Begun,
+}
+
+fn missed(place: &Place, facts: &Facts) -> Since {
+    let ids = (session::parse_offset(&place.id), session::parse_offset(&facts.last));
+    if let (Some(place), Some(last)) = ids
+        && last < place
+    {
+        return Since::Replaced;
+    }
+    match (place.number, facts.added) {
+        (Some(number), Some(added)) if added < number => Since::Begun,
+        (Some(number), Some(added)) => match added.saturating_sub(facts.length).saturating_sub(number) {
+            0 => Since::Nothing,
+            trimmed => Since::Trimmed(trimmed),
+        },
+        _ => Since::Nothing,
+    }
+}
+
+/// Asks what the server knows of a stream; one that does not exist is empty.
+async fn facts(line: &Line, stream: &str) -> RedisResult<Facts> {
+    let reply = line.ask::<Reply>(redis::cmd("XINFO").arg("STREAM").arg(stream)).await;
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) if is_no_such_key(&error) => {
+            return Ok(Facts { last: "0-0".to_owned(), length: 0, added: Some(0) });
+        }
+        Err(error) => return Err(error),
+    };
+    let map = redis::from_redis_value::<HashMap<String, Reply>>(reply)?;
+    let number = |name| map.get(name).and_then(|value| redis::from_redis_value_ref::<u64>(value).ok());
+    let last = map.get("last-generated-id").map(redis::from_redis_value_ref::<String>).transpose()?;
+    Ok(Facts {
+        last: last.unwrap_or_else(|| "0-0".to_owned()),
+        length: number("length").unwrap_or_default(),
+        added: number("entries-added"),
+    })
+}
+
+fn is_no_such_key(error: &RedisError) -> bool {
+    error.to_string().contains("no such key")
+}
+
+/// The entries in a reply to XREAD of one stream: a map in RESP3, a list of pairs before, nil if nothing came.
+fn entries_of_one_stream(reply: Reply) -> Vec<Entry> {
+    match reply {
+        Reply::Map(mut streams) => streams.pop().map(|(_, entries)| entries_in(entries)).unwrap_or_default(),
+        Reply::Array(mut streams) => match streams.pop() {
+            Some(Reply::Array(mut pair)) => pair.pop().map(entries_in).unwrap_or_default(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// Seconds since an entry was added, by this machine's clock; never negative, as clocks differ.
+fn age(id: &str) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let added = session::parse_offset(id).map_or(now, |(time, _)| time);
+    now.saturating_sub(added) as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_stream_is_told_from_its_ids_and_counts() {
+        let place = Place { id: "50-3".into(), number: Some(10) };
+        let facts = |last: &str, length, added| Facts { last: last.into(), length, added };
+        assert_eq!(missed(&place, &facts("50-3", 10, Some(10))), Since::Nothing);
+        assert_eq!(missed(&place, &facts("60-0", 5, Some(15))), Since::Nothing, "trimmed up to the place");
+        assert_eq!(missed(&place, &facts("60-0", 5, Some(18))), Since::Trimmed(3));
+        assert_eq!(missed(&place, &facts("50-2", 1, Some(1))), Since::Replaced);
+        assert_eq!(missed(&place, &facts("0-0", 0, Some(0))), Since::Replaced);
+        assert_eq!(missed(&place, &facts("90-0", 2, Some(2))), Since::Begun);
+        assert_eq!(missed(&place, &facts("90-0", 2, None)), Since::Nothing, "Redis 6 does not count");
+    }
+}

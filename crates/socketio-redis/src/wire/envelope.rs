@@ -1,0 +1,234 @@
+//! The envelope of the sharded adapter and of the streams adapter's ephemeral messages (wire README, sections 4 and 5):
+//! `{"type": t, "data": {..}, "uid": "..", "nsp": "/"}`.
+//!
+//! The two differ in the encoding: the sharded adapter sends JSON unless there are bytes in it, the streams adapter always
+//! MessagePack; and in an answer without a value, which the one leaves out and the other sends as nil.
+
+use bytes::Bytes;
+
+use super::WireFault;
+use super::opts::{
+    either, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets, sockets_piece, text,
+};
+use super::piece::Piece;
+use crate::adapter::{Flags, Room, SocketFacts, Target};
+use crate::value::Value;
+
+/// Which of the two adapters' ways of writing is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// JSON unless there are bytes.
+    Sharded,
+    /// Always MessagePack.
+    Streams,
+}
+
+/// A message with its sender.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// Which instance of an adapter sent it.
+    pub uid: String,
+    /// In which namespace.
+    pub nsp: String,
+    /// What it says.
+    pub message: Message,
+}
+
+/// What nodes say to each other.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "fields bear the names that they have on the wire")]
+pub enum Message {
+    /// 3; with a request id its clients answer.
+    Broadcast { data: Vec<Value>, request: Option<String>, target: Target, flags: Flags },
+    /// 4: whoever is selected joins these rooms.
+    Join { target: Target, rooms: Vec<Room> },
+    /// 5: and leaves them.
+    Leave { target: Target, rooms: Vec<Room> },
+    /// 6: and is disconnected.
+    Disconnect { target: Target, close: bool },
+    /// 7: who is selected, with everything about them.
+    Fetch { target: Target, flags: Flags, request: String },
+    /// 8, to 7.
+    Sockets { request: String, sockets: Vec<SocketFacts> },
+    /// 9: an event for the servers themselves; with a request id an answer is wanted.
+    ServerSideEmit { request: Option<String>, data: Vec<Value> },
+    /// 10, to 9.
+    ServerSideAnswer { request: String, packet: Value },
+    /// 11, to 3: how many clients were asked.
+    Count { request: String, count: u64 },
+    /// 12, to 3: the answer of one client; none if it sent no value.
+    Ack { request: String, packet: Option<Value> },
+}
+
+/// The channels of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channels {
+    /// `prefix#nsp#`; its subscribers are the nodes.
+    pub main: String,
+}
+
+impl Channels {
+    /// Those of a namespace under a prefix (`socket.io` unless it is set).
+    pub fn new(prefix: &str, nsp: &str) -> Channels {
+        Channels { main: format!("{prefix}#{nsp}#") }
+    }
+
+    /// The channel of a room, or the private one of a node.
+    pub fn of(&self, room_or_uid: &str) -> String {
+        format!("{}{room_or_uid}#", self.main)
+    }
+}
+
+impl Message {
+    /// The number that it has on the wire.
+    pub fn kind(&self) -> u64 {
+        match self {
+            Message::Broadcast { .. } => 3,
+            Message::Join { .. } => 4,
+            Message::Leave { .. } => 5,
+            Message::Disconnect { .. } => 6,
+            Message::Fetch { .. } => 7,
+            Message::Sockets { .. } => 8,
+            Message::ServerSideEmit { .. } => 9,
+            Message::ServerSideAnswer { .. } => 10,
+            Message::Count { .. } => 11,
+            Message::Ack { .. } => 12,
+        }
+    }
+
+    /// Whether it answers a request, which goes to a node's private channel.
+    pub fn is_answer(&self) -> bool {
+        matches!(self.kind(), 8 | 10..=12)
+    }
+
+    /// Its fields, in the order in which Node.js has them.
+    pub(super) fn data_piece(&self, dialect: Dialect) -> Piece<'_> {
+        let request_piece = |request| ("requestId", Piece::Text(request));
+        Piece::Map(match self {
+            Message::Broadcast { data, request, target, flags } => {
+                let mut entries = vec![("packet", packet_piece(data, None))];
+                entries.extend(request.as_deref().map(request_piece));
+                entries.push(("opts", opts_piece(target, Some(flags))));
+                entries
+            }
+            Message::Join { target, rooms } | Message::Leave { target, rooms } => {
+                vec![("opts", opts_piece(target, Some(&Flags::default()))), ("rooms", rooms_piece(rooms))]
+            }
+            Message::Disconnect { target, close } => {
+                vec![("opts", opts_piece(target, Some(&Flags::default()))), ("close", Piece::Bool(*close))]
+            }
+            Message::Fetch { target, flags, request } => {
+                vec![("opts", opts_piece(target, Some(flags))), request_piece(request)]
+            }
+            Message::Sockets { request, sockets } => {
+                vec![request_piece(request), ("sockets", sockets_piece(sockets))]
+            }
+            Message::ServerSideEmit { request, data } => {
+                let mut entries: Vec<_> = request.as_deref().map(request_piece).into_iter().collect();
+                entries.push(("packet", Piece::Values(data)));
+                entries
+            }
+            Message::ServerSideAnswer { request, packet } => {
+                vec![request_piece(request), ("packet", Piece::Value(packet))]
+            }
+            Message::Count { request, count } => {
+                vec![request_piece(request), ("clientCount", Piece::Number(*count))]
+            }
+            Message::Ack { request, packet } => {
+                let mut entries = vec![request_piece(request)];
+                match packet {
+                    Some(packet) => entries.push(("packet", Piece::Value(packet))),
+                    None if dialect == Dialect::Streams => {
+                        entries.push(("packet", Piece::Owned(Value::Null)))
+                    }
+                    None => {}
+                }
+                entries
+            }
+        })
+    }
+
+    /// Reads the fields of a message of this type; none if the type is known and says nothing: heartbeats and farewells
+    /// of the generations before.
+    pub(super) fn read(kind: u64, mut data: Value) -> Result<Option<Message>, WireFault> {
+        let request = text(&data, "requestId");
+        Ok(Some(match kind {
+            1 | 2 | 13 => return Ok(None),
+            3 => {
+                let (target, flags) = opts(data.get("opts"))?;
+                let (data, _) = packet(data.take("packet"))?;
+                Message::Broadcast { data, request: request.ok(), target, flags }
+            }
+            4 | 5 => {
+                let (target, rooms) = (opts(data.get("opts"))?.0, rooms(data.get("rooms"), "rooms")?);
+                if kind == 4 { Message::Join { target, rooms } } else { Message::Leave { target, rooms } }
+            }
+            6 => {
+                let close = data.get("close").and_then(Value::as_bool).unwrap_or_default();
+                Message::Disconnect { target: opts(data.get("opts"))?.0, close }
+            }
+            7 => {
+                let (target, flags) = opts(data.get("opts"))?;
+                Message::Fetch { target, flags, request: request? }
+            }
+            8 => {
+                let list = data.take("sockets").ok_or(WireFault::Field("sockets"))?;
+                Message::Sockets { request: request?, sockets: sockets(list)? }
+            }
+            9 => match data.take("packet") {
+                Some(Value::List(data)) => Message::ServerSideEmit { request: request.ok(), data },
+                _ => return Err(WireFault::Field("packet")),
+            },
+            10 => Message::ServerSideAnswer {
+                request: request?,
+                packet: data.take("packet").unwrap_or_default(),
+            },
+            11 => {
+                let count = data.get("clientCount").and_then(Value::as_u64);
+                Message::Count { request: request?, count: count.ok_or(WireFault::Field("clientCount"))? }
+            }
+            12 => Message::Ack { request: request?, packet: data.take("packet") },
+            other => return Err(WireFault::Type(other)),
+        }))
+    }
+}
+
+impl Envelope {
+    /// Writes it in one of the two ways.
+    pub fn write(&self, dialect: Dialect) -> Bytes {
+        write(&self.message, &self.uid, &self.nsp, dialect)
+    }
+}
+
+/// Writes a message with its sender.
+pub fn write(message: &Message, uid: &str, nsp: &str, dialect: Dialect) -> Bytes {
+    let piece = Piece::Map(vec![
+        ("type", Piece::Number(message.kind())),
+        ("data", message.data_piece(dialect)),
+        ("uid", Piece::Text(uid)),
+        ("nsp", Piece::Text(nsp)),
+    ]);
+    match dialect {
+        Dialect::Sharded => piece.to_either(),
+        Dialect::Streams => piece.to_msgpack().into(),
+    }
+}
+
+/// How every envelope of a sender ends, as JSON and as MessagePack: by this its own ones are told without being read.
+pub fn ends(uid: &str, nsp: &str) -> [Vec<u8>; 2] {
+    let json = format!("\"uid\":{},\"nsp\":{}}}", Value::from(uid).to_json(), Value::from(nsp).to_json());
+    let words = ["uid", uid, "nsp", nsp].map(|word| Value::from(word).to_msgpack());
+    [json.into_bytes(), words.concat()]
+}
+
+/// Reads an envelope; none if it says nothing (see [`Message`]).
+pub fn read(payload: &[u8]) -> Result<Option<Envelope>, WireFault> {
+    let mut map = either(payload)?;
+    if matches!(map, Value::List(_)) {
+        return Err(WireFault::OtherKind);
+    }
+    let kind = map.get("type").and_then(Value::as_u64).ok_or(WireFault::Field("type"))?;
+    let message = Message::read(kind, map.take("data").unwrap_or_default())?;
+    let Some(message) = message else { return Ok(None) };
+    Ok(Some(Envelope { uid: text(&map, "uid")?, nsp: text(&map, "nsp")?, message }))
+}

@@ -1,0 +1,154 @@
+//! Rooms, options and sockets, which all formats share, and reading them with care.
+//!
+//! A room may be a number, which Node.js keeps apart from the text of it: it goes out as it came in (wire trap 3). An
+//! absent flag is false, an absent list is empty; a list that is something else is a fault.
+
+use std::time::Duration;
+
+use super::WireFault;
+use super::piece::Piece;
+use crate::adapter::{Flags, Room, SocketFacts, Target};
+use crate::value::Value;
+
+/// Packet type EVENT, which a broadcast keeps on the wire even with bytes in it.
+const EVENT: u64 = 2;
+
+/// A room as it stands in a list of rooms.
+pub(super) fn room_value(room: &Room) -> Value {
+    match room.numeric {
+        // What is no number after all is text.
+        true => Value::from_json(&room.name).unwrap_or_else(|_| Value::from(&*room.name)),
+        false => Value::from(&*room.name),
+    }
+}
+
+pub(super) fn rooms_piece(rooms: &[Room]) -> Piece<'static> {
+    Piece::Owned(Value::List(rooms.iter().map(room_value).collect()))
+}
+
+pub(super) fn room(value: &Value) -> Option<Room> {
+    match value {
+        Value::Text(name) => Some(Room::text(name)),
+        Value::Int(_) | Value::Uint(_) | Value::Float(_) => {
+            Some(Room { name: value.to_json().into(), numeric: true })
+        }
+        // Nothing that is in a room of another kind can be meant on this node.
+        _ => None,
+    }
+}
+
+/// The rooms of a list; an absent one is empty.
+pub(super) fn rooms(list: Option<&Value>, field: &'static str) -> Result<Vec<Room>, WireFault> {
+    match list {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::List(items)) => {
+            items.iter().map(|item| room(item).ok_or(WireFault::Field(field))).collect()
+        }
+        Some(_) => Err(WireFault::Field(field)),
+    }
+}
+
+/// `{rooms, except}`, and `flags` where the format has them.
+pub(super) fn opts_piece(target: &Target, flags: Option<&Flags>) -> Piece<'static> {
+    let mut entries = vec![("rooms", rooms_piece(&target.rooms)), ("except", rooms_piece(&target.except))];
+    if let Some(flags) = flags {
+        entries.push(("flags", flags_piece(flags)));
+    }
+    Piece::Map(entries)
+}
+
+fn flags_piece(flags: &Flags) -> Piece<'static> {
+    let mut entries = Vec::new();
+    if flags.volatile {
+        entries.push(("volatile", Piece::Bool(true)));
+    }
+    if let Some(compress) = flags.compress {
+        entries.push(("compress", Piece::Bool(compress)));
+    }
+    if flags.expect_single_response {
+        entries.push(("expectSingleResponse", Piece::Bool(true)));
+    }
+    if let Some(timeout) = flags.timeout {
+        entries.push(("timeout", Piece::Number(timeout.as_millis() as u64)));
+    }
+    Piece::Map(entries)
+}
+
+pub(super) fn opts(opts: Option<&Value>) -> Result<(Target, Flags), WireFault> {
+    let Some(opts) = opts else { return Err(WireFault::Field("opts")) };
+    let target = Target {
+        rooms: rooms(opts.get("rooms"), "opts.rooms")?,
+        except: rooms(opts.get("except"), "opts.except")?,
+    };
+    let flag = |name| opts.get("flags").and_then(|flags| flags.get(name));
+    let flags = Flags {
+        volatile: flag("volatile").and_then(Value::as_bool).unwrap_or_default(),
+        compress: flag("compress").and_then(Value::as_bool),
+        expect_single_response: flag("expectSingleResponse").and_then(Value::as_bool).unwrap_or_default(),
+        timeout: flag("timeout").and_then(Value::as_u64).map(Duration::from_millis),
+    };
+    Ok((target, flags))
+}
+
+/// `{type: 2, data}`, and `nsp` where the format has it.
+pub(super) fn packet_piece<'a>(data: &'a [Value], nsp: Option<&'a str>) -> Piece<'a> {
+    let mut entries = vec![("type", Piece::Number(EVENT)), ("data", Piece::Values(data))];
+    if let Some(nsp) = nsp {
+        entries.push(("nsp", Piece::Text(nsp)));
+    }
+    Piece::Map(entries)
+}
+
+/// The arguments of a packet, and the namespace that it names.
+pub(super) fn packet(packet: Option<Value>) -> Result<(Vec<Value>, Option<String>), WireFault> {
+    let mut packet = packet.ok_or(WireFault::Field("packet"))?;
+    let nsp = packet.get("nsp").and_then(Value::as_text).map(str::to_owned);
+    match packet.take("data") {
+        Some(Value::List(data)) => Ok((data, nsp)),
+        _ => Err(WireFault::Field("packet.data")),
+    }
+}
+
+pub(super) fn sockets_piece(sockets: &[SocketFacts]) -> Piece<'_> {
+    Piece::List(sockets.iter().map(socket_piece).collect())
+}
+
+fn socket_piece(socket: &SocketFacts) -> Piece<'_> {
+    Piece::Map(vec![
+        ("id", Piece::Text(&socket.id)),
+        ("handshake", Piece::Value(&socket.handshake)),
+        ("rooms", rooms_piece(&socket.rooms)),
+        ("data", Piece::Value(&socket.data)),
+    ])
+}
+
+pub(super) fn sockets(list: Value) -> Result<Vec<SocketFacts>, WireFault> {
+    let Value::List(items) = list else { return Err(WireFault::Field("sockets")) };
+    let socket = |mut item: Value| {
+        Ok(SocketFacts {
+            id: item.get("id").and_then(Value::as_text).ok_or(WireFault::Field("sockets.id"))?.into(),
+            rooms: rooms(item.get("rooms"), "sockets.rooms")?,
+            handshake: item.take("handshake").unwrap_or_default(),
+            data: item.take("data").unwrap_or_default(),
+        })
+    };
+    items.into_iter().map(socket).collect()
+}
+
+/// A field that must be text.
+pub(super) fn text(map: &Value, field: &'static str) -> Result<String, WireFault> {
+    optional_text(map, field).ok_or(WireFault::Field(field))
+}
+
+/// A field that may be text.
+pub(super) fn optional_text(map: &Value, field: &'static str) -> Option<String> {
+    map.get(field).and_then(Value::as_text).map(str::to_owned)
+}
+
+/// A payload that may be JSON or MessagePack, told apart by its first byte.
+pub(super) fn either(payload: &[u8]) -> Result<Value, WireFault> {
+    match payload.first() {
+        Some(b'{') => Ok(Value::from_wire_json(payload)?),
+        _ => Ok(Value::from_msgpack(payload)?),
+    }
+}

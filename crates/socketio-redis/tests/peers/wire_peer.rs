@@ -1,0 +1,285 @@
+//! One namespace of a node among Node.js servers, driven by lines of JSON, for the tests of `tests/js`.
+//!
+//! It is the bus with one invented socket, no server. `wire_peer URL KIND PREFIX`, where KIND is `streams`, `pubsub`,
+//! `sharded`, `dynamic-private` or `static`. Each line on stdin is `{"id": n, "do": "...", ...}` and gets one line
+//! `{"id": n, "result": ...}` or `{"id": n, "error": "..."}`; what other nodes ask of it comes as
+//! `{"heard": {"operation": "...", ...}}`. Bytes are `{"$bin": "hex"}` on the way in.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socketio_redis::RedisBus;
+use socketio_redis::adapter::{
+    Adapter, Bus, Flags, Local, Offset, Operation, RemoteAck, Room, Session, SocketFacts, Target,
+};
+use socketio_redis::connection::Place;
+use socketio_redis::settings::{Kind, Mode, Settings, Streams};
+use socketio_redis::value::Value;
+use tokio::sync::{mpsc, oneshot};
+
+/// The invented socket's id.
+const SID: &str = "rust-socket-id-00001";
+
+/// A hub with one socket, which answers acknowledgements with its id and the last argument.
+struct Invented {
+    rooms: Mutex<Vec<Room>>,
+}
+
+impl Invented {
+    fn meant(&self, target: &Target) -> bool {
+        let rooms = self.rooms.lock();
+        let is_in = |of: &[Room]| of.iter().any(|room| rooms.iter().any(|own| own.name == room.name));
+        (target.rooms.is_empty() || is_in(&target.rooms)) && !is_in(&target.except)
+    }
+}
+
+impl Local for Invented {
+    fn deliver(&self, operation: Operation, offset: Option<Offset>) {
+        let said = match &operation {
+            Operation::Broadcast { data, target, .. } if self.meant(target) => {
+                let offset = offset.map_or(Value::Null, |offset| Value::from(&*offset));
+                Value::map([
+                    ("operation", "broadcast".into()),
+                    ("data", data.clone().into()),
+                    ("offset", offset),
+                ])
+            }
+            Operation::Broadcast { .. } => return,
+            Operation::Join { target, rooms } => {
+                if self.meant(target) {
+                    self.rooms.lock().extend(rooms.iter().cloned());
+                }
+                order("join", rooms)
+            }
+            Operation::Leave { target, rooms } => {
+                if self.meant(target) {
+                    self.rooms.lock().retain(|room| !rooms.iter().any(|left| left.name == room.name));
+                }
+                order("leave", rooms)
+            }
+            Operation::Disconnect { target, close } => Value::map([
+                ("operation", "disconnect".into()),
+                ("close", (*close).into()),
+                ("meant", self.meant(target).into()),
+            ]),
+            Operation::ServerSideEmit { data } => {
+                Value::map([("operation", "serverSideEmit".into()), ("data", data.clone().into())])
+            }
+        };
+        say(&Value::map([("heard", said)]));
+    }
+
+    fn ask(&self, data: Vec<Value>, target: &Target, _: &Flags) -> (u64, mpsc::Receiver<Value>) {
+        let (sender, receiver) = mpsc::channel(1);
+        let count = u64::from(self.meant(target));
+        if count == 1 {
+            let last = data.last().cloned().unwrap_or_default();
+            let _ = sender.try_send(Value::List(vec![SID.into(), last]));
+        }
+        (count, receiver)
+    }
+
+    fn fetch(&self, target: &Target) -> Vec<SocketFacts> {
+        let handshake = Value::map([
+            ("headers", Value::map([("host", "rust".into())])),
+            ("query", Value::map([])),
+            ("auth", Value::map([])),
+        ]);
+        let facts = SocketFacts {
+            id: SID.into(),
+            handshake,
+            rooms: self.rooms.lock().clone(),
+            data: Value::map([("name", "rust".into())]),
+        };
+        if self.meant(target) { vec![facts] } else { Vec::new() }
+    }
+
+    fn rooms(&self) -> Vec<Room> {
+        self.rooms.lock().clone()
+    }
+
+    fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
+        let (sender, receiver) = oneshot::channel();
+        let _ = sender.send(Value::List(vec!["rust".into(), data.into()]));
+        Some(receiver)
+    }
+}
+
+fn order(name: &str, rooms: &[Room]) -> Value {
+    Value::map([("operation", name.into()), ("rooms", names(rooms))])
+}
+
+fn names(rooms: &[Room]) -> Value {
+    Value::List(rooms.iter().map(|room| Value::from(&*room.name)).collect())
+}
+
+#[expect(clippy::print_stdout, reason = "its answers are its output")]
+fn say(value: &Value) {
+    println!("{}", value.to_json());
+}
+
+#[tokio::main]
+async fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let [_, url, kind, prefix] = &words[..] else { panic!("wire_peer URL KIND PREFIX") };
+    let place = Place::parse(url, false).expect("the first argument names a Redis");
+    let kind = match kind.as_str() {
+        "streams" => Kind::Streams(Streams { name: prefix.as_str().into(), ..Streams::default() }),
+        "pubsub" => Kind::Pubsub,
+        "sharded" => Kind::Sharded(Mode::Dynamic),
+        "dynamic-private" => Kind::Sharded(Mode::DynamicPrivate),
+        "static" => Kind::Sharded(Mode::Static),
+        other => panic!("{other} is no kind"),
+    };
+    let settings = Settings { prefix: prefix.as_str().into(), ..Settings::new(kind) };
+    let bus = RedisBus::start(place, settings, Arc::new(()));
+    let local = Arc::new(Invented { rooms: Mutex::new(vec![Room::text(SID)]) });
+    let weak: Weak<dyn Local> = Arc::downgrade(&(local.clone() as Arc<dyn Local>));
+    let adapter = bus.adapter(&Arc::from("/"), weak);
+    bus.ready().await;
+    adapter.room_opened(&Room::text(SID)).await;
+    // What was asked for before is confirmed when this is answered.
+    let _ = adapter.servers().await;
+    say(&Value::map([("ready", true.into())]));
+    let (sender, mut lines) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        let lines = std::io::stdin().lines().map_while(Result::ok);
+        lines.map_while(|line| sender.blocking_send(line).ok()).for_each(drop);
+    });
+    while let Some(line) = lines.recv().await {
+        let asked = bytes_in(Value::from_json(&line).expect("a line is JSON"));
+        let id = asked.get("id").cloned().unwrap_or_default();
+        let answer = match answer(&*adapter, &local, &asked).await {
+            Ok(result) => ("result", result),
+            Err(error) => ("error", error),
+        };
+        say(&Value::map([("id", id), answer]));
+    }
+    bus.close().await;
+}
+
+async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Result<Value, Value> {
+    let fault = |fault: &dyn std::fmt::Display| Value::from(fault.to_string());
+    let (target, flags) = (target(asked), flags(asked));
+    match asked.get("do").and_then(Value::as_text).unwrap_or_default() {
+        "enter" => {
+            for room in rooms(asked, "rooms") {
+                adapter.room_opened(&room).await;
+                local.rooms.lock().push(room);
+            }
+            Ok(Value::Null)
+        }
+        "ask" => {
+            let asking = adapter.ask(list(asked, "data"), target, flags.clone());
+            let mut acks = asking.await.map_err(|error| fault(&error))?;
+            let (mut counts, mut expected, mut answers) = (0, 0, Vec::new());
+            let patience = flags.timeout.unwrap_or(Duration::from_secs(5));
+            let deadline = tokio::time::Instant::now() + patience;
+            while counts < acks.nodes || (answers.len() as u64) < expected {
+                match tokio::time::timeout_at(deadline, acks.heard.recv()).await {
+                    Ok(Some(RemoteAck::Count(count))) => (counts, expected) = (counts + 1, expected + count),
+                    Ok(Some(RemoteAck::Ack(answer))) => answers.push(answer),
+                    _ => return Err("operation has timed out".into()),
+                }
+            }
+            Ok(answers.into())
+        }
+        "fetch" => {
+            let sockets = adapter.fetch(target, flags).await.map_err(|error| fault(&error))?;
+            let facts = sockets.into_iter().map(|socket| {
+                Value::map([
+                    ("id", Value::from(&*socket.id)),
+                    ("rooms", names(&socket.rooms)),
+                    ("data", socket.data),
+                ])
+            });
+            Ok(Value::List(facts.collect()))
+        }
+        "askServers" => adapter
+            .ask_servers(list(asked, "data"))
+            .await
+            .map(Value::from)
+            .map_err(|(error, _)| fault(&error)),
+        "servers" => {
+            adapter.servers().await.map(|count| Value::from(count as u64)).map_err(|error| fault(&error))
+        }
+        "rooms" => adapter.rooms().await.map(|rooms| names(&rooms)).map_err(|error| fault(&error)),
+        "save" => {
+            let text = |name| Box::from(asked.get(name).and_then(Value::as_text).unwrap_or_default());
+            let data = asked.get("data").cloned().unwrap_or_default();
+            let (sid, pid, rooms) = (text("sid"), text("pid"), rooms(asked, "rooms"));
+            let session = Session { sid, pid, rooms, data, ..Session::default() };
+            adapter.save_session(session).await.map(|()| Value::Null).map_err(|error| fault(&error))
+        }
+        "restore" => {
+            let text = |name| asked.get(name).and_then(Value::as_text).unwrap_or_default();
+            let Some(restored) = adapter.restore_session(text("pid"), text("offset")).await else {
+                return Ok(Value::Null);
+            };
+            let missed = restored.missed.into_iter().map(|missed| Value::from(missed.data.clone()));
+            Ok(Value::map([
+                ("sid", Value::from(&*restored.session.sid)),
+                ("rooms", names(&restored.session.rooms)),
+                ("data", restored.session.data),
+                ("missed", Value::List(missed.collect())),
+            ]))
+        }
+        name => {
+            let operation = operation(name, asked, target, flags);
+            let sent = adapter.send(operation).await.map_err(|error| fault(&error))?;
+            Ok(sent.map_or(Value::Null, |offset| Value::from(&*offset)))
+        }
+    }
+}
+
+fn operation(name: &str, asked: &Value, target: Target, flags: Flags) -> Operation {
+    let (data, into) = (list(asked, "data"), rooms(asked, "into"));
+    match name {
+        "emit" => Operation::Broadcast { data, target, flags },
+        "join" => Operation::Join { target, rooms: into },
+        "leave" => Operation::Leave { target, rooms: into },
+        "disconnect" => {
+            let close = asked.get("close").and_then(Value::as_bool).unwrap_or_default();
+            Operation::Disconnect { target, close }
+        }
+        "serverSideEmit" => Operation::ServerSideEmit { data },
+        other => panic!("{other} is nothing that can be done"),
+    }
+}
+
+fn list(asked: &Value, name: &str) -> Vec<Value> {
+    asked.get(name).and_then(Value::as_list).unwrap_or_default().to_vec()
+}
+
+fn rooms(asked: &Value, name: &str) -> Vec<Room> {
+    let room = |value: Value| match value {
+        Value::Text(name) => Room::text(&name),
+        number => Room { name: number.to_json().into(), numeric: true },
+    };
+    list(asked, name).into_iter().map(room).collect()
+}
+
+fn target(asked: &Value) -> Target {
+    Target { rooms: rooms(asked, "rooms"), except: rooms(asked, "except") }
+}
+
+fn flags(asked: &Value) -> Flags {
+    let timeout = asked.get("timeout").and_then(Value::as_u64).map(Duration::from_millis);
+    Flags { timeout, ..Flags::default() }
+}
+
+/// `{"$bin": "hex"}` as bytes.
+fn bytes_in(value: Value) -> Value {
+    if let Some(hex) = value.get("$bin").and_then(Value::as_text) {
+        let byte = |place| u8::from_str_radix(&hex[place..place + 2], 16).expect("hex");
+        return Value::Binary((0..hex.len()).step_by(2).map(byte).collect::<Vec<u8>>().into());
+    }
+    match value {
+        Value::List(items) => Value::List(items.into_iter().map(bytes_in).collect()),
+        Value::Map(entries) => {
+            Value::Map(entries.into_iter().map(|(key, value)| (key, bytes_in(value))).collect())
+        }
+        other => other,
+    }
+}
