@@ -3,6 +3,7 @@
 //! Paths are compared as they are sent: nothing is decoded and no `..` is resolved, so another spelling of a path is
 //! another path, and there is nothing at it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -12,40 +13,56 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time;
 
-use super::answer::{self, Answer};
-use super::sessions::{self, Page};
-use super::{BODY_SIZE, Readiness, Server, View, gate, nodes, rebalance};
+use super::access::{self, Exposure};
+use super::context::AdminContext;
+use super::response::{self, AdminResponse};
+use super::sessions::{self, SessionPage, SessionQuery, SessionResponse};
+use super::status::status;
+use super::{nodes, rebalance};
 use crate::http::framing::HeadError;
 
-/// The answer to one request.
-pub(super) async fn reply(request: Request<Incoming>, server: &Server) -> Answer {
-    let view = &*server.view;
-    let refusal = match &(view.config)().admin {
-        Some(admin) => gate::refusal(&request, server.reach, admin.tokens.as_ref()),
-        // A reload has turned it off, and this connection has not ended yet.
-        None => Some(answer::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
-    };
-    if let Some(refusal) = refusal {
-        return refusal;
-    }
-    if !names_one_host(&request) {
-        return answer::error(StatusCode::BAD_REQUEST, "exactly one Host is expected");
-    }
-    let (head, body) = request.into_parts();
-    match whole(&head, body, server.limits.body_time).await {
-        Ok(body) => route(&head, &body, view).await,
-        Err(refusal) => answer::last(refusal),
+/// The most bytes of a request body.
+const BODY_SIZE: usize = 16 * 1024;
+
+/// The API on one listener.
+pub(super) struct Api {
+    pub context: Arc<AdminContext>,
+    /// Who can reach the listener.
+    pub exposure: Exposure,
+    /// The time for a whole request body.
+    pub body_time: Duration,
+}
+
+impl Api {
+    /// The response to one request.
+    pub async fn reply(&self, request: Request<Incoming>) -> AdminResponse {
+        let denial = match &self.context.reload.config().admin {
+            Some(admin) => access::denial(&request, self.exposure, admin.tokens.as_ref()),
+            // A reload has turned it off, and this connection has not ended yet.
+            None => Some(response::error(StatusCode::SERVICE_UNAVAILABLE, "the admin address is turned off")),
+        };
+        if let Some(denial) = denial {
+            return denial;
+        }
+        if !names_one_host(&request) {
+            return response::error(StatusCode::BAD_REQUEST, "exactly one Host is expected");
+        }
+        let (head, body) = request.into_parts();
+        match read_body(&head, body, self.body_time).await {
+            Ok(body) => route(&head, &body, &self.context).await,
+            Err(error) => response::with_close(error),
+        }
     }
 }
 
-/// What a request that is none is told.
-pub(super) fn refusal(fault: &HeadError) -> Answer {
-    let status = match fault {
+/// The response to a request whose head cannot be read.
+pub(super) fn head_error_response(error: &HeadError) -> AdminResponse {
+    let status = match error {
         HeadError::TooSlow => StatusCode::REQUEST_TIMEOUT,
         HeadError::TooLarge(_) | HeadError::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    answer::last(answer::error(status, &fault.to_string()))
+    response::with_close(response::error(status, &error.to_string()))
 }
 
 /// RFC 9112, section 3.2: a request without a Host, or with two, is answered with 400; HTTP/1.0, which simple
@@ -57,11 +74,11 @@ fn names_one_host(request: &Request<Incoming>) -> bool {
     }
 }
 
-/// The whole body, which is small and here soon.
-async fn whole(head: &Parts, body: Incoming, within: Duration) -> Result<Vec<u8>, Answer> {
+/// The whole body, within its size and time.
+async fn read_body(head: &Parts, body: Incoming, within: Duration) -> Result<Vec<u8>, AdminResponse> {
     let too_large = || {
         let what = format!("the body is too large; {BODY_SIZE} bytes are the most");
-        answer::error(StatusCode::PAYLOAD_TOO_LARGE, &what)
+        response::error(StatusCode::PAYLOAD_TOO_LARGE, &what)
     };
     let told =
         head.headers.get(header::CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.parse::<u64>().ok());
@@ -71,123 +88,127 @@ async fn whole(head: &Parts, body: Incoming, within: Duration) -> Result<Vec<u8>
     match time::timeout(within, Limited::new(body, BODY_SIZE).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(answer::error(StatusCode::BAD_REQUEST, "the body broke off or is badly framed")),
-        Err(_) => Err(answer::error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+        Ok(Err(_)) => Err(response::error(StatusCode::BAD_REQUEST, "the body broke off or is badly framed")),
+        Err(_) => Err(response::error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
     }
 }
 
 const READ: &str = "GET, HEAD";
 
-async fn route(head: &Parts, body: &[u8], view: &View) -> Answer {
+async fn route(head: &Parts, body: &[u8], context: &AdminContext) -> AdminResponse {
     let (method, path) = (&head.method, head.uri.path());
     if let Some(id) = path.strip_prefix("/api/sessions/") {
         return match method {
-            &Method::DELETE => close(id, view).await,
-            _ => answer::method_not_allowed("DELETE"),
+            &Method::DELETE => close(id, context).await,
+            _ => response::method_not_allowed("DELETE"),
         };
     }
-    if let Some(pool) = rebalance::pool(path) {
+    if let Some(pool) = rebalance::parse_path(path) {
         return match method {
-            &Method::POST => rebalance::begin(pool, body, view),
-            _ => answer::method_not_allowed("POST"),
+            &Method::POST => rebalance::begin(pool, body, context),
+            _ => response::method_not_allowed("POST"),
         };
     }
-    if let Some(deed) = nodes::deed(path) {
+    if let Some(action) = nodes::parse_path(path) {
         return match method {
-            &Method::POST => nodes::carry_out(deed, body, view).await,
-            _ => answer::method_not_allowed("POST"),
+            &Method::POST => nodes::perform(action, body, context).await,
+            _ => response::method_not_allowed("POST"),
         };
     }
     let allowed = match path {
         "/metrics" | "/healthz" | "/readyz" | "/api/status" | "/api/config" | "/api/sessions" => READ,
         "/api/reload" | "/api/upgrade" => "POST",
-        _ => return answer::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
+        _ => return response::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
     };
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
-        return answer::method_not_allowed(allowed);
+        return response::method_not_allowed(allowed);
     }
     match path {
-        "/metrics" => answer::metrics(view.metrics.render()),
-        "/healthz" => answer::text("ok\n"),
-        "/readyz" => match (view.readiness)() {
-            Readiness::Ready => answer::text("ready\n"),
-            Readiness::NotReady(why) => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),
+        "/metrics" => response::metrics(context.proxy().metrics.render()),
+        "/healthz" => response::text("ok\n"),
+        "/readyz" => match context.readiness() {
+            Ok(()) => response::text("ready\n"),
+            Err(why) => response::error(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        "/api/status" => answer::json(StatusCode::OK, &(view.status)()),
-        "/api/config" => answer::json(StatusCode::OK, &crate::config::effective(&(view.config)())),
-        "/api/sessions" => list(head.uri.query().unwrap_or_default(), view).await,
-        "/api/upgrade" => upgrade(body, view).await,
-        _ => reload(body, view).await,
+        "/api/status" => response::json(StatusCode::OK, &status(context)),
+        "/api/config" => response::json(StatusCode::OK, &crate::config::effective(&context.reload.config())),
+        "/api/sessions" => list(head.uri.query().unwrap_or_default(), context).await,
+        "/api/upgrade" => upgrade(body, context).await,
+        _ => reload(body, context).await,
     }
 }
 
-async fn list(query: &str, view: &View) -> Answer {
-    let wanted = match sessions::wanted(query) {
-        Ok(wanted) => wanted,
-        Err(what) => return answer::error(StatusCode::BAD_REQUEST, &what),
+async fn list(query: &str, context: &AdminContext) -> AdminResponse {
+    let query = match sessions::parse_query(query) {
+        Ok(query) => query,
+        Err(what) => return response::error(StatusCode::BAD_REQUEST, &what),
     };
-    let limit = wanted.limit;
-    let unknown = unknown_name(&wanted, view);
-    let page = Page::of((view.sessions)(wanted).await, limit);
-    match unknown {
+    let relay = &context.proxy().relay;
+    let found = relay.list_sessions(query.selector(), query.after, query.limit + 1).await;
+    let page = SessionPage::of(found.into_iter().map(SessionResponse::from).collect(), query.limit);
+    match unknown_name(&query, context) {
         // What is gone from the config may have sessions still.
-        Some(what) if page.is_empty() => answer::error(StatusCode::BAD_REQUEST, &what),
-        _ => answer::json(StatusCode::OK, &page),
+        Some(what) if page.is_empty() => response::error(StatusCode::BAD_REQUEST, &what),
+        _ => response::json(StatusCode::OK, &page),
     }
 }
 
-/// A pool or a node that the config does not know: a slip of the pen, which an empty list would hide.
-fn unknown_name(wanted: &sessions::Wanted, view: &View) -> Option<String> {
-    let config = (view.config)();
+/// A pool or a node that the config does not know: a typing error, which an empty list would hide.
+fn unknown_name(query: &SessionQuery, context: &AdminContext) -> Option<String> {
+    let config = context.reload.config();
     let pools =
-        || config.pools.iter().filter(|pool| wanted.pool.as_ref().is_none_or(|name| **name == *pool.name));
-    if let (Some(name), None) = (&wanted.pool, pools().next()) {
+        || config.pools.iter().filter(|pool| query.pool.as_ref().is_none_or(|name| **name == *pool.name));
+    if let (Some(name), None) = (&query.pool, pools().next()) {
         let known: Vec<&str> = config.pools.iter().map(|pool| &*pool.name).collect();
         return Some(format!("there is no pool `{name}`; the pools are: {}", known.join(", ")));
     }
-    let name = wanted.node.as_ref()?;
+    let name = query.node.as_ref()?;
     let is_known = pools().any(|pool| pool.nodes.iter().any(|node| node.id.as_str() == name));
     (!is_known).then(|| format!("there is no node `{name}`; /api/status names the nodes"))
 }
 
 /// Ends a session; it is gone when its peers have answered the Close, or after a grace time.
-async fn close(id: &str, view: &View) -> Answer {
+async fn close(id: &str, context: &AdminContext) -> AdminResponse {
     let what = "there is no such session; it has ended, or its id is not one of /api/sessions";
-    match sessions::id(id) {
-        Some(number) if (view.close)(number).await => {
-            answer::json(StatusCode::ACCEPTED, &json!({ "closing": format!("{number:016x}") }))
+    let relay = &context.proxy().relay;
+    match sessions::parse_id(id) {
+        Some(number) if relay.close(sessions::close_order(number)).counted().await > 0 => {
+            response::json(StatusCode::ACCEPTED, &json!({ "closing": format!("{number:016x}") }))
         }
-        _ => answer::error(StatusCode::NOT_FOUND, what),
+        _ => response::error(StatusCode::NOT_FOUND, what),
     }
 }
 
-async fn reload(body: &[u8], view: &View) -> Answer {
-    if !says_nothing(body) {
+async fn reload(body: &[u8], context: &AdminContext) -> AdminResponse {
+    if !is_empty(body) {
         let what = "a reload takes no body; leave it out, or send `{}`";
-        return answer::error(StatusCode::BAD_REQUEST, what);
+        return response::error(StatusCode::BAD_REQUEST, what);
     }
-    match (view.reload)().await {
-        Ok(changes) => answer::json(StatusCode::OK, &json!({ "changes": changes })),
-        Err(faults) => answer::config_faults(&faults),
+    match context.reload.from_file().await {
+        Ok(changes) => {
+            let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            response::json(StatusCode::OK, &json!({ "changes": changes }))
+        }
+        Err(faults) => response::config_faults(&faults),
     }
 }
 
-async fn upgrade(body: &[u8], view: &View) -> Answer {
-    if !says_nothing(body) {
+async fn upgrade(body: &[u8], context: &AdminContext) -> AdminResponse {
+    if !is_empty(body) {
         let what = "an upgrade takes no body; leave it out, or send `{}`";
-        return answer::error(StatusCode::BAD_REQUEST, what);
+        return response::error(StatusCode::BAD_REQUEST, what);
     }
-    match (view.upgrade)().await {
+    match context.upgrader.upgrade().await {
         Ok(replaced) => {
             let pause = replaced.pause.as_secs_f64() * 1000.0;
             let told = json!({ "process": replaced.process, "tunnels": replaced.tunnels, "pause_ms": pause });
-            answer::last(answer::json(StatusCode::OK, &told))
+            response::with_close(response::json(StatusCode::OK, &told))
         }
-        Err(why) => answer::error(StatusCode::CONFLICT, &why),
+        Err(error) => response::error(StatusCode::CONFLICT, &error.to_string()),
     }
 }
 
-/// No body, or an object without keys.
-fn says_nothing(body: &[u8]) -> bool {
+/// Whether there is no body, or an object without keys.
+fn is_empty(body: &[u8]) -> bool {
     body.is_empty() || serde_json::from_slice(body).is_ok_and(|value: Value| value == json!({}))
 }

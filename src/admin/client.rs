@@ -1,7 +1,7 @@
-//! The other end of the admin API: what the commands ask a running balancer with.
+//! The client of the admin API, for the commands.
 //!
-//! One request on one connection, with a deadline over all of it. What comes back is not trusted with memory: an
-//! answer is bounded. Faults say what an operator can do about them.
+//! One request on one connection, with a deadline over all of it and a limit on the size of the response. Errors say what
+//! an operator can do about them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,23 +22,23 @@ use crate::config::ListenAddress;
 use crate::net::dial::{Target, dial};
 
 /// The most bytes of an answer: a page of a thousand sessions has half a megabyte.
-const LARGEST_ANSWER: usize = 16 << 20;
+const MAX_RESPONSE_SIZE: usize = 16 << 20;
 /// The time to connect.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// The time for a whole answer; a reload checks files and binds sockets in it.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// Where an admin API is asked.
+/// The address of an admin API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum AdminAddress {
     /// A host name or an IP address (IPv6 without brackets), and a port.
     Tcp(String, u16),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-impl Place {
-    /// Where to reach what listens on `address`; `None` for port 0, which the system chose anew.
+impl AdminAddress {
+    /// The address of what listens on `address`; `None` for port 0, where the system chose the port.
     pub fn of(address: &ListenAddress) -> Option<Self> {
         match address {
             ListenAddress::Tcp(address) if address.port() == 0 => None,
@@ -61,7 +61,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -71,7 +71,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for AdminAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -95,34 +95,34 @@ impl FromStr for Place {
     }
 }
 
-/// One who asks.
-pub struct Client {
-    /// Where.
-    pub place: Place,
-    /// Shown with each request.
+/// A client of one admin API.
+pub struct AdminClient {
+    /// The address of the API.
+    pub address: AdminAddress,
+    /// Sent with each request.
     pub token: Option<String>,
 }
 
-/// Why there is no good answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientFault {
+pub enum ClientError {
     /// No connection.
     #[error(
         "nobody answers at {0}: {1}; is mainstay running? -c FILE names the config of the one that is, --admin ADDRESS \
          its admin address"
     )]
-    Nobody(Place, String),
+    Unreachable(AdminAddress, String),
     /// A connection, and no answer of an admin API.
     #[error("{0} gives no answer of a mainstay: {1}; does something else listen there?")]
-    Strange(Place, String),
+    Unexpected(AdminAddress, String),
     /// No answer in time.
     #[error("{0} gave no answer within {1:?}")]
-    Late(Place, Duration),
+    TimedOut(AdminAddress, Duration),
     /// The token is missing or wrong.
-    #[error("{place} wants {}; --token-file FILE names the file with it", if *.shown { "another token" } else { "a token" })]
+    #[error("{address} wants {}; --token-file FILE names the file with it", if *.shown { "another token" } else { "a token" })]
     Token {
         /// Who was asked.
-        place: Place,
+        address: AdminAddress,
         /// Whether one was shown.
         shown: bool,
     },
@@ -147,56 +147,57 @@ fn lines(faults: &[String]) -> String {
     faults.iter().map(|fault| format!("\n{fault}")).collect()
 }
 
-impl Client {
-    /// Asks, and gives the JSON of a good answer.
+impl AdminClient {
+    /// Sends a request, and gives the JSON of a successful response.
     ///
     /// # Errors
     ///
-    /// See [`ClientFault`].
-    pub async fn ask(&self, method: Method, path: &str) -> Result<Value, ClientFault> {
-        self.ask_with(method, path, None).await
+    /// See [`ClientError`].
+    pub async fn request(&self, method: Method, path: &str) -> Result<Value, ClientError> {
+        self.request_with(method, path, None).await
     }
 
     /// The same with a body.
     ///
     /// # Errors
     ///
-    /// See [`ClientFault`].
-    pub async fn ask_with(
+    /// See [`ClientError`].
+    pub async fn request_with(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<Value, ClientFault> {
-        let request = self.request(method, path, body)?;
+    ) -> Result<Value, ClientError> {
+        let request = self.build_request(method, path, body)?;
         match time::timeout(ANSWER_TIME, self.exchange(request)).await {
             Ok(answer) => {
                 let (status, body) = answer?;
-                self.judged(status, &body)
+                self.parse(status, &body)
             }
-            Err(_) => Err(ClientFault::Late(self.place.clone(), ANSWER_TIME)),
+            Err(_) => Err(ClientError::TimedOut(self.address.clone(), ANSWER_TIME)),
         }
     }
 
-    /// The same for who has no runtime.
+    /// The same for callers without a runtime.
     ///
     /// # Errors
     ///
-    /// See [`ClientFault`].
-    pub fn ask_blocking(&self, method: Method, path: &str) -> Result<Value, ClientFault> {
-        blocking(self.ask(method, path))
+    /// See [`ClientError`].
+    pub fn request_blocking(&self, method: Method, path: &str) -> Result<Value, ClientError> {
+        block_on(self.request(method, path))
     }
 
-    /// Asks for a health check, of which only the status counts; for who has no runtime.
+    /// Sends a health check, of which only the status counts; for callers without a runtime.
     ///
     /// # Errors
     ///
-    /// See [`ClientFault`]; [`ClientFault::Refused`] for every status but that of a success.
-    pub fn check_blocking(&self, path: &str) -> Result<(), ClientFault> {
-        let request = self.request(Method::GET, path, None)?;
-        blocking(async {
+    /// See [`ClientError`]; [`ClientError::Refused`] for every status but that of a success.
+    pub fn check_blocking(&self, path: &str) -> Result<(), ClientError> {
+        let request = self.build_request(Method::GET, path, None)?;
+        block_on(async {
             let answer = time::timeout(ANSWER_TIME, self.exchange(request)).await;
-            let (status, body) = answer.map_err(|_| ClientFault::Late(self.place.clone(), ANSWER_TIME))??;
+            let (status, body) =
+                answer.map_err(|_| ClientError::TimedOut(self.address.clone(), ANSWER_TIME))??;
             if status.is_success() {
                 return Ok(());
             }
@@ -205,42 +206,44 @@ impl Client {
         })
     }
 
-    fn request(
+    fn build_request(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<Request<Full<Bytes>>, ClientFault> {
+    ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, self.place.host())
+            .header(HOST, self.address.host())
             .header(USER_AGENT, concat!("mainstay/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = &self.token {
             let value = HeaderValue::from_str(&format!("Bearer {token}"));
             let mut value =
-                value.map_err(|_| ClientFault::Request("no header can carry the token".into()))?;
+                value.map_err(|_| ClientError::Request("no header can carry the token".into()))?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
         let body = body.map(Value::to_string).unwrap_or_default();
-        request.body(Full::new(body.into())).map_err(|fault| ClientFault::Request(fault.to_string()))
+        request.body(Full::new(body.into())).map_err(|fault| ClientError::Request(fault.to_string()))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientFault> {
-        let target = match &self.place {
-            Place::Tcp(host, port) => Target::Tcp { host, port: *port },
-            Place::Unix(path) => Target::Unix(path),
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
+        let target = match &self.address {
+            AdminAddress::Tcp(host, port) => Target::Tcp { host, port: *port },
+            AdminAddress::Unix(path) => Target::Unix(path),
         };
         let stream = dial(target, CONNECT_TIME).await;
-        let stream = stream.map_err(|fault| ClientFault::Nobody(self.place.clone(), fault.to_string()))?;
-        let strange = |fault: &dyn fmt::Display| ClientFault::Strange(self.place.clone(), fault.to_string());
+        let stream =
+            stream.map_err(|fault| ClientError::Unreachable(self.address.clone(), fault.to_string()))?;
+        let strange =
+            |fault: &dyn fmt::Display| ClientError::Unexpected(self.address.clone(), fault.to_string());
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|fault| strange(&fault))?;
         let answer = async {
             let answer = sender.send_request(request).await.map_err(|fault| strange(&fault))?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+            let body = Limited::new(answer.into_body(), MAX_RESPONSE_SIZE).collect().await;
             Ok((status, body.map_err(|fault| strange(&fault))?.to_bytes()))
         };
         let mut answer = pin!(answer);
@@ -251,13 +254,14 @@ impl Client {
         }
     }
 
-    fn judged(&self, status: StatusCode, body: &[u8]) -> Result<Value, ClientFault> {
-        let place = || self.place.clone();
+    fn parse(&self, status: StatusCode, body: &[u8]) -> Result<Value, ClientError> {
+        let address = || self.address.clone();
         if status == StatusCode::UNAUTHORIZED {
-            return Err(ClientFault::Token { place: place(), shown: self.token.is_some() });
+            return Err(ClientError::Token { address: address(), shown: self.token.is_some() });
         }
-        let body: Value = serde_json::from_slice(body)
-            .map_err(|_| ClientFault::Strange(place(), format!("status {} without JSON", status.as_u16())))?;
+        let body: Value = serde_json::from_slice(body).map_err(|_| {
+            ClientError::Unexpected(address(), format!("status {} without JSON", status.as_u16()))
+        })?;
         if status.is_success() {
             return Ok(body);
         }
@@ -265,22 +269,22 @@ impl Client {
     }
 }
 
-fn blocking<T>(asked: impl Future<Output = Result<T, ClientFault>>) -> Result<T, ClientFault> {
+fn block_on<T>(request: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|fault| ClientFault::Request(fault.to_string()))?;
-    let answer = runtime.block_on(asked);
+    let runtime = runtime.map_err(|fault| ClientError::Request(fault.to_string()))?;
+    let answer = runtime.block_on(request);
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
     answer
 }
 
-fn refused(status: StatusCode, body: &Value) -> ClientFault {
+fn refused(status: StatusCode, body: &Value) -> ClientError {
     let what = match body["error"].as_str() {
         Some(what) => printable(what),
         None => format!("it answers with status {}", status.as_u16()),
     };
     let json = body["faults"].as_array().cloned().unwrap_or_default();
-    ClientFault::Refused { status, what, faults: json.iter().map(fault_line).collect(), json }
+    ClientError::Refused { status, what, faults: json.iter().map(fault_line).collect(), json }
 }
 
 /// `FILE:LINE:COLUMN: what`, as `mainstay check` says it.
@@ -306,37 +310,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_reads_back_as_it_is_shown() {
+    fn an_address_reads_back_as_it_is_shown() {
         for text in ["127.0.0.1:9090", "[::1]:9090", "admin.example:1", "localhost:65535", "unix:/run/a.sock"]
         {
-            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<AdminAddress>().unwrap().to_string(), text);
         }
         for text in
             ["", "9090", ":9090", "::1:9090", "a:0", "a:65536", "http://a:9090", "a b:1", "[a]:1", "unix:"]
         {
-            assert!(text.parse::<Place>().unwrap_err().contains("write HOST:PORT"), "{text}");
+            assert!(text.parse::<AdminAddress>().unwrap_err().contains("write HOST:PORT"), "{text}");
         }
     }
 
     #[test]
     fn what_listens_everywhere_is_asked_on_this_machine() {
-        for (address, place) in [
+        for (listening, expected) in [
             ("0.0.0.0:9090", Some("127.0.0.1:9090")),
             ("[::]:9090", Some("[::1]:9090")),
             ("192.0.2.1:1", Some("192.0.2.1:1")),
             ("unix:/run/a.sock", Some("unix:/run/a.sock")),
             ("127.0.0.1:0", None),
         ] {
-            let found = Place::of(&address.parse().unwrap()).map(|place| place.to_string());
-            assert_eq!(found.as_deref(), place, "{address}");
+            let found = AdminAddress::of(&listening.parse().unwrap()).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{listening}");
         }
     }
 
     /// Asks somebody who answers with `answer`, and gives what was asked and what came of it.
-    async fn asked(answer: &str, token: Option<&str>) -> (String, Result<Value, ClientFault>) {
+    async fn asked(answer: &str, token: Option<&str>) -> (String, Result<Value, ClientError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let place = listener.local_addr().unwrap().to_string().parse().unwrap();
-        let client = Client { place, token: token.map(str::to_owned) };
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let client = AdminClient { address, token: token.map(str::to_owned) };
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = vec![0; 4096];
@@ -344,7 +348,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8_lossy(&head[..len]).into_owned()
         };
-        tokio::join!(server, client.ask(Method::GET, "/api/status"))
+        tokio::join!(server, client.request(Method::GET, "/api/status"))
     }
 
     #[tokio::test]
@@ -382,8 +386,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let client = Client { place: address.parse().unwrap(), token: None };
-        let fault = client.ask(Method::GET, "/").await.unwrap_err().to_string();
+        let client = AdminClient { address: address.parse().unwrap(), token: None };
+        let fault = client.request(Method::GET, "/").await.unwrap_err().to_string();
         assert!(fault.starts_with(&format!("nobody answers at {address}: connection refused")), "{fault}");
     }
 }

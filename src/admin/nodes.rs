@@ -1,73 +1,93 @@
-//! `/api/pools/{pool}/nodes/{node}/…`: what is done to one node, and what is answered.
+//! `/api/pools/{pool}/nodes/{node}/…`: drains and undrains one node.
 
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::View;
-use super::answer::{self, Answer};
-use super::status::DrainStatus;
-use crate::proxy::drain::DrainError;
+use super::context::AdminContext;
+use super::response::{self, AdminResponse};
+use super::status::{DrainStatus, drain_status};
+use crate::proxy::ProxyContext;
+use crate::proxy::drain::{DrainChange, DrainError, cancel_drain, order_drain};
 
 /// What is done to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deed {
-    /// Everybody moves off, and nobody new comes.
+pub(super) enum Operation {
+    /// Its tunnels are closed, and it gets no new ones.
     Drain,
-    /// That is taken back.
+    /// The drain is cancelled.
     Undrain,
 }
 
-/// What a node that was drained, or is no longer, looks like.
+/// What a path asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodeAction<'a> {
+    pool: &'a str,
+    node: &'a str,
+    operation: Operation,
+}
+
+/// The node after the action.
 #[derive(Debug, Serialize)]
-pub struct NodeAnswer {
+pub struct NodeResponse {
     /// The pool's name.
     pub pool: String,
     /// The node's name.
     pub node: String,
     /// `up`, `down`, `draining` or `removed`.
     pub state: &'static str,
-    /// Its drain; `None` when nobody wants one.
+    /// Its drain; `None` when there is none.
     pub drain: Option<DrainStatus>,
-    /// What is unwise about it, or to be known.
+    /// What an operator should know about it.
     pub warnings: Vec<String>,
 }
 
-/// What is said of the node, or why nothing was done.
-pub type Said = Result<NodeAnswer, DrainError>;
-
-/// The pool, the node and the deed of a path; `None` when it is another.
-pub(super) fn deed(path: &str) -> Option<(&str, &str, Deed)> {
-    let mut parts = path.strip_prefix("/api/pools/")?.split('/');
-    let (pool, nodes, node, deed) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let deed = match deed {
-        "drain" => Deed::Drain,
-        "undrain" => Deed::Undrain,
-        _ => return None,
-    };
-    (nodes == "nodes" && parts.next().is_none()).then_some((pool, node, deed))
-}
-
-/// Does it.
-pub(super) async fn carry_out((pool, node, deed): (&str, &str, Deed), body: &[u8], view: &View) -> Answer {
-    let wish = if body.is_empty() { json!({}) } else { serde_json::from_slice(body).unwrap_or(Value::Null) };
-    let done = match deed {
-        Deed::Drain => (view.drain)(pool.to_owned(), node.to_owned(), wish).await,
-        Deed::Undrain if wish == json!({}) => (view.undrain)(pool.to_owned(), node.to_owned()),
-        Deed::Undrain => {
-            let what = "an undrain takes no body; leave it out, or send `{}`";
-            return answer::error(StatusCode::BAD_REQUEST, what);
+impl NodeResponse {
+    fn new(proxy: &ProxyContext, change: DrainChange) -> Self {
+        let DrainChange { upstream, warnings } = change;
+        Self {
+            pool: upstream.meter.pool.to_string(),
+            node: upstream.node.id.to_string(),
+            state: upstream.load(proxy.now()).state.as_str(),
+            drain: drain_status(&upstream),
+            warnings,
         }
-    };
-    match done {
-        Ok(node) if deed == Deed::Drain => answer::json(StatusCode::ACCEPTED, &node),
-        Ok(node) => answer::json(StatusCode::OK, &node),
-        Err(fault) => answer::error(status(&fault), &fault.to_string()),
     }
 }
 
-fn status(fault: &DrainError) -> StatusCode {
-    match fault {
+/// The action of a path; `None` when it is another path.
+pub(super) fn parse_path(path: &str) -> Option<NodeAction<'_>> {
+    let mut parts = path.strip_prefix("/api/pools/")?.split('/');
+    let (pool, nodes, node, operation) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let operation = match operation {
+        "drain" => Operation::Drain,
+        "undrain" => Operation::Undrain,
+        _ => return None,
+    };
+    (nodes == "nodes" && parts.next().is_none()).then_some(NodeAction { pool, node, operation })
+}
+
+/// Performs the action.
+pub(super) async fn perform(action: NodeAction<'_>, body: &[u8], context: &AdminContext) -> AdminResponse {
+    let wish = if body.is_empty() { json!({}) } else { serde_json::from_slice(body).unwrap_or(Value::Null) };
+    let (proxy, NodeAction { pool, node, operation }) = (context.proxy(), action);
+    let change = match operation {
+        Operation::Drain => order_drain(proxy, pool, node, &wish).await,
+        Operation::Undrain if wish == json!({}) => cancel_drain(proxy, pool, node),
+        Operation::Undrain => {
+            let what = "an undrain takes no body; leave it out, or send `{}`";
+            return response::error(StatusCode::BAD_REQUEST, what);
+        }
+    };
+    let status = if operation == Operation::Drain { StatusCode::ACCEPTED } else { StatusCode::OK };
+    match change {
+        Ok(change) => response::json(status, &NodeResponse::new(proxy, change)),
+        Err(error) => response::error(error_status(&error), &error.to_string()),
+    }
+}
+
+fn error_status(error: &DrainError) -> StatusCode {
+    match error {
         DrainError::NoPool(..) | DrainError::NoNode(..) => StatusCode::NOT_FOUND,
         DrainError::Wish(_) => StatusCode::BAD_REQUEST,
         DrainError::AsksItself(_) | DrainError::TakenOver => StatusCode::CONFLICT,
@@ -80,9 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_one_pool_one_node_and_one_deed() {
-        assert_eq!(deed("/api/pools/chat/nodes/ws1/drain"), Some(("chat", "ws1", Deed::Drain)));
-        assert_eq!(deed("/api/pools/chat/nodes/ws1/undrain"), Some(("chat", "ws1", Deed::Undrain)));
+    fn a_path_names_one_pool_one_node_and_one_action() {
+        let action = |operation| Some(NodeAction { pool: "chat", node: "ws1", operation });
+        assert_eq!(parse_path("/api/pools/chat/nodes/ws1/drain"), action(Operation::Drain));
+        assert_eq!(parse_path("/api/pools/chat/nodes/ws1/undrain"), action(Operation::Undrain));
         for path in [
             "/api/pools/chat/nodes/ws1",
             "/api/pools/chat/nodes/ws1/drain/",
@@ -90,7 +111,7 @@ mod tests {
             "/api/pools/chat/nodes/ws1/kill",
             "/api/pool/chat/nodes/ws1/drain",
         ] {
-            assert_eq!(deed(path), None, "{path}");
+            assert_eq!(parse_path(path), None, "{path}");
         }
     }
 }

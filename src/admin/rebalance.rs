@@ -1,4 +1,4 @@
-//! `/api/pools/{pool}/rebalance`: what is to move, and how far that is.
+//! `/api/pools/{pool}/rebalance`: begins a rebalance, and shows its plan and progress.
 
 use std::time::SystemTime;
 
@@ -6,15 +6,15 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::View;
-use super::answer::{self, Answer};
+use super::context::AdminContext;
+use super::response::{self, AdminResponse};
 use crate::config::{self, show_duration};
 use crate::control::rebalance::{Outlook, Progress, RebalanceFault};
 use crate::log;
 
-/// What a rebalance that was asked for is going to do.
+/// The plan of a rebalance that was ordered.
 #[derive(Debug, Serialize)]
-pub struct Plan {
+pub struct RebalanceResponse {
     pool: String,
     over: String,
     tolerance: f64,
@@ -22,11 +22,11 @@ pub struct Plan {
     /// The most tunnels that are closed; 0 where no node is above the tolerance, and nothing was begun.
     moves: u32,
     /// Those that are up.
-    nodes: Vec<NodePlan>,
+    nodes: Vec<NodeMoves>,
 }
 
 #[derive(Debug, Serialize)]
-struct NodePlan {
+struct NodeMoves {
     id: String,
     /// Live tunnels of this balancer.
     connections: u32,
@@ -49,13 +49,9 @@ pub struct RebalanceStatus {
     deadline: String,
 }
 
-/// What is said of it, or why it was not begun.
-pub type Said = Result<Plan, RebalanceFault>;
-
-impl Plan {
-    /// Of this pool.
-    pub fn new(pool: &str, rule: &config::Rebalance, outlook: &Outlook) -> Self {
-        let nodes = outlook.stands.iter().map(|stand| NodePlan {
+impl RebalanceResponse {
+    fn new(pool: &str, rule: &config::Rebalance, outlook: &Outlook) -> Self {
+        let nodes = outlook.stands.iter().map(|stand| NodeMoves {
             id: stand.node.to_string(),
             connections: stand.live,
             share: stand.share,
@@ -82,17 +78,20 @@ impl From<Progress> for RebalanceStatus {
 }
 
 /// The pool of a path; `None` when it is another path.
-pub(super) fn pool(path: &str) -> Option<&str> {
+pub(super) fn parse_path(path: &str) -> Option<&str> {
     let pool = path.strip_prefix("/api/pools/")?.strip_suffix("/rebalance")?;
     (!pool.is_empty() && !pool.contains('/')).then_some(pool)
 }
 
-/// Begins it.
-pub(super) fn begin(pool: &str, body: &[u8], view: &View) -> Answer {
+/// Begins a rebalance.
+pub(super) fn begin(pool: &str, body: &[u8], context: &AdminContext) -> AdminResponse {
     let wish = if body.is_empty() { json!({}) } else { serde_json::from_slice(body).unwrap_or(Value::Null) };
-    match (view.rebalance)(pool.to_owned(), wish) {
-        Ok(plan) if plan.moves > 0 => answer::json(StatusCode::ACCEPTED, &plan),
-        Ok(plan) => answer::json(StatusCode::OK, &plan),
+    match context.reload.rebalances().order(pool, &wish) {
+        Ok((rule, outlook)) => {
+            let plan = RebalanceResponse::new(pool, &rule, &outlook);
+            let status = if plan.moves > 0 { StatusCode::ACCEPTED } else { StatusCode::OK };
+            response::json(status, &plan)
+        }
         Err(fault) => {
             let status = match fault {
                 RebalanceFault::NoPool(..) => StatusCode::NOT_FOUND,
@@ -100,7 +99,7 @@ pub(super) fn begin(pool: &str, body: &[u8], view: &View) -> Answer {
                 RebalanceFault::Stopping => StatusCode::SERVICE_UNAVAILABLE,
                 RebalanceFault::TakenOver => StatusCode::CONFLICT,
             };
-            answer::error(status, &fault.to_string())
+            response::error(status, &fault.to_string())
         }
     }
 }
@@ -111,14 +110,14 @@ mod tests {
 
     #[test]
     fn a_path_names_one_pool() {
-        assert_eq!(pool("/api/pools/chat/rebalance"), Some("chat"));
+        assert_eq!(parse_path("/api/pools/chat/rebalance"), Some("chat"));
         for path in [
             "/api/pools//rebalance",
             "/api/pools/a/b/rebalance",
             "/api/pools/chat/rebalance/",
             "/api/pools/rebalance",
         ] {
-            assert_eq!(pool(path), None, "{path}");
+            assert_eq!(parse_path(path), None, "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/api/sessions`: what is asked for, and what a session looks like.
+//! `/api/sessions`: the query, and the sessions that it lists.
 //!
 //! Sessions are listed in the order of their ids, which is no order in time and stays the same while others come and
 //! go; a page begins after the last id of the one before.
@@ -9,27 +9,28 @@ use serde::Serialize;
 
 use crate::log;
 use crate::pool::NodeId;
-use crate::relay::{SessionSnapshot, TunnelSelector};
+use crate::relay::{CloseReason, PacedClose, SessionSnapshot, TunnelSelector};
+use crate::ws::close;
 
-/// Sessions of a page unless told, and the most.
-pub const PAGE: usize = 100;
+/// Sessions of a page unless the query says otherwise.
+pub const DEFAULT_PAGE_SIZE: usize = 100;
 /// The most sessions of a page.
-pub const LARGEST_PAGE: usize = 1000;
+pub const MAX_PAGE_SIZE: usize = 1000;
 
-/// Which sessions are asked for.
+/// Which sessions are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SessionQuery {
     /// Only those of this pool.
     pub pool: Option<String>,
     /// Only those on this node.
     pub node: Option<String>,
     /// Only ids greater than this.
     pub after: Option<u64>,
-    /// The most sessions, 1 to [`LARGEST_PAGE`].
+    /// The most sessions, 1 to [`MAX_PAGE_SIZE`].
     pub limit: usize,
 }
 
-impl Wanted {
+impl SessionQuery {
     /// Selects the tunnels of the pool and of the node, where they are given.
     pub fn selector(&self) -> TunnelSelector {
         let (pool, node) = (self.pool.clone(), self.node.clone());
@@ -40,9 +41,15 @@ impl Wanted {
     }
 }
 
+/// Closes one session as an operator does. The client may come back, so not with 1000.
+pub(super) fn close_order(id: u64) -> PacedClose {
+    let session = TunnelSelector::sessions([id].into());
+    PacedClose::new(session, CloseReason::Killed, close::SERVICE_RESTART, "closed by an operator")
+}
+
 /// A live session.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Session {
+pub struct SessionResponse {
     /// 16 hex digits, as in the access log.
     pub id: String,
     /// The client's address, as the balancer believes it.
@@ -58,11 +65,11 @@ pub struct Session {
     /// When the upgrade request was read (RFC 3339).
     pub opened_at: String,
     /// What placed it.
-    pub affinity: Affinity,
+    pub affinity: SessionAffinity,
     /// Bytes from the client and from the node.
-    pub bytes: Both,
+    pub bytes: InOut,
     /// Messages from the client and from the node.
-    pub messages: Both,
+    pub messages: InOut,
     /// When the last message began, from either side (RFC 3339); `None` before the first.
     pub last_message_at: Option<String>,
     /// How long the client took to answer the balancer's last ping, in seconds; `None` before that.
@@ -73,7 +80,7 @@ pub struct Session {
 
 /// What placed a session: the labels of `affinity_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Affinity {
+pub struct SessionAffinity {
     /// The source that decided.
     pub source: &'static str,
     /// What came of it.
@@ -82,16 +89,16 @@ pub struct Affinity {
 
 /// A number for each direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Both {
+pub struct InOut {
     /// From the client.
     pub r#in: u64,
     /// From the node.
     pub out: u64,
 }
 
-impl From<SessionSnapshot> for Session {
+impl From<SessionSnapshot> for SessionResponse {
     fn from(of: SessionSnapshot) -> Self {
-        let both = |[from_client, from_node]: [u64; 2]| Both { r#in: from_client, out: from_node };
+        let in_out = |[from_client, from_node]: [u64; 2]| InOut { r#in: from_client, out: from_node };
         Self {
             id: format!("{:016x}", of.id),
             client: of.client.to_canonical(),
@@ -100,9 +107,9 @@ impl From<SessionSnapshot> for Session {
             route: of.route.to_string(),
             generation: of.generation,
             opened_at: log::time(of.opened_at),
-            affinity: Affinity { source: of.affinity.0, outcome: of.affinity.1 },
-            bytes: both(of.bytes),
-            messages: both(of.messages),
+            affinity: SessionAffinity { source: of.affinity.0, outcome: of.affinity.1 },
+            bytes: in_out(of.bytes),
+            messages: in_out(of.messages),
             last_message_at: of.last_message_at.map(log::time),
             round_trip: of.round_trip.map(|time| time.as_secs_f64()),
             closing: of.is_closing,
@@ -112,15 +119,15 @@ impl From<SessionSnapshot> for Session {
 
 /// One page.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Page {
-    sessions: Vec<Session>,
+pub(super) struct SessionPage {
+    sessions: Vec<SessionResponse>,
     /// The value of `after` for the next page; `None` on the last.
     next: Option<String>,
 }
 
-impl Page {
+impl SessionPage {
     /// The page of `limit` out of one session more, where there is one.
-    pub(super) fn of(mut sessions: Vec<Session>, limit: usize) -> Self {
+    pub(super) fn of(mut sessions: Vec<SessionResponse>, limit: usize) -> Self {
         let has_more = sessions.len() > limit;
         sessions.truncate(limit);
         let next = sessions.last().filter(|_| has_more).map(|session| session.id.clone());
@@ -133,7 +140,7 @@ impl Page {
 }
 
 /// The id of a session as it is written: 16 hex digits.
-pub(super) fn id(text: &str) -> Option<u64> {
+pub(super) fn parse_id(text: &str) -> Option<u64> {
     let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u64::from_str_radix(text, 16).ok().filter(|_| is_hex)
 }
@@ -143,8 +150,8 @@ pub(super) fn id(text: &str) -> Option<u64> {
 /// # Errors
 ///
 /// What is wrong with it, and what would be right.
-pub(super) fn wanted(query: &str) -> Result<Wanted, String> {
-    let mut wanted = Wanted { pool: None, node: None, after: None, limit: PAGE };
+pub(super) fn parse_query(query: &str) -> Result<SessionQuery, String> {
+    let mut parsed = SessionQuery { pool: None, node: None, after: None, limit: DEFAULT_PAGE_SIZE };
     let mut seen = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -160,19 +167,20 @@ pub(super) fn wanted(query: &str) -> Result<Wanted, String> {
         }
         let value = decoded(value).ok_or_else(|| format!("the value of `{key}` is badly percent-encoded"))?;
         match key {
-            "pool" => wanted.pool = Some(name(key, value)?),
-            "node" => wanted.node = Some(name(key, value)?),
+            "pool" => parsed.pool = Some(name(key, value)?),
+            "node" => parsed.node = Some(name(key, value)?),
             "after" => {
-                let after = id(&value).ok_or("`after` is no id of a session; write the `next` of a page")?;
-                wanted.after = Some(after);
+                let after =
+                    parse_id(&value).ok_or("`after` is no id of a session; write the `next` of a page")?;
+                parsed.after = Some(after);
             }
             _ => {
-                let limit = value.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
-                wanted.limit = limit.ok_or(format!("`limit` is a number from 1 to {LARGEST_PAGE}"))?;
+                let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit));
+                parsed.limit = limit.ok_or(format!("`limit` is a number from 1 to {MAX_PAGE_SIZE}"))?;
             }
         }
     }
-    Ok(wanted)
+    Ok(parsed)
 }
 
 fn name(key: &str, value: String) -> Result<String, String> {
@@ -204,17 +212,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_says_what_is_wanted() {
-        let all = Wanted { pool: None, node: None, after: None, limit: PAGE };
-        assert_eq!(wanted(""), Ok(all.clone()));
-        assert_eq!(wanted("pool=&node=&limit="), Ok(all));
-        let query = wanted("pool=chat&node=ws%2D1&limit=1000&after=00000000000000fF").unwrap();
+    fn a_query_selects_sessions() {
+        let all = SessionQuery { pool: None, node: None, after: None, limit: DEFAULT_PAGE_SIZE };
+        assert_eq!(parse_query(""), Ok(all.clone()));
+        assert_eq!(parse_query("pool=&node=&limit="), Ok(all));
+        let query = parse_query("pool=chat&node=ws%2D1&limit=1000&after=00000000000000fF").unwrap();
         assert_eq!((query.pool.as_deref(), query.node.as_deref()), (Some("chat"), Some("ws-1")));
         assert_eq!((query.after, query.limit), (Some(255), 1000));
     }
 
     #[test]
-    fn what_is_wrong_with_a_query_is_said() {
+    fn a_bad_query_is_explained() {
         for (query, said) in [
             ("pol=chat", "the keys are"),
             ("pool=a&pool=b", "twice"),
@@ -230,7 +238,7 @@ mod tests {
             ("after=1", "`next` of a page"),
             ("after=+00000000000000f", "`next` of a page"),
         ] {
-            let message = wanted(query).unwrap_err();
+            let message = parse_query(query).unwrap_err();
             assert!(message.contains(said), "{query}: {message}");
         }
     }
@@ -238,12 +246,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_query_is_read_or_refused(query in "[a-z=&%0-9+/. é]{0,40}") {
-            let _ = wanted(&query);
+            let _ = parse_query(&query);
         }
 
         #[test]
         fn an_id_reads_back_as_it_is_written(number: u64) {
-            prop_assert_eq!(id(&format!("{number:016x}")), Some(number));
+            prop_assert_eq!(parse_id(&format!("{number:016x}")), Some(number));
         }
     }
 }

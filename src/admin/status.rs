@@ -3,32 +3,21 @@
 //! A node's `connections` are this balancer's live tunnels; `load` is what the node says of itself, all balancers
 //! together. Times are RFC 3339 in UTC.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::context::AdminContext;
 use super::rebalance::RebalanceStatus;
-use crate::control::rebalance::Rebalances;
 use crate::log;
 use crate::pool::State as NodeState;
 use crate::proxy::upstream::{ProbeResult, Upstream};
 use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
 
-/// What does not change while the process lives, or is not the data plane's to know.
-pub struct Process {
-    /// When it started.
-    pub started_at: SystemTime,
-    /// Where clients come in, as bound.
-    pub listeners: Vec<String>,
-    /// What moves clients.
-    pub rebalances: Arc<Rebalances>,
-}
-
-/// All of it.
+/// The status of the process.
 #[derive(Debug, Serialize)]
-pub struct Status {
+pub struct StatusResponse {
     version: &'static str,
     pid: u32,
     started_at: String,
@@ -39,7 +28,7 @@ pub struct Status {
     /// Tunnels in the relay.
     tunnels: usize,
     pools: Vec<PoolStatus>,
-    totals: Totals,
+    totals: StatusTotals,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,7 +56,7 @@ struct NodeStatus {
     load: Option<LoadStatus>,
     /// What the node says, or else the config.
     release: Option<String>,
-    /// `None` when nobody wants it to be drained.
+    /// `None` when it is not drained.
     drain: Option<DrainStatus>,
 }
 
@@ -115,7 +104,7 @@ struct LoadStatus {
 }
 
 #[derive(Debug, Serialize)]
-struct Totals {
+struct StatusTotals {
     pools: usize,
     nodes: usize,
     /// Nodes that take clients.
@@ -125,32 +114,32 @@ struct Totals {
 }
 
 /// The status of now.
-pub fn status(front: &ProxyContext, process: &Process) -> Status {
+pub(super) fn status(context: &AdminContext) -> StatusResponse {
+    let front = context.proxy();
     let state = front.state.load();
-    let mut pools: Vec<PoolStatus> =
-        state.pools.values().map(|pool| pool_status(front, pool, process)).collect();
+    let mut pools: Vec<PoolStatus> = state.pools.values().map(|pool| pool_status(context, pool)).collect();
     pools.sort_by(|one, other| one.name.cmp(&other.name));
-    Status {
+    StatusResponse {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
-        started_at: log::time(process.started_at),
+        started_at: log::time(context.started_at),
         generation: state.generation,
         phase: match front.shutdown.phase() {
             Phase::Serving => "serving",
             Phase::Draining => "draining",
             Phase::Stopped => "stopped",
         },
-        listeners: process.listeners.clone(),
+        listeners: context.reload.listeners(),
         tunnels: front.relay.tunnel_count(),
         totals: totals(&pools),
         pools,
     }
 }
 
-fn pool_status(front: &ProxyContext, pool: &UpstreamPool, process: &Process) -> PoolStatus {
-    let nodes = pool.upstreams.iter().map(|upstream| node_status(front, upstream));
+fn pool_status(context: &AdminContext, pool: &UpstreamPool) -> PoolStatus {
+    let nodes = pool.upstreams.iter().map(|upstream| node_status(context.proxy(), upstream));
     let name = pool.config.name.to_string();
-    let rebalance = process.rebalances.progress(&name).map(RebalanceStatus::from);
+    let rebalance = context.reload.rebalances().progress(&name).map(RebalanceStatus::from);
     PoolStatus { name, nodes: nodes.collect(), rebalance }
 }
 
@@ -177,7 +166,7 @@ fn node_status(front: &ProxyContext, upstream: &Upstream) -> NodeStatus {
 }
 
 /// How far the drain of this node is.
-pub fn drain_status(upstream: &Upstream) -> Option<DrainStatus> {
+pub(super) fn drain_status(upstream: &Upstream) -> Option<DrainStatus> {
     let drain = upstream.drain()?;
     let (left, closed) = (upstream.meter.live(), drain.closed());
     Some(DrainStatus { left, closed, deadline: log::time(drain.deadline) })
@@ -194,9 +183,9 @@ fn probe_status(probed: ProbeResult) -> ProbeStatus {
     ProbeStatus { at: log::time(probed.at), ok: probed.error.is_none(), fault: probed.error }
 }
 
-fn totals(pools: &[PoolStatus]) -> Totals {
+fn totals(pools: &[PoolStatus]) -> StatusTotals {
     let nodes = || pools.iter().flat_map(|pool| &pool.nodes);
-    Totals {
+    StatusTotals {
         pools: pools.len(),
         nodes: nodes().count(),
         up: nodes().filter(|node| node.state == NodeState::Up.as_str()).count(),

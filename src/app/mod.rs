@@ -1,22 +1,20 @@
 //! The process: from a config to bound sockets, threads and tasks, and phase by phase to the end.
 
-mod view;
-
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::admin;
+use crate::admin::{self, AdminContext};
 use crate::config::{Config, Fault, Faults, ListenAddress};
 use crate::control::upgrade::{Program, Takeover, UpgradeChannel, Upgrader};
 use crate::control::watch::Watch;
-use crate::control::{self, Bound, ListenSpec, Reload, pages, report};
+use crate::control::{self, Bound, ListenSpec, Reload, ServeAdmin, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::{Metrics, Part};
@@ -107,19 +105,18 @@ impl App {
         front.continue_clock(takeover.map_or(Duration::ZERO, Takeover::clock));
         let front = Arc::new(front);
         let started_at = SystemTime::now();
-        let upgrader = Arc::new(OnceLock::new());
-        let upgrades = Arc::clone(&upgrader);
-        let serve_admin = move |reload: &Arc<Reload>, listener| -> admin::Later<()> {
-            let view = Arc::new(view::view(reload, started_at, &upgrades));
-            Box::pin(admin::serve(listener, view, reload.front().shutdown.clone()))
-        };
-        let reload =
-            Reload::new(Arc::clone(&front), config.clone(), path.map(Path::to_owned), Box::new(serve_admin));
+        let (upgrader, upgrades) = Upgrader::new(Program::own()?)?;
+        let for_admin = upgrader.clone();
+        let serve_admin: ServeAdmin = Box::new(move |reload, listener| {
+            let (reload, upgrader) = (Arc::clone(reload), for_admin.clone());
+            let shutdown = reload.front().shutdown.clone();
+            let context = Arc::new(AdminContext { reload, upgrader, started_at });
+            Box::pin(admin::serve(listener, context, shutdown))
+        });
+        let reload = Reload::new(Arc::clone(&front), config.clone(), path.map(Path::to_owned), serve_admin);
         let mut servers = JoinSet::new();
         servers.spawn(pages::turn_on_usr1(Arc::clone(&front))?);
-        let (way, upgrading) = Upgrader::new(Arc::clone(&reload), Program::own()?)?;
-        servers.spawn(upgrading);
-        let upgrader = upgrader.get_or_init(|| way).clone();
+        servers.spawn(upgrades.run(Arc::clone(&reload)));
         Ok((Self { front, reload, upgrader, servers }, bound))
     }
 

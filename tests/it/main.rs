@@ -1,7 +1,7 @@
 //! The balancer in process, between a raw client and a node that the test plays byte by byte.
 
 mod admin;
-mod admin_gate;
+mod admin_access;
 mod contract;
 mod dashboard;
 mod drain;

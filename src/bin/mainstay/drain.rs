@@ -1,27 +1,29 @@
-//! `mainstay drain` and `mainstay undrain`: a node is emptied, and how far that is.
+//! `mainstay drain` and `mainstay undrain`: drains a node and shows the progress.
 //!
-//! The balancer drains by itself: whoever only watches may go, and come back.
+//! The balancer drains by itself: the command only watches, and may end before.
 
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use http::Method;
 use serde_json::{Map, Value};
 use tokio::{runtime, time};
 
-use mainstay::admin::client::Client;
+use mainstay::admin::client::AdminClient;
 use mainstay::pool::NodeId;
 
-use crate::remote::Remote;
-use crate::{Failure, show, table};
+use crate::error::CliError;
+use crate::output::{print, time_left};
+use crate::remote::RemoteArgs;
+use crate::table;
 
-/// How often it is looked at.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How often the progress is asked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is wished.
+/// The arguments of `mainstay drain`.
 #[derive(Args)]
-pub struct Wish {
+pub struct DrainArgs {
     /// The node
     #[arg(value_name = "POOL/NODE")]
     node: NodePath,
@@ -38,7 +40,7 @@ pub struct Wish {
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteArgs,
 }
 
 /// A node of a pool, as it is written on the command line.
@@ -58,8 +60,8 @@ impl FromStr for NodePath {
 }
 
 impl NodePath {
-    fn path(&self, deed: &str) -> String {
-        format!("/api/pools/{}/nodes/{}/{deed}", self.pool, self.node)
+    fn path(&self, action: &str) -> String {
+        format!("/api/pools/{}/nodes/{}/{action}", self.pool, self.node)
     }
 
     /// This node in the answer of `/api/status`.
@@ -71,64 +73,64 @@ impl NodePath {
         named(&pool["nodes"], "id", self.node.as_str())
     }
 
-    fn said(&self, what: &str) -> String {
+    fn line(&self, what: &str) -> String {
         format!("{}/{}: {what}\n", self.pool, self.node)
     }
 }
 
 /// `mainstay drain`
-pub fn drain(wish: &Wish) -> Result<(), Failure> {
-    let client = wish.remote.client().map_err(|failure| wish.remote.failed(failure))?;
+pub fn drain(args: &DrainArgs) -> Result<(), CliError> {
+    let client = args.remote.client().map_err(|error| args.remote.report(error))?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let begun = client.ask_with(Method::POST, &wish.node.path("drain"), Some(&wish.body())).await?;
-        // One that had a few may have lost them by now.
+        let begun = client.request_with(Method::POST, &args.node.path("drain"), Some(&args.body())).await?;
+        // A node that had a few tunnels may have lost them by now.
         let is_empty = ["left", "closed"].iter().all(|count| begun["drain"][count] == 0);
-        let said = |begun: &Value| match is_empty {
-            true => wish.node.said(EMPTY),
-            false => wish.node.said(&progress(&begun["drain"])),
+        let line = |begun: &Value| match is_empty {
+            true => args.node.line(EMPTY),
+            false => args.node.line(&progress(&begun["drain"])),
         };
-        wish.remote.show(&begun, |begun| warnings(begun) + &said(begun))?;
-        if wish.detach || is_empty { Ok(()) } else { watch(wish, &client, &begun["drain"]).await }
+        args.remote.print(&begun, |begun| warnings(begun) + &line(begun))?;
+        if args.detach || is_empty { Ok(()) } else { watch(args, &client, &begun["drain"]).await }
     });
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
-    outcome.map_err(|failure| wish.remote.failed(failure))
+    outcome.map_err(|error| args.remote.report(error))
 }
 
-/// Of a node without tunnels.
+/// The line for a node without tunnels.
 const EMPTY: &str = "nothing to do, it has no tunnels; it takes no clients until `mainstay undrain`";
 
 /// `mainstay undrain`
-pub fn undrain(node: &NodePath, remote: &Remote) -> Result<(), Failure> {
-    let state = |answer: &Value| warnings(answer) + &node.said(&table::text(&answer["state"]));
-    remote.tell(Method::POST, &node.path("undrain"), state)
+pub fn undrain(node: &NodePath, remote: &RemoteArgs) -> Result<(), CliError> {
+    let state = |answer: &Value| warnings(answer) + &node.line(&table::text(&answer["state"]));
+    remote.run(Method::POST, &node.path("undrain"), state)
 }
 
-/// Shows each step until nobody is left.
-async fn watch(wish: &Wish, client: &Client, begun: &Value) -> Result<(), Failure> {
+/// Prints each step until no tunnel is left.
+async fn watch(args: &DrainArgs, client: &AdminClient, begun: &Value) -> Result<(), CliError> {
     let mut shown = begun.clone();
     while shown["left"] != 0 {
-        time::sleep(PAUSE).await;
-        let status = client.ask(Method::GET, "/api/status").await?;
-        let Some(node) = wish.node.find(&status) else {
+        time::sleep(POLL_INTERVAL).await;
+        let status = client.request(Method::GET, "/api/status").await?;
+        let Some(node) = args.node.find(&status) else {
             let what = "taken out of the config; its tunnels leave with that";
-            return show(&wish.node.said(what));
+            return print(&args.node.line(what));
         };
         let drain = &node["drain"];
         if drain.is_null() {
-            let what = format!("the drain of {}/{} was taken back", wish.node.pool, wish.node.node);
-            return Err(Failure::Otherwise(what));
+            let what = format!("the drain of {}/{} was taken back", args.node.pool, args.node.node);
+            return Err(CliError::Cancelled(what));
         }
         if (&drain["left"], &drain["deadline"]) != (&shown["left"], &shown["deadline"]) {
             shown = drain.clone();
-            wish.remote.show(drain, |drain| wish.node.said(&progress(drain)))?;
+            args.remote.print(drain, |drain| args.node.line(&progress(drain)))?;
         }
     }
-    wish.remote.show(&shown, |_| wish.node.said("drained; it takes no clients until `mainstay undrain`"))
+    args.remote.print(&shown, |_| args.node.line("drained; it takes no clients until `mainstay undrain`"))
 }
 
-impl Wish {
+impl DrainArgs {
     fn body(&self) -> Value {
         let mut body = Map::new();
         let texts = [("over", &self.over), ("reason", &self.reason)];
@@ -146,12 +148,7 @@ fn warnings(answer: &Value) -> String {
 /// `120 left, 30 closed, 28s to go`
 fn progress(drain: &Value) -> String {
     let (left, closed) = (table::text(&drain["left"]), table::text(&drain["closed"]));
-    let deadline = drain["deadline"].as_str().and_then(|at| humantime::parse_rfc3339(at).ok());
-    let rest = deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    let rest = rest.map_or("-".into(), |rest| {
-        humantime::format_duration(Duration::from_secs(rest.as_secs())).to_string()
-    });
-    format!("{left} left, {closed} closed, at most {rest} to go")
+    format!("{left} left, {closed} closed, at most {} to go", time_left(&drain["deadline"]))
 }
 
 #[cfg(test)]

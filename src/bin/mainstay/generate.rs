@@ -9,36 +9,37 @@ use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
 use mainstay::config::schema::{self, Entry};
 
-use super::{Failure, show};
+use crate::error::CliError;
+use crate::output::print;
 
 #[derive(Args)]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// The shell that reads them
     shell: Shell,
 }
 
 #[derive(Args)]
-pub struct Manual {
+pub struct ManualArgs {
     /// Where the pages are written: mainstay.1, one for each command, and balancer.yaml.5
     #[arg(default_value = ".")]
     directory: PathBuf,
 }
 
 /// Prints the JSON Schema of the config.
-pub fn schema() -> Result<(), Failure> {
-    show(&format!("{:#}\n", schema::schema()))
+pub fn schema() -> Result<(), CliError> {
+    print(&format!("{:#}\n", schema::schema()))
 }
 
 /// Prints a script that completes the command line.
-pub fn completions(wanted: &Completions, mut command: Command) -> Result<(), Failure> {
+pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(wanted.shell, &mut command, "mainstay", &mut script);
-    show(&String::from_utf8_lossy(&script))
+    clap_complete::generate(args.shell, &mut command, "mainstay", &mut script);
+    print(&String::from_utf8_lossy(&script))
 }
 
 /// Writes the manual pages.
-pub fn manual(wanted: &Manual, command: Command) -> Result<(), Failure> {
-    let to = &wanted.directory;
+pub fn manual(args: &ManualArgs, command: Command) -> Result<(), CliError> {
+    let to = &args.directory;
     let written = clap_mangen::generate_to(command, to)
         .and_then(|()| std::fs::write(to.join("balancer.yaml.5"), config_page()));
     written.map_err(|error| named(to, &error).into())

@@ -7,25 +7,28 @@
 //! short; 2 the command is not one.
 
 mod drain;
+mod error;
 mod generate;
+mod output;
 mod rebalance;
 mod remote;
 mod table;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use mainstay::admin::client::ClientFault;
-use mainstay::config::{Faults, Summary};
+use mainstay::config::Summary;
 use mainstay::control::load::load;
 use mainstay::control::upgrade::UpgradeChannel;
 
-use drain::{NodePath, Wish};
-use generate::{Completions, Manual};
-use remote::{Remote, Wanted};
+use drain::{DrainArgs, NodePath};
+use error::CliError;
+use generate::{CompletionsArgs, ManualArgs};
+use output::print;
+use rebalance::RebalanceArgs;
+use remote::{HealthArgs, RemoteArgs, SessionsArgs};
 
 /// What is not an argument, for the help and the manual.
 const ENVIRONMENT: &str = "\
@@ -49,18 +52,18 @@ Signals:
 #[command(version, args_conflicts_with_subcommands = true, after_help = ENVIRONMENT)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
     /// Without a command: run.
     #[command(flatten)]
-    run: ConfigFile,
+    run: ConfigArgs,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run the balancer; the default
-    Run(ConfigFile),
+    Run(ConfigArgs),
     /// Check a config: a summary, or every fault as FILE:LINE:COLUMN: what is wrong, and what would be right
-    Check(ConfigFile),
+    Check(ConfigArgs),
     /// Run a balancer with nodes of its own, to look at
     #[cfg(feature = "demo")]
     Demo {
@@ -76,16 +79,16 @@ enum Command {
     },
     /// Show a running balancer: its nodes, their states and loads
     #[command(after_help = table::STATUS_COLUMNS)]
-    Status(Remote),
+    Status(RemoteArgs),
     /// Ask a running balancer whether it is well, for a container's health check: 0 it is, 1 it is not
-    Health(remote::Health),
+    Health(HealthArgs),
     /// List the live sessions of a running balancer
     #[command(after_help = table::SESSIONS_COLUMNS)]
     Sessions {
         #[command(flatten)]
-        wanted: Wanted,
+        filter: SessionsArgs,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteArgs,
     },
     /// End sessions of a running balancer: a Close with code 1012 to both sides, after which clients come back
     Kill {
@@ -93,120 +96,90 @@ enum Command {
         #[arg(required = true, value_name = "ID", value_parser = remote::session_id)]
         ids: Vec<String>,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteArgs,
     },
     /// Drain a node: no new sessions, and its tunnels closed evenly over a time; shows how far it is until it is done
-    Drain(Wish),
+    Drain(DrainArgs),
     /// Take the drain of a node back: who has not been told to leave stays, and the node takes clients again
     Undrain {
         /// The node
         #[arg(value_name = "POOL/NODE")]
         node: NodePath,
         #[command(flatten)]
-        remote: Remote,
+        remote: RemoteArgs,
     },
     /// Even a pool out: nodes with more than their share give up the rest; shows the plan, and how far it is
-    Rebalance(rebalance::Wish),
+    Rebalance(RebalanceArgs),
     /// Make a running balancer read its config anew: every change, or every fault and nothing changed
-    Reload(Remote),
+    Reload(RemoteArgs),
     /// Replace the running balancer by the program that stands at its path now, with every connection kept
-    Upgrade(Remote),
+    Upgrade(RemoteArgs),
     /// Show the config in effect in a running balancer, with every default: YAML in the order of the reference, a config
     /// file itself; --json is the same as JSON
-    Config(Remote),
+    Config(RemoteArgs),
     /// Print the JSON Schema of the config, for editors
     Schema,
     /// Print a script that completes the command line
-    Completions(Completions),
+    Completions(CompletionsArgs),
     /// Write the manual pages
-    Man(Manual),
+    Man(ManualArgs),
 }
 
 #[derive(Args)]
-struct ConfigFile {
+struct ConfigArgs {
     /// The config file [env: MAINSTAY_CONFIG] [default: balancer.yaml]
     #[arg(short, long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-impl ConfigFile {
+impl ConfigArgs {
     fn path(self) -> PathBuf {
         self.config.or_else(remote::config_from_env).unwrap_or_else(|| "balancer.yaml".into())
     }
 }
 
-/// Why the process ends with 1.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Config(#[from] Faults),
-    #[error("mainstay: {0}")]
-    Run(#[from] io::Error),
-    #[error("mainstay: {0}")]
-    Remote(#[from] ClientFault),
-    /// It is not known where the running balancer is, or what token opens it.
-    #[error("mainstay: {0}")]
-    Place(String),
-    /// What was watched ended otherwise.
-    #[error("mainstay: {0}")]
-    Otherwise(String),
-    /// All of it has been said, some of it failed.
-    #[error("")]
-    Said,
-}
-
-impl Failure {
-    /// What keeps the balancer from running: a config that cannot be put into effect has a place for each fault.
-    fn of_run(error: io::Error) -> Self {
-        match error.downcast::<Faults>() {
-            Ok(faults) => Self::Config(faults),
-            Err(error) => Self::Run(error),
-        }
-    }
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match carry_out(cli.command.unwrap_or(Command::Run(cli.run))) {
+    match perform(cli.command.unwrap_or(CliCommand::Run(cli.run))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Said) => ExitCode::FAILURE,
-        Err(failure) => {
-            eprintln!("{failure}");
+        Err(CliError::Reported) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Does what the command says.
-fn carry_out(command: Command) -> Result<(), Failure> {
+/// Performs the command.
+fn perform(command: CliCommand) -> Result<(), CliError> {
     match command {
-        Command::Run(file) => run(file),
-        Command::Check(file) => check(file),
+        CliCommand::Run(file) => run(file),
+        CliCommand::Check(file) => check(file),
         #[cfg(feature = "demo")]
-        Command::Demo { nodes, port, redis } => {
-            mainstay::demo::run(mainstay::demo::Demo { nodes, port, redis }).map_err(Failure::from)
+        CliCommand::Demo { nodes, port, redis } => {
+            mainstay::demo::run(mainstay::demo::Demo { nodes, port, redis }).map_err(CliError::from)
         }
-        Command::Status(remote) => remote::status(&remote),
-        Command::Health(wanted) => remote::health(&wanted),
-        Command::Sessions { wanted, remote } => remote::sessions(&remote, &wanted),
-        Command::Kill { ids, remote } => remote::kill(&remote, &ids),
-        Command::Drain(wish) => drain::drain(&wish),
-        Command::Undrain { node, remote } => drain::undrain(&node, &remote),
-        Command::Rebalance(wish) => rebalance::rebalance(&wish),
-        Command::Reload(remote) => remote::reload(&remote),
-        Command::Upgrade(remote) => remote::upgrade(&remote),
-        Command::Config(remote) => remote::config(&remote),
-        Command::Schema => generate::schema(),
-        Command::Completions(wanted) => generate::completions(&wanted, Cli::command()),
-        Command::Man(wanted) => generate::manual(&wanted, Cli::command()),
+        CliCommand::Status(remote) => remote::status(&remote),
+        CliCommand::Health(args) => remote::health(&args),
+        CliCommand::Sessions { filter, remote } => remote::sessions(&remote, &filter),
+        CliCommand::Kill { ids, remote } => remote::kill(&remote, &ids),
+        CliCommand::Drain(args) => drain::drain(&args),
+        CliCommand::Undrain { node, remote } => drain::undrain(&node, &remote),
+        CliCommand::Rebalance(args) => rebalance::rebalance(&args),
+        CliCommand::Reload(remote) => remote::reload(&remote),
+        CliCommand::Upgrade(remote) => remote::upgrade(&remote),
+        CliCommand::Config(remote) => remote::config(&remote),
+        CliCommand::Schema => generate::schema(),
+        CliCommand::Completions(args) => generate::completions(&args, Cli::command()),
+        CliCommand::Man(args) => generate::manual(&args, Cli::command()),
     }
 }
 
-fn run(file: ConfigFile) -> Result<(), Failure> {
+fn run(file: ConfigArgs) -> Result<(), CliError> {
     let channel = UpgradeChannel::from_env()?;
     let path = file.path();
     match (load(&path), channel) {
-        (Ok(config), channel) => mainstay::app::run(&path, &config, channel).map_err(Failure::of_run),
+        (Ok(config), channel) => mainstay::app::run(&path, &config, channel).map_err(CliError::of_run),
         (Err(faults), None) => Err(faults.into()),
         (Err(faults), Some(channel)) => {
             channel.refuse(&faults.to_string());
@@ -215,7 +188,7 @@ fn run(file: ConfigFile) -> Result<(), Failure> {
     }
 }
 
-fn check(file: ConfigFile) -> Result<(), Failure> {
+fn check(file: ConfigArgs) -> Result<(), CliError> {
     let path = file.path();
     let config = load(&path)?;
     let name = path.display().to_string();
@@ -224,13 +197,5 @@ fn check(file: ConfigFile) -> Result<(), Failure> {
         answer.push_str(&warning.line(&name, "warning: "));
         answer.push('\n');
     }
-    show(&answer)
-}
-
-/// Prints to standard output. That a pipe is closed early, as `head` does, is no failure.
-fn show(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    print(&answer)
 }

@@ -1,26 +1,28 @@
-//! `mainstay rebalance`: what is to move, and how far that is.
+//! `mainstay rebalance`: begins a rebalance and shows the plan and the progress.
 //!
-//! The balancer moves by itself: whoever only watches may go, and come back.
+//! The balancer rebalances by itself: the command only watches, and may end before.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use http::Method;
 use serde_json::{Map, Value};
 use tokio::{runtime, time};
 
-use mainstay::admin::client::Client;
+use mainstay::admin::client::AdminClient;
 use mainstay::pool::NodeId;
 
-use crate::remote::Remote;
-use crate::{Failure, table};
+use crate::error::CliError;
+use crate::output::time_left;
+use crate::remote::RemoteArgs;
+use crate::table;
 
-/// How often it is looked at.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How often the progress is asked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is wished.
+/// The arguments of `mainstay rebalance`.
 #[derive(Args)]
-pub struct Wish {
+pub struct RebalanceArgs {
     /// The pool; pools are named like nodes
     #[arg(value_name = "POOL")]
     pool: NodeId,
@@ -37,44 +39,44 @@ pub struct Wish {
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
-    remote: Remote,
+    remote: RemoteArgs,
 }
 
 /// `mainstay rebalance`
-pub fn rebalance(wish: &Wish) -> Result<(), Failure> {
-    let client = wish.remote.client().map_err(|failure| wish.remote.failed(failure))?;
+pub fn rebalance(args: &RebalanceArgs) -> Result<(), CliError> {
+    let client = args.remote.client().map_err(|error| args.remote.report(error))?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let path = format!("/api/pools/{}/rebalance", wish.pool);
-        let plan = client.ask_with(Method::POST, &path, Some(&wish.body())).await?;
-        wish.remote.show(&plan, table::plan)?;
-        if wish.detach || plan["moves"] == 0 { Ok(()) } else { watch(wish, &client).await }
+        let path = format!("/api/pools/{}/rebalance", args.pool);
+        let plan = client.request_with(Method::POST, &path, Some(&args.body())).await?;
+        args.remote.print(&plan, table::plan)?;
+        if args.detach || plan["moves"] == 0 { Ok(()) } else { watch(args, &client).await }
     });
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
-    outcome.map_err(|failure| wish.remote.failed(failure))
+    outcome.map_err(|error| args.remote.report(error))
 }
 
-/// Shows each step until none is under way.
-async fn watch(wish: &Wish, client: &Client) -> Result<(), Failure> {
+/// Prints each step until no rebalance is under way.
+async fn watch(args: &RebalanceArgs, client: &AdminClient) -> Result<(), CliError> {
     let mut shown = Value::Null;
     loop {
-        let status = client.ask(Method::GET, "/api/status").await?;
+        let status = client.request(Method::GET, "/api/status").await?;
         let pools = status["pools"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let pool = pools.iter().find(|pool| pool["name"].as_str() == Some(wish.pool.as_str()));
+        let pool = pools.iter().find(|pool| pool["name"].as_str() == Some(args.pool.as_str()));
         let rebalance = pool.map_or(&Value::Null, |pool| &pool["rebalance"]);
         if rebalance.is_null() {
-            return wish.remote.show(rebalance, |_| format!("{}: done\n", wish.pool));
+            return args.remote.print(rebalance, |_| format!("{}: done\n", args.pool));
         }
         if rebalance["closed"] != shown["closed"] {
             shown = rebalance.clone();
-            wish.remote.show(rebalance, |rebalance| format!("{}: {}\n", wish.pool, progress(rebalance)))?;
+            args.remote.print(rebalance, |rebalance| format!("{}: {}\n", args.pool, progress(rebalance)))?;
         }
-        time::sleep(PAUSE).await;
+        time::sleep(POLL_INTERVAL).await;
     }
 }
 
-impl Wish {
+impl RebalanceArgs {
     fn body(&self) -> Value {
         let mut body = Map::new();
         body.extend(self.over.clone().map(|over| ("over".into(), over.into())));
@@ -87,12 +89,7 @@ impl Wish {
 /// `30 of at most 120 closed, 28s to go`
 fn progress(rebalance: &Value) -> String {
     let (planned, closed) = (table::text(&rebalance["planned"]), table::text(&rebalance["closed"]));
-    let deadline = rebalance["deadline"].as_str().and_then(|at| humantime::parse_rfc3339(at).ok());
-    let rest = deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    let rest = rest.map_or("-".into(), |rest| {
-        humantime::format_duration(Duration::from_secs(rest.as_secs())).to_string()
-    });
-    format!("{closed} of at most {planned} closed, {rest} to go")
+    format!("{closed} of at most {planned} closed, {} to go", time_left(&rebalance["deadline"]))
 }
 
 #[cfg(test)]

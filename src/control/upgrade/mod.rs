@@ -41,4 +41,4 @@ pub use channel::{ChannelError, decode_piece};
 pub use new_process::{Takeover, UpgradeChannel};
 pub use outcome::{Replaced, UpgradeError};
 pub use program::Program;
-pub use upgrader::Upgrader;
+pub use upgrader::{UpgradeTask, Upgrader};

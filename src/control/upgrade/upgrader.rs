@@ -22,18 +22,17 @@ pub struct Upgrader {
 }
 
 impl Upgrader {
-    /// The upgrader, and the task that performs upgrades until everything has gone over or the process ends. Must be
-    /// called within a tokio runtime.
+    /// The upgrader, and the task that performs upgrades. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// The signal cannot be handled.
-    pub fn new(reload: Arc<Reload>, program: Program) -> io::Result<(Self, impl Future<Output = ()> + Send)> {
+    pub fn new(program: Program) -> io::Result<(Self, UpgradeTask)> {
         let (sender, requests) = mpsc::channel(4);
         let done = CancellationToken::new();
-        let triggers = Triggers { requests, signal: signal(SignalKind::user_defined2())? };
+        let signal = signal(SignalKind::user_defined2())?;
         let upgrader = Self { requests: sender, done: done.clone() };
-        Ok((upgrader, run(reload, program, triggers, done)))
+        Ok((upgrader, UpgradeTask { program, requests, signal, done }))
     }
 
     /// Replaces the binary. An upgrade that has begun goes on when the caller stops waiting.
@@ -54,23 +53,28 @@ impl Upgrader {
     }
 }
 
-/// What starts an upgrade.
-struct Triggers {
+/// Performs the upgrades that are requested.
+pub struct UpgradeTask {
+    program: Program,
     requests: mpsc::Receiver<UpgradeRequest>,
     signal: Signal,
+    done: CancellationToken,
 }
 
-async fn run(reload: Arc<Reload>, program: Program, mut triggers: Triggers, done: CancellationToken) {
-    loop {
-        let request = tokio::select! {
-            request = triggers.requests.recv() => request,
-            _ = triggers.signal.recv() => None,
-            () = reload.front().shutdown.wait_for(Phase::Draining) => return,
-        };
-        let mut process = OldProcess::new(&reload, request, &mut triggers.requests);
-        match process.run(&program).await {
-            Ok(()) => return done.cancel(),
-            Err(error) => process.fail(error),
+impl UpgradeTask {
+    /// Performs upgrades until everything has gone over or the process ends.
+    pub async fn run(mut self, reload: Arc<Reload>) {
+        loop {
+            let request = tokio::select! {
+                request = self.requests.recv() => request,
+                _ = self.signal.recv() => None,
+                () = reload.front().shutdown.wait_for(Phase::Draining) => return,
+            };
+            let mut process = OldProcess::new(&reload, request, &mut self.requests);
+            match process.run(&self.program).await {
+                Ok(()) => return self.done.cancel(),
+                Err(error) => process.fail(error),
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who may ask: the token, and two things that a browser can be tricked into.
+//! Who may use the admin API: the token, and two attacks by way of a browser.
 //!
 //! - **Token.** Where the config names a `token_file`, everything but `/healthz` and `/readyz` needs one of its tokens
 //!   as `Authorization: Bearer`; `/metrics` too, since it names every pool and node. Prometheus has
@@ -15,25 +15,25 @@ use std::net::IpAddr;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::{Method, Request, StatusCode};
 
-use super::answer::{self, Answer};
+use super::response::{self, AdminResponse};
 use crate::config::Tokens;
 use crate::net::listen::Listener;
 
 /// Who sends this, as browsers say it (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Who can get to a listener.
+/// Who can reach a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// Whoever may open the file of the socket.
+pub(super) enum Exposure {
+    /// Whoever may open the file of the Unix socket.
     Unix,
-    /// Everybody on this machine.
+    /// Every process on this machine.
     Loopback,
-    /// Others, too.
+    /// Other machines.
     Network,
 }
 
-impl Reach {
+impl Exposure {
     pub(super) fn of(listener: &Listener) -> Self {
         let Listener::Tcp(tcp) = listener else { return Self::Unix };
         let is_loopback = tcp.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
@@ -41,33 +41,37 @@ impl Reach {
     }
 }
 
-/// The refusal of a request that may not be answered.
+/// The response to a request that is not allowed.
 ///
-/// The listener may be older than `tokens`, which a reload has changed: one that others can reach wants a token in any
+/// The listener may be older than `tokens`, which a reload has changed: one that others can reach needs a token in any
 /// case.
-pub(super) fn refusal<B>(request: &Request<B>, reach: Reach, tokens: Option<&Tokens>) -> Option<Answer> {
+pub(super) fn denial<B>(
+    request: &Request<B>,
+    exposure: Exposure,
+    tokens: Option<&Tokens>,
+) -> Option<AdminResponse> {
     let path = request.uri().path();
     if matches!(path, "/healthz" | "/readyz") {
         return None;
     }
     let is_known = match tokens {
-        Some(tokens) => shown_token(request.headers()).is_some_and(|token| tokens.accept(token)),
-        None => reach != Reach::Network,
+        Some(tokens) => bearer_token(request.headers()).is_some_and(|token| tokens.accept(token)),
+        None => exposure != Exposure::Network,
     };
     if !is_known {
-        return Some(answer::no_token());
+        return Some(response::unauthorized());
     }
     if !is_api(path) {
         return None;
     }
-    if tokens.is_none() && reach == Reach::Loopback && !names_this_machine(request.headers()) {
+    if tokens.is_none() && exposure == Exposure::Loopback && !names_this_machine(request.headers()) {
         let what = "the Host is a name, which a web page could have made point here; \
                     ask by IP address or as localhost, or set a `token_file`";
-        return Some(answer::error(StatusCode::FORBIDDEN, what));
+        return Some(response::error(StatusCode::FORBIDDEN, what));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if !reads && is_from_elsewhere(request.headers()) {
-        return Some(answer::error(StatusCode::FORBIDDEN, "a page of another origin may not ask for this"));
+        return Some(response::error(StatusCode::FORBIDDEN, "a page of another origin may not ask for this"));
     }
     None
 }
@@ -77,7 +81,7 @@ fn is_api(path: &str) -> bool {
 }
 
 /// The token of the one `Authorization` (RFC 6750, section 2.1; the scheme in any case, RFC 9110, section 11.1).
-fn shown_token(headers: &HeaderMap) -> Option<&[u8]> {
+fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (shown.next(), shown.next()) else { return None };
     let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
@@ -124,21 +128,21 @@ mod tests {
     const TOKEN: &str = "a-token-of-the-operators";
 
     /// A listener, and whether the config has a token.
-    type Door = (Reach, bool);
+    type Listening = (Exposure, bool);
 
-    fn status(door: Door, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
-        let (reach, has_token) = door;
+    fn status(listening: Listening, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let (exposure, has_token) = listening;
         let tokens = has_token.then(|| Tokens::parse(TOKEN).unwrap());
         let request = headers
             .iter()
             .fold(Request::builder().method(method).uri(path), |b, (name, value)| b.header(*name, *value));
-        refusal(&request.body(()).unwrap(), reach, tokens.as_ref())
-            .map_or(200, |answer| answer.status().as_u16())
+        denial(&request.body(()).unwrap(), exposure, tokens.as_ref())
+            .map_or(200, |response| response.status().as_u16())
     }
 
     #[test]
     fn with_a_token_everything_but_health_needs_one() {
-        let open = (Reach::Network, true);
+        let open = (Exposure::Network, true);
         let good = format!("Bearer {TOKEN}");
         for path in ["/api/status", "/api/config", "/api/reload", "/metrics", "/", "/nothing"] {
             assert_eq!(status(open, "GET", path, &[("host", "a.example")]), 401, "{path}");
@@ -152,13 +156,13 @@ mod tests {
     #[test]
     fn a_listener_that_others_reach_stays_shut_when_a_reload_takes_the_tokens_away() {
         let headers = [("host", "127.0.0.1"), ("authorization", &*format!("Bearer {TOKEN}"))];
-        assert_eq!(status((Reach::Network, false), "GET", "/api/status", &headers), 401);
-        assert_eq!(status((Reach::Network, false), "GET", "/healthz", &headers), 200);
+        assert_eq!(status((Exposure::Network, false), "GET", "/api/status", &headers), 401);
+        assert_eq!(status((Exposure::Network, false), "GET", "/healthz", &headers), 200);
     }
 
     #[test]
     fn only_one_whole_bearer_token_opens() {
-        let open = (Reach::Loopback, true);
+        let open = (Exposure::Loopback, true);
         let shown = |values: &[String]| {
             let headers: Vec<_> = values.iter().map(|value| ("authorization", value.as_str())).collect();
             status(open, "GET", "/metrics", &headers)
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn on_loopback_without_a_token_a_name_that_could_be_rebound_is_refused() {
-        let local = (Reach::Loopback, false);
+        let local = (Exposure::Loopback, false);
         for host in ["127.0.0.1:9090", "[::1]:9090", "[::1]", "localhost", "LocalHost:9090", "x.localhost."] {
             assert_eq!(status(local, "GET", "/api/status", &[("host", host)]), 200, "{host}");
         }
@@ -183,13 +187,13 @@ mod tests {
             assert_eq!(status(local, "GET", "/metrics", &[("host", host)]), 200, "{host}");
         }
         let name = [("host", "admin.example"), ("authorization", &format!("Bearer {TOKEN}"))];
-        assert_eq!(status((Reach::Loopback, true), "GET", "/api/status", &name), 200);
-        assert_eq!(status((Reach::Unix, false), "GET", "/api/status", &name), 200);
+        assert_eq!(status((Exposure::Loopback, true), "GET", "/api/status", &name), 200);
+        assert_eq!(status((Exposure::Unix, false), "GET", "/api/status", &name), 200);
     }
 
     #[test]
     fn a_page_of_another_origin_cannot_change_anything() {
-        let local = (Reach::Loopback, false);
+        let local = (Exposure::Loopback, false);
         let host = ("host", "127.0.0.1:9090");
         for (header, status_then) in [
             (("origin", "http://127.0.0.1:9090"), 200),
