@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use mainstay::affinity::cookie::{CookieRule, KeyRing, SameSite, Secure};
-use mainstay::affinity::{Directory, Request, Source, Wishes, hash, wishes};
-use mainstay::pool::pick::{Ask, Balance, Load, candidates};
-use mainstay::pool::{Node, Nodes, State};
+use mainstay::affinity::cookie::{CookiePolicy, KeyRing, SameSite, SecureAttribute};
+use mainstay::affinity::{
+    AffinityHints, AffinityRequest, AffinitySource, NodeDirectory, collect_hints, hash,
+};
+use mainstay::pool::select::{BalancePolicy, NodeLoad, SelectRequest, select_candidates};
+use mainstay::pool::{Node, NodeSet, NodeState};
 
 const NODES: usize = 64;
 const ROUNDS: usize = 15;
@@ -36,27 +38,30 @@ fn main() {
 }
 
 fn by_key(weights: &str, fleet: &Fleet) {
-    let keys: Vec<Wishes> = (0..512).map(|user| fleet.wishes_of_user(user)).collect();
-    let pick = |turn: u64| fleet.pick(&keys[turn as usize % keys.len()], Balance::LeastConnections, turn);
+    let keys: Vec<AffinityHints> = (0..512).map(|user| fleet.wishes_of_user(user)).collect();
+    let pick =
+        |turn: u64| fleet.pick(&keys[turn as usize % keys.len()], BalancePolicy::LeastConnections, turn);
     measure(&format!("pick by key, {weights}"), pick);
 }
 
 fn by_balance(weights: &str, fleet: &Fleet) {
-    let nothing = Wishes::default();
+    let nothing = AffinityHints::default();
     for (rule, balance) in [
-        ("least_connections", Balance::LeastConnections),
-        ("random_two", Balance::RandomTwo),
-        ("round_robin", Balance::RoundRobin),
+        ("least_connections", BalancePolicy::LeastConnections),
+        ("random_two", BalancePolicy::RandomTwo),
+        ("round_robin", BalancePolicy::RoundRobin),
     ] {
         measure(&format!("pick by {rule}, {weights}"), |turn| fleet.pick(&nothing, balance, turn));
     }
 }
 
 fn by_pin(fleet: &Fleet) {
-    let sources = [Source::NodeCookie { name: "io".into() }];
-    let pins: Vec<Wishes> =
+    let sources = [AffinitySource::NodeCookie { name: "io".into() }];
+    let pins: Vec<AffinityHints> =
         (0..NODES).map(|node| fleet.wishes(&sources, &cookie(&format!("io=ws{node}")), None)).collect();
-    measure("pick by pin", |turn| fleet.pick(&pins[turn as usize % NODES], Balance::LeastConnections, turn));
+    measure("pick by pin", |turn| {
+        fleet.pick(&pins[turn as usize % NODES], BalancePolicy::LeastConnections, turn)
+    });
 }
 
 fn cookies(fleet: &Fleet) {
@@ -67,16 +72,16 @@ fn cookies(fleet: &Fleet) {
         let set = rule.set_cookie("chat", tag, 0, true).expect("a sound rule");
         let pair = set.to_str().expect("ASCII").split(';').next().unwrap_or_default().to_owned();
         let headers = cookie(&format!("theme=dark; {pair}; session=0123456789abcdef"));
-        let sources = [Source::Cookie(rule)];
+        let sources = [AffinitySource::Cookie(rule)];
         measure(&format!("find and read {what} cookie"), |_| {
-            fleet.wishes(&sources, &headers, None).list().len()
+            fleet.wishes(&sources, &headers, None).as_slice().len()
         });
     }
 }
 
 /// 64 nodes and their loads.
 struct Fleet {
-    nodes: Nodes,
+    nodes: NodeSet,
     loads: Vec<Counters>,
 }
 
@@ -98,69 +103,70 @@ impl Fleet {
         };
         // Tunnels by weight, some more and some less, as a fleet looks after a while.
         let load = |index: usize| Counters {
-            state: AtomicU8::new(State::Up as u8),
+            state: AtomicU8::new(NodeState::Up as u8),
             live: AtomicU32::new(u32::from(weight(index)) * 1000 + (hash::mix(index as u64) % 100) as u32),
             share: AtomicU32::new(1.0_f32.to_bits()),
         };
         Self {
-            nodes: Nodes::new("chat", (0..NODES).map(node).collect()),
+            nodes: NodeSet::new("chat", (0..NODES).map(node).collect()),
             loads: (0..NODES).map(load).collect(),
         }
     }
 
     #[inline(never)]
-    fn pick(&self, wishes: &Wishes, balance: Balance, turn: u64) -> usize {
+    fn pick(&self, wishes: &AffinityHints, balance: BalancePolicy, turn: u64) -> usize {
         let draw = hash::mix(turn);
-        let ask = Ask {
-            wishes,
+        let ask = SelectRequest {
+            hints: wishes,
             balance,
             load_bound: Some(1.25),
-            in_session: false,
+            is_in_session: false,
             client: CLIENT,
-            tunnel: true,
-            opens: true,
-            stays: None,
+            is_tunnel: true,
+            opens_session: true,
+            draining_pin: None,
             rollout: None,
-            draw,
-            turn,
+            random: draw,
+            sequence: turn,
         };
-        let mut candidates = candidates(&self.nodes, ask, |node| self.loads[node].read());
+        let mut candidates = select_candidates(&self.nodes, ask, |node| self.loads[node].read());
         candidates.next().map_or(NODES, |candidate| candidate.node)
     }
 
-    fn wishes_of_user(&self, user: u64) -> Wishes {
-        self.wishes(&[Source::Query("user".into())], &HeaderMap::new(), Some(&format!("user={user}")))
+    fn wishes_of_user(&self, user: u64) -> AffinityHints {
+        self.wishes(&[AffinitySource::Query("user".into())], &HeaderMap::new(), Some(&format!("user={user}")))
     }
 
-    fn wishes(&self, sources: &[Source], headers: &HeaderMap, query: Option<&str>) -> Wishes {
-        let request = Request { headers, query, client: CLIENT, now: 0, pool: "chat" };
-        let nodes: &dyn Directory = &self.nodes;
-        wishes(sources, &request, nodes)
+    fn wishes(&self, sources: &[AffinitySource], headers: &HeaderMap, query: Option<&str>) -> AffinityHints {
+        let request = AffinityRequest { headers, query, client: CLIENT, now: 0, pool: "chat" };
+        let nodes: &dyn NodeDirectory = &self.nodes;
+        collect_hints(sources, &request, nodes)
     }
 }
 
 impl Counters {
     #[inline]
-    fn read(&self) -> Load {
-        let state = if self.state.load(Relaxed) == State::Up as u8 { State::Up } else { State::Down };
-        Load {
+    fn read(&self) -> NodeLoad {
+        let state =
+            if self.state.load(Relaxed) == NodeState::Up as u8 { NodeState::Up } else { NodeState::Down };
+        NodeLoad {
             state,
             live: self.live.load(Relaxed),
-            share: f32::from_bits(self.share.load(Relaxed)),
-            is_crowded: false,
-            is_reserve: false,
+            slow_start_factor: f32::from_bits(self.share.load(Relaxed)),
+            is_above_share: false,
+            is_last_resort: false,
         }
     }
 }
 
-fn rule(keys: Option<KeyRing>) -> CookieRule {
-    CookieRule {
+fn rule(keys: Option<KeyRing>) -> CookiePolicy {
+    CookiePolicy {
         name: "mainstay".into(),
         keys,
         secret_file: None,
         max_age: Some(Duration::from_secs(3600)),
         same_site: SameSite::Lax,
-        secure: Secure::Auto,
+        secure: SecureAttribute::Auto,
         partitioned: false,
         path: "/".into(),
         domain: None,

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use mainstay::metrics::Metrics;
-use mainstay::net::places::Places;
-use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
+use mainstay::net::connection_limit::ConnectionLimiter;
+use mainstay::net::tls::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, TrafficKeys};
 use mainstay::relay::tunnel_state::TunnelCounters;
 use mainstay::relay::{
     CloseObserver, CloseReason, PacedClose, ReceivedTunnel, Relay, SessionInfo, StagedTunnels, Tunnel,
@@ -37,7 +37,7 @@ fn main() {
 struct Process {
     relay: Relay,
     metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    places: Arc<ConnectionLimiter>,
 }
 
 impl Process {
@@ -59,14 +59,14 @@ impl Process {
         let info = SessionInfo {
             id,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            node_connection: self.metrics.node("chat", "ws1").seat(),
+            node_connection: self.metrics.node("chat", "ws1").acquire_permit(),
             route: Arc::from("chat.example.com/socket.io/"),
             generation: 1,
             opened_at: SystemTime::now(),
             affinity: ("cookie", "kept"),
             key: None,
             trace: [1; 16],
-            permit: self.places.take(u32::MAX),
+            permit: self.places.acquire(u32::MAX),
         };
         let tunnel = Tunnel {
             client,
@@ -88,11 +88,20 @@ impl Process {
     }
 }
 
-fn departed() -> Departed {
-    let keys = || Box::new(Keys { secret: [7; 48], key: [7; 32], iv: [7; 12], seq: 0 });
+fn departed() -> ExtractedTls {
+    let keys = || Box::new(TrafficKeys { secret: [7; 48], key: [7; 32], iv: [7; 12], seq: 0 });
     let (undecrypted, unsent, plain) = Default::default();
-    let (version, suite) = (Version::Tls13, Suite::Aes128Gcm);
-    Departed { version, suite, tx: keys(), rx: keys(), undecrypted, unsent, plain, is_closed: false }
+    let (version, suite) = (TlsProtocolVersion::Tls13, CipherSuite::Aes128Gcm);
+    ExtractedTls {
+        version,
+        suite,
+        tx: keys(),
+        rx: keys(),
+        undecrypted,
+        unsent,
+        decrypted: plain,
+        has_close_notify: false,
+    }
 }
 
 fn measure(what: &str, has_tls: bool) {

@@ -23,7 +23,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use mainstay::metrics::{Meter, Metrics};
+use mainstay::metrics::{Metrics, NodeMeter};
 use mainstay::relay::tls::{TlsConnection, TlsRole};
 use mainstay::relay::{
     CloseObserver, CloseReason, PacedClose, Relay, SessionInfo, Tunnel, TunnelLimits, TunnelSelector,
@@ -182,15 +182,15 @@ fn stop(relay: &Relay) {
     relay.join();
 }
 
-fn meter() -> Arc<Meter> {
+fn meter() -> Arc<NodeMeter> {
     Metrics::new(1).node("chat", "ws1")
 }
 
-fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<Meter>) -> Tunnel {
+fn tunnel(id: u64, [client, node]: [OwnedFd; 2], tls: bool, meter: &Arc<NodeMeter>) -> Tunnel {
     let record = SessionInfo {
         id,
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        node_connection: meter.seat(),
+        node_connection: meter.acquire_permit(),
         route: Arc::from("/"),
         generation: 1,
         opened_at: SystemTime::now(),

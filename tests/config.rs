@@ -12,11 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mainstay::affinity::{Prefixes, Source};
+use mainstay::affinity::{AffinitySource, ClientPrefixes};
 use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, TlsVersion};
 use mainstay::config::{admin_place, effective, resolve, resolve_at, yaml};
-use mainstay::pool::pick::Balance;
-use mainstay::pool::retry::Retries;
+use mainstay::pool::retry::RetryPolicy;
+use mainstay::pool::select::BalancePolicy;
 
 /// 2027-01-15, for what certificates say of their time.
 const NOW: i64 = 1_800_000_000;
@@ -238,20 +238,22 @@ fn every_key_reaches_its_field() {
     assert_eq!((a.nodes[0].weight, a.nodes[0].max_connections), (1000, Some(50_000)));
     assert_eq!(a.nodes[0].release.as_deref(), Some("v7"));
     assert_eq!(a.affinity.len(), 6);
-    assert!(matches!(&a.affinity[0], Source::Cookie(rule) if rule.keys.is_some() && rule.partitioned));
-    assert_eq!(a.affinity[5], Source::ClientIp(Prefixes { ipv4: 24, ipv6: 56 }));
-    assert_eq!((a.balance, a.load_bound), (Balance::RandomTwo, Some(2.0)));
+    assert!(
+        matches!(&a.affinity[0], AffinitySource::Cookie(rule) if rule.keys.is_some() && rule.partitioned)
+    );
+    assert_eq!(a.affinity[5], AffinitySource::ClientIp(ClientPrefixes { ipv4: 24, ipv6: 56 }));
+    assert_eq!((a.balance, a.load_bound), (BalancePolicy::RandomTwo, Some(2.0)));
     assert_eq!(a.health.probe, Probe::WebSocket { path: "/ws".into() });
     assert_eq!((a.rule.rise, a.rule.fall, a.rule.failures), (1, 1, 0));
     assert_eq!((a.rule.eject, a.rule.slow_start), (Duration::from_secs(60), Duration::ZERO));
-    assert_eq!((a.rule.max_ejected, a.retries), (30, Retries { attempts: 2, of_handshakes: 5 }));
+    assert_eq!((a.rule.max_ejected, a.retries), (30, RetryPolicy { attempts: 2, of_handshakes: 5 }));
     assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
     assert_eq!((a.timeouts.close, c.timeouts.close), (Duration::from_secs(5), Duration::from_secs(5)));
     assert_eq!((a.messages.max_size, a.messages.ping), (Some(1 << 20), Some(Duration::from_secs(30))));
     assert_eq!((a.drain.code, a.drain.reason.as_str()), (4000, "moved"));
     let rebalance = a.rebalance.unwrap();
     assert_eq!((rebalance.over.as_secs(), rebalance.tolerance, rebalance.quiet_first), (300, 1.2, false));
-    assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, Balance::RoundRobin, &Probe::Tcp));
+    assert_eq!((b.affinity.len(), b.balance, &b.health.probe), (0, BalancePolicy::RoundRobin, &Probe::Tcp));
     assert_eq!((&c.health.probe, c.timeouts.idle), (&Probe::Off, a.timeouts.idle));
     assert!(a.tls.as_ref().is_some_and(|tls| tls.server_name.is_some() && tls.identity.is_some()));
     assert_eq!(config.routes.len(), 3);

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
+use mainstay::net::tls::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, TrafficKeys};
 use mainstay::relay::Relay;
 use mainstay::relay::tls::{TlsConnection, TlsRole};
 
@@ -140,18 +140,18 @@ pub fn accept(listener: &TcpListener, large: bool) -> io::Result<OwnedFd> {
 }
 
 /// A TLS connection after its handshake, with made-up keys.
-pub fn departed(sends: u8, receives: u8) -> Departed {
-    let keys = |seed| Box::new(Keys { secret: [seed; 48], key: [seed; 32], iv: [seed; 12], seq: 0 });
+pub fn departed(sends: u8, receives: u8) -> ExtractedTls {
+    let keys = |seed| Box::new(TrafficKeys { secret: [seed; 48], key: [seed; 32], iv: [seed; 12], seq: 0 });
     let (undecrypted, unsent, plain) = Default::default();
-    let (version, suite) = (Version::Tls13, Suite::Aes128Gcm);
-    Departed {
+    let (version, suite) = (TlsProtocolVersion::Tls13, CipherSuite::Aes128Gcm);
+    ExtractedTls {
         version,
         suite,
         tx: keys(sends),
         rx: keys(receives),
         undecrypted,
         unsent,
-        plain,
-        is_closed: false,
+        decrypted: plain,
+        has_close_notify: false,
     }
 }

@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
-use mainstay::affinity::cookie::{CookieRule, KeyRing, NodeTag, SameSite, Secure};
-use mainstay::affinity::{Directory, Prefixes, Request, Source, Wish, wishes};
+use mainstay::affinity::cookie::{CookiePolicy, KeyRing, NodeTag, SameSite, SecureAttribute};
+use mainstay::affinity::{
+    AffinityHint, AffinityRequest, AffinitySource, ClientPrefixes, NodeDirectory, collect_hints,
+};
 
 use super::input::Input;
 
@@ -17,28 +19,28 @@ const NOW: u64 = 1_800_000_000;
 const SECRETS: &str =
     "new:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\nold:MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=\n";
 
-static UNSIGNED: LazyLock<CookieRule> = LazyLock::new(|| rule(None));
-static SIGNED: LazyLock<CookieRule> =
+static UNSIGNED: LazyLock<CookiePolicy> = LazyLock::new(|| rule(None));
+static SIGNED: LazyLock<CookiePolicy> =
     LazyLock::new(|| rule(Some(KeyRing::parse(SECRETS).expect("these are keys"))));
-static SOURCES: LazyLock<[Source; 6]> = LazyLock::new(|| {
+static SOURCES: LazyLock<[AffinitySource; 6]> = LazyLock::new(|| {
     [
-        Source::Cookie(UNSIGNED.clone()),
-        Source::NodeCookie { name: "io".into() },
-        Source::EngineIo,
-        Source::Header(HeaderName::from_static("x-user-id")),
-        Source::Query("user".into()),
-        Source::ClientIp(Prefixes::default()),
+        AffinitySource::Cookie(UNSIGNED.clone()),
+        AffinitySource::NodeCookie { name: "io".into() },
+        AffinitySource::EngineIo,
+        AffinitySource::Header(HeaderName::from_static("x-user-id")),
+        AffinitySource::Query("user".into()),
+        AffinitySource::ClientIp(ClientPrefixes::default()),
     ]
 });
 
-fn rule(keys: Option<KeyRing>) -> CookieRule {
-    CookieRule {
+fn rule(keys: Option<KeyRing>) -> CookiePolicy {
+    CookiePolicy {
         name: "mainstay".into(),
         keys,
         secret_file: None,
         max_age: Some(Duration::from_secs(3600)),
         same_site: SameSite::Lax,
-        secure: Secure::Auto,
+        secure: SecureAttribute::Auto,
         partitioned: false,
         path: "/".into(),
         domain: None,
@@ -56,7 +58,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn value(rule: &CookieRule, value: &[u8]) {
+fn value(rule: &CookiePolicy, value: &[u8]) {
     let Some(reading) = rule.read(POOL, value, NOW) else { return };
     let text = reading.tag.to_string();
     assert_eq!(NodeTag::parse(text.as_bytes()), Some(reading.tag), "a tag is what it shows");
@@ -99,35 +101,35 @@ fn sources(text: &[u8]) {
     if let (false, Ok(value)) = (user.is_empty(), HeaderValue::from_bytes(user)) {
         headers.append("x-user-id", value);
     }
-    let request = Request {
+    let request = AffinityRequest {
         headers: &headers,
         query: str::from_utf8(query).ok(),
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         now: NOW,
         pool: POOL,
     };
-    let said = wishes(&SOURCES[..], &request, &Nodes);
-    assert_eq!(said, wishes(&SOURCES[..], &request, &Nodes));
+    let said = collect_hints(&SOURCES[..], &request, &Nodes);
+    assert_eq!(said, collect_hints(&SOURCES[..], &request, &Nodes));
     // The client's address always gives a key, and the wishes end at the first one.
-    let keys = said.list().iter().filter(|wish| matches!(wish, Wish::Key { .. })).count();
+    let keys = said.as_slice().iter().filter(|wish| matches!(wish, AffinityHint::Key { .. })).count();
     assert_eq!(keys, 1);
-    assert!(matches!(said.list().last(), Some(Wish::Key { .. })));
-    for wish in said.list() {
-        if let Wish::Pin { node, .. } = wish {
+    assert!(matches!(said.as_slice().last(), Some(AffinityHint::Key { .. })));
+    for wish in said.as_slice() {
+        if let AffinityHint::Pin { node, .. } = wish {
             assert!(*node < NODES.len());
         }
     }
-    assert!(said.cookies_due(&SOURCES[..], 0).count() <= 1);
+    assert!(said.cookies_to_set(&SOURCES[..], 0).count() <= 1);
 }
 
 struct Nodes;
 
-impl Directory for Nodes {
-    fn by_id(&self, id: &str) -> Option<usize> {
+impl NodeDirectory for Nodes {
+    fn find_by_id(&self, id: &str) -> Option<usize> {
         NODES.iter().position(|node| *node == id)
     }
 
-    fn by_tag(&self, tag: NodeTag) -> Option<usize> {
+    fn find_by_tag(&self, tag: NodeTag) -> Option<usize> {
         static TAGS: LazyLock<[NodeTag; 3]> = LazyLock::new(|| NODES.map(|node| NodeTag::of(POOL, node)));
         TAGS.iter().position(|node| *node == tag)
     }

@@ -1,6 +1,8 @@
 //! The PROXY header: fed as the reader asks for it and byte by byte, and written again.
 
-use mainstay::net::proxy_protocol::{Ends, HeaderFault, Step, Version, header, parse};
+use mainstay::net::proxy_protocol::{
+    ProxyAddresses, ProxyHeaderError, ProxyHeaderStep, ProxyProtocolVersion, encode_header, parse_header,
+};
 
 /// One input: what a connection begins with.
 pub fn run(data: &[u8]) {
@@ -21,13 +23,13 @@ pub fn run(data: &[u8]) {
 }
 
 /// What a reader comes to that gets at most so many bytes at once, and how many it took; `None` when the bytes end.
-fn read(bytes: &[u8], most: usize) -> Option<Result<(Option<Ends>, usize), HeaderFault>> {
+fn read(bytes: &[u8], most: usize) -> Option<Result<(Option<ProxyAddresses>, usize), ProxyHeaderError>> {
     let mut end = 0;
     loop {
-        match parse(&bytes[..end]) {
+        match parse_header(&bytes[..end]) {
             Err(fault) => return Some(Err(fault)),
-            Ok(Step::Whole(ends)) => return Some(Ok((ends, end))),
-            Ok(Step::More(wanted)) => {
+            Ok(ProxyHeaderStep::Complete(ends)) => return Some(Ok((ends, end))),
+            Ok(ProxyHeaderStep::More(wanted)) => {
                 assert!(wanted > 0, "nothing is waited for");
                 if end == bytes.len() {
                     return None;
@@ -39,9 +41,9 @@ fn read(bytes: &[u8], most: usize) -> Option<Result<(Option<Ends>, usize), Heade
 }
 
 /// What was read is written in both forms, and read from them.
-fn written_again(ends: Ends) {
-    for version in [Version::V1, Version::V2] {
-        let written = header(version, Some(ends));
+fn written_again(ends: ProxyAddresses) {
+    for version in [ProxyProtocolVersion::V1, ProxyProtocolVersion::V2] {
+        let written = encode_header(version, Some(ends));
         let Some(Ok((Some(again), used))) = read(&written, usize::MAX) else {
             panic!("{ends:?} does not come back from {version:?}")
         };

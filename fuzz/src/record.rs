@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use mainstay::net::tls::departed::{Departed, Keys, Suite, Version};
+use mainstay::net::tls::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, TrafficKeys};
 use mainstay::relay::tls::{ReceiveState, TlsConnection, TlsRole};
 
 use super::input::{Input, Pieces};
@@ -12,8 +12,9 @@ use super::input::{Input, Pieces};
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let (kind, seed) = (input.byte(), input.byte());
-    let version = if kind & 1 == 0 { Version::Tls13 } else { Version::Tls12 };
-    let suite = [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305][usize::from(kind >> 1) % 3];
+    let version = if kind & 1 == 0 { TlsProtocolVersion::Tls13 } else { TlsProtocolVersion::Tls12 };
+    let suite = [CipherSuite::Aes128Gcm, CipherSuite::Aes256Gcm, CipherSuite::Chacha20Poly1305]
+        [usize::from(kind >> 1) % 3];
     if kind & 0x80 == 0 {
         talk(version, suite, seed, input);
     } else {
@@ -22,24 +23,24 @@ pub fn run(data: &[u8]) {
 }
 
 /// One end of the connection.
-fn tls(version: Version, suite: Suite, role: TlsRole) -> TlsConnection {
+fn tls(version: TlsProtocolVersion, suite: CipherSuite, role: TlsRole) -> TlsConnection {
     let keys = |fill: u8| {
-        let mut keys = Keys { secret: [fill; 48], key: [fill; 32], iv: [fill; 12], seq: 0 };
-        if version == Version::Tls12 {
+        let mut keys = TrafficKeys { secret: [fill; 48], key: [fill; 32], iv: [fill; 12], seq: 0 };
+        if version == TlsProtocolVersion::Tls12 {
             keys.secret = [0; 48];
         }
         keys
     };
     let (tx, rx) = if role == TlsRole::Server { (1, 2) } else { (2, 1) };
-    let departed = Departed {
+    let departed = ExtractedTls {
         version,
         suite,
         tx: Box::new(keys(tx)),
         rx: Box::new(keys(rx)),
         undecrypted: Vec::new(),
         unsent: Vec::new(),
-        plain: Vec::new(),
-        is_closed: false,
+        decrypted: Vec::new(),
+        has_close_notify: false,
     };
     *TlsConnection::new(departed, role).0
 }
@@ -79,7 +80,7 @@ fn open_into(tls: &mut TlsConnection, wire: &[u8], seed: u8, room: &mut [u8], ou
     }
 }
 
-fn talk(version: Version, suite: Suite, seed: u8, mut input: Input<'_>) {
+fn talk(version: TlsProtocolVersion, suite: CipherSuite, seed: u8, mut input: Input<'_>) {
     let (mut server, mut client) =
         (tls(version, suite, TlsRole::Server), tls(version, suite, TlsRole::Client));
     let (mut sent, mut heard, mut wire) = (Vec::new(), Out::default(), Vec::new());
@@ -137,7 +138,7 @@ fn talk(version: Version, suite: Suite, seed: u8, mut input: Input<'_>) {
 }
 
 /// Bytes of somebody who has no keys: no data ever comes of them.
-fn stranger(version: Version, suite: Suite, seed: u8, wire: &[u8]) {
+fn stranger(version: TlsProtocolVersion, suite: CipherSuite, seed: u8, wire: &[u8]) {
     let mut tls = tls(version, suite, TlsRole::Server);
     let mut out = Out::default();
     open(&mut tls, wire, seed, &mut out);

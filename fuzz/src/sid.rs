@@ -3,8 +3,8 @@
 use http::Method;
 use mainstay::affinity::cookie::NodeTag;
 use mainstay::affinity::engine_io::{
-    GROWTH, heartbeat, is_of_a_session, is_polling_handshake, is_websocket_handshake, session_key,
-    tag_answer, tag_in, untag,
+    TAG_OVERHEAD, find_node_tag, has_session, is_polling_handshake, is_websocket_handshake, parse_heartbeat,
+    session_key, strip_tag, tag_response,
 };
 
 use super::input::Input;
@@ -23,21 +23,21 @@ pub fn run(data: &[u8]) {
 }
 
 fn answer(body: &[u8]) {
-    let _ = heartbeat(body);
+    let _ = parse_heartbeat(body);
     let tag = NodeTag::of("chat", "ws1");
-    let Some(tagged) = tag_answer(body, tag) else { return };
-    assert_eq!(tagged.len(), body.len() + GROWTH);
-    assert_eq!(heartbeat(&tagged), heartbeat(body));
+    let Some(tagged) = tag_response(body, tag) else { return };
+    assert_eq!(tagged.len(), body.len() + TAG_OVERHEAD);
+    assert_eq!(parse_heartbeat(&tagged), parse_heartbeat(body));
     let before = sid_of(body, &tagged, &format!(".{tag}"));
     let after = format!("{before}.{tag}");
     // The client puts the sid that it was given into its query as it is.
     let query = format!("EIO=4&transport=polling&t=x&sid={after}&b64=1");
     let bare = format!("EIO=4&transport=polling&t=x&sid={before}&b64=1");
-    assert_eq!(untag(&query), Some((tag, bare.clone())));
-    assert_eq!(tag_in(&query), Some(tag));
-    assert!(is_of_a_session(Some(&query)) && session_key(&query).is_some());
+    assert_eq!(strip_tag(&query), Some((tag, bare.clone())));
+    assert_eq!(find_node_tag(&query), Some(tag));
+    assert!(has_session(Some(&query)) && session_key(&query).is_some());
     // A sid that itself ends like a tagged one comes back tagged only.
-    assert!(untag(&bare).is_some() || session_key(&query) == session_key(&bare), "it is one session");
+    assert!(strip_tag(&bare).is_some() || session_key(&query) == session_key(&bare), "it is one session");
 }
 
 /// The sid that was tagged, by the one difference of the two answers.
@@ -55,14 +55,14 @@ fn sid_of(body: &[u8], tagged: &[u8], mark: &str) -> String {
 fn query(text: &str) {
     let polling = is_polling_handshake(&Method::GET, Some(text));
     let websocket = is_websocket_handshake(Some(text));
-    let of_a_session = is_of_a_session(Some(text));
+    let of_a_session = has_session(Some(text));
     assert!(u8::from(polling) + u8::from(websocket) + u8::from(of_a_session) <= 1);
-    let Some((tag, bare)) = untag(text) else {
-        assert_eq!(tag_in(text), None);
+    let Some((tag, bare)) = strip_tag(text) else {
+        assert_eq!(find_node_tag(text), None);
         return;
     };
-    assert_eq!(tag_in(text), Some(tag));
-    assert_eq!(bare.len() + GROWTH, text.len());
+    assert_eq!(find_node_tag(text), Some(tag));
+    assert_eq!(bare.len() + TAG_OVERHEAD, text.len());
     let mark = format!(".{tag}");
     let back = text.match_indices(&mark).any(|(at, _)| {
         let mut again = bare.clone();

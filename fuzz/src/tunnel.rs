@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use mainstay::control::upgrade::{decode_piece, protocol};
 use mainstay::metrics::Metrics;
-use mainstay::net::handover::{Frame, Link};
-use mainstay::net::places::Places;
+use mainstay::net::connection_limit::ConnectionLimiter;
+use mainstay::net::handover_socket::{HandoverFrame, HandoverSocket};
 use mainstay::relay::tunnel_state::TunnelCounters;
 use mainstay::relay::{ReceivedTunnel, StagedTunnels};
 use tokio::io::AsyncWriteExt;
@@ -22,7 +22,7 @@ const MOST_RUNS: usize = 512;
 
 struct Counters {
     metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    places: Arc<ConnectionLimiter>,
     runs: usize,
 }
 
@@ -95,7 +95,7 @@ fn spoken<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) {
 fn piece(kind: u8, bytes: &[u8]) {
     let count = usize::from(kind / 5) % 5;
     let descriptors: Vec<OwnedFd> = sockets().into_iter().chain(sockets()).take(count).collect();
-    let frame = Frame { kind: protocol::kind::PIECE, body: bytes.to_vec().into(), descriptors };
+    let frame = HandoverFrame { kind: protocol::kind::PIECE, body: bytes.to_vec().into(), descriptors };
     if let Ok(arrivals) = decode_piece(frame) {
         assert_eq!(2 * arrivals.len(), count, "each tunnel has its two sockets");
         let whole: usize = arrivals.iter().map(|arrival| 4 + arrival.bytes.len()).sum();
@@ -119,7 +119,7 @@ fn frames(seed: u8, bytes: &[u8]) {
         runtime.block_on(async {
             let (mut theirs, ours) = UnixStream::pair().expect("a pair can be had");
             let ours: std::os::unix::net::UnixStream = ours.into_std().expect("it is a socket");
-            let mut link = Link::on(ours.into()).expect("it can be polled");
+            let mut link = HandoverSocket::from_fd(ours.into()).expect("it can be polled");
             for piece in Pieces::new(seed, bytes.len().min(4096)) {
                 theirs.write_all(&bytes[piece]).await.expect("it is small");
             }

@@ -17,7 +17,7 @@ use http::{Method, Request, StatusCode};
 
 use super::response::{self, AdminResponse};
 use crate::config::Tokens;
-use crate::net::listen::Listener;
+use crate::net::listener::Listener;
 
 /// Who sends this, as browsers say it (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::{runtime, time};
 
 use crate::config::ListenAddress;
-use crate::net::dial::{Target, dial};
+use crate::net::dial::{DialTarget, dial};
 
 /// The most bytes of an answer: a page of a thousand sessions has half a megabyte.
 const MAX_RESPONSE_SIZE: usize = 16 << 20;
@@ -230,8 +230,8 @@ impl AdminClient {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ClientError> {
         let target = match &self.address {
-            AdminAddress::Tcp(host, port) => Target::Tcp { host, port: *port },
-            AdminAddress::Unix(path) => Target::Unix(path),
+            AdminAddress::Tcp(host, port) => DialTarget::Tcp { host, port: *port },
+            AdminAddress::Unix(path) => DialTarget::Unix(path),
         };
         let stream = dial(target, CONNECT_TIME).await;
         let stream =

@@ -73,7 +73,7 @@ impl From<Progress> for RebalanceStatus {
     fn from(progress: Progress) -> Self {
         let Progress { planned, closed, deadline } = progress;
         let left = if deadline < SystemTime::now() { 0 } else { planned.saturating_sub(closed) };
-        Self { planned, closed, left, deadline: log::time(deadline) }
+        Self { planned, closed, left, deadline: log::format_time(deadline) }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
-use crate::net::listen::Listener;
+use crate::net::listener::Listener;
 use crate::net::stream::Stream;
 use crate::shutdown::{Phase, Shutdown};
 
@@ -236,7 +236,7 @@ mod tests {
     impl Admin {
         async fn start(limits: ServerLimits) -> Self {
             let listener = Listener::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-            let (address, context) = (listener.local().parse().unwrap(), context().await);
+            let (address, context) = (listener.local_address().parse().unwrap(), context().await);
             let mut server = JoinSet::new();
             server.spawn(serve_within(
                 limits,
@@ -268,7 +268,7 @@ mod tests {
         let read = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
         let config = crate::config::resolve("f", text, &|_| None, &read).unwrap();
         let metrics = Metrics::new(1);
-        let log = Arc::new(AccessLog::off(metrics.access_log_dropped()));
+        let log = Arc::new(AccessLog::disabled(metrics.access_log_dropped()));
         let observer: CloseObserver = Arc::new(|_, _| {});
         let state = ProxyState::new(&config, &metrics);
         let proxy = ProxyContext::new(state, Relay::start(1, &observer).unwrap(), metrics, log, 7);
@@ -302,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn the_metrics_are_served_in_the_text_format() {
         let admin = Admin::start(LIMITS).await;
-        admin.context.proxy().metrics.node("chat", "ws1").state("up");
+        admin.context.proxy().metrics.node("chat", "ws1").set_state("up");
         let answer = admin.get("/metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");

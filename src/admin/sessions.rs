@@ -106,11 +106,11 @@ impl From<SessionSnapshot> for SessionResponse {
             node: of.node.to_string(),
             route: of.route.to_string(),
             generation: of.generation,
-            opened_at: log::time(of.opened_at),
+            opened_at: log::format_time(of.opened_at),
             affinity: SessionAffinity { source: of.affinity.0, outcome: of.affinity.1 },
             bytes: in_out(of.bytes),
             messages: in_out(of.messages),
-            last_message_at: of.last_message_at.map(log::time),
+            last_message_at: of.last_message_at.map(log::format_time),
             round_trip: of.round_trip.map(|time| time.as_secs_f64()),
             closing: of.is_closing,
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::context::AdminContext;
 use super::rebalance::RebalanceStatus;
 use crate::log;
-use crate::pool::State as NodeState;
+use crate::pool::NodeState;
 use crate::proxy::upstream::{ProbeResult, Upstream};
 use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
@@ -122,7 +122,7 @@ pub(super) fn status(context: &AdminContext) -> StatusResponse {
     StatusResponse {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
-        started_at: log::time(context.started_at),
+        started_at: log::format_time(context.started_at),
         generation: state.generation,
         phase: match front.shutdown.phase() {
             Phase::Serving => "serving",
@@ -156,7 +156,7 @@ fn node_status(front: &ProxyContext, upstream: &Upstream) -> NodeStatus {
         utilization: upstream.meter.utilization(),
         health: HealthStatus {
             last_probe: probed.map(probe_status),
-            share: load.share,
+            share: load.slow_start_factor,
             ejected: ejection_status(front, upstream),
         },
         load: said_load.map(|(connections, max_connections)| LoadStatus { connections, max_connections }),
@@ -169,18 +169,18 @@ fn node_status(front: &ProxyContext, upstream: &Upstream) -> NodeStatus {
 pub(super) fn drain_status(upstream: &Upstream) -> Option<DrainStatus> {
     let drain = upstream.drain()?;
     let (left, closed) = (upstream.meter.live(), drain.closed());
-    Some(DrainStatus { left, closed, deadline: log::time(drain.deadline) })
+    Some(DrainStatus { left, closed, deadline: log::format_time(drain.deadline) })
 }
 
 fn ejection_status(front: &ProxyContext, upstream: &Upstream) -> Option<EjectionStatus> {
     let (now, health) = (front.now(), upstream.health());
     let (until, reason) = health.ejection(now)?;
     let until = SystemTime::now() + until.saturating_sub(now);
-    Some(EjectionStatus { until: log::time(until), reason: reason.to_owned() })
+    Some(EjectionStatus { until: log::format_time(until), reason: reason.to_owned() })
 }
 
 fn probe_status(probed: ProbeResult) -> ProbeStatus {
-    ProbeStatus { at: log::time(probed.at), ok: probed.error.is_none(), fault: probed.error }
+    ProbeStatus { at: log::format_time(probed.at), ok: probed.error.is_none(), fault: probed.error }
 }
 
 fn totals(pools: &[PoolStatus]) -> StatusTotals {

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::hash;
 
 /// The longest value that is looked at, in bytes; the longest that is ever set has about 110.
-pub const MAX_VALUE: usize = 256;
+pub const MAX_COOKIE_VALUE: usize = 256;
 /// Seed of a tag; changing it unpins every client of every fleet.
 const TAG_SEED: u64 = 0x7461_676f_666e_6f64;
 
@@ -33,7 +33,7 @@ impl NodeTag {
 
     /// The tag of the node `id` of `pool`.
     pub fn of(pool: &str, id: &str) -> Self {
-        Self(xxh3_64_with_seed(&hash::pair(pool, id), TAG_SEED))
+        Self(xxh3_64_with_seed(&hash::pool_and_id(pool, id), TAG_SEED))
     }
 
     /// Reads a tag as it is shown: 11 characters of base64url, with no bit set that no byte needs.
@@ -56,7 +56,7 @@ impl fmt::Display for NodeTag {
 
 /// How the balancer's cookie is made.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CookieRule {
+pub struct CookiePolicy {
     /// Cookie name.
     pub name: String,
     /// Keys that sign and verify; `None` leaves the cookie unsigned.
@@ -68,7 +68,7 @@ pub struct CookieRule {
     /// The `SameSite` attribute.
     pub same_site: SameSite,
     /// When the `Secure` attribute is set.
-    pub secure: Secure,
+    pub secure: SecureAttribute,
     /// The `Partitioned` attribute (CHIPS); needs `Secure`.
     pub partitioned: bool,
     /// The `Path` attribute.
@@ -91,7 +91,7 @@ pub enum SameSite {
 
 /// When the balancer's cookie carries `Secure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Secure {
+pub enum SecureAttribute {
     /// When the client came over https, as this balancer or a trusted proxy saw it.
     #[default]
     Auto,
@@ -103,25 +103,25 @@ pub enum Secure {
 
 /// What a value that holds says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct CookiePin {
     /// The node that it names.
     pub tag: NodeTag,
     /// It holds, but should be set anew: another key signs by now, or less than half of its time is left.
     pub renew: bool,
 }
 
-impl CookieRule {
+impl CookiePolicy {
     /// What `value` (without quotes) says at `now` (unix seconds); `None` when it does not hold.
-    pub fn read(&self, pool: &str, value: &[u8], now: u64) -> Option<Reading> {
-        let value = std::str::from_utf8(value).ok().filter(|value| value.len() <= MAX_VALUE)?;
+    pub fn read(&self, pool: &str, value: &[u8], now: u64) -> Option<CookiePin> {
+        let value = std::str::from_utf8(value).ok().filter(|value| value.len() <= MAX_COOKIE_VALUE)?;
         let rest = value.strip_prefix("v1.")?;
         match &self.keys {
-            None => Some(Reading { tag: NodeTag::parse(rest.as_bytes())?, renew: false }),
+            None => Some(CookiePin { tag: NodeTag::parse(rest.as_bytes())?, renew: false }),
             Some(keys) => self.read_signed(keys, pool, value, now),
         }
     }
 
-    fn read_signed(&self, keys: &KeyRing, pool: &str, value: &str, now: u64) -> Option<Reading> {
+    fn read_signed(&self, keys: &KeyRing, pool: &str, value: &str, now: u64) -> Option<CookiePin> {
         let (signed, mac) = value.rsplit_once('.')?;
         let mut fields = signed.split('.').skip(1);
         let (kid, tag, expiry) = (fields.next()?, fields.next()?, fields.next()?);
@@ -135,7 +135,7 @@ impl CookieRule {
         }
         let left = expiry.saturating_sub(now);
         let is_old = self.max_age.is_some_and(|max_age| left < max_age.as_secs() / 2);
-        Some(Reading { tag: NodeTag::parse(tag.as_bytes())?, renew: signed_by != 0 || is_old })
+        Some(CookiePin { tag: NodeTag::parse(tag.as_bytes())?, renew: signed_by != 0 || is_old })
     }
 
     /// The `Set-Cookie` that pins a client to the node of `tag`; `https` is how the client came.
@@ -151,9 +151,9 @@ impl CookieRule {
         }
         text += "; HttpOnly";
         let secure = match self.secure {
-            Secure::Auto => https,
-            Secure::Always => true,
-            Secure::Never => false,
+            SecureAttribute::Auto => https,
+            SecureAttribute::Always => true,
+            SecureAttribute::Never => false,
         };
         text += match self.same_site {
             SameSite::Lax => "; SameSite=Lax",
@@ -191,12 +191,12 @@ fn signed_bytes(pool: &str, signed: &str) -> Vec<u8> {
 #[derive(Clone, PartialEq)]
 pub struct KeyRing {
     /// Shared, because generations of the config and their pools hold the same keys.
-    keys: Arc<Keys>,
+    keys: Arc<SigningKeys>,
 }
 
 /// What a ring holds.
 #[derive(PartialEq)]
-struct Keys {
+struct SigningKeys {
     /// The key that signs.
     first: SigningKey,
     /// Keys that only verify.
@@ -221,7 +221,7 @@ impl PartialEq for SigningKey {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.all().map(|key| &key.name)).finish()
+        f.debug_list().entries(self.iter().map(|key| &key.name)).finish()
     }
 }
 
@@ -247,23 +247,23 @@ impl KeyRing {
             return Err("there is no key; write one a line, as `NAME:BASE64` of at least 32 bytes".into());
         }
         let first = keys.remove(0);
-        Ok(Self { keys: Arc::new(Keys { first, others: keys }) })
+        Ok(Self { keys: Arc::new(SigningKeys { first, others: keys }) })
     }
 
     /// The secrets themselves, the first first; for what else a secret file is good for.
     pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
-        self.all().map(|key| &key.bytes[..])
+        self.iter().map(|key| &key.bytes[..])
     }
 
     /// The place (0: the one that signs) of the key `kid`, when `mac` is its MAC of `data`.
     fn verify(&self, kid: &str, data: &[u8], mac: &str) -> Option<usize> {
-        let (place, key) = self.all().enumerate().find(|(_, key)| key.name == kid)?;
+        let (place, key) = self.iter().enumerate().find(|(_, key)| key.name == kid)?;
         let mut bytes = [0; 33];
         let len = URL_SAFE_NO_PAD.decode_slice(mac, &mut bytes).ok()?;
         hmac::verify(&key.hmac, data, &bytes[..len]).ok().map(|()| place)
     }
 
-    fn all(&self) -> impl Iterator<Item = &SigningKey> {
+    fn iter(&self) -> impl Iterator<Item = &SigningKey> {
         std::iter::once(&self.keys.first).chain(&self.keys.others)
     }
 }
@@ -281,7 +281,7 @@ impl SigningKey {
         if !(1..=32).contains(&name.len()) || !name.bytes().all(fits) {
             return Err("the name of a key has 1 to 32 letters, digits, `-` or `_`".into());
         }
-        let Some(bytes) = decode(secret) else {
+        let Some(bytes) = decode_base64(secret) else {
             return Err(format!("the secret of {name:?} is not base64; `openssl rand -base64 32` makes one"));
         };
         if bytes.len() < Self::MIN {
@@ -296,7 +296,7 @@ impl SigningKey {
 }
 
 /// Base64 in either alphabet, with or without padding: whatever a tool wrote.
-fn decode(secret: &str) -> Option<Vec<u8>> {
+fn decode_base64(secret: &str) -> Option<Vec<u8>> {
     let bare = secret.trim_end_matches('=');
     STANDARD
         .decode(secret)
@@ -319,14 +319,14 @@ mod tests {
         KeyRing::parse(&names.chars().map(line).collect::<String>()).unwrap()
     }
 
-    fn rule(keys: Option<KeyRing>, max_age: Option<u64>) -> CookieRule {
-        CookieRule {
+    fn rule(keys: Option<KeyRing>, max_age: Option<u64>) -> CookiePolicy {
+        CookiePolicy {
             name: "mainstay".into(),
             keys,
             secret_file: None,
             max_age: max_age.map(Duration::from_secs),
             same_site: SameSite::Lax,
-            secure: Secure::Auto,
+            secure: SecureAttribute::Auto,
             partitioned: false,
             path: "/".into(),
             domain: None,
@@ -365,7 +365,7 @@ mod tests {
         let rule = rule(None, None);
         let value = rule.value("chat", tag(), NOW);
         assert_eq!(value, format!("v1.{}", tag()));
-        assert_eq!(rule.read("chat", value.as_bytes(), NOW), Some(Reading { tag: tag(), renew: false }));
+        assert_eq!(rule.read("chat", value.as_bytes(), NOW), Some(CookiePin { tag: tag(), renew: false }));
     }
 
     #[test]
@@ -385,7 +385,10 @@ mod tests {
         let rule = rule(Some(ring("a")), None);
         let value = rule.value("chat", tag(), NOW);
         assert!(value.contains(".0."));
-        assert_eq!(rule.read("chat", value.as_bytes(), u64::MAX), Some(Reading { tag: tag(), renew: false }));
+        assert_eq!(
+            rule.read("chat", value.as_bytes(), u64::MAX),
+            Some(CookiePin { tag: tag(), renew: false })
+        );
     }
 
     #[test]
@@ -393,7 +396,7 @@ mod tests {
         let old = rule(Some(ring("a")), Some(DAY));
         let value = old.value("chat", tag(), NOW);
         let rotated = rule(Some(ring("ba")), Some(DAY));
-        assert_eq!(rotated.read("chat", value.as_bytes(), NOW), Some(Reading { tag: tag(), renew: true }));
+        assert_eq!(rotated.read("chat", value.as_bytes(), NOW), Some(CookiePin { tag: tag(), renew: true }));
         assert!(rotated.value("chat", tag(), NOW).starts_with("v1.b."));
         assert_eq!(rule(Some(ring("b")), Some(DAY)).read("chat", value.as_bytes(), NOW), None);
     }
@@ -449,14 +452,14 @@ mod tests {
     #[test]
     fn set_cookie_carries_the_attributes_of_the_rule() {
         let value = format!("mainstay=v1.{}", tag());
-        let set = |rule: &CookieRule, https| {
+        let set = |rule: &CookiePolicy, https| {
             let header = rule.set_cookie("chat", tag(), NOW, https).unwrap();
             header.to_str().unwrap().strip_prefix(&value).unwrap().to_owned()
         };
         let mut rule = rule(None, None);
         assert_eq!(set(&rule, false), "; Path=/; HttpOnly; SameSite=Lax");
         assert_eq!(set(&rule, true), "; Path=/; HttpOnly; SameSite=Lax; Secure");
-        rule.secure = Secure::Always;
+        rule.secure = SecureAttribute::Always;
         rule.same_site = SameSite::None;
         rule.partitioned = true;
         rule.max_age = Some(Duration::from_secs(DAY));
@@ -466,7 +469,7 @@ mod tests {
             set(&rule, false),
             "; Path=/socket.io/; Domain=example.com; Max-Age=86400; HttpOnly; SameSite=None; Secure; Partitioned"
         );
-        rule.secure = Secure::Never;
+        rule.secure = SecureAttribute::Never;
         assert_eq!(set(&rule, true), "; Path=/socket.io/; Domain=example.com; Max-Age=86400; HttpOnly");
         rule.same_site = SameSite::Strict;
         assert!(set(&rule, true).ends_with("; SameSite=Strict"));

@@ -22,7 +22,7 @@ use mainstay_core::query::{self, Occurrence};
 use super::hash;
 
 /// By how many bytes a tag makes a sid, and so an answer, longer.
-pub const GROWTH: usize = 1 + NodeTag::LEN;
+pub const TAG_OVERHEAD: usize = 1 + NodeTag::LEN;
 /// The longest sid that is tagged, in bytes.
 const MAX_SID: usize = 128;
 
@@ -38,7 +38,7 @@ pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
 /// Whether a request may open a session by polling at some node: a superset of [`is_polling_handshake`], for what must
 /// not be got round by a spelling. Other revisions of the protocol, JSONP, an encoded name, a `sid` that is empty are
 /// all understood by some node. POST is refused by engine.io, and may be taken by others.
-pub fn may_open_by_polling(method: &Method, query: Option<&str>) -> bool {
+pub fn may_open_polling_session(method: &Method, query: Option<&str>) -> bool {
     let Some(text) = query else { return false };
     [Method::GET, Method::POST].contains(method)
         && query::all(text, "transport").any(|transport| *transport == *b"polling")
@@ -46,20 +46,20 @@ pub fn may_open_by_polling(method: &Method, query: Option<&str>) -> bool {
 }
 
 /// The hash of the session that a request names, however it is written.
-pub fn named_session(query: &str) -> Option<u64> {
+pub fn session_in_query(query: &str) -> Option<u64> {
     let Occurrence::Once(sid) = query::find(query, "sid") else { return None };
-    Some(hash::key(&query::decode(sid))).filter(|_| !sid.is_empty())
+    Some(hash::hash_key(&query::decode(sid))).filter(|_| !sid.is_empty())
 }
 
 /// The hash of the session that an open packet names, as [`named_session`] gives it; also of one of revision 3, whose
 /// packets stand behind their lengths. `None` when it is not understood.
-pub fn opened_session(payload: &[u8]) -> Option<u64> {
-    let open: Open<'_> = serde_json::from_slice(open_packet(unframed(payload))?).ok()?;
-    Some(hash::key(open.sid.as_bytes()))
+pub fn session_in_open_packet(payload: &[u8]) -> Option<u64> {
+    let open: OpenPacket<'_> = serde_json::from_slice(open_packet(strip_v3_length(payload))?).ok()?;
+    Some(hash::hash_key(open.sid.as_bytes()))
 }
 
 /// The first packet of a payload of revision 3, `LENGTH:PACKET`, or the payload of revision 4 as it is.
-fn unframed(payload: &[u8]) -> &[u8] {
+fn strip_v3_length(payload: &[u8]) -> &[u8] {
     let digits = payload.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let Some((length, packet)) = payload.split_at_checked(digits).filter(|(_, rest)| rest.starts_with(b":"))
     else {
@@ -78,7 +78,7 @@ pub fn is_websocket_handshake(query: Option<&str>) -> bool {
 }
 
 /// Whether a request belongs to an Engine.IO session that is there already: only its node can answer it.
-pub fn is_of_a_session(query: Option<&str>) -> bool {
+pub fn has_session(query: Option<&str>) -> bool {
     query.is_some_and(|text| {
         query::find(text, "EIO") != Occurrence::Absent && query::find(text, "sid") != Occurrence::Absent
     })
@@ -94,14 +94,14 @@ pub struct Heartbeat {
 }
 
 /// What the open packet at the head of `payload` says about pings; `None` when it is none, or not understood.
-pub fn heartbeat(payload: &[u8]) -> Option<Heartbeat> {
+pub fn parse_heartbeat(payload: &[u8]) -> Option<Heartbeat> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Pings {
         ping_interval: u64,
         ping_timeout: u64,
     }
-    let pings: Pings = serde_json::from_slice(open_packet(unframed(payload))?).ok()?;
+    let pings: Pings = serde_json::from_slice(open_packet(strip_v3_length(payload))?).ok()?;
     let [interval, timeout] = [pings.ping_interval, pings.ping_timeout].map(Duration::from_millis);
     Some(Heartbeat { interval, timeout })
 }
@@ -115,9 +115,9 @@ fn open_packet(payload: &[u8]) -> Option<&[u8]> {
 
 /// The answer to a polling handshake with `tag` in its sid; `None` when it is not understood, and should pass as
 /// it is (an error, a compressed body, another protocol). Only the sid changes: the answer grows by [`GROWTH`].
-pub fn tag_answer(body: &[u8], tag: NodeTag) -> Option<Vec<u8>> {
-    let open: Open<'_> = serde_json::from_slice(open_packet(body)?).ok()?;
-    if !is_sid(open.sid) {
+pub fn tag_response(body: &[u8], tag: NodeTag) -> Option<Vec<u8>> {
+    let open: OpenPacket<'_> = serde_json::from_slice(open_packet(body)?).ok()?;
+    if !is_valid_sid(open.sid) {
         return None;
     }
     // The sid borrows from the packet, so that the distance of their addresses is its place in the body.
@@ -129,7 +129,7 @@ pub fn tag_answer(body: &[u8], tag: NodeTag) -> Option<Vec<u8>> {
 /// The open packet. A sid written with escapes cannot be borrowed, and one written twice is an error: neither
 /// is understood.
 #[derive(Deserialize)]
-struct Open<'a> {
+struct OpenPacket<'a> {
     sid: &'a str,
 }
 
@@ -138,38 +138,38 @@ pub fn session_key(query: &str) -> Option<u64> {
     let Occurrence::Once(value) = query::find(query, "sid") else { return None };
     let is_engine_io = matches!(query::find(query, "EIO"), Occurrence::Once(_));
     let sid = split_tag(value).map_or(value, |(sid, _)| sid);
-    (is_engine_io && is_sid(sid)).then(|| hash::key(sid.as_bytes()))
+    (is_engine_io && is_valid_sid(sid)).then(|| hash::hash_key(sid.as_bytes()))
 }
 
 /// The node that the sid of a query is tagged with.
-pub fn tag_in(query: &str) -> Option<NodeTag> {
-    find_tag(query).map(|(tag, _)| tag)
+pub fn find_node_tag(query: &str) -> Option<NodeTag> {
+    locate_tag(query).map(|(tag, _)| tag)
 }
 
 /// The node that the sid of a query is tagged with, and the query without the tag; every other byte stays.
-pub fn untag(query: &str) -> Option<(NodeTag, String)> {
-    let (tag, Range { start, end }) = find_tag(query)?;
+pub fn strip_tag(query: &str) -> Option<(NodeTag, String)> {
+    let (tag, Range { start, end }) = locate_tag(query)?;
     Some((tag, [&query[..start], &query[end..]].concat()))
 }
 
 /// The tag of the only sid in a query, and where its dot and its characters are.
-fn find_tag(query: &str) -> Option<(NodeTag, Range<usize>)> {
+fn locate_tag(query: &str) -> Option<(NodeTag, Range<usize>)> {
     let Occurrence::Once(value) = query::find(query, "sid") else { return None };
     let (_, tag) = split_tag(value)?;
     let end = value.as_ptr().addr() - query.as_ptr().addr() + value.len();
-    Some((tag, end - GROWTH..end))
+    Some((tag, end - TAG_OVERHEAD..end))
 }
 
 /// A sid and the tag behind it.
 fn split_tag(value: &str) -> Option<(&str, NodeTag)> {
     let (sid, tag) = value.rsplit_once('.')?;
-    if !is_sid(sid) {
+    if !is_valid_sid(sid) {
         return None;
     }
     Some((sid, NodeTag::parse(tag.as_bytes())?))
 }
 
-fn is_sid(sid: &str) -> bool {
+fn is_valid_sid(sid: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     (1..=MAX_SID).contains(&sid.len()) && sid.bytes().all(is_unreserved)
 }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn tagged(body: &str) -> Option<String> {
-        tag_answer(body.as_bytes(), tag()).map(|body| String::from_utf8(body).unwrap())
+        tag_response(body.as_bytes(), tag()).map(|body| String::from_utf8(body).unwrap())
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_session_has_its_key_with_the_longest_sid_and_with_the_tag_or_without() {
-        for length in [1, MAX_SID - GROWTH, MAX_SID - GROWTH + 1, MAX_SID] {
+        for length in [1, MAX_SID - TAG_OVERHEAD, MAX_SID - TAG_OVERHEAD + 1, MAX_SID] {
             let bare = format!("EIO=4&transport=polling&sid={}", "x".repeat(length));
             let tagged = format!("{bare}.{}", tag());
             assert!(session_key(&bare).is_some(), "{length}");
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_spelling_hides_that_a_request_may_open_a_session() {
-        let may = |method: Method, query: &str| may_open_by_polling(&method, Some(query));
+        let may = |method: Method, query: &str| may_open_polling_session(&method, Some(query));
         for query in [
             "EIO=4&transport=polling",
             "EIO=3&transport=polling",
@@ -263,25 +263,25 @@ mod tests {
         {
             assert!(!may(Method::GET, query), "{query}");
         }
-        assert!(!may_open_by_polling(&Method::GET, None));
+        assert!(!may_open_polling_session(&Method::GET, None));
     }
 
     #[test]
     fn an_open_packet_and_the_requests_behind_it_name_the_same_session() {
-        let opened = opened_session(open_of(SID).as_bytes());
+        let opened = session_in_open_packet(open_of(SID).as_bytes());
         assert!(opened.is_some());
         let packet = open_of(SID);
         let revision_3 = format!("{}:{packet}2:40", packet.len());
-        assert_eq!(opened_session(revision_3.as_bytes()), opened);
-        assert!(heartbeat(revision_3.as_bytes()).is_some());
+        assert_eq!(session_in_open_packet(revision_3.as_bytes()), opened);
+        assert!(parse_heartbeat(revision_3.as_bytes()).is_some());
         for query in [format!("EIO=4&sid={SID}"), format!("sid={SID}&t=1"), format!("sid=%6c{}", &SID[1..])] {
-            assert_eq!(named_session(&query), opened, "{query}");
+            assert_eq!(session_in_query(&query), opened, "{query}");
         }
         for query in ["", "sid=", "sid=a&sid=b"] {
-            assert_eq!(named_session(query), None, "{query}");
+            assert_eq!(session_in_query(query), None, "{query}");
         }
         for payload in ["", "ok", "5:0{", "99999999999999999999:0{}", "1:0{\"sid\":\"a\"}"] {
-            assert_eq!(opened_session(payload.as_bytes()), None, "{payload}");
+            assert_eq!(session_in_open_packet(payload.as_bytes()), None, "{payload}");
         }
     }
 
@@ -291,7 +291,7 @@ mod tests {
             let body = open_of(sid);
             let expected = body.replacen(&format!("\"{sid}\""), &format!("\"{sid}.{}\"", tag()), 1);
             assert_eq!(tagged(&body), Some(expected.clone()));
-            assert_eq!(expected.len(), body.len() + GROWTH);
+            assert_eq!(expected.len(), body.len() + TAG_OVERHEAD);
         }
     }
 
@@ -305,7 +305,7 @@ mod tests {
         let more = format!("{}\x1e40{{\"sid\":\"other\"}}\x1ebAQID", open_of(SID));
         assert_eq!(tagged(&more), Some(more.replacen(SID, &format!("{SID}.{t}"), 1)));
         let binary = [open_of(SID).as_bytes(), b"\x1e\xff\xfe"].concat();
-        assert!(tag_answer(&binary, t).unwrap().ends_with(b"\x1e\xff\xfe"));
+        assert!(tag_response(&binary, t).unwrap().ends_with(b"\x1e\xff\xfe"));
     }
 
     #[test]
@@ -340,15 +340,15 @@ mod tests {
             assert_eq!(tagged(body), None, "{body:?}");
         }
         assert_eq!(tagged(&open_of(&"x".repeat(129))), None);
-        assert_eq!(tag_answer(b"0{\"sid\":\"\xff\"}", tag()), None);
-        assert_eq!(tag_answer(b"\x1f\x8b\x08\0", tag()), None);
+        assert_eq!(tag_response(b"0{\"sid\":\"\xff\"}", tag()), None);
+        assert_eq!(tag_response(b"\x1f\x8b\x08\0", tag()), None);
     }
 
     #[test]
     fn the_open_packet_says_how_often_the_node_pings() {
         let usual = Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(20) };
-        assert_eq!(heartbeat(open_of(SID).as_bytes()), Some(usual));
-        assert_eq!(heartbeat([open_of(SID).as_bytes(), b"\x1e40"].concat().as_slice()), Some(usual));
+        assert_eq!(parse_heartbeat(open_of(SID).as_bytes()), Some(usual));
+        assert_eq!(parse_heartbeat([open_of(SID).as_bytes(), b"\x1e40"].concat().as_slice()), Some(usual));
         for none in [
             "",
             "0{}",
@@ -359,10 +359,10 @@ mod tests {
             "0{\"pingInterval\":\"1\",\"pingTimeout\":1}",
             "0[1,2]",
         ] {
-            assert_eq!(heartbeat(none.as_bytes()), None, "{none}");
+            assert_eq!(parse_heartbeat(none.as_bytes()), None, "{none}");
         }
         let most = format!("0{{\"pingInterval\":{},\"pingTimeout\":0}}", u64::MAX);
-        assert_eq!(heartbeat(most.as_bytes()).unwrap().interval, Duration::from_millis(u64::MAX));
+        assert_eq!(parse_heartbeat(most.as_bytes()).unwrap().interval, Duration::from_millis(u64::MAX));
     }
 
     #[test]
@@ -383,8 +383,8 @@ mod tests {
             [("", ""), ("EIO=4&transport=polling&t=%zz+&&", "&x=%C3&=&"), ("a.b=c.d&", "&sids=x")]
         {
             let query = format!("{before}sid={SID}.{t}{after}");
-            assert_eq!(untag(&query), Some((t, format!("{before}sid={SID}{after}"))));
-            assert_eq!(tag_in(&query), Some(t));
+            assert_eq!(strip_tag(&query), Some((t, format!("{before}sid={SID}{after}"))));
+            assert_eq!(find_node_tag(&query), Some(t));
         }
     }
 
@@ -392,8 +392,8 @@ mod tests {
     fn two_balancers_in_a_row_each_strip_their_own_tag() {
         let (inner, outer) = (NodeTag::of("inner", "a"), NodeTag::of("outer", "b"));
         let query = format!("sid={SID}.{inner}.{outer}");
-        let (tag, rest) = untag(&query).unwrap();
-        assert_eq!((tag, untag(&rest)), (outer, Some((inner, format!("sid={SID}")))));
+        let (tag, rest) = strip_tag(&query).unwrap();
+        assert_eq!((tag, strip_tag(&rest)), (outer, Some((inner, format!("sid={SID}")))));
     }
 
     #[test]
@@ -416,7 +416,7 @@ mod tests {
             format!("Sid={SID}.{t}"),
             format!("xsid={SID}.{t}"),
         ] {
-            assert_eq!(untag(&query), None, "{query}");
+            assert_eq!(strip_tag(&query), None, "{query}");
         }
     }
 
@@ -424,16 +424,16 @@ mod tests {
         #[test]
         fn what_is_tagged_is_untagged(sid in "[A-Za-z0-9._~-]{1,128}", node in "[a-z]{1,8}") {
             let tag = NodeTag::of("chat", &node);
-            let body = tag_answer(open_of(&sid).as_bytes(), tag).unwrap();
+            let body = tag_response(open_of(&sid).as_bytes(), tag).unwrap();
             let json: serde_json::Value = serde_json::from_slice(&body[1..]).unwrap();
             let query = format!("EIO=4&transport=polling&sid={}", json["sid"].as_str().unwrap());
-            prop_assert_eq!(untag(&query), Some((tag, format!("EIO=4&transport=polling&sid={sid}"))));
+            prop_assert_eq!(strip_tag(&query), Some((tag, format!("EIO=4&transport=polling&sid={sid}"))));
         }
 
         #[test]
         fn no_body_and_no_query_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..80), query in "\\PC{0,60}") {
-            prop_assert_eq!(tag_answer(&body, tag()), None);
-            prop_assert_eq!(untag(&query), None);
+            prop_assert_eq!(tag_response(&body, tag()), None);
+            prop_assert_eq!(strip_tag(&query), None);
         }
     }
 }

@@ -18,13 +18,13 @@ const KEY_SEED: u64 = 0x6d61_696e_7374_6179;
 const NODE_SEED: u64 = 0x6e6f_6465_7365_6564;
 
 /// The hash of a key's bytes.
-pub fn key(bytes: &[u8]) -> u64 {
+pub fn hash_key(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, KEY_SEED)
 }
 
 /// Where a node stands: all that rendezvous hashing needs to know of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stand {
+pub struct RendezvousNode {
     /// The hash of its pool and its id.
     seed: u64,
     /// Its weight, at least 1.
@@ -33,24 +33,24 @@ pub struct Stand {
     inverse: u64,
 }
 
-impl Stand {
+impl RendezvousNode {
     /// Where the node `id` of `pool` stands; a weight of 0 counts as 1.
     pub fn new(pool: &str, id: &str, weight: u16) -> Self {
         let weight = weight.max(1);
-        let seed = xxh3_64_with_seed(&pair(pool, id), NODE_SEED);
+        let seed = xxh3_64_with_seed(&pool_and_id(pool, id), NODE_SEED);
         Self { seed, weight, inverse: (1 << 32) / u64::from(weight) }
     }
 
     /// When this node arrives with this draw; the earliest wins. Never later with a higher draw.
-    pub fn arrival(&self, draw: u64) -> Arrival {
-        Arrival { at: minus_ln(draw) / f64::from(self.weight), draw }
+    pub fn score(&self, draw: u64) -> RendezvousScore {
+        RendezvousScore { value: negative_ln(draw) / f64::from(self.weight), draw }
     }
 
     /// A time, in units of 2^-64, before which this node does not arrive with this draw. It costs a product
     /// instead of a logarithm and is close to the arrival of those that come early, for
     /// -ln(u) >= 1 - u; both factors are rounded down.
     #[inline]
-    pub fn not_before(&self, draw: u64) -> u64 {
+    pub fn score_lower_bound(&self, draw: u64) -> u64 {
         (!draw >> 32) * self.inverse
     }
 
@@ -58,7 +58,7 @@ impl Stand {
     /// logarithm to be wrong (2^-20 of it, where 1e-9 would do): for up to 1/2, -ln(1 - x) <= x + x^2. Later
     /// ones are not told from never.
     #[inline]
-    pub fn not_after(&self, draw: u64) -> u64 {
+    pub fn score_upper_bound(&self, draw: u64) -> u64 {
         let x = (!draw >> 32) + 1;
         if x > 1 << 31 {
             return u64::MAX;
@@ -70,51 +70,51 @@ impl Stand {
 
 /// The race of the nodes for one key.
 #[derive(Debug, Clone, Copy)]
-pub struct Race {
-    key: u64,
+pub struct RendezvousKey {
+    hash: u64,
     /// An odd factor, another for each key.
     factor: u64,
 }
 
-impl Race {
+impl RendezvousKey {
     /// The race for the key with this hash.
-    pub fn new(key: u64) -> Self {
-        Self { key, factor: mix(key) | 1 }
+    pub fn new(hash: u64) -> Self {
+        Self { hash, factor: mix(hash) | 1 }
     }
 
     /// What a node draws: uniform over 64 bits. The product is a bijection of the node's seed, so that no two
     /// nodes draw the same, and its upper bits, which decide, depend on every bit of key and seed. That a plain
     /// product is enough rests on both being hashes already and on the factor changing with the key.
     #[inline]
-    pub fn draw(&self, stand: &Stand) -> u64 {
-        (self.key ^ stand.seed).wrapping_mul(self.factor)
+    pub fn draw(&self, stand: &RendezvousNode) -> u64 {
+        (self.hash ^ stand.seed).wrapping_mul(self.factor)
     }
 }
 
 /// When a node arrives, of those that race for a key.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Arrival {
+pub struct RendezvousScore {
     /// The time; of two nodes of one weight that with the higher draw is never the later.
-    at: f64,
+    value: f64,
     /// The draw that it came from.
     draw: u64,
 }
 
-impl Arrival {
+impl RendezvousScore {
     /// Whether this one wins; of two at the same time the higher draw does.
-    pub fn is_before(self, other: Self) -> bool {
-        self.at < other.at || (self.at == other.at && self.draw > other.draw)
+    pub fn wins_over(self, other: Self) -> bool {
+        self.value < other.value || (self.value == other.value && self.draw > other.draw)
     }
 
     /// The time in units of 2^-64, rounded up by far more than the logarithm can be wrong (1e-9 of it): who is
     /// [not before](Stand::not_before) this arrives later.
-    pub fn deadline(self) -> u64 {
-        (self.at * (1.0 + 1.0 / 1_048_576.0) * 18_446_744_073_709_551_616.0) as u64
+    pub fn upper_bound(self) -> u64 {
+        (self.value * (1.0 + 1.0 / 1_048_576.0) * 18_446_744_073_709_551_616.0) as u64
     }
 }
 
 /// Pool and id as bytes, apart from each other: neither can hold a NUL.
-pub(super) fn pair(pool: &str, id: &str) -> Vec<u8> {
+pub(super) fn pool_and_id(pool: &str, id: &str) -> Vec<u8> {
     [pool.as_bytes(), &[0], id.as_bytes()].concat()
 }
 
@@ -123,7 +123,7 @@ pub(super) fn pair(pool: &str, id: &str) -> Vec<u8> {
 /// u = m / 2^z with m in [1/2, 1]; with x = 1 - m and s = x / (2 - x), -ln(m) = 2 artanh(s) = 2 (s + s^3/3 + ...).
 /// s is at most 1/3, so that eight terms leave less than 1e-9. Every step is a correctly rounded operation on
 /// positive numbers and rises with x; the cut series stays below ln 2 at m = 1/2, where z steps up.
-fn minus_ln(draw: u64) -> f64 {
+fn negative_ln(draw: u64) -> f64 {
     let draw = draw.max(1);
     let z = draw.leading_zeros();
     let x = (!(draw << z) >> 11) as f64 / 9_007_199_254_740_992.0;
@@ -141,19 +141,19 @@ mod tests {
     use super::*;
 
     /// The names `ws0`, `ws1`, ... of the pool `chat`.
-    fn stands(weights: &[u16]) -> Vec<Stand> {
+    fn stands(weights: &[u16]) -> Vec<RendezvousNode> {
         weights
             .iter()
             .enumerate()
-            .map(|(node, weight)| Stand::new("chat", &format!("ws{node}"), *weight))
+            .map(|(node, weight)| RendezvousNode::new("chat", &format!("ws{node}"), *weight))
             .collect()
     }
 
-    fn order(stands: &[Stand], key: u64) -> Vec<usize> {
+    fn order(stands: &[RendezvousNode], key: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..stands.len()).collect();
-        let arrival = |node: usize| stands[node].arrival(Race::new(key).draw(&stands[node]));
+        let arrival = |node: usize| stands[node].score(RendezvousKey::new(key).draw(&stands[node]));
         order.sort_by(|a, b| {
-            if arrival(*a).is_before(arrival(*b)) {
+            if arrival(*a).wins_over(arrival(*b)) {
                 std::cmp::Ordering::Less
             } else {
                 std::cmp::Ordering::Greater
@@ -162,7 +162,7 @@ mod tests {
         order
     }
 
-    fn winner(stands: &[Stand], key: u64) -> usize {
+    fn winner(stands: &[RendezvousNode], key: u64) -> usize {
         order(stands, key)[0]
     }
 
@@ -170,7 +170,7 @@ mod tests {
     fn i4_the_same_key_and_the_same_nodes_give_the_same_order_on_every_machine() {
         let (equal, mixed) = (stands(&[1; 8]), stands(&[1, 2, 3, 5, 8, 13, 100, 1000]));
         for (name, hash, by_draw, by_weight) in GOLDEN {
-            assert_eq!(key(name.as_bytes()), hash, "{name:?}");
+            assert_eq!(hash_key(name.as_bytes()), hash, "{name:?}");
             assert_eq!(order(&equal, hash), by_draw, "{name:?}");
             assert_eq!(order(&mixed, hash), by_weight, "{name:?}");
         }
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_draw_and_its_logarithm_are_the_same_on_every_machine() {
         assert_eq!([mix(0), mix(1), mix(u64::MAX)], [0, 0x5692_161d_100b_05e5, 0xb4d0_55fc_f2cb_bd7b]);
-        assert_eq!(LOGARITHMS.map(|(draw, _)| minus_ln(draw).to_bits()), LOGARITHMS.map(|(_, bits)| bits));
+        assert_eq!(LOGARITHMS.map(|(draw, _)| negative_ln(draw).to_bits()), LOGARITHMS.map(|(_, bits)| bits));
     }
 
     #[test]
@@ -190,10 +190,10 @@ mod tests {
         draws.sort_unstable();
         for draw in &draws {
             let exact = -((*draw as f64 + 1.0) / 18_446_744_073_709_551_616.0).ln();
-            assert!((minus_ln(*draw) - exact).abs() <= 1e-9 + exact * 1e-9 || *draw < 1 << 40, "{draw:x}");
+            assert!((negative_ln(*draw) - exact).abs() <= 1e-9 + exact * 1e-9 || *draw < 1 << 40, "{draw:x}");
         }
-        assert!(draws.windows(2).all(|pair| minus_ln(pair[0]) >= minus_ln(pair[1])));
-        assert_eq!(minus_ln(u64::MAX), 0.0);
+        assert!(draws.windows(2).all(|pair| negative_ln(pair[0]) >= negative_ln(pair[1])));
+        assert_eq!(negative_ln(u64::MAX), 0.0);
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
             let stands = stands(&[weight; 16]);
             for key in (0..500).map(mix) {
                 let mut by_draw: Vec<usize> = (0..16).collect();
-                by_draw.sort_by_key(|node| std::cmp::Reverse(Race::new(key).draw(&stands[*node])));
+                by_draw.sort_by_key(|node| std::cmp::Reverse(RendezvousKey::new(key).draw(&stands[*node])));
                 assert_eq!(order(&stands, key), by_draw);
             }
         }
@@ -214,9 +214,9 @@ mod tests {
         let ends = [0, 1, u64::MAX, u64::MAX - 1, u64::MAX << 32, 1 << 63, (1 << 63) - 1];
         for stand in &stands {
             for draw in (0..5_000).map(mix).chain(ends) {
-                let (early, deadline) = (stand.not_before(draw), stand.arrival(draw).deadline());
+                let (early, deadline) = (stand.score_lower_bound(draw), stand.score(draw).upper_bound());
                 assert!(early <= deadline, "{stand:?} {draw:x}: {early} {deadline}");
-                assert!(deadline <= stand.not_after(draw), "{stand:?} {draw:x}: {deadline}");
+                assert!(deadline <= stand.score_upper_bound(draw), "{stand:?} {draw:x}: {deadline}");
             }
         }
     }
@@ -228,7 +228,7 @@ mod tests {
             let stands = stands(&weights);
             let mut counts = vec![0_u32; weights.len()];
             for user in 0..KEYS {
-                counts[winner(&stands, key(format!("user-{user}").as_bytes()))] += 1;
+                counts[winner(&stands, hash_key(format!("user-{user}").as_bytes()))] += 1;
             }
             let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
             for (count, weight) in counts.iter().zip(&weights) {
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn two_pools_with_the_same_nodes_hash_apart() {
-        let other: Vec<Stand> = (0..4).map(|node| Stand::new("other", &format!("ws{node}"), 1)).collect();
+        let other: Vec<RendezvousNode> =
+            (0..4).map(|node| RendezvousNode::new("other", &format!("ws{node}"), 1)).collect();
         let chat = stands(&[1; 4]);
         let same = (0..4_000).map(mix).filter(|key| winner(&other, *key) == winner(&chat, *key)).count();
         assert!((850..1_150).contains(&same), "{same} of 4000, where chance gives 1000");

@@ -17,9 +17,9 @@ use crate::control::watch::Watch;
 use crate::control::{self, Bound, ListenSpec, Reload, ServeAdmin, pages, report};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
-use crate::metrics::{Metrics, Part};
-use crate::net::inherit::Inherited;
-use crate::net::listen::Listener;
+use crate::metrics::{Metrics, PanicLocation};
+use crate::net::inherited_sockets::InheritedSockets;
+use crate::net::listener::Listener;
 use crate::proxy::{ProxyContext, ProxyState};
 use crate::relay::{
     CLOSE_GRACE, CloseObserver, CloseReason, PacedClose, Relay, SessionEnd, SessionInfo, TunnelSelector,
@@ -47,16 +47,20 @@ pub struct App {
 impl App {
     /// Binds, asks every node once, and serves.
     pub async fn start(config: &Config) -> io::Result<Self> {
-        Self::start_on(config, None, Inherited::default()).await
+        Self::start_on(config, None, InheritedSockets::default()).await
     }
 
     /// The same with a config that was read from the file at `path`, which a reload reads again.
     pub async fn start_from(path: &Path, config: &Config) -> io::Result<Self> {
-        Self::start_on(config, Some(path), Inherited::default()).await
+        Self::start_on(config, Some(path), InheritedSockets::default()).await
     }
 
     /// The same, on those of the inherited sockets that the config names.
-    pub async fn start_on(config: &Config, path: Option<&Path>, inherited: Inherited) -> io::Result<Self> {
+    pub async fn start_on(
+        config: &Config,
+        path: Option<&Path>,
+        inherited: InheritedSockets,
+    ) -> io::Result<Self> {
         let (app, bound) = Self::ready(config, path, inherited, None)?;
         app.reload.start(bound).await;
         tracing::info!("serving");
@@ -84,13 +88,13 @@ impl App {
     fn ready(
         config: &Config,
         path: Option<&Path>,
-        mut inherited: Inherited,
+        mut inherited: InheritedSockets,
         takeover: Option<&Takeover>,
     ) -> io::Result<(Self, Bound)> {
         open_files::raise_limit();
         let bound = Bound::all(config, |spec| open(spec, &mut inherited));
         let bound = bound.map_err(|faults| cannot_start(path, faults))?;
-        inherited.close_rest();
+        inherited.close_unused();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
         let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped());
@@ -225,20 +229,20 @@ fn cannot_start(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
 }
 
 /// A listener: the inherited one, or one that is bound.
-fn open(spec: ListenSpec, inherited: &mut Inherited) -> io::Result<Listener> {
+fn open(spec: ListenSpec, inherited: &mut InheritedSockets) -> io::Result<Listener> {
     let address = spec.address;
     let name = control::handed_name(address, spec.is_admin);
     let found = match address {
-        ListenAddress::Tcp(_) => inherited.named(&name, None),
-        ListenAddress::Unix(path) => inherited.named(&name, Some(path)),
+        ListenAddress::Tcp(_) => inherited.take_named(&name, None),
+        ListenAddress::Unix(path) => inherited.take_named(&name, Some(path)),
     };
     if let Some(listener) = found {
         spec.permit(&listener)?;
         return Ok(listener);
     }
     let found = match address {
-        ListenAddress::Tcp(address) => inherited.tcp(*address),
-        ListenAddress::Unix(path) => inherited.unix(path),
+        ListenAddress::Tcp(address) => inherited.take_tcp(*address),
+        ListenAddress::Unix(path) => inherited.take_unix(path),
     };
     if let Some(listener) = found {
         tracing::info!(%address, "took over an inherited socket");
@@ -252,15 +256,15 @@ fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> CloseObserver {
     let (access, metrics) = (Arc::clone(access), Arc::clone(metrics));
     Arc::new(move |record, outcome| {
         if outcome.reason == CloseReason::Panicked {
-            metrics.panicked(Part::Relay);
+            metrics.record_panic(PanicLocation::Relay);
         }
-        record.node_connection.closed(outcome.side, outcome.code);
-        access.close(close_event(record, outcome));
+        record.node_connection.record_close(outcome.side, outcome.code);
+        access.log_closed(close_event(record, outcome));
     })
 }
 
-fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> access::Close {
-    access::Close {
+fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> access::SessionClosed {
+    access::SessionClosed {
         at: SystemTime::now(),
         session: record.to_log_session(),
         side: outcome.side.as_str(),
@@ -277,7 +281,7 @@ fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> access::Close {
 /// With a `channel` it takes over from another process.
 pub fn run(path: &Path, config: &Config, channel: Option<UpgradeChannel>) -> io::Result<()> {
     // While there is one thread only: it takes variables out of the environment.
-    let inherited = Inherited::from_env();
+    let inherited = InheritedSockets::from_env();
     run_until(async move {
         // Before anything takes time: SIGHUP would end the process.
         let watch = Watch::new()?;

@@ -15,12 +15,12 @@ use super::{
 };
 use super::{Identity, ListenerTls, PoolTls};
 use super::{Probe, ProxyVersion, Rebalance, Shutdown, Timeouts};
-use crate::affinity::cookie::{CookieRule, SameSite, Secure};
-use crate::affinity::{Prefixes, Source};
+use crate::affinity::cookie::{CookiePolicy, SameSite, SecureAttribute};
+use crate::affinity::{AffinitySource, ClientPrefixes};
 use crate::pool::Node;
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::retry::Retries;
+use crate::pool::health::HealthThresholds;
+use crate::pool::retry::RetryPolicy;
+use crate::pool::select::BalancePolicy;
 use crate::route::Route;
 
 /// All of `config`, as a tree with the keys of the config file.
@@ -157,7 +157,7 @@ fn pool(pool: &Pool) -> Value {
         load_bound,
         health,
         rule,
-        retries: Retries { attempts, of_handshakes },
+        retries: RetryPolicy { attempts, of_handshakes },
         timeouts: Timeouts { connect, handshake, idle, close, request },
         messages: Messages { max_size, ping },
         drain: Drain { over, code, reason },
@@ -166,7 +166,7 @@ fn pool(pool: &Pool) -> Value {
         tls,
         source_addresses,
     } = pool;
-    let Rule { rise: _, fall: _, failures, eject, max_ejected, slow_start } = rule;
+    let HealthThresholds { rise: _, fall: _, failures, eject, max_ejected, slow_start } = rule;
     json!({
         "nodes": nodes.iter().map(node).collect::<Value>(),
         "affinity": affinity.iter().map(source).collect::<Value>(),
@@ -205,16 +205,16 @@ fn node(node: &Node) -> Value {
     })
 }
 
-fn balance_word(balance: Balance) -> &'static str {
+fn balance_word(balance: BalancePolicy) -> &'static str {
     match balance {
-        Balance::LeastConnections => "least_connections",
-        Balance::RoundRobin => "round_robin",
-        Balance::RandomTwo => "random_two",
-        Balance::ClientIp => "client_ip",
+        BalancePolicy::LeastConnections => "least_connections",
+        BalancePolicy::RoundRobin => "round_robin",
+        BalancePolicy::RandomTwo => "random_two",
+        BalancePolicy::ClientIp => "client_ip",
     }
 }
 
-fn health_section(health: &Health, rule: &Rule) -> Value {
+fn health_section(health: &Health, rule: &HealthThresholds) -> Value {
     let Health { probe, interval, timeout } = health;
     let (kind, asked) = match probe {
         Probe::Auto => ("auto", json!({})),
@@ -232,21 +232,21 @@ fn health_section(health: &Health, rule: &Rule) -> Value {
     })
 }
 
-fn source(source: &Source) -> Value {
+fn source(source: &AffinitySource) -> Value {
     match source {
-        Source::Cookie(rule) => json!({ "cookie": cookie(rule) }),
-        Source::NodeCookie { name } => json!({ "cookie": { "name": name, "set_by": "node" } }),
-        Source::EngineIo => json!({ "engine_io": {} }),
-        Source::Header(name) => json!({ "header": { "name": name.as_str() } }),
-        Source::Query(name) => json!({ "query": { "name": name } }),
-        Source::ClientIp(Prefixes { ipv4, ipv6 }) => {
+        AffinitySource::Cookie(rule) => json!({ "cookie": cookie(rule) }),
+        AffinitySource::NodeCookie { name } => json!({ "cookie": { "name": name, "set_by": "node" } }),
+        AffinitySource::EngineIo => json!({ "engine_io": {} }),
+        AffinitySource::Header(name) => json!({ "header": { "name": name.as_str() } }),
+        AffinitySource::Query(name) => json!({ "query": { "name": name } }),
+        AffinitySource::ClientIp(ClientPrefixes { ipv4, ipv6 }) => {
             json!({ "client_ip": { "ipv4_prefix": ipv4, "ipv6_prefix": ipv6 } })
         }
     }
 }
 
-fn cookie(rule: &CookieRule) -> Value {
-    let CookieRule { name, keys: _, secret_file, max_age, same_site, secure, partitioned, path, domain } =
+fn cookie(rule: &CookiePolicy) -> Value {
+    let CookiePolicy { name, keys: _, secret_file, max_age, same_site, secure, partitioned, path, domain } =
         rule;
     let same_site = match same_site {
         SameSite::Lax => "lax",
@@ -254,9 +254,9 @@ fn cookie(rule: &CookieRule) -> Value {
         SameSite::None => "none",
     };
     let secure = match secure {
-        Secure::Auto => "auto",
-        Secure::Always => "always",
-        Secure::Never => "never",
+        SecureAttribute::Auto => "auto",
+        SecureAttribute::Always => "always",
+        SecureAttribute::Never => "never",
     };
     json!({
         "name": name,

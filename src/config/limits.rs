@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::reader::{Section, Value};
 use super::units::SOME_TIME;
 use super::{Config, Pool};
-use crate::pool::Address;
+use crate::pool::NodeAddress;
 
 /// What a client may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ fn short_of_ports(pool: &Pool, ports: u64) -> impl Iterator<Item = String> {
     let there_are = ports * pool.source_addresses.len().max(1) as u64;
     pool.nodes.iter().filter_map(move |node| {
         let most = node.max_connections.filter(|most| u64::from(*most) > there_are)?;
-        let is_tcp = matches!(node.address, Address::Tcp { .. });
+        let is_tcp = matches!(node.address, NodeAddress::Tcp { .. });
         is_tcp.then(|| {
             format!(
                 "pool {}, node {}: max_connections of {most} needs as many source ports, there are {there_are}; \

@@ -36,11 +36,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::affinity::Source;
+use crate::affinity::AffinitySource;
 use crate::pool::Node;
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::retry::Retries;
+use crate::pool::health::HealthThresholds;
+use crate::pool::retry::RetryPolicy;
+use crate::pool::select::BalancePolicy;
 use crate::route::Route;
 
 pub use address::ListenAddress;
@@ -154,17 +154,17 @@ pub struct Pool {
     /// The nodes, ids unique; at least one.
     pub nodes: Vec<Node>,
     /// Where a client's pin or key comes from, first match wins. One balancer cookie unless told; may be empty.
-    pub affinity: Vec<Source>,
+    pub affinity: Vec<AffinitySource>,
     /// How a client is placed that none of these place.
-    pub balance: Balance,
+    pub balance: BalancePolicy,
     /// Hashing places nothing new on a node past this times the average; 1.0 to 1000.0. `None`: no node is passed over.
     pub load_bound: Option<f64>,
     /// How nodes are probed.
     pub health: Health,
     /// How probes and failures are judged.
-    pub rule: Rule,
+    pub rule: HealthThresholds,
     /// How often a handshake that a node refused is sent to another.
-    pub retries: Retries,
+    pub retries: RetryPolicy,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// What a message may be.
@@ -201,7 +201,7 @@ impl ProxyVersion {
 }
 
 /// The default of [`Pool::rule`].
-pub const RULE: Rule = Rule {
+pub const RULE: HealthThresholds = HealthThresholds {
     rise: 2,
     fall: 3,
     failures: 5,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use super::reader::{Section, Value};
-use crate::pool::{Address, Node, NodeId};
+use crate::pool::{Node, NodeAddress, NodeId};
 
 pub(super) fn nodes(pool: &Section) -> Vec<Node> {
     const EXAMPLE: &str = "- { id: ws1, address: \"127.0.0.1:3001\" }";
@@ -23,7 +23,7 @@ pub(super) fn nodes(pool: &Section) -> Vec<Node> {
 #[derive(Default)]
 struct Seen {
     ids: HashMap<NodeId, usize>,
-    addresses: HashMap<Address, usize>,
+    addresses: HashMap<NodeAddress, usize>,
 }
 
 fn node(item: &Value, seen: &mut Seen) -> Option<Node> {
@@ -40,7 +40,7 @@ fn node(item: &Value, seen: &mut Seen) -> Option<Node> {
     let address =
         section.required("address", "`address: \"127.0.0.1:3001\"`, for instance").and_then(|value| {
             let example = "an address, such as \"127.0.0.1:3001\", \"ws1.internal:3001\" or \"unix:/path\"";
-            let address: Address = value.typed(example)?;
+            let address: NodeAddress = value.typed(example)?;
             if let Some(first) = seen.addresses.insert(address.clone(), value.at().line) {
                 value.warn(format_args!(
                     "the node on line {first} is at {address}, too, so one server counts as two; write the address of \

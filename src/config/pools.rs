@@ -14,10 +14,10 @@ use super::sources;
 use super::tls;
 use super::units::{ANY_TIME, SOME_TIME, show_duration};
 use super::{Drain, Health, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::retry::Retries;
-use crate::pool::{Address, Node, NodeId};
+use crate::pool::health::HealthThresholds;
+use crate::pool::retry::RetryPolicy;
+use crate::pool::select::BalancePolicy;
+use crate::pool::{Node, NodeAddress, NodeId};
 
 const KEYS: &[&str] = &[
     "nodes",
@@ -101,7 +101,7 @@ fn source_addresses(pool: &Section) -> Vec<IpAddr> {
 fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node]) {
     let Some(value) = pool.value("source_addresses").filter(|_| !sources.is_empty()) else { return };
     for node in nodes {
-        let Address::Tcp { host, .. } = &node.address else { continue };
+        let NodeAddress::Tcp { host, .. } = &node.address else { continue };
         let Ok(ip) = host.parse::<IpAddr>() else { continue };
         if !sources.iter().any(|source| source.is_ipv4() == ip.is_ipv4()) {
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -113,16 +113,16 @@ fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node
     }
 }
 
-const BALANCES: &[(&str, Balance)] = &[
-    ("least_connections", Balance::LeastConnections),
-    ("round_robin", Balance::RoundRobin),
-    ("random_two", Balance::RandomTwo),
-    ("client_ip", Balance::ClientIp),
+const BALANCES: &[(&str, BalancePolicy)] = &[
+    ("least_connections", BalancePolicy::LeastConnections),
+    ("round_robin", BalancePolicy::RoundRobin),
+    ("random_two", BalancePolicy::RandomTwo),
+    ("client_ip", BalancePolicy::ClientIp),
 ];
 
-fn balance(pool: &Section) -> Balance {
-    let balance = pool.word("balance", Balance::default(), BALANCES);
-    if let Some(value) = pool.value("balance").filter(|_| balance == Balance::ClientIp) {
+fn balance(pool: &Section) -> BalancePolicy {
+    let balance = pool.word("balance", BalancePolicy::default(), BALANCES);
+    if let Some(value) = pool.value("balance").filter(|_| balance == BalancePolicy::ClientIp) {
         value.warn_of_proxies();
     }
     balance
@@ -199,9 +199,9 @@ fn probe_path(section: &Section, default: &str) -> String {
     path.unwrap_or_else(|| default.to_owned())
 }
 
-fn rule(pool: &Section, health: &Section) -> Rule {
+fn rule(pool: &Section, health: &Section) -> HealthThresholds {
     let passive = pool.section("passive", &["failures", "eject", "max_ejected"]);
-    Rule {
+    HealthThresholds {
         rise: health.number("rise", RULE.rise, 1..=1000),
         fall: health.number("fall", RULE.fall, 1..=1000),
         failures: passive.number("failures", RULE.failures, 0..=1_000_000),
@@ -211,10 +211,11 @@ fn rule(pool: &Section, health: &Section) -> Rule {
     }
 }
 
-fn retries(pool: &Section) -> Retries {
-    let (section, default) = (pool.section("retries", &["attempts", "of_handshakes"]), Retries::default());
+fn retries(pool: &Section) -> RetryPolicy {
+    let (section, default) =
+        (pool.section("retries", &["attempts", "of_handshakes"]), RetryPolicy::default());
     let part = section.value("of_handshakes").and_then(|part| part.percent());
-    Retries {
+    RetryPolicy {
         attempts: section.number("attempts", default.attempts, 1..=10),
         of_handshakes: part.unwrap_or(default.of_handshakes),
     }

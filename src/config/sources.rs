@@ -8,15 +8,15 @@ use zeroize::Zeroizing;
 
 use super::reader::{Section, Value};
 use super::units::duration;
-use crate::affinity::cookie::{CookieRule, KeyRing, SameSite, Secure};
-use crate::affinity::{Prefixes, Source};
+use crate::affinity::cookie::{CookiePolicy, KeyRing, SameSite, SecureAttribute};
+use crate::affinity::{AffinitySource, ClientPrefixes};
 
 const KINDS: &[&str] = &["cookie", "engine_io", "header", "query", "client_ip"];
 
 /// Without `affinity`: one cookie of the balancer.
-pub(super) fn sources(pool: &Section) -> Vec<Source> {
-    let Some(value) = pool.value("affinity") else { return vec![Source::Cookie(default_cookie())] };
-    let mut sources: Vec<Source> = Vec::new();
+pub(super) fn sources(pool: &Section) -> Vec<AffinitySource> {
+    let Some(value) = pool.value("affinity") else { return vec![AffinitySource::Cookie(default_cookie())] };
+    let mut sources: Vec<AffinitySource> = Vec::new();
     for item in value.items() {
         let Some(source) = source(&item) else { continue };
         if sources.iter().any(|other| asks_the_same(other, &source)) {
@@ -28,14 +28,14 @@ pub(super) fn sources(pool: &Section) -> Vec<Source> {
 }
 
 /// What a cookie is when nothing is said about it.
-fn default_cookie() -> CookieRule {
-    CookieRule {
+fn default_cookie() -> CookiePolicy {
+    CookiePolicy {
         name: "mainstay".into(),
         keys: None,
         secret_file: None,
         max_age: None,
         same_site: SameSite::Lax,
-        secure: Secure::Auto,
+        secure: SecureAttribute::Auto,
         partitioned: false,
         path: "/".into(),
         domain: None,
@@ -43,22 +43,23 @@ fn default_cookie() -> CookieRule {
 }
 
 /// Whether the second source has nothing to add to the first.
-fn asks_the_same(first: &Source, second: &Source) -> bool {
-    fn cookie(source: &Source) -> Option<&str> {
+fn asks_the_same(first: &AffinitySource, second: &AffinitySource) -> bool {
+    fn cookie(source: &AffinitySource) -> Option<&str> {
         match source {
-            Source::Cookie(rule) => Some(&rule.name),
-            Source::NodeCookie { name } => Some(name),
+            AffinitySource::Cookie(rule) => Some(&rule.name),
+            AffinitySource::NodeCookie { name } => Some(name),
             _ => None,
         }
     }
     match (first, second) {
         // The balancer can set one cookie for one pin, so a second of its own is never set.
-        (Source::Cookie(_), Source::Cookie(_)) | (Source::ClientIp(_), Source::ClientIp(_)) => true,
+        (AffinitySource::Cookie(_), AffinitySource::Cookie(_))
+        | (AffinitySource::ClientIp(_), AffinitySource::ClientIp(_)) => true,
         _ => first == second || cookie(first).is_some_and(|name| cookie(second) == Some(name)),
     }
 }
 
-fn source(item: &Value) -> Option<Source> {
+fn source(item: &Value) -> Option<AffinitySource> {
     let section = item.section(KINDS);
     let mut named = KINDS.iter().filter_map(|kind| Some((*kind, section.value(kind)?)));
     let Some((kind, value)) = named.next() else {
@@ -77,7 +78,7 @@ fn source(item: &Value) -> Option<Source> {
         "cookie" => cookie(&value),
         "engine_io" => {
             value.section(&[]);
-            Some(Source::EngineIo)
+            Some(AffinitySource::EngineIo)
         }
         "header" => header(&value),
         "query" => query(&value),
@@ -85,26 +86,26 @@ fn source(item: &Value) -> Option<Source> {
     }
 }
 
-fn header(value: &Value) -> Option<Source> {
+fn header(value: &Value) -> Option<AffinitySource> {
     let name = value.section(&["name"]).required("name", "the name of a header, such as x-user-id")?;
     name.parsed("the name of a header, such as x-user-id", |text| text.parse::<HeaderName>().ok())
-        .map(Source::Header)
+        .map(AffinitySource::Header)
 }
 
-fn query(value: &Value) -> Option<Source> {
+fn query(value: &Value) -> Option<AffinitySource> {
     let name = value.section(&["name"]).required("name", "the name of a query parameter, such as user")?;
     let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && !b"&=#+%".contains(&b));
     name.parsed("the name of a query parameter, without & = # + %", |text| {
         plain(text).then(|| text.to_owned())
     })
-    .map(Source::Query)
+    .map(AffinitySource::Query)
 }
 
-fn client_ip(value: &Value) -> Source {
+fn client_ip(value: &Value) -> AffinitySource {
     value.warn_of_proxies();
     let section = value.section(&["ipv4_prefix", "ipv6_prefix"]);
-    let default = Prefixes::default();
-    Source::ClientIp(Prefixes {
+    let default = ClientPrefixes::default();
+    AffinitySource::ClientIp(ClientPrefixes {
         ipv4: section.number("ipv4_prefix", default.ipv4, 1..=32),
         ipv6: section.number("ipv6_prefix", default.ipv6, 1..=128),
     })
@@ -114,20 +115,20 @@ fn client_ip(value: &Value) -> Source {
 const COOKIE_KEYS: &[&str] =
     &["name", "set_by", "secret_file", "max_age", "same_site", "secure", "partitioned", "path", "domain"];
 
-fn cookie(value: &Value) -> Option<Source> {
+fn cookie(value: &Value) -> Option<AffinitySource> {
     let section = value.section(COOKIE_KEYS);
     let by_node = section.word("set_by", false, &[("balancer", false), ("node", true)]);
-    if by_node { node_cookie(&section) } else { Some(Source::Cookie(balancer_cookie(&section))) }
+    if by_node { node_cookie(&section) } else { Some(AffinitySource::Cookie(balancer_cookie(&section))) }
 }
 
-fn node_cookie(section: &Section) -> Option<Source> {
+fn node_cookie(section: &Section) -> Option<AffinitySource> {
     for key in &COOKIE_KEYS[2..] {
         if let Some(value) = section.value(key) {
             value.fault("the node sets this cookie, so its name is all there is to say; remove this key");
         }
     }
     let name = cookie_name(&section.required("name", "the name of the cookie that the node sets")?)?;
-    Some(Source::NodeCookie { name })
+    Some(AffinitySource::NodeCookie { name })
 }
 
 /// A token of RFC 9110 section 5.6.2, which RFC 6265 section 4.1.1 wants.
@@ -138,11 +139,14 @@ fn cookie_name(value: &Value) -> Option<String> {
     })
 }
 
-fn balancer_cookie(section: &Section) -> CookieRule {
+fn balancer_cookie(section: &Section) -> CookiePolicy {
     const SITES: &[(&str, SameSite)] =
         &[("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)];
-    const SECURES: &[(&str, Secure)] =
-        &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)];
+    const SECURES: &[(&str, SecureAttribute)] = &[
+        ("auto", SecureAttribute::Auto),
+        ("always", SecureAttribute::Always),
+        ("never", SecureAttribute::Never),
+    ];
     let default = default_cookie();
     let attribute = |key| {
         section.some(key).and_then(|value: Value| {
@@ -152,7 +156,7 @@ fn balancer_cookie(section: &Section) -> CookieRule {
             })
         })
     };
-    let rule = CookieRule {
+    let rule = CookiePolicy {
         name: section.value("name").and_then(|value| cookie_name(&value)).unwrap_or(default.name),
         keys: section.some("secret_file").and_then(|value| key_ring(&value)),
         secret_file: section.some("secret_file").and_then(|value| value.as_text()).map(str::to_owned),
@@ -189,16 +193,18 @@ pub(super) fn key_ring(value: &Value) -> Option<KeyRing> {
 }
 
 /// A cookie that no browser keeps pins nobody.
-fn say_what_browsers_refuse(section: &Section, rule: &CookieRule) {
-    let never = rule.secure == Secure::Never;
+fn say_what_browsers_refuse(section: &Section, rule: &CookiePolicy) {
+    let never = rule.secure == SecureAttribute::Never;
     let host_only = rule.path == "/" && rule.domain.is_none();
     if let Some(value) = section.value("same_site").filter(|_| rule.same_site == SameSite::None) {
         match rule.secure {
-            Secure::Never => value.fault("browsers refuse `none` without Secure; write `secure: always`"),
-            Secure::Auto => value.warn(
+            SecureAttribute::Never => {
+                value.fault("browsers refuse `none` without Secure; write `secure: always`")
+            }
+            SecureAttribute::Auto => value.warn(
                 "over plain http the cookie is not Secure and browsers refuse it; write `secure: always`",
             ),
-            Secure::Always => {}
+            SecureAttribute::Always => {}
         }
     }
     if let Some(value) = section.value("partitioned").filter(|_| rule.partitioned && never) {
@@ -209,7 +215,9 @@ fn say_what_browsers_refuse(section: &Section, rule: &CookieRule) {
     }
     if let Some(value) = section.value("name") {
         let name = rule.name.to_ascii_lowercase();
-        if (name.starts_with("__secure-") || name.starts_with("__host-")) && rule.secure != Secure::Always {
+        if (name.starts_with("__secure-") || name.starts_with("__host-"))
+            && rule.secure != SecureAttribute::Always
+        {
             value.fault("browsers refuse a name with this prefix without Secure; write `secure: always`");
         }
         if name.starts_with("__host-") && !host_only {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Config, ListenerTls, Pool};
-use crate::affinity::Source;
+use crate::affinity::AffinitySource;
 use crate::route::{Host, Route};
 
 /// A config as an operator wants to see it confirmed.
@@ -52,27 +52,28 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &Pool) -> fmt::Result {
 }
 
 /// What a load bound does under these sources.
-fn bound_effect(affinity: &[Source]) -> &'static str {
-    let is_key =
-        |source: &Source| matches!(source, Source::Header(_) | Source::Query(_) | Source::ClientIp(_));
+fn bound_effect(affinity: &[AffinitySource]) -> &'static str {
+    let is_key = |source: &AffinitySource| {
+        matches!(source, AffinitySource::Header(_) | AffinitySource::Query(_) | AffinitySource::ClientIp(_))
+    };
     if !affinity.iter().any(is_key) {
         "no effect, as no source gives a key"
-    } else if affinity.contains(&Source::EngineIo) {
+    } else if affinity.contains(&AffinitySource::EngineIo) {
         "a busy key may have several nodes"
     } else {
         "a busy key may have several nodes, but for Socket.IO sessions that poll; those are placed by it with engine_io"
     }
 }
 
-pub(super) fn source_text(source: &Source) -> String {
+pub(super) fn source_text(source: &AffinitySource) -> String {
     match source {
-        Source::Cookie(rule) if rule.keys.is_some() => format!("cookie {} (signed)", rule.name),
-        Source::Cookie(rule) => format!("cookie {}", rule.name),
-        Source::NodeCookie { name } => format!("cookie {name} (set by the node)"),
-        Source::EngineIo => "engine_io".into(),
-        Source::Header(name) => format!("header {name}"),
-        Source::Query(name) => format!("query {name}"),
-        Source::ClientIp(cut) => format!("client_ip /{} /{}", cut.ipv4, cut.ipv6),
+        AffinitySource::Cookie(rule) if rule.keys.is_some() => format!("cookie {} (signed)", rule.name),
+        AffinitySource::Cookie(rule) => format!("cookie {}", rule.name),
+        AffinitySource::NodeCookie { name } => format!("cookie {name} (set by the node)"),
+        AffinitySource::EngineIo => "engine_io".into(),
+        AffinitySource::Header(name) => format!("header {name}"),
+        AffinitySource::Query(name) => format!("query {name}"),
+        AffinitySource::ClientIp(cut) => format!("client_ip /{} /{}", cut.ipv4, cut.ipv6),
     }
 }
 

@@ -9,7 +9,7 @@ use super::identity::{Authorities, Chain, Identity, Signer};
 use super::reader::{Section, Value};
 use super::sources::key_ring;
 use crate::affinity::cookie::KeyRing;
-use crate::pool::{Address, Node};
+use crate::pool::{Node, NodeAddress};
 
 /// How a listener speaks TLS.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,11 +58,11 @@ pub struct PoolTls {
 }
 
 /// The name that the certificate of a node must be for; `None` where its address has none, or no fit one.
-pub fn node_name(tls: &PoolTls, address: &Address) -> Option<ServerName<'static>> {
+pub fn node_name(tls: &PoolTls, address: &NodeAddress) -> Option<ServerName<'static>> {
     match (&tls.server_name, address) {
         (Some(name), _) => Some(name.clone()),
-        (None, Address::Tcp { host, .. }) => ServerName::try_from(host.clone()).ok(),
-        (None, Address::Unix(_)) => None,
+        (None, NodeAddress::Tcp { host, .. }) => ServerName::try_from(host.clone()).ok(),
+        (None, NodeAddress::Unix(_)) => None,
     }
 }
 

@@ -22,10 +22,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use crate::config::Probe;
-use crate::net::dial::DialFault;
+use crate::net::dial::DialError;
 use crate::net::stream::Stream;
 use crate::net::tls::client::CertificateRefusal;
-use crate::pool::Address;
+use crate::pool::NodeAddress;
 use crate::ws::close::encode_close;
 use crate::ws::handshake::{self, UpgradeResponseError};
 
@@ -62,7 +62,7 @@ pub struct Answer {
 pub enum AskFault {
     /// There is no connection.
     #[error(transparent)]
-    Dial(DialFault),
+    Dial(DialError),
     /// The node asks for a certificate, and there is none to show.
     #[error("the node asks for a client certificate; write `cert:` and `key:` in the `tls` of the pool")]
     NoCertificate,
@@ -105,10 +105,10 @@ pub enum AskFault {
 impl AskFault {
     /// Where it is about the certificate of the balancer, that.
     fn of_certificate(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        CertificateRefusal::in_error(error).map(|refusal| match refusal {
+        CertificateRefusal::find_in(error).map(|refusal| match refusal {
             CertificateRefusal::Missing => Self::NoCertificate,
-            CertificateRefusal::NotBelieved => Self::Certificate,
-            CertificateRefusal::Perhaps => Self::Handshaking,
+            CertificateRefusal::Untrusted => Self::Certificate,
+            CertificateRefusal::Unspecified => Self::Handshaking,
         })
     }
 }
@@ -119,10 +119,10 @@ impl From<hyper::Error> for AskFault {
     }
 }
 
-impl From<DialFault> for AskFault {
-    fn from(fault: DialFault) -> Self {
+impl From<DialError> for AskFault {
+    fn from(fault: DialError) -> Self {
         match &fault {
-            DialFault::Tls(error) => Self::of_certificate(error).unwrap_or(Self::Dial(fault)),
+            DialError::Tls(error) => Self::of_certificate(error).unwrap_or(Self::Dial(fault)),
             _ => Self::Dial(fault),
         }
     }
@@ -158,8 +158,8 @@ pub fn asked(probe: &Probe) -> String {
 ///
 /// See [`AskFault`]; all but the last are the node's.
 pub async fn ask(
-    dial: impl Future<Output = Result<Stream, DialFault>>,
-    address: &Address,
+    dial: impl Future<Output = Result<Stream, DialError>>,
+    address: &NodeAddress,
     probe: &Probe,
     timeout: Duration,
 ) -> Result<Answer, AskFault> {
@@ -182,11 +182,11 @@ pub async fn ask(
 
 type Question = Request<Empty<Bytes>>;
 
-fn request(address: &Address, path: &str) -> Result<Question, AskFault> {
+fn request(address: &NodeAddress, path: &str) -> Result<Question, AskFault> {
     let host = match address {
-        Address::Tcp { .. } => address.to_string(),
+        NodeAddress::Tcp { .. } => address.to_string(),
         // A path is no host (RFC 9110, section 7.2).
-        Address::Unix(_) => "localhost".to_owned(),
+        NodeAddress::Unix(_) => "localhost".to_owned(),
     };
     let request = Request::get(path).header(HOST, host).header(USER_AGENT, AGENT).header(CONNECTION, "close");
     request.body(Empty::new()).map_err(|error| AskFault::Request(error.to_string()))
@@ -328,7 +328,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::net::dial::{Target, dial};
+    use crate::net::dial::{DialTarget, dial};
     use crate::ws::frame;
 
     /// Longer than any answer takes.
@@ -336,10 +336,10 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(100);
 
     /// As it is asked in real life, on a plain connection.
-    async fn ask(address: &Address, probe: &Probe, timeout: Duration) -> Result<Answer, AskFault> {
+    async fn ask(address: &NodeAddress, probe: &Probe, timeout: Duration) -> Result<Answer, AskFault> {
         let target = match address {
-            Address::Tcp { host, port } => Target::Tcp { host, port: *port },
-            Address::Unix(path) => Target::Unix(path),
+            NodeAddress::Tcp { host, port } => DialTarget::Tcp { host, port: *port },
+            NodeAddress::Unix(path) => DialTarget::Unix(path),
         };
         let answer = super::ask(dial(target, timeout), address, probe, timeout).await;
         // What most tests ask is what the answer says; one asks for the status.
@@ -354,7 +354,7 @@ mod tests {
         Probe::WebSocket { path: "/ws".into() }
     }
 
-    async fn listener() -> (TcpListener, Address) {
+    async fn listener() -> (TcpListener, NodeAddress) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         (listener, address)
@@ -374,7 +374,7 @@ mod tests {
     }
 
     /// A node that answers one question with `answer` and then closes; it gives the head of the question.
-    async fn node(answer: impl Into<Vec<u8>>) -> (Address, JoinHandle<String>) {
+    async fn node(answer: impl Into<Vec<u8>>) -> (NodeAddress, JoinHandle<String>) {
         let (listener, address) = listener().await;
         let answer = answer.into();
         let task = tokio::spawn(async move {
@@ -446,8 +446,8 @@ mod tests {
     async fn without_an_expected_status_every_answer_is_good_that_owns_up_to_no_error() {
         for status in [200, 204, 302, 404, 426, 499] {
             let (address, task) = node(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")).await;
-            let Address::Tcp { host, port } = &address else { panic!() };
-            let dialled = dial(Target::Tcp { host, port: *port }, SOON);
+            let NodeAddress::Tcp { host, port } = &address else { panic!() };
+            let dialled = dial(DialTarget::Tcp { host, port: *port }, SOON);
             let answer = super::ask(dialled, &address, &Probe::Auto, SOON).await.unwrap();
             assert_eq!(answer.status, Some(status));
             assert!(task.await.unwrap().starts_with("GET /health HTTP/1.1\r\n"));
@@ -503,7 +503,7 @@ mod tests {
     }
 
     /// A node that sends `start`, then `again` for ever.
-    async fn endless(start: &'static [u8], again: &'static [u8]) -> (Address, JoinHandle<()>) {
+    async fn endless(start: &'static [u8], again: &'static [u8]) -> (NodeAddress, JoinHandle<()>) {
         let (listener, address) = listener().await;
         let task = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -756,7 +756,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let address = Address::Unix(path);
+        let address = NodeAddress::Unix(path);
         let task = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let head = head(&mut stream).await;

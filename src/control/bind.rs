@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::unistd::Group;
 
 use crate::config::{Admin, Config, Fault, FileAccess, ListenAddress, Listener as ClientListener, Position};
-use crate::net::listen::{Listener, Permissions};
+use crate::net::listener::{Listener, SocketPermissions};
 use mainstay_core::listening_process::ListeningProcess;
 
 /// What there is to listen on.
@@ -61,7 +61,7 @@ impl<'a> ListenSpec<'a> {
         if *self.access == FileAccess::default() {
             return Ok(());
         }
-        let changed = self.permissions().and_then(|wanted| listener.permit(&wanted));
+        let changed = self.permissions().and_then(|wanted| listener.set_permissions(&wanted));
         changed.map_err(|error| self.explained(&error))
     }
 
@@ -76,9 +76,9 @@ impl<'a> ListenSpec<'a> {
     /// # Errors
     ///
     /// There is no such group.
-    pub(super) fn permissions(&self) -> io::Result<Permissions> {
+    pub(super) fn permissions(&self) -> io::Result<SocketPermissions> {
         let mode = self.access.effective_mode().or(self.is_admin.then_some(PRIVATE));
-        Ok(Permissions { mode, group: self.access.group.as_deref().map(group).transpose()? })
+        Ok(SocketPermissions { mode, group: self.access.group.as_deref().map(group).transpose()? })
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bind::{ListenSpec, fault};
 use crate::config::{Config, Fault, Position, same_listeners};
-use crate::net::listen::{Listener, Spare};
+use crate::net::listener::{Listener, ListenerHandle};
 use crate::proxy::acceptor::Acceptor;
 
 /// The open doors of the present config.
@@ -37,7 +37,7 @@ pub struct Bound {
 struct Permitted<'a> {
     old: ListenSpec<'a>,
     new: ListenSpec<'a>,
-    spare: &'a Spare,
+    spare: &'a ListenerHandle,
     at: Option<&'a Position>,
 }
 
@@ -51,7 +51,7 @@ struct Door {
     entrance: Option<Arc<Acceptor>>,
     /// Keeps the socket, and those who wait in its queue, when nobody accepts for a moment. `None` where there was no
     /// descriptor left for it.
-    spare: Option<Spare>,
+    spare: Option<ListenerHandle>,
 }
 
 /// Who accepts clients on a listener until the token is cancelled; gives the task.
@@ -135,7 +135,7 @@ impl Doors {
     pub fn permit(&self, old: &Config, new: &Config) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
         for Permitted { new: spec, spare, at, .. } in self.permitted(old, new) {
-            let changed = spec.permissions().and_then(|wanted| spare.permit(&wanted));
+            let changed = spec.permissions().and_then(|wanted| spare.set_permissions(&wanted));
             faults.extend(changed.err().map(|error| fault(None, spec.address, at, &spec.explained(&error))));
         }
         if faults.is_empty() {
@@ -148,7 +148,7 @@ impl Doors {
     /// Takes [`permit`](Self::permit) back.
     pub fn permit_no_longer(&self, old: &Config, new: &Config) {
         for Permitted { old: spec, spare, .. } in self.permitted(old, new) {
-            if let Err(error) = spec.permissions().and_then(|wanted| spare.permit(&wanted)) {
+            if let Err(error) = spec.permissions().and_then(|wanted| spare.set_permissions(&wanted)) {
                 tracing::warn!(address = %spec.address, %error, "the permissions of a listener are not as they were");
             }
         }
@@ -211,7 +211,7 @@ impl Doors {
     }
 
     /// The sockets, for another process; `None` where one cannot be handed over.
-    pub fn spares(&self) -> Option<Vec<&Spare>> {
+    pub fn spares(&self) -> Option<Vec<&ListenerHandle>> {
         self.clients.iter().chain(&self.admin).map(|door| door.spare.as_ref()).collect()
     }
 
@@ -254,7 +254,7 @@ impl Doors {
     /// Another process goes on with the sockets: they are closed here, where everything rests, and their files stay.
     pub fn leave(&mut self) {
         let spares = self.clients.iter_mut().chain(&mut self.admin).filter_map(|door| door.spare.take());
-        spares.for_each(|spare| spare.leave());
+        spares.for_each(|spare| spare.keep_file());
     }
 
     /// Where the admin API is, as bound.
@@ -265,22 +265,23 @@ impl Doors {
 
 impl Door {
     fn for_clients(listener: Listener, entrance: Acceptor, accept: AcceptClients) -> Self {
-        let (local, stop, entrance) = (listener.local(), CancellationToken::new(), Arc::new(entrance));
+        let (local, stop, entrance) =
+            (listener.local_address(), CancellationToken::new(), Arc::new(entrance));
         let spare = spare(&listener);
         let task = accept(listener, Arc::clone(&entrance), stop.clone());
         Self { local, stop, task, entrance: Some(entrance), spare }
     }
 
     fn for_admin(listener: Listener, accept: AcceptAdmin) -> Self {
-        let (local, stop) = (listener.local(), CancellationToken::new());
+        let (local, stop) = (listener.local_address(), CancellationToken::new());
         let spare = spare(&listener);
         let task = accept(listener, stop.clone());
         Self { local, stop, task, entrance: None, spare }
     }
 }
 
-fn spare(listener: &Listener) -> Option<Spare> {
-    let spare = listener.spare();
+fn spare(listener: &Listener) -> Option<ListenerHandle> {
+    let spare = listener.duplicate();
     spare.inspect_err(|error| tracing::warn!(%error, "a listener cannot be handed over")).ok()
 }
 

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, LogFormat, LogPath};
-use crate::log::{Format, To, Wish};
+use crate::log::{AccessLogSettings, Format, LogTarget};
 use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
 /// What the config says, in the log's own words; `None` is off.
-pub fn wish(config: &config::AccessLog) -> Option<Wish> {
+pub fn wish(config: &config::AccessLog) -> Option<AccessLogSettings> {
     let format = match config.format {
         LogFormat::Json => Format::Json,
         LogFormat::Text => Format::Text,
         LogFormat::Off => return None,
     };
     let to = match &config.path {
-        LogPath::Stdout => To::Stdout,
-        LogPath::File(path) => To::File(path.clone()),
+        LogPath::Stdout => LogTarget::Stdout,
+        LogPath::File(path) => LogTarget::File(path.clone()),
     };
-    Some(Wish { format, to })
+    Some(AccessLogSettings { format, target: to })
 }
 
 /// That the access log cannot be opened, and what would be right.

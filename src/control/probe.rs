@@ -109,7 +109,7 @@ async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstre
     let answer =
         ask(node.dial_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
     let answer = forgiven(&health.probe, node.answers_probes(), answer);
-    node.meter.probe(answer.is_ok());
+    node.meter.record_probe(answer.is_ok());
     if let Err(fault) = &answer {
         note_fault(pool, node, fault);
     }
@@ -125,16 +125,16 @@ async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstre
     }
     let now = front.now();
     let found = Found { probe: &health.probe, answer: &answer };
-    node.update_health(now, &found, |health| health.on_probe(answer.is_ok(), now));
+    node.update_health(now, &found, |health| health.record_probe(answer.is_ok(), now));
     match &answer {
         Ok(said) => {
-            node.meter.reported(said.load);
+            node.meter.set_reported_load(said.load);
             let reason = if said.draining { "the node asks for it" } else { "the node asks no longer" };
-            node.update_health(now, &reason, |health| health.set_draining(said.draining, now));
+            node.update_health(now, &reason, |health| health.set_drain_requested(said.draining, now));
             drain::follow_node(front, pool, node);
         }
         // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
-        Err(_) if !node.is_up(now) => node.meter.reported(None),
+        Err(_) if !node.is_up(now) => node.meter.set_reported_load(None),
         Err(_) => {}
     }
 }
@@ -188,7 +188,7 @@ impl fmt::Display for Found<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::dial::DialFault;
+    use crate::net::dial::DialError;
 
     #[test]
     fn a_server_that_answers_no_plain_request_is_well_and_one_that_has_stopped_to_is_not() {
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!([silent(), silent()].map(|answer| forgive(&Probe::Auto, answer)), [true; 2]);
         assert!(forgive(&Probe::Auto, Ok(Answer::default())));
         assert_eq!([silent(), silent()].map(|answer| forgive(&Probe::Auto, answer)), [false; 2]);
-        assert!(!forgive(&Probe::Auto, Err(AskFault::Dial(DialFault::Refused))));
+        assert!(!forgive(&Probe::Auto, Err(AskFault::Dial(DialError::Refused))));
         assert!(forgive(&Probe::Auto, silent()), "another process may be there by now");
         assert!(!forgive(&Probe::Tcp, silent()), "who names a probe is taken at his word");
     }

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 
 use super::Body;
 use super::framing::HeadError;
-use crate::metrics::Handshake;
+use crate::metrics::HandshakeResult;
 use crate::ws::handshake::UpgradeRequestError;
 
 /// Why a client gets no response of a node.
@@ -83,14 +83,14 @@ impl ProxyError {
     }
 
     /// The label of `handshakes_total`, when the request was an upgrade.
-    pub fn handshake_result(&self) -> Handshake {
+    pub fn handshake_result(&self) -> HandshakeResult {
         match self {
             Self::AllNodesFull
             | Self::ConnectionLimit
             | Self::ClientConnectionLimit
-            | Self::HandshakeRateLimit { .. } => Handshake::Limited,
-            _ if self.status().is_client_error() => Handshake::Refused,
-            _ => Handshake::Failed,
+            | Self::HandshakeRateLimit { .. } => HandshakeResult::Limited,
+            _ if self.status().is_client_error() => HandshakeResult::Refused,
+            _ => HandshakeResult::Failed,
         }
     }
 
@@ -179,14 +179,14 @@ mod tests {
         let reply = ProxyError::NoNodeUp.to_response(7);
         assert_eq!((reply.status().as_u16(), &reply.headers()[RETRY_AFTER]), (503, &HeaderValue::from(3)));
         assert_eq!(ProxyError::Upgrade(UpgradeRequestError::Method).to_response(0).headers()[ALLOW], "GET");
-        assert_eq!(ProxyError::AllNodesFull.handshake_result(), Handshake::Limited);
-        assert_eq!(ProxyError::NodesUnreachable.handshake_result(), Handshake::Failed);
-        assert_eq!(ProxyError::NoRoute.handshake_result(), Handshake::Refused);
+        assert_eq!(ProxyError::AllNodesFull.handshake_result(), HandshakeResult::Limited);
+        assert_eq!(ProxyError::NodesUnreachable.handshake_result(), HandshakeResult::Failed);
+        assert_eq!(ProxyError::NoRoute.handshake_result(), HandshakeResult::Refused);
         assert_eq!(
             (ProxyError::Origin.status().as_u16(), ProxyError::Origin.handshake_result()),
-            (403, Handshake::Refused)
+            (403, HandshakeResult::Refused)
         );
-        assert_eq!(ProxyError::LocalExhaustion.handshake_result(), Handshake::Failed);
+        assert_eq!(ProxyError::LocalExhaustion.handshake_result(), HandshakeResult::Failed);
         assert_eq!(ProxyError::BodyTooSlow.status(), 408);
     }
 
@@ -197,9 +197,12 @@ mod tests {
             let after: u64 = reply.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
             (reply.status().as_u16(), error.handshake_result(), after)
         };
-        assert_eq!(after(&ProxyError::ClientConnectionLimit, 4), (429, Handshake::Limited, 5));
-        assert_eq!(after(&ProxyError::ConnectionLimit, 0), (503, Handshake::Limited, 1));
-        assert_eq!(after(&ProxyError::HandshakeRateLimit { spread: 60 }, 59), (503, Handshake::Limited, 60));
+        assert_eq!(after(&ProxyError::ClientConnectionLimit, 4), (429, HandshakeResult::Limited, 5));
+        assert_eq!(after(&ProxyError::ConnectionLimit, 0), (503, HandshakeResult::Limited, 1));
+        assert_eq!(
+            after(&ProxyError::HandshakeRateLimit { spread: 60 }, 59),
+            (503, HandshakeResult::Limited, 60)
+        );
         assert_eq!(after(&ProxyError::HandshakeRateLimit { spread: 0 }, 59).2, 1);
     }
 

@@ -29,24 +29,24 @@ use tracing::warn;
 use super::{Format, line};
 
 /// Events that may wait: the burst of a drain. The queue holds pointers, 16 bytes each.
-const QUEUE: usize = 16 * 1024;
+const QUEUE_CAPACITY: usize = 16 * 1024;
 
 /// Bytes that are handed to the system at once; a page or two more than a line always fits.
-const BATCH: usize = 64 * 1024;
+const BATCH_SIZE: usize = 64 * 1024;
 
 /// How long the end of the process waits for a reader who does not read.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
+pub enum LogTarget {
     /// Standard output.
     Stdout,
     /// Appended to this file, which is made when it is not there (readable by owner and group: it names clients).
     File(PathBuf),
 }
 
-impl To {
+impl LogTarget {
     fn open(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Stdout => Box::new(io::stdout()),
@@ -59,16 +59,16 @@ impl To {
 
 /// What is written, and where; a log without one is off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct AccessLogSettings {
     /// How a line looks.
     pub format: Format,
     /// Where the lines go.
-    pub to: To,
+    pub target: LogTarget,
 }
 
 /// What both lines of a session say about it.
 #[derive(Debug, Clone)]
-pub struct Session {
+pub struct AccessSession {
     /// The session's number in this process.
     pub id: u64,
     /// The trace that it is part of (W3C Trace Context, `trace-id`), which its node was told, too.
@@ -87,20 +87,20 @@ pub struct Session {
 
 /// A session has a tunnel.
 #[derive(Debug, Clone)]
-pub struct Open {
+pub struct SessionOpened {
     /// When it opened.
     pub at: SystemTime,
     /// Whose line this is.
-    pub session: Session,
+    pub session: AccessSession,
 }
 
 /// A session's tunnel ended.
 #[derive(Debug, Clone)]
-pub struct Close {
+pub struct SessionClosed {
     /// When it ended.
     pub at: SystemTime,
     /// Whose line this is.
-    pub session: Session,
+    pub session: AccessSession,
     /// Who ended it: client, node or balancer.
     pub side: &'static str,
     /// The close code; 1006 when there was none.
@@ -116,70 +116,70 @@ pub struct Close {
 }
 
 /// What the queue holds.
-pub(super) enum Event {
-    Open(Open),
-    Close(Close),
+pub(super) enum AccessEvent {
+    Opened(SessionOpened),
+    Closed(SessionClosed),
     /// Nothing to write: there is a [`Page`] to turn to.
-    Turn,
+    SwitchOutput,
 }
 
 /// The access log. Shared by reference; the last to drop it, or [`AccessLog::finish`], writes what is queued.
 pub struct AccessLog {
     /// The way to the writer; `None` when the log is off or finished. Boxed events, so that the queue stays small.
-    queue: RwLock<Option<SyncSender<Box<Event>>>>,
+    queue: RwLock<Option<SyncSender<Box<AccessEvent>>>>,
     /// What is written now, and by whom. Locked while a page is turned, never by a session.
-    desk: Mutex<Desk>,
+    state: Mutex<WriterState>,
     /// The page that the writer has to turn to.
-    next: Arc<Next>,
+    pending: Arc<PendingOutput>,
     /// Events that were not written.
     dropped: IntCounter,
 }
 
 /// Who writes what.
-struct Desk {
+struct WriterState {
     /// As the log was told last; `None` when it is off.
-    wish: Option<Wish>,
+    settings: Option<AccessLogSettings>,
     /// The writer, once there was something to write; `None` again when the log is finished.
-    writer: Option<Writer>,
+    writer: Option<WriterThread>,
 }
 
 /// The thread that formats and writes.
-struct Writer {
+struct WriterThread {
     thread: JoinHandle<()>,
     /// The way to it, also while the log is off.
-    queue: SyncSender<Box<Event>>,
+    queue: SyncSender<Box<AccessEvent>>,
     /// Hangs up when the thread is done.
     done: Receiver<()>,
 }
 
 /// What lines are written to.
-struct Page {
+struct LogOutput {
     sink: Box<dyn Write + Send>,
     format: Format,
 }
 
 /// A place for one page. A later one takes the place of one that the writer has not turned to yet.
 #[derive(Default)]
-struct Next {
-    page: Mutex<Option<Page>>,
+struct PendingOutput {
+    output: Mutex<Option<LogOutput>>,
     /// There is one: looked at for every event, so it is no lock. Set before an event of the new page is queued,
     /// and seen by whoever takes that event out of the queue.
-    is_there: AtomicBool,
+    is_set: AtomicBool,
 }
 
-impl Next {
-    fn put(&self, page: Page) {
-        let old = self.page.lock().replace(page);
-        self.is_there.store(true, Ordering::Release);
+impl PendingOutput {
+    fn put(&self, page: LogOutput) {
+        let old = self.output.lock().replace(page);
+        self.is_set.store(true, Ordering::Release);
         drop(old);
     }
 
-    fn take(&self) -> Option<Page> {
-        if !self.is_there.load(Ordering::Acquire) {
+    fn take(&self) -> Option<LogOutput> {
+        if !self.is_set.load(Ordering::Acquire) {
             return None;
         }
-        let mut page = self.page.lock();
-        self.is_there.store(false, Ordering::Release);
+        let mut page = self.output.lock();
+        self.is_set.store(false, Ordering::Release);
         page.take()
     }
 }
@@ -187,15 +187,15 @@ impl Next {
 impl AccessLog {
     /// A log that writes nothing, until it is told something else. What does not get written then is counted in
     /// `dropped`.
-    pub fn off(dropped: IntCounter) -> Self {
-        let desk = Mutex::new(Desk { wish: None, writer: None });
-        Self { queue: RwLock::new(None), desk, next: Arc::default(), dropped }
+    pub fn disabled(dropped: IntCounter) -> Self {
+        let state = Mutex::new(WriterState { settings: None, writer: None });
+        Self { queue: RwLock::new(None), state, pending: Arc::default(), dropped }
     }
 
     /// A log that writes what is wished for. Fails as [`AccessLog::change`] does.
-    pub fn start(wish: Option<Wish>, dropped: IntCounter) -> io::Result<Self> {
-        let log = Self::off(dropped);
-        log.change(wish)?;
+    pub fn start(wish: Option<AccessLogSettings>, dropped: IntCounter) -> io::Result<Self> {
+        let log = Self::disabled(dropped);
+        log.reconfigure(wish)?;
         Ok(log)
     }
 
@@ -205,16 +205,18 @@ impl AccessLog {
     /// # Errors
     ///
     /// The file cannot be opened, or no thread can be had; the log then goes on as before.
-    pub fn change(&self, wish: Option<Wish>) -> io::Result<()> {
-        let mut desk = self.desk.lock();
-        if desk.wish == wish {
+    pub fn reconfigure(&self, wish: Option<AccessLogSettings>) -> io::Result<()> {
+        let mut desk = self.state.lock();
+        if desk.settings == wish {
             return Ok(());
         }
         match &wish {
-            Some(Wish { format, to }) => self.turn(&mut desk, Page { sink: to.open()?, format: *format })?,
+            Some(AccessLogSettings { format, target }) => {
+                self.switch_output(&mut desk, LogOutput { sink: target.open()?, format: *format })?
+            }
             None => drop(self.queue.write().take()),
         }
-        desk.wish = wish;
+        desk.settings = wish;
         Ok(())
     }
 
@@ -224,20 +226,22 @@ impl AccessLog {
     ///
     /// The file cannot be opened; the log then goes on in the old one.
     pub fn reopen(&self) -> io::Result<()> {
-        let mut desk = self.desk.lock();
-        let Some(Wish { format, to: to @ To::File(_) }) = &desk.wish else { return Ok(()) };
-        let page = Page { sink: to.open()?, format: *format };
-        self.turn(&mut desk, page)
+        let mut desk = self.state.lock();
+        let Some(AccessLogSettings { format, target: target @ LogTarget::File(_) }) = &desk.settings else {
+            return Ok(());
+        };
+        let page = LogOutput { sink: target.open()?, format: *format };
+        self.switch_output(&mut desk, page)
     }
 
     /// Logs that a session has a tunnel. Never waits.
-    pub fn open(&self, event: Open) {
-        self.push(Event::Open(event));
+    pub fn log_opened(&self, event: SessionOpened) {
+        self.push(AccessEvent::Opened(event));
     }
 
     /// Logs that a session's tunnel ended. Never waits.
-    pub fn close(&self, event: Close) {
-        self.push(Event::Close(event));
+    pub fn log_closed(&self, event: SessionClosed) {
+        self.push(AccessEvent::Closed(event));
     }
 
     /// Events that were not written so far.
@@ -250,9 +254,9 @@ impl AccessLog {
     pub fn finish(&self) {
         // Without its senders the queue ends after what is in it.
         self.queue.write().take();
-        let Some(Writer { thread, queue, done }) = self.desk.lock().writer.take() else { return };
+        let Some(WriterThread { thread, queue, done }) = self.state.lock().writer.take() else { return };
         drop(queue);
-        match done.recv_timeout(PATIENCE) {
+        match done.recv_timeout(FINISH_TIMEOUT) {
             Err(mpsc::RecvTimeoutError::Timeout) => warn!("access log is not read, its last lines are lost"),
             // A panic of the writer has been said by the thread itself.
             _ => drop(thread.join()),
@@ -260,16 +264,21 @@ impl AccessLog {
     }
 
     /// Gives the page to the writer, which is started when there is none.
-    fn turn(&self, desk: &mut Desk, page: Page) -> io::Result<()> {
+    fn switch_output(&self, desk: &mut WriterState, page: LogOutput) -> io::Result<()> {
         let queue = match &desk.writer {
             Some(writer) => {
-                self.next.put(page);
+                self.pending.put(page);
                 // It wakes a writer that waits; in a full queue there is no room, and no need.
-                let _ = writer.queue.try_send(Box::new(Event::Turn));
+                let _ = writer.queue.try_send(Box::new(AccessEvent::SwitchOutput));
                 writer.queue.clone()
             }
             None => {
-                let writer = Writer::start(page, Arc::clone(&self.next), self.dropped.clone(), QUEUE)?;
+                let writer = WriterThread::start(
+                    page,
+                    Arc::clone(&self.pending),
+                    self.dropped.clone(),
+                    QUEUE_CAPACITY,
+                )?;
                 desk.writer.insert(writer).queue.clone()
             }
         };
@@ -277,7 +286,7 @@ impl AccessLog {
         Ok(())
     }
 
-    fn push(&self, event: Event) {
+    fn push(&self, event: AccessEvent) {
         if let Some(queue) = &*self.queue.read()
             && queue.try_send(Box::new(event)).is_err()
         {
@@ -292,11 +301,23 @@ impl Drop for AccessLog {
     }
 }
 
-impl Writer {
-    fn start(page: Page, next: Arc<Next>, dropped: IntCounter, capacity: usize) -> io::Result<Self> {
+impl WriterThread {
+    fn start(
+        page: LogOutput,
+        next: Arc<PendingOutput>,
+        dropped: IntCounter,
+        capacity: usize,
+    ) -> io::Result<Self> {
         let (queue, events) = mpsc::sync_channel(capacity);
         let (running, done) = mpsc::channel();
-        let pages = Pages { page, next, batch: Vec::with_capacity(BATCH), lines: 0, dropped, failing: false };
+        let pages = BatchWriter {
+            output: page,
+            pending: next,
+            batch: Vec::with_capacity(BATCH_SIZE),
+            lines: 0,
+            dropped,
+            is_failing: false,
+        };
         let thread = thread::Builder::new().name("access-log".into()).spawn(move || {
             pages.write_all(&events);
             drop(running);
@@ -306,24 +327,24 @@ impl Writer {
 }
 
 /// What the writer has formatted and not yet written.
-struct Pages {
-    page: Page,
-    next: Arc<Next>,
+struct BatchWriter {
+    output: LogOutput,
+    pending: Arc<PendingOutput>,
     /// Whole lines.
     batch: Vec<u8>,
     /// How many lines `batch` has.
     lines: u64,
     dropped: IntCounter,
     /// The last batch could not be written, which has been said.
-    failing: bool,
+    is_failing: bool,
 }
 
-impl Pages {
+impl BatchWriter {
     /// Writes until the queue ends.
-    fn write_all(mut self, events: &Receiver<Box<Event>>) {
+    fn write_all(mut self, events: &Receiver<Box<AccessEvent>>) {
         while let Ok(event) = events.recv() {
             self.add(&event);
-            while self.batch.len() < BATCH {
+            while self.batch.len() < BATCH_SIZE {
                 let Ok(event) = events.try_recv() else { break };
                 self.add(&event);
             }
@@ -331,27 +352,27 @@ impl Pages {
         }
     }
 
-    fn add(&mut self, event: &Event) {
-        if let Some(page) = self.next.take() {
+    fn add(&mut self, event: &AccessEvent) {
+        if let Some(page) = self.pending.take() {
             self.flush();
-            self.page = page;
+            self.output = page;
         }
-        if line::write(&mut self.batch, self.page.format, event) {
+        if line::write_line(&mut self.batch, self.output.format, event) {
             self.lines += 1;
         }
     }
 
     fn flush(&mut self) {
         let lines = mem::take(&mut self.lines);
-        let written = self.page.sink.write_all(&self.batch).and_then(|()| self.page.sink.flush());
+        let written = self.output.sink.write_all(&self.batch).and_then(|()| self.output.sink.flush());
         self.batch.clear();
         if let Err(fault) = &written {
             self.dropped.inc_by(lines);
-            if !self.failing {
+            if !self.is_failing {
                 warn!(%fault, "access log cannot be written, its lines are dropped and counted");
             }
         }
-        self.failing = written.is_err();
+        self.is_failing = written.is_err();
     }
 }
 
@@ -363,8 +384,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::log) fn opened(id: u64) -> Open {
-        let session = Session {
+    pub(in crate::log) fn opened(id: u64) -> SessionOpened {
+        let session = AccessSession {
             id,
             trace: *b"0123456789abcdef",
             client: Some("203.0.113.7".parse().unwrap()),
@@ -373,12 +394,12 @@ pub(super) mod tests {
             node: "ws1".into(),
             affinity: ("cookie", "kept"),
         };
-        Open { at: UNIX_EPOCH + Duration::from_millis(1_795_515_630_045), session }
+        SessionOpened { at: UNIX_EPOCH + Duration::from_millis(1_795_515_630_045), session }
     }
 
-    pub(in crate::log) fn closed(id: u64) -> Close {
-        let Open { at, session } = opened(id);
-        Close {
+    pub(in crate::log) fn closed(id: u64) -> SessionClosed {
+        let SessionOpened { at, session } = opened(id);
+        SessionClosed {
             at,
             session,
             side: "client",
@@ -390,17 +411,18 @@ pub(super) mod tests {
         }
     }
 
-    fn to_file(format: Format, path: &Path) -> Option<Wish> {
-        Some(Wish { format, to: To::File(path.to_owned()) })
+    fn to_file(format: Format, path: &Path) -> Option<AccessLogSettings> {
+        Some(AccessLogSettings { format, target: LogTarget::File(path.to_owned()) })
     }
 
     /// A log on this sink whose queue has this room.
     fn log_on(sink: impl Write + Send + 'static, capacity: usize) -> AccessLog {
-        let log = AccessLog::off(counter());
-        let page = Page { sink: Box::new(sink), format: Format::Text };
-        let writer = Writer::start(page, Arc::clone(&log.next), log.dropped.clone(), capacity).unwrap();
+        let log = AccessLog::disabled(counter());
+        let page = LogOutput { sink: Box::new(sink), format: Format::Text };
+        let writer =
+            WriterThread::start(page, Arc::clone(&log.pending), log.dropped.clone(), capacity).unwrap();
         *log.queue.write() = Some(writer.queue.clone());
-        log.desk.lock().writer = Some(writer);
+        log.state.lock().writer = Some(writer);
         log
     }
 
@@ -447,8 +469,8 @@ pub(super) mod tests {
         let path = directory.path().join("access.log");
         let log = AccessLog::start(to_file(Format::Json, &path), counter()).unwrap();
         for id in 0..1000 {
-            log.open(opened(id));
-            log.close(closed(id));
+            log.log_opened(opened(id));
+            log.log_closed(closed(id));
         }
         log.finish();
         let text = fs::read_to_string(path).unwrap();
@@ -467,7 +489,7 @@ pub(super) mod tests {
         let path = directory.path().join("access.log");
         for id in 0..2 {
             let log = AccessLog::start(to_file(Format::Text, &path), counter()).unwrap();
-            log.open(opened(id));
+            log.log_opened(opened(id));
         }
         let text = fs::read_to_string(path).unwrap();
         assert_eq!(text.lines().count(), 2, "dropping a log writes what it has: {text}");
@@ -480,10 +502,10 @@ pub(super) mod tests {
         let seen = Arc::default();
         let sink = Slow { waiting, read, seen: Arc::clone(&seen) };
         let log = log_on(sink, 4);
-        log.open(opened(0));
+        log.log_opened(opened(0));
         is_waiting.recv().unwrap();
         for id in 1..=10 {
-            log.open(opened(id));
+            log.log_opened(opened(id));
         }
         assert_eq!(log.dropped(), 6, "one is being written and four have room");
         drop(reads);
@@ -495,7 +517,7 @@ pub(super) mod tests {
     fn lines_that_a_full_disk_refuses_are_counted() {
         let log = log_on(Full, 64);
         for id in 0..20 {
-            log.open(opened(id));
+            log.log_opened(opened(id));
         }
         log.finish();
         assert_eq!(log.dropped(), 20);
@@ -506,9 +528,9 @@ pub(super) mod tests {
         let log = log_on(Full, 64);
         log.finish();
         log.finish();
-        log.open(opened(1));
-        let off = AccessLog::off(counter());
-        off.close(closed(1));
+        log.log_opened(opened(1));
+        let off = AccessLog::disabled(counter());
+        off.log_closed(closed(1));
         off.finish();
         assert_eq!((log.dropped(), off.dropped()), (0, 0));
     }
@@ -536,7 +558,7 @@ pub(super) mod tests {
         let moved = |turn: u64| directory.path().join(format!("access.log.{turn}"));
         let log = AccessLog::start(to_file(Format::Text, &path), counter()).unwrap();
         for turn in 0..50 {
-            (0..10).for_each(|at| log.open(opened(turn * 10 + at)));
+            (0..10).for_each(|at| log.log_opened(opened(turn * 10 + at)));
             fs::rename(&path, moved(turn)).unwrap();
             log.reopen().unwrap();
         }
@@ -558,7 +580,7 @@ pub(super) mod tests {
         let path = directory.path().join("access.log");
         let (closed, is_closed) = mpsc::channel();
         let log = log_on(Tells(closed), 4);
-        log.desk.lock().wish = to_file(Format::Text, &path);
+        log.state.lock().settings = to_file(Format::Text, &path);
         log.reopen().unwrap();
         assert!(matches!(is_closed.recv(), Err(mpsc::RecvError)), "without an event after it");
     }
@@ -584,11 +606,11 @@ pub(super) mod tests {
         let (reads, read) = mpsc::channel();
         let seen = Arc::default();
         let log = log_on(Slow { waiting, read, seen: Arc::clone(&seen) }, 2);
-        log.open(opened(0));
+        log.log_opened(opened(0));
         is_waiting.recv().unwrap();
-        (1..=3).for_each(|id| log.open(opened(id)));
-        log.change(to_file(Format::Text, &directory.path().join("never turned to"))).unwrap();
-        log.change(to_file(Format::Text, &path)).unwrap();
+        (1..=3).for_each(|id| log.log_opened(opened(id)));
+        log.reconfigure(to_file(Format::Text, &directory.path().join("never turned to"))).unwrap();
+        log.reconfigure(to_file(Format::Text, &path)).unwrap();
         assert_eq!(log.dropped(), 1);
         drop(reads);
         log.finish();
@@ -600,17 +622,17 @@ pub(super) mod tests {
     fn format_and_place_are_changed_while_it_runs() {
         let directory = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| directory.path().join(name));
-        let log = AccessLog::off(counter());
-        log.open(opened(0));
-        log.change(to_file(Format::Text, &a)).unwrap();
-        log.open(opened(1));
-        log.change(to_file(Format::Json, &b)).unwrap();
-        log.open(opened(2));
-        log.change(None).unwrap();
-        log.open(opened(3));
-        log.change(to_file(Format::Text, &a)).unwrap();
-        log.open(opened(4));
-        log.change(to_file(Format::Text, &a)).unwrap();
+        let log = AccessLog::disabled(counter());
+        log.log_opened(opened(0));
+        log.reconfigure(to_file(Format::Text, &a)).unwrap();
+        log.log_opened(opened(1));
+        log.reconfigure(to_file(Format::Json, &b)).unwrap();
+        log.log_opened(opened(2));
+        log.reconfigure(None).unwrap();
+        log.log_opened(opened(3));
+        log.reconfigure(to_file(Format::Text, &a)).unwrap();
+        log.log_opened(opened(4));
+        log.reconfigure(to_file(Format::Text, &a)).unwrap();
         log.finish();
         let json = fs::read_to_string(b).unwrap();
         let seen = [ids(&a), json.lines().map(|line| line.split('"').nth(11).unwrap().to_owned()).collect()];
@@ -625,20 +647,24 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let log = AccessLog::start(to_file(Format::Text, &path), counter()).unwrap();
-        assert!(log.change(to_file(Format::Json, directory.path())).is_err(), "a directory is no file");
+        assert!(log.reconfigure(to_file(Format::Json, directory.path())).is_err(), "a directory is no file");
         fs::rename(&path, directory.path().join("moved")).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(log.reopen().is_err());
-        log.open(opened(1));
+        log.log_opened(opened(1));
         log.finish();
         assert_eq!(ids(&directory.path().join("moved")), [id(1)]);
     }
 
     #[test]
     fn there_is_nothing_to_reopen_on_standard_output_or_off() {
-        let log = AccessLog::start(Some(Wish { format: Format::Text, to: To::Stdout }), counter()).unwrap();
+        let log = AccessLog::start(
+            Some(AccessLogSettings { format: Format::Text, target: LogTarget::Stdout }),
+            counter(),
+        )
+        .unwrap();
         log.reopen().unwrap();
-        log.change(None).unwrap();
+        log.reconfigure(None).unwrap();
         log.reopen().unwrap();
         assert!(log.queue.read().is_none());
     }
@@ -650,7 +676,7 @@ pub(super) mod tests {
         let log = AccessLog::start(to_file(Format::Json, &path), counter()).unwrap();
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..500).for_each(|id| log.close(closed(id))));
+                scope.spawn(|| (0..500).for_each(|id| log.log_closed(closed(id))));
             }
         });
         log.finish();

@@ -10,19 +10,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Format;
-use super::access::{Close, Event, Open, Session};
+use super::access::{AccessEvent, AccessSession, SessionClosed, SessionOpened};
 
 /// Appends the event and a line feed; false for an event that is no line.
-pub(super) fn write(out: &mut Vec<u8>, format: Format, event: &Event) -> bool {
+pub(super) fn write_line(out: &mut Vec<u8>, format: Format, event: &AccessEvent) -> bool {
     let line = match event {
-        Event::Open(Open { at, session }) => Line::new("open", *at, session, None),
-        Event::Close(close) => Line::new("close", close.at, &close.session, Some(End::from(close))),
-        Event::Turn => return false,
+        AccessEvent::Opened(SessionOpened { at, session }) => AccessLine::new("open", *at, session, None),
+        AccessEvent::Closed(close) => {
+            AccessLine::new("close", close.at, &close.session, Some(CloseFields::from(close)))
+        }
+        AccessEvent::SwitchOutput => return false,
     };
     match format {
         // Neither a `Vec` nor these types can make the serializer fail.
         Format::Json => drop(serde_json::to_writer(&mut *out, &line)),
-        Format::Text => text(out, &line),
+        Format::Text => write_text(out, &line),
     }
     out.push(b'\n');
     true
@@ -30,7 +32,7 @@ pub(super) fn write(out: &mut Vec<u8>, format: Format, event: &Event) -> bool {
 
 /// A line's fields, in the order in which they are written. The names are a contract: programs read them.
 #[derive(Serialize)]
-struct Line<'a> {
+struct AccessLine<'a> {
     /// `open` or `close`.
     event: &'static str,
     /// RFC 3339 in UTC, with milliseconds.
@@ -48,7 +50,7 @@ struct Line<'a> {
     /// The trace, in 32 hexadecimal digits.
     trace_id: String,
     #[serde(flatten)]
-    end: Option<End>,
+    close: Option<CloseFields>,
 }
 
 #[derive(Serialize)]
@@ -59,7 +61,7 @@ struct Affinity {
 
 /// What only a close has.
 #[derive(Serialize)]
-struct End {
+struct CloseFields {
     /// Who ended it: `client`, `node` or `balancer`.
     side: &'static str,
     /// The close code; 1006 when there was none.
@@ -69,24 +71,29 @@ struct End {
     /// Seconds, to the millisecond.
     duration: f64,
     /// Bytes relayed.
-    bytes: Both,
+    bytes: InOutCounts,
     /// Text and binary messages relayed.
-    messages: Both,
+    messages: InOutCounts,
 }
 
 /// `in` is from the client.
 #[derive(Serialize)]
-struct Both {
+struct InOutCounts {
     r#in: u64,
     out: u64,
 }
 
-impl<'a> Line<'a> {
-    fn new(event: &'static str, at: SystemTime, session: &'a Session, end: Option<End>) -> Self {
+impl<'a> AccessLine<'a> {
+    fn new(
+        event: &'static str,
+        at: SystemTime,
+        session: &'a AccessSession,
+        close: Option<CloseFields>,
+    ) -> Self {
         let (source, outcome) = session.affinity;
         Self {
             event,
-            time: time(at),
+            time: format_time(at),
             id: format!("{:016x}", session.id),
             client: session.client.map(|client| client.to_canonical()),
             route: &session.route,
@@ -94,25 +101,25 @@ impl<'a> Line<'a> {
             node: &session.node,
             affinity: Affinity { source, outcome },
             trace_id: format!("{:032x}", u128::from_be_bytes(session.trace)),
-            end,
+            close,
         }
     }
 }
 
-impl From<&Close> for End {
-    fn from(close: &Close) -> Self {
+impl From<&SessionClosed> for CloseFields {
+    fn from(close: &SessionClosed) -> Self {
         Self {
             side: close.side,
             code: close.code,
             why: close.why,
-            duration: seconds(close.duration),
+            duration: round_to_millis(close.duration),
             bytes: close.bytes.into(),
             messages: close.messages.into(),
         }
     }
 }
 
-impl From<[u64; 2]> for Both {
+impl From<[u64; 2]> for InOutCounts {
     fn from([r#in, out]: [u64; 2]) -> Self {
         Self { r#in, out }
     }
@@ -120,18 +127,18 @@ impl From<[u64; 2]> for Both {
 
 /// RFC 3339 in UTC with milliseconds. A clock that is before 1970 or after 9999 is not set; it reads as the
 /// nearest of the two, which is what the format can say.
-pub fn time(at: SystemTime) -> String {
+pub fn format_time(at: SystemTime) -> String {
     /// The last second of 9999.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let at = at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST);
     humantime::format_rfc3339_millis(at).to_string()
 }
 
-fn seconds(duration: Duration) -> f64 {
+fn round_to_millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-fn text(out: &mut Vec<u8>, line: &Line) {
+fn write_text(out: &mut Vec<u8>, line: &AccessLine) {
     // Writing into a `Vec` does not fail.
     let _ = write!(out, "{} {} id={} client=", line.time, line.event, line.id);
     let _ = match line.client {
@@ -139,20 +146,20 @@ fn text(out: &mut Vec<u8>, line: &Line) {
         None => write!(out, "-"),
     };
     let words = [("route", line.route), ("pool", line.pool), ("node", line.node)];
-    words.into_iter().for_each(|(key, value)| word(out, key, value));
-    word(out, "affinity", line.affinity.source);
-    word(out, "outcome", line.affinity.outcome);
-    word(out, "trace_id", &line.trace_id);
-    let Some(end) = &line.end else { return };
-    word(out, "side", end.side);
+    words.into_iter().for_each(|(key, value)| write_pair(out, key, value));
+    write_pair(out, "affinity", line.affinity.source);
+    write_pair(out, "outcome", line.affinity.outcome);
+    write_pair(out, "trace_id", &line.trace_id);
+    let Some(end) = &line.close else { return };
+    write_pair(out, "side", end.side);
     let _ = write!(out, " code={}", end.code);
-    word(out, "why", end.why);
+    write_pair(out, "why", end.why);
     let _ =
         write!(out, " duration={:.3} bytes_in={} bytes_out={}", end.duration, end.bytes.r#in, end.bytes.out);
     let _ = write!(out, " messages_in={} messages_out={}", end.messages.r#in, end.messages.out);
 }
 
-fn word(out: &mut Vec<u8>, key: &str, value: &str) {
+fn write_pair(out: &mut Vec<u8>, key: &str, value: &str) {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_.:/*-".contains(&b);
     let _ = if !value.is_empty() && value.bytes().all(is_plain) {
         write!(out, " {key}={value}")
@@ -169,15 +176,15 @@ mod tests {
     use super::super::access::tests::{closed, opened};
     use super::*;
 
-    fn written(format: Format, event: &Event) -> String {
+    fn written(format: Format, event: &AccessEvent) -> String {
         let mut out = Vec::new();
-        write(&mut out, format, event);
+        write_line(&mut out, format, event);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn an_open_event_is_a_json_object_with_these_keys() {
-        let line = written(Format::Json, &Event::Open(opened(0xab)));
+        let line = written(Format::Json, &AccessEvent::Opened(opened(0xab)));
         let expected = json!({
             "event": "open", "time": "2026-11-24T10:20:30.045Z", "id": "00000000000000ab",
             "client": "203.0.113.7", "route": "chat.example.com/socket.io/", "pool": "chat", "node": "ws1",
@@ -190,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_close_event_also_says_how_it_ended_and_how_much_went_through() {
-        let line: Value = serde_json::from_str(&written(Format::Json, &Event::Close(closed(1)))).unwrap();
+        let line: Value =
+            serde_json::from_str(&written(Format::Json, &AccessEvent::Closed(closed(1)))).unwrap();
         assert_eq!(line["event"], "close");
         assert_eq!([&line["side"], &line["why"]], ["client", "close frame"]);
         assert_eq!(line["code"], 1001);
@@ -204,13 +212,13 @@ mod tests {
     #[test]
     fn text_is_a_time_a_word_and_pairs() {
         assert_eq!(
-            written(Format::Text, &Event::Open(opened(1))),
+            written(Format::Text, &AccessEvent::Opened(opened(1))),
             "2026-11-24T10:20:30.045Z open id=0000000000000001 client=203.0.113.7 \
              route=chat.example.com/socket.io/ pool=chat node=ws1 affinity=cookie outcome=kept \
              trace_id=30313233343536373839616263646566\n"
         );
         assert_eq!(
-            written(Format::Text, &Event::Close(closed(1))),
+            written(Format::Text, &AccessEvent::Closed(closed(1))),
             "2026-11-24T10:20:30.045Z close id=0000000000000001 client=203.0.113.7 \
              route=chat.example.com/socket.io/ pool=chat node=ws1 affinity=cookie outcome=kept \
              trace_id=30313233343536373839616263646566 side=client code=1001 why=\"close frame\" duration=1.235 bytes_in=10 bytes_out=20 messages_in=1 messages_out=2\n"
@@ -222,7 +230,7 @@ mod tests {
         let from = |client: Option<&str>| {
             let mut open = opened(1);
             open.session.client = client.map(|client| client.parse().unwrap());
-            Event::Open(open)
+            AccessEvent::Opened(open)
         };
         assert!(written(Format::Text, &from(Some("::ffff:203.0.113.7"))).contains(" client=203.0.113.7 "));
         let unix = from(None);
@@ -233,10 +241,10 @@ mod tests {
     #[test]
     fn a_clock_that_is_not_set_ends_nothing() {
         let year = Duration::from_secs(365 * 86_400);
-        assert_eq!(time(UNIX_EPOCH - year), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(UNIX_EPOCH + year * 20_000), "9999-12-31T23:59:59.000Z");
-        assert_eq!(seconds(Duration::ZERO), 0.0);
-        assert!(seconds(Duration::MAX).is_finite());
+        assert_eq!(format_time(UNIX_EPOCH - year), "1970-01-01T00:00:00.000Z");
+        assert_eq!(format_time(UNIX_EPOCH + year * 20_000), "9999-12-31T23:59:59.000Z");
+        assert_eq!(round_to_millis(Duration::ZERO), 0.0);
+        assert!(round_to_millis(Duration::MAX).is_finite());
     }
 
     proptest! {
@@ -244,7 +252,7 @@ mod tests {
         fn no_name_can_write_a_second_line_or_a_key_of_its_own(name in any::<String>()) {
             let mut open = opened(1);
             open.session.pool = name.as_str().into();
-            let event = Event::Open(open);
+            let event = AccessEvent::Opened(open);
             let json = written(Format::Json, &event);
             prop_assert_eq!(json.matches('\n').count(), 1);
             let value: Value = serde_json::from_str(&json).unwrap();

@@ -7,6 +7,6 @@
 pub mod access;
 mod line;
 
-pub use access::{AccessLog, Close, Open, To, Wish};
-pub use line::time;
+pub use access::{AccessLog, AccessLogSettings, LogTarget, SessionClosed, SessionOpened};
+pub use line::format_time;
 pub use mainstay_core::log::{Format, init, panics};

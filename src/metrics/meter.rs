@@ -4,7 +4,7 @@
 //! locked instruction, no cache line that two threads write. What happens once per session (a handshake, a close)
 //! is an atomic addition. Nothing here allocates or locks after its creation.
 
-mod seat;
+mod node_permit;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts};
 
-use super::drain::DrainGauge;
-pub use super::shard::Shard;
-pub(super) use super::shard::Totals;
-pub use seat::Seat;
+use super::drain_gauge::DrainGauge;
+pub use super::shard::MeterShard;
+pub(super) use super::shard::RelayedTotals;
+pub use node_permit::NodePermit;
 
 /// Which way bytes went, seen from the balancer's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum TrafficDirection {
     /// From the client to the node.
     In,
     /// From the node to the client.
     Out,
 }
 
-impl Direction {
+impl TrafficDirection {
     /// Both, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::In, Self::Out];
 
@@ -43,7 +43,7 @@ impl Direction {
 
 /// Who ended a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum CloseSide {
     /// The client.
     Client,
     /// The node.
@@ -52,7 +52,7 @@ pub enum Side {
     Balancer,
 }
 
-impl Side {
+impl CloseSide {
     /// All three, in the order of their discriminants.
     pub const ALL: [Self; 3] = [Self::Client, Self::Node, Self::Balancer];
 
@@ -68,7 +68,7 @@ impl Side {
 
 /// How an upgrade request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handshake {
+pub enum HandshakeResult {
     /// The client was told yes.
     Upgraded,
     /// The request was wrong, or a node said no: the client's or the node's decision.
@@ -79,7 +79,7 @@ pub enum Handshake {
     Limited,
 }
 
-impl Handshake {
+impl HandshakeResult {
     /// All four, in the order of their discriminants.
     pub const ALL: [Self; 4] = [Self::Upgraded, Self::Refused, Self::Failed, Self::Limited];
 
@@ -95,28 +95,29 @@ impl Handshake {
 }
 
 /// The values of the label `kind`, in the order of the array that [`Shard::add`] takes.
-pub const KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
+pub const MESSAGE_KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
 
 /// The values of the label `state`.
-pub const STATES: [&str; 4] = ["up", "down", "draining", "removed"];
+pub const NODE_STATES: [&str; 4] = ["up", "down", "draining", "removed"];
 
 /// The values of the label `status`.
-pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The values of the label `source`.
-pub const SOURCES: [&str; 7] = ["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"];
+pub const AFFINITY_SOURCES: [&str; 7] =
+    ["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"];
 
 /// The values of the label `outcome`.
-pub const OUTCOMES: [&str; 4] = ["kept", "moved", "hashed", "placed"];
+pub const AFFINITY_OUTCOMES: [&str; 4] = ["kept", "moved", "hashed", "placed"];
 
 /// The values of the label `code`: RFC 6455's own codes one by one, then the registered range, the private range
 /// and whatever else a peer puts there.
-pub const CODES: [&str; 19] = [
+pub const CLOSE_CODES: [&str; 19] = [
     "1000", "1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012",
     "1013", "1014", "1015", "3xxx", "4xxx", "other",
 ];
 
-fn code_index(code: u16) -> usize {
+fn close_code_index(code: u16) -> usize {
     match code {
         1000..=1015 => usize::from(code - 1000),
         3000..=3999 => 16,
@@ -132,7 +133,7 @@ const NO_STATE: u8 = u8::MAX;
 const NO_LOAD: u64 = u64::MAX;
 
 /// The counters of one node of one pool.
-pub struct Meter {
+pub struct NodeMeter {
     /// The pool's name.
     pub pool: Arc<str>,
     /// The node's name.
@@ -148,14 +149,14 @@ pub struct Meter {
     /// The node's drain, asked at each scrape; `None` without one. Locked for a moment, on no session's way.
     drain: Mutex<Option<DrainGauge>>,
     /// Tunnels that ended, by [`Side`] and by index into [`CODES`].
-    closes: [[AtomicU64; CODES.len()]; Side::ALL.len()],
+    closes: [[AtomicU64; CLOSE_CODES.len()]; CloseSide::ALL.len()],
     /// Health probes: failed, good.
     probes: [AtomicU64; 2],
     /// One for each relay thread.
-    shards: Box<[Shard]>,
+    shards: Box<[MeterShard]>,
 }
 
-impl Meter {
+impl NodeMeter {
     pub(super) fn new(pool: Arc<str>, node: Arc<str>, relay_threads: usize) -> Self {
         Self {
             pool,
@@ -167,41 +168,41 @@ impl Meter {
             drain: Mutex::default(),
             closes: Default::default(),
             probes: Default::default(),
-            shards: (0..relay_threads.max(1)).map(|_| Shard::default()).collect(),
+            shards: (0..relay_threads.max(1)).map(|_| MeterShard::default()).collect(),
         }
     }
 
     /// The shard of this relay thread. Each shard has one writer: only the thread with this number (from 0) may
     /// add to it, or counts are lost. A number that is too large gives the last shard.
-    pub fn shard(&self, thread: usize) -> &Shard {
+    pub fn shard(&self, thread: usize) -> &MeterShard {
         &self.shards[thread.min(self.shards.len() - 1)]
     }
 
     /// A tunnel ended: who ended it, and with which close code (1006 when there was none).
-    pub fn closed(&self, side: Side, code: u16) {
-        self.closes[side as usize][code_index(code)].fetch_add(1, Relaxed);
+    pub fn record_close(&self, side: CloseSide, code: u16) {
+        self.closes[side as usize][close_code_index(code)].fetch_add(1, Relaxed);
     }
 
     /// A health probe was answered as it should be, or not.
-    pub fn probe(&self, ok: bool) {
+    pub fn record_probe(&self, ok: bool) {
         self.probes[usize::from(ok)].fetch_add(1, Relaxed);
     }
 
     /// The node is in this state now, one of `up`, `down`, `draining`, `removed`; any other word is in none.
-    pub fn state(&self, state: &'static str) {
-        let index = STATES.iter().position(|known| *known == state);
+    pub fn set_state(&self, state: &'static str) {
+        let index = NODE_STATES.iter().position(|known| *known == state);
         let index = index.and_then(|index| u8::try_from(index).ok());
         self.state.store(index.unwrap_or(NO_STATE), Relaxed);
     }
 
     /// The most tunnels that the node takes; `None` is no limit.
-    pub fn capacity(&self, max: Option<u32>) {
+    pub fn set_capacity(&self, max: Option<u32>) {
         self.capacity.store(max.unwrap_or(0), Relaxed);
     }
 
     /// What the node says of itself: its connections and the most that it takes, all balancers together. `None`
     /// when it says nothing (any more); a most of 0 is as nothing.
-    pub fn reported(&self, load: Option<(u64, u64)>) {
+    pub fn set_reported_load(&self, load: Option<(u64, u64)>) {
         let load = load.filter(|(_, max)| *max > 0);
         let bits = load.map_or(NO_LOAD, |(used, max)| (used as f64 / max as f64).to_bits());
         self.reported.store(bits, Relaxed);
@@ -217,7 +218,7 @@ impl Meter {
     }
 
     /// The node is being drained, or is no longer.
-    pub fn drain(&self, drain: Option<DrainGauge>) {
+    pub fn set_drain(&self, drain: Option<DrainGauge>) {
         *self.drain.lock() = drain;
     }
 
@@ -227,10 +228,10 @@ impl Meter {
     }
 
     pub(super) fn current_state(&self) -> Option<&'static str> {
-        STATES.get(usize::from(self.state.load(Relaxed))).copied()
+        NODE_STATES.get(usize::from(self.state.load(Relaxed))).copied()
     }
 
-    pub(super) fn closes(&self, side: Side, code: usize) -> u64 {
+    pub(super) fn closes(&self, side: CloseSide, code: usize) -> u64 {
         self.closes[side as usize][code].load(Relaxed)
     }
 
@@ -239,21 +240,21 @@ impl Meter {
     }
 
     /// What the node's tunnels have relayed so far, over all relay threads.
-    pub(super) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+    pub(super) fn totals(&self) -> RelayedTotals {
+        let mut totals = RelayedTotals::default();
         self.shards.iter().for_each(|shard| totals.add(&shard.totals()));
         totals
     }
 }
 
-impl fmt::Debug for Meter {
+impl fmt::Debug for NodeMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Meter({}/{}, {} live)", self.pool, self.node, self.live())
     }
 }
 
 /// The values of the label `result` of a retry.
-pub(super) const RETRIES: [&str; 2] = ["sent", "over_budget"];
+pub(super) const RETRY_RESULTS: [&str; 2] = ["sent", "over_budget"];
 
 /// Upper bounds in seconds: a node on the same network answers in the first few, and nothing is waited for longer
 /// than `timeouts.handshake`, which is 10 s unless told.
@@ -265,15 +266,15 @@ pub struct PoolMeter {
     /// The pool's name.
     pub pool: Arc<str>,
     /// Upgrade requests by [`Handshake`].
-    handshakes: [AtomicU64; Handshake::ALL.len()],
+    handshakes: [AtomicU64; HandshakeResult::ALL.len()],
     /// Seconds from the request's head to the answer, of those that were upgraded.
-    pub(super) seconds: Histogram,
+    pub(super) handshake_seconds: Histogram,
     /// Plain requests by index into [`CLASSES`].
-    requests: [AtomicU64; CLASSES.len()],
+    requests: [AtomicU64; STATUS_CLASSES.len()],
     /// Sessions by index into [`SOURCES`] and into [`OUTCOMES`].
-    affinity: [[AtomicU64; OUTCOMES.len()]; SOURCES.len()],
+    affinity: [[AtomicU64; AFFINITY_OUTCOMES.len()]; AFFINITY_SOURCES.len()],
     /// Handshakes that were to be sent to another node: those that were, and those for which the budget had nothing left.
-    retries: [AtomicU64; RETRIES.len()],
+    retries: [AtomicU64; RETRY_RESULTS.len()],
     /// Tunnels that the rebalance under way may still close.
     rebalance_left: AtomicU64,
     /// Tunnels that rebalances have told to close.
@@ -287,7 +288,8 @@ impl PoolMeter {
         Self {
             pool,
             handshakes: Default::default(),
-            seconds: Histogram::with_opts(options).expect("the name is a literal and the bounds rise"),
+            handshake_seconds: Histogram::with_opts(options)
+                .expect("the name is a literal and the bounds rise"),
             requests: Default::default(),
             affinity: Default::default(),
             retries: Default::default(),
@@ -297,36 +299,36 @@ impl PoolMeter {
     }
 
     /// An upgrade request ended.
-    pub fn handshake(&self, result: Handshake) {
+    pub fn record_handshake(&self, result: HandshakeResult) {
         self.handshakes[result as usize].fetch_add(1, Relaxed);
     }
 
     /// A handshake took this long, from the request's head to the answer.
-    pub fn handshake_seconds(&self, took: Duration) {
-        self.seconds.observe(took.as_secs_f64());
+    pub fn record_handshake_time(&self, took: Duration) {
+        self.handshake_seconds.observe(took.as_secs_f64());
     }
 
     /// A plain request was answered with this status. One outside 100 to 599 counts as `5xx`: nobody may send it.
-    pub fn request(&self, status: u16) {
+    pub fn record_request(&self, status: u16) {
         let class = match status {
             100..=599 => usize::from(status / 100 - 1),
-            _ => CLASSES.len() - 1,
+            _ => STATUS_CLASSES.len() - 1,
         };
         self.requests[class].fetch_add(1, Relaxed);
     }
 
     /// A session was placed: which affinity source decided, one of [`SOURCES`], and how that went, one of
     /// [`OUTCOMES`]. Other words are not counted.
-    pub fn affinity(&self, source: &'static str, outcome: &'static str) {
-        let source = SOURCES.iter().position(|known| *known == source);
-        let outcome = OUTCOMES.iter().position(|known| *known == outcome);
+    pub fn record_affinity(&self, source: &'static str, outcome: &'static str) {
+        let source = AFFINITY_SOURCES.iter().position(|known| *known == source);
+        let outcome = AFFINITY_OUTCOMES.iter().position(|known| *known == outcome);
         if let Some((source, outcome)) = source.zip(outcome) {
             self.affinity[source][outcome].fetch_add(1, Relaxed);
         }
     }
 
     /// A handshake that a node refused was sent to another, or would have been if the budget had allowed it.
-    pub fn retry(&self, is_sent: bool) {
+    pub fn record_retry(&self, is_sent: bool) {
         self.retries[usize::from(!is_sent)].fetch_add(1, Relaxed);
     }
 
@@ -335,21 +337,21 @@ impl PoolMeter {
     }
 
     /// A rebalance may still close so many tunnels; 0 when none is under way.
-    pub fn rebalancing(&self, left: u32) {
+    pub fn set_rebalance_left(&self, left: u32) {
         self.rebalance_left.store(left.into(), Relaxed);
     }
 
     /// A rebalance has told so many tunnels to close.
-    pub fn rebalanced(&self, closes: u32) {
+    pub fn record_rebalance_closes(&self, closes: u32) {
         self.rebalance_closes.fetch_add(closes.into(), Relaxed);
     }
 
     /// What the two above have said.
-    pub(super) fn rebalance(&self) -> [u64; 2] {
+    pub(super) fn rebalance_counts(&self) -> [u64; 2] {
         [&self.rebalance_left, &self.rebalance_closes].map(|count| count.load(Relaxed))
     }
 
-    pub(super) fn handshakes(&self, result: Handshake) -> u64 {
+    pub(super) fn handshakes(&self, result: HandshakeResult) -> u64 {
         self.handshakes[result as usize].load(Relaxed)
     }
 
@@ -366,53 +368,55 @@ impl PoolMeter {
 mod tests {
     use super::*;
 
-    fn meter() -> Arc<Meter> {
-        Arc::new(Meter::new("chat".into(), "ws1".into(), 2))
+    fn meter() -> Arc<NodeMeter> {
+        Arc::new(NodeMeter::new("chat".into(), "ws1".into(), 2))
     }
 
     #[test]
     fn a_seat_is_one_pointer_and_a_shard_has_its_cache_lines_to_itself() {
-        assert_eq!(size_of::<Seat>(), 8);
-        assert_eq!(size_of::<Option<Seat>>(), 8);
-        assert_eq!((size_of::<Shard>(), align_of::<Shard>()), (128, 128));
+        assert_eq!(size_of::<NodePermit>(), 8);
+        assert_eq!(size_of::<Option<NodePermit>>(), 8);
+        assert_eq!((size_of::<MeterShard>(), align_of::<MeterShard>()), (128, 128));
     }
 
     #[test]
     fn a_peer_cannot_make_labels_with_its_close_codes() {
         let codes = [0, 999, 1000, 1012, 1015, 1016, 2999, 3000, 3999, 4000, 4999, 5000, u16::MAX];
-        let labels = codes.map(|code| CODES[code_index(code)]);
+        let labels = codes.map(|code| CLOSE_CODES[close_code_index(code)]);
         let expected = [
             "other", "other", "1000", "1012", "1015", "other", "other", "3xxx", "3xxx", "4xxx", "4xxx",
             "other", "other",
         ];
         assert_eq!(labels, expected);
-        assert!((0..=u16::MAX).all(|code| code_index(code) < CODES.len()));
+        assert!((0..=u16::MAX).all(|code| close_code_index(code) < CLOSE_CODES.len()));
     }
 
     #[test]
     fn every_side_code_result_and_class_has_a_counter_of_its_own() {
         let (meter, pool) = (meter(), PoolMeter::new("chat".into()));
-        for (count, side) in Side::ALL.into_iter().enumerate() {
-            (0..=count).for_each(|_| meter.closed(side, 4001));
+        for (count, side) in CloseSide::ALL.into_iter().enumerate() {
+            (0..=count).for_each(|_| meter.record_close(side, 4001));
             assert_eq!(meter.closes(side, 17), count as u64 + 1);
         }
-        for (count, result) in Handshake::ALL.into_iter().enumerate() {
-            (0..=count).for_each(|_| pool.handshake(result));
+        for (count, result) in HandshakeResult::ALL.into_iter().enumerate() {
+            (0..=count).for_each(|_| pool.record_handshake(result));
             assert_eq!(pool.handshakes(result), count as u64 + 1);
         }
-        meter.probe(true);
+        meter.record_probe(true);
         assert_eq!([meter.probes(true), meter.probes(false)], [1, 0]);
     }
 
     #[test]
     fn every_word_of_affinity_has_a_counter_and_no_other_word_makes_one() {
         let pool = PoolMeter::new("chat".into());
-        for source in SOURCES {
-            OUTCOMES.into_iter().for_each(|outcome| pool.affinity(source, outcome));
+        for source in AFFINITY_SOURCES {
+            AFFINITY_OUTCOMES.into_iter().for_each(|outcome| pool.record_affinity(source, outcome));
         }
-        pool.affinity("tea_leaves", "kept");
-        pool.affinity("cookie", "lost");
-        for (source, outcome) in (0..SOURCES.len()).flat_map(|s| (0..OUTCOMES.len()).map(move |o| (s, o))) {
+        pool.record_affinity("tea_leaves", "kept");
+        pool.record_affinity("cookie", "lost");
+        for (source, outcome) in
+            (0..AFFINITY_SOURCES.len()).flat_map(|s| (0..AFFINITY_OUTCOMES.len()).map(move |o| (s, o)))
+        {
             assert_eq!(pool.affinities(source, outcome), 1);
         }
     }
@@ -421,9 +425,9 @@ mod tests {
     fn a_status_that_is_none_is_our_own_fault() {
         let pool = PoolMeter::new("chat".into());
         for status in [0, 99, 100, 200, 299, 304, 404, 503, 599, 600, u16::MAX] {
-            pool.request(status);
+            pool.record_request(status);
         }
-        let counts: Vec<u64> = (0..CLASSES.len()).map(|class| pool.requests(class)).collect();
+        let counts: Vec<u64> = (0..STATUS_CLASSES.len()).map(|class| pool.requests(class)).collect();
         assert_eq!(counts, [1, 2, 1, 1, 6]);
     }
 
@@ -431,27 +435,27 @@ mod tests {
     fn a_node_is_in_one_state_at_a_time_and_an_unknown_word_is_none() {
         let meter = meter();
         assert_eq!(meter.current_state(), None);
-        for state in STATES {
-            meter.state(state);
+        for state in NODE_STATES {
+            meter.set_state(state);
             assert_eq!(meter.current_state(), Some(state));
         }
-        meter.state("asleep");
+        meter.set_state("asleep");
         assert_eq!(meter.current_state(), None);
     }
 
     #[test]
     fn a_thread_that_does_not_exist_counts_on_the_last_shard() {
         let meter = meter();
-        meter.shard(99).add(Direction::In, 5, &[0, 0, 0, 0, 1]);
+        meter.shard(99).add(TrafficDirection::In, 5, &[0, 0, 0, 0, 1]);
         assert_eq!(meter.shards[1].totals(), meter.totals());
         assert_eq!(meter.totals().messages[0], [0, 0, 0, 0, 1]);
     }
 
     #[test]
     fn a_sum_that_overflows_wraps_instead_of_ending_the_relay_thread() {
-        let shard = Shard::default();
-        shard.add(Direction::Out, u64::MAX, &[u32::MAX; 5]);
-        shard.add(Direction::Out, 2, &[u32::MAX; 5]);
+        let shard = MeterShard::default();
+        shard.add(TrafficDirection::Out, u64::MAX, &[u32::MAX; 5]);
+        shard.add(TrafficDirection::Out, 2, &[u32::MAX; 5]);
         assert_eq!(shard.totals().bytes, [0, 1]);
         assert_eq!(shard.totals().messages[1], [2 * u64::from(u32::MAX); 5]);
     }

@@ -9,8 +9,8 @@
 //! by a label. Labels come from the config, never from a client. Counters survive a reload, because a meter is
 //! found again by its names. A pool's sums never go back: what a removed node had counted is folded into its pool.
 
-pub mod carried;
-mod drain;
+pub mod snapshot;
+mod drain_gauge;
 pub mod meter;
 mod shard;
 mod table;
@@ -24,14 +24,17 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use prometheus::proto::MetricFamily;
 
-use carried::Carried;
-pub use drain::DrainGauge;
-use meter::Totals;
-pub use meter::{Direction, Handshake, Meter, OUTCOMES, PoolMeter, SOURCES, Seat, Shard, Side};
+pub use drain_gauge::DrainGauge;
+use meter::RelayedTotals;
+pub use meter::{
+    AFFINITY_OUTCOMES, AFFINITY_SOURCES, CloseSide, HandshakeResult, MeterShard, NodeMeter, NodePermit,
+    PoolMeter, TrafficDirection,
+};
+use snapshot::CounterSnapshot;
 
 /// Why a connection was refused before HTTP began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ConnectionRefusal {
     /// There are as many as there may be (`limits.connections`).
     Connections,
     /// Its client has as many as one may (`limits.connections_per_client`).
@@ -40,7 +43,7 @@ pub enum Refusal {
     ProxyProtocol,
 }
 
-impl Refusal {
+impl ConnectionRefusal {
     /// All three, in the order of their discriminants.
     pub const ALL: [Self; 3] = [Self::Connections, Self::PerClient, Self::ProxyProtocol];
 
@@ -56,14 +59,14 @@ impl Refusal {
 
 /// Where a panic ended what was being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum PanicLocation {
     /// A client's connection or request, before there is a tunnel.
     FrontDesk,
     /// A tunnel.
     Relay,
 }
 
-impl Part {
+impl PanicLocation {
     /// Both, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::FrontDesk, Self::Relay];
 
@@ -81,9 +84,9 @@ pub struct Metrics {
     /// Relay threads, so shards per node.
     relay_threads: usize,
     /// The pools by name. Held by `pool`, `node`, `retain` and `render`, never on a session's way.
-    pools: Mutex<BTreeMap<Arc<str>, Pool>>,
+    pools: Mutex<BTreeMap<Arc<str>, PoolEntry>>,
     /// What matches no pool; its label is the empty string, which no pool of the config has.
-    nowhere: PoolMeter,
+    unrouted: PoolMeter,
     /// The generation of the state that new sessions get; 0 before there is one.
     generation: AtomicU64,
     /// Changes of the config: rejected, applied.
@@ -93,13 +96,13 @@ pub struct Metrics {
     /// Upgrades: failed, done.
     upgrades: [AtomicU64; 2],
     /// What a process before this one had counted.
-    carried: Mutex<Carried>,
+    imported: Mutex<CounterSnapshot>,
     /// What is shown while another process counts on.
-    held: Mutex<Option<String>>,
+    frozen: Mutex<Option<String>>,
     /// Connections that were refused before HTTP began, by [`Refusal`].
-    refused: [AtomicU64; Refusal::ALL.len()],
+    refused: [AtomicU64; ConnectionRefusal::ALL.len()],
     /// Sessions and tunnels that a panic ended, by [`Part`].
-    panics: [AtomicU64; Part::ALL.len()],
+    panics: [AtomicU64; PanicLocation::ALL.len()],
     /// Lines that the access log had no room for.
     access_log_dropped: IntCounter,
     /// What of `process_*` never changes.
@@ -107,21 +110,21 @@ pub struct Metrics {
 }
 
 /// One pool that is counted for.
-struct Pool {
+struct PoolEntry {
     meter: Arc<PoolMeter>,
     /// The nodes by name.
-    nodes: BTreeMap<Arc<str>, Node>,
+    nodes: BTreeMap<Arc<str>, NodeEntry>,
     /// What the nodes that are forgotten had relayed.
-    folded: Totals,
+    folded: RelayedTotals,
     /// No longer in the config: forgotten as soon as nothing counts for it.
-    gone: bool,
+    is_removed: bool,
 }
 
 /// One node that is counted for.
-struct Node {
-    meter: Arc<Meter>,
+struct NodeEntry {
+    meter: Arc<NodeMeter>,
     /// No longer in the config: forgotten as soon as nothing counts for it.
-    gone: bool,
+    is_removed: bool,
 }
 
 impl Metrics {
@@ -130,13 +133,13 @@ impl Metrics {
         Arc::new(Self {
             relay_threads: relay_threads.max(1),
             pools: Mutex::default(),
-            nowhere: PoolMeter::new("".into()),
+            unrouted: PoolMeter::new("".into()),
             generation: AtomicU64::new(0),
             reloads: Default::default(),
             last_reload_applied: AtomicBool::new(true),
             upgrades: Default::default(),
-            carried: Mutex::default(),
-            held: Mutex::default(),
+            imported: Mutex::default(),
+            frozen: Mutex::default(),
             refused: Default::default(),
             panics: Default::default(),
             access_log_dropped: IntCounter::new("access_log_dropped", "dropped lines")
@@ -147,19 +150,20 @@ impl Metrics {
 
     /// The meter of this pool; a new one when there is none.
     pub fn pool(&self, pool: &str) -> Arc<PoolMeter> {
-        Arc::clone(&entry(&mut self.pools.lock(), pool).meter)
+        Arc::clone(&pool_entry(&mut self.pools.lock(), pool).meter)
     }
 
     /// The meter of this node of this pool; a new one when there is none.
-    pub fn node(&self, pool: &str, node: &str) -> Arc<Meter> {
+    pub fn node(&self, pool: &str, node: &str) -> Arc<NodeMeter> {
         let mut pools = self.pools.lock();
-        let pool = entry(&mut pools, pool);
+        let pool = pool_entry(&mut pools, pool);
         if let Some(known) = pool.nodes.get_mut(node) {
-            known.gone = false;
+            known.is_removed = false;
             return Arc::clone(&known.meter);
         }
-        let meter = Arc::new(Meter::new(Arc::clone(&pool.meter.pool), node.into(), self.relay_threads));
-        pool.nodes.insert(Arc::clone(&meter.node), Node { meter: Arc::clone(&meter), gone: false });
+        let meter = Arc::new(NodeMeter::new(Arc::clone(&pool.meter.pool), node.into(), self.relay_threads));
+        pool.nodes
+            .insert(Arc::clone(&meter.node), NodeEntry { meter: Arc::clone(&meter), is_removed: false });
         meter
     }
 
@@ -169,31 +173,31 @@ impl Metrics {
     pub fn retain(&self, live: &dyn Fn(&str, Option<&str>) -> bool) {
         let mut pools = self.pools.lock();
         for (name, pool) in pools.iter_mut() {
-            pool.gone = !live(name, None);
+            pool.is_removed = !live(name, None);
             for (id, node) in &mut pool.nodes {
-                node.gone = pool.gone || !live(name, Some(id));
+                node.is_removed = pool.is_removed || !live(name, Some(id));
             }
         }
-        forget(&mut pools);
+        remove_unused(&mut pools);
     }
 
     /// A plain request that no route took, answered with this status.
-    pub fn unrouted(&self, status: u16) {
-        self.nowhere.request(status);
+    pub fn record_unrouted_request(&self, status: u16) {
+        self.unrouted.record_request(status);
     }
 
     /// An upgrade request that no route took, or that ended before one was looked for.
-    pub fn unrouted_handshake(&self, result: Handshake) {
-        self.nowhere.handshake(result);
+    pub fn record_unrouted_handshake(&self, result: HandshakeResult) {
+        self.unrouted.record_handshake(result);
     }
 
     /// A connection was refused before HTTP began.
-    pub fn refuse(&self, why: Refusal) {
+    pub fn record_refusal(&self, why: ConnectionRefusal) {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A panic ended a session there, and nothing else.
-    pub fn panicked(&self, part: Part) {
+    pub fn record_panic(&self, part: PanicLocation) {
         self.panics[part as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -203,33 +207,33 @@ impl Metrics {
     }
 
     /// A change of the config was applied, or rejected for its faults. A file that is found unchanged is no change.
-    pub fn reload(&self, applied: bool) {
+    pub fn record_reload(&self, applied: bool) {
         self.reloads[usize::from(applied)].fetch_add(1, Ordering::Relaxed);
         self.last_reload_applied.store(applied, Ordering::Relaxed);
     }
 
     /// The binary was replaced, or that failed and this process goes on.
-    pub fn upgrade(&self, is_done: bool) {
+    pub fn record_upgrade(&self, is_done: bool) {
         self.upgrades[usize::from(is_done)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts on from what a process before this one had counted. Said again, it takes the place of what was said
     /// before: that process has counted on meanwhile.
-    pub fn carry(&self, carried: Carried) {
-        *self.carried.lock() = carried;
+    pub fn import(&self, carried: CounterSnapshot) {
+        *self.imported.lock() = carried;
     }
 
     /// The counters of now, for another process to count on.
-    pub fn counted(&self) -> Carried {
-        Carried::of(&self.families())
+    pub fn export(&self) -> CounterSnapshot {
+        CounterSnapshot::of(&self.families())
     }
 
     /// Shows what is counted now for ever, because another process counts on from it: none of the two may show less
     /// than the other has shown.
-    pub fn hold(&self) -> Carried {
+    pub fn freeze(&self) -> CounterSnapshot {
         let families = self.families();
-        *self.held.lock() = Some(table::text(&families));
-        Carried::of(&families)
+        *self.frozen.lock() = Some(table::encode_text(&families));
+        CounterSnapshot::of(&families)
     }
 
     /// The counter of the lines that the access log dropped, for the log to count on.
@@ -238,24 +242,24 @@ impl Metrics {
     }
 
     /// Shows what is counted again: no other process counts on.
-    pub fn go_on(&self) {
-        *self.held.lock() = None;
+    pub fn unfreeze(&self) {
+        *self.frozen.lock() = None;
     }
 
     /// Everything in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
-        let held = self.held.lock();
-        held.clone().unwrap_or_else(|| table::text(&self.families()))
+        let held = self.frozen.lock();
+        held.clone().unwrap_or_else(|| table::encode_text(&self.families()))
     }
 
     fn families(&self) -> Vec<MetricFamily> {
         let mut pools = self.pools.lock();
-        forget(&mut pools);
+        remove_unused(&mut pools);
         table::families(&table::Scrape {
-            carried: &self.carried.lock(),
+            carried: &self.imported.lock(),
             upgrades: self.upgrades.each_ref().map(|count| count.load(Ordering::Relaxed)),
             pools: &pools,
-            nowhere: &self.nowhere,
+            unrouted: &self.unrouted,
             generation: self.generation.load(Ordering::Relaxed),
             reloads: [0, 1].map(|applied| self.reloads[applied].load(Ordering::Relaxed)),
             last_reload_applied: self.last_reload_applied.load(Ordering::Relaxed),
@@ -267,31 +271,31 @@ impl Metrics {
     }
 }
 
-fn entry<'a>(pools: &'a mut BTreeMap<Arc<str>, Pool>, name: &str) -> &'a mut Pool {
+fn pool_entry<'a>(pools: &'a mut BTreeMap<Arc<str>, PoolEntry>, name: &str) -> &'a mut PoolEntry {
     let name: Arc<str> = name.into();
-    let pool = pools.entry(Arc::clone(&name)).or_insert_with(|| Pool {
+    let pool = pools.entry(Arc::clone(&name)).or_insert_with(|| PoolEntry {
         meter: Arc::new(PoolMeter::new(name)),
         nodes: BTreeMap::new(),
-        folded: Totals::default(),
-        gone: false,
+        folded: RelayedTotals::default(),
+        is_removed: false,
     });
-    pool.gone = false;
+    pool.is_removed = false;
     pool
 }
 
 /// Removes what is gone and held by nobody else. Only then is a node's sum final; and with the map locked nobody
 /// can take hold of its meter again while it is folded.
-fn forget(pools: &mut BTreeMap<Arc<str>, Pool>) {
+fn remove_unused(pools: &mut BTreeMap<Arc<str>, PoolEntry>) {
     pools.retain(|_, pool| {
         pool.nodes.retain(|_, node| {
             // `get_mut` also synchronises with the threads that let go, so their last counts are seen.
-            let last = node.gone && Arc::get_mut(&mut node.meter).is_some();
+            let last = node.is_removed && Arc::get_mut(&mut node.meter).is_some();
             if last {
                 pool.folded.add(&node.meter.totals());
             }
             !last
         });
-        !(pool.gone && pool.nodes.is_empty() && Arc::get_mut(&mut pool.meter).is_some())
+        !(pool.is_removed && pool.nodes.is_empty() && Arc::get_mut(&mut pool.meter).is_some())
     });
 }
 
@@ -346,18 +350,18 @@ mod tests {
     fn counted() -> Arc<Metrics> {
         let metrics = Metrics::new(2);
         let (pool, node) = (metrics.pool("chat"), metrics.node("chat", "ws1"));
-        pool.handshake(Handshake::Upgraded);
-        pool.handshake_seconds(Duration::from_millis(3));
-        pool.request(204);
-        pool.affinity("cookie", "kept");
-        node.shard(0).add(Direction::In, 100, &[1, 0, 2, 0, 0]);
-        node.shard(1).add(Direction::In, 30, &[4, 0, 0, 0, 1]);
-        node.shard(1).add(Direction::Out, 7, &[0, 1, 0, 0, 0]);
-        node.closed(Side::Client, 1001);
-        node.probe(true);
-        node.state("up");
-        node.capacity(Some(8));
-        node.drain(Some(DrainGauge { closed: Box::new(|| 4), deadline: 1.8e9 }));
+        pool.record_handshake(HandshakeResult::Upgraded);
+        pool.record_handshake_time(Duration::from_millis(3));
+        pool.record_request(204);
+        pool.record_affinity("cookie", "kept");
+        node.shard(0).add(TrafficDirection::In, 100, &[1, 0, 2, 0, 0]);
+        node.shard(1).add(TrafficDirection::In, 30, &[4, 0, 0, 0, 1]);
+        node.shard(1).add(TrafficDirection::Out, 7, &[0, 1, 0, 0, 0]);
+        node.record_close(CloseSide::Client, 1001);
+        node.record_probe(true);
+        node.set_state("up");
+        node.set_capacity(Some(8));
+        node.set_drain(Some(DrainGauge { closed: Box::new(|| 4), deadline: 1.8e9 }));
         metrics.set_generation(3);
         metrics
     }
@@ -452,7 +456,7 @@ mod tests {
     fn a_hostile_name_cannot_write_a_line_of_its_own() {
         let metrics = Metrics::new(1);
         let hostile = "a\"} 1\nmainstay_fake 2\\";
-        metrics.node(hostile, hostile).closed(Side::Node, 1000);
+        metrics.node(hostile, hostile).record_close(CloseSide::Node, 1000);
         let series = parse(&metrics.render()).unwrap();
         let escaped = r#"a\"} 1\nmainstay_fake 2\\"#;
         let expected = format!(
@@ -464,7 +468,7 @@ mod tests {
     #[test]
     fn bytes_and_messages_are_summed_over_threads_and_nodes() {
         let metrics = counted();
-        metrics.node("chat", "ws2").shard(0).add(Direction::In, 1000, &[10, 0, 0, 0, 0]);
+        metrics.node("chat", "ws2").shard(0).add(TrafficDirection::In, 1000, &[10, 0, 0, 0, 0]);
         assert_eq!(value(&metrics, r#"mainstay_bytes_total{pool="chat",direction="in"}"#), Some(1130.0));
         assert_eq!(value(&metrics, r#"mainstay_bytes_total{pool="chat",direction="out"}"#), Some(7.0));
         let messages = |kind| {
@@ -485,7 +489,8 @@ mod tests {
             for thread in 0..2 {
                 let node = &node;
                 scope.spawn(move || {
-                    (0..10_000).for_each(|_| node.shard(thread).add(Direction::Out, 3, &[0, 1, 0, 0, 0]));
+                    (0..10_000)
+                        .for_each(|_| node.shard(thread).add(TrafficDirection::Out, 3, &[0, 1, 0, 0, 0]));
                 });
             }
         });
@@ -495,7 +500,7 @@ mod tests {
     #[test]
     fn a_meter_is_found_again_by_its_names() {
         let metrics = counted();
-        let seat = metrics.node("chat", "ws1").seat();
+        let seat = metrics.node("chat", "ws1").acquire_permit();
         assert_eq!(metrics.node("chat", "ws1").live(), 1);
         assert_eq!(metrics.node("other", "ws1").live(), 0, "the same name in another pool is another node");
         assert!(Arc::ptr_eq(&metrics.pool("chat"), &metrics.pool("chat")));
@@ -510,20 +515,20 @@ mod tests {
         assert!(!metrics.render().contains("ws1"), "{}", metrics.render());
         let bytes = r#"mainstay_bytes_total{pool="chat",direction="in"}"#;
         assert_eq!(value(&metrics, bytes), Some(130.0));
-        metrics.node("chat", "ws1").shard(0).add(Direction::In, 1, &[0; 5]);
+        metrics.node("chat", "ws1").shard(0).add(TrafficDirection::In, 1, &[0; 5]);
         assert_eq!(value(&metrics, bytes), Some(131.0), "what came back counts from where the pool was");
     }
 
     #[test]
     fn a_removed_node_is_shown_until_its_last_tunnel_ends() {
         let metrics = counted();
-        let seat = metrics.node("chat", "ws1").seat();
+        let seat = metrics.node("chat", "ws1").acquire_permit();
         metrics.retain(&|_, node| node.is_none());
-        seat.state("removed");
+        seat.set_state("removed");
         assert_eq!(value(&metrics, r#"mainstay_websocket_connections{pool="chat",node="ws1"}"#), Some(1.0));
         let state = r#"mainstay_node_state{pool="chat",node="ws1",state="removed"}"#;
         assert_eq!(value(&metrics, state), Some(1.0));
-        seat.shard(1).add(Direction::In, 5, &[0; 5]);
+        seat.shard(1).add(TrafficDirection::In, 5, &[0; 5]);
         drop(seat);
         assert_eq!(value(&metrics, state), None);
         assert_eq!(value(&metrics, r#"mainstay_bytes_total{pool="chat",direction="in"}"#), Some(135.0));
@@ -532,7 +537,7 @@ mod tests {
     #[test]
     fn a_node_that_comes_back_while_it_is_leaving_stays() {
         let metrics = counted();
-        let seat = metrics.node("chat", "ws1").seat();
+        let seat = metrics.node("chat", "ws1").acquire_permit();
         metrics.retain(&|_, _| false);
         let again = metrics.node("chat", "ws1");
         assert!(Arc::ptr_eq(&seat, &again));
@@ -543,9 +548,9 @@ mod tests {
     #[test]
     fn a_removed_pool_goes_with_its_last_node_and_what_matched_no_pool_stays() {
         let metrics = counted();
-        metrics.unrouted(404);
-        metrics.unrouted_handshake(Handshake::Refused);
-        let seat = metrics.node("chat", "ws1").seat();
+        metrics.record_unrouted_request(404);
+        metrics.record_unrouted_handshake(HandshakeResult::Refused);
+        let seat = metrics.node("chat", "ws1").acquire_permit();
         metrics.retain(&|_, _| false);
         assert!(metrics.render().contains("pool=\"chat\""));
         drop(seat);
@@ -569,10 +574,10 @@ mod tests {
     fn utilization_is_live_tunnels_per_allowed_tunnel_and_absent_without_a_limit() {
         let metrics = counted();
         let node = metrics.node("chat", "ws1");
-        let seats = [node.seat(), node.seat()];
+        let seats = [node.acquire_permit(), node.acquire_permit()];
         let utilization = r#"mainstay_node_utilization{pool="chat",node="ws1"}"#;
         assert_eq!(value(&metrics, utilization), Some(0.25));
-        node.capacity(None);
+        node.set_capacity(None);
         assert_eq!(value(&metrics, utilization), None);
         assert_eq!(node.live(), 2);
         drop(seats);
@@ -590,9 +595,9 @@ mod tests {
             .map(|series| value(&metrics, series).unwrap())
         };
         assert_eq!(shown(), [0.0, 0.0, 1.0], "what a process starts with is a success");
-        metrics.reload(false);
+        metrics.record_reload(false);
         assert_eq!(shown(), [0.0, 1.0, 0.0]);
-        metrics.reload(true);
+        metrics.record_reload(true);
         assert_eq!(shown(), [1.0, 1.0, 1.0]);
     }
 
@@ -602,14 +607,14 @@ mod tests {
         let node = metrics.node("chat", "ws1");
         let utilization = || value(&metrics, r#"mainstay_node_utilization{pool="chat",node="ws1"}"#);
         assert_eq!(utilization(), Some(0.0));
-        node.reported(Some((30, 40)));
+        node.set_reported_load(Some((30, 40)));
         assert_eq!(utilization(), Some(0.75));
-        node.reported(Some((50, 40)));
+        node.set_reported_load(Some((50, 40)));
         assert_eq!(utilization(), Some(1.25), "a node may be over its own limit");
-        node.reported(Some((1, 0)));
+        node.set_reported_load(Some((1, 0)));
         assert_eq!(utilization(), Some(0.0), "a load of no places says nothing");
-        node.reported(None);
-        let seat = node.seat();
+        node.set_reported_load(None);
+        let seat = node.acquire_permit();
         assert_eq!(utilization(), Some(0.125));
         drop(seat);
     }

@@ -3,34 +3,34 @@
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::meter::{Direction, KINDS};
+use super::meter::{MESSAGE_KINDS, TrafficDirection};
 
 /// What one relay thread has relayed for one node. Two cache lines of its own (processors fetch lines in pairs),
 /// so that no other thread's writes slow this thread's down.
 #[derive(Default)]
 #[repr(align(128))]
-pub struct Shard {
+pub struct MeterShard {
     /// By [`Direction`]: bytes.
     bytes: [AtomicU64; 2],
     /// By [`Direction`] and index into [`KINDS`]: whole messages.
-    messages: [[AtomicU64; KINDS.len()]; 2],
+    messages: [[AtomicU64; MESSAGE_KINDS.len()]; 2],
 }
 
-impl Shard {
+impl MeterShard {
     /// Counts what one read brought: bytes, and the messages that ended in them, in the order of [`KINDS`].
     #[inline]
-    pub fn add(&self, direction: Direction, bytes: u64, messages: &[u32; KINDS.len()]) {
+    pub fn add(&self, direction: TrafficDirection, bytes: u64, messages: &[u32; MESSAGE_KINDS.len()]) {
         let direction = direction as usize;
-        grow(&self.bytes[direction], bytes);
+        add_unshared(&self.bytes[direction], bytes);
         for (sum, &count) in self.messages[direction].iter().zip(messages) {
             if count != 0 {
-                grow(sum, u64::from(count));
+                add_unshared(sum, u64::from(count));
             }
         }
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        Totals {
+    pub(super) fn totals(&self) -> RelayedTotals {
+        RelayedTotals {
             bytes: array::from_fn(|direction| self.bytes[direction].load(Relaxed)),
             messages: array::from_fn(|direction| {
                 array::from_fn(|kind| self.messages[direction][kind].load(Relaxed))
@@ -41,20 +41,20 @@ impl Shard {
 
 /// Adds without a locked instruction, which is right because the shard has one writer.
 #[inline]
-fn grow(sum: &AtomicU64, by: u64) {
+fn add_unshared(sum: &AtomicU64, by: u64) {
     sum.store(sum.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
 /// Bytes and messages as they were at one moment.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Totals {
+pub(super) struct RelayedTotals {
     /// By [`Direction`].
     pub bytes: [u64; 2],
     /// By [`Direction`] and index into [`KINDS`].
-    pub messages: [[u64; KINDS.len()]; 2],
+    pub messages: [[u64; MESSAGE_KINDS.len()]; 2],
 }
 
-impl Totals {
+impl RelayedTotals {
     pub(super) fn add(&mut self, other: &Self) {
         for direction in 0..2 {
             self.bytes[direction] = self.bytes[direction].wrapping_add(other.bytes[direction]);

@@ -17,13 +17,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
-use super::proxy_protocol::{self, Ends, Version};
+use super::proxy_protocol::{self, ProxyAddresses, ProxyProtocolVersion};
 use super::stream::Stream;
 use mainstay_core::open_files;
 
 /// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum DialTarget<'a> {
     /// A name or an IP address (IPv6 without brackets), resolved now, and a port.
     Tcp {
         /// Host name or IP address.
@@ -37,7 +37,7 @@ pub enum Target<'a> {
 
 /// Why there is no connection; of several addresses, what the last one said.
 #[derive(Debug, thiserror::Error)]
-pub enum DialFault {
+pub enum DialError {
     /// Nobody listens there.
     #[error("connection refused")]
     Refused,
@@ -67,37 +67,37 @@ pub enum DialFault {
     Other(io::Error),
 }
 
-impl DialFault {
+impl DialError {
     /// The balancer's own, so no node is to blame.
-    pub fn is_own(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         matches!(self, Self::NoPort(_) | Self::NoSource(..) | Self::NoFile(_))
     }
 }
 
 /// How nodes are dialled: where from, and what is said first.
 #[derive(Debug, Default)]
-pub struct Way {
+pub struct Dialer {
     /// Source addresses; empty leaves it to the system.
     sources: Vec<IpAddr>,
     /// Connections so far, to give each source its turn.
-    turn: AtomicUsize,
+    next_source: AtomicUsize,
     /// The PROXY header that each connection begins with.
-    proxy: Option<Version>,
+    proxy_protocol: Option<ProxyProtocolVersion>,
 }
 
-impl Way {
+impl Dialer {
     /// From `sources`, if there are any, each connection begun with a PROXY header, if there is a version of it.
-    pub fn new(sources: Vec<IpAddr>, proxy: Option<Version>) -> Self {
-        Self { sources, turn: AtomicUsize::new(0), proxy }
+    pub fn new(sources: Vec<IpAddr>, proxy_protocol: Option<ProxyProtocolVersion>) -> Self {
+        Self { sources, next_source: AtomicUsize::new(0), proxy_protocol }
     }
 
     /// Each connection belongs to one client, because its PROXY header says so.
-    pub fn is_of_one_client(&self) -> bool {
-        self.proxy.is_some()
+    pub fn is_per_client(&self) -> bool {
+        self.proxy_protocol.is_some()
     }
 
     /// How many connections to one address there are ports for.
-    pub fn ports_toward(&self, address: Option<IpAddr>) -> u64 {
+    pub fn available_ports(&self, address: Option<IpAddr>) -> u64 {
         let fits = |source: &&IpAddr| address.is_none_or(|address| address.is_ipv4() == source.is_ipv4());
         let sources = self.sources.iter().filter(fits).count();
         port_range() * sources.max(1) as u64
@@ -111,27 +111,27 @@ impl Way {
     /// See [`DialFault`].
     pub async fn dial(
         &self,
-        target: Target<'_>,
-        ends: Option<Ends>,
+        target: DialTarget<'_>,
+        ends: Option<ProxyAddresses>,
         within: Duration,
-    ) -> Result<Stream, DialFault> {
+    ) -> Result<Stream, DialError> {
         let dialled = async {
             let mut stream = match target {
-                Target::Tcp { host, port } => Stream::Tcp(self.dial_tcp(host, port, within).await?),
-                Target::Unix(path) => Stream::Unix(UnixStream::connect(path).await.map_err(fault)?),
+                DialTarget::Tcp { host, port } => Stream::Tcp(self.dial_tcp(host, port, within).await?),
+                DialTarget::Unix(path) => Stream::Unix(UnixStream::connect(path).await.map_err(classify)?),
             };
             stream.tune();
-            if let Some(version) = self.proxy {
-                stream.write_all(&proxy_protocol::header(version, ends)).await.map_err(fault)?;
+            if let Some(version) = self.proxy_protocol {
+                stream.write_all(&proxy_protocol::encode_header(version, ends)).await.map_err(classify)?;
             }
             Ok(stream)
         };
-        timeout(within, dialled).await.unwrap_or(Err(DialFault::Timeout(within)))
+        timeout(within, dialled).await.unwrap_or(Err(DialError::Timeout(within)))
     }
 
-    async fn dial_tcp(&self, host: &str, port: u16, within: Duration) -> Result<TcpStream, DialFault> {
+    async fn dial_tcp(&self, host: &str, port: u16, within: Duration) -> Result<TcpStream, DialError> {
         let begun = Instant::now();
-        let addresses = lookup_host((host, port)).await.map_err(DialFault::Resolve)?;
+        let addresses = lookup_host((host, port)).await.map_err(DialError::Resolve)?;
         let addresses: Vec<SocketAddr> = addresses.collect();
         self.dial_each(&addresses, within, begun).await
     }
@@ -142,34 +142,34 @@ impl Way {
         addresses: &[SocketAddr],
         within: Duration,
         begun: Instant,
-    ) -> Result<TcpStream, DialFault> {
+    ) -> Result<TcpStream, DialError> {
         let none = io::Error::new(io::ErrorKind::NotFound, "it has no address");
-        let mut last = DialFault::Resolve(none);
+        let mut last = DialError::Resolve(none);
         for (index, address) in addresses.iter().enumerate() {
             let shares = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
             let share = within.saturating_sub(begun.elapsed()) / shares;
             last = match timeout(share, self.connect(*address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(fault)) => fault,
-                Err(_) => DialFault::Timeout(within),
+                Err(_) => DialError::Timeout(within),
             };
         }
         Err(last)
     }
 
     /// Connects to `address` from the source whose turn it is, or from the next one that has a port left.
-    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, DialFault> {
+    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
         if self.sources.is_empty() {
-            return finish(TcpStream::connect(address).await, address);
+            return check_connected(TcpStream::connect(address).await, address);
         }
-        let turn = self.turn.fetch_add(1, Relaxed) % self.sources.len();
+        let turn = self.next_source.fetch_add(1, Relaxed) % self.sources.len();
         let (before, from) = self.sources.split_at(turn);
         let none = io::Error::new(io::ErrorKind::InvalidInput, "none is of its family");
-        let mut last = DialFault::NoSource(address, none);
+        let mut last = DialError::NoSource(address, none);
         for source in from.iter().chain(before).filter(|source| source.is_ipv4() == address.is_ipv4()) {
             let socket = socket_from(*source, address)?;
-            last = match finish(socket.connect(address).await, address) {
-                Err(fault @ DialFault::NoPort(_)) => fault,
+            last = match check_connected(socket.connect(address).await, address) {
+                Err(fault @ DialError::NoPort(_)) => fault,
                 result => return result,
             };
         }
@@ -179,37 +179,37 @@ impl Way {
 
 /// A socket bound to a source address, whose port is chosen when it connects: then two connections may share one, if
 /// they go to different places (IP_BIND_ADDRESS_NO_PORT, ip(7)).
-fn socket_from(source: IpAddr, address: SocketAddr) -> Result<TcpSocket, DialFault> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(fault)?;
+fn socket_from(source: IpAddr, address: SocketAddr) -> Result<TcpSocket, DialError> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(classify)?;
     let bound = || -> io::Result<()> {
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(source, 0).into())
     };
     bound().map_err(|error| {
-        DialFault::NoSource(address, io::Error::new(error.kind(), format!("{source}: {error}")))
+        DialError::NoSource(address, io::Error::new(error.kind(), format!("{source}: {error}")))
     })?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-fn finish(connected: io::Result<TcpStream>, address: SocketAddr) -> Result<TcpStream, DialFault> {
+fn check_connected(connected: io::Result<TcpStream>, address: SocketAddr) -> Result<TcpStream, DialError> {
     let stream = connected.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable => DialFault::NoPort(address),
-        _ => fault(error),
+        io::ErrorKind::AddrNotAvailable => DialError::NoPort(address),
+        _ => classify(error),
     })?;
     // Nobody listens on a port of the ephemeral range: the kernel may pick that very port for this end, and TCP's
     // simultaneous open then connects the socket to itself.
-    if stream.local_addr().map_err(fault)? == address {
-        return Err(DialFault::Refused);
+    if stream.local_addr().map_err(classify)? == address {
+        return Err(DialError::Refused);
     }
     Ok(stream)
 }
 
-fn fault(error: io::Error) -> DialFault {
+fn classify(error: io::Error) -> DialError {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => DialFault::Refused,
-        _ if open_files::is_exhausted(&error) => DialFault::NoFile(error),
-        _ => DialFault::Other(error),
+        io::ErrorKind::ConnectionRefused => DialError::Refused,
+        _ if open_files::is_exhausted(&error) => DialError::NoFile(error),
+        _ => DialError::Other(error),
     }
 }
 
@@ -232,8 +232,8 @@ pub fn port_range() -> u64 {
 /// # Errors
 ///
 /// See [`DialFault`].
-pub async fn dial(target: Target<'_>, within: Duration) -> Result<Stream, DialFault> {
-    Way::default().dial(target, None, within).await
+pub async fn dial(target: DialTarget<'_>, within: Duration) -> Result<Stream, DialError> {
+    Dialer::default().dial(target, None, within).await
 }
 
 #[cfg(test)]
@@ -250,8 +250,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
-            let stream = dial(Target::Tcp { host, port }, SOON).await.unwrap();
-            assert_eq!(stream.peer(), Some(listener.local_addr().unwrap()));
+            let stream = dial(DialTarget::Tcp { host, port }, SOON).await.unwrap();
+            assert_eq!(stream.peer_addr(), Some(listener.local_addr().unwrap()));
             let Stream::Tcp(tcp) = &stream else { unreachable!() };
             assert!(tcp.nodelay().unwrap() && SockRef::from(tcp).keepalive().unwrap());
         }
@@ -272,20 +272,20 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_nobody_listens_on_refuses() {
         let (_holder, address) = holder(false);
-        let target = Target::Tcp { host: "127.0.0.1", port: address.port() };
+        let target = DialTarget::Tcp { host: "127.0.0.1", port: address.port() };
         let fault = dial(target, SOON).await.unwrap_err();
-        assert!(matches!(fault, DialFault::Refused), "{fault:?}");
+        assert!(matches!(fault, DialError::Refused), "{fault:?}");
         assert_eq!(fault.to_string(), "connection refused");
     }
 
     #[tokio::test]
     async fn a_full_queue_is_a_timeout() {
         let (_holder, address) = holder(true);
-        let target = Target::Tcp { host: "127.0.0.1", port: address.port() };
+        let target = DialTarget::Tcp { host: "127.0.0.1", port: address.port() };
         let _first = dial(target, SOON).await.unwrap();
         let within = Duration::from_millis(50);
         let fault = dial(target, within).await.unwrap_err();
-        assert!(matches!(fault, DialFault::Timeout(time) if time == within), "{fault:?}");
+        assert!(matches!(fault, DialError::Timeout(time) if time == within), "{fault:?}");
         assert_eq!(fault.to_string(), "no connection within 50ms");
     }
 
@@ -297,11 +297,12 @@ mod tests {
         let (_hanging, hangs) = holder(true);
         let _first = TcpStream::connect(hangs).await.unwrap();
         let within = Duration::from_millis(600);
-        let stream = Way::default().dial_each(&[refuses, hangs, good], within, Instant::now()).await.unwrap();
+        let stream =
+            Dialer::default().dial_each(&[refuses, hangs, good], within, Instant::now()).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
-        let fault = Way::default().dial_each(&[hangs, refuses], within, Instant::now()).await.unwrap_err();
-        assert!(matches!(fault, DialFault::Refused), "the last one is told: {fault:?}");
-        let fault = Way::default().dial_each(&[], within, Instant::now()).await.unwrap_err();
+        let fault = Dialer::default().dial_each(&[hangs, refuses], within, Instant::now()).await.unwrap_err();
+        assert!(matches!(fault, DialError::Refused), "the last one is told: {fault:?}");
+        let fault = Dialer::default().dial_each(&[], within, Instant::now()).await.unwrap_err();
         assert_eq!(fault.to_string(), "the name cannot be resolved: it has no address");
     }
 
@@ -310,19 +311,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let six = TcpListener::bind("[::1]:0").await.unwrap();
         let sources = ["127.0.0.2", "::1", "127.0.0.3"].map(|source| source.parse().unwrap());
-        let way = Way::new(sources.to_vec(), None);
+        let way = Dialer::new(sources.to_vec(), None);
         let mut seen = Vec::new();
         for _ in 0..3 {
-            let target = Target::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
+            let target = DialTarget::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
             let stream = way.dial(target, None, SOON).await.unwrap();
-            seen.push(stream.local().unwrap().ip().to_string());
+            seen.push(stream.local_addr().unwrap().ip().to_string());
         }
         assert_eq!(seen, ["127.0.0.2", "127.0.0.3", "127.0.0.3"]);
-        let target = Target::Tcp { host: "::1", port: six.local_addr().unwrap().port() };
+        let target = DialTarget::Tcp { host: "::1", port: six.local_addr().unwrap().port() };
         assert!(way.dial(target, None, SOON).await.is_ok());
-        assert_eq!(way.ports_toward(Some([127, 0, 0, 1].into())), 2 * port_range());
-        assert_eq!(way.ports_toward(None), 3 * port_range());
-        assert_eq!(Way::default().ports_toward(None), port_range());
+        assert_eq!(way.available_ports(Some([127, 0, 0, 1].into())), 2 * port_range());
+        assert_eq!(way.available_ports(None), 3 * port_range());
+        assert_eq!(Dialer::default().available_ports(None), port_range());
     }
 
     #[tokio::test]
@@ -347,40 +348,40 @@ mod tests {
     #[tokio::test]
     async fn a_source_that_does_not_fit_is_the_balancers_own_fault_and_says_which() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
+        let target = DialTarget::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
         for (source, says) in [("192.0.2.1", "192.0.2.1: "), ("::1", "none is of its family")] {
-            let way = Way::new(vec![source.parse().unwrap()], None);
+            let way = Dialer::new(vec![source.parse().unwrap()], None);
             let fault = way.dial(target, None, SOON).await.unwrap_err();
-            assert!(fault.is_own() && fault.to_string().contains(says), "{fault}");
+            assert!(fault.is_local() && fault.to_string().contains(says), "{fault}");
         }
     }
 
     #[tokio::test]
     async fn ports_and_files_that_are_used_up_are_not_the_nodes_fault() {
         let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
-        let fault = finish(Err(rustix::io::Errno::ADDRNOTAVAIL.into()), address).unwrap_err();
-        assert!(fault.is_own() && fault.to_string().contains("source_addresses"), "{fault}");
-        let fault = finish(Err(rustix::io::Errno::MFILE.into()), address).unwrap_err();
-        assert!(fault.is_own() && matches!(fault, DialFault::NoFile(_)), "{fault}");
-        let fault = finish(Err(rustix::io::Errno::CONNREFUSED.into()), address).unwrap_err();
-        assert!(!fault.is_own());
+        let fault = check_connected(Err(rustix::io::Errno::ADDRNOTAVAIL.into()), address).unwrap_err();
+        assert!(fault.is_local() && fault.to_string().contains("source_addresses"), "{fault}");
+        let fault = check_connected(Err(rustix::io::Errno::MFILE.into()), address).unwrap_err();
+        assert!(fault.is_local() && matches!(fault, DialError::NoFile(_)), "{fault}");
+        let fault = check_connected(Err(rustix::io::Errno::CONNREFUSED.into()), address).unwrap_err();
+        assert!(!fault.is_local());
     }
 
     #[tokio::test]
     async fn a_connection_begins_with_the_header_of_its_client_or_of_the_balancer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
-        let ends = Ends {
+        let target = DialTarget::Tcp { host: "127.0.0.1", port: listener.local_addr().unwrap().port() };
+        let ends = ProxyAddresses {
             source: "192.0.2.1:5000".parse().unwrap(),
             destination: "198.51.100.1:443".parse().unwrap(),
         };
-        for version in [Version::V1, Version::V2] {
-            let way = Way::new(vec![], Some(version));
+        for version in [ProxyProtocolVersion::V1, ProxyProtocolVersion::V2] {
+            let way = Dialer::new(vec![], Some(version));
             for ends in [Some(ends), None] {
                 drop(way.dial(target, ends, SOON).await.unwrap());
                 let (mut node, _) = listener.accept().await.unwrap();
-                assert_eq!(proxy_protocol::read(&mut node, SOON).await.unwrap(), ends);
-                assert!(way.is_of_one_client());
+                assert_eq!(proxy_protocol::read_header(&mut node, SOON).await.unwrap(), ends);
+                assert!(way.is_per_client());
             }
         }
     }
@@ -388,28 +389,28 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_is_none_cannot_be_resolved() {
         for host in ["", "\0", &"x".repeat(2000)] {
-            let fault = dial(Target::Tcp { host, port: 1 }, SOON).await.unwrap_err();
-            assert!(matches!(fault, DialFault::Resolve(_)), "{host:?}: {fault:?}");
+            let fault = dial(DialTarget::Tcp { host, port: 1 }, SOON).await.unwrap_err();
+            assert!(matches!(fault, DialError::Resolve(_)), "{host:?}: {fault:?}");
         }
     }
 
     #[tokio::test]
     async fn no_time_at_all_is_a_timeout() {
-        let target = Target::Tcp { host: "localhost", port: 1 };
+        let target = DialTarget::Tcp { host: "localhost", port: 1 };
         let fault = dial(target, Duration::ZERO).await.unwrap_err();
-        assert!(matches!(fault, DialFault::Timeout(_) | DialFault::Refused), "{fault:?}");
+        assert!(matches!(fault, DialError::Timeout(_) | DialError::Refused), "{fault:?}");
     }
 
     #[tokio::test]
     async fn a_unix_socket_is_reached_refuses_or_is_not_there() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node.sock");
-        let missing = dial(Target::Unix(&path), SOON).await.unwrap_err();
-        assert!(matches!(missing, DialFault::Other(_)), "{missing:?}");
+        let missing = dial(DialTarget::Unix(&path), SOON).await.unwrap_err();
+        assert!(matches!(missing, DialError::Other(_)), "{missing:?}");
         let listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(dial(Target::Unix(&path), SOON).await.unwrap().peer(), None);
+        assert_eq!(dial(DialTarget::Unix(&path), SOON).await.unwrap().peer_addr(), None);
         drop(listener);
-        let stale = dial(Target::Unix(&path), SOON).await.unwrap_err();
-        assert!(matches!(stale, DialFault::Refused), "{stale:?}");
+        let stale = dial(DialTarget::Unix(&path), SOON).await.unwrap_err();
+        assert!(matches!(stale, DialError::Refused), "{stale:?}");
     }
 }

@@ -3,10 +3,10 @@
 //! It knows addresses, not pools or routes: whoever calls says where to and for how long.
 
 pub mod dial;
-pub mod handover;
-pub mod inherit;
-pub mod listen;
-pub mod places;
+pub mod handover_socket;
+pub mod inherited_sockets;
+pub mod listener;
+pub mod connection_limit;
 pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;

@@ -13,24 +13,24 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The first bytes of version 2.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The first bytes of version 1.
-const WORD: &[u8; 6] = b"PROXY ";
+const V1_PREFIX: &[u8; 6] = b"PROXY ";
 /// The longest line of version 1, with its CR LF (section 2.1).
-const LONGEST_LINE: usize = 107;
+const V1_MAX_LEN: usize = 107;
 /// The bytes of version 2 up to its length.
-const FIXED: usize = 16;
+const V2_FIXED_LEN: usize = 16;
 /// The most bytes behind the length that are taken. Addresses have at most 216, the rest is for extensions: a client
 /// certificate of a TLS front is the longest in use.
-const LONGEST_REST: usize = 4096;
+const V2_MAX_REST: usize = 4096;
 /// Bytes of two IPv4 addresses and two ports.
-const IPV4: usize = 12;
+const V2_IPV4_LEN: usize = 12;
 /// Bytes of two IPv6 addresses and two ports.
-const IPV6: usize = 36;
+const V2_IPV6_LEN: usize = 36;
 
 /// How a header is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub enum ProxyProtocolVersion {
     /// One line of text.
     V1,
     /// Binary.
@@ -39,7 +39,7 @@ pub enum Version {
 
 /// The two ends of a client's connection, as the client sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends {
+pub struct ProxyAddresses {
     /// The client.
     pub source: SocketAddr,
     /// What the client connected to.
@@ -48,7 +48,7 @@ pub struct Ends {
 
 /// Why a header is none.
 #[derive(Debug, thiserror::Error)]
-pub enum HeaderFault {
+pub enum ProxyHeaderError {
     /// The first bytes are those of something else.
     #[error("the connection does not begin with a PROXY header")]
     Missing,
@@ -57,7 +57,7 @@ pub enum HeaderFault {
     Unknown(&'static str, u8),
     /// The line of version 1 is malformed.
     #[error("the PROXY line is malformed")]
-    Line,
+    Malformed,
     /// It is longer than a header may be.
     #[error("the PROXY header is too long")]
     TooLong,
@@ -66,10 +66,10 @@ pub enum HeaderFault {
     TooShort,
     /// The stream ended before it.
     #[error("the connection ended within its PROXY header")]
-    Ended,
+    Truncated,
     /// It did not come in time.
     #[error("the PROXY header did not come within {0:?}")]
-    TooSlow(Duration),
+    Timeout(Duration),
     /// The stream is broken.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -80,22 +80,26 @@ pub enum HeaderFault {
 /// # Errors
 ///
 /// See [`HeaderFault`]; the connection is of no use then.
-pub async fn read(
+pub async fn read_header(
     stream: &mut (impl AsyncRead + Unpin),
     within: Duration,
-) -> Result<Option<Ends>, HeaderFault> {
-    tokio::time::timeout(within, read_whole(stream)).await.unwrap_or(Err(HeaderFault::TooSlow(within)))
+) -> Result<Option<ProxyAddresses>, ProxyHeaderError> {
+    tokio::time::timeout(within, read_until_complete(stream))
+        .await
+        .unwrap_or(Err(ProxyHeaderError::Timeout(within)))
 }
 
-async fn read_whole(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Ends>, HeaderFault> {
-    let mut header = Vec::with_capacity(LONGEST_LINE);
+async fn read_until_complete(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<ProxyAddresses>, ProxyHeaderError> {
+    let mut header = Vec::with_capacity(V1_MAX_LEN);
     loop {
-        match parse(&header)? {
-            Step::Whole(ends) => return Ok(ends),
-            Step::More(most) => {
+        match parse_header(&header)? {
+            ProxyHeaderStep::Complete(ends) => return Ok(ends),
+            ProxyHeaderStep::More(most) => {
                 let mut part = (&mut *stream).take(most as u64);
                 if part.read_buf(&mut header).await? == 0 {
-                    return Err(HeaderFault::Ended);
+                    return Err(ProxyHeaderError::Truncated);
                 }
             }
         }
@@ -104,47 +108,47 @@ async fn read_whole(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Ends
 
 /// What the bytes so far come to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ProxyHeaderStep {
     /// It goes on; so many bytes certainly belong to it.
     More(usize),
     /// This is all of it.
-    Whole(Option<Ends>),
+    Complete(Option<ProxyAddresses>),
 }
 
 /// `bytes` are the first of the stream and none from behind the header.
-pub fn parse(bytes: &[u8]) -> Result<Step, HeaderFault> {
-    if bytes.starts_with(SIGNATURE) {
-        return binary(bytes);
+pub fn parse_header(bytes: &[u8]) -> Result<ProxyHeaderStep, ProxyHeaderError> {
+    if bytes.starts_with(V2_SIGNATURE) {
+        return parse_v2(bytes);
     }
-    if bytes.starts_with(WORD) {
-        return line(bytes);
+    if bytes.starts_with(V1_PREFIX) {
+        return parse_v1(bytes);
     }
-    if SIGNATURE.starts_with(bytes) || WORD.starts_with(bytes) {
+    if V2_SIGNATURE.starts_with(bytes) || V1_PREFIX.starts_with(bytes) {
         // No header is shorter than the signature of version 2.
-        return Ok(Step::More(SIGNATURE.len() - bytes.len()));
+        return Ok(ProxyHeaderStep::More(V2_SIGNATURE.len() - bytes.len()));
     }
-    Err(HeaderFault::Missing)
+    Err(ProxyHeaderError::Missing)
 }
 
-fn line(bytes: &[u8]) -> Result<Step, HeaderFault> {
+fn parse_v1(bytes: &[u8]) -> Result<ProxyHeaderStep, ProxyHeaderError> {
     if let Some(text) = bytes.strip_suffix(b"\r\n") {
-        let text = str::from_utf8(text).map_err(|_| HeaderFault::Line)?;
-        return words(text).map(Step::Whole).ok_or(HeaderFault::Line);
+        let text = str::from_utf8(text).map_err(|_| ProxyHeaderError::Malformed)?;
+        return parse_v1_fields(text).map(ProxyHeaderStep::Complete).ok_or(ProxyHeaderError::Malformed);
     }
     let ends_in_cr = bytes.ends_with(b"\r");
     let inside = if ends_in_cr { &bytes[..bytes.len() - 1] } else { bytes };
     if inside.iter().any(u8::is_ascii_control) {
-        return Err(HeaderFault::Line);
+        return Err(ProxyHeaderError::Malformed);
     }
-    match LONGEST_LINE - bytes.len() {
-        0 => Err(HeaderFault::TooLong),
+    match V1_MAX_LEN - bytes.len() {
+        0 => Err(ProxyHeaderError::TooLong),
         // Two bytes at a time until the CR, so that nothing behind the LF is taken.
-        left => Ok(Step::More(if ends_in_cr { 1 } else { left.min(2) })),
+        left => Ok(ProxyHeaderStep::More(if ends_in_cr { 1 } else { left.min(2) })),
     }
 }
 
 /// A line without its CR LF; `None` where it is malformed.
-fn words(text: &str) -> Option<Option<Ends>> {
+fn parse_v1_fields(text: &str) -> Option<Option<ProxyAddresses>> {
     let rest = text.strip_prefix("PROXY ")?;
     // Whatever else stands on such a line is to be ignored (section 2.1).
     if rest == "UNKNOWN" || rest.starts_with("UNKNOWN ") {
@@ -152,15 +156,16 @@ fn words(text: &str) -> Option<Option<Ends>> {
     }
     let mut words = rest.split(' ');
     let family = words.next()?;
-    let (source, destination) = (address(family, words.next()?)?, address(family, words.next()?)?);
-    let (from, to) = (port(words.next()?)?, port(words.next()?)?);
+    let (source, destination) =
+        (parse_address(family, words.next()?)?, parse_address(family, words.next()?)?);
+    let (from, to) = (parse_port(words.next()?)?, parse_port(words.next()?)?);
     if words.next().is_some() {
         return None;
     }
-    Some(Some(ends(SocketAddr::new(source, from), SocketAddr::new(destination, to))))
+    Some(Some(canonical(SocketAddr::new(source, from), SocketAddr::new(destination, to))))
 }
 
-fn address(family: &str, text: &str) -> Option<IpAddr> {
+fn parse_address(family: &str, text: &str) -> Option<IpAddr> {
     match family {
         "TCP4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         "TCP6" => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -168,89 +173,89 @@ fn address(family: &str, text: &str) -> Option<IpAddr> {
     }
 }
 
-fn port(text: &str) -> Option<u16> {
+fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// An IPv4 client is one, whichever way it is written.
-fn ends(source: SocketAddr, destination: SocketAddr) -> Ends {
+fn canonical(source: SocketAddr, destination: SocketAddr) -> ProxyAddresses {
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Ends { source: plain(source), destination: plain(destination) }
+    ProxyAddresses { source: plain(source), destination: plain(destination) }
 }
 
-fn binary(bytes: &[u8]) -> Result<Step, HeaderFault> {
+fn parse_v2(bytes: &[u8]) -> Result<ProxyHeaderStep, ProxyHeaderError> {
     if let Some(version) = bytes.get(12).map(|byte| byte >> 4).filter(|version| *version != 2) {
-        return Err(HeaderFault::Unknown("version", version));
+        return Err(ProxyHeaderError::Unknown("version", version));
     }
-    if bytes.len() < FIXED {
-        return Ok(Step::More(FIXED - bytes.len()));
+    if bytes.len() < V2_FIXED_LEN {
+        return Ok(ProxyHeaderStep::More(V2_FIXED_LEN - bytes.len()));
     }
     let (command, family) = (bytes[12], bytes[13]);
     let is_local = match command & 0xf {
         0 => true,
         1 => false,
-        other => return Err(HeaderFault::Unknown("command", other)),
+        other => return Err(ProxyHeaderError::Unknown("command", other)),
     };
     let length = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
-    if length > LONGEST_REST {
-        return Err(HeaderFault::TooLong);
+    if length > V2_MAX_REST {
+        return Err(ProxyHeaderError::TooLong);
     }
-    let rest = &bytes[FIXED..];
+    let rest = &bytes[V2_FIXED_LEN..];
     if rest.len() < length {
-        return Ok(Step::More(length - rest.len()));
+        return Ok(ProxyHeaderStep::More(length - rest.len()));
     }
     // The family of a LOCAL header is to be ignored (section 2.2).
-    Ok(Step::Whole(if is_local { None } else { binary_ends(family, rest)? }))
+    Ok(ProxyHeaderStep::Complete(if is_local { None } else { parse_v2_addresses(family, rest)? }))
 }
 
-fn binary_ends(family: u8, rest: &[u8]) -> Result<Option<Ends>, HeaderFault> {
+fn parse_v2_addresses(family: u8, rest: &[u8]) -> Result<Option<ProxyAddresses>, ProxyHeaderError> {
     let at = |from: usize| u16::from_be_bytes([rest[from], rest[from + 1]]);
     match family {
-        0x11 if rest.len() >= IPV4 => {
+        0x11 if rest.len() >= V2_IPV4_LEN => {
             let ip = |from: usize| {
                 Ipv4Addr::from_octets([rest[from], rest[from + 1], rest[from + 2], rest[from + 3]])
             };
-            Ok(Some(ends((ip(0), at(8)).into(), (ip(4), at(10)).into())))
+            Ok(Some(canonical((ip(0), at(8)).into(), (ip(4), at(10)).into())))
         }
-        0x21 if rest.len() >= IPV6 => {
+        0x21 if rest.len() >= V2_IPV6_LEN => {
             let ip = |from: usize| {
                 let mut octets = [0; 16];
                 octets.copy_from_slice(&rest[from..from + 16]);
                 Ipv6Addr::from_octets(octets)
             };
-            Ok(Some(ends((ip(0), at(32)).into(), (ip(16), at(34)).into())))
+            Ok(Some(canonical((ip(0), at(32)).into(), (ip(16), at(34)).into())))
         }
-        0x11 | 0x21 => Err(HeaderFault::TooShort),
+        0x11 | 0x21 => Err(ProxyHeaderError::TooShort),
         // Unspecified, and Unix sockets: paths name no client.
         0x00 | 0x31 => Ok(None),
-        other => Err(HeaderFault::Unknown("family", other)),
+        other => Err(ProxyHeaderError::Unknown("family", other)),
     }
 }
 
 /// The header of a connection that is opened for a client, or, without one, for the balancer itself (a probe).
-pub fn header(version: Version, ends: Option<Ends>) -> Vec<u8> {
-    let ends = ends.map(of_one_family);
+pub fn encode_header(version: ProxyProtocolVersion, ends: Option<ProxyAddresses>) -> Vec<u8> {
+    let ends = ends.map(unify_family);
     match version {
-        Version::V1 => line_for(ends).into_bytes(),
-        Version::V2 => binary_for(ends),
+        ProxyProtocolVersion::V1 => encode_v1(ends).into_bytes(),
+        ProxyProtocolVersion::V2 => encode_v2(ends),
     }
 }
 
 /// A header has one family, and the client's decides: of a destination of the other, only the port is told.
-fn of_one_family(both: Ends) -> Ends {
-    let Ends { source, destination } = ends(both.source, both.destination);
+fn unify_family(both: ProxyAddresses) -> ProxyAddresses {
+    let ProxyAddresses { source, destination } = canonical(both.source, both.destination);
     if source.is_ipv4() == destination.is_ipv4() {
-        return Ends { source, destination };
+        return ProxyAddresses { source, destination };
     }
     let nowhere: IpAddr =
         if source.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    Ends { source, destination: SocketAddr::new(nowhere, destination.port()) }
+    ProxyAddresses { source, destination: SocketAddr::new(nowhere, destination.port()) }
 }
 
-fn line_for(ends: Option<Ends>) -> String {
-    let Some(Ends { source, destination }) = ends else { return "PROXY UNKNOWN\r\n".into() };
+fn encode_v1(ends: Option<ProxyAddresses>) -> String {
+    let Some(ProxyAddresses { source, destination }) = ends else { return "PROXY UNKNOWN\r\n".into() };
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
-    let mut line = String::with_capacity(LONGEST_LINE);
+    let mut line = String::with_capacity(V1_MAX_LEN);
     // Writing to a string cannot fail.
     let _ = write!(
         line,
@@ -263,13 +268,14 @@ fn line_for(ends: Option<Ends>) -> String {
     line
 }
 
-fn binary_for(ends: Option<Ends>) -> Vec<u8> {
-    let mut header = SIGNATURE.to_vec();
-    let Some(Ends { source, destination }) = ends else {
+fn encode_v2(ends: Option<ProxyAddresses>) -> Vec<u8> {
+    let mut header = V2_SIGNATURE.to_vec();
+    let Some(ProxyAddresses { source, destination }) = ends else {
         header.extend_from_slice(&[0x20, 0, 0, 0]);
         return header;
     };
-    let (family, length) = if source.is_ipv4() { (0x11, IPV4 as u8) } else { (0x21, IPV6 as u8) };
+    let (family, length) =
+        if source.is_ipv4() { (0x11, V2_IPV4_LEN as u8) } else { (0x21, V2_IPV6_LEN as u8) };
     header.extend_from_slice(&[0x21, family, 0, length]);
     for end in [source, destination] {
         match end.ip() {
@@ -291,30 +297,30 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    fn both(source: &str, destination: &str) -> Ends {
-        Ends { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+    fn both(source: &str, destination: &str) -> ProxyAddresses {
+        ProxyAddresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
     }
 
     /// What a stream of these bytes begins with, and what is left of it.
-    fn taken(bytes: &[u8]) -> Result<(Option<Ends>, Vec<u8>), HeaderFault> {
+    fn taken(bytes: &[u8]) -> Result<(Option<ProxyAddresses>, Vec<u8>), ProxyHeaderError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let mut stream = bytes;
-            let ends = read(&mut stream, SOON).await?;
+            let ends = read_header(&mut stream, SOON).await?;
             Ok((ends, stream.to_vec()))
         })
     }
 
     /// The same, when each read brings one byte.
-    fn taken_by_bytes(bytes: &[u8]) -> Result<Option<Ends>, HeaderFault> {
+    fn taken_by_bytes(bytes: &[u8]) -> Result<Option<ProxyAddresses>, ProxyHeaderError> {
         for end in 0..=bytes.len() {
-            match parse(&bytes[..end])? {
-                Step::Whole(ends) => return Ok(ends),
-                Step::More(0) => panic!("nothing is waited for at {end}"),
-                Step::More(_) => {}
+            match parse_header(&bytes[..end])? {
+                ProxyHeaderStep::Complete(ends) => return Ok(ends),
+                ProxyHeaderStep::More(0) => panic!("nothing is waited for at {end}"),
+                ProxyHeaderStep::More(_) => {}
             }
         }
-        Err(HeaderFault::Ended)
+        Err(ProxyHeaderError::Truncated)
     }
 
     fn fault(bytes: &[u8]) -> String {
@@ -325,7 +331,7 @@ mod tests {
 
     fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
-        [&SIGNATURE[..], &[command, family], &length, rest].concat()
+        [&V2_SIGNATURE[..], &[command, family], &length, rest].concat()
     }
 
     #[test]
@@ -388,7 +394,7 @@ mod tests {
         for bytes in
             [&b"GET / HTTP/1.1\r\n"[..], b"P", b"PRO", b"\x16\x03\x01", b"\r\n\r\n\0\r\nQUIX", b"proxy "]
         {
-            let ended = SIGNATURE.starts_with(bytes) || WORD.starts_with(bytes);
+            let ended = V2_SIGNATURE.starts_with(bytes) || V1_PREFIX.starts_with(bytes);
             let said = if ended { "the connection ended" } else { "the connection does not begin" };
             assert!(fault(bytes).starts_with(said), "{}", bytes.escape_ascii());
         }
@@ -446,7 +452,7 @@ mod tests {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                read = read(&mut far, SOON) => assert!(matches!(read, Err(HeaderFault::TooSlow(SOON))), "{read:?}"),
+                read = read_header(&mut far, SOON) => assert!(matches!(read, Err(ProxyHeaderError::Timeout(SOON))), "{read:?}"),
                 () = send => {}
             }
         }
@@ -454,43 +460,52 @@ mod tests {
 
     #[test]
     fn without_a_client_the_header_is_of_the_balancer_itself() {
-        assert_eq!(header(Version::V1, None), b"PROXY UNKNOWN\r\n");
-        assert_eq!(header(Version::V2, None), v2(0x20, 0, &[]));
+        assert_eq!(encode_header(ProxyProtocolVersion::V1, None), b"PROXY UNKNOWN\r\n");
+        assert_eq!(encode_header(ProxyProtocolVersion::V2, None), v2(0x20, 0, &[]));
     }
 
     #[test]
     fn a_destination_of_the_other_family_does_not_hide_the_client() {
         let four = both("192.0.2.1:80", "[::1]:443");
-        assert_eq!(header(Version::V1, Some(four)), b"PROXY TCP4 192.0.2.1 0.0.0.0 80 443\r\n");
+        assert_eq!(
+            encode_header(ProxyProtocolVersion::V1, Some(four)),
+            b"PROXY TCP4 192.0.2.1 0.0.0.0 80 443\r\n"
+        );
         let six = both("[2001:db8::1]:80", "192.0.2.1:443");
-        assert_eq!(header(Version::V1, Some(six)), b"PROXY TCP6 2001:db8::1 :: 80 443\r\n");
+        assert_eq!(
+            encode_header(ProxyProtocolVersion::V1, Some(six)),
+            b"PROXY TCP6 2001:db8::1 :: 80 443\r\n"
+        );
         let mapped = both("[::ffff:192.0.2.1]:80", "127.0.0.1:443");
-        assert_eq!(header(Version::V1, Some(mapped)), b"PROXY TCP4 192.0.2.1 127.0.0.1 80 443\r\n");
+        assert_eq!(
+            encode_header(ProxyProtocolVersion::V1, Some(mapped)),
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 80 443\r\n"
+        );
     }
 
-    fn addresses() -> impl Strategy<Value = Ends> {
+    fn addresses() -> impl Strategy<Value = ProxyAddresses> {
         let four = (any::<[u8; 4]>(), any::<[u8; 4]>()).prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b)));
         let six =
             (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b)));
         (prop_oneof![four, six], any::<u16>(), any::<u16>())
-            .prop_map(|((a, b), from, to)| ends(SocketAddr::new(a, from), SocketAddr::new(b, to)))
+            .prop_map(|((a, b), from, to)| canonical(SocketAddr::new(a, from), SocketAddr::new(b, to)))
     }
 
     proptest! {
         #[test]
         fn what_is_written_reads_back_and_nothing_behind_it_is_taken(said in addresses(), behind in any::<Vec<u8>>()) {
-            for version in [Version::V1, Version::V2] {
-                let header = header(version, Some(said));
+            for version in [ProxyProtocolVersion::V1, ProxyProtocolVersion::V2] {
+                let header = encode_header(version, Some(said));
                 prop_assert!(header.len() <= 107);
                 let (read, left) = taken(&[&header[..], &behind].concat()).unwrap();
-                prop_assert_eq!(read, Some(of_one_family(said)));
+                prop_assert_eq!(read, Some(unify_family(said)));
                 prop_assert_eq!(left, behind.clone());
             }
         }
 
         #[test]
         fn garbage_is_a_fault_or_a_header_and_never_a_panic(
-            start in prop_oneof![Just(&b""[..]), Just(&SIGNATURE[..]), Just(&b"PROXY "[..]), Just(&b"PROXY TCP4 "[..])],
+            start in prop_oneof![Just(&b""[..]), Just(&V2_SIGNATURE[..]), Just(&b"PROXY "[..]), Just(&b"PROXY TCP4 "[..])],
             rest in any::<Vec<u8>>(),
         ) {
             let bytes = [start, &rest].concat();

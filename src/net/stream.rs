@@ -15,21 +15,21 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::tls::Secured;
-use super::tls::departed::Departed;
+use super::tls::RustlsStream;
+use super::tls::extracted::ExtractedTls;
 
 /// A peer that has been quiet this long is asked whether it is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// From one keepalive probe to the next.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Keepalive probes without an answer before the connection is dead.
-const KEEPALIVE_TRIES: u32 = 3;
+const KEEPALIVE_RETRIES: u32 = 3;
 /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482). It also bounds how long a peer may keep
 /// a zero window, that is, how long it may read nothing of what it is sent.
 const USER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes that the kernel takes and cannot send yet (TCP_NOTSENT_LOWAT). Without this it takes some 4 MB for each peer
 /// that reads slowly; what is in flight, and so the throughput, is not touched.
-const UNSENT: u32 = 128 << 10;
+const NOTSENT_LOWAT: u32 = 128 << 10;
 /// How long a peer may still send after the last answer to it.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// How many bytes it may send in that time.
@@ -45,30 +45,30 @@ pub enum Stream {
     /// Over a Unix socket.
     Unix(UnixStream),
     /// TLS over one of these.
-    Tls(Box<Secured>),
+    Tls(Box<RustlsStream>),
 }
 
 impl Stream {
     /// The address of the other side; a Unix socket has none, nor has a connection that is already broken.
-    pub fn peer(&self) -> Option<SocketAddr> {
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.peer_addr().ok(),
             Self::Unix(_) => None,
-            Self::Tls(tls) => tls.below().peer(),
+            Self::Tls(tls) => tls.inner().peer_addr(),
         }
     }
 
     /// The address of this side; a Unix socket has none.
-    pub fn local(&self) -> Option<SocketAddr> {
+    pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.local_addr().ok(),
             Self::Unix(_) => None,
-            Self::Tls(tls) => tls.below().local(),
+            Self::Tls(tls) => tls.inner().local_addr(),
         }
     }
 
     /// The TLS of the connection.
-    pub fn tls(&self) -> Option<&Secured> {
+    pub fn tls(&self) -> Option<&RustlsStream> {
         match self {
             Self::Tls(tls) => Some(tls),
             Self::Tcp(_) | Self::Unix(_) => None,
@@ -89,7 +89,7 @@ impl Stream {
                 |cx| unix.poll_read_ready(cx),
                 |peek| unix.try_io(Interest::READABLE, || peek(&SockRef::from(unix))),
             ),
-            Self::Tls(tls) => tls.below().poll_readable(cx),
+            Self::Tls(tls) => tls.inner().poll_readable(cx),
         }
     }
 
@@ -98,14 +98,14 @@ impl Stream {
     /// # Errors
     ///
     /// What the poller says when it cannot give the socket up; a TLS connection that is over or cannot leave.
-    pub fn leave(self) -> io::Result<(OwnedFd, Option<Departed>)> {
+    pub fn into_raw_parts(self) -> io::Result<(OwnedFd, Option<ExtractedTls>)> {
         match self {
             Self::Tcp(tcp) => tcp.into_std().map(|socket| (socket.into(), None)),
             Self::Unix(unix) => unix.into_std().map(|socket| (socket.into(), None)),
             Self::Tls(tls) => {
-                let (below, departed) = tls.leave().map_err(io::Error::other)?;
+                let (below, departed) = tls.into_raw_parts().map_err(io::Error::other)?;
                 // TLS within TLS is never made.
-                Ok((below.leave()?.0, Some(departed)))
+                Ok((below.into_raw_parts()?.0, Some(departed)))
             }
         }
     }
@@ -134,7 +134,7 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tune(&SockRef::from(tcp)),
             Self::Unix(_) => {}
-            Self::Tls(tls) => tls.below().tune(),
+            Self::Tls(tls) => tls.inner().tune(),
         }
     }
 }
@@ -160,12 +160,12 @@ pub(super) fn tune(socket: &socket2::Socket) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_TRIES);
+        .with_retries(KEEPALIVE_RETRIES);
     // They fail only on a socket that is broken, and then the next read says so.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
-    let _ = socket.set_tcp_notsent_lowat(UNSENT);
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
 }
 
 impl AsyncRead for Stream {
@@ -265,15 +265,15 @@ mod tests {
     async fn a_tcp_stream_knows_its_peer_and_a_unix_stream_has_none() {
         let (near, far) = tcp_pair().await;
         let Stream::Tcp(tcp) = &far else { unreachable!() };
-        assert_eq!(near.peer(), Some(tcp.local_addr().unwrap()));
-        assert_eq!(unix_pair().0.peer(), None);
+        assert_eq!(near.peer_addr(), Some(tcp.local_addr().unwrap()));
+        assert_eq!(unix_pair().0.peer_addr(), None);
     }
 
     #[tokio::test]
     async fn the_bare_socket_is_non_blocking_and_keeps_unread_bytes() {
         for (mut near, far) in [tcp_pair().await, unix_pair()] {
             near.write_all(b"early").await.unwrap();
-            let (fd, departed) = far.leave().unwrap();
+            let (fd, departed) = far.into_raw_parts().unwrap();
             assert!(departed.is_none());
             assert!(rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
             drop(near);
@@ -310,9 +310,9 @@ mod tests {
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_TRIES);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
     }
 
     #[tokio::test]

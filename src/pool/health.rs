@@ -12,11 +12,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::State;
+use super::NodeState;
 
 /// How a node's health is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
+pub struct HealthThresholds {
     /// Good probes in a row that bring a node up.
     pub rise: u32,
     /// Failed probes in a row that bring a node down.
@@ -32,14 +32,14 @@ pub struct Rule {
 }
 
 /// The share with which a returned node begins.
-pub const FIRST_SHARE: f32 = 0.1;
+pub const MIN_SLOW_START_FACTOR: f32 = 0.1;
 
 /// The clients of failed answers that are remembered; a failure of one of these counts no second time.
-const CLIENTS: usize = 8;
+const MAX_FAILED_CLIENTS: usize = 8;
 /// With fewer clients than this, failed answers eject no node, however few failures the rule asks for.
-pub const SEVERAL: usize = 3;
+pub const MIN_FAILED_CLIENTS: usize = 3;
 
-impl Rule {
+impl HealthThresholds {
     /// Whether one more of `nodes` may be ejected while `ejected` are. That another one is up is not asked here.
     pub fn may_eject(&self, nodes: usize, ejected: usize) -> bool {
         let most = nodes.saturating_mul(self.max_ejected.min(100).into()) / 100;
@@ -49,26 +49,26 @@ impl Rule {
 
 /// Whose word it is that a node failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evidence {
+pub enum FailureEvidence {
     /// The balancer's own: it got no connection. No client can cause that, so each counts.
     Dial,
     /// The answer to a request of this client (its prefix) failed, which the client may have wanted. Each client counts
     /// once in a row of failures, and the row needs [`SEVERAL`] of them.
-    Answer(IpAddr),
+    Response(IpAddr),
 }
 
 /// A failure that real traffic has seen.
 #[derive(Debug, Clone, Copy)]
-pub struct Failure<'a> {
+pub struct NodeFailure<'a> {
     /// Whose word it is.
-    pub evidence: Evidence,
+    pub evidence: FailureEvidence,
     /// What failed, in words.
-    pub what: &'a str,
+    pub description: &'a str,
 }
 
 /// What changed about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum HealthChange {
     /// Its probes brought it up.
     Up,
     /// Its probes brought it down.
@@ -76,7 +76,7 @@ pub enum Change {
     /// Real traffic ejected it.
     Ejected,
     /// Its ejection is over and it takes clients again: by the word of its probes, or else because its time is over.
-    Back {
+    Readmitted {
         /// The probes have ended it.
         by_probes: bool,
     },
@@ -86,21 +86,21 @@ pub enum Change {
     Undrained,
 }
 
-impl Change {
+impl HealthChange {
     /// The word for logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
             Self::Down => "down",
             Self::Ejected => "ejected",
-            Self::Back { .. } => "back",
+            Self::Readmitted { .. } => "back",
             Self::Draining => "draining",
             Self::Undrained => "undrained",
         }
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for HealthChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -108,17 +108,17 @@ impl fmt::Display for Change {
 
 /// The health of one node.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Health {
-    rule: Rule,
+pub struct NodeHealth {
+    thresholds: HealthThresholds,
     /// All the rest.
-    known: Memory,
+    state: HealthState,
 }
 
 /// What is known of a node: all of its health but the rule, so that another process can go on with it. Times are on the
 /// clock that the health was told.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
-pub struct Memory {
+pub struct HealthState {
     /// What the probes say; `None` until the first has answered.
     is_up: Option<bool>,
     /// Probes in a row that speak against `is_up`.
@@ -147,106 +147,111 @@ pub struct Memory {
     first_is_return: bool,
 }
 
-impl Health {
+impl NodeHealth {
     /// What is known.
-    pub fn memory(&self) -> Memory {
-        self.known.clone()
+    pub fn snapshot(&self) -> HealthState {
+        self.state.clone()
     }
 
     /// Goes on from what another process knew. What only this one knows, because the other had not asked, stays.
-    pub fn recall(&mut self, memory: &Memory) {
-        self.known = Memory { is_up: memory.is_up.or(self.known.is_up), ..memory.clone() };
+    pub fn restore(&mut self, memory: &HealthState) {
+        self.state = HealthState { is_up: memory.is_up.or(self.state.is_up), ..memory.clone() };
     }
 
     /// A node at the start of the process: not up until its first probe, which decides at once, and with its
     /// whole share then, since all start alike.
-    pub fn new(rule: Rule) -> Self {
-        Self { rule, known: Memory::default() }
+    pub fn new(thresholds: HealthThresholds) -> Self {
+        Self { thresholds, state: HealthState::default() }
     }
 
     /// A node that joins a running pool: as [`Health::new`], but its share grows from the first time it is up.
-    pub fn joining(rule: Rule) -> Self {
-        Self { rule, known: Memory { first_is_return: true, ..Memory::default() } }
+    pub fn new_joining(thresholds: HealthThresholds) -> Self {
+        Self { thresholds, state: HealthState { first_is_return: true, ..HealthState::default() } }
     }
 
     /// A node that is not probed: up from the start, and judged by real traffic alone.
-    pub fn unprobed(rule: Rule) -> Self {
-        Self { rule, known: Memory { is_up: Some(true), ..Memory::default() } }
+    pub fn new_unprobed(thresholds: HealthThresholds) -> Self {
+        Self { thresholds, state: HealthState { is_up: Some(true), ..HealthState::default() } }
     }
 
     /// Judges by another rule from now on, as a reload wants; what is known of the node stays.
-    pub fn set_rule(&mut self, rule: Rule) {
-        self.rule = rule;
+    pub fn set_thresholds(&mut self, rule: HealthThresholds) {
+        self.thresholds = rule;
     }
 
     /// A probe answered.
-    pub fn on_probe(&mut self, ok: bool, now: Duration) -> Option<Change> {
-        let ended = self.tick(now);
-        self.known.good = if ok { self.known.good.saturating_add(1) } else { 0 };
-        let needed = match (self.known.is_up, ok) {
+    pub fn record_probe(&mut self, ok: bool, now: Duration) -> Option<HealthChange> {
+        let ended = self.update(now);
+        self.state.good = if ok { self.state.good.saturating_add(1) } else { 0 };
+        let needed = match (self.state.is_up, ok) {
             (None, _) => 1,
             (Some(up), ok) if up == ok => {
-                self.known.against = 0;
-                return self.probes_end_ejection(now).or(ended);
+                self.state.against = 0;
+                return self.readmit_by_probes(now).or(ended);
             }
-            (Some(_), true) => self.rule.rise,
-            (Some(_), false) => self.rule.fall,
+            (Some(_), true) => self.thresholds.rise,
+            (Some(_), false) => self.thresholds.fall,
         };
-        self.known.against = self.known.against.saturating_add(1);
-        if self.known.against < needed.max(1) {
+        self.state.against = self.state.against.saturating_add(1);
+        if self.state.against < needed.max(1) {
             return ended;
         }
-        self.known.against = 0;
-        let is_first = self.known.is_up.is_none();
-        self.known.is_up = Some(ok);
+        self.state.against = 0;
+        let is_first = self.state.is_up.is_none();
+        self.state.is_up = Some(ok);
         // The node that was ejected is no more: what its probes say now holds.
-        self.forget_failures();
-        self.known.ejected_until = None;
-        self.known.is_doubted = false;
-        if ok && (!is_first || self.known.first_is_return) {
-            self.known.grows_since = Some(now);
+        self.reset_failures();
+        self.state.ejected_until = None;
+        self.state.is_doubted = false;
+        if ok && (!is_first || self.state.first_is_return) {
+            self.state.grows_since = Some(now);
         }
-        Some(if ok { Change::Up } else { Change::Down })
+        Some(if ok { HealthChange::Up } else { HealthChange::Down })
     }
 
     /// Ends the ejection of a node whose probes have been good often enough since, if their word is good for that.
-    fn probes_end_ejection(&mut self, now: Duration) -> Option<Change> {
-        let is_enough = self.known.good >= self.rule.rise.max(1) && !self.known.is_doubted;
-        self.known.ejected_until.filter(|_| is_enough)?;
-        self.known.is_doubted = true;
+    fn readmit_by_probes(&mut self, now: Duration) -> Option<HealthChange> {
+        let is_enough = self.state.good >= self.thresholds.rise.max(1) && !self.state.is_doubted;
+        self.state.ejected_until.filter(|_| is_enough)?;
+        self.state.is_doubted = true;
         self.end_ejection(now);
-        (self.state(now) == State::Up).then_some(Change::Back { by_probes: true })
+        (self.node_state(now) == NodeState::Up).then_some(HealthChange::Readmitted { by_probes: true })
     }
 
     /// Real traffic failed. `may_eject` says that another node is up and that no more are ejected than may be: a bad
     /// node is better than none.
-    pub fn on_failure(&mut self, failure: &Failure<'_>, now: Duration, may_eject: bool) -> Option<Change> {
-        let ended = self.tick(now);
-        if !self.counts(failure.evidence) {
+    pub fn record_failure(
+        &mut self,
+        failure: &NodeFailure<'_>,
+        now: Duration,
+        may_eject: bool,
+    ) -> Option<HealthChange> {
+        let ended = self.update(now);
+        if !self.count_failure(failure.evidence) {
             return ended;
         }
-        let (dials, answers) = (self.known.failures, self.known.answers);
+        let (dials, answers) = (self.state.failures, self.state.answers);
         let row = dials.saturating_add(answers);
-        let (is_enough, is_off) = (row >= self.rule.failures, self.rule.failures == 0);
-        let is_sure = dials >= self.rule.failures || self.known.clients.len() >= SEVERAL;
-        if is_off || !is_enough || !is_sure || !may_eject || self.state(now) != State::Up {
+        let (is_enough, is_off) = (row >= self.thresholds.failures, self.thresholds.failures == 0);
+        let is_sure = dials >= self.thresholds.failures || self.state.clients.len() >= MIN_FAILED_CLIENTS;
+        if is_off || !is_enough || !is_sure || !may_eject || self.node_state(now) != NodeState::Up {
             return ended;
         }
-        self.forget_failures();
-        self.known.good = 0;
-        self.known.cause = format!("{row} failures in a row, the last: {}", failure.what);
-        self.known.ejected_until = Some(now.saturating_add(self.rule.eject));
-        Some(Change::Ejected)
+        self.reset_failures();
+        self.state.good = 0;
+        self.state.cause = format!("{row} failures in a row, the last: {}", failure.description);
+        self.state.ejected_until = Some(now.saturating_add(self.thresholds.eject));
+        Some(HealthChange::Ejected)
     }
 
     /// Counts a failure, unless its client has been counted.
-    fn counts(&mut self, evidence: Evidence) -> bool {
-        let known = &mut self.known;
+    fn count_failure(&mut self, evidence: FailureEvidence) -> bool {
+        let known = &mut self.state;
         match evidence {
-            Evidence::Dial => known.failures = known.failures.saturating_add(1),
-            Evidence::Answer(client) if known.clients.contains(&client) => return false,
-            Evidence::Answer(client) => {
-                if known.clients.len() >= CLIENTS {
+            FailureEvidence::Dial => known.failures = known.failures.saturating_add(1),
+            FailureEvidence::Response(client) if known.clients.contains(&client) => return false,
+            FailureEvidence::Response(client) => {
+                if known.clients.len() >= MAX_FAILED_CLIENTS {
                     known.clients.remove(0);
                 }
                 known.clients.push(client);
@@ -256,121 +261,121 @@ impl Health {
         true
     }
 
-    fn forget_failures(&mut self) {
-        self.known.failures = 0;
-        self.known.answers = 0;
-        self.known.clients.clear();
+    fn reset_failures(&mut self) {
+        self.state.failures = 0;
+        self.state.answers = 0;
+        self.state.clients.clear();
     }
 
     /// Real traffic succeeded.
-    pub fn on_success(&mut self) {
-        self.forget_failures();
-        self.known.is_doubted = false;
+    pub fn record_success(&mut self) {
+        self.reset_failures();
+        self.state.is_doubted = false;
     }
 
     /// The node asks to be drained, or no longer does.
-    pub fn set_draining(&mut self, asks: bool, now: Duration) -> Option<Change> {
+    pub fn set_drain_requested(&mut self, asks: bool, now: Duration) -> Option<HealthChange> {
         let before = self.is_draining();
-        self.known.asks = asks;
+        self.state.asks = asks;
         self.drain_changed(before, now)
     }
 
     /// An operator has ordered the node to be drained, or has taken that back. What the node itself says stands
     /// beside it.
-    pub fn order_drain(&mut self, is_ordered: bool, now: Duration) -> Option<Change> {
+    pub fn set_drain_ordered(&mut self, is_ordered: bool, now: Duration) -> Option<HealthChange> {
         let before = self.is_draining();
-        self.known.is_ordered = is_ordered;
+        self.state.is_ordered = is_ordered;
         self.drain_changed(before, now)
     }
 
-    fn drain_changed(&mut self, before: bool, now: Duration) -> Option<Change> {
+    fn drain_changed(&mut self, before: bool, now: Duration) -> Option<HealthChange> {
         if before == self.is_draining() {
             return None;
         }
         if before {
-            self.known.grows_since = Some(now);
+            self.state.grows_since = Some(now);
         }
-        Some(if before { Change::Undrained } else { Change::Draining })
+        Some(if before { HealthChange::Undrained } else { HealthChange::Draining })
     }
 
     /// Whether anybody wants the node to be drained, well or not.
     pub fn is_draining(&self) -> bool {
-        self.known.asks || self.known.is_ordered
+        self.state.asks || self.state.is_ordered
     }
 
     /// Whether the node itself asks to be drained.
-    pub fn asks_to_drain(&self) -> bool {
-        self.known.asks
+    pub fn is_drain_requested(&self) -> bool {
+        self.state.asks
     }
 
     /// Whether an operator has ordered the node to be drained.
-    pub fn is_ordered_to_drain(&self) -> bool {
-        self.known.is_ordered
+    pub fn is_drain_ordered(&self) -> bool {
+        self.state.is_ordered
     }
 
     /// The node is not probed any more: what its probes said last would stay for ever. An operator's order stays.
-    pub fn unprobe(&mut self, rule: Rule) {
-        let known = Memory { is_ordered: self.known.is_ordered, ..Self::unprobed(rule).known };
-        *self = Self { rule, known };
+    pub fn stop_probing(&mut self, rule: HealthThresholds) {
+        let state = HealthState { is_ordered: self.state.is_ordered, ..Self::new_unprobed(rule).state };
+        *self = Self { thresholds: rule, state };
     }
 
     /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
-    pub fn tick(&mut self, now: Duration) -> Option<Change> {
-        let until = self.known.ejected_until.filter(|until| *until <= now)?;
+    pub fn update(&mut self, now: Duration) -> Option<HealthChange> {
+        let until = self.state.ejected_until.filter(|until| *until <= now)?;
         self.end_ejection(until);
-        (self.state(now) == State::Up).then_some(Change::Back { by_probes: false })
+        (self.node_state(now) == NodeState::Up).then_some(HealthChange::Readmitted { by_probes: false })
     }
 
     fn end_ejection(&mut self, at: Duration) {
-        self.known.ejected_until = None;
-        self.forget_failures();
-        self.known.grows_since = Some(at);
+        self.state.ejected_until = None;
+        self.reset_failures();
+        self.state.grows_since = Some(at);
     }
 
     /// The running ejection: its end at the latest, and why it is.
     pub fn ejection(&self, now: Duration) -> Option<(Duration, &str)> {
-        let until = self.known.ejected_until.filter(|until| now < *until)?;
-        Some((until, &self.known.cause))
+        let until = self.state.ejected_until.filter(|until| now < *until)?;
+        Some((until, &self.state.cause))
     }
 
     /// Whether the node is not up, and its probes say that it may serve all the same: it is ejected, or it is down and
     /// its last probe was good. It is better than no node at all.
-    pub fn is_reserve(&self, now: Duration) -> bool {
-        let may_serve = match self.known.is_up {
+    pub fn is_last_resort(&self, now: Duration) -> bool {
+        let may_serve = match self.state.is_up {
             Some(true) => self.ejection(now).is_some(),
-            Some(false) => self.known.against > 0,
+            Some(false) => self.state.against > 0,
             None => false,
         };
         may_serve && !self.is_draining()
     }
 
     /// What the node is good for at `now`. Never [`State::Removed`], which is not for the node to say.
-    pub fn state(&self, now: Duration) -> State {
-        let is_ejected = self.known.ejected_until.is_some_and(|until| now < until);
-        match self.known.is_up {
-            Some(true) if self.is_draining() => State::Draining,
-            Some(true) if !is_ejected => State::Up,
-            _ => State::Down,
+    pub fn node_state(&self, now: Duration) -> NodeState {
+        let is_ejected = self.state.ejected_until.is_some_and(|until| now < until);
+        match self.state.is_up {
+            Some(true) if self.is_draining() => NodeState::Draining,
+            Some(true) if !is_ejected => NodeState::Up,
+            _ => NodeState::Down,
         }
     }
 
     /// Whether a probe has answered: the first round is over when this holds for every node.
-    pub fn is_known(&self) -> bool {
-        self.known.is_up.is_some()
+    pub fn has_probe_result(&self) -> bool {
+        self.state.is_up.is_some()
     }
 
     /// How much of its weight counts at `now`: from [`FIRST_SHARE`] to 1 over `slow_start`.
-    pub fn share(&self, now: Duration) -> f32 {
-        let since = match self.known.ejected_until {
+    pub fn slow_start_factor(&self, now: Duration) -> f32 {
+        let since = match self.state.ejected_until {
             Some(until) if until <= now => Some(until),
-            _ => self.known.grows_since,
+            _ => self.state.grows_since,
         };
-        let (Some(since), over) = (since, self.rule.slow_start.as_secs_f32()) else { return 1.0 };
+        let (Some(since), over) = (since, self.thresholds.slow_start.as_secs_f32()) else { return 1.0 };
         if over <= 0.0 {
             return 1.0;
         }
         let done = (now.saturating_sub(since).as_secs_f32() / over).min(1.0);
-        FIRST_SHARE + (1.0 - FIRST_SHARE) * done
+        MIN_SLOW_START_FACTOR + (1.0 - MIN_SLOW_START_FACTOR) * done
     }
 }
 
@@ -380,7 +385,7 @@ mod tests {
 
     use super::*;
 
-    const RULE: Rule = Rule {
+    const RULE: HealthThresholds = HealthThresholds {
         rise: 2,
         fall: 3,
         failures: 3,
@@ -393,74 +398,77 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn up() -> Health {
-        let mut health = Health::new(RULE);
-        assert_eq!(health.on_probe(true, s(0)), Some(Change::Up));
+    fn up() -> NodeHealth {
+        let mut health = NodeHealth::new(RULE);
+        assert_eq!(health.record_probe(true, s(0)), Some(HealthChange::Up));
         health
     }
 
-    fn probe(health: &mut Health, answers: &[bool], now: u64) -> Vec<Option<Change>> {
-        answers.iter().map(|ok| health.on_probe(*ok, s(now))).collect()
+    fn probe(health: &mut NodeHealth, answers: &[bool], now: u64) -> Vec<Option<HealthChange>> {
+        answers.iter().map(|ok| health.record_probe(*ok, s(now))).collect()
     }
 
-    const DIAL: Failure<'_> = Failure { evidence: Evidence::Dial, what: "connection refused" };
-    const BACK: Change = Change::Back { by_probes: false };
-    const BACK_BY_PROBES: Change = Change::Back { by_probes: true };
+    const DIAL: NodeFailure<'_> =
+        NodeFailure { evidence: FailureEvidence::Dial, description: "connection refused" };
+    const BACK: HealthChange = HealthChange::Readmitted { by_probes: false };
+    const BACK_BY_PROBES: HealthChange = HealthChange::Readmitted { by_probes: true };
 
-    fn fail(health: &mut Health, times: usize, now: u64) -> Vec<Option<Change>> {
-        (0..times).map(|_| health.on_failure(&DIAL, s(now), true)).collect()
+    fn fail(health: &mut NodeHealth, times: usize, now: u64) -> Vec<Option<HealthChange>> {
+        (0..times).map(|_| health.record_failure(&DIAL, s(now), true)).collect()
     }
 
     /// The answers to these clients fail, one after the other.
-    fn answers_fail(health: &mut Health, clients: &[u8], now: u64) -> Vec<Option<Change>> {
-        let of = |client: &u8| Evidence::Answer([192, 0, 2, *client].into());
-        let fail = |evidence| health.on_failure(&Failure { evidence, what: "no answer" }, s(now), true);
+    fn answers_fail(health: &mut NodeHealth, clients: &[u8], now: u64) -> Vec<Option<HealthChange>> {
+        let of = |client: &u8| FailureEvidence::Response([192, 0, 2, *client].into());
+        let fail = |evidence| {
+            health.record_failure(&NodeFailure { evidence, description: "no answer" }, s(now), true)
+        };
         clients.iter().map(of).map(fail).collect()
     }
 
     #[test]
     fn the_first_probe_decides_at_once() {
-        let mut health = Health::new(RULE);
-        assert_eq!((health.state(s(0)), health.is_known()), (State::Down, false));
-        assert_eq!(health.clone().on_probe(true, s(0)), Some(Change::Up));
-        assert_eq!(health.on_probe(false, s(0)), Some(Change::Down));
-        assert_eq!((health.state(s(0)), health.is_known()), (State::Down, true));
+        let mut health = NodeHealth::new(RULE);
+        assert_eq!((health.node_state(s(0)), health.has_probe_result()), (NodeState::Down, false));
+        assert_eq!(health.clone().record_probe(true, s(0)), Some(HealthChange::Up));
+        assert_eq!(health.record_probe(false, s(0)), Some(HealthChange::Down));
+        assert_eq!((health.node_state(s(0)), health.has_probe_result()), (NodeState::Down, true));
     }
 
     #[test]
     fn a_node_falls_after_failed_probes_in_a_row_and_rises_after_good_ones() {
         let mut health = up();
         assert_eq!(probe(&mut health, &[false, false, true, false, false], 1), [None; 5]);
-        assert_eq!(health.state(s(1)), State::Up);
-        assert_eq!(probe(&mut health, &[false, false], 1), [Some(Change::Down), None]);
-        assert_eq!(health.state(s(1)), State::Down);
+        assert_eq!(health.node_state(s(1)), NodeState::Up);
+        assert_eq!(probe(&mut health, &[false, false], 1), [Some(HealthChange::Down), None]);
+        assert_eq!(health.node_state(s(1)), NodeState::Down);
         assert_eq!(
             probe(&mut health, &[true, false, true, true, true], 2),
-            [None, None, None, Some(Change::Up), None]
+            [None, None, None, Some(HealthChange::Up), None]
         );
-        assert_eq!(health.state(s(2)), State::Up);
+        assert_eq!(health.node_state(s(2)), NodeState::Up);
     }
 
     #[test]
     fn a_rule_of_zero_counts_as_one() {
-        let mut health = Health::new(Rule { rise: 0, fall: 0, ..RULE });
+        let mut health = NodeHealth::new(HealthThresholds { rise: 0, fall: 0, ..RULE });
         let changes = probe(&mut health, &[true, false, true], 0);
-        assert_eq!(changes, [Some(Change::Up), Some(Change::Down), Some(Change::Up)]);
+        assert_eq!(changes, [Some(HealthChange::Up), Some(HealthChange::Down), Some(HealthChange::Up)]);
     }
 
     #[test]
     fn failures_in_a_row_eject_a_node_for_a_while() {
         let mut health = up();
         assert_eq!(fail(&mut health, 2, 5), [None, None]);
-        health.on_success();
-        assert_eq!(fail(&mut health, 3, 5), [None, None, Some(Change::Ejected)]);
-        assert_eq!(health.state(s(5)), State::Down);
+        health.record_success();
+        assert_eq!(fail(&mut health, 3, 5), [None, None, Some(HealthChange::Ejected)]);
+        assert_eq!(health.node_state(s(5)), NodeState::Down);
         assert_eq!(health.ejection(s(6)), Some((s(35), "3 failures in a row, the last: connection refused")));
         assert_eq!(fail(&mut health, 9, 6), [None; 9], "dials under way fail late and change nothing");
-        assert_eq!(health.state(s(34)), State::Down);
-        assert_eq!((health.state(s(35)), health.ejection(s(35))), (State::Up, None));
-        assert_eq!((health.tick(s(35)), health.tick(s(35))), (Some(BACK), None));
-        assert_eq!(fail(&mut health, 3, 36), [None, None, Some(Change::Ejected)]);
+        assert_eq!(health.node_state(s(34)), NodeState::Down);
+        assert_eq!((health.node_state(s(35)), health.ejection(s(35))), (NodeState::Up, None));
+        assert_eq!((health.update(s(35)), health.update(s(35))), (Some(BACK), None));
+        assert_eq!(fail(&mut health, 3, 36), [None, None, Some(HealthChange::Ejected)]);
     }
 
     #[test]
@@ -470,17 +478,20 @@ mod tests {
         fail(&mut health, 3, 5);
         assert_eq!(probe(&mut health, &[true, false, true], 6), [None; 3], "in a row, and since then");
         assert_eq!(probe(&mut health, &[true], 8), [Some(BACK_BY_PROBES)]);
-        assert_eq!((health.state(s(8)), health.share(s(8))), (State::Up, FIRST_SHARE));
+        assert_eq!(
+            (health.node_state(s(8)), health.slow_start_factor(s(8))),
+            (NodeState::Up, MIN_SLOW_START_FACTOR)
+        );
     }
 
     #[test]
     fn a_node_that_comes_up_again_is_not_left_out_for_what_was_before() {
         let mut health = up();
         fail(&mut health, 3, 5);
-        assert_eq!(probe(&mut health, &[false; 3], 6)[2], Some(Change::Down));
+        assert_eq!(probe(&mut health, &[false; 3], 6)[2], Some(HealthChange::Down));
         assert_eq!(health.ejection(s(6)), None, "its probes have the word now");
-        assert_eq!(probe(&mut health, &[true; 2], 8), [None, Some(Change::Up)]);
-        assert_eq!(health.state(s(8)), State::Up);
+        assert_eq!(probe(&mut health, &[true; 2], 8), [None, Some(HealthChange::Up)]);
+        assert_eq!(health.node_state(s(8)), NodeState::Up);
         assert_eq!(fail(&mut health, 2, 9), [None; 2], "and its failures are counted anew");
     }
 
@@ -491,11 +502,11 @@ mod tests {
         assert_eq!(probe(&mut health, &[true; 2], 6)[1], Some(BACK_BY_PROBES));
         fail(&mut health, 3, 7);
         assert_eq!(probe(&mut health, &[true; 9], 8), [None; 9]);
-        assert_eq!((health.state(s(36)), health.state(s(37))), (State::Down, State::Up));
+        assert_eq!((health.node_state(s(36)), health.node_state(s(37))), (NodeState::Down, NodeState::Up));
         fail(&mut health, 3, 38);
         assert_eq!(probe(&mut health, &[true; 9], 39), [None; 9]);
-        health.tick(s(68));
-        health.on_success();
+        health.update(s(68));
+        health.record_success();
         fail(&mut health, 3, 69);
         assert_eq!(probe(&mut health, &[true; 2], 70)[1], Some(BACK_BY_PROBES));
     }
@@ -506,27 +517,27 @@ mod tests {
         assert!(answers_fail(&mut health, &[1; 1000], 1).iter().all(Option::is_none));
         let two = [1, 2].repeat(500);
         assert!(answers_fail(&mut health, &two, 1).iter().all(Option::is_none));
-        assert_eq!(answers_fail(&mut health, &[3], 1), [Some(Change::Ejected)]);
+        assert_eq!(answers_fail(&mut health, &[3], 1), [Some(HealthChange::Ejected)]);
 
-        let mut hasty = Health::unprobed(Rule { failures: 1, ..RULE });
+        let mut hasty = NodeHealth::new_unprobed(HealthThresholds { failures: 1, ..RULE });
         assert_eq!(answers_fail(&mut hasty, &[1, 1, 2, 2], 1), [None; 4], "however few are asked for");
-        assert_eq!(answers_fail(&mut hasty, &[3], 1), [Some(Change::Ejected)]);
+        assert_eq!(answers_fail(&mut hasty, &[3], 1), [Some(HealthChange::Ejected)]);
 
         let mut served = up();
         answers_fail(&mut served, &[1, 2], 1);
-        served.on_success();
+        served.record_success();
         assert_eq!(answers_fail(&mut served, &[3, 4], 1), [None; 2], "in a row");
     }
 
     #[test]
     fn the_memory_of_clients_is_bounded_and_those_in_it_count_once() {
-        let mut health = Health::unprobed(Rule { failures: 1000, ..RULE });
+        let mut health = NodeHealth::new_unprobed(HealthThresholds { failures: 1000, ..RULE });
         let around = (0..8).collect::<Vec<u8>>().repeat(1000);
         assert!(answers_fail(&mut health, &around, 1).iter().all(Option::is_none));
-        assert_eq!((health.known.clients.len(), health.known.answers), (CLIENTS, 8));
+        assert_eq!((health.state.clients.len(), health.state.answers), (MAX_FAILED_CLIENTS, 8));
         let all = (0..=255).collect::<Vec<u8>>().repeat(4);
-        assert!(answers_fail(&mut health, &all, 1).contains(&Some(Change::Ejected)));
-        assert!(health.known.clients.len() <= CLIENTS);
+        assert!(answers_fail(&mut health, &all, 1).contains(&Some(HealthChange::Ejected)));
+        assert!(health.state.clients.len() <= MAX_FAILED_CLIENTS);
     }
 
     #[test]
@@ -534,13 +545,13 @@ mod tests {
         let mut health = up();
         fail(&mut health, 2, 1);
         assert_eq!(answers_fail(&mut health, &[1; 9], 1), [None; 9]);
-        assert_eq!(fail(&mut health, 1, 1), [Some(Change::Ejected)]);
+        assert_eq!(fail(&mut health, 1, 1), [Some(HealthChange::Ejected)]);
     }
 
     #[test]
     fn no_more_nodes_are_ejected_than_may_be() {
         let most = |max_ejected, nodes| {
-            let rule = Rule { max_ejected, ..RULE };
+            let rule = HealthThresholds { max_ejected, ..RULE };
             (0..=nodes).find(|ejected| !rule.may_eject(nodes, *ejected)).unwrap()
         };
         assert_eq!([1, 2, 3, 4, 9].map(|nodes| most(50, nodes)), [0, 1, 1, 2, 4]);
@@ -549,41 +560,45 @@ mod tests {
 
     #[test]
     fn an_ejected_node_and_one_whose_last_probe_was_good_are_a_reserve() {
-        let mut health = Health::new(RULE);
-        assert!(!health.is_reserve(s(0)), "nobody knows it");
-        health.on_probe(false, s(0));
-        assert!(!health.is_reserve(s(0)));
-        health.on_probe(true, s(1));
-        assert_eq!((health.state(s(1)), health.is_reserve(s(1))), (State::Down, true));
-        health.on_probe(true, s(2));
-        assert!(!health.is_reserve(s(2)), "it is up");
+        let mut health = NodeHealth::new(RULE);
+        assert!(!health.is_last_resort(s(0)), "nobody knows it");
+        health.record_probe(false, s(0));
+        assert!(!health.is_last_resort(s(0)));
+        health.record_probe(true, s(1));
+        assert_eq!((health.node_state(s(1)), health.is_last_resort(s(1))), (NodeState::Down, true));
+        health.record_probe(true, s(2));
+        assert!(!health.is_last_resort(s(2)), "it is up");
         fail(&mut health, 3, 3);
-        assert!(health.is_reserve(s(3)));
-        health.set_draining(true, s(3));
-        assert!(!health.is_reserve(s(3)), "it asked to be left alone");
+        assert!(health.is_last_resort(s(3)));
+        health.set_drain_requested(true, s(3));
+        assert!(!health.is_last_resort(s(3)), "it asked to be left alone");
     }
 
     #[test]
     fn a_probe_reports_the_end_of_an_ejection_too() {
         let mut health = up();
         fail(&mut health, 3, 0);
-        assert_eq!(health.on_probe(true, s(30)), Some(BACK));
+        assert_eq!(health.record_probe(true, s(30)), Some(BACK));
         fail(&mut health, 3, 31);
-        assert_eq!(health.on_failure(&DIAL, s(61), true), Some(BACK));
+        assert_eq!(health.record_failure(&DIAL, s(61), true), Some(BACK));
     }
 
     #[test]
     fn the_last_usable_node_is_not_ejected() {
         let mut health = up();
-        assert_eq!((0..9).map(|_| health.on_failure(&DIAL, s(0), false)).collect::<Vec<_>>(), [None; 9]);
-        assert_eq!(health.state(s(0)), State::Up);
-        assert_eq!(health.on_failure(&DIAL, s(1), true), Some(Change::Ejected), "once another is up");
+        assert_eq!((0..9).map(|_| health.record_failure(&DIAL, s(0), false)).collect::<Vec<_>>(), [None; 9]);
+        assert_eq!(health.node_state(s(0)), NodeState::Up);
+        assert_eq!(
+            health.record_failure(&DIAL, s(1), true),
+            Some(HealthChange::Ejected),
+            "once another is up"
+        );
     }
 
     #[test]
     fn no_number_of_failures_ejects_when_ejection_is_off() {
-        let mut health = Health::unprobed(Rule { failures: 0, ..RULE });
-        assert_eq!(health.state(s(0)), State::Up);
+        let mut health = NodeHealth::new_unprobed(HealthThresholds { failures: 0, ..RULE });
+        assert_eq!(health.node_state(s(0)), NodeState::Up);
         assert_eq!(fail(&mut health, 100, 0), [None; 100]);
     }
 
@@ -591,115 +606,122 @@ mod tests {
     fn a_node_that_fell_while_it_was_ejected_stays_down() {
         let mut health = up();
         fail(&mut health, 3, 0);
-        assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(Change::Down)]);
-        assert_eq!((health.tick(s(40)), health.state(s(40))), (None, State::Down));
-        assert_eq!(probe(&mut health, &[true; 2], 41), [None, Some(Change::Up)]);
+        assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(HealthChange::Down)]);
+        assert_eq!((health.update(s(40)), health.node_state(s(40))), (None, NodeState::Down));
+        assert_eq!(probe(&mut health, &[true; 2], 41), [None, Some(HealthChange::Up)]);
     }
 
     #[test]
     fn a_node_drains_when_it_asks_to_and_only_while_it_is_well() {
         let mut health = up();
-        assert_eq!(health.set_draining(true, s(1)), Some(Change::Draining));
-        assert_eq!(health.set_draining(true, s(1)), None);
-        assert_eq!(health.state(s(1)), State::Draining);
+        assert_eq!(health.set_drain_requested(true, s(1)), Some(HealthChange::Draining));
+        assert_eq!(health.set_drain_requested(true, s(1)), None);
+        assert_eq!(health.node_state(s(1)), NodeState::Draining);
         assert_eq!(fail(&mut health, 5, 1), [None; 5], "it is no candidate and so not ejected");
         probe(&mut health, &[false; 3], 2);
-        assert_eq!(health.state(s(2)), State::Down);
+        assert_eq!(health.node_state(s(2)), NodeState::Down);
         probe(&mut health, &[true; 2], 3);
-        assert_eq!(health.state(s(3)), State::Draining);
-        assert_eq!(health.set_draining(false, s(4)), Some(Change::Undrained));
-        assert_eq!(health.state(s(4)), State::Up);
+        assert_eq!(health.node_state(s(3)), NodeState::Draining);
+        assert_eq!(health.set_drain_requested(false, s(4)), Some(HealthChange::Undrained));
+        assert_eq!(health.node_state(s(4)), NodeState::Up);
     }
 
     #[test]
     fn a_node_is_drained_while_it_asks_or_an_operator_has_ordered_it() {
         let mut health = up();
-        assert_eq!(health.order_drain(true, s(1)), Some(Change::Draining));
-        assert_eq!((health.set_draining(true, s(1)), health.set_draining(false, s(1))), (None, None));
-        assert_eq!((health.state(s(1)), health.is_ordered_to_drain()), (State::Draining, true));
-        assert_eq!(health.set_draining(true, s(2)), None);
-        assert_eq!((health.order_drain(false, s(2)), health.asks_to_drain()), (None, true));
-        assert_eq!(health.set_draining(false, s(3)), Some(Change::Undrained));
-        assert_eq!(health.state(s(3)), State::Up);
-        health.set_draining(true, s(4));
-        health.order_drain(true, s(4));
-        health.unprobe(RULE);
-        assert_eq!((health.asks_to_drain(), health.is_ordered_to_drain()), (false, true));
+        assert_eq!(health.set_drain_ordered(true, s(1)), Some(HealthChange::Draining));
+        assert_eq!(
+            (health.set_drain_requested(true, s(1)), health.set_drain_requested(false, s(1))),
+            (None, None)
+        );
+        assert_eq!((health.node_state(s(1)), health.is_drain_ordered()), (NodeState::Draining, true));
+        assert_eq!(health.set_drain_requested(true, s(2)), None);
+        assert_eq!((health.set_drain_ordered(false, s(2)), health.is_drain_requested()), (None, true));
+        assert_eq!(health.set_drain_requested(false, s(3)), Some(HealthChange::Undrained));
+        assert_eq!(health.node_state(s(3)), NodeState::Up);
+        health.set_drain_requested(true, s(4));
+        health.set_drain_ordered(true, s(4));
+        health.stop_probing(RULE);
+        assert_eq!((health.is_drain_requested(), health.is_drain_ordered()), (false, true));
     }
 
     #[test]
     fn the_share_of_a_returned_node_grows_and_the_first_start_is_whole() {
         let mut health = up();
-        assert_eq!(health.share(s(0)), 1.0);
+        assert_eq!(health.slow_start_factor(s(0)), 1.0);
         probe(&mut health, &[false; 3], 1);
         probe(&mut health, &[true; 2], 100);
-        assert_eq!(health.share(s(100)), FIRST_SHARE);
-        assert!((health.share(s(105)) - 0.55).abs() < 1e-6);
-        assert_eq!((health.share(s(110)), health.share(s(1000))), (1.0, 1.0));
-        assert_eq!(health.share(s(0)), FIRST_SHARE, "a clock that is read late does no harm");
+        assert_eq!(health.slow_start_factor(s(100)), MIN_SLOW_START_FACTOR);
+        assert!((health.slow_start_factor(s(105)) - 0.55).abs() < 1e-6);
+        assert_eq!((health.slow_start_factor(s(110)), health.slow_start_factor(s(1000))), (1.0, 1.0));
+        assert_eq!(
+            health.slow_start_factor(s(0)),
+            MIN_SLOW_START_FACTOR,
+            "a clock that is read late does no harm"
+        );
     }
 
     #[test]
     fn the_share_grows_after_an_ejection_after_a_drain_and_for_a_node_that_joins() {
         let mut ejected = up();
         fail(&mut ejected, 3, 0);
-        assert!((ejected.share(s(35)) - 0.55).abs() < 1e-6, "before anyone ticks");
-        ejected.tick(s(36));
-        assert!((ejected.share(s(35)) - 0.55).abs() < 1e-6);
+        assert!((ejected.slow_start_factor(s(35)) - 0.55).abs() < 1e-6, "before anyone ticks");
+        ejected.update(s(36));
+        assert!((ejected.slow_start_factor(s(35)) - 0.55).abs() < 1e-6);
 
         let mut drained = up();
-        drained.set_draining(true, s(1));
-        drained.set_draining(false, s(50));
-        assert_eq!(drained.share(s(50)), FIRST_SHARE);
+        drained.set_drain_requested(true, s(1));
+        drained.set_drain_requested(false, s(50));
+        assert_eq!(drained.slow_start_factor(s(50)), MIN_SLOW_START_FACTOR);
 
-        let mut joining = Health::joining(RULE);
-        joining.on_probe(true, s(7));
-        assert_eq!(joining.share(s(7)), FIRST_SHARE);
+        let mut joining = NodeHealth::new_joining(RULE);
+        joining.record_probe(true, s(7));
+        assert_eq!(joining.slow_start_factor(s(7)), MIN_SLOW_START_FACTOR);
 
-        let mut at_once = Health::joining(Rule { slow_start: Duration::ZERO, ..RULE });
-        at_once.on_probe(true, s(7));
-        assert_eq!(at_once.share(s(7)), 1.0);
+        let mut at_once = NodeHealth::new_joining(HealthThresholds { slow_start: Duration::ZERO, ..RULE });
+        at_once.record_probe(true, s(7));
+        assert_eq!(at_once.slow_start_factor(s(7)), 1.0);
     }
 
     #[test]
-    fn a_reloaded_rule_keeps_what_is_known() {
+    fn a_reloaded_rule_keeps_what_has_probe_result() {
         let mut health = up();
         probe(&mut health, &[false; 2], 1);
-        health.set_rule(Rule { fall: 5, ..RULE });
-        assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(Change::Down)]);
+        health.set_thresholds(HealthThresholds { fall: 5, ..RULE });
+        assert_eq!(probe(&mut health, &[false; 3], 1), [None, None, Some(HealthChange::Down)]);
     }
 
     #[test]
     fn another_process_goes_on_from_what_was_known_and_what_only_it_knows_stays() {
         let mut before = up();
         fail(&mut before, 3, 5);
-        before.order_drain(true, s(6));
-        let mut next = Health::new(Rule { fall: 9, ..RULE });
-        next.recall(&before.memory());
-        assert_eq!(next, Health { rule: Rule { fall: 9, ..RULE }, ..before });
+        before.set_drain_ordered(true, s(6));
+        let mut next = NodeHealth::new(HealthThresholds { fall: 9, ..RULE });
+        next.restore(&before.snapshot());
+        assert_eq!(next, NodeHealth { thresholds: HealthThresholds { fall: 9, ..RULE }, ..before });
         let mut asked = up();
-        asked.recall(&Health::new(RULE).memory());
-        assert_eq!(asked.state(s(0)), State::Up, "the other had not asked");
+        asked.restore(&NodeHealth::new(RULE).snapshot());
+        assert_eq!(asked.node_state(s(0)), NodeState::Up, "the other had not asked");
     }
 
     proptest! {
         #[test]
         fn every_change_of_state_is_reported(events in proptest::collection::vec((0_u8..8, 0_u64..20), 0..200)) {
-            let mut health = Health::new(RULE);
+            let mut health = NodeHealth::new(RULE);
             let mut now = 0;
             for (event, later) in events {
                 now += later;
-                health.tick(s(now));
-                let before = health.state(s(now));
+                health.update(s(now));
+                let before = health.node_state(s(now));
                 let change = match event {
-                    6 | 7 => health.order_drain(event == 6, s(now)),
-                    0 | 1 => health.on_probe(event == 0, s(now)),
-                    2 => health.on_failure(&DIAL, s(now), true),
-                    3 => { health.on_success(); None }
-                    _ => health.set_draining(event == 4, s(now)),
+                    6 | 7 => health.set_drain_ordered(event == 6, s(now)),
+                    0 | 1 => health.record_probe(event == 0, s(now)),
+                    2 => health.record_failure(&DIAL, s(now), true),
+                    3 => { health.record_success(); None }
+                    _ => health.set_drain_requested(event == 4, s(now)),
                 };
-                prop_assert!(change.is_some() || health.state(s(now)) == before);
-                prop_assert!((FIRST_SHARE..=1.0).contains(&health.share(s(now))));
+                prop_assert!(change.is_some() || health.node_state(s(now)) == before);
+                prop_assert!((MIN_SLOW_START_FACTOR..=1.0).contains(&health.slow_start_factor(s(now))));
             }
         }
     }

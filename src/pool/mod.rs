@@ -5,7 +5,7 @@
 //! its id or its tag, never by its position, so that a node can come or go without moving anybody else.
 
 pub mod health;
-pub mod pick;
+pub mod select;
 pub mod retry;
 pub mod rollout;
 pub mod surplus;
@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::affinity::cookie::NodeTag;
-use crate::affinity::{Directory, hash};
+use crate::affinity::{NodeDirectory, hash};
 
 /// The name of a node, unique in its pool: 1 to 64 of `A-Z a-z 0-9 _ . -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ impl FromStr for NodeId {
 
 /// Where a node listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Address {
+pub enum NodeAddress {
     /// A host name or an IP address (IPv6 without brackets), resolved at each dial, and a port.
     Tcp {
         /// Host name or IP address.
@@ -70,7 +70,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -80,12 +80,12 @@ impl fmt::Display for Address {
     }
 }
 
-impl FromStr for Address {
+impl FromStr for NodeAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return unix_path(path).map(Self::Unix);
+            return parse_unix_path(path).map(Self::Unix);
         }
         if text.contains("://") {
             return Err(format!("{text:?} is a URL; write only the address, like `127.0.0.1:3001`"));
@@ -93,17 +93,17 @@ impl FromStr for Address {
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(format!("{text:?} has no port; write it as `host:port`, like `127.0.0.1:3001`"));
         };
-        let port = port_number(port)?;
+        let port = parse_port(port)?;
         let host = match host.strip_prefix('[') {
-            Some(inside) => ipv6_host(inside)?,
-            None => plain_host(host, text)?,
+            Some(inside) => parse_ipv6_host(inside)?,
+            None => parse_host(host, text)?,
         };
         Ok(Self::Tcp { host, port })
     }
 }
 
 /// The path behind `unix:`: absolute, and short enough for `sun_path` (108 bytes with its NUL, unix(7)).
-fn unix_path(path: &str) -> Result<PathBuf, String> {
+fn parse_unix_path(path: &str) -> Result<PathBuf, String> {
     if !path.starts_with('/') {
         return Err(format!(
             "the Unix socket path {path:?} is not absolute; write it as `unix:/run/node.sock`"
@@ -118,7 +118,7 @@ fn unix_path(path: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(path))
 }
 
-fn port_number(text: &str) -> Result<u16, String> {
+fn parse_port(text: &str) -> Result<u16, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u16>() {
         Ok(port) if digits && port > 0 => Ok(port),
@@ -127,14 +127,14 @@ fn port_number(text: &str) -> Result<u16, String> {
 }
 
 /// The IPv6 address whose opening bracket is gone.
-fn ipv6_host(inside: &str) -> Result<String, String> {
+fn parse_ipv6_host(inside: &str) -> Result<String, String> {
     match inside.strip_suffix(']').map(str::parse::<Ipv6Addr>) {
         Some(Ok(address)) => Ok(address.to_string()),
         _ => Err(format!("\"[{inside}\" is not an IPv6 address in brackets; write it like `[::1]:3001`")),
     }
 }
 
-fn plain_host(host: &str, text: &str) -> Result<String, String> {
+fn parse_host(host: &str, text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if host.is_empty() {
         return Err(format!("{text:?} names no host; write it as `host:port`, like `127.0.0.1:3001`"));
@@ -154,7 +154,7 @@ pub struct Node {
     /// Name; a pin names it, never its position.
     pub id: NodeId,
     /// Where it listens.
-    pub address: Address,
+    pub address: NodeAddress,
     /// Its share, 1 to 1000; 1 unless told.
     pub weight: u16,
     /// The most tunnels it takes; `None` is no limit.
@@ -166,7 +166,7 @@ pub struct Node {
 /// What a node is good for at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum State {
+pub enum NodeState {
     /// It takes clients.
     Up,
     /// It fails its probes, or real traffic has ejected it.
@@ -177,7 +177,7 @@ pub enum State {
     Removed,
 }
 
-impl State {
+impl NodeState {
     /// Every state, in the order in which metrics list them.
     pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::Draining, Self::Removed];
 
@@ -192,7 +192,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for NodeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -200,15 +200,15 @@ impl fmt::Display for State {
 
 /// The nodes of one pool, in the order of the config, with everything that a pick needs worked out beforehand.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Nodes {
+pub struct NodeSet {
     /// The pool's name; seeds and tags are made from it, so two pools hash apart.
     pool: Arc<str>,
     /// The nodes; everything below is indexed like this.
     nodes: Box<[Node]>,
     /// Where each node stands in rendezvous hashing.
-    stands: Box<[hash::Stand]>,
+    rendezvous: Box<[hash::RendezvousNode]>,
     /// What else a pick reads about each node, side by side so that a pass touches few cache lines.
-    limits: Box<[Limits]>,
+    limits: Box<[NodeLimits]>,
     /// Tags of the nodes, in the order of `nodes`.
     tags: Box<[NodeTag]>,
     /// `(tag, index)` by tag, for the lookup of a pin.
@@ -216,25 +216,25 @@ pub struct Nodes {
     /// Indexes by id, for the lookup of a pin.
     by_id: Box<[usize]>,
     /// The greatest weight, at least 1.
-    heaviest: u16,
+    max_weight: u16,
     /// Whether all weights are the same: then draws are compared as they are.
-    equal: bool,
+    has_equal_weights: bool,
 }
 
 /// What a node can take.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Limits {
+struct NodeLimits {
     /// Its weight, at least 1.
     weight: u32,
     /// The most tunnels; `u32::MAX` is no limit.
     max: u32,
 }
 
-impl Nodes {
+impl NodeSet {
     /// The set of a pool. Ids should be unique (the config checks it): of two alike the first is found.
     pub fn new(pool: &str, nodes: Vec<Node>) -> Self {
-        let stand = |node: &Node| hash::Stand::new(pool, node.id.as_str(), node.weight);
-        let limits = |node: &Node| Limits {
+        let stand = |node: &Node| hash::RendezvousNode::new(pool, node.id.as_str(), node.weight);
+        let limits = |node: &Node| NodeLimits {
             weight: u32::from(node.weight.max(1)),
             max: node.max_connections.unwrap_or(u32::MAX),
         };
@@ -245,10 +245,10 @@ impl Nodes {
         by_id.sort_by(|a, b| nodes[*a].id.cmp(&nodes[*b].id));
         Self {
             pool: pool.into(),
-            stands: nodes.iter().map(stand).collect(),
+            rendezvous: nodes.iter().map(stand).collect(),
             limits: nodes.iter().map(limits).collect(),
-            heaviest: nodes.iter().map(|node| node.weight).max().unwrap_or(1).max(1),
-            equal: nodes.windows(2).all(|pair| pair[0].weight == pair[1].weight),
+            max_weight: nodes.iter().map(|node| node.weight).max().unwrap_or(1).max(1),
+            has_equal_weights: nodes.windows(2).all(|pair| pair[0].weight == pair[1].weight),
             tags,
             by_tag,
             by_id,
@@ -287,7 +287,7 @@ impl Nodes {
     }
 }
 
-impl<'a> IntoIterator for &'a Nodes {
+impl<'a> IntoIterator for &'a NodeSet {
     type Item = &'a Node;
     type IntoIter = std::slice::Iter<'a, Node>;
 
@@ -296,13 +296,13 @@ impl<'a> IntoIterator for &'a Nodes {
     }
 }
 
-impl Directory for Nodes {
-    fn by_id(&self, id: &str) -> Option<usize> {
+impl NodeDirectory for NodeSet {
+    fn find_by_id(&self, id: &str) -> Option<usize> {
         let at = self.by_id.partition_point(|index| self.nodes[*index].id.as_str() < id);
         self.by_id.get(at).copied().filter(|index| self.nodes[*index].id.as_str() == id)
     }
 
-    fn by_tag(&self, tag: NodeTag) -> Option<usize> {
+    fn find_by_tag(&self, tag: NodeTag) -> Option<usize> {
         let at = self.by_tag.partition_point(|(known, _)| *known < tag);
         self.by_tag.get(at).filter(|(known, _)| *known == tag).map(|(_, index)| *index)
     }
@@ -334,11 +334,11 @@ mod tests {
     #[test]
     fn an_address_is_read_as_it_is_shown() {
         for text in ["127.0.0.1:3001", "ws-1.internal:80", "[::1]:65535", "unix:/run/node.sock"] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<NodeAddress>().unwrap().to_string(), text);
         }
-        let tcp = Address::Tcp { host: "::1".into(), port: 3001 };
-        assert_eq!("[::1]:3001".parse::<Address>(), Ok(tcp.clone()));
-        assert_eq!("[0:0::1]:3001".parse::<Address>(), Ok(tcp));
+        let tcp = NodeAddress::Tcp { host: "::1".into(), port: 3001 };
+        assert_eq!("[::1]:3001".parse::<NodeAddress>(), Ok(tcp.clone()));
+        assert_eq!("[0:0::1]:3001".parse::<NodeAddress>(), Ok(tcp));
     }
 
     #[test]
@@ -364,34 +364,34 @@ mod tests {
             ("unix:", "is not absolute"),
         ];
         for (text, says) in cases {
-            let error = text.parse::<Address>().unwrap_err();
+            let error = text.parse::<NodeAddress>().unwrap_err();
             assert!(error.contains(says), "{text:?}: {error}");
         }
         let long = format!("unix:/{}", "x".repeat(107));
-        assert!(long.parse::<Address>().unwrap_err().contains("at most 107 bytes"));
+        assert!(long.parse::<NodeAddress>().unwrap_err().contains("at most 107 bytes"));
     }
 
     #[test]
     fn a_node_is_found_by_its_id_and_by_its_tag() {
         let ids = ["ws10", "ws2", "b", "a", "ws1"];
-        let nodes = Nodes::new("chat", ids.map(node).to_vec());
+        let nodes = NodeSet::new("chat", ids.map(node).to_vec());
         for (index, id) in ids.into_iter().enumerate() {
-            assert_eq!(nodes.by_id(id), Some(index));
-            assert_eq!(nodes.by_tag(nodes.tag(index).unwrap()), Some(index));
+            assert_eq!(nodes.find_by_id(id), Some(index));
+            assert_eq!(nodes.find_by_tag(nodes.tag(index).unwrap()), Some(index));
             assert_eq!(nodes.get(index).unwrap().id.as_str(), id);
         }
         for stranger in ["", "ws", "ws3", "zz", "A"] {
-            assert_eq!(nodes.by_id(stranger), None);
-            assert_eq!(nodes.by_tag(NodeTag::of("chat", stranger)), None);
+            assert_eq!(nodes.find_by_id(stranger), None);
+            assert_eq!(nodes.find_by_tag(NodeTag::of("chat", stranger)), None);
         }
-        assert_eq!(nodes.by_tag(NodeTag::of("other", "a")), None, "the same id in another pool");
-        assert_eq!(Nodes::new("chat", Vec::new()).by_id("a"), None);
+        assert_eq!(nodes.find_by_tag(NodeTag::of("other", "a")), None, "the same id in another pool");
+        assert_eq!(NodeSet::new("chat", Vec::new()).find_by_id("a"), None);
     }
 
     #[test]
     fn of_two_nodes_with_one_id_the_first_is_found() {
-        let nodes = Nodes::new("chat", ["b", "a", "a"].map(node).to_vec());
-        assert_eq!(nodes.by_id("a"), Some(1));
-        assert_eq!(nodes.by_tag(NodeTag::of("chat", "a")), Some(1));
+        let nodes = NodeSet::new("chat", ["b", "a", "a"].map(node).to_vec());
+        assert_eq!(nodes.find_by_id("a"), Some(1));
+        assert_eq!(nodes.find_by_tag(NodeTag::of("chat", "a")), Some(1));
     }
 }

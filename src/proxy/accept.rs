@@ -9,8 +9,8 @@ use mainstay_core::open_files;
 use super::acceptor::{AcceptedConnection, Acceptor};
 use super::context::ProxyContext;
 use crate::http::reply::ProxyError;
-use crate::net::listen::Listener;
-use crate::net::proxy_protocol::Ends;
+use crate::net::listener::Listener;
+use crate::net::proxy_protocol::ProxyAddresses;
 use crate::net::stream::Stream;
 use crate::shutdown::Phase;
 
@@ -62,7 +62,7 @@ impl AcceptLoop {
             tracing::info!("accept resumed: file descriptors are available again");
         }
         let context = &self.context;
-        let Some(permit) = context.admission.connections.take(context.state.load().connections) else {
+        let Some(permit) = context.admission.connections.acquire(context.state.load().connections) else {
             if let Some(reply) = self.acceptor.refuse(context, stream, ProxyError::ConnectionLimit) {
                 context.tasks.spawn(reply);
             }
@@ -70,7 +70,10 @@ impl AcceptLoop {
         };
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let ends = Ends { source: peer.map_or(here, plain), destination: stream.local().map_or(here, plain) };
+        let ends = ProxyAddresses {
+            source: peer.map_or(here, plain),
+            destination: stream.local_addr().map_or(here, plain),
+        };
         Some(AcceptedConnection { stream, ends, permit })
     }
 

@@ -17,12 +17,12 @@ use super::catch_panic::catch_panic;
 use super::context::ProxyContext;
 use crate::config::{self, ListenerTls, TlsVersion};
 use crate::http::reply::ProxyError;
-use crate::metrics::{Handshake, Refusal};
-use crate::net::places::Place;
-use crate::net::proxy_protocol::{self, Ends, HeaderFault};
+use crate::metrics::{ConnectionRefusal, HandshakeResult};
+use crate::net::connection_limit::ConnectionPermit;
+use crate::net::proxy_protocol::{self, ProxyAddresses, ProxyHeaderError};
 use crate::net::stream::Stream;
-use crate::net::tls::departed::Version;
-use crate::net::tls::server::{Certificate, Terminator, Terms};
+use crate::net::tls::extracted::TlsProtocolVersion;
+use crate::net::tls::server::{ServerCertificate, ServerTlsSettings, TlsServer};
 use crate::shutdown::Phase;
 
 /// How long a connection on which nothing has been asked yet may still begin, when another process has taken over.
@@ -33,7 +33,7 @@ pub struct Acceptor {
     /// Each connection begins with a PROXY header.
     proxy_protocol: AtomicBool,
     /// `None` is plain text.
-    tls: ArcSwapOption<Terminator>,
+    tls: ArcSwapOption<TlsServer>,
 }
 
 /// A connection that has a permit, before its first byte.
@@ -41,9 +41,9 @@ pub struct AcceptedConnection {
     /// What it is read from and written to.
     pub stream: Stream,
     /// Client and destination, as far as they are known here; a Unix socket's client counts as this machine.
-    pub ends: Ends,
+    pub ends: ProxyAddresses,
     /// Its permit among the connections.
-    pub permit: Place,
+    pub permit: ConnectionPermit,
 }
 
 /// A connection on which HTTP begins.
@@ -89,8 +89,7 @@ impl Acceptor {
     ///
     /// When rustls cannot do what it says.
     pub fn new(config: &config::Listener) -> Result<Self, rustls::Error> {
-        let terminator =
-            config.tls.as_ref().map(|tls| Terminator::new(&terminator_terms(tls))).transpose()?;
+        let terminator = config.tls.as_ref().map(|tls| TlsServer::new(&terminator_terms(tls))).transpose()?;
         let proxy_protocol = AtomicBool::new(config.proxy_protocol);
         Ok(Self { proxy_protocol, tls: ArcSwapOption::new(terminator.map(Arc::new)) })
     }
@@ -144,10 +143,13 @@ impl Acceptor {
         mut stream: Stream,
         error: ProxyError,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        tracing::debug!(peer = ?stream.peer(), %error, "connection refused");
-        let refusal =
-            if error == ProxyError::ConnectionLimit { Refusal::Connections } else { Refusal::PerClient };
-        context.metrics.refuse(refusal);
+        tracing::debug!(peer = ?stream.peer_addr(), %error, "connection refused");
+        let refusal = if error == ProxyError::ConnectionLimit {
+            ConnectionRefusal::Connections
+        } else {
+            ConnectionRefusal::PerClient
+        };
+        context.metrics.record_refusal(refusal);
         if self.tls.load().is_some() {
             return None;
         }
@@ -186,7 +188,7 @@ fn acquire_for_client(context: &ProxyContext, accepted: &mut AcceptedConnection)
     let (state, client) = (context.state.load(), accepted.ends.source.ip());
     // A proxy stands for many clients; each of its upgrades is counted for its own.
     let limit = if state.trusts(client) { 0 } else { state.limits.connections_per_client };
-    accepted.permit.claim(client, limit)
+    accepted.permit.acquire_for_client(client, limit)
 }
 
 /// The connection with the ends that its PROXY header names.
@@ -200,10 +202,10 @@ async fn read_proxy_header(
     let read = if context.state.load().trusts(peer) {
         let read = match first {
             FirstByte::Arrived => tokio::select! {
-                read = proxy_protocol::read(&mut accepted.stream, time.limit.saturating_sub(time.since.elapsed())) => read,
+                read = proxy_protocol::read_header(&mut accepted.stream, time.limit.saturating_sub(time.since.elapsed())) => read,
                 () = context.shutdown.wait_for(Phase::Draining) => return None,
             },
-            FirstByte::TimedOut => Err(HeaderFault::TooSlow(time.limit)),
+            FirstByte::TimedOut => Err(ProxyHeaderError::Timeout(time.limit)),
             FirstByte::ShuttingDown => return None,
         };
         read.map_err(|error| tracing::debug!(%peer, %error, "connection closed: bad PROXY header"))
@@ -212,25 +214,25 @@ async fn read_proxy_header(
         Err(())
     };
     let Ok(ends) = read else {
-        context.metrics.refuse(Refusal::ProxyProtocol);
+        context.metrics.record_refusal(ConnectionRefusal::ProxyProtocol);
         return None;
     };
     accepted.ends = ends.unwrap_or(accepted.ends);
     Some(accepted)
 }
 
-fn terminator_terms(tls: &ListenerTls) -> Terms {
-    let certificate = |identity: &config::Identity| Certificate {
+fn terminator_terms(tls: &ListenerTls) -> ServerTlsSettings {
+    let certificate = |identity: &config::Identity| ServerCertificate {
         names: identity.names.clone(),
         certified: Arc::clone(&identity.certified),
     };
     let secrets = tls.tickets.iter().flat_map(|tickets| tickets.secrets());
-    Terms {
+    ServerTlsSettings {
         certificates: tls.certificates.iter().map(certificate).collect(),
         client_roots: tls.client_ca.as_ref().map(|ca| Arc::clone(&ca.roots)),
         min_version: match tls.min_version {
-            TlsVersion::Tls12 => Version::Tls12,
-            TlsVersion::Tls13 => Version::Tls13,
+            TlsVersion::Tls12 => TlsProtocolVersion::Tls12,
+            TlsVersion::Tls13 => TlsProtocolVersion::Tls13,
         },
         ticket_secrets: secrets.map(|secret| Zeroizing::new(secret.to_vec())).collect(),
     }
@@ -238,12 +240,12 @@ fn terminator_terms(tls: &ListenerTls) -> Terms {
 
 async fn accept_tls(
     context: &ProxyContext,
-    terminator: &Terminator,
+    terminator: &TlsServer,
     stream: Stream,
     first: FirstByte,
     time: StepTime,
 ) -> Option<Stream> {
-    let peer = stream.peer();
+    let peer = stream.peer_addr();
     let accepted = match first {
         FirstByte::Arrived => tokio::select! {
             accepted = tokio::time::timeout_at(time.deadline(), terminator.accept(stream)) => accepted.ok(),
@@ -261,6 +263,6 @@ async fn accept_tls(
         }
         None => tracing::debug!(?peer, "TLS handshake timed out"),
     }
-    context.metrics.unrouted_handshake(Handshake::Refused);
+    context.metrics.record_unrouted_handshake(HandshakeResult::Refused);
     None
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::polling_session::PollingSessions;
 use crate::http::reply::ProxyError;
-use crate::net::places::{Places, client_prefix};
+use crate::net::connection_limit::{ConnectionLimiter, client_prefix};
 use crate::pace::{FairQueue, TokenBucket};
 
 /// The longest that a handshake waits for its turn: within what a client's own connect timeout leaves.
@@ -35,7 +35,7 @@ const MAX_RETRY_SPREAD: u64 = 300;
 /// The limits on connections and handshakes of a process.
 pub struct AdmissionControl {
     /// The client connections.
-    pub connections: Arc<Places>,
+    pub connections: Arc<ConnectionLimiter>,
     /// The sessions that clients have opened by polling.
     pub(super) polling: Arc<PollingSessions>,
     /// Room for responses to refused connections.

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
-use crate::metrics::{Metrics, Part};
+use crate::metrics::{Metrics, PanicLocation};
 
 /// The output of `work`; `None` when it panicked, which is counted. The work is boxed at once: the future that awaits it
 /// needs no room for it before it begins, and holds no second copy while it runs.
@@ -17,7 +17,7 @@ pub fn catch_panic<T>(metrics: &Metrics, work: impl Future<Output = T>) -> impl 
         Ok(poll) => poll.map(Some),
         // It is not polled again.
         Err(_) => {
-            metrics.panicked(Part::FrontDesk);
+            metrics.record_panic(PanicLocation::FrontDesk);
             Poll::Ready(None)
         }
     })

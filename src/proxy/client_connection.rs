@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use super::acceptor::EstablishedConnection;
 use super::context::ProxyContext;
 use crate::http::request_stream::{RequestLimits, RequestStream, RequestTracker};
-use crate::net::places::Place;
-use crate::net::proxy_protocol::Ends;
+use crate::net::connection_limit::ConnectionPermit;
+use crate::net::proxy_protocol::ProxyAddresses;
 use crate::net::stream::Stream;
-use crate::net::tls::Secured;
+use crate::net::tls::RustlsStream;
 use crate::shutdown::Phase;
 
 /// A client connection on which HTTP is spoken.
@@ -22,9 +22,9 @@ pub struct ClientConnection {
     /// The other end of the socket, or whom its PROXY header names; a Unix socket's counts as this machine.
     pub peer: IpAddr,
     /// The same with its port, and the address that it connected to.
-    pub ends: Ends,
+    pub ends: ProxyAddresses,
     /// Its permit among the connections. An upgrade behind a trusted proxy moves it to the client of its own.
-    pub permit: Mutex<Place>,
+    pub permit: Mutex<ConnectionPermit>,
     /// TLS lies below it.
     pub is_secure: bool,
     /// The subject of the certificate that the client had to show.
@@ -42,7 +42,7 @@ impl ClientConnection {
         let EstablishedConnection { accepted, since } = established;
         let (stream, ends) = (accepted.stream, accepted.ends);
         let is_secure = stream.tls().is_some();
-        let subject = stream.tls().and_then(Secured::peer_subject);
+        let subject = stream.tls().and_then(RustlsStream::peer_subject);
         let subject = subject.and_then(|subject| HeaderValue::try_from(subject).ok());
         let limits = context.state.load().limits.clone();
         let limits = RequestLimits {

@@ -25,14 +25,14 @@ use super::upgrade::UpgradeRequest;
 use crate::http::reply::ProxyError;
 use crate::http::request_stream::RequestStream;
 use crate::http::server::{self, Reply};
-use crate::net::listen::Listener;
-use crate::net::places::Place;
+use crate::net::connection_limit::ConnectionPermit;
+use crate::net::listener::Listener;
 use crate::net::stream::Stream;
 
 /// How HTTP came to its end on a connection.
 enum ConnectionEnd {
     /// It ended; the stream is still to be closed, and counts until it is.
-    Closed { stream: Stream, permit: Place },
+    Closed { stream: Stream, permit: ConnectionPermit },
     /// A node and the client have both been told 101.
     Upgraded(Handoff),
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::metrics::Meter;
-use crate::net::dial::{DialFault, Way};
-use crate::pool::Address;
+use crate::metrics::NodeMeter;
+use crate::net::dial::{DialError, Dialer};
+use crate::pool::NodeAddress;
 
 /// The least time between two log lines about the same shortage.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -27,15 +27,21 @@ pub struct DialExhaustion {
 
 impl DialExhaustion {
     /// Records a dial; `error` is why it failed.
-    pub fn record_dial(&self, meter: &Meter, address: &Address, way: &Way, error: Option<&DialFault>) {
+    pub fn record_dial(
+        &self,
+        meter: &NodeMeter,
+        address: &NodeAddress,
+        way: &Dialer,
+        error: Option<&DialError>,
+    ) {
         let (pool, node) = (&*meter.pool, &*meter.node);
-        if let Some(error) = error.filter(|error| error.is_own())
+        if let Some(error) = error.filter(|error| error.is_local())
             && self.should_log_failure()
         {
             tracing::error!(pool, node, %error, "dial failed: the balancer is out of resources");
         }
-        let Address::Tcp { host, .. } = address else { return };
-        let (tunnels, ports) = (u64::from(meter.live()), way.ports_toward(host.parse::<IpAddr>().ok()));
+        let NodeAddress::Tcp { host, .. } = address else { return };
+        let (tunnels, ports) = (u64::from(meter.live()), way.available_ports(host.parse::<IpAddr>().ok()));
         if self.should_warn_ports(tunnels, ports) {
             tracing::warn!(
                 pool,

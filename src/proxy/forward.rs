@@ -24,7 +24,7 @@ use super::upstream::{PooledConnection, Upstream};
 use crate::affinity::engine_io;
 use crate::http::reply::ProxyError;
 use crate::http::{Body, BodyError, headers};
-use crate::pool::pick::Candidate;
+use crate::pool::select::Candidate;
 
 /// The longest body that is read as an open packet. Those of Socket.IO have some 120 bytes.
 const MAX_OPEN_PACKET: u64 = 4096;
@@ -66,7 +66,7 @@ pub async fn forward(
     let sent = sent.unwrap_or(Err(ProxyError::NodeTimeout));
     let NodeResponse { candidate, response, connection } =
         sent.inspect_err(|_| polling.permit.iter().for_each(PollingPermit::cancel))?;
-    session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
+    session.pool.meter.record_affinity(candidate.source_label(), candidate.outcome.as_str());
     let upstream = Arc::clone(&session.pool.upstreams[candidate.node]);
     let wrap = |body| ResponseBody { body, upload, kept: Some((connection, upstream)) }.boxed_unsync();
     let mut response = response.map(wrap);
@@ -122,7 +122,7 @@ async fn send(
                 Ok(node) => node,
                 Err(error) => {
                     request = Some(unsent);
-                    is_exhausted |= error.is_own();
+                    is_exhausted |= error.is_local();
                     session.record_dial_failure(context, candidate.node, &error);
                     break;
                 }
@@ -148,7 +148,7 @@ async fn send(
             }
         }
     }
-    Err(ProxySession::exhausted(candidates.shortage(), is_exhausted))
+    Err(ProxySession::exhausted(candidates.no_node_reason(), is_exhausted))
 }
 
 /// Whose fault it is that there is no answer: a client whose body broke off must not get a node ejected.
@@ -218,7 +218,7 @@ impl PollingHandshake {
             pool.idle_timeout_lint.check_open_packet(&pool.config, &body);
         }
         let tag = pool.nodes.tag(candidate.node).filter(|_| self.reads_open_packet && pool.tags_sids());
-        if let Some(tagged) = tag.and_then(|tag| engine_io::tag_answer(&body, tag)) {
+        if let Some(tagged) = tag.and_then(|tag| engine_io::tag_response(&body, tag)) {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(tagged.len()));
             body = tagged.into();
         }

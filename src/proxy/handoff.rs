@@ -19,10 +19,10 @@ use super::upgrade::{UpgradeRequest, set_upgrade};
 use crate::http::headers;
 use crate::http::server::Reply;
 use crate::log::access;
-use crate::metrics::{Handshake, PoolMeter, Seat};
-use crate::net::places::Place;
+use crate::metrics::{HandshakeResult, NodePermit, PoolMeter};
+use crate::net::connection_limit::ConnectionPermit;
 use crate::net::stream::Stream;
-use crate::pool::pick::Candidate;
+use crate::pool::select::Candidate;
 use crate::relay::{SessionInfo, Tunnel, TunnelLimits};
 use crate::ws::handshake;
 
@@ -47,19 +47,19 @@ pub struct Handoff {
     /// What the client has sent behind its request.
     pub early: Bytes,
     /// Counts the client's connection.
-    pub permit: Place,
+    pub permit: ConnectionPermit,
 }
 
 /// Counts the result of a handshake once, when it is dropped. Unless it is set, the handshake has failed: the client has
 /// left before it was told.
 struct HandshakeOutcome {
     meter: Arc<PoolMeter>,
-    result: Handshake,
+    result: HandshakeResult,
 }
 
 impl Drop for HandshakeOutcome {
     fn drop(&mut self) {
-        self.meter.handshake(self.result);
+        self.meter.record_handshake(self.result);
     }
 }
 
@@ -91,13 +91,13 @@ pub fn accept_upgrade(
         },
         info: session_info(session, &candidate, seat),
         begun: session.begun,
-        outcome: HandshakeOutcome { meter: Arc::clone(&pool.meter), result: Handshake::Failed },
+        outcome: HandshakeOutcome { meter: Arc::clone(&pool.meter), result: HandshakeResult::Failed },
         _state: Arc::clone(&session.state),
     };
     Reply { response, upgrade: Some(tunnel) }
 }
 
-fn session_info(session: &ProxySession, candidate: &Candidate, seat: Seat) -> SessionInfo {
+fn session_info(session: &ProxySession, candidate: &Candidate, seat: NodePermit) -> SessionInfo {
     SessionInfo {
         id: session.id,
         client: session.client.address,
@@ -105,7 +105,7 @@ fn session_info(session: &ProxySession, candidate: &Candidate, seat: Seat) -> Se
         route: Arc::clone(&session.route),
         generation: session.state.generation,
         opened_at: session.opened_at,
-        affinity: (candidate.source(), candidate.outcome.as_str()),
+        affinity: (candidate.source_label(), candidate.outcome.as_str()),
         key: session.key(candidate),
         trace: session.trace,
         permit: None,
@@ -116,20 +116,22 @@ impl Handoff {
     /// Hands both sockets to the relay. The session is open from here on.
     pub fn adopt(self, context: &ProxyContext) {
         let Self { tunnel, client, early, permit } = self;
-        let (client, client_tls) = match client.leave() {
+        let (client, client_tls) = match client.into_raw_parts() {
             Ok(client) => client,
             Err(error) => return tracing::debug!(%error, "client socket lost before the relay"),
         };
-        let (node, node_tls) = match tunnel.node.leave() {
+        let (node, node_tls) = match tunnel.node.into_raw_parts() {
             Ok(node) => node,
             Err(error) => return tracing::warn!(%error, "node socket lost before the relay"),
         };
         let mut outcome = tunnel.outcome;
-        outcome.result = Handshake::Upgraded;
-        outcome.meter.handshake_seconds(tunnel.begun.elapsed());
+        outcome.result = HandshakeResult::Upgraded;
+        outcome.meter.record_handshake_time(tunnel.begun.elapsed());
         drop(outcome);
         let info = SessionInfo { permit: Some(permit), ..tunnel.info };
-        context.access_log.open(access::Open { at: SystemTime::now(), session: info.to_log_session() });
+        context
+            .access_log
+            .log_opened(access::SessionOpened { at: SystemTime::now(), session: info.to_log_session() });
         let tunnel = Tunnel {
             client,
             node,

@@ -25,7 +25,7 @@ impl IdleTimeoutLint {
 
     /// Checks the response to a polling handshake.
     pub fn check_open_packet(&self, pool: &config::Pool, payload: &[u8]) {
-        let Some(beat) = engine_io::heartbeat(payload).filter(|_| self.is_pending()) else { return };
+        let Some(beat) = engine_io::parse_heartbeat(payload).filter(|_| self.is_pending()) else { return };
         let needed = beat.interval.saturating_add(beat.timeout);
         if pool.timeouts.idle < needed && !self.has_warned.swap(true, Relaxed) {
             tracing::warn!(

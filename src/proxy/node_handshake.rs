@@ -24,9 +24,9 @@ use super::upgrade::UpgradeRequest;
 use super::upstream::MAX_RESPONSE_HEAD;
 use crate::http::reply::ProxyError;
 use crate::http::{Body, headers};
-use crate::metrics::Seat;
+use crate::metrics::NodePermit;
 use crate::net::stream::Stream;
-use crate::pool::pick::Candidate;
+use crate::pool::select::Candidate;
 use crate::ws::handshake::{self, UpgradeResponseError};
 
 /// The answer of a node.
@@ -42,7 +42,7 @@ pub struct AcceptedUpgrade {
     /// The node.
     pub candidate: Candidate,
     /// Counts the tunnel on it.
-    pub seat: Seat,
+    pub seat: NodePermit,
     /// The connection to it.
     pub node: Stream,
     /// What it has sent behind its head.
@@ -60,7 +60,7 @@ pub struct RejectedUpgrade {
 /// A candidate with room for the tunnel.
 struct ReservedNode {
     candidate: Candidate,
-    seat: Seat,
+    seat: NodePermit,
 }
 
 /// What one node answered.
@@ -93,7 +93,7 @@ pub async fn ask_nodes(
 ) -> Result<UpgradeAnswer, ProxyError> {
     upgrade.forward_for(connection, session);
     let pool = &session.pool;
-    pool.retry_budget.lock().on_handshake(pool.config.retries, connection.context.now());
+    pool.retry_budget.lock().record_handshake(pool.config.retries, connection.context.now());
     let deadline = Instant::now() + pool.config.timeouts.handshake;
     NodeHandshake { connection, session, upgrade, deadline }.run().await
 }
@@ -122,13 +122,13 @@ impl NodeHandshake<'_> {
             (is_allowed, asked) = (false, asked + 1);
             last = Some(result.answer);
         }
-        last.unwrap_or_else(|| Err(ProxySession::exhausted(candidates.shortage(), is_exhausted)))
+        last.unwrap_or_else(|| Err(ProxySession::exhausted(candidates.no_node_reason(), is_exhausted)))
     }
 
     /// Room for a tunnel on the candidate, which may have filled up since it was selected: others ask at the same time.
     fn reserve(&self, candidate: Candidate) -> Option<ReservedNode> {
         let upstream = &self.session.pool.upstreams[candidate.node];
-        let seat = upstream.meter.seat_below(upstream.node.max_connections.unwrap_or(u32::MAX))?;
+        let seat = upstream.meter.try_acquire_permit(upstream.node.max_connections.unwrap_or(u32::MAX))?;
         Some(ReservedNode { candidate, seat })
     }
 
@@ -138,8 +138,8 @@ impl NodeHandshake<'_> {
         if self.session.in_session || asked >= pool.config.retries.attempts {
             return false;
         }
-        let is_there = pool.retry_budget.lock().take(self.connection.context.now());
-        pool.meter.retry(is_there);
+        let is_there = pool.retry_budget.lock().try_take(self.connection.context.now());
+        pool.meter.record_retry(is_there);
         is_there
     }
 
@@ -155,7 +155,7 @@ impl NodeHandshake<'_> {
             Ok(stream) => Ok(Some(stream)),
             Err(error) => {
                 tracing::debug!(node = %upstream.node.id, %error, "node unreachable, trying the next");
-                *is_exhausted |= error.is_own();
+                *is_exhausted |= error.is_local();
                 self.session.record_dial_failure(&self.connection.context, candidate.node, &error);
                 Ok(None)
             }
@@ -177,7 +177,7 @@ impl NodeHandshake<'_> {
                 return AttemptResult { answer: Err(ProxyError::BadNodeResponse(what)), is_retryable: true };
             }
         };
-        self.session.pool.meter.affinity(candidate.source(), candidate.outcome.as_str());
+        self.session.pool.meter.record_affinity(candidate.source_label(), candidate.outcome.as_str());
         if response.status() == handshake::YES {
             return AttemptResult { answer: self.accept(node, response, http).await, is_retryable: false };
         }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::affinity::engine_io::{self, Heartbeat};
 use crate::http::reply::ProxyError;
-use crate::net::places::client_prefix;
+use crate::net::connection_limit::client_prefix;
 
 /// The most leases of all clients together.
 const MAX_LEASES: usize = 100_000;
@@ -96,9 +96,9 @@ impl PollingPermit {
 
     /// Reads the session from its node's answer.
     pub fn confirm(&self, answer: &[u8]) {
-        let session = engine_io::opened_session(answer);
-        let lives =
-            engine_io::heartbeat(answer).map(|beat: Heartbeat| beat.interval.saturating_add(beat.timeout));
+        let session = engine_io::session_in_open_packet(answer);
+        let lives = engine_io::parse_heartbeat(answer)
+            .map(|beat: Heartbeat| beat.interval.saturating_add(beat.timeout));
         let (lives, now) =
             (lives.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME), self.sessions.started.elapsed());
         self.sessions.table.lock().change(
@@ -235,7 +235,7 @@ mod tests {
         let opening = sessions.open(client(1), 1).unwrap().unwrap();
         opening.confirm(br#"0{"sid":"abc","upgrades":[],"pingInterval":300000,"pingTimeout":20000}"#);
         drop(opening);
-        let named = engine_io::named_session("EIO=4&transport=polling&sid=abc").unwrap();
+        let named = engine_io::session_in_query("EIO=4&transport=polling&sid=abc").unwrap();
         let until = || sessions.table.lock().clients[&client(1)][0].expires_at;
         let before = until();
         assert!(before > at(319), "{before:?}");

@@ -5,7 +5,7 @@ use std::thread;
 use super::session::ProxySession;
 use crate::http::reply::ProxyError;
 use crate::http::server::Reply;
-use crate::metrics::Handshake;
+use crate::metrics::HandshakeResult;
 
 /// How a plain request whose client left is counted: among 4xx, by the status that nginx made usual.
 const CLIENT_LEFT: u16 = 499;
@@ -28,10 +28,10 @@ impl<'a> RequestOutcome<'a> {
         self.is_finished = true;
         let meter = &self.session.pool.meter;
         match answer {
-            Err(error) if self.session.is_upgrade => meter.handshake(error.handshake_result()),
-            Err(error) => meter.request(error.status().as_u16()),
-            Ok(reply) if !self.session.is_upgrade => meter.request(reply.response.status().as_u16()),
-            Ok(reply) if reply.upgrade.is_none() => meter.handshake(Handshake::Refused),
+            Err(error) if self.session.is_upgrade => meter.record_handshake(error.handshake_result()),
+            Err(error) => meter.record_request(error.status().as_u16()),
+            Ok(reply) if !self.session.is_upgrade => meter.record_request(reply.response.status().as_u16()),
+            Ok(reply) if reply.upgrade.is_none() => meter.record_handshake(HandshakeResult::Refused),
             Ok(_) => {}
         }
     }
@@ -48,9 +48,9 @@ impl Drop for RequestOutcome<'_> {
             tracing::debug!(client = %session.client.address, pool = %pool.config.name, "client disconnected before the response");
         }
         if session.is_upgrade {
-            pool.meter.handshake(Handshake::Failed);
+            pool.meter.record_handshake(HandshakeResult::Failed);
         } else {
-            pool.meter.request(error.map_or(CLIENT_LEFT, |error| error.status().as_u16()));
+            pool.meter.record_request(error.map_or(CLIENT_LEFT, |error| error.status().as_u16()));
         }
     }
 }

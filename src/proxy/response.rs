@@ -65,10 +65,10 @@ impl PendingResponse {
         }
         match error {
             ProxyError::NoRoute | ProxyError::Target if self.is_upgrade => {
-                context.metrics.unrouted_handshake(error.handshake_result());
+                context.metrics.record_unrouted_handshake(error.handshake_result());
             }
             ProxyError::NoRoute | ProxyError::Target | ProxyError::Head(_) => {
-                context.metrics.unrouted(error.status().as_u16());
+                context.metrics.record_unrouted_request(error.status().as_u16());
             }
             _ => {}
         }

@@ -43,7 +43,7 @@ pub fn match_route<B>(
     let pool = state.pools.get(&route.pool).cloned().ok_or(ProxyError::NoRoute)?;
     let origins = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
     if is_upgrade && !route.origins.allows(origins) {
-        pool.meter.handshake(ProxyError::Origin.handshake_result());
+        pool.meter.record_handshake(ProxyError::Origin.handshake_result());
         return Err(ProxyError::Origin);
     }
     let name = route.name().into();

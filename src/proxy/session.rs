@@ -12,14 +12,17 @@ use super::client_connection::ClientConnection;
 use super::context::ProxyContext;
 use super::routing::MatchedRoute;
 use super::state::{ProxyState, UpstreamPool};
-use crate::affinity::Directory as _;
-use crate::affinity::{self, Prefixes, Source, Wish, Wishes, engine_io};
+use crate::affinity::NodeDirectory as _;
+use crate::affinity::{self, AffinityHint, AffinityHints, AffinitySource, ClientPrefixes, engine_io};
 use crate::http::headers;
 use crate::http::reply::ProxyError;
 use crate::http::trace;
-use crate::net::proxy_protocol::Ends;
-use crate::pool::pick::{Ask, Balance, Candidate, Candidates, Load, Outcome, Shortage, candidates};
+use crate::net::proxy_protocol::ProxyAddresses;
 use crate::pool::rollout::Rollout;
+use crate::pool::select::{
+    BalancePolicy, Candidate, Candidates, NoNodeReason, NodeLoad, SelectOutcome, SelectRequest,
+    select_candidates,
+};
 
 /// A request that has a pool: what dialling, answering and adopting need to know.
 pub struct ProxySession {
@@ -38,7 +41,7 @@ pub struct ProxySession {
     /// The trace that it is part of; its node is told.
     pub trace: [u8; 16],
     /// What the affinity sources say.
-    pub wishes: Wishes,
+    pub wishes: AffinityHints,
     /// It may live on any node: nothing of it is anywhere yet.
     pub opens: bool,
     /// It belongs to an Engine.IO session, which lives on one node and is unknown to every other.
@@ -73,15 +76,15 @@ impl ProxySession {
         let trusted = &state.trusted_proxies;
         let client = forwarded_client(connection.peer, connection.is_secure, request.headers(), trusted);
         let query = request.uri().query();
-        let asked = affinity::Request {
+        let asked = affinity::AffinityRequest {
             headers: request.headers(),
             query,
             client: client.address,
             now: unix_seconds(opened_at),
             pool: &pool.config.name,
         };
-        let wishes = affinity::wishes(&pool.config.affinity, &asked, &pool.nodes);
-        let in_session = engine_io::is_of_a_session(query);
+        let wishes = affinity::collect_hints(&pool.config.affinity, &asked, &pool.nodes);
+        let in_session = engine_io::has_session(query);
         let opens =
             if is_upgrade { !in_session } else { engine_io::is_polling_handshake(request.method(), query) };
         let session = Self {
@@ -107,8 +110,8 @@ impl ProxySession {
 
     /// The target as its node gets it.
     fn target(&self, uri: &Uri) -> Option<Uri> {
-        let untagged = uri.query().filter(|_| self.pool.tags_sids()).and_then(engine_io::untag);
-        let known = untagged.filter(|(tag, _)| self.pool.nodes.by_tag(*tag).is_some());
+        let untagged = uri.query().filter(|_| self.pool.tags_sids()).and_then(engine_io::strip_tag);
+        let known = untagged.filter(|(tag, _)| self.pool.nodes.find_by_tag(*tag).is_some());
         let target = match known {
             Some((_, query)) => format!("{}?{query}", uri.path()).parse::<PathAndQuery>().ok(),
             None => uri.path_and_query().cloned(),
@@ -117,57 +120,58 @@ impl ProxySession {
     }
 
     /// The ends that a node is told in a PROXY header. Of a client behind a proxy, the port is not known.
-    pub fn ends(&self, connection: &ClientConnection) -> Ends {
+    pub fn ends(&self, connection: &ClientConnection) -> ProxyAddresses {
         let ends = connection.ends;
         if self.client.address == connection.peer {
             return ends;
         }
-        Ends { source: SocketAddr::new(self.client.address, 0), ..ends }
+        ProxyAddresses { source: SocketAddr::new(self.client.address, 0), ..ends }
     }
 
     /// The candidates for this session, by the loads of now.
     pub fn candidates<'a>(
         &'a self,
         context: &ProxyContext,
-    ) -> Candidates<'a, impl Fn(usize) -> Load + use<'a>> {
-        let ask = Ask {
-            wishes: &self.wishes,
+    ) -> Candidates<'a, impl Fn(usize) -> NodeLoad + use<'a>> {
+        let ask = SelectRequest {
+            hints: &self.wishes,
             balance: self.pool.config.balance,
             load_bound: self.load_bound,
             client: self.client.address,
-            tunnel: self.is_upgrade,
-            opens: self.opens,
-            in_session: self.in_session,
-            stays: self.draining_pin,
+            is_tunnel: self.is_upgrade,
+            opens_session: self.opens,
+            is_in_session: self.in_session,
+            draining_pin: self.draining_pin,
             rollout: self.rollout.as_deref(),
-            draw: self.id,
-            turn: self.pool.next_placement(self.wishes.list().is_empty()),
+            random: self.id,
+            sequence: self.pool.next_placement(self.wishes.as_slice().is_empty()),
         };
         let now = context.now();
-        candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
+        select_candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
     }
 
     /// The key that `candidate` was found by, when nothing will pin the client to its node.
     pub fn key(&self, candidate: &Candidate) -> Option<u64> {
-        let sets_pin = self.pool.config.affinity.iter().any(|source| matches!(source, Source::Cookie(_)));
-        if sets_pin || matches!(candidate.outcome, Outcome::Kept) {
+        let sets_pin =
+            self.pool.config.affinity.iter().any(|source| matches!(source, AffinitySource::Cookie(_)));
+        if sets_pin || matches!(candidate.outcome, SelectOutcome::Kept) {
             return None;
         }
-        match self.wishes.list().last() {
-            Some(Wish::Key { hash, .. }) => Some(*hash),
-            _ if self.pool.config.balance == Balance::ClientIp => {
-                Some(affinity::client_key(self.client.address, Prefixes::default()))
+        match self.wishes.as_slice().last() {
+            Some(AffinityHint::Key { hash, .. }) => Some(*hash),
+            _ if self.pool.config.balance == BalancePolicy::ClientIp => {
+                Some(affinity::hash_client(self.client.address, ClientPrefixes::default()))
             }
             _ => None,
         }
     }
 
     /// Why no candidate has served the session: the balancer's own limits, or those of the nodes.
-    pub fn exhausted(shortage: Option<Shortage>, is_local: bool) -> ProxyError {
+    pub fn exhausted(shortage: Option<NoNodeReason>, is_local: bool) -> ProxyError {
         match shortage {
             _ if is_local => ProxyError::LocalExhaustion,
-            Some(Shortage::NoneUp) => ProxyError::NoNodeUp,
-            Some(Shortage::AllFull) => ProxyError::AllNodesFull,
+            Some(NoNodeReason::NoneUp) => ProxyError::NoNodeUp,
+            Some(NoNodeReason::AllFull) => ProxyError::AllNodesFull,
             None => ProxyError::NodesUnreachable,
         }
     }
@@ -178,7 +182,7 @@ impl ProxySession {
         if headers::is_shared_cacheable(headers) {
             return;
         }
-        for rule in self.wishes.cookies_due(&self.pool.config.affinity, candidate.node) {
+        for rule in self.wishes.cookies_to_set(&self.pool.config.affinity, candidate.node) {
             let now = unix_seconds(self.opened_at);
             if let Some(cookie) = rule.set_cookie(&self.pool.config.name, tag, now, self.client.is_https) {
                 headers.append(http::header::SET_COOKIE, cookie);

@@ -9,7 +9,7 @@ use super::polling_session::PollingPermit;
 use super::session::ProxySession;
 use crate::affinity::engine_io;
 use crate::http::reply::ProxyError;
-use crate::metrics::Handshake;
+use crate::metrics::HandshakeResult;
 
 impl ProxySession {
     /// Waits for the turn of an upgrade. Behind a proxy, the connection counts for its client from now on.
@@ -20,7 +20,7 @@ impl ProxySession {
     /// turn does not come soon enough.
     pub async fn admit_upgrade(&self, connection: &ClientConnection) -> Result<(), ProxyError> {
         let (client, limit) = (self.client.address, self.state.limits.connections_per_client);
-        if client != connection.peer && !connection.permit.lock().claim(client, limit) {
+        if client != connection.peer && !connection.permit.lock().acquire_for_client(client, limit) {
             return Err(ProxyError::ClientConnectionLimit);
         }
         self.await_handshake_turn(connection).await
@@ -38,12 +38,12 @@ impl ProxySession {
         request: &Request<B>,
     ) -> Result<Option<PollingPermit>, ProxyError> {
         let query = request.uri().query();
-        if engine_io::may_open_by_polling(request.method(), query) {
+        if engine_io::may_open_polling_session(request.method(), query) {
             let permit = self.admit_polling(connection).await;
-            return permit.inspect_err(|_| self.pool.meter.handshake(Handshake::Limited));
+            return permit.inspect_err(|_| self.pool.meter.record_handshake(HandshakeResult::Limited));
         }
         if let Some((client, _)) = self.polling_limit()
-            && let Some(named) = query.and_then(engine_io::named_session)
+            && let Some(named) = query.and_then(engine_io::session_in_query)
         {
             connection.context.admission.polling.renew(client, named);
         }
@@ -71,7 +71,7 @@ impl ProxySession {
     /// The polling session that `query` names has become a tunnel.
     pub fn end_polling(&self, connection: &ClientConnection, query: Option<&str>) {
         if let Some((client, _)) = self.polling_limit()
-            && let Some(named) = query.and_then(engine_io::named_session)
+            && let Some(named) = query.and_then(engine_io::session_in_query)
         {
             connection.context.admission.polling.end(client, named);
         }

@@ -14,11 +14,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::idle_timeout_lint::IdleTimeoutLint;
 use super::rollout::RolloutTracker;
 use super::upstream::Upstream;
-use crate::affinity::{Directory as _, Source};
+use crate::affinity::{AffinitySource, NodeDirectory as _};
 use crate::config::{self, Budget, Config, Supply};
 use crate::metrics::{Metrics, PoolMeter};
 use crate::net::dial;
-use crate::pool::{Node, Nodes, retry};
+use crate::pool::{Node, NodeSet, retry};
 use crate::route::Routes;
 
 /// One generation of the data plane.
@@ -44,7 +44,7 @@ pub struct UpstreamPool {
     /// What the config says.
     pub(crate) config: config::Pool,
     /// The nodes as selection sees them.
-    pub(crate) nodes: Nodes,
+    pub(crate) nodes: NodeSet,
     /// The nodes as they are dialled, with the same indices.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its counters.
@@ -58,7 +58,7 @@ pub struct UpstreamPool {
     /// Held while real traffic updates the health of a node; shared by the generations.
     pub(super) passive_lock: Arc<Mutex<()>>,
     /// What is left for retries of handshakes; shared by the generations.
-    pub(super) retry_budget: Arc<Mutex<retry::Budget>>,
+    pub(super) retry_budget: Arc<Mutex<retry::RetryBudget>>,
 }
 
 impl ProxyState {
@@ -147,7 +147,7 @@ impl UpstreamPool {
     fn build(config: &config::Pool, upstreams: Vec<Arc<Upstream>>, metrics: &Metrics) -> Self {
         Self {
             upstreams,
-            nodes: Nodes::new(&config.name, config.nodes.clone()),
+            nodes: NodeSet::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
             rollout: RolloutTracker::default(),
             idle_timeout_lint: IdleTimeoutLint::default(),
@@ -160,7 +160,7 @@ impl UpstreamPool {
 
     /// The upstream of this node, if it has the same address here.
     fn upstream(&self, node: &Node) -> Option<&Arc<Upstream>> {
-        let known = &self.upstreams[self.nodes.by_id(node.id.as_str())?];
+        let known = &self.upstreams[self.nodes.find_by_id(node.id.as_str())?];
         (known.node.address == node.address).then_some(known)
     }
 
@@ -211,7 +211,7 @@ impl UpstreamPool {
 
     /// Socket.IO session ids carry node tags here.
     pub(super) fn tags_sids(&self) -> bool {
-        self.config.affinity.contains(&Source::EngineIo)
+        self.config.affinity.contains(&AffinitySource::EngineIo)
     }
 }
 

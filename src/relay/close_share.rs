@@ -277,7 +277,7 @@ mod tests {
             let info = SessionInfo {
                 id,
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                node_connection: metrics.node("chat", "ws1").seat(),
+                node_connection: metrics.node("chat", "ws1").acquire_permit(),
                 route: Arc::from("/"),
                 generation: 1,
                 opened_at: SystemTime::UNIX_EPOCH,

@@ -44,10 +44,10 @@ pub use migration::{FrozenBatch, FrozenTunnel, KeptTunnel, ReceivedTunnel, Stage
 pub use paced_close::{CLOSE_GRACE, CloseHandle, PacedClose, TunnelSelector};
 pub use session_list::{ChoiceOrder, SessionSnapshot, TunnelChoice};
 
-use crate::log::access::Session;
-use crate::metrics::{Seat, Side};
-use crate::net::places::Place;
-use crate::net::tls::departed::Departed;
+use crate::log::access::AccessSession;
+use crate::metrics::{CloseSide, NodePermit};
+use crate::net::connection_limit::ConnectionPermit;
+use crate::net::tls::extracted::ExtractedTls;
 use crate::ws::close;
 
 /// Places of a slab that a thread looks at in one turn, when it has to look at all: some tens of microseconds.
@@ -61,7 +61,7 @@ pub struct SessionInfo {
     /// The client, as the front desk believes it to be.
     pub client: IpAddr,
     /// Counts the tunnel as live on its node until the record is dropped.
-    pub node_connection: Seat,
+    pub node_connection: NodePermit,
     /// The route that the request matched, as written in the config.
     pub route: Arc<str>,
     /// Generation of the state that the session was opened under.
@@ -75,13 +75,13 @@ pub struct SessionInfo {
     /// The trace that the node was told.
     pub trace: [u8; 16],
     /// Counts the client's connection until the record is dropped; `None` where nobody counts.
-    pub permit: Option<Place>,
+    pub permit: Option<ConnectionPermit>,
 }
 
 impl SessionInfo {
     /// What the access log says of the session.
-    pub fn to_log_session(&self) -> Session {
-        Session {
+    pub fn to_log_session(&self) -> AccessSession {
+        AccessSession {
             id: self.id,
             trace: self.trace,
             client: Some(self.client),
@@ -115,9 +115,9 @@ pub struct Tunnel {
     /// The node's socket, non-blocking.
     pub node: OwnedFd,
     /// The client's TLS connection, if it has one; what it has decrypted follows `from_client`.
-    pub client_tls: Option<Departed>,
+    pub client_tls: Option<ExtractedTls>,
     /// The TLS connection to the node, if it has one; what it has decrypted follows `from_node`.
-    pub node_tls: Option<Departed>,
+    pub node_tls: Option<ExtractedTls>,
     /// Bytes already read from the client, for the node.
     pub from_client: Bytes,
     /// Bytes already read from the node, for the client.
@@ -132,7 +132,7 @@ pub struct Tunnel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionEnd {
     /// Who ended it.
-    pub side: Side,
+    pub side: CloseSide,
     /// The close code: of the first Close frame, or 1006 where there was none.
     pub code: u16,
     /// Why.
@@ -149,7 +149,7 @@ impl SessionEnd {
     /// Of a tunnel that the balancer ended before anything passed.
     fn without_traffic(code: u16, reason: CloseReason) -> Self {
         let (bytes, messages) = ([0; 2], [0; 2]);
-        Self { side: Side::Balancer, code, reason, duration: Duration::ZERO, bytes, messages }
+        Self { side: CloseSide::Balancer, code, reason, duration: Duration::ZERO, bytes, messages }
     }
 }
 
@@ -381,7 +381,7 @@ mod tests {
             let info = SessionInfo {
                 id,
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                node_connection: self.metrics.node("chat", node).seat(),
+                node_connection: self.metrics.node("chat", node).acquire_permit(),
                 route: Arc::from("/"),
                 generation: 3,
                 opened_at: SystemTime::UNIX_EPOCH,
@@ -487,7 +487,7 @@ mod tests {
         for _ in 0..7 {
             let (id, end) = stage.next_end();
             assert!(id < 7);
-            assert_eq!((end.side, end.code, end.reason), (Side::Balancer, 1012, CloseReason::Drained));
+            assert_eq!((end.side, end.code, end.reason), (CloseSide::Balancer, 1012, CloseReason::Drained));
         }
         staying.iter_mut().for_each(|peers| peers.say("still here"));
         late.say("came later");
@@ -543,7 +543,7 @@ mod tests {
         assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 9).await.len(), 1);
         assert_eq!((first.left(), second.left()), (1, 1));
         drop(peers);
-        assert_ne!(stage.next_end().1.side, Side::Balancer);
+        assert_ne!(stage.next_end().1.side, CloseSide::Balancer);
         first.finished().await;
         second.finished().await;
         stage.end();
@@ -702,7 +702,7 @@ mod tests {
         assert_eq!(close_code(&mut peers.node), 1001);
         peers.node.write_all(&close::encode_close(1001, "", None)).unwrap();
         let (_, end) = stage.next_end();
-        assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::Silent));
+        assert_eq!((end.side, end.code, end.reason), (CloseSide::Client, 1006, CloseReason::Silent));
         assert_eq!(read(&mut peers.client, 10)[..2], [0x89, 8]);
         assert_eq!(close_code(&mut peers.client), 1001);
         assert_eq!(peers.client.read(&mut [0]).unwrap(), 0);
@@ -723,8 +723,8 @@ mod tests {
         for id in [0, 1] {
             let mut peers = stage.tunnel_with(id, "ws1", SHORT);
             let (peer, side) = match id {
-                0 => (&mut peers.client, Side::Client),
-                _ => (&mut peers.node, Side::Node),
+                0 => (&mut peers.client, CloseSide::Client),
+                _ => (&mut peers.node, CloseSide::Node),
             };
             peer.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
             let news = frame(2, &[0; 100], (id == 0).then_some([0; 4]));
@@ -746,7 +746,7 @@ mod tests {
         assert!(stage.relay.adopt(tunnel));
         assert_eq!(close_code(&mut peers.client), 3000);
         let (_, end) = stage.next_end();
-        assert_eq!((end.side, end.code, end.reason), (Side::Node, 3000, CloseReason::CloseTimeout));
+        assert_eq!((end.side, end.code, end.reason), (CloseSide::Node, 3000, CloseReason::CloseTimeout));
         assert!(end.duration >= Duration::from_secs(1));
         assert_eq!((peers.client.read(&mut [0]).unwrap(), peers.node.read(&mut [0]).unwrap()), (0, 0));
         stage.end();
@@ -767,7 +767,10 @@ mod tests {
         let (tunnel, _peers) = stage.new_tunnel(7, "a", limits);
         assert!(!stage.relay.adopt(tunnel));
         let (id, end) = stage.next_end();
-        assert_eq!((id, end.side, end.code, end.reason), (7, Side::Balancer, 1001, CloseReason::Shutdown));
+        assert_eq!(
+            (id, end.side, end.code, end.reason),
+            (7, CloseSide::Balancer, 1001, CloseReason::Shutdown)
+        );
         assert_eq!((meter.live(), stage.relay.tunnel_count()), (0, 0));
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mainstay::config::Config;
 use mainstay::log::AccessLog;
 use mainstay::metrics::Metrics;
-use mainstay::net::listen::Listener;
+use mainstay::net::listener::Listener;
 use mainstay::proxy::acceptor::Acceptor;
 use mainstay::proxy::{ProxyContext, ProxyState, connection};
 use mainstay::relay::{CloseObserver, Relay};
@@ -36,7 +36,7 @@ impl Desk {
         ));
         let front = Arc::new(front(&config));
         let listener = Listener::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local();
+        let address = listener.local_address();
         let entrance = Arc::new(Acceptor::new(&config.listeners[0]).unwrap());
         let mut accepting = JoinSet::new();
         accepting.spawn(connection::serve_listener(Arc::clone(&front), listener, entrance));
@@ -55,7 +55,7 @@ impl Desk {
 fn front(config: &Config) -> ProxyContext {
     let metrics = Metrics::new(1);
     let ledger: CloseObserver = Arc::new(|_, _| {});
-    let access = Arc::new(AccessLog::off(metrics.access_log_dropped()));
+    let access = Arc::new(AccessLog::disabled(metrics.access_log_dropped()));
     let mut state = ProxyState::new(config, &metrics);
     let broken = state.pools.get_mut("broken").and_then(Arc::get_mut).unwrap();
     broken.upstreams.clear();

@@ -47,7 +47,7 @@ impl Threads {
             let info = SessionInfo {
                 id,
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                node_connection: metrics.node("chat", ["ws1", "ws2"][(id % 2) as usize]).seat(),
+                node_connection: metrics.node("chat", ["ws1", "ws2"][(id % 2) as usize]).acquire_permit(),
                 route: Arc::from("/"),
                 generation: 1,
                 opened_at: SystemTime::now(),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::tls::compare_pool_tls;
 use super::{Change, Section, Subject, What, listed, none};
-use crate::affinity::Source;
+use crate::affinity::AffinitySource;
 use crate::config::summary::source_text;
 use crate::config::units::{show_duration, show_percent, show_size};
 use crate::config::{Drain, Health, Messages, Pool, Probe, ProxyVersion, Rebalance, Timeouts};
-use crate::pool::health::Rule;
-use crate::pool::pick::Balance;
-use crate::pool::retry::Retries;
+use crate::pool::health::HealthThresholds;
+use crate::pool::retry::RetryPolicy;
+use crate::pool::select::BalancePolicy;
 use crate::pool::{Node, NodeId};
 
 pub(super) fn compare_pools(old: &[Pool], new: &[Pool], changes: &mut Vec<Change>) {
@@ -43,7 +43,7 @@ fn compare_pool(old: &Pool, new: &Pool, changes: &mut Vec<Change>) {
         load_bound,
         health,
         rule,
-        retries: Retries { attempts, of_handshakes },
+        retries: RetryPolicy { attempts, of_handshakes },
         timeouts,
         messages,
         drain,
@@ -98,12 +98,12 @@ fn rebalance_text(rebalance: &Option<Rebalance>) -> String {
     })
 }
 
-fn balance_text(balance: &Balance) -> String {
+fn balance_text(balance: &BalancePolicy) -> String {
     let word = match balance {
-        Balance::LeastConnections => "least_connections",
-        Balance::RoundRobin => "round_robin",
-        Balance::RandomTwo => "random_two",
-        Balance::ClientIp => "client_ip",
+        BalancePolicy::LeastConnections => "least_connections",
+        BalancePolicy::RoundRobin => "round_robin",
+        BalancePolicy::RandomTwo => "random_two",
+        BalancePolicy::ClientIp => "client_ip",
     };
     word.into()
 }
@@ -130,18 +130,18 @@ fn compare_nodes(pool: &Arc<str>, old: &[Node], new: &[Node], changes: &mut Vec<
     }
 }
 
-fn compare_affinity(old: &[Source], new: &[Source], section: &mut Section) {
-    let text = |sources: &[Source]| listed(&sources.iter().map(source_text).collect::<Vec<_>>());
+fn compare_affinity(old: &[AffinitySource], new: &[AffinitySource], section: &mut Section) {
+    let text = |sources: &[AffinitySource]| listed(&sources.iter().map(source_text).collect::<Vec<_>>());
     if text(old) != text(new) {
         return section.push(What::Set("affinity", text(new), text(old)));
     }
     for (old, new) in old.iter().zip(new).filter(|(old, new)| old != new) {
         match (old, new) {
-            (Source::Cookie(old), Source::Cookie(new)) => {
+            (AffinitySource::Cookie(old), AffinitySource::Cookie(new)) => {
                 if old.keys != new.keys {
                     section.push(What::Replaced(format!("keys of cookie {}", new.name)));
                 }
-                let bare = |rule: &crate::affinity::cookie::CookieRule| {
+                let bare = |rule: &crate::affinity::cookie::CookiePolicy| {
                     let mut rule = rule.clone();
                     rule.keys = None;
                     rule
@@ -168,8 +168,8 @@ fn compare_health(old: &Health, new: &Health, section: &mut Section) {
     section.time("health.timeout", timeout, &new.timeout);
 }
 
-fn compare_rule(old: &Rule, new: &Rule, section: &mut Section) {
-    let Rule { rise, fall, failures, eject, max_ejected, slow_start } = old;
+fn compare_rule(old: &HealthThresholds, new: &HealthThresholds, section: &mut Section) {
+    let HealthThresholds { rise, fall, failures, eject, max_ejected, slow_start } = old;
     section.number("health.rise", rise, &new.rise);
     section.number("health.fall", fall, &new.fall);
     section.number("passive.failures", failures, &new.failures);

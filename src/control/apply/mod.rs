@@ -33,7 +33,7 @@ use super::rebalance::Rebalances;
 use super::removal::Removals;
 use super::report;
 use crate::config::{Change, Config, Fault, Faults, diff};
-use crate::net::listen::Listener;
+use crate::net::listener::Listener;
 use crate::proxy::acceptor::Acceptor;
 use crate::proxy::{self, ProxyContext};
 use crate::service;
@@ -285,7 +285,7 @@ impl Reload {
         }
         let permitted = self.doors.lock().permit(&old, &new);
         let logged = permitted.map_err(|faults| Faults::new(&self.file(), faults)).and_then(|()| {
-            let logged = front.access_log.change(pages::wish(&new.access_log));
+            let logged = front.access_log.reconfigure(pages::wish(&new.access_log));
             logged.map_err(|error| self.fault(pages::not_opened(&new.access_log, &error)))
         });
         if logged.is_err() {
@@ -312,7 +312,7 @@ impl Reload {
     }
 
     fn administer(self: &Arc<Self>, listener: Listener, stop: CancellationToken) -> JoinHandle<()> {
-        tracing::info!(address = %listener.local(), "admin listening");
+        tracing::info!(address = %listener.local_address(), "admin listening");
         let serving = (self.serve_admin)(self, listener);
         self.servers.spawn(async move {
             tokio::select! {
@@ -323,7 +323,7 @@ impl Reload {
     }
 
     fn accept(&self, listener: Listener, entrance: Arc<Acceptor>, stop: CancellationToken) -> JoinHandle<()> {
-        tracing::info!(address = %listener.local(), "listening");
+        tracing::info!(address = %listener.local_address(), "listening");
         let front = Arc::clone(&self.front);
         self.front.tasks.spawn(async move {
             tokio::select! {
@@ -334,7 +334,7 @@ impl Reload {
     }
 
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
-        self.front.metrics.reload(outcome.is_ok());
+        self.front.metrics.record_reload(outcome.is_ok());
         // Also after a reload that was refused: the service goes on.
         service::notify_ready(&report::status(&self.front));
         match outcome {

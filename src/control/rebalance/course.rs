@@ -168,7 +168,7 @@ impl Course {
             return;
         }
         let Progress { planned, closed, .. } = self.progress();
-        front.metrics.pool(&self.pool).rebalancing(0);
+        front.metrics.pool(&self.pool).set_rebalance_left(0);
         tracing::info!(pool = %self.pool, planned, closed, "rebalanced");
     }
 
@@ -235,10 +235,10 @@ impl Course {
             // As long as a thread has not counted its part, they look as if they had left.
             let told = u32::try_from(handle.counted().await).unwrap_or(u32::MAX);
             crowded.closed.fetch_add(told, Relaxed);
-            front.metrics.pool(&self.pool).rebalanced(told);
+            front.metrics.pool(&self.pool).record_rebalance_closes(told);
         }
         let Progress { planned, closed, .. } = self.progress();
-        front.metrics.pool(&self.pool).rebalancing(planned - closed);
+        front.metrics.pool(&self.pool).set_rebalance_left(planned - closed);
     }
 
     /// Selects the tunnels that may be closed on a node: those that were there before the beginning, and whose clients
@@ -255,8 +255,11 @@ impl Course {
         TunnelSelector::new(move |record| {
             let is_on_node =
                 *record.node_connection.node == *node.as_str() && record.node_connection.pool == name;
-            let comes_elsewhere =
-                |key| pool.nodes.owner(key, |node| up[node]).is_some_and(|owner| has_room[owner]);
+            let comes_elsewhere = |key| {
+                pool.nodes
+                    .owner_of_key(key, |node| up[node])
+                    .is_some_and(|owner_of_key| has_room[owner_of_key])
+            };
             is_on_node && record.opened_at < begun && record.key.is_none_or(comes_elsewhere)
         })
     }

@@ -5,7 +5,7 @@
 //! waits for its end and is looked at then.
 //!
 //! Who is moved: first everybody who comes anyway. While a node is crowded, a session that opens goes elsewhere whatever
-//! its pin says ([`crate::pool::pick`]), so that nobody who was closed comes back to it, no state is kept of anybody, and
+//! its pin says ([`crate::pool::select`]), so that nobody who was closed comes back to it, no state is kept of anybody, and
 //! each reconnect that would have happened anyway spares another client a close. What is left of the surplus is closed
 //! by `course`, slice by slice.
 
@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Rebalance;
-use crate::pool::Address;
+use crate::pool::NodeAddress;
 use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
 
@@ -185,7 +185,7 @@ impl Rebalances {
 #[derive(Default)]
 struct Lookout {
     /// By pool; a node at another place is another node.
-    up: HashMap<Arc<str>, Vec<Address>>,
+    up: HashMap<Arc<str>, Vec<NodeAddress>>,
     /// When the slow start of the first node that came up is over, on the clock of health.
     due: HashMap<Arc<str>, Duration>,
 }
@@ -198,7 +198,7 @@ impl Lookout {
         for pool in pools {
             let name = &pool.config.name;
             let up = pool.upstreams.iter().filter(|upstream| upstream.is_up(now));
-            let up: Vec<Address> = up.map(|upstream| upstream.node.address.clone()).collect();
+            let up: Vec<NodeAddress> = up.map(|upstream| upstream.node.address.clone()).collect();
             let before = self.up.get(name).filter(|before| !before.is_empty());
             let has_new = before.is_some_and(|before| up.iter().any(|address| !before.contains(address)));
             if has_new && pool.config.rebalance.is_some() {
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::metrics::Metrics;
-    use crate::pool::health::{Evidence, Failure};
+    use crate::pool::health::{FailureEvidence, NodeFailure};
     use crate::proxy::ProxyState;
 
     fn s(seconds: u64) -> Duration {
@@ -236,8 +236,8 @@ mod tests {
 
     /// Real traffic ejects the first node.
     fn fail(pool: &UpstreamPool, now: Duration) {
-        let failure = Failure { evidence: Evidence::Dial, what: "connection refused" };
-        pool.upstreams[0].update_health(now, &"", |health| health.on_failure(&failure, now, true));
+        let failure = NodeFailure { evidence: FailureEvidence::Dial, description: "connection refused" };
+        pool.upstreams[0].update_health(now, &"", |health| health.record_failure(&failure, now, true));
     }
 
     #[test]

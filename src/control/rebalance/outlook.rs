@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::surplus::{Standing, shares, surplus};
-use crate::pool::{NodeId, State as NodeState};
+use crate::pool::{NodeId, NodeState};
 use crate::proxy::UpstreamPool;
 use crate::proxy::upstream::Upstream;
 

@@ -21,8 +21,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
-use crate::metrics::Meter;
-use crate::pool::{Node, NodeId, State as NodeState};
+use crate::metrics::NodeMeter;
+use crate::pool::{Node, NodeId, NodeState};
 use crate::proxy::drain::{ActiveDrain, DrainProgress};
 use crate::proxy::{ProxyContext, ProxyState};
 use crate::relay::TunnelSelector;
@@ -60,7 +60,7 @@ struct RemovalOrder {
     /// Tunnels that have closed already, in the process before this one.
     closed: usize,
     /// Where the progress is shown; `None` for what has no metrics of its own.
-    meter: Option<Arc<Meter>>,
+    meter: Option<Arc<NodeMeter>>,
     /// Each is cancelled when no more tunnels arrive from there: a generation, or the process before this one.
     arrivals: Vec<CancellationToken>,
 }
@@ -125,7 +125,7 @@ impl Removals {
                 if !snapshot.is_known && !is_in_config(config, pool, Some(node.as_str())) =>
             {
                 let meter = front.metrics.node(pool, node.as_str());
-                meter.state(NodeState::Removed.as_str());
+                meter.set_state(NodeState::Removed.as_str());
                 Some(meter)
             }
             _ => None,
@@ -181,7 +181,7 @@ impl Removals {
         let tunnels = tunnels_of(removed.clone(), generations);
         let drain = Arc::new(ActiveDrain::begin(&front.relay, tunnels, drain, before));
         if let Some(meter) = &meter {
-            meter.drain(Some(drain.gauge()));
+            meter.set_drain(Some(drain.gauge()));
         }
         front.tasks.spawn(watch_removal(Arc::clone(front), Arc::clone(&drain), arrivals, (meter, removing)));
         self.active.push(Removal { removed, generations, drain });
@@ -202,7 +202,7 @@ async fn watch_removal(
     front: Arc<ProxyContext>,
     drain: Arc<ActiveDrain>,
     arrivals: Vec<CancellationToken>,
-    (meter, removing): (Option<Arc<Meter>>, Option<NodeRemoval>),
+    (meter, removing): (Option<Arc<NodeMeter>>, Option<NodeRemoval>),
 ) {
     let finished = async {
         for arrival in arrivals {

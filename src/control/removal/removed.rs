@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::config::{Config, Drain, is_still_there};
-use crate::pool::{Address, Node, NodeId};
+use crate::pool::{Node, NodeAddress, NodeId};
 use crate::route::Route;
 
 /// A removed node or route.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Removed {
     /// A node from its address.
-    Node { pool: Arc<str>, node: NodeId, address: Address },
+    Node { pool: Arc<str>, node: NodeId, address: NodeAddress },
     /// A route; the pool that it led to is there.
     Route {
         pool: Arc<str>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::removed::{Generations, Removed};
 use crate::config::Drain;
-use crate::pool::Address;
+use crate::pool::NodeAddress;
 use crate::proxy::drain::ActiveDrain;
 
 /// A removal that is under way. The process that reads it may be older or newer: unknown fields are ignored, and with
@@ -77,7 +77,7 @@ impl RemovalSnapshot {
         if self.node.is_empty() {
             return Some(Removed::Route { pool, name: self.route.as_str().into(), route: None });
         }
-        let nowhere = || Address::Unix(PathBuf::new());
+        let nowhere = || NodeAddress::Unix(PathBuf::new());
         let address = self.address.parse().unwrap_or_else(|_| nowhere());
         Some(Removed::Node { pool, node: self.node.parse().ok()?, address })
     }

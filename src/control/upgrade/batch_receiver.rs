@@ -8,14 +8,14 @@ use super::control_state::ControlState;
 use super::ownership::{NewAction, NewEvent, NewOwnership};
 use super::protocol::kind;
 use crate::control::Reload;
-use crate::net::handover::{Frame, Link, LinkFault};
+use crate::net::handover_socket::{HandoverError, HandoverFrame, HandoverSocket};
 use crate::relay::tunnel_state::TunnelCounters;
 use crate::relay::{ReceivedTunnel, StagedTunnels};
 use crate::shutdown::Phase;
 
 /// What is still to come from the old process.
 pub(super) struct BatchReceiver {
-    link: Link,
+    link: HandoverSocket,
     reload: Arc<Reload>,
     state: ControlState,
     ownership: NewOwnership,
@@ -31,7 +31,7 @@ pub(super) struct BatchReceiver {
 
 impl BatchReceiver {
     /// Nothing of a batch has come yet; what governs the tunnels has.
-    pub fn new(link: Link, reload: &Arc<Reload>, state: ControlState) -> Self {
+    pub fn new(link: HandoverSocket, reload: &Arc<Reload>, state: ControlState) -> Self {
         Self {
             link,
             reload: Arc::clone(reload),
@@ -93,14 +93,14 @@ impl BatchReceiver {
     async fn receive(&mut self) -> NewEvent {
         match self.link.receive().await {
             Ok(Some(frame)) => self.received(frame).unwrap_or_else(|error| self.unfit(error)),
-            Ok(None) | Err(LinkFault::BrokenOff) => NewEvent::End,
+            Ok(None) | Err(HandoverError::BrokenOff) => NewEvent::End,
             // A batch that is staged is decided by the end of the old process; its next word cannot be read any more.
             Err(_) if self.staged.is_some() => NewEvent::End,
             Err(error) => self.unfit(error.into()),
         }
     }
 
-    fn received(&mut self, frame: Frame) -> Result<NewEvent, ChannelError> {
+    fn received(&mut self, frame: HandoverFrame) -> Result<NewEvent, ChannelError> {
         Ok(match frame.kind {
             kind::PING => NewEvent::Pinged,
             kind::PIECE => {

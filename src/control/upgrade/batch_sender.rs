@@ -12,7 +12,7 @@ use super::child::ChildProcess;
 use super::outcome::UpgradeError;
 use super::ownership::{OldAction, OldEvent, OldOwnership};
 use super::protocol::kind;
-use crate::net::handover::Frame;
+use crate::net::handover_socket::HandoverFrame;
 use crate::proxy::ProxyContext;
 use crate::relay::FrozenBatch;
 
@@ -137,7 +137,7 @@ impl BatchSender {
         }
     }
 
-    fn answered(&mut self, frame: &Frame) -> OldEvent {
+    fn answered(&mut self, frame: &HandoverFrame) -> OldEvent {
         let (event, error) = match frame.kind {
             kind::PONG => (OldEvent::Alive, ChannelError::UnexpectedFrame(frame.kind)),
             kind::HELD => (OldEvent::Held, ChannelError::UnexpectedFrame(frame.kind)),

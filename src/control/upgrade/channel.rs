@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::protocol::kind;
-use crate::net::handover::{Frame, Link, LinkFault, MOST_DESCRIPTORS};
+use crate::net::handover_socket::{HandoverError, HandoverFrame, HandoverSocket, MAX_DESCRIPTORS};
 use crate::relay::{FrozenTunnel, ReceivedTunnel};
 
 /// About the most bytes of a piece of a batch.
@@ -21,7 +21,7 @@ const PIECE: usize = 1 << 20;
 pub enum ChannelError {
     /// The socket failed.
     #[error(transparent)]
-    Link(#[from] LinkFault),
+    Link(#[from] HandoverError),
     /// The other process refuses, and says why.
     #[error("{0}")]
     Refused(String),
@@ -53,24 +53,28 @@ impl ChannelError {
         };
         match self {
             Self::Ended => true,
-            Self::Link(LinkFault::Io(error)) => is_broken(error),
+            Self::Link(HandoverError::Io(error)) => is_broken(error),
             _ => false,
         }
     }
 }
 
 /// Sends a message.
-pub async fn send(link: &mut Link, kind: u8, message: &impl Serialize) -> Result<(), ChannelError> {
+pub async fn send(link: &mut HandoverSocket, kind: u8, message: &impl Serialize) -> Result<(), ChannelError> {
     Ok(link.send(kind, &serde_json::to_vec(message)?, &[]).await?)
 }
 
 /// Waits for the next frame.
-pub async fn receive(link: &mut Link) -> Result<Frame, ChannelError> {
+pub async fn receive(link: &mut HandoverSocket) -> Result<HandoverFrame, ChannelError> {
     link.receive().await?.ok_or(ChannelError::Ended)
 }
 
 /// Waits for a frame of this kind.
-pub async fn expect(link: &mut Link, kind: u8, within: Duration) -> Result<Frame, ChannelError> {
+pub async fn expect(
+    link: &mut HandoverSocket,
+    kind: u8,
+    within: Duration,
+) -> Result<HandoverFrame, ChannelError> {
     let frame = timeout(within, receive(link)).await.map_err(|_| ChannelError::TimedOut(within))??;
     match frame.kind {
         received if received == kind => Ok(frame),
@@ -80,18 +84,18 @@ pub async fn expect(link: &mut Link, kind: u8, within: Duration) -> Result<Frame
 }
 
 /// What a refusal says.
-pub fn refusal(frame: &Frame) -> ChannelError {
+pub fn refusal(frame: &HandoverFrame) -> ChannelError {
     ChannelError::Refused(String::from_utf8_lossy(&frame.body).into_owned())
 }
 
 /// Decodes a message.
-pub fn decode<T: DeserializeOwned>(frame: &Frame) -> Result<T, ChannelError> {
+pub fn decode<T: DeserializeOwned>(frame: &HandoverFrame) -> Result<T, ChannelError> {
     Ok(serde_json::from_slice(&frame.body)?)
 }
 
 /// Sends a batch: its pieces, and then that it is complete.
 pub async fn send_batch<'a>(
-    link: &mut Link,
+    link: &mut HandoverSocket,
     parcels: impl Iterator<Item = &'a FrozenTunnel>,
 ) -> Result<(), ChannelError> {
     let mut count = 0_u64;
@@ -116,7 +120,7 @@ struct Piece<'a> {
 
 impl<'a> Piece<'a> {
     fn is_full(&self, parcel: &FrozenTunnel) -> bool {
-        let too_many = 2 * (self.parcels.len() + 1) > MOST_DESCRIPTORS;
+        let too_many = 2 * (self.parcels.len() + 1) > MAX_DESCRIPTORS;
         too_many || (!self.body.is_empty() && self.body.len() + parcel.bytes().len() > PIECE)
     }
 
@@ -135,7 +139,7 @@ impl<'a> Piece<'a> {
         self.parcels.push(parcel);
     }
 
-    async fn send(&mut self, link: &mut Link) -> Result<(), ChannelError> {
+    async fn send(&mut self, link: &mut HandoverSocket) -> Result<(), ChannelError> {
         if self.parcels.is_empty() {
             return Ok(());
         }
@@ -147,7 +151,7 @@ impl<'a> Piece<'a> {
 }
 
 /// The tunnels in a piece.
-pub fn decode_piece(frame: Frame) -> Result<Vec<ReceivedTunnel>, ChannelError> {
+pub fn decode_piece(frame: HandoverFrame) -> Result<Vec<ReceivedTunnel>, ChannelError> {
     let body = frame.body;
     let mut sockets = frame.descriptors.into_iter();
     let mut rest = &body[..];

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::channel::{ChannelError, expect, receive};
 use super::outcome::UpgradeError;
 use super::protocol::kind;
-use crate::net::handover::{Frame, Link};
+use crate::net::handover_socket::{HandoverFrame, HandoverSocket};
 use crate::shutdown::{Phase, Shutdown};
 
 /// A process that was killed is gone within this.
@@ -19,7 +19,7 @@ const ENDING: Duration = Duration::from_secs(2);
 /// The new process: started by this one, and not necessarily ready.
 pub struct ChildProcess {
     /// The channel to it.
-    pub link: Link,
+    pub link: HandoverSocket,
     child: Child,
     /// See [`Ready::settles`](super::protocol::Ready::settles).
     pub settles: bool,
@@ -29,7 +29,7 @@ pub struct ChildProcess {
 
 impl ChildProcess {
     /// A process that was just started.
-    pub fn new(link: Link, child: Child, shutdown: Shutdown) -> Self {
+    pub fn new(link: HandoverSocket, child: Child, shutdown: Shutdown) -> Self {
         Self { link, child, settles: false, shutdown }
     }
 
@@ -56,7 +56,7 @@ impl ChildProcess {
     /// # Errors
     ///
     /// It has ended, or this process ends.
-    pub async fn receive(&mut self) -> Result<Frame, UpgradeError> {
+    pub async fn receive(&mut self) -> Result<HandoverFrame, UpgradeError> {
         tokio::select! {
             frame = receive(&mut self.link) => Ok(frame?),
             () = self.shutdown.wait_for(Phase::Draining) => Err(UpgradeError::Ending),

@@ -80,7 +80,7 @@ impl ControlState {
 
     /// Adds the last word of the old process.
     pub fn finish(&mut self, report: FinalReport) {
-        self.reload.front().metrics.carry(report.counted);
+        self.reload.front().metrics.import(report.counted);
         if !self.is_early {
             report.drains.into_iter().for_each(|drain| self.drain(drain));
             self.rebalances = report.rebalances;

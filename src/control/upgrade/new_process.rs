@@ -13,8 +13,8 @@ use super::program::VARIABLE;
 use super::protocol::{HandedState, Hello, NodeRecord, Ready, VERSION, kind};
 use crate::control::probe::nodes;
 use crate::control::{Bound, Reload, report};
-use crate::net::handover::{Link, LinkFault, fault_frame, from_parent};
-use crate::net::inherit::Inherited;
+use crate::net::handover_socket::{HandoverError, HandoverSocket, encode_frame, take_parent_socket};
+use crate::net::inherited_sockets::InheritedSockets;
 use crate::proxy::ProxyContext;
 use crate::service;
 
@@ -36,13 +36,13 @@ impl UpgradeChannel {
             return Ok(None);
         }
         let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
-        Ok(from_parent(parent)?.map(Self))
+        Ok(take_parent_socket(parent)?.map(Self))
     }
 
     /// Tells the old process why there will be no new one.
     pub fn refuse(self, why: &str) {
         // Where this does not get through, the end of this process says enough.
-        let _ = UnixStream::from(self.0).write_all(&fault_frame(kind::FAULT, why));
+        let _ = UnixStream::from(self.0).write_all(&encode_frame(kind::FAULT, why));
     }
 
     /// Waits for the first message of the old process.
@@ -51,7 +51,7 @@ impl UpgradeChannel {
     ///
     /// It is not understood; the old process was told so.
     pub async fn greet(self) -> Result<Takeover, ChannelError> {
-        let mut link = Link::on(self.0).map_err(LinkFault::from)?;
+        let mut link = HandoverSocket::from_fd(self.0).map_err(HandoverError::from)?;
         let frame = expect(&mut link, kind::HELLO, REPLY_TIME).await?;
         let hello: Hello = decode(&frame)?;
         if hello.version != VERSION {
@@ -67,7 +67,7 @@ impl UpgradeChannel {
 /// A process on its way to replace another one.
 #[derive(Debug)]
 pub struct Takeover {
-    link: Link,
+    link: HandoverSocket,
     hello: Hello,
     sockets: Vec<OwnedFd>,
 }
@@ -84,9 +84,9 @@ impl Takeover {
     }
 
     /// The listening sockets.
-    pub fn inherited(&mut self) -> Inherited {
+    pub fn inherited(&mut self) -> InheritedSockets {
         let names = std::mem::take(&mut self.hello.listeners);
-        Inherited::handed(names.into_iter().zip(std::mem::take(&mut self.sockets)).collect())
+        InheritedSockets::from_handover(names.into_iter().zip(std::mem::take(&mut self.sockets)).collect())
     }
 
     /// Tells the old process why there will be no new one.
@@ -109,7 +109,7 @@ impl Takeover {
         let front = Arc::clone(reload.front());
         send(&mut self.link, kind::READY, &Ready { settles: true }).await?;
         let state = self.state().await?;
-        front.metrics.carry(state.counted.clone());
+        front.metrics.import(state.counted.clone());
         state.nodes.iter().for_each(|record| restore_health(&front, record));
         let mut control = ControlState::new(reload, self.hello.settles, self.hello.generation);
         control.govern(state).await;

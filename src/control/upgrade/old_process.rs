@@ -20,7 +20,7 @@ use crate::control::apply::Still;
 use crate::control::probe::nodes;
 use crate::control::rebalance::Unfinished;
 use crate::control::{Reload, report};
-use crate::net::handover::Link;
+use crate::net::handover_socket::HandoverSocket;
 use crate::proxy::drain::{self, DrainSnapshot};
 use crate::proxy::upstream::Upstream;
 use crate::proxy::{ProxyContext, UpstreamPool};
@@ -119,7 +119,7 @@ impl<'a> OldProcess<'a> {
             (front.state.load().generation, self.reload.sockets().ok_or(UpgradeError::NoDescriptors)?)
         };
         let (listeners, sockets): (Vec<String>, Vec<OwnedFd>) = sockets.into_iter().unzip();
-        let (link, theirs) = Link::pair()?;
+        let (link, theirs) = HandoverSocket::pair()?;
         let mut new = ChildProcess::new(link, program.start(theirs)?, front.shutdown.clone());
         let hello = Hello { version: VERSION, generation, clock: front.now(), listeners, settles: true };
         let hello = serde_json::to_vec(&hello).map_err(ChannelError::from)?;
@@ -179,7 +179,7 @@ impl<'a> OldProcess<'a> {
             health: node.health_memory(),
         };
         HandedState {
-            counted: front.metrics.hold(),
+            counted: front.metrics.freeze(),
             nodes: nodes(&front.state.load()).into_iter().map(record).collect(),
             drains: drain_records(front),
             left: still.removals(),
@@ -202,7 +202,7 @@ impl<'a> OldProcess<'a> {
             // Where this does not get through, nothing after it does.
             let _ = sender.child.link.send(kind::SETTLED, &[], &[]).await;
         }
-        front.metrics.upgrade(true);
+        front.metrics.record_upgrade(true);
         let Some(moved) = sender.moved else { return };
         let (process, tunnels, pause) = (sender.child.id(), moved.tunnels, moved.pause);
         tracing::info!(process, tunnels, ?pause, "the tunnels have gone over");
@@ -232,7 +232,7 @@ impl<'a> OldProcess<'a> {
             front.relay.wait_one_tick().await;
             // Before the tunnels are counted: the last of them are here when it has ended.
             let is_last = self.reload.predecessor().has_ended();
-            let (places, live) = (front.admission.connections.taken(), front.relay.tunnel_count());
+            let (places, live) = (front.admission.connections.connections(), front.relay.tunnel_count());
             if is_last && places == 0 && live == 0 {
                 break;
             }
@@ -245,7 +245,7 @@ impl<'a> OldProcess<'a> {
         if sender.is_open() {
             let new = &mut sender.child;
             let rebalances = if new.settles { Vec::new() } else { std::mem::take(&mut self.unfinished) };
-            let counted = front.metrics.counted();
+            let counted = front.metrics.export();
             let report = FinalReport { counted, drains: drain_records(&front), rebalances };
             // The other process shows what this one had shown without it: at worst a few counts are lost.
             let _ = send(&mut new.link, kind::FINAL, &report).await;
@@ -256,7 +256,7 @@ impl<'a> OldProcess<'a> {
     async fn serve_again(&mut self, sender: &mut BatchSender, error: UpgradeError) -> UpgradeError {
         let error = sender.child.dismiss(error).await;
         let front = Arc::clone(self.front());
-        front.metrics.go_on();
+        front.metrics.unfreeze();
         front.shutdown.set_handing_over(false);
         for one in std::mem::take(&mut self.unfinished) {
             self.reload.rebalances().resume(&one);
@@ -277,7 +277,7 @@ impl<'a> OldProcess<'a> {
     /// Reports that the upgrade failed and this process serves on.
     pub fn fail(&mut self, error: UpgradeError) {
         tracing::error!(fault = %error, "upgrade failed, this process serves on");
-        self.front().metrics.upgrade(false);
+        self.front().metrics.record_upgrade(false);
         service::notify_ready(&report::status(self.front()));
         if let Some(request) = self.request.take() {
             // Whoever asked may have stopped waiting.

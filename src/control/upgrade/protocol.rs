@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::rebalance::Unfinished;
 use crate::control::removal::RemovalSnapshot;
-use crate::metrics::carried::Carried;
-use crate::pool::health::Memory;
+use crate::metrics::snapshot::CounterSnapshot;
+use crate::pool::health::HealthState;
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
@@ -76,7 +76,7 @@ pub struct Ready {
 #[serde(default)]
 pub struct HandedState {
     /// What has been counted.
-    pub counted: Carried,
+    pub counted: CounterSnapshot,
     /// What is known of the nodes.
     pub nodes: Vec<NodeRecord>,
     /// The drains that are under way.
@@ -98,7 +98,7 @@ pub struct NodeRecord {
     /// Its address: the record is of no use for a node at another address.
     pub address: String,
     /// Its health.
-    pub health: Memory,
+    pub health: HealthState,
 }
 
 /// What the old process says last. It only adds to [`HandedState`].
@@ -106,7 +106,7 @@ pub struct NodeRecord {
 #[serde(default)]
 pub struct FinalReport {
     /// All that it has counted.
-    pub counted: Carried,
+    pub counted: CounterSnapshot,
     /// The drains as they stand there: only what they have closed since counts. Without [`Hello::settles`] they have not
     /// been named before.
     pub drains: Vec<DrainRecord>,

@@ -12,9 +12,9 @@ use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::gate::Gate;
-use super::secrets::Secrets;
-use super::{HTTP_1_1, Secured, provider};
+use super::record_reader::RecordReader;
+use super::secret_log::TrafficSecretLog;
+use super::{HTTP_1_1, RustlsStream, provider};
 use crate::net::stream::Stream;
 
 /// What a node has against the certificate of the balancer. With TLS 1.3 it says so behind the handshake, so it comes as an
@@ -24,20 +24,20 @@ pub enum CertificateRefusal {
     /// None was shown, and the node asks for one.
     Missing,
     /// The one that was shown is not believed.
-    NotBelieved,
+    Untrusted,
     /// Perhaps that, in TLS 1.2; perhaps there is no cipher in common.
-    Perhaps,
+    Unspecified,
 }
 
 impl CertificateRefusal {
     /// The one that is the cause of `error`, if it is.
-    pub fn in_error(error: &(dyn Error + 'static)) -> Option<Self> {
+    pub fn find_in(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
             let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
             if let Some(rustls::Error::AlertReceived(alert)) = inner.or(error.downcast_ref()) {
-                return Self::of(*alert);
+                return Self::from_alert(*alert);
             }
             next = error.source();
         }
@@ -45,10 +45,10 @@ impl CertificateRefusal {
     }
 
     /// RFC 8446, section 6.2.
-    fn of(alert: AlertDescription) -> Option<Self> {
+    fn from_alert(alert: AlertDescription) -> Option<Self> {
         match alert {
             AlertDescription::CertificateRequired => Some(Self::Missing),
-            AlertDescription::HandshakeFailure => Some(Self::Perhaps),
+            AlertDescription::HandshakeFailure => Some(Self::Unspecified),
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateRevoked
@@ -56,7 +56,7 @@ impl CertificateRefusal {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::DecryptError
-            | AlertDescription::AccessDenied => Some(Self::NotBelieved),
+            | AlertDescription::AccessDenied => Some(Self::Untrusted),
             _ => None,
         }
     }
@@ -64,9 +64,9 @@ impl CertificateRefusal {
 
 /// Makes TLS connections to the nodes of one pool; it remembers their tickets.
 #[derive(Debug, Clone)]
-pub struct Client(Arc<ClientConfig>);
+pub struct TlsClient(Arc<ClientConfig>);
 
-impl Client {
+impl TlsClient {
     /// Believes certificates of `roots`, and shows `identity` to nodes that ask for one.
     pub fn new(roots: Arc<RootCertStore>, identity: Option<Arc<CertifiedKey>>) -> Self {
         let builder = ClientConfig::builder_with_provider(provider())
@@ -91,11 +91,11 @@ impl Client {
     ///
     /// What is wrong with the node's certificate, or with what it says.
     pub async fn connect(&self, name: ServerName<'static>, stream: Stream) -> io::Result<Stream> {
-        let secrets = Arc::new(Secrets::default());
+        let secrets = Arc::new(TrafficSecretLog::default());
         // As in [`super::server`]: a key log is not told which connection a secret belongs to.
         let mut config = ClientConfig::clone(&self.0);
         config.key_log = secrets.clone();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, Gate::new(stream)).await?;
-        Ok(Stream::Tls(Box::new(Secured::new(stream.into(), secrets))))
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, RecordReader::new(stream)).await?;
+        Ok(Stream::Tls(Box::new(RustlsStream::new(stream.into(), secrets))))
     }
 }

@@ -1,7 +1,7 @@
 //! TLS up to the end of the handshake phase: rustls, and the way out of it.
 //!
 //! A connection is made by [`server`] or [`client`], and is a [`Secured`] stream while HTTP is spoken on it. A tunnel
-//! goes on without rustls: [`Secured::leave`] gives the socket and a [`departed::Departed`]. In reading order:
+//! goes on without rustls: [`Secured::leave`] gives the socket and a [`extracted::Departed`]. In reading order:
 //! `server` (certificates by host, tickets of `ticket`), `client`, `gate` (what makes leaving possible), `secrets`
 //! (the key log), `leave` (the steps), `departed` (what comes out), `schedule` (the keys after the handshake),
 //! `subject` (a client certificate's name).
@@ -10,14 +10,14 @@
 //! never printed; a connection has one owner.
 
 pub mod client;
-pub mod departed;
-pub mod gate;
-pub mod leave;
-pub mod schedule;
-pub mod secrets;
+pub mod extracted;
+pub mod record_reader;
+pub mod extract;
+pub mod key_schedule;
+pub mod secret_log;
 pub mod server;
-pub mod subject;
-pub mod ticket;
+pub mod certificate_subject;
+pub mod ticketer;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -33,10 +33,10 @@ use tokio_rustls::TlsStream;
 use zeroize::Zeroize;
 
 use super::stream::Stream;
-use departed::Departed;
-use gate::Gate;
-use leave::LeaveFault;
-use secrets::Secrets;
+use extract::ExtractError;
+use extracted::ExtractedTls;
+use record_reader::RecordReader;
+use secret_log::TrafficSecretLog;
 
 /// The only protocol that is agreed on (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -45,7 +45,7 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 /// leaves no core dumps.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        forbid_dumps();
+        disable_core_dumps();
         Arc::new(default_provider())
     });
     Arc::clone(&PROVIDER)
@@ -54,7 +54,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// Keeps keys out of core dumps: the kernel makes none of this process any more (PR_SET_DUMPABLE), and processes of
 /// the same user cannot look into its memory. RLIMIT_CORE would not do: the kernel ignores it when dumps go to a
 /// program (core(5)), which is what systemd-coredump and apport are.
-pub(super) fn forbid_dumps() {
+pub(super) fn disable_core_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps cannot be forbidden, they would hold TLS keys");
     }
@@ -71,26 +71,26 @@ fn wipe_stack() {
 }
 
 /// A TLS connection in rustls' hands, in either role.
-pub struct Secured {
-    stream: TlsStream<Gate<Stream>>,
+pub struct RustlsStream {
+    stream: TlsStream<RecordReader<Stream>>,
     /// The key log that it was made with.
-    secrets: Arc<Secrets>,
+    secrets: Arc<TrafficSecretLog>,
 }
 
-impl Secured {
-    fn new(stream: TlsStream<Gate<Stream>>, secrets: Arc<Secrets>) -> Self {
+impl RustlsStream {
+    fn new(stream: TlsStream<RecordReader<Stream>>, secrets: Arc<TrafficSecretLog>) -> Self {
         Self { stream, secrets }
     }
 
     /// The stream below.
-    pub fn below(&self) -> &Stream {
-        self.stream.get_ref().0.stream()
+    pub fn inner(&self) -> &Stream {
+        self.stream.get_ref().0.inner()
     }
 
     /// The subject of the peer's certificate (RFC 4514), if it had to show one.
     pub fn peer_subject(&self) -> Option<String> {
         let certificates = self.stream.get_ref().1.peer_certificates()?;
-        certificates.first().and_then(|certificate| subject::subject(certificate))
+        certificates.first().and_then(|certificate| certificate_subject::subject_of(certificate))
     }
 
     /// The stream below, and what it takes to go on without rustls.
@@ -98,26 +98,26 @@ impl Secured {
     /// # Errors
     ///
     /// See [`LeaveFault`]; the connection is closed.
-    pub fn leave(self) -> Result<(Stream, Departed), LeaveFault> {
-        let left = leave::leave(self.stream, &self.secrets);
+    pub fn into_raw_parts(self) -> Result<(Stream, ExtractedTls), ExtractError> {
+        let left = extract::extract(self.stream, &self.secrets);
         wipe_stack();
         left
     }
 }
 
-impl fmt::Debug for Secured {
+impl fmt::Debug for RustlsStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Secured").field(self.below()).finish()
+        f.debug_tuple("Secured").field(self.inner()).finish()
     }
 }
 
-impl AsyncRead for Secured {
+impl AsyncRead for RustlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, into)
     }
 }
 
-impl AsyncWrite for Secured {
+impl AsyncWrite for RustlsStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }

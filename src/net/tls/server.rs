@@ -17,29 +17,29 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use super::departed::Version;
-use super::gate::Gate;
-use super::secrets::Secrets;
-use super::ticket::Tickets;
-use super::{HTTP_1_1, Secured, provider};
+use super::extracted::TlsProtocolVersion;
+use super::record_reader::RecordReader;
+use super::secret_log::TrafficSecretLog;
+use super::ticketer::SharedTicketer;
+use super::{HTTP_1_1, RustlsStream, provider};
 use crate::net::stream::Stream;
 
 /// What a listener offers.
 #[derive(Debug)]
-pub struct Terms {
+pub struct ServerTlsSettings {
     /// The certificates; the first is for clients that name no host, or an unknown one.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<ServerCertificate>,
     /// Clients must have a certificate of one of these.
     pub client_roots: Option<Arc<RootCertStore>>,
     /// The lowest version that is spoken.
-    pub min_version: Version,
+    pub min_version: TlsProtocolVersion,
     /// Secrets of the session tickets, the first seals; without any, one that only this process has.
     pub ticket_secrets: Vec<Zeroizing<Vec<u8>>>,
 }
 
 /// A certificate with its key, and the hosts that it is for.
 #[derive(Debug, Clone)]
-pub struct Certificate {
+pub struct ServerCertificate {
     /// Lower case; `*.example.com` is for the names one level below.
     pub names: Vec<String>,
     /// The chain, and the key that signs.
@@ -47,15 +47,15 @@ pub struct Certificate {
 }
 
 /// Makes the TLS connections of one listener.
-pub struct Terminator(Arc<ServerConfig>);
+pub struct TlsServer(Arc<ServerConfig>);
 
-impl Terminator {
+impl TlsServer {
     /// Offers `terms`.
     ///
     /// # Errors
     ///
     /// When rustls cannot do what they say, or the system has no randomness.
-    pub fn new(terms: &Terms) -> Result<Self, rustls::Error> {
+    pub fn new(terms: &ServerTlsSettings) -> Result<Self, rustls::Error> {
         server_config(terms).map(|config| Self(Arc::new(config)))
     }
 
@@ -65,21 +65,21 @@ impl Terminator {
     ///
     /// What the client did wrong, with its stream: an alert is on its way there.
     pub async fn accept(&self, stream: Stream) -> Result<Stream, (io::Error, Stream)> {
-        let secrets = Arc::new(Secrets::default());
+        let secrets = Arc::new(TrafficSecretLog::default());
         // A config of its own, because a key log is not told which connection a secret belongs to. All that is big in
         // it is shared.
         let mut config = ServerConfig::clone(&self.0);
         config.key_log = secrets.clone();
-        let accepting = TlsAcceptor::from(Arc::new(config)).accept(Gate::new(stream));
+        let accepting = TlsAcceptor::from(Arc::new(config)).accept(RecordReader::new(stream));
         match accepting.into_fallible().await {
-            Ok(stream) => Ok(Stream::Tls(Box::new(Secured::new(stream.into(), secrets)))),
+            Ok(stream) => Ok(Stream::Tls(Box::new(RustlsStream::new(stream.into(), secrets)))),
             Err((error, gate)) => Err((error, gate.into_parts().0)),
         }
     }
 }
 
 /// The ticket secret of this process, for listeners that have none of their own. Its tickets outlive a reload.
-fn own_secret() -> Option<Zeroizing<Vec<u8>>> {
+fn own_ticket_secret() -> Option<Zeroizing<Vec<u8>>> {
     static SECRET: LazyLock<Option<Zeroizing<Vec<u8>>>> = LazyLock::new(|| {
         let mut secret = Zeroizing::new(vec![0; 32]);
         rand::fill(&mut secret).ok().map(|()| secret)
@@ -87,10 +87,10 @@ fn own_secret() -> Option<Zeroizing<Vec<u8>>> {
     SECRET.clone()
 }
 
-fn server_config(terms: &Terms) -> Result<ServerConfig, rustls::Error> {
+fn server_config(terms: &ServerTlsSettings) -> Result<ServerConfig, rustls::Error> {
     let versions = match terms.min_version {
-        Version::Tls12 => rustls::ALL_VERSIONS,
-        Version::Tls13 => &[&TLS13],
+        TlsProtocolVersion::Tls12 => rustls::ALL_VERSIONS,
+        TlsProtocolVersion::Tls13 => &[&TLS13],
     };
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
     let builder = match &terms.client_roots {
@@ -101,12 +101,13 @@ fn server_config(terms: &Terms) -> Result<ServerConfig, rustls::Error> {
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(&terms.certificates)));
+    let mut config = builder.with_cert_resolver(Arc::new(CertificateResolver::new(&terms.certificates)));
     let secrets = match &terms.ticket_secrets[..] {
-        [] => vec![own_secret().ok_or(rustls::Error::FailedToGetRandomBytes)?],
+        [] => vec![own_ticket_secret().ok_or(rustls::Error::FailedToGetRandomBytes)?],
         secrets => secrets.to_vec(),
     };
-    config.ticketer = Arc::new(Tickets::new(secrets, policy(terms.client_roots.as_deref())));
+    config.ticketer =
+        Arc::new(SharedTicketer::new(secrets, client_auth_digest(terms.client_roots.as_deref())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
@@ -115,7 +116,7 @@ fn server_config(terms: &Terms) -> Result<ServerConfig, rustls::Error> {
 }
 
 /// What a client has to prove, as a number that two listeners share only if they ask for the same.
-fn policy(roots: Option<&RootCertStore>) -> [u8; 32] {
+fn client_auth_digest(roots: Option<&RootCertStore>) -> [u8; 32] {
     let mut context = digest::Context::new(&SHA256);
     for root in roots.into_iter().flat_map(|roots| &roots.roots) {
         context.update(&root.subject);
@@ -129,22 +130,22 @@ fn policy(roots: Option<&RootCertStore>) -> [u8; 32] {
 
 /// Which certificate a client gets.
 #[derive(Debug)]
-struct Certificates {
+struct CertificateResolver {
     /// Those for one name, by the name; several when their keys are of different kinds.
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// For everyone else: the first, with those that are for the same hosts.
     default: Vec<Arc<CertifiedKey>>,
 }
 
-impl Certificates {
-    fn new(certificates: &[Certificate]) -> Self {
+impl CertificateResolver {
+    fn new(certificates: &[ServerCertificate]) -> Self {
         let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
         for certificate in certificates {
             for name in &certificate.names {
                 by_name.entry(name.clone()).or_default().push(Arc::clone(&certificate.certified));
             }
         }
-        let same = |certificate: &&Certificate| {
+        let same = |certificate: &&ServerCertificate| {
             certificates.first().is_some_and(|first| first.names == certificate.names)
         };
         let default = certificates.iter().filter(same).map(|certificate| Arc::clone(&certificate.certified));
@@ -159,7 +160,7 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let fitting = hello.server_name().map_or(&self.default[..], |host| self.find(host));
         let can_sign =

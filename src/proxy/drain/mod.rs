@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::upstream::Upstream;
 use super::{ProxyContext, UpstreamPool};
-use crate::affinity::{Directory as _, Wish, Wishes};
+use crate::affinity::{AffinityHint, AffinityHints, NodeDirectory as _};
 use crate::config;
 use crate::relay::TunnelSelector;
 use crate::shutdown::Phase;
@@ -107,7 +107,7 @@ fn begin_ordered(
     let _governing = front.shutdown.govern().ok_or(DrainError::TakenOver)?;
     let now = front.now();
     let was_up = upstream.is_up(now);
-    upstream.update_health(now, &"an operator ordered it", |health| health.order_drain(true, now));
+    upstream.update_health(now, &"an operator ordered it", |health| health.set_drain_ordered(true, now));
     let mut warnings = Vec::new();
     if was_up && pool.count_up(now) == 0 {
         let (node, pool) = (&upstream.node.id, &pool.config.name);
@@ -128,10 +128,12 @@ pub fn cancel_drain(front: &ProxyContext, pool: &str, node: &str) -> Result<Drai
     let (_, upstream) = find(front, pool, node)?;
     let _governing = front.shutdown.govern().ok_or(DrainError::TakenOver)?;
     let (now, health) = (front.now(), upstream.health());
-    if health.asks_to_drain() && !health.is_ordered_to_drain() {
+    if health.is_drain_requested() && !health.is_drain_ordered() {
         return Err(DrainError::AsksItself(node.to_owned()));
     }
-    upstream.update_health(now, &"an operator took the drain back", |health| health.order_drain(false, now));
+    upstream.update_health(now, &"an operator took the drain back", |health| {
+        health.set_drain_ordered(false, now)
+    });
     end_unwanted(&upstream);
     let still = upstream.health().is_draining();
     let warnings = still.then(|| "the node itself asks to be drained, so its drain goes on".to_owned());
@@ -157,7 +159,7 @@ pub fn snapshots(front: &ProxyContext) -> Vec<DrainSnapshot> {
         Some(DrainSnapshot {
             pool: upstream.meter.pool.to_string(),
             node: upstream.node.id.to_string(),
-            is_ordered: upstream.health().is_ordered_to_drain(),
+            is_ordered: upstream.health().is_drain_ordered(),
             order: drain.order.clone(),
             progress: drain.progress(),
         })
@@ -175,8 +177,8 @@ pub fn resume(
     let (pool, upstream) = find(front, &snapshot.pool, &snapshot.node).ok()?;
     let now = front.now();
     upstream.update_health(now, &"the process before was draining it", |health| match snapshot.is_ordered {
-        true => health.order_drain(true, now),
-        false => health.set_draining(true, now),
+        true => health.set_drain_ordered(true, now),
+        false => health.set_drain_requested(true, now),
     });
     begin_drain(front, (&pool, &upstream), snapshot.order.clone(), snapshot.progress, Some(arrived))
 }
@@ -198,7 +200,7 @@ fn begin_drain(
     let meter = &upstream.meter;
     let tunnels = tunnels_of(Arc::clone(&meter.pool), Arc::clone(&meter.node));
     let drain = Arc::new(ActiveDrain::begin(&front.relay, tunnels, order, before));
-    meter.drain(Some(drain.gauge()));
+    meter.set_drain(Some(drain.gauge()));
     if let Some(replaced) = slot.replace(Arc::clone(&drain)) {
         replaced.end();
     }
@@ -215,7 +217,7 @@ fn end_unwanted(upstream: &Upstream) {
     let is_wanted = upstream.health().is_draining();
     if let Some(unwanted) = slot.take_if(|_| !is_wanted) {
         unwanted.end();
-        upstream.meter.drain(None);
+        upstream.meter.set_drain(None);
     }
 }
 
@@ -261,9 +263,9 @@ pub fn tunnels_of(pool: Arc<str>, node: Arc<str>) -> TunnelSelector {
 impl UpstreamPool {
     /// The draining node that a polling session stays on for now: the one that it is pinned to, until its time in the
     /// window has come.
-    pub(super) fn draining_pin(&self, wishes: &Wishes, sid: Option<u64>) -> Option<usize> {
+    pub(super) fn draining_pin(&self, wishes: &AffinityHints, sid: Option<u64>) -> Option<usize> {
         let sid = sid?;
-        let Some(Wish::Pin { node, .. }) = wishes.list().first() else { return None };
+        let Some(AffinityHint::Pin { node, .. }) = wishes.as_slice().first() else { return None };
         let drain = self.upstreams.get(*node)?.drain()?;
         drain.keeps_session(sid).then_some(*node)
     }
@@ -280,7 +282,7 @@ fn find(
         known.sort_unstable();
         return Err(DrainError::NoPool(pool.to_owned(), known.join(", ")));
     };
-    let Some(at) = found.nodes.by_id(node) else {
+    let Some(at) = found.nodes.find_by_id(node) else {
         let known: Vec<&str> = found.config.nodes.iter().map(|node| node.id.as_str()).collect();
         return Err(DrainError::NoNode(pool.to_owned(), node.to_owned(), known.join(", ")));
     };

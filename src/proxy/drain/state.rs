@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn i11_polling_sessions_move_evenly_over_the_window_and_all_by_its_end() {
         let over = Duration::from_secs(60);
-        let sids: Vec<u64> = (0..6000).map(|sid: u32| hash::key(&sid.to_be_bytes())).collect();
+        let sids: Vec<u64> = (0..6000).map(|sid: u32| hash::hash_key(&sid.to_be_bytes())).collect();
         let left = |at: u64| {
             let elapsed = Duration::from_secs(at);
             sids.iter().filter(|sid| is_before_turn(**sid, elapsed, over)).count()

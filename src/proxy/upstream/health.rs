@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Upstream;
-use crate::pool::health::{Change, Health, Memory};
+use crate::pool::health::{HealthChange, HealthState, NodeHealth};
 
 impl Upstream {
     /// Updates the health for this reason, and its meter, and logs a change.
@@ -13,7 +13,7 @@ impl Upstream {
         &self,
         now: Duration,
         reason: &dyn fmt::Display,
-        update: impl FnOnce(&mut Health) -> Option<Change>,
+        update: impl FnOnce(&mut NodeHealth) -> Option<HealthChange>,
     ) {
         let mut health = self.shared.health.lock();
         if self.shared.is_removed.load(Relaxed) {
@@ -21,7 +21,7 @@ impl Upstream {
             return;
         }
         let change = update(&mut health);
-        self.meter.state(health.state(now).as_str());
+        self.meter.set_state(health.node_state(now).as_str());
         let cause = change.and(health.ejection(now)).map(|(_, cause)| cause.to_owned());
         drop(health);
         if let Some(change) = change {
@@ -29,14 +29,14 @@ impl Upstream {
         }
     }
 
-    fn log_health_change(&self, change: Change, reason: &dyn fmt::Display, cause: Option<String>) {
+    fn log_health_change(&self, change: HealthChange, reason: &dyn fmt::Display, cause: Option<String>) {
         let (pool, node, address) = (&*self.meter.pool, &*self.meter.node, &self.node.address);
         let reason = match change {
-            Change::Ejected => cause.unwrap_or_default(),
-            Change::Back { by_probes: false } => "its ejection is over".to_owned(),
+            HealthChange::Ejected => cause.unwrap_or_default(),
+            HealthChange::Readmitted { by_probes: false } => "its ejection is over".to_owned(),
             _ => reason.to_string(),
         };
-        if matches!(change, Change::Down | Change::Ejected) {
+        if matches!(change, HealthChange::Down | HealthChange::Ejected) {
             tracing::warn!(pool, node, %address, %change, reason, "node state changed");
         } else {
             tracing::info!(pool, node, %address, %change, reason, "node state changed");
@@ -44,14 +44,14 @@ impl Upstream {
     }
 
     /// Its health, for another process.
-    pub(crate) fn health_memory(&self) -> Memory {
-        self.shared.health.lock().memory()
+    pub(crate) fn health_memory(&self) -> HealthState {
+        self.shared.health.lock().snapshot()
     }
 
     /// Continues with the health that another process had.
-    pub(crate) fn restore_health(&self, memory: &Memory, now: Duration) {
+    pub(crate) fn restore_health(&self, memory: &HealthState, now: Duration) {
         self.update_health(now, &"", |health| {
-            health.recall(memory);
+            health.restore(memory);
             None
         });
     }

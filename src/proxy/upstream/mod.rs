@@ -20,14 +20,14 @@ use super::dial_exhaustion::DialExhaustion;
 use super::drain::state::ActiveDrain;
 use crate::config::{self, Probe, ProxyVersion};
 use crate::http::Body;
-use crate::metrics::{Meter, Metrics};
-use crate::net::dial::{DialFault, Target, Way};
-use crate::net::proxy_protocol::{Ends, Version};
+use crate::metrics::{Metrics, NodeMeter};
+use crate::net::dial::{DialError, DialTarget, Dialer};
+use crate::net::proxy_protocol::{ProxyAddresses, ProxyProtocolVersion};
 use crate::net::stream::Stream;
-use crate::net::tls::client::Client;
-use crate::pool::health::{Health, Rule};
-use crate::pool::pick::Load;
-use crate::pool::{Address, Node, State};
+use crate::net::tls::client::TlsClient;
+use crate::pool::health::{HealthThresholds, NodeHealth};
+use crate::pool::select::NodeLoad;
+use crate::pool::{Node, NodeAddress, NodeState};
 
 /// How long an idle connection is kept: less than the 5 s after which Node.js closes it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -41,13 +41,13 @@ pub struct Upstream {
     /// What the config says.
     pub node: Node,
     /// Its counters.
-    pub meter: Arc<Meter>,
+    pub meter: Arc<NodeMeter>,
     /// How long a dial may take.
     connect: Duration,
     /// Where its connections come from, and what they begin with.
-    dialer: Way,
+    dialer: Dialer,
     /// TLS to it, and the name that its certificate must be for.
-    tls: Option<(Client, Option<ServerName<'static>>)>,
+    tls: Option<(TlsClient, Option<ServerName<'static>>)>,
     shared: Arc<SharedNodeState>,
     /// Idle connections, in the order in which they came; `None` once they were closed for good. Shared by the generations
     /// that dial in the same way.
@@ -62,7 +62,7 @@ struct IdleConnection {
 /// What outlives a generation.
 struct SharedNodeState {
     /// What probes and real traffic say.
-    health: Mutex<Health>,
+    health: Mutex<NodeHealth>,
     /// Its drain, from order to cancellation. Locked before `health`.
     drain: Mutex<Option<Arc<ActiveDrain>>>,
     /// The result of its last probe; `None` before the first.
@@ -120,17 +120,22 @@ impl Drop for PooledConnection {
 impl Upstream {
     /// A node of a new pool, not dialled yet.
     pub(crate) fn new(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
-        Self::build(Health::new, node, pool, metrics)
+        Self::build(NodeHealth::new, node, pool, metrics)
     }
 
     /// A node that joins a running pool, not dialled yet.
     pub(crate) fn joining(node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
-        Self::build(Health::joining, node, pool, metrics)
+        Self::build(NodeHealth::new_joining, node, pool, metrics)
     }
 
-    fn build(health: fn(Rule) -> Health, node: &Node, pool: &config::Pool, metrics: &Metrics) -> Self {
+    fn build(
+        health: fn(HealthThresholds) -> NodeHealth,
+        node: &Node,
+        pool: &config::Pool,
+        metrics: &Metrics,
+    ) -> Self {
         let is_probed = pool.health.probe != Probe::Off;
-        let health = if is_probed { health(pool.rule) } else { Health::unprobed(pool.rule) };
+        let health = if is_probed { health(pool.rule) } else { NodeHealth::new_unprobed(pool.rule) };
         let shared = SharedNodeState {
             health: Mutex::new(health),
             drain: Mutex::default(),
@@ -154,8 +159,13 @@ impl Upstream {
         if is_dialled_alike { Self { idle: Arc::clone(&self.idle), ..renewed } } else { renewed }
     }
 
-    fn assemble(node: &Node, pool: &config::Pool, meter: Arc<Meter>, shared: Arc<SharedNodeState>) -> Self {
-        let dialer = Way::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(header_version));
+    fn assemble(
+        node: &Node,
+        pool: &config::Pool,
+        meter: Arc<NodeMeter>,
+        shared: Arc<SharedNodeState>,
+    ) -> Self {
+        let dialer = Dialer::new(pool.source_addresses.clone(), pool.send_proxy_protocol.map(header_version));
         let connect = pool.timeouts.connect;
         let idle = Arc::new(Mutex::new(Some(Vec::new())));
         Self { node: node.clone(), meter, connect, dialer, tls: tls(node, pool), shared, idle }
@@ -165,17 +175,17 @@ impl Upstream {
     pub(crate) fn activate(&self, pool: &config::Pool, now: Duration) {
         let mut drain = self.shared.drain.lock();
         let mut health = self.shared.health.lock();
-        health.set_rule(pool.rule);
+        health.set_thresholds(pool.rule);
         let is_probed = pool.health.probe != Probe::Off;
         if self.shared.is_probed.swap(is_probed, Relaxed) && !is_probed {
-            health.unprobe(pool.rule);
+            health.stop_probing(pool.rule);
         }
-        self.meter.capacity(self.node.max_connections);
-        self.meter.state(health.state(now).as_str());
+        self.meter.set_capacity(self.node.max_connections);
+        self.meter.set_state(health.node_state(now).as_str());
         if let Some(unwanted) = drain.take_if(|_| !health.is_draining()) {
             unwanted.end();
         }
-        self.meter.drain(drain.as_ref().map(ActiveDrain::gauge));
+        self.meter.set_drain(drain.as_ref().map(ActiveDrain::gauge));
     }
 
     /// The config names it no more: no session of any generation is placed on it from now on. Gives the drain that ends
@@ -184,7 +194,7 @@ impl Upstream {
         let mut drain = self.shared.drain.lock();
         let _health = self.shared.health.lock();
         self.shared.is_removed.store(true, Relaxed);
-        self.meter.state(State::Removed.as_str());
+        self.meter.set_state(NodeState::Removed.as_str());
         self.close_idle_connections();
         drain.take().inspect(|drain| drain.end())
     }
@@ -205,18 +215,24 @@ impl Upstream {
     }
 
     /// What is known of its health.
-    pub(crate) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> NodeHealth {
         self.shared.health.lock().clone()
     }
 
     /// What selection needs to know.
-    pub(crate) fn load(&self, now: Duration) -> Load {
+    pub(crate) fn load(&self, now: Duration) -> NodeLoad {
         let health = self.shared.health.lock();
         let live = self.meter.live();
-        let is_crowded = live >= self.shared.tunnel_limit.load(Relaxed);
+        let is_above_share = live >= self.shared.tunnel_limit.load(Relaxed);
         let state = self.state(&health, now);
-        let is_reserve = state == State::Down && health.is_reserve(now);
-        Load { state, live, share: health.share(now), is_crowded, is_reserve }
+        let is_last_resort = state == NodeState::Down && health.is_last_resort(now);
+        NodeLoad {
+            state,
+            live,
+            slow_start_factor: health.slow_start_factor(now),
+            is_above_share,
+            is_last_resort,
+        }
     }
 
     /// With so many tunnels, new sessions go to other nodes, whatever their pins say; `None` ends the limit.
@@ -226,11 +242,11 @@ impl Upstream {
 
     /// It takes clients now.
     pub(crate) fn is_up(&self, now: Duration) -> bool {
-        self.load(now).state == State::Up
+        self.load(now).state == NodeState::Up
     }
 
-    fn state(&self, health: &Health, now: Duration) -> State {
-        if self.is_removed() { State::Removed } else { health.state(now) }
+    fn state(&self, health: &NodeHealth, now: Duration) -> NodeState {
+        if self.is_removed() { NodeState::Removed } else { health.node_state(now) }
     }
 
     /// When it was last probed, on the clock of health.
@@ -261,20 +277,20 @@ impl Upstream {
     }
 
     /// A new connection for the client whose `ends` these are.
-    pub(crate) async fn dial(&self, ends: Ends) -> Result<Stream, DialFault> {
+    pub(crate) async fn dial(&self, ends: ProxyAddresses) -> Result<Stream, DialError> {
         self.dial_within(Some(ends), self.connect).await
     }
 
     /// A new connection of the balancer's own, within this time.
-    pub(crate) async fn dial_probe(&self, within: Duration) -> Result<Stream, DialFault> {
+    pub(crate) async fn dial_probe(&self, within: Duration) -> Result<Stream, DialError> {
         self.dial_within(None, within).await
     }
 
     /// A new connection, with its TLS handshake.
-    async fn dial_within(&self, ends: Option<Ends>, within: Duration) -> Result<Stream, DialFault> {
+    async fn dial_within(&self, ends: Option<ProxyAddresses>, within: Duration) -> Result<Stream, DialError> {
         let target = match &self.node.address {
-            Address::Tcp { host, port } => Target::Tcp { host, port: *port },
-            Address::Unix(path) => Target::Unix(path),
+            NodeAddress::Tcp { host, port } => DialTarget::Tcp { host, port: *port },
+            NodeAddress::Unix(path) => DialTarget::Unix(path),
         };
         let begun = Instant::now();
         let dialled = self.dialer.dial(target, ends, within).await;
@@ -286,22 +302,22 @@ impl Upstream {
         );
         let stream = dialled?;
         let Some((client, name)) = &self.tls else { return Ok(stream) };
-        let name = name.clone().ok_or(DialFault::NoName)?;
+        let name = name.clone().ok_or(DialError::NoName)?;
         let left = within.saturating_sub(begun.elapsed());
         // In a box: a plain dial does not carry the room for a TLS handshake.
         let secured = tokio::time::timeout(left, Box::pin(client.connect(name, stream))).await;
-        secured.map_err(|_| DialFault::Timeout(within))?.map_err(DialFault::Tls)
+        secured.map_err(|_| DialError::Timeout(within))?.map_err(DialError::Tls)
     }
 
     /// A connection for a plain request: an idle one, or a new one when `fresh` or none is idle. One that began with a
     /// PROXY header belongs to one client, so it is never reused.
     pub(crate) async fn acquire_connection(
         &self,
-        ends: Ends,
+        ends: ProxyAddresses,
         fresh: bool,
         tasks: &TaskTracker,
-    ) -> Result<PooledConnection, DialFault> {
-        let fresh = fresh || self.dialer.is_of_one_client();
+    ) -> Result<PooledConnection, DialError> {
+        let fresh = fresh || self.dialer.is_per_client();
         if !fresh && let Some(connection) = self.take_idle() {
             return Ok(connection);
         }
@@ -310,7 +326,7 @@ impl Upstream {
         http.max_buf_size(MAX_RESPONSE_HEAD);
         let handshake = http.handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
-            handshake.map_err(|error| DialFault::Other(std::io::Error::other(error)))?;
+            handshake.map_err(|error| DialError::Other(std::io::Error::other(error)))?;
         let task = tasks.spawn(async move {
             // Whoever waits for the response sees its errors.
             let _ = connection.await;
@@ -333,7 +349,7 @@ impl Upstream {
     /// Keeps a connection whose request was sent and whose response was read, both to the end.
     pub(crate) fn release_connection(&self, connection: PooledConnection) {
         let mut idle = self.idle.lock();
-        let Some(idle) = idle.as_mut().filter(|_| !self.dialer.is_of_one_client()) else { return };
+        let Some(idle) = idle.as_mut().filter(|_| !self.dialer.is_per_client()) else { return };
         drop_expired(idle);
         if idle.len() >= MAX_IDLE {
             idle.retain(|idle| !idle.connection.sender.is_closed());
@@ -356,15 +372,15 @@ fn drop_expired(idle: &mut Vec<IdleConnection>) {
     idle.drain(..first);
 }
 
-fn header_version(version: ProxyVersion) -> Version {
+fn header_version(version: ProxyVersion) -> ProxyProtocolVersion {
     match version {
-        ProxyVersion::V1 => Version::V1,
-        ProxyVersion::V2 => Version::V2,
+        ProxyVersion::V1 => ProxyProtocolVersion::V1,
+        ProxyVersion::V2 => ProxyProtocolVersion::V2,
     }
 }
 
-fn tls(node: &Node, pool: &config::Pool) -> Option<(Client, Option<ServerName<'static>>)> {
+fn tls(node: &Node, pool: &config::Pool) -> Option<(TlsClient, Option<ServerName<'static>>)> {
     let tls = pool.tls.as_ref()?;
     let identity = tls.identity.as_ref().map(|identity| Arc::clone(&identity.certified));
-    Some((Client::new(Arc::clone(&tls.ca.roots), identity), config::node_name(tls, &node.address)))
+    Some((TlsClient::new(Arc::clone(&tls.ca.roots), identity), config::node_name(tls, &node.address)))
 }

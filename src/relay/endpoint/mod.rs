@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
 use super::tls::{TlsConnection, TlsRole};
-use crate::net::tls::departed::Departed;
+use crate::net::tls::extracted::ExtractedTls;
 
 /// See the module.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Endpoint {
     /// A socket and, if there is one, the TLS connection on it. Gives what that has decrypted already, too.
     ///
     /// Urgent data stays in its place in the stream (RFC 6093, section 5): cut out, it would leave a hole in a frame.
-    pub fn adopt(socket: OwnedFd, tls: Option<Departed>, role: TlsRole) -> (Self, Vec<u8>) {
+    pub fn adopt(socket: OwnedFd, tls: Option<ExtractedTls>, role: TlsRole) -> (Self, Vec<u8>) {
         // A socket that knows no urgent data has none.
         let _ = sockopt::set_socket_oobinline(&socket, true);
         let mut endpoint = Self::new(socket);

@@ -398,7 +398,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::metrics::{Metrics, Side};
+    use crate::metrics::{CloseSide, Metrics};
     use crate::relay::migration::{FreezeRequest, FrozenTunnel};
     use crate::relay::paced_close::SharedClose;
     use crate::relay::session_list::{ChoiceOrder, SessionQuery, TunnelChoice};
@@ -463,7 +463,7 @@ mod tests {
                 info: SessionInfo {
                     id,
                     client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    node_connection: self.metrics.node("chat", "ws1").seat(),
+                    node_connection: self.metrics.node("chat", "ws1").acquire_permit(),
                     route: Arc::from("/"),
                     generation: 1,
                     opened_at: SystemTime::UNIX_EPOCH,
@@ -510,11 +510,11 @@ mod tests {
     /// A short text message as a client sends it.
     const HELLO: [u8; 11] = [0x81, 0x85, 0, 0, 0, 0, b'h', b'e', b'l', b'l', b'o'];
 
-    fn panicked(id: u64) -> (u64, (Side, u16, CloseReason)) {
-        (id, (Side::Balancer, 1006, CloseReason::Panicked))
+    fn panicked(id: u64) -> (u64, (CloseSide, u16, CloseReason)) {
+        (id, (CloseSide::Balancer, 1006, CloseReason::Panicked))
     }
 
-    fn ends(bench: &Bench) -> Vec<(u64, (Side, u16, CloseReason))> {
+    fn ends(bench: &Bench) -> Vec<(u64, (CloseSide, u16, CloseReason))> {
         bench.ends.lock().iter().map(|(id, end)| (*id, (end.side, end.code, end.reason))).collect()
     }
 
@@ -556,7 +556,7 @@ mod tests {
         }
         assert_eq!(handle.left(), 0);
         let seen = ends(&bench);
-        assert_eq!(seen, [panicked(0), (1, (Side::Balancer, 1012, CloseReason::Drained))]);
+        assert_eq!(seen, [panicked(0), (1, (CloseSide::Balancer, 1012, CloseReason::Drained))]);
         assert_eq!(bench.live(), (0, 0));
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 
-use crate::net::tls::departed::{Keys, Suite};
+use crate::net::tls::extracted::{CipherSuite, TrafficKeys};
 
 /// Contexts that a thread keeps at most: 160 KiB of them.
 const CAPACITY: usize = 256;
@@ -32,7 +32,12 @@ pub fn next_key_id() -> u64 {
 
 /// Lends the context of `keys`, which have this `number`.
 #[inline]
-pub fn with_context<T>(number: u64, suite: Suite, keys: &Keys, work: impl FnOnce(&LessSafeKey) -> T) -> T {
+pub fn with_context<T>(
+    number: u64,
+    suite: CipherSuite,
+    keys: &TrafficKeys,
+    work: impl FnOnce(&LessSafeKey) -> T,
+) -> T {
     CACHE.with_borrow_mut(|kept| {
         if kept.is_empty() {
             kept.resize_with(CAPACITY, || None);
@@ -63,11 +68,11 @@ fn slot_of(number: u64) -> usize {
     (number % CAPACITY as u64) as usize
 }
 
-fn new_context(suite: Suite, keys: &Keys) -> LessSafeKey {
+fn new_context(suite: CipherSuite, keys: &TrafficKeys) -> LessSafeKey {
     let algorithm = match suite {
-        Suite::Aes128Gcm => &AES_128_GCM,
-        Suite::Aes256Gcm => &AES_256_GCM,
-        Suite::Chacha20Poly1305 => &CHACHA20_POLY1305,
+        CipherSuite::Aes128Gcm => &AES_128_GCM,
+        CipherSuite::Aes256Gcm => &AES_256_GCM,
+        CipherSuite::Chacha20Poly1305 => &CHACHA20_POLY1305,
     };
     let key = UnboundKey::new(algorithm, &keys.key[..suite.key_len()]);
     LessSafeKey::new(key.expect("the key has the length of its suite"))
@@ -83,10 +88,10 @@ mod tests {
 
     #[test]
     fn contexts_are_kept_up_to_a_bound_and_go_with_their_keys() {
-        let keys = Keys { secret: [0; 48], key: [7; 32], iv: [0; 12], seq: 0 };
+        let keys = TrafficKeys { secret: [0; 48], key: [7; 32], iv: [0; 12], seq: 0 };
         let numbers: Vec<u64> = (0..10 * CAPACITY).map(|_| next_key_id()).collect();
         for &number in &numbers {
-            with_context(number, Suite::Aes256Gcm, &keys, |_| ());
+            with_context(number, CipherSuite::Aes256Gcm, &keys, |_| ());
         }
         assert!((CAPACITY / 2..=CAPACITY).contains(&kept()), "{}", kept());
         numbers.iter().for_each(|&number| evict(number));

@@ -2,7 +2,7 @@
 //!
 //! The table is what rustls does; the sections are those of RFC 8446 and, for TLS 1.2, RFC 5246.
 
-use crate::net::tls::departed::Version;
+use crate::net::tls::extracted::TlsProtocolVersion;
 
 /// An alert that says goodbye (RFC 8446 section 6.1).
 pub const CLOSE_NOTIFY: [u8; 2] = [WARNING, 0];
@@ -55,7 +55,7 @@ pub enum AlertKind {
 }
 
 /// Reads an alert (RFC 8446 section 6: in TLS 1.3 all but two are fatal, whatever their level says).
-pub fn parse(version: Version, alert: &[u8]) -> Result<AlertKind, RecordError> {
+pub fn parse(version: TlsProtocolVersion, alert: &[u8]) -> Result<AlertKind, RecordError> {
     let &[level, description] = alert else { return Err(RecordError::NotTls) };
     if level != WARNING && level != FATAL {
         return Err(RecordError::IllegalValue);
@@ -63,7 +63,7 @@ pub fn parse(version: Version, alert: &[u8]) -> Result<AlertKind, RecordError> {
     match (description, level) {
         (0, _) => Ok(AlertKind::CloseNotify),
         (USER_CANCELED, WARNING) => Ok(AlertKind::Warning),
-        (_, WARNING) if version == Version::Tls12 => Ok(AlertKind::Warning),
+        (_, WARNING) if version == TlsProtocolVersion::Tls12 => Ok(AlertKind::Warning),
         _ => Err(RecordError::AlertReceived),
     }
 }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn only_goodbyes_and_harmless_warnings_leave_the_connection_open() {
-        for version in [Version::Tls12, Version::Tls13] {
+        for version in [TlsProtocolVersion::Tls12, TlsProtocolVersion::Tls13] {
             assert_eq!(parse(version, &CLOSE_NOTIFY), Ok(AlertKind::CloseNotify));
             assert_eq!(parse(version, &[FATAL, 0]), Ok(AlertKind::CloseNotify));
             assert_eq!(parse(version, &[WARNING, USER_CANCELED]), Ok(AlertKind::Warning));
@@ -83,7 +83,7 @@ mod tests {
             assert_eq!(parse(version, &[WARNING]), Err(RecordError::NotTls));
             assert_eq!(parse(version, &[WARNING, 0, 0]), Err(RecordError::NotTls));
         }
-        assert_eq!(parse(Version::Tls12, &NO_RENEGOTIATION), Ok(AlertKind::Warning));
-        assert_eq!(parse(Version::Tls13, &NO_RENEGOTIATION), Err(RecordError::AlertReceived));
+        assert_eq!(parse(TlsProtocolVersion::Tls12, &NO_RENEGOTIATION), Ok(AlertKind::Warning));
+        assert_eq!(parse(TlsProtocolVersion::Tls13, &NO_RENEGOTIATION), Err(RecordError::AlertReceived));
     }
 }

@@ -4,7 +4,7 @@
 use super::alert::RecordError as Broken;
 use super::record::{CipherSpec, RecordCipher};
 use super::{ReceiveState, SendState, TlsConnection, TlsRole};
-use crate::net::tls::departed::{Suite, Version};
+use crate::net::tls::extracted::{CipherSuite, TlsProtocolVersion};
 use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError};
 
 const VERSION: FieldTag = FieldTag(1, "version");
@@ -23,8 +23,9 @@ const EMPTIES: FieldTag = FieldTag(13, "empties");
 const WARNINGS: FieldTag = FieldTag(14, "warnings");
 
 /// By the numbers that they have in a parcel, as the three below: the order stays, and new ones come last.
-const VERSIONS: [Version; 2] = [Version::Tls12, Version::Tls13];
-const SUITES: [Suite; 3] = [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::Chacha20Poly1305];
+const VERSIONS: [TlsProtocolVersion; 2] = [TlsProtocolVersion::Tls12, TlsProtocolVersion::Tls13];
+const SUITES: [CipherSuite; 3] =
+    [CipherSuite::Aes128Gcm, CipherSuite::Aes256Gcm, CipherSuite::Chacha20Poly1305];
 const ROLES: [TlsRole; 2] = [TlsRole::Server, TlsRole::Client];
 const HEARDS: [ReceiveState; 9] = [
     ReceiveState::Open,

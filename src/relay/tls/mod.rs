@@ -13,7 +13,7 @@ mod aead_cache;
 mod codec;
 mod record;
 
-use crate::net::tls::departed::{Departed, Version};
+use crate::net::tls::extracted::{ExtractedTls, TlsProtocolVersion};
 
 use alert::{AlertKind, RecordError};
 use record::{CipherSpec, MAX_PLAINTEXT, RecordCipher, content_type};
@@ -105,15 +105,16 @@ pub struct Leftover {
 
 impl TlsConnection {
     /// Takes the connection over.
-    pub fn new(departed: Departed, role: TlsRole) -> (Box<Self>, Leftover) {
-        let Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed } = departed;
+    pub fn new(departed: ExtractedTls, role: TlsRole) -> (Box<Self>, Leftover) {
+        let ExtractedTls { version, suite, tx, rx, undecrypted, unsent, decrypted, has_close_notify } =
+            departed;
         let mut tls = Box::new(Self::without_keys(CipherSpec { version, suite }, role));
         tls.tx.set_keys(&tx);
         tls.rx.set_keys(&rx);
         tls.has_unopened = !undecrypted.is_empty();
         tls.partial = undecrypted;
-        tls.receive_state = if is_closed { ReceiveState::CloseNotify } else { ReceiveState::Open };
-        (tls, Leftover { unsent, plain })
+        tls.receive_state = if has_close_notify { ReceiveState::CloseNotify } else { ReceiveState::Open };
+        (tls, Leftover { unsent, plain: decrypted })
     }
 
     /// What has been heard from the peer, last.
@@ -137,17 +138,18 @@ impl TlsConnection {
     /// TLS 1.2: close_notify has to be answered at once (RFC 5246 section 7.2.1). In TLS 1.3 each direction ends
     /// by itself.
     pub fn must_answer_close_notify(&self) -> bool {
-        self.cipher.version == Version::Tls12
+        self.cipher.version == TlsProtocolVersion::Tls12
     }
 
     /// The keys are nearly used up, and there are no others: the connection has to end.
     pub fn is_near_key_limit(&self) -> bool {
-        self.cipher.version == Version::Tls12 && self.tx.seq() >= self.limit.saturating_sub(KEY_LIMIT_MARGIN)
+        self.cipher.version == TlsProtocolVersion::Tls12
+            && self.tx.seq() >= self.limit.saturating_sub(KEY_LIMIT_MARGIN)
     }
 
     /// The keys are used up: what is still to be sealed is dropped, and the peer has been told goodbye.
     pub fn is_at_key_limit(&self) -> bool {
-        self.cipher.version == Version::Tls12 && self.tx.seq() >= self.limit
+        self.cipher.version == TlsProtocolVersion::Tls12 && self.tx.seq() >= self.limit
     }
 
     /// Opens the whole records in `wire`, which begins with what [`begun`](Self::begun) gave, into `plain`, as far
@@ -197,7 +199,7 @@ impl TlsConnection {
                 AlertKind::CloseNotify => self.receive_state = ReceiveState::CloseNotify,
                 AlertKind::Warning => self.warnings = count_up_to(self.warnings, MAX_WARNINGS)?,
             },
-            content_type::HANDSHAKE if self.cipher.version == Version::Tls13 => {
+            content_type::HANDSHAKE if self.cipher.version == TlsProtocolVersion::Tls13 => {
                 self.receive_handshake_13(&plain[..len])?
             }
             content_type::HANDSHAKE => self.receive_handshake_12(&plain[..len], out)?,
@@ -296,7 +298,7 @@ impl TlsConnection {
     /// New keys for what comes next, if they are owed or the present ones are used up; TLS 1.2 has none, and parts.
     #[cold]
     fn renew_keys(&mut self, out: &mut Vec<u8>) {
-        if self.cipher.version == Version::Tls12 {
+        if self.cipher.version == TlsProtocolVersion::Tls12 {
             return self.close(out);
         }
         self.send_key_update(out);
@@ -369,35 +371,48 @@ pub(super) mod tests {
     use rustls_pki_types::{PrivateKeyDer, ServerName};
 
     use super::*;
-    use crate::net::tls::departed::{Keys, Suite};
-    use crate::net::tls::schedule::key_and_iv;
-    use crate::net::tls::secrets::Secrets;
+    use crate::net::tls::extracted::{CipherSuite, TrafficKeys};
+    use crate::net::tls::key_schedule::key_and_iv;
+    use crate::net::tls::secret_log::TrafficSecretLog;
 
-    const ALL: [(Version, Suite); 6] = [
-        (Version::Tls13, Suite::Aes128Gcm),
-        (Version::Tls13, Suite::Aes256Gcm),
-        (Version::Tls13, Suite::Chacha20Poly1305),
-        (Version::Tls12, Suite::Aes128Gcm),
-        (Version::Tls12, Suite::Aes256Gcm),
-        (Version::Tls12, Suite::Chacha20Poly1305),
+    const ALL: [(TlsProtocolVersion, CipherSuite); 6] = [
+        (TlsProtocolVersion::Tls13, CipherSuite::Aes128Gcm),
+        (TlsProtocolVersion::Tls13, CipherSuite::Aes256Gcm),
+        (TlsProtocolVersion::Tls13, CipherSuite::Chacha20Poly1305),
+        (TlsProtocolVersion::Tls12, CipherSuite::Aes128Gcm),
+        (TlsProtocolVersion::Tls12, CipherSuite::Aes256Gcm),
+        (TlsProtocolVersion::Tls12, CipherSuite::Chacha20Poly1305),
     ];
-    const TLS_13: (Version, Suite) = ALL[0];
-    const TLS_12: (Version, Suite) = ALL[3];
+    const TLS_13: (TlsProtocolVersion, CipherSuite) = ALL[0];
+    const TLS_12: (TlsProtocolVersion, CipherSuite) = ALL[3];
 
-    fn keys(suite: Suite, seed: u8) -> Keys {
+    fn keys(suite: CipherSuite, seed: u8) -> TrafficKeys {
         let secret = [seed; 48];
         let (key, iv) = key_and_iv(suite, &secret);
-        Keys { secret, key: *key, iv: *iv, seq: 7 }
+        TrafficKeys { secret, key: *key, iv: *iv, seq: 7 }
     }
 
-    fn departed((version, suite): (Version, Suite), tx: Keys, rx: Keys) -> Departed {
+    fn departed(
+        (version, suite): (TlsProtocolVersion, CipherSuite),
+        tx: TrafficKeys,
+        rx: TrafficKeys,
+    ) -> ExtractedTls {
         let (undecrypted, unsent, plain) = Default::default();
         let (tx, rx) = (Box::new(tx), Box::new(rx));
-        Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed: false }
+        ExtractedTls {
+            version,
+            suite,
+            tx,
+            rx,
+            undecrypted,
+            unsent,
+            decrypted: plain,
+            has_close_notify: false,
+        }
     }
 
     /// Two sides of one connection: that of a client, and ours towards it.
-    fn twins(how: (Version, Suite)) -> (TlsConnection, TlsConnection) {
+    fn twins(how: (TlsProtocolVersion, CipherSuite)) -> (TlsConnection, TlsConnection) {
         let (client, server) = (|| keys(how.1, 1), || keys(how.1, 2));
         let peer = TlsConnection::new(departed(how, client(), server()), TlsRole::Client).0;
         (*peer, *TlsConnection::new(departed(how, server(), client()), TlsRole::Server).0)
@@ -440,7 +455,11 @@ pub(super) mod tests {
     }
 
     /// Asserts that what `wrong` makes comes to `fault`, and that the peer is told.
-    fn fails(how: (Version, Suite), fault: RecordError, wrong: impl FnOnce(&mut TlsConnection) -> Vec<u8>) {
+    fn fails(
+        how: (TlsProtocolVersion, CipherSuite),
+        fault: RecordError,
+        wrong: impl FnOnce(&mut TlsConnection) -> Vec<u8>,
+    ) {
         let (mut peer, mut tls) = twins(how);
         let wire = [sealed(&mut peer, b"before"), wrong(&mut peer), sealed(&mut peer, b"behind")].concat();
         let (plain, out) = hear(&mut tls, &wire);
@@ -620,7 +639,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_own_key_update_comes_before_the_keys_are_used_up() {
-        for how in ALL.into_iter().filter(|how| how.0 == Version::Tls13) {
+        for how in ALL.into_iter().filter(|how| how.0 == TlsProtocolVersion::Tls13) {
             let (mut peer, mut tls) = twins(how);
             tls.limit = 10;
             let first = tls.tx.seq();
@@ -667,7 +686,7 @@ pub(super) mod tests {
             assert_eq!(hear(&mut tls, &wire), (vec![], vec![]));
             tls.end_of_stream();
             assert_eq!((tls.receive_state(), tls.partial_record()), (ReceiveState::CloseNotify, &b""[..]));
-            assert_eq!(tls.must_answer_close_notify(), how.0 == Version::Tls12);
+            assert_eq!(tls.must_answer_close_notify(), how.0 == TlsProtocolVersion::Tls12);
             let answer = sealed(&mut tls, b"the other direction is open");
             assert_eq!(hear(&mut peer, &answer).0, b"the other direction is open");
         }
@@ -718,7 +737,7 @@ pub(super) mod tests {
         let records: Vec<u8> = (0..9).flat_map(|_| sealed(&mut peer, &[5; 10_000])).collect();
         let mut came = departed(TLS_13, keys(TLS_13.1, 2), keys(TLS_13.1, 1));
         came.undecrypted = records[..records.len() - 1].to_vec();
-        (came.unsent, came.plain) = (b"unsent".to_vec(), b"plain".to_vec());
+        (came.unsent, came.decrypted) = (b"unsent".to_vec(), b"plain".to_vec());
         let (mut tls, leftover) = TlsConnection::new(came, TlsRole::Server);
         assert_eq!((&leftover.unsent[..], &leftover.plain[..]), (&b"unsent"[..], &b"plain"[..]));
         assert!(tls.has_unopened());
@@ -730,7 +749,7 @@ pub(super) mod tests {
         assert!(!tls.has_unopened());
         assert_eq!(hear(&mut tls, &records[records.len() - 1..]).0.len(), 10_000);
         let mut came = departed(TLS_13, keys(TLS_13.1, 2), keys(TLS_13.1, 1));
-        came.is_closed = true;
+        came.has_close_notify = true;
         assert_eq!(TlsConnection::new(came, TlsRole::Server).0.receive_state(), ReceiveState::CloseNotify);
     }
 
@@ -774,24 +793,27 @@ pub(super) mod tests {
         }
     }
 
-    fn keys_of(traffic: (u64, ConnectionTrafficSecrets), secret: Option<&[u8; 48]>) -> (Suite, Keys) {
+    fn keys_of(
+        traffic: (u64, ConnectionTrafficSecrets),
+        secret: Option<&[u8; 48]>,
+    ) -> (CipherSuite, TrafficKeys) {
         use ConnectionTrafficSecrets::{Aes128Gcm, Aes256Gcm, Chacha20Poly1305};
         let (suite, from, salt) = match &traffic.1 {
-            Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
-            Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
-            Chacha20Poly1305 { key, iv } => (Suite::Chacha20Poly1305, key, iv),
+            Aes128Gcm { key, iv } => (CipherSuite::Aes128Gcm, key, iv),
+            Aes256Gcm { key, iv } => (CipherSuite::Aes256Gcm, key, iv),
+            Chacha20Poly1305 { key, iv } => (CipherSuite::Chacha20Poly1305, key, iv),
             _ => panic!("an unknown suite"),
         };
         let (mut key, mut iv) = ([0; 32], [0; 12]);
         key[..suite.key_len()].copy_from_slice(from.as_ref());
         iv.copy_from_slice(salt.as_ref());
-        (suite, Keys { secret: *secret.unwrap_or(&[0; 48]), key, iv, seq: traffic.0 })
+        (suite, TrafficKeys { secret: *secret.unwrap_or(&[0; 48]), key, iv, seq: traffic.0 })
     }
 
     /// A connection after its handshake: rustls as the peer, and what has left it, whose part is `role`.
-    pub(in crate::relay) fn meet(suite: SupportedCipherSuite, role: TlsRole) -> (Connection, Departed) {
+    pub(in crate::relay) fn meet(suite: SupportedCipherSuite, role: TlsRole) -> (Connection, ExtractedTls) {
         let (mut server, mut client) = configs(suite);
-        let secrets = Arc::new(Secrets::default());
+        let secrets = Arc::new(TrafficSecretLog::default());
         match role {
             TlsRole::Server => (server.key_log, server.enable_secret_extraction) = (secrets.clone(), true),
             TlsRole::Client => (client.key_log, client.enable_secret_extraction) = (secrets.clone(), true),
@@ -811,7 +833,8 @@ pub(super) mod tests {
         peer.set_buffer_limit(None);
         let traffic = own.dangerous_extract_secrets().unwrap();
         let caught = secrets.take().map(|(c, s)| if role == TlsRole::Server { (s, c) } else { (c, s) });
-        let version = if suite.tls13().is_some() { Version::Tls13 } else { Version::Tls12 };
+        let version =
+            if suite.tls13().is_some() { TlsProtocolVersion::Tls13 } else { TlsProtocolVersion::Tls12 };
         let (suite, tx) = keys_of(traffic.tx, caught.as_ref().map(|(tx, _)| &***tx));
         let (_, rx) = keys_of(traffic.rx, caught.as_ref().map(|(_, rx)| &***rx));
         (peer, departed((version, suite), tx, rx))

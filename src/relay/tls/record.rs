@@ -10,8 +10,8 @@ use aws_lc_rs::aead::{Aad, Nonce};
 
 use super::aead_cache;
 use super::alert::RecordError;
-use crate::net::tls::departed::{Keys, Suite, Version};
-use crate::net::tls::schedule::{LONGEST_SECRET, go_on, make_keys};
+use crate::net::tls::extracted::{CipherSuite, TlsProtocolVersion, TrafficKeys};
+use crate::net::tls::key_schedule::{MAX_SECRET_LEN, derive_keys, update_secret};
 use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError as Unreadable};
 
 /// Length of a record's header: type, version, length.
@@ -37,9 +37,9 @@ pub mod content_type {
 #[derive(Debug, Clone, Copy)]
 pub struct CipherSpec {
     /// The protocol version.
-    pub version: Version,
+    pub version: TlsProtocolVersion,
     /// The AEAD.
-    pub suite: Suite,
+    pub suite: CipherSuite,
 }
 
 impl CipherSpec {
@@ -47,15 +47,15 @@ impl CipherSpec {
     /// that the sequence number never comes near its end.
     pub const fn limit(self) -> u64 {
         match self.suite {
-            Suite::Aes128Gcm | Suite::Aes256Gcm => 1 << 24,
-            Suite::Chacha20Poly1305 => 1 << 60,
+            CipherSuite::Aes128Gcm | CipherSuite::Aes256Gcm => 1 << 24,
+            CipherSuite::Chacha20Poly1305 => 1 << 60,
         }
     }
 
     /// Bytes of the nonce that stand in the record (RFC 5288 section 3).
     const fn explicit_nonce_len(self) -> usize {
         match (self.version, self.suite) {
-            (Version::Tls12, Suite::Aes128Gcm | Suite::Aes256Gcm) => 8,
+            (TlsProtocolVersion::Tls12, CipherSuite::Aes128Gcm | CipherSuite::Aes256Gcm) => 8,
             _ => 0,
         }
     }
@@ -63,8 +63,8 @@ impl CipherSpec {
     /// The most that a header may give as length.
     const fn max_length(self) -> usize {
         match self.version {
-            Version::Tls12 => MAX_PLAINTEXT + 2048,
-            Version::Tls13 => MAX_PLAINTEXT + 256,
+            TlsProtocolVersion::Tls12 => MAX_PLAINTEXT + 2048,
+            TlsProtocolVersion::Tls13 => MAX_PLAINTEXT + 256,
         }
     }
 }
@@ -77,8 +77,8 @@ pub fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, R
         return Err(RecordError::NotTls);
     }
     let in_clear = match cipher.version {
-        Version::Tls12 => kind == content_type::CHANGE_CIPHER_SPEC,
-        Version::Tls13 => kind != content_type::DATA,
+        TlsProtocolVersion::Tls12 => kind == content_type::CHANGE_CIPHER_SPEC,
+        TlsProtocolVersion::Tls13 => kind != content_type::DATA,
     };
     if in_clear {
         return Err(RecordError::Unexpected);
@@ -99,7 +99,7 @@ mod tag {
 
 /// One direction's keys and its place in the sequence.
 pub struct RecordCipher {
-    keys: Keys,
+    keys: TrafficKeys,
     /// What the thread knows the keys' context by.
     key_id: u64,
 }
@@ -119,7 +119,7 @@ impl Drop for RecordCipher {
 impl RecordCipher {
     /// Goes on with `keys`.
     #[cfg(test)]
-    pub fn new(keys: Keys) -> Self {
+    pub fn new(keys: TrafficKeys) -> Self {
         let mut direction = Self::blank();
         direction.set_keys(&keys);
         direction
@@ -127,11 +127,11 @@ impl RecordCipher {
 
     /// Without keys, to be given some where it stays: keys that are moved are left behind where they were.
     pub fn blank() -> Self {
-        Self { keys: Keys::BLANK, key_id: aead_cache::next_key_id() }
+        Self { keys: TrafficKeys::BLANK, key_id: aead_cache::next_key_id() }
     }
 
     /// Goes on with `keys`; whoever gives them up wipes its own.
-    pub fn set_keys(&mut self, keys: &Keys) {
+    pub fn set_keys(&mut self, keys: &TrafficKeys) {
         self.keys.secret.copy_from_slice(&keys.secret);
         self.keys.key.copy_from_slice(&keys.key);
         self.keys.iv.copy_from_slice(&keys.iv);
@@ -149,7 +149,7 @@ impl RecordCipher {
     /// Reads what [`pack`](Self::pack) wrote.
     pub fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), Unreadable> {
         let keys = &mut self.keys;
-        keys.secret.copy_from_slice(fields.array::<LONGEST_SECRET>(tag::SECRET)?);
+        keys.secret.copy_from_slice(fields.array::<MAX_SECRET_LEN>(tag::SECRET)?);
         keys.key.copy_from_slice(fields.array::<32>(tag::KEY)?);
         keys.iv.copy_from_slice(fields.array::<12>(tag::IV)?);
         keys.seq = fields.count(tag::SEQ)?;
@@ -162,11 +162,11 @@ impl RecordCipher {
     }
 
     /// Switches to the next keys (RFC 8446 section 7.2), and to sequence number 0.
-    pub fn update_keys(&mut self, suite: Suite) {
+    pub fn update_keys(&mut self, suite: CipherSuite) {
         aead_cache::evict(self.key_id);
         self.key_id = aead_cache::next_key_id();
-        go_on(suite, &mut self.keys.secret);
-        make_keys(suite, &mut self.keys);
+        update_secret(suite, &mut self.keys.secret);
+        derive_keys(suite, &mut self.keys);
         self.keys.seq = 0;
     }
 
@@ -175,8 +175,8 @@ impl RecordCipher {
     pub fn seal(&mut self, cipher: CipherSpec, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
         let nonce = self.nonce();
         let (outer, inner): (u8, &[u8]) = match cipher.version {
-            Version::Tls12 => (kind, &[]),
-            Version::Tls13 => (content_type::DATA, &[kind]),
+            TlsProtocolVersion::Tls12 => (kind, &[]),
+            TlsProtocolVersion::Tls13 => (content_type::DATA, &[kind]),
         };
         let explicit = cipher.explicit_nonce_len();
         let len = explicit + plain.len() + inner.len() + AEAD_TAG_LEN;
@@ -242,14 +242,14 @@ impl RecordCipher {
 
 /// Type and length of what a record held.
 #[inline]
-fn parse_content(version: Version, outer: u8, plain: &[u8]) -> Result<(u8, usize), RecordError> {
+fn parse_content(version: TlsProtocolVersion, outer: u8, plain: &[u8]) -> Result<(u8, usize), RecordError> {
     match version {
-        Version::Tls12 if plain.len() > MAX_PLAINTEXT => Err(RecordError::TooLong),
-        Version::Tls12 => Ok((outer, plain.len())),
-        Version::Tls13 if plain.len() > MAX_PLAINTEXT + 1 => Err(RecordError::TooLong),
+        TlsProtocolVersion::Tls12 if plain.len() > MAX_PLAINTEXT => Err(RecordError::TooLong),
+        TlsProtocolVersion::Tls12 => Ok((outer, plain.len())),
+        TlsProtocolVersion::Tls13 if plain.len() > MAX_PLAINTEXT + 1 => Err(RecordError::TooLong),
         // Content, its type, then zeros (RFC 8446 section 5.4).
-        Version::Tls13 if plain.is_empty() => Err(RecordError::BadRecord),
-        Version::Tls13 => {
+        TlsProtocolVersion::Tls13 if plain.is_empty() => Err(RecordError::BadRecord),
+        TlsProtocolVersion::Tls13 => {
             let at = plain.iter().rposition(|&byte| byte != 0).ok_or(RecordError::Unexpected)?;
             Ok((plain[at], at))
         }
@@ -265,9 +265,9 @@ struct AdditionalData {
 impl AdditionalData {
     /// With the header as it was received, whatever minor version it names.
     #[inline]
-    fn of(version: Version, seq: u64, header: [u8; HEADER], plain: usize) -> Self {
+    fn of(version: TlsProtocolVersion, seq: u64, header: [u8; HEADER], plain: usize) -> Self {
         let mut bytes = [0; 13];
-        if version == Version::Tls13 {
+        if version == TlsProtocolVersion::Tls13 {
             bytes[..HEADER].copy_from_slice(&header);
             return Self { bytes, len: HEADER };
         }
@@ -294,16 +294,17 @@ mod tests {
         digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
     }
 
-    fn first_keys(secret: &str) -> Keys {
-        let mut padded = [0; LONGEST_SECRET];
+    fn first_keys(secret: &str) -> TrafficKeys {
+        let mut padded = [0; MAX_SECRET_LEN];
         padded[..32].copy_from_slice(&hex(secret));
-        let mut keys = Keys::BLANK;
+        let mut keys = TrafficKeys::BLANK;
         keys.secret = padded;
-        make_keys(CIPHER.suite, &mut keys);
+        derive_keys(CIPHER.suite, &mut keys);
         keys
     }
 
-    const CIPHER: CipherSpec = CipherSpec { version: Version::Tls13, suite: Suite::Aes128Gcm };
+    const CIPHER: CipherSpec =
+        CipherSpec { version: TlsProtocolVersion::Tls13, suite: CipherSuite::Aes128Gcm };
 
     /// RFC 8448 section 3: secret, key, IV, the sequence number of the data record, data record, close_notify.
     const CLIENT: (&str, &str, &str, u64, &str, &str) = (
@@ -355,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_last_sequence_number_is_not_used() {
-        let keys = || Keys { secret: [0; 48], key: [1; 32], iv: [2; 12], seq: u64::MAX };
+        let keys = || TrafficKeys { secret: [0; 48], key: [1; 32], iv: [2; 12], seq: u64::MAX };
         let mut plain = [0; 64];
         assert_eq!(
             RecordCipher::new(keys()).open(CIPHER, &[23; 64], &mut plain),
@@ -366,7 +367,7 @@ mod tests {
     #[test]
     fn what_cannot_be_a_record_is_refused_by_its_header() {
         let length_of = |version, header: &[u8]| record_length(CipherSpec { version, ..CIPHER }, header);
-        for version in [Version::Tls12, Version::Tls13] {
+        for version in [TlsProtocolVersion::Tls12, TlsProtocolVersion::Tls13] {
             assert_eq!(length_of(version, &[23, 3, 3, 0]), Ok(None));
             assert_eq!(length_of(version, &[23, 3, 3, 0x40, 0]), Ok(Some(5 + 0x4000)));
             assert_eq!(length_of(version, b"GET /"), Err(RecordError::NotTls));
@@ -375,11 +376,11 @@ mod tests {
             assert_eq!(length_of(version, &[20, 3, 3, 0, 1]), Err(RecordError::Unexpected));
             assert_eq!(length_of(version, &[23, 3, 3, 0xff, 0xff]), Err(RecordError::TooLong));
         }
-        assert_eq!(length_of(Version::Tls13, &[21, 3, 3, 0, 2]), Err(RecordError::Unexpected));
-        assert_eq!(length_of(Version::Tls12, &[21, 3, 3, 0, 26]), Ok(Some(31)));
-        assert_eq!(length_of(Version::Tls13, &[23, 3, 3, 0x41, 0]), Ok(Some(5 + 0x4100)));
-        assert_eq!(length_of(Version::Tls13, &[23, 3, 3, 0x41, 1]), Err(RecordError::TooLong));
-        assert_eq!(length_of(Version::Tls12, &[23, 3, 3, 0x48, 0]), Ok(Some(5 + 0x4800)));
-        assert_eq!(length_of(Version::Tls12, &[23, 3, 3, 0x48, 1]), Err(RecordError::TooLong));
+        assert_eq!(length_of(TlsProtocolVersion::Tls13, &[21, 3, 3, 0, 2]), Err(RecordError::Unexpected));
+        assert_eq!(length_of(TlsProtocolVersion::Tls12, &[21, 3, 3, 0, 26]), Ok(Some(31)));
+        assert_eq!(length_of(TlsProtocolVersion::Tls13, &[23, 3, 3, 0x41, 0]), Ok(Some(5 + 0x4100)));
+        assert_eq!(length_of(TlsProtocolVersion::Tls13, &[23, 3, 3, 0x41, 1]), Err(RecordError::TooLong));
+        assert_eq!(length_of(TlsProtocolVersion::Tls12, &[23, 3, 3, 0x48, 0]), Ok(Some(5 + 0x4800)));
+        assert_eq!(length_of(TlsProtocolVersion::Tls12, &[23, 3, 3, 0x48, 1]), Err(RecordError::TooLong));
     }
 }

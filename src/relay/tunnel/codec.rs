@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 use super::{ActiveTunnel, CLIENT, Endpoint, Keepalive, NODE, Pipe, SessionInfo};
-use crate::metrics::{OUTCOMES, SOURCES, Side};
+use crate::metrics::{AFFINITY_OUTCOMES, AFFINITY_SOURCES, CloseSide};
 use crate::relay::CloseReason;
 use crate::relay::tick::CLOCK_ORIGIN;
 use crate::relay::tunnel_state::field::{FieldReader, FieldTag, TunnelStateError};
@@ -187,8 +187,10 @@ impl SessionInfo {
         let generation = fields.number(GENERATION)?;
         let opened_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(fields.number(OPENED_AT)?));
         let opened_at = opened_at.ok_or(fields.invalid(OPENED_AT))?;
-        let affinity =
-            (known_label(&SOURCES, fields.text(SOURCE)?), known_label(&OUTCOMES, fields.text(OUTCOME)?));
+        let affinity = (
+            known_label(&AFFINITY_SOURCES, fields.text(SOURCE)?),
+            known_label(&AFFINITY_OUTCOMES, fields.text(OUTCOME)?),
+        );
         let trace = *fields.array(TRACE)?;
         let permit = match fields.find(PERMIT)? {
             None => None,
@@ -212,9 +214,11 @@ impl SessionInfo {
 }
 
 /// Who began the end, with which code, and why.
-fn decode_cause(fields: &mut FieldReader<'_>) -> Result<Option<(Side, u16, CloseReason)>, TunnelStateError> {
+fn decode_cause(
+    fields: &mut FieldReader<'_>,
+) -> Result<Option<(CloseSide, u16, CloseReason)>, TunnelStateError> {
     let Some(side) = fields.optional::<u8>(CAUSE_SIDE)? else { return Ok(None) };
-    let side = Side::ALL.get(usize::from(side)).copied().ok_or(fields.invalid(CAUSE_SIDE))?;
+    let side = CloseSide::ALL.get(usize::from(side)).copied().ok_or(fields.invalid(CAUSE_SIDE))?;
     let code = fields.number(CAUSE_CODE)?;
     let reason = CloseReason::parse(fields.text(CAUSE_WHY)?);
     Ok(Some((side, code, reason)))
@@ -249,8 +253,8 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::net::places::Places;
-    use crate::net::tls::departed::{Departed, Keys, Suite, Version};
+    use crate::net::connection_limit::ConnectionLimiter;
+    use crate::net::tls::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, TrafficKeys};
     use crate::relay::close_frame::CloseFrame;
     use crate::relay::pipe::HEADROOM;
     use crate::relay::tick::{TickContext, TunnelProgress};
@@ -263,7 +267,7 @@ mod tests {
     /// A tunnel whose turns the test takes.
     struct Bench {
         metrics: Arc<Metrics>,
-        places: Arc<Places>,
+        places: Arc<ConnectionLimiter>,
         tunnel: ActiveTunnel,
         client: UnixStream,
         node: UnixStream,
@@ -284,13 +288,13 @@ mod tests {
             Self::with(|role| suite.map(|suite| meet(suites()[suite], role).1), permit)
         }
 
-        fn with(tls: impl Fn(TlsRole) -> Option<Departed>, permit: Option<Option<IpAddr>>) -> Self {
-            let (metrics, places) = (Metrics::new(1), Arc::<Places>::default());
+        fn with(tls: impl Fn(TlsRole) -> Option<ExtractedTls>, permit: Option<Option<IpAddr>>) -> Self {
+            let (metrics, places) = (Metrics::new(1), Arc::<ConnectionLimiter>::default());
             let ((client, client_peer), (node, node_peer)) = (pair(), pair());
             let info = SessionInfo {
                 id: u64::MAX,
                 client: "2001:db8::1".parse().unwrap(),
-                node_connection: metrics.node("chat", "ws1").seat(),
+                node_connection: metrics.node("chat", "ws1").acquire_permit(),
                 route: Arc::from("/"),
                 generation: 7,
                 opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_234_567_890_123_456_789),
@@ -298,8 +302,8 @@ mod tests {
                 key: None,
                 trace: *b"0123456789abcdef",
                 permit: permit.map(|client| {
-                    let mut permit = places.take(u32::MAX).unwrap();
-                    assert!(client.is_none_or(|client| permit.claim(client, 0)));
+                    let mut permit = places.acquire(u32::MAX).unwrap();
+                    assert!(client.is_none_or(|client| permit.acquire_for_client(client, 0)));
                     permit
                 }),
             };
@@ -538,7 +542,7 @@ mod tests {
         bench.now += 1;
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Ended);
         let end = bench.tunnel.session_end(bench.now);
-        assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::CloseTimeout));
+        assert_eq!((end.side, end.code, end.reason), (CloseSide::Client, 1006, CloseReason::CloseTimeout));
     }
 
     #[test]
@@ -574,16 +578,17 @@ mod tests {
 
     /// A tunnel with something in every field of the form.
     fn eventful() -> Bench {
-        let keys =
-            |seed| Box::new(Keys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 });
+        let keys = |seed| {
+            Box::new(TrafficKeys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 })
+        };
         let departed = |role| {
             let (version, suite) = match role {
-                TlsRole::Server => (Version::Tls13, Suite::Aes256Gcm),
-                TlsRole::Client => (Version::Tls12, Suite::Chacha20Poly1305),
+                TlsRole::Server => (TlsProtocolVersion::Tls13, CipherSuite::Aes256Gcm),
+                TlsRole::Client => (TlsProtocolVersion::Tls12, CipherSuite::Chacha20Poly1305),
             };
             let (undecrypted, unsent) = (vec![23, 3, 3, 0, 60, 1, 2, 3], vec![]);
-            let (tx, rx, plain, is_closed) = (keys(1), keys(101), vec![], false);
-            Some(Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed })
+            let (tx, rx, decrypted, has_close_notify) = (keys(1), keys(101), vec![], false);
+            Some(ExtractedTls { version, suite, tx, rx, undecrypted, unsent, decrypted, has_close_notify })
         };
         let mut bench = Bench::with(departed, Some(Some("192.0.2.7".parse().unwrap())));
         bench.tick(|tunnel, tick| {
@@ -633,8 +638,8 @@ mod tests {
 
     #[test]
     fn a_word_that_only_another_version_knows_stops_no_tunnel() {
-        assert_eq!(known_label(&SOURCES, "header"), "header");
-        assert_eq!(known_label(&SOURCES, "the stars"), "other");
+        assert_eq!(known_label(&AFFINITY_SOURCES, "header"), "header");
+        assert_eq!(known_label(&AFFINITY_SOURCES, "the stars"), "other");
         assert_eq!(
             (CloseReason::parse("idle"), CloseReason::parse("boredom")),
             (CloseReason::Idle, CloseReason::Broken)

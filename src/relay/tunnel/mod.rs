@@ -19,7 +19,7 @@ use super::pipe::{HEADROOM, Pipe};
 use super::tick::{TickContext, TunnelProgress};
 use super::tls::TlsRole;
 use super::{CloseReason, SessionInfo, Tunnel, millis};
-use crate::metrics::{Direction, Side};
+use crate::metrics::{CloseSide, TrafficDirection};
 use crate::ws::close;
 use crate::ws::tracker::{MessageCounts, ScanOptions};
 
@@ -59,7 +59,7 @@ pub struct ActiveTunnel {
     /// When the tunnel is cut whatever the peers do; `u64::MAX` while nothing closes it.
     deadline: u64,
     /// Who began the end, with which code, and why.
-    cause: Option<(Side, u16, CloseReason)>,
+    cause: Option<(CloseSide, u16, CloseReason)>,
     /// Whether the client is there.
     keepalive: Keepalive,
     /// The balancer has begun a close.
@@ -202,7 +202,11 @@ impl ActiveTunnel {
             self.keepalive.last_received = tick.now;
         }
         let shard = self.info.node_connection.shard(tick.thread);
-        shard.add(if from == CLIENT { Direction::In } else { Direction::Out }, len as u64, &tally);
+        shard.add(
+            if from == CLIENT { TrafficDirection::In } else { TrafficDirection::Out },
+            len as u64,
+            &tally,
+        );
         if tally[0] + tally[1] > 0 {
             self.last_message = tick.now.max(1);
         }
@@ -272,8 +276,8 @@ impl ActiveTunnel {
     }
 }
 
-fn side(index: usize) -> Side {
-    if index == CLIENT { Side::Client } else { Side::Node }
+fn side(index: usize) -> CloseSide {
+    if index == CLIENT { CloseSide::Client } else { CloseSide::Node }
 }
 
 #[cfg(test)]

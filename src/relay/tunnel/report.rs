@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{ActiveTunnel, CLIENT, NODE};
-use crate::metrics::Side;
+use crate::metrics::CloseSide;
 use crate::relay::{CloseReason, SessionEnd, SessionSnapshot};
 use crate::ws::close;
 
@@ -12,7 +12,7 @@ impl ActiveTunnel {
     /// Its turn broke off in a panic: what it would still do is not known, so it does nothing more.
     #[cold]
     pub fn mark_panicked(&mut self) {
-        self.cause = Some((Side::Balancer, close::ABNORMAL, CloseReason::Panicked));
+        self.cause = Some((CloseSide::Balancer, close::ABNORMAL, CloseReason::Panicked));
     }
 
     /// The session as it is at `now` on the thread's clock, which is `wall` on the wall.
@@ -58,7 +58,7 @@ impl ActiveTunnel {
 
     /// The one outcome. The sockets close when `self` is dropped.
     pub fn session_end(&self, now: u64) -> SessionEnd {
-        let cut = (Side::Balancer, close::ABNORMAL, CloseReason::Broken);
+        let cut = (CloseSide::Balancer, close::ABNORMAL, CloseReason::Broken);
         let (side, code, reason) = self.cause.unwrap_or(cut);
         SessionEnd {
             side,

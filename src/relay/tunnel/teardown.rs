@@ -5,7 +5,7 @@
 //! a Close. The coarse sweep sees it, so a message pays nothing for it.
 
 use super::{ActiveTunnel, CLIENT, Endpoint, NODE, side};
-use crate::metrics::Side;
+use crate::metrics::CloseSide;
 use crate::relay::CloseReason;
 use crate::relay::close_frame::CloseFrame;
 use crate::relay::keepalive::{KeepaliveCheck, PingPath};
@@ -46,7 +46,7 @@ impl ActiveTunnel {
 
     /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
     pub fn begin_close(&mut self, farewell: &CloseFrame<'_>, tick: &TickContext<'_>) {
-        self.cause.get_or_insert((Side::Balancer, farewell.code, farewell.cause));
+        self.cause.get_or_insert((CloseSide::Balancer, farewell.code, farewell.cause));
         self.is_close_sent = true;
         self.deadline = self.deadline.min(tick.now + farewell.grace);
         for from in [CLIENT, NODE] {
@@ -126,7 +126,7 @@ impl ActiveTunnel {
 
     /// The node is told and may answer; the client is told, too, in case it hears, but not waited for.
     fn close_unresponsive(&mut self, tick: &TickContext<'_>) {
-        self.cause.get_or_insert((Side::Client, close::ABNORMAL, CloseReason::Silent));
+        self.cause.get_or_insert((CloseSide::Client, close::ABNORMAL, CloseReason::Silent));
         self.begin_close(&CloseFrame::NO_PONG, tick);
         self.endpoints[CLIENT].broken = true;
         // What it has not taken is dropped at the next flush, so that the node's answer is read.

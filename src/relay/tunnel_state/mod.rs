@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 pub use field::TunnelStateError;
 
-use crate::metrics::{Meter, Metrics, Seat};
-use crate::net::places::{Place, Places};
+use crate::metrics::{Metrics, NodeMeter, NodePermit};
+use crate::net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use field::{FieldReader, FieldWriter};
 
 /// The version of the form that is written and read here.
@@ -58,13 +58,13 @@ pub struct TunnelCounters<'a> {
     /// Where its seat is.
     pub metrics: &'a Metrics,
     /// Where its client's connection is counted, whatever the limits say: it was let in long ago.
-    pub limiter: &'a Arc<Places>,
+    pub limiter: &'a Arc<ConnectionLimiter>,
 }
 
 /// What the tunnels of one batch share, looked up once.
 pub(super) struct BatchCache<'a> {
     counters: TunnelCounters<'a>,
-    meters: HashMap<(&'a str, &'a str), Arc<Meter>>,
+    meters: HashMap<(&'a str, &'a str), Arc<NodeMeter>>,
     routes: HashMap<&'a str, Arc<str>>,
 }
 
@@ -74,9 +74,9 @@ impl<'a> BatchCache<'a> {
     }
 
     /// A seat on this node.
-    pub fn node_connection(&mut self, pool: &'a str, node: &'a str) -> Seat {
+    pub fn node_connection(&mut self, pool: &'a str, node: &'a str) -> NodePermit {
         let meter = || self.counters.metrics.node(pool, node);
-        self.meters.entry((pool, node)).or_insert_with(meter).seat()
+        self.meters.entry((pool, node)).or_insert_with(meter).acquire_permit()
     }
 
     /// The name of a route.
@@ -85,11 +85,11 @@ impl<'a> BatchCache<'a> {
     }
 
     /// A place for a connection of this client, or of nobody's yet.
-    pub fn permit(&self, client: Option<IpAddr>) -> Option<Place> {
-        let mut permit = self.counters.limiter.take(u32::MAX)?;
+    pub fn permit(&self, client: Option<IpAddr>) -> Option<ConnectionPermit> {
+        let mut permit = self.counters.limiter.acquire(u32::MAX)?;
         if let Some(client) = client {
             // Without a limit it is always true.
-            let _ = permit.claim(client, 0);
+            let _ = permit.acquire_for_client(client, 0);
         }
         Some(permit)
     }

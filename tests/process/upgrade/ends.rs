@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use mainstay::control::upgrade::protocol::{HandedState, Hello, VERSION, kind};
-use mainstay::net::handover::fault_frame;
+use mainstay::net::handover_socket::encode_frame;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use super::stage::{Stage, upgrade};
@@ -62,10 +62,10 @@ fn succeeds(node: &TcpListener) -> (Balancer, UnixStream) {
     command.env("MAINSTAY_HANDOVER", "1").stdin(Stdio::from(OwnedFd::from(theirs)));
     let balancer = Balancer::spawn(&config(node, "1s", "health: null"), command);
     let hello = Hello { version: VERSION, ..Hello::default() };
-    socket.write_all(&fault_frame(kind::HELLO, &serde_json::to_string(&hello).unwrap())).unwrap();
+    socket.write_all(&encode_frame(kind::HELLO, &serde_json::to_string(&hello).unwrap())).unwrap();
     assert_eq!(hears(&mut socket), kind::READY);
     let take = serde_json::to_string(&HandedState::default()).unwrap();
-    socket.write_all(&fault_frame(kind::STATE, &take)).unwrap();
+    socket.write_all(&encode_frame(kind::STATE, &take)).unwrap();
     (balancer, socket)
 }
 
@@ -73,7 +73,7 @@ fn succeeds(node: &TcpListener) -> (Balancer, UnixStream) {
 fn an_old_process_that_dies_in_the_middle_of_a_word_leaves_a_new_one_that_serves() {
     let node = node();
     let (mut balancer, mut socket) = succeeds(&node);
-    let piece = fault_frame(kind::PIECE, "half of this comes");
+    let piece = encode_frame(kind::PIECE, "half of this comes");
     socket.write_all(&piece[..piece.len() / 2]).unwrap();
     drop(socket);
     balancer.wait_until_serving();
@@ -84,7 +84,7 @@ fn an_old_process_that_dies_in_the_middle_of_a_word_leaves_a_new_one_that_serves
 fn an_old_process_that_dies_before_it_says_go_leaves_a_new_one_that_serves() {
     let node = node();
     let (mut balancer, mut socket) = succeeds(&node);
-    socket.write_all(&fault_frame(kind::WHOLE, "")).unwrap();
+    socket.write_all(&encode_frame(kind::WHOLE, "")).unwrap();
     assert_eq!(hears(&mut socket), kind::HELD);
     drop(socket);
     balancer.wait_until_serving();

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use mainstay::net::tls::departed::Suite;
-use mainstay::net::tls::schedule::{LONGEST_SECRET, key_and_iv};
+use mainstay::net::tls::extracted::CipherSuite;
+use mainstay::net::tls::key_schedule::{MAX_SECRET_LEN, key_and_iv};
 use parking_lot::Mutex;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, KeyLog, RootCertStore, StreamOwned};
@@ -41,9 +41,9 @@ impl Told {
     /// What must not be found: each secret, and the key that belongs to it.
     fn needles(&self) -> Vec<Vec<u8>> {
         let key = |secret: &Vec<u8>| {
-            let mut whole = [0; LONGEST_SECRET];
+            let mut whole = [0; MAX_SECRET_LEN];
             whole[..secret.len()].copy_from_slice(secret);
-            let suite = if secret.len() == 48 { Suite::Aes256Gcm } else { Suite::Aes128Gcm };
+            let suite = if secret.len() == 48 { CipherSuite::Aes256Gcm } else { CipherSuite::Aes128Gcm };
             key_and_iv(suite, &whole).0[..suite.key_len()].to_vec()
         };
         self.0.lock().iter().flat_map(|secret| [secret.clone(), key(secret)]).collect()

@@ -14,7 +14,7 @@ use rustls::SupportedCipherSuite;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::net::places::Places;
+use crate::net::connection_limit::ConnectionLimiter;
 use crate::relay::tls::tests::suites;
 use crate::relay::{CloseReason, PacedClose, SessionEnd, SessionInfo, Tunnel, TunnelLimits, TunnelSelector};
 use crate::ws::{close, frame};
@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Process {
     relay: Relay,
     metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    places: Arc<ConnectionLimiter>,
     ends: Receiver<(u64, SessionEnd)>,
 }
 
@@ -60,12 +60,12 @@ impl Process {
     }
 
     fn info(&self, id: u64) -> SessionInfo {
-        let mut permit = self.places.take(u32::MAX).unwrap();
-        assert!(permit.claim(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        let mut permit = self.places.acquire(u32::MAX).unwrap();
+        assert!(permit.acquire_for_client(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
         SessionInfo {
             id,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            node_connection: self.metrics.node("chat", "ws1").seat(),
+            node_connection: self.metrics.node("chat", "ws1").acquire_permit(),
             route: Arc::from("/chat"),
             generation: 3,
             opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
@@ -179,7 +179,7 @@ async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
     assert_eq!((before.len(), before), (count, after));
     let live = |process: &Process| process.metrics.node("chat", "ws1").live() as usize;
     assert_eq!((live(&old), live(&new)), (0, count));
-    assert_eq!((old.places.taken() as usize, new.places.taken() as usize), (0, count));
+    assert_eq!((old.places.connections() as usize, new.places.connections() as usize), (0, count));
     peers.iter_mut().for_each(|peers| peers.talk("after"));
     old.assert_no_end();
     new.assert_no_end();
@@ -229,7 +229,7 @@ async fn what_is_held_and_discarded_was_never_touched() {
     assert_eq!((staged.len(), staged.highest_id()), (count, Some(count as u64 - 1)));
     assert_eq!(new.metrics.node("chat", "ws1").live() as usize, count);
     staged.discard();
-    assert_eq!((new.metrics.node("chat", "ws1").live(), new.places.taken()), (0, 0));
+    assert_eq!((new.metrics.node("chat", "ws1").live(), new.places.connections()), (0, 0));
     frozen.resume();
     peers.iter_mut().for_each(|peers| peers.node.expect(&message));
     peers.iter_mut().for_each(|peers| peers.talk("after"));

@@ -10,7 +10,7 @@ use rustix::net::sockopt;
 use rustls::{Connection, SupportedCipherSuite};
 
 use super::DEADLINE;
-use crate::net::tls::departed::Departed;
+use crate::net::tls::extracted::ExtractedTls;
 use crate::relay::tls::TlsRole;
 use crate::relay::tls::tests::meet;
 
@@ -35,16 +35,16 @@ pub struct Voice {
 }
 
 /// A client, and the relay's end of its connection.
-pub fn client(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<Departed>) {
+pub fn client(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<ExtractedTls>) {
     peer(suite, TlsRole::Server)
 }
 
 /// A node, and the relay's end of the connection to it.
-pub fn node(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<Departed>) {
+pub fn node(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<ExtractedTls>) {
     peer(suite, TlsRole::Client)
 }
 
-fn peer(suite: Option<SupportedCipherSuite>, role: TlsRole) -> (Peer, OwnedFd, Option<Departed>) {
+fn peer(suite: Option<SupportedCipherSuite>, role: TlsRole) -> (Peer, OwnedFd, Option<ExtractedTls>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use rustls::SupportedCipherSuite;
 
 use super::{MASK, PLAIN, Peers, Process, all_suites, drain, frame_of, text};
-use crate::metrics::Side;
+use crate::metrics::CloseSide;
 use crate::relay::{CloseReason, TunnelSelector};
 use crate::ws::close;
 
@@ -54,7 +54,7 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() 
         peers.node.expect(&[0x88]);
         peers.part(1012);
         let (_, end) = new.next_end();
-        assert_eq!((end.side, end.code, end.reason), (Side::Balancer, 1012, CloseReason::Drained));
+        assert_eq!((end.side, end.code, end.reason), (CloseSide::Balancer, 1012, CloseReason::Drained));
         old.assert_no_end();
         old.end();
         new.end();
@@ -81,7 +81,7 @@ async fn half_of_a_tunnel_that_is_closed_stays_closed_and_the_other_open() {
         peers.node.shut(Shutdown::Write);
         assert_eq!(peers.client.rest(), (vec![], true));
         let (_, end) = new.next_end();
-        assert_eq!((end.side, end.code, end.reason), (Side::Client, 1006, CloseReason::Ended));
+        assert_eq!((end.side, end.code, end.reason), (CloseSide::Client, 1006, CloseReason::Ended));
         old.end();
         new.end();
     }

@@ -4,19 +4,19 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Meter;
+use super::NodeMeter;
 
-impl Meter {
+impl NodeMeter {
     /// Counts one tunnel as open until the seat is dropped.
-    pub fn seat(self: &Arc<Self>) -> Seat {
+    pub fn acquire_permit(self: &Arc<Self>) -> NodePermit {
         self.live.fetch_add(1, Relaxed);
-        Seat(Arc::clone(self))
+        NodePermit(Arc::clone(self))
     }
 
     /// The same, unless `most` are open already: of any number that ask at once, no more than that get a seat.
-    pub fn seat_below(self: &Arc<Self>, most: u32) -> Option<Seat> {
+    pub fn try_acquire_permit(self: &Arc<Self>, most: u32) -> Option<NodePermit> {
         let more = |live: u32| (live < most).then(|| live + 1);
-        self.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Seat(Arc::clone(self)))
+        self.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| NodePermit(Arc::clone(self)))
     }
 
     /// Tunnels that are open now.
@@ -27,17 +27,17 @@ impl Meter {
 
 /// A tunnel's place on its node: counted as long as it exists.
 #[derive(Debug)]
-pub struct Seat(Arc<Meter>);
+pub struct NodePermit(Arc<NodeMeter>);
 
-impl Deref for Seat {
-    type Target = Arc<Meter>;
+impl Deref for NodePermit {
+    type Target = Arc<NodeMeter>;
 
-    fn deref(&self) -> &Arc<Meter> {
+    fn deref(&self) -> &Arc<NodeMeter> {
         &self.0
     }
 }
 
-impl Drop for Seat {
+impl Drop for NodePermit {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, Relaxed);
     }
@@ -50,14 +50,14 @@ mod tests {
 
     use super::*;
 
-    fn meter() -> Arc<Meter> {
-        Arc::new(Meter::new("chat".into(), "ws1".into(), 2))
+    fn meter() -> Arc<NodeMeter> {
+        Arc::new(NodeMeter::new("chat".into(), "ws1".into(), 2))
     }
 
     #[test]
     fn a_tunnel_is_live_until_its_seat_is_dropped() {
         let meter = meter();
-        let seats: Vec<Seat> = (0..3).map(|_| meter.seat()).collect();
+        let seats: Vec<NodePermit> = (0..3).map(|_| meter.acquire_permit()).collect();
         assert_eq!(meter.live(), 3);
         assert_eq!(seats[0].node.as_ref(), "ws1");
         drop(seats);
@@ -71,7 +71,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let Some(seat) = meter.seat_below(2) else {
+                        let Some(seat) = meter.try_acquire_permit(2) else {
                             refused.fetch_add(1, Relaxed);
                             continue;
                         };
@@ -85,6 +85,6 @@ mod tests {
         });
         assert!(refused.into_inner() > 0, "they never met");
         assert_eq!(meter.live(), 0);
-        assert!(meter.seat_below(0).is_none());
+        assert!(meter.try_acquire_permit(0).is_none());
     }
 }

@@ -23,29 +23,29 @@ const SHORT: &[(&str, &str)] = &[
 ];
 
 /// The subject of a certificate; empty when it has none, `None` when `der` is no certificate.
-pub fn subject(der: &[u8]) -> Option<String> {
+pub fn subject_of(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    Some(text(certificate.subject()))
+    Some(name_text(certificate.subject()))
 }
 
-fn text(name: &X509Name<'_>) -> String {
+fn name_text(name: &X509Name<'_>) -> String {
     let parts: Vec<String> =
-        name.iter_rdn().map(|part| part.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
+        name.iter_rdn().map(|part| part.iter().map(attribute_text).collect::<Vec<_>>().join("+")).collect();
     parts.into_iter().rev().collect::<Vec<_>>().join(",")
 }
 
-fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+fn attribute_text(attribute: &AttributeTypeAndValue<'_>) -> String {
     let oid = attribute.attr_type().to_id_string();
     let short = SHORT.iter().find(|(known, _)| *known == oid).map(|(_, short)| *short);
     match (short, attribute.as_str()) {
-        (Some(short), Ok(value)) => format!("{short}={}", escaped(value)),
+        (Some(short), Ok(value)) => format!("{short}={}", escape(value)),
         // A value whose form is not known is its bytes (RFC 4514 section 2.4).
-        _ => format!("{}={}", short.unwrap_or(&oid), encoded(attribute)),
+        _ => format!("{}={}", short.unwrap_or(&oid), encode_hex(attribute)),
     }
 }
 
 /// RFC 4514 section 2.4, with every byte that is not printable ASCII as a hex pair, which the section allows.
-fn escaped(value: &str) -> String {
+fn escape(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     let last = value.len().saturating_sub(1);
     for (at, byte) in value.bytes().enumerate() {
@@ -64,7 +64,7 @@ fn escaped(value: &str) -> String {
 }
 
 /// `#`, and the value's encoding in hex.
-fn encoded(attribute: &AttributeTypeAndValue<'_>) -> String {
+fn encode_hex(attribute: &AttributeTypeAndValue<'_>) -> String {
     let value = attribute.attr_value();
     let mut text = String::from("#");
     // The tags of strings are below 31, so one byte; the length is in the definite form of DER.
@@ -101,7 +101,7 @@ mod tests {
             params.distinguished_name.push(kind.clone(), *value);
         }
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        subject(certificate.der()).unwrap()
+        subject_of(certificate.der()).unwrap()
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_has_no_subject() {
-        assert_eq!(subject(b""), None);
-        assert_eq!(subject(&[0x30; 300]), None);
+        assert_eq!(subject_of(b""), None);
+        assert_eq!(subject_of(&[0x30; 300]), None);
     }
 }

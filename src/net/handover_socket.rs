@@ -30,30 +30,30 @@ use zeroize::Zeroizing;
 use super::tls;
 
 /// The most descriptors of a frame: what the kernel takes in one message (SCM_MAX_FD).
-pub const MOST_DESCRIPTORS: usize = 253;
+pub const MAX_DESCRIPTORS: usize = 253;
 /// The most bytes of a body.
-pub const LARGEST_BODY: usize = 64 << 20;
+pub const MAX_BODY: usize = 64 << 20;
 /// Kind, count of descriptors, length of the body.
 const HEADER: usize = 1 + 2 + 4;
 /// What one read may bring.
-const READ: usize = 64 << 10;
+const READ_SIZE: usize = 64 << 10;
 /// From one try to the next where too many descriptors are on their way already.
-const REST: Duration = Duration::from_millis(1);
+const RETRY_DELAY: Duration = Duration::from_millis(1);
 /// Tries before that is a fault: the other side reads, or it never will.
-const TRIES: u32 = 2_000;
+const MAX_TRIES: u32 = 2_000;
 
 /// One end.
 #[derive(Debug)]
-pub struct Link {
+pub struct HandoverSocket {
     socket: UnixStream,
     /// Bytes that came and are no whole frame yet.
-    read: Received,
+    read: ReceiveBuffer,
     /// Descriptors that came; those of the next frame are in front.
     descriptors: VecDeque<OwnedFd>,
 }
 
 /// What is sent at once.
-pub struct Frame {
+pub struct HandoverFrame {
     /// What it is.
     pub kind: u8,
     /// At most [`LARGEST_BODY`] bytes.
@@ -62,7 +62,7 @@ pub struct Frame {
     pub descriptors: Vec<OwnedFd>,
 }
 
-impl fmt::Debug for Frame {
+impl fmt::Debug for HandoverFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (len, count) = (self.body.len(), self.descriptors.len());
         write!(f, "Frame({}, {len} bytes hidden, {count} descriptors)", self.kind)
@@ -71,7 +71,7 @@ impl fmt::Debug for Frame {
 
 /// Why a frame did not get through.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkFault {
+pub enum HandoverError {
     /// The socket fails.
     #[error("the socket between the two processes fails: {0}")]
     Io(#[from] io::Error),
@@ -86,7 +86,7 @@ pub enum LinkFault {
     NoDescriptors,
 }
 
-impl Link {
+impl HandoverSocket {
     /// A pair: this process's end, and the one for the standard input of a child. Must be called within a tokio
     /// runtime.
     ///
@@ -95,7 +95,7 @@ impl Link {
     /// No descriptor is left.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        Ok((Self::on(ours)?, theirs))
+        Ok((Self::from_fd(ours)?, theirs))
     }
 
     /// The link on a socket. Must be called within a tokio runtime.
@@ -103,11 +103,11 @@ impl Link {
     /// # Errors
     ///
     /// It cannot be polled.
-    pub fn on(socket: OwnedFd) -> io::Result<Self> {
+    pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;
-        Ok(Self { socket, read: Received::default(), descriptors: VecDeque::new() })
+        Ok(Self { socket, read: ReceiveBuffer::default(), descriptors: VecDeque::new() })
     }
 
     /// Sends a frame. One whose sending is given up half-way leaves the link of no use.
@@ -120,22 +120,23 @@ impl Link {
         kind: u8,
         body: &[u8],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(), LinkFault> {
-        if body.len() > LARGEST_BODY || descriptors.len() > MOST_DESCRIPTORS {
-            return Err(LinkFault::TooLarge(body.len(), descriptors.len()));
+    ) -> Result<(), HandoverError> {
+        if body.len() > MAX_BODY || descriptors.len() > MAX_DESCRIPTORS {
+            return Err(HandoverError::TooLarge(body.len(), descriptors.len()));
         }
-        let header = header(kind, body.len(), descriptors.len());
-        let (mut sent, mut tries) = (0, TRIES);
+        let header = encode_header(kind, body.len(), descriptors.len());
+        let (mut sent, mut tries) = (0, MAX_TRIES);
         while sent < HEADER + body.len() {
             let attached = if sent == 0 { descriptors } else { &[] };
             let parts = [&header[sent.min(HEADER)..], &body[sent.saturating_sub(HEADER)..]];
-            let part = self.socket.async_io(Interest::WRITABLE, || push(&self.socket, parts, attached)).await;
+            let part =
+                self.socket.async_io(Interest::WRITABLE, || send_part(&self.socket, parts, attached)).await;
             match part {
                 Ok(len) => sent += len,
                 // Until the other side has read some of those that are on their way.
-                Err(error) if is_crowded(&error) && tries > 0 => {
+                Err(error) if is_too_many_in_flight(&error) && tries > 0 => {
                     tries -= 1;
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -148,18 +149,19 @@ impl Link {
     /// # Errors
     ///
     /// See [`LinkFault`].
-    pub async fn receive(&mut self) -> Result<Option<Frame>, LinkFault> {
+    pub async fn receive(&mut self) -> Result<Option<HandoverFrame>, HandoverError> {
         loop {
-            if let Some(frame) = self.whole()? {
+            if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));
             }
             let (socket, read, descriptors) = (&self.socket, &mut self.read, &mut self.descriptors);
-            let pulled = socket.async_io(Interest::READABLE, || pull(socket, read, descriptors)).await;
+            let pulled =
+                socket.async_io(Interest::READABLE, || receive_part(socket, read, descriptors)).await;
             match pulled {
-                Ok(Pulled::Some) => {}
-                Ok(Pulled::End) if self.read.bytes().is_empty() => return Ok(None),
-                Ok(Pulled::End) => return Err(LinkFault::BrokenOff),
-                Ok(Pulled::Cut) => return Err(LinkFault::NoDescriptors),
+                Ok(ReceiveProgress::Received) => {}
+                Ok(ReceiveProgress::End) if self.read.bytes().is_empty() => return Ok(None),
+                Ok(ReceiveProgress::End) => return Err(HandoverError::BrokenOff),
+                Ok(ReceiveProgress::Truncated) => return Err(HandoverError::NoDescriptors),
                 // The other side is gone, with bytes of ours unread.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -168,12 +170,12 @@ impl Link {
     }
 
     /// Takes a frame out of what has come, when all of it has.
-    fn whole(&mut self) -> Result<Option<Frame>, LinkFault> {
+    fn take_frame(&mut self) -> Result<Option<HandoverFrame>, HandoverError> {
         let Some((header, rest)) = self.read.bytes().split_at_checked(HEADER) else { return Ok(None) };
         let count = usize::from(u16::from_be_bytes([header[1], header[2]]));
         let len = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
-        if len > LARGEST_BODY || count > MOST_DESCRIPTORS {
-            return Err(LinkFault::TooLarge(len, count));
+        if len > MAX_BODY || count > MAX_DESCRIPTORS {
+            return Err(HandoverError::TooLarge(len, count));
         }
         if rest.len() < len {
             self.read.wanted = HEADER + len;
@@ -181,79 +183,79 @@ impl Link {
         }
         if self.descriptors.len() < count {
             // They come with the first byte of their frame, or never.
-            return Err(LinkFault::NoDescriptors);
+            return Err(HandoverError::NoDescriptors);
         }
         let (kind, body) = (header[0], Zeroizing::new(rest[..len].to_vec()));
-        self.read.leave_behind(HEADER + len);
-        Ok(Some(Frame { kind, body, descriptors: self.descriptors.drain(..count).collect() }))
+        self.read.consume(HEADER + len);
+        Ok(Some(HandoverFrame { kind, body, descriptors: self.descriptors.drain(..count).collect() }))
     }
 }
 
 /// What came and is not taken yet. A vector that grows, or moves up what is left, would leave keys where they were, so
 /// this one does neither: it is copied to another one, and wiped.
 #[derive(Default)]
-struct Received {
+struct ReceiveBuffer {
     buffer: Zeroizing<Vec<u8>>,
     /// Bytes that the frame which has begun will have, as far as is known.
     wanted: usize,
 }
 
-impl Received {
+impl ReceiveBuffer {
     fn bytes(&self) -> &[u8] {
         &self.buffer
     }
 
     /// Room for a read behind what is there: the part of the buffer from the returned length on.
-    fn room(&mut self) -> (usize, &mut Vec<u8>) {
+    fn reserve(&mut self) -> (usize, &mut Vec<u8>) {
         let len = self.buffer.len();
-        if self.buffer.capacity() < len + READ {
-            self.renew(0, self.wanted.max(len) + READ);
+        if self.buffer.capacity() < len + READ_SIZE {
+            self.reallocate(0, self.wanted.max(len) + READ_SIZE);
         }
-        self.buffer.resize(len + READ, 0);
+        self.buffer.resize(len + READ_SIZE, 0);
         (len, &mut self.buffer)
     }
 
     /// The first `taken` bytes are taken.
-    fn leave_behind(&mut self, taken: usize) {
+    fn consume(&mut self, taken: usize) {
         let left = self.buffer.len() - taken;
         self.wanted = 0;
-        self.renew(taken, left);
+        self.reallocate(taken, left);
     }
 
-    fn renew(&mut self, from: usize, capacity: usize) {
+    fn reallocate(&mut self, from: usize, capacity: usize) {
         let mut next = Zeroizing::new(Vec::with_capacity(capacity));
         next.extend_from_slice(&self.buffer[from..]);
         self.buffer = next;
     }
 }
 
-impl fmt::Debug for Received {
+impl fmt::Debug for ReceiveBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Received({} bytes hidden)", self.buffer.len())
     }
 }
 
 /// What a read came to.
-enum Pulled {
-    Some,
+enum ReceiveProgress {
+    Received,
     End,
     /// The kernel had descriptors and no room for them in this process.
-    Cut,
+    Truncated,
 }
 
 /// A frame of words alone, for a process that has no runtime yet.
-pub fn fault_frame(kind: u8, words: &str) -> Vec<u8> {
-    let words = &words.as_bytes()[..words.len().min(LARGEST_BODY)];
-    [&header(kind, words.len(), 0)[..], words].concat()
+pub fn encode_frame(kind: u8, words: &str) -> Vec<u8> {
+    let words = &words.as_bytes()[..words.len().min(MAX_BODY)];
+    [&encode_header(kind, words.len(), 0)[..], words].concat()
 }
 
-fn header(kind: u8, len: usize, count: usize) -> [u8; HEADER] {
+fn encode_header(kind: u8, len: usize, count: usize) -> [u8; HEADER] {
     let (len, count) = ((len as u32).to_be_bytes(), (count as u16).to_be_bytes());
     [kind, count[0], count[1], len[0], len[1], len[2], len[3]]
 }
 
-fn push(socket: &UnixStream, parts: [&[u8]; 2], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+fn send_part(socket: &UnixStream, parts: [&[u8]; 2], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
         let is_in = control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -263,10 +265,14 @@ fn push(socket: &UnixStream, parts: [&[u8]; 2], descriptors: &[BorrowedFd<'_>]) 
     Ok(sendmsg(socket.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)?)
 }
 
-fn pull(socket: &UnixStream, read: &mut Received, into: &mut VecDeque<OwnedFd>) -> io::Result<Pulled> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+fn receive_part(
+    socket: &UnixStream,
+    read: &mut ReceiveBuffer,
+    into: &mut VecDeque<OwnedFd>,
+) -> io::Result<ReceiveProgress> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let (before, read) = read.room();
+    let (before, read) = read.reserve();
     let parts = &mut [IoSliceMut::new(&mut read[before..])];
     let received = recvmsg(socket.as_fd(), parts, &mut control, RecvFlags::CMSG_CLOEXEC);
     read.truncate(before + received.as_ref().map_or(0, |received| received.bytes));
@@ -277,13 +283,13 @@ fn pull(socket: &UnixStream, read: &mut Received, into: &mut VecDeque<OwnedFd>) 
         }
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Ok(Pulled::Cut);
+        return Ok(ReceiveProgress::Truncated);
     }
-    Ok(if received.bytes == 0 { Pulled::End } else { Pulled::Some })
+    Ok(if received.bytes == 0 { ReceiveProgress::End } else { ReceiveProgress::Received })
 }
 
 /// More descriptors of this user are on their way than one process may have open (unix(7), ETOOMANYREFS).
-fn is_crowded(error: &io::Error) -> bool {
+fn is_too_many_in_flight(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
 }
 
@@ -294,14 +300,14 @@ fn is_crowded(error: &io::Error) -> bool {
 /// # Errors
 ///
 /// No descriptor is left.
-pub fn from_parent(parent: u32) -> io::Result<Option<OwnedFd>> {
+pub fn take_parent_socket(parent: u32) -> io::Result<Option<OwnedFd>> {
     let stdin = io::stdin();
     let Ok(peer) = rustix::net::sockopt::socket_peercred(stdin.as_fd()) else { return Ok(None) };
     let is_parent = u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(parent);
     if !is_parent || peer.uid != rustix::process::geteuid() {
         return Ok(None);
     }
-    tls::forbid_dumps();
+    tls::disable_core_dumps();
     let socket = stdin.as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(Some(socket))
@@ -314,9 +320,9 @@ mod tests {
 
     use super::*;
 
-    fn both() -> (Link, Link) {
-        let (ours, theirs) = Link::pair().unwrap();
-        (ours, Link::on(theirs).unwrap())
+    fn both() -> (HandoverSocket, HandoverSocket) {
+        let (ours, theirs) = HandoverSocket::pair().unwrap();
+        (ours, HandoverSocket::from_fd(theirs).unwrap())
     }
 
     fn file(text: &str) -> File {
@@ -363,12 +369,12 @@ mod tests {
     async fn a_body_larger_than_the_sockets_buffer_gets_through_with_the_most_descriptors() {
         let (mut ours, mut theirs) = both();
         let one = file("x");
-        let (body, descriptors) = (vec![5; 3 << 20], vec![one.as_fd(); MOST_DESCRIPTORS]);
+        let (body, descriptors) = (vec![5; 3 << 20], vec![one.as_fd(); MAX_DESCRIPTORS]);
         let (sent, received) = tokio::join!(ours.send(1, &body, &descriptors), theirs.receive());
         sent.unwrap();
         let frame = received.unwrap().unwrap();
         assert!(*frame.body == body);
-        assert_eq!(frame.descriptors.len(), MOST_DESCRIPTORS);
+        assert_eq!(frame.descriptors.len(), MAX_DESCRIPTORS);
         let flags = rustix::io::fcntl_getfd(&frame.descriptors[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "no child inherits it");
     }
@@ -377,37 +383,43 @@ mod tests {
     async fn what_is_too_large_is_not_sent_and_not_read() {
         let (mut ours, mut theirs) = both();
         let one = file("x");
-        let many = vec![one.as_fd(); MOST_DESCRIPTORS + 1];
-        assert!(matches!(ours.send(1, b"", &many).await, Err(LinkFault::TooLarge(0, 254))));
-        let huge = header(1, LARGEST_BODY + 1, 0);
-        ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&huge, b""], &[])).await.unwrap();
-        assert!(matches!(theirs.receive().await, Err(LinkFault::TooLarge(..))));
+        let many = vec![one.as_fd(); MAX_DESCRIPTORS + 1];
+        assert!(matches!(ours.send(1, b"", &many).await, Err(HandoverError::TooLarge(0, 254))));
+        let huge = encode_header(1, MAX_BODY + 1, 0);
+        ours.socket
+            .async_io(Interest::WRITABLE, || send_part(&ours.socket, [&huge, b""], &[]))
+            .await
+            .unwrap();
+        assert!(matches!(theirs.receive().await, Err(HandoverError::TooLarge(..))));
     }
 
     #[tokio::test]
     async fn the_end_within_a_frame_is_a_fault_and_between_two_it_is_none() {
         let (mut ours, mut theirs) = both();
         ours.send(1, b"whole", &[]).await.unwrap();
-        let part = header(2, 10, 0);
-        ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&part, b"half"], &[])).await.unwrap();
+        let part = encode_header(2, 10, 0);
+        ours.socket
+            .async_io(Interest::WRITABLE, || send_part(&ours.socket, [&part, b"half"], &[]))
+            .await
+            .unwrap();
         drop(ours);
         assert_eq!(theirs.receive().await.unwrap().unwrap().body[..], b"whole"[..]);
-        assert!(matches!(theirs.receive().await, Err(LinkFault::BrokenOff)));
+        assert!(matches!(theirs.receive().await, Err(HandoverError::BrokenOff)));
     }
 
     #[tokio::test]
     async fn a_frame_that_says_more_descriptors_than_came_is_a_fault() {
         let (ours, mut theirs) = both();
-        let lie = header(1, 0, 2);
-        ours.socket.async_io(Interest::WRITABLE, || push(&ours.socket, [&lie, b""], &[])).await.unwrap();
-        assert!(matches!(theirs.receive().await, Err(LinkFault::NoDescriptors)));
+        let lie = encode_header(1, 0, 2);
+        ours.socket.async_io(Interest::WRITABLE, || send_part(&ours.socket, [&lie, b""], &[])).await.unwrap();
+        assert!(matches!(theirs.receive().await, Err(HandoverError::NoDescriptors)));
     }
 
     #[tokio::test]
     async fn who_sends_to_nobody_hears_of_it() {
         let (mut ours, theirs) = both();
         drop(theirs);
-        assert!(matches!(ours.send(1, b"x", &[]).await, Err(LinkFault::Io(_))));
+        assert!(matches!(ours.send(1, b"x", &[]).await, Err(HandoverError::Io(_))));
         assert!(ours.receive().await.unwrap().is_none());
     }
 }

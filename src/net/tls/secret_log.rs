@@ -9,33 +9,33 @@ use parking_lot::Mutex;
 use rustls::KeyLog;
 use zeroize::Zeroizing;
 
-use super::schedule::LONGEST_SECRET;
+use super::key_schedule::MAX_SECRET_LEN;
 
 /// A first traffic secret, at the front of its bytes; they stay where they are when it is moved.
-pub type Secret = Box<Zeroizing<[u8; LONGEST_SECRET]>>;
+pub type TrafficSecret = Box<Zeroizing<[u8; MAX_SECRET_LEN]>>;
 
 /// See the module. It is the [`KeyLog`] of one connection's config.
 #[derive(Default)]
-pub struct Secrets {
+pub struct TrafficSecretLog {
     /// What the client sends with.
     client: Mutex<Secret0>,
     /// What the server sends with.
     server: Mutex<Secret0>,
 }
 
-type Secret0 = Option<Secret>;
+type Secret0 = Option<TrafficSecret>;
 
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 
-impl Secrets {
+impl TrafficSecretLog {
     /// The client's and the server's first secret, once; `None` in TLS 1.2 and before the handshake is done.
-    pub fn take(&self) -> Option<(Secret, Secret)> {
+    pub fn take(&self) -> Option<(TrafficSecret, TrafficSecret)> {
         Some((self.client.lock().take()?, self.server.lock().take()?))
     }
 }
 
-impl KeyLog for Secrets {
+impl KeyLog for TrafficSecretLog {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         let slot = match label {
             CLIENT => &self.client,
@@ -43,8 +43,8 @@ impl KeyLog for Secrets {
             _ => return,
         };
         // No hash of TLS 1.3 is longer.
-        if secret.len() <= LONGEST_SECRET {
-            let mut kept = Box::new(Zeroizing::new([0; LONGEST_SECRET]));
+        if secret.len() <= MAX_SECRET_LEN {
+            let mut kept = Box::new(Zeroizing::new([0; MAX_SECRET_LEN]));
             kept[..secret.len()].copy_from_slice(secret);
             *slot.lock() = Some(kept);
         }
@@ -55,7 +55,7 @@ impl KeyLog for Secrets {
     }
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for TrafficSecretLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secrets(hidden)")
     }
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_two_traffic_secrets_are_kept_once_and_no_other_and_never_printed() {
-        let secrets = Secrets::default();
+        let secrets = TrafficSecretLog::default();
         assert!(!secrets.will_log("EXPORTER_SECRET") && secrets.will_log(CLIENT) && secrets.will_log(SERVER));
         secrets.log("EXPORTER_SECRET", b"random", &[9; 32]);
         secrets.log(CLIENT, b"random", &[0xab; 32]);

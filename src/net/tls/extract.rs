@@ -16,17 +16,17 @@ use std::io::{self, Read, Write};
 use rustls::{Connection, ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 use tokio_rustls::TlsStream;
 
-use super::departed::{Departed, Keys, Suite, Version};
-use super::gate::Gate;
-use super::schedule::{go_on, make_keys};
-use super::secrets::{Secret, Secrets};
+use super::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, TrafficKeys};
+use super::key_schedule::{derive_keys, update_secret};
+use super::record_reader::RecordReader;
+use super::secret_log::{TrafficSecret, TrafficSecretLog};
 
 /// KeyUpdates of one direction before leaving that are followed. A peer that sends so many without need is cut.
-const MOST_GENERATIONS: usize = 64;
+const MAX_KEY_UPDATES: usize = 64;
 
 /// Why a connection cannot leave; it is closed then.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaveFault {
+pub enum ExtractError {
     /// It had ended already, or rustls does not give its secrets up.
     #[error(transparent)]
     Tls(#[from] rustls::Error),
@@ -35,10 +35,10 @@ pub enum LeaveFault {
     Io(#[from] io::Error),
     /// Neither TLS 1.2 nor 1.3, or a cipher that is not one of ours.
     #[error("a version or a cipher that cannot leave")]
-    Unknown,
+    Unsupported,
     /// The caught secrets lead to other keys, or there are none.
     #[error("the traffic secrets do not lead to the keys")]
-    Secret,
+    SecretMismatch,
 }
 
 /// Takes `stream` out of rustls; `secrets` is the key log that it was made with.
@@ -46,7 +46,10 @@ pub enum LeaveFault {
 /// # Errors
 ///
 /// See [`LeaveFault`]; the socket is closed.
-pub fn leave<S>(stream: TlsStream<Gate<S>>, secrets: &Secrets) -> Result<(S, Departed), LeaveFault> {
+pub fn extract<S>(
+    stream: TlsStream<RecordReader<S>>,
+    secrets: &TrafficSecretLog,
+) -> Result<(S, ExtractedTls), ExtractError> {
     let (gate, mut connection, is_server) = match stream {
         TlsStream::Server(stream) => {
             let (gate, connection) = stream.into_inner();
@@ -59,24 +62,36 @@ pub fn leave<S>(stream: TlsStream<Gate<S>>, secrets: &Secrets) -> Result<(S, Dep
     };
     connection.process_new_packets()?;
     let unsent = take_unsent(&mut connection)?;
-    let (plain, is_closed) = take_plain(&mut connection)?;
+    let (plain, is_closed) = take_decrypted(&mut connection)?;
     let version = match connection.protocol_version() {
-        Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
-        Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
-        _ => return Err(LeaveFault::Unknown),
+        Some(ProtocolVersion::TLSv1_2) => TlsProtocolVersion::Tls12,
+        Some(ProtocolVersion::TLSv1_3) => TlsProtocolVersion::Tls13,
+        _ => return Err(ExtractError::Unsupported),
     };
     let ExtractedSecrets { tx, rx } = &connection.dangerous_extract_secrets()?;
     let (tx_secret, rx_secret) = match (version, is_server) {
-        (Version::Tls12, _) => (None, None),
-        (Version::Tls13, is_server) => {
-            let (client, server) = secrets.take().ok_or(LeaveFault::Secret)?;
+        (TlsProtocolVersion::Tls12, _) => (None, None),
+        (TlsProtocolVersion::Tls13, is_server) => {
+            let (client, server) = secrets.take().ok_or(ExtractError::SecretMismatch)?;
             if is_server { (Some(server), Some(client)) } else { (Some(client), Some(server)) }
         }
     };
-    let (suite, ..) = parts(&tx.1)?;
-    let (tx, rx) = (keys(tx_secret, tx)?, keys(rx_secret, rx)?);
+    let (suite, ..) = cipher_parts(&tx.1)?;
+    let (tx, rx) = (traffic_keys(tx_secret, tx)?, traffic_keys(rx_secret, rx)?);
     let (stream, undecrypted) = gate.into_parts();
-    Ok((stream, Departed { version, suite, tx, rx, undecrypted, unsent, plain, is_closed }))
+    Ok((
+        stream,
+        ExtractedTls {
+            version,
+            suite,
+            tx,
+            rx,
+            undecrypted,
+            unsent,
+            decrypted: plain,
+            has_close_notify: is_closed,
+        },
+    ))
 }
 
 /// Records that are made and not written.
@@ -91,7 +106,7 @@ fn take_unsent(connection: &mut Connection) -> io::Result<Vec<u8>> {
 }
 
 /// Bytes that are decrypted and not read, and whether the peer's close_notify came behind them.
-fn take_plain(connection: &mut Connection) -> io::Result<(Vec<u8>, bool)> {
+fn take_decrypted(connection: &mut Connection) -> io::Result<(Vec<u8>, bool)> {
     let mut plain = Vec::new();
     match connection.reader().read_to_end(&mut plain) {
         Ok(_) => Ok((plain, true)),
@@ -100,45 +115,48 @@ fn take_plain(connection: &mut Connection) -> io::Result<(Vec<u8>, bool)> {
     }
 }
 
-fn parts(secrets: &ConnectionTrafficSecrets) -> Result<(Suite, &[u8], &[u8]), LeaveFault> {
+fn cipher_parts(secrets: &ConnectionTrafficSecrets) -> Result<(CipherSuite, &[u8], &[u8]), ExtractError> {
     use ConnectionTrafficSecrets::{Aes128Gcm, Aes256Gcm, Chacha20Poly1305};
     match secrets {
-        Aes128Gcm { key, iv } => Ok((Suite::Aes128Gcm, key.as_ref(), iv.as_ref())),
-        Aes256Gcm { key, iv } => Ok((Suite::Aes256Gcm, key.as_ref(), iv.as_ref())),
-        Chacha20Poly1305 { key, iv } => Ok((Suite::Chacha20Poly1305, key.as_ref(), iv.as_ref())),
-        _ => Err(LeaveFault::Unknown),
+        Aes128Gcm { key, iv } => Ok((CipherSuite::Aes128Gcm, key.as_ref(), iv.as_ref())),
+        Aes256Gcm { key, iv } => Ok((CipherSuite::Aes256Gcm, key.as_ref(), iv.as_ref())),
+        Chacha20Poly1305 { key, iv } => Ok((CipherSuite::Chacha20Poly1305, key.as_ref(), iv.as_ref())),
+        _ => Err(ExtractError::Unsupported),
     }
 }
 
 /// The keys of one direction; with the first traffic secret of TLS 1.3, moved on to the present one.
-fn keys(secret: Option<Secret>, traffic: &(u64, ConnectionTrafficSecrets)) -> Result<Box<Keys>, LeaveFault> {
-    let (suite, key, iv) = parts(&traffic.1)?;
+fn traffic_keys(
+    secret: Option<TrafficSecret>,
+    traffic: &(u64, ConnectionTrafficSecrets),
+) -> Result<Box<TrafficKeys>, ExtractError> {
+    let (suite, key, iv) = cipher_parts(&traffic.1)?;
     if key.len() != suite.key_len() || iv.len() != 12 {
-        return Err(LeaveFault::Unknown);
+        return Err(ExtractError::Unsupported);
     }
-    let mut keys = Box::new(Keys::BLANK);
+    let mut keys = Box::new(TrafficKeys::BLANK);
     keys.seq = traffic.0;
     keys.key[..key.len()].copy_from_slice(key);
     keys.iv.copy_from_slice(iv);
     if let Some(first) = secret {
         keys.secret.copy_from_slice(&first[..]);
-        if !find_secret(suite, &mut keys) {
-            return Err(LeaveFault::Secret);
+        if !advance_secret(suite, &mut keys) {
+            return Err(ExtractError::SecretMismatch);
         }
     }
     Ok(keys)
 }
 
 /// Moves the secret on to the one that these keys are made of; false when none of those that come next is.
-fn find_secret(suite: Suite, keys: &mut Keys) -> bool {
-    let mut made = Keys::BLANK;
-    for _ in 0..=MOST_GENERATIONS {
+fn advance_secret(suite: CipherSuite, keys: &mut TrafficKeys) -> bool {
+    let mut made = TrafficKeys::BLANK;
+    for _ in 0..=MAX_KEY_UPDATES {
         made.secret.copy_from_slice(&keys.secret);
-        make_keys(suite, &mut made);
+        derive_keys(suite, &mut made);
         if made.key == keys.key && made.iv == keys.iv {
             return true;
         }
-        go_on(suite, &mut keys.secret);
+        update_secret(suite, &mut keys.secret);
     }
     false
 }
@@ -156,10 +174,10 @@ mod tests {
     use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
     use super::*;
-    use crate::net::tls::schedule::key_and_iv;
+    use crate::net::tls::key_schedule::key_and_iv;
 
     /// The least record layer that can go on with a departed connection.
-    struct Own(DuplexStream, Departed);
+    struct Own(DuplexStream, ExtractedTls);
 
     impl Own {
         /// The next record's type and content: of TLS 1.3, what is inside.
@@ -186,31 +204,31 @@ mod tests {
         }
     }
 
-    fn key_of(departed: &Departed, keys: &Keys) -> aead::LessSafeKey {
+    fn key_of(departed: &ExtractedTls, keys: &TrafficKeys) -> aead::LessSafeKey {
         let algorithm = match departed.suite {
-            Suite::Aes128Gcm => &aead::AES_128_GCM,
-            Suite::Aes256Gcm => &aead::AES_256_GCM,
-            Suite::Chacha20Poly1305 => &aead::CHACHA20_POLY1305,
+            CipherSuite::Aes128Gcm => &aead::AES_128_GCM,
+            CipherSuite::Aes256Gcm => &aead::AES_256_GCM,
+            CipherSuite::Chacha20Poly1305 => &aead::CHACHA20_POLY1305,
         };
         let key = &keys.key[..departed.suite.key_len()];
         aead::LessSafeKey::new(aead::UnboundKey::new(algorithm, key).unwrap())
     }
 
-    fn nonce(keys: &Keys) -> [u8; 12] {
+    fn nonce(keys: &TrafficKeys) -> [u8; 12] {
         let mut nonce = keys.iv;
         nonce[4..].iter_mut().zip(keys.seq.to_be_bytes()).for_each(|(byte, seq)| *byte ^= seq);
         nonce
     }
 
-    fn is_explicit(departed: &Departed) -> bool {
-        departed.version == Version::Tls12 && departed.suite != Suite::Chacha20Poly1305
+    fn is_explicit(departed: &ExtractedTls) -> bool {
+        departed.version == TlsProtocolVersion::Tls12 && departed.suite != CipherSuite::Chacha20Poly1305
     }
 
     fn aad12(seq: u64, kind: u8, length: usize) -> Vec<u8> {
         [&seq.to_be_bytes()[..], &[kind, 3, 3], &(length as u16).to_be_bytes()].concat()
     }
 
-    fn open(departed: &mut Departed, header: [u8; 5], mut body: Vec<u8>) -> (u8, Vec<u8>) {
+    fn open(departed: &mut ExtractedTls, header: [u8; 5], mut body: Vec<u8>) -> (u8, Vec<u8>) {
         let key = key_of(departed, &departed.rx);
         let mut nonce = nonce(&departed.rx);
         if is_explicit(departed) {
@@ -219,23 +237,24 @@ mod tests {
             body.drain(..8);
         }
         let aad = match departed.version {
-            Version::Tls13 => header.to_vec(),
-            Version::Tls12 => aad12(departed.rx.seq, header[0], body.len() - 16),
+            TlsProtocolVersion::Tls13 => header.to_vec(),
+            TlsProtocolVersion::Tls12 => aad12(departed.rx.seq, header[0], body.len() - 16),
         };
         let nonce = aead::Nonce::assume_unique_for_key(nonce);
         let length = key.open_in_place(nonce, aead::Aad::from(aad), &mut body).expect("it decrypts").len();
         departed.rx.seq += 1;
         body.truncate(length);
-        let kind = if departed.version == Version::Tls13 { body.pop().unwrap() } else { header[0] };
+        let kind =
+            if departed.version == TlsProtocolVersion::Tls13 { body.pop().unwrap() } else { header[0] };
         (kind, body)
     }
 
-    fn seal(departed: &mut Departed, kind: u8, data: &[u8]) -> Vec<u8> {
+    fn seal(departed: &mut ExtractedTls, kind: u8, data: &[u8]) -> Vec<u8> {
         let mut body = data.to_vec();
         let key = key_of(departed, &departed.tx);
         let nonce = nonce(&departed.tx);
         let explicit = if is_explicit(departed) { nonce[4..].to_vec() } else { Vec::new() };
-        let is_13 = departed.version == Version::Tls13;
+        let is_13 = departed.version == TlsProtocolVersion::Tls13;
         if is_13 {
             body.push(kind);
         }
@@ -276,29 +295,30 @@ mod tests {
     }
 
     struct Pair {
-        client: client::TlsStream<Gate<DuplexStream>>,
-        client_secrets: Arc<Secrets>,
-        server: server::TlsStream<Gate<DuplexStream>>,
-        server_secrets: Arc<Secrets>,
+        client: client::TlsStream<RecordReader<DuplexStream>>,
+        client_secrets: Arc<TrafficSecretLog>,
+        server: server::TlsStream<RecordReader<DuplexStream>>,
+        server_secrets: Arc<TrafficSecretLog>,
     }
 
     async fn pair(suite: SupportedCipherSuite) -> Pair {
         let (mut server, mut client) = configs(suite);
-        let (server_secrets, client_secrets) = (Arc::new(Secrets::default()), Arc::new(Secrets::default()));
+        let (server_secrets, client_secrets) =
+            (Arc::new(TrafficSecretLog::default()), Arc::new(TrafficSecretLog::default()));
         (server.key_log, client.key_log) = (server_secrets.clone(), client_secrets.clone());
         let (near, far) = duplex(1 << 20);
         let name = ServerName::try_from("localhost").unwrap();
         let (client, server) = tokio::join!(
-            TlsConnector::from(Arc::new(client)).connect(name, Gate::new(far)),
-            TlsAcceptor::from(Arc::new(server)).accept(Gate::new(near)),
+            TlsConnector::from(Arc::new(client)).connect(name, RecordReader::new(far)),
+            TlsAcceptor::from(Arc::new(server)).accept(RecordReader::new(near)),
         );
         Pair { client: client.unwrap(), client_secrets, server: server.unwrap(), server_secrets }
     }
 
     impl Pair {
         /// The server leaves; the client stays in rustls.
-        fn server_leaves(self) -> (Own, client::TlsStream<Gate<DuplexStream>>) {
-            let (stream, departed) = leave(TlsStream::Server(self.server), &self.server_secrets).unwrap();
+        fn server_leaves(self) -> (Own, client::TlsStream<RecordReader<DuplexStream>>) {
+            let (stream, departed) = extract(TlsStream::Server(self.server), &self.server_secrets).unwrap();
             (Own(stream, departed), self.client)
         }
 
@@ -358,7 +378,7 @@ mod tests {
                     (own, TlsStream::Client(client))
                 } else {
                     let (stream, departed) =
-                        leave(TlsStream::Client(pair.client), &pair.client_secrets).unwrap();
+                        extract(TlsStream::Client(pair.client), &pair.client_secrets).unwrap();
                     (Own(stream, departed), TlsStream::Server(pair.server))
                 };
                 say(&mut stays, b"ping").await;
@@ -367,7 +387,7 @@ mod tests {
                 let mut pong = [0; 4];
                 stays.read_exact(&mut pong).await.unwrap();
                 assert_eq!(&pong, b"pong", "{suite:?}");
-                assert!(!own.1.is_closed && own.1.plain.is_empty());
+                assert!(!own.1.has_close_notify && own.1.decrypted.is_empty());
             }
         }
     }
@@ -389,8 +409,11 @@ mod tests {
             let _ = tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut pair.server), &mut cx, &mut out);
             pair.wire(tail).await;
             let (mut own, _client) = pair.server_leaves();
-            let second =
-                if own.1.plain.is_empty() { own.open().await.1 } else { std::mem::take(&mut own.1.plain) };
+            let second = if own.1.decrypted.is_empty() {
+                own.open().await.1
+            } else {
+                std::mem::take(&mut own.1.decrypted)
+            };
             assert_eq!(second, b"second", "cut at {cut}");
         }
     }
@@ -399,10 +422,10 @@ mod tests {
     async fn what_comes_together_with_the_finished_is_not_lost() {
         for suite in suites() {
             let (mut server, mut client) = configs(suite);
-            let secrets = Arc::new(Secrets::default());
+            let secrets = Arc::new(TrafficSecretLog::default());
             (server.key_log, client.enable_secret_extraction) = (secrets.clone(), true);
             let (near, mut far) = duplex(1 << 20);
-            let accepting = TlsAcceptor::from(Arc::new(server)).accept(Gate::new(near));
+            let accepting = TlsAcceptor::from(Arc::new(server)).accept(RecordReader::new(near));
             let playing = async {
                 let name = ServerName::try_from("localhost").unwrap();
                 let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
@@ -424,9 +447,9 @@ mod tests {
                 far
             };
             let (server, far) = tokio::join!(accepting, playing);
-            let (stream, departed) = leave(TlsStream::Server(server.unwrap()), &secrets).unwrap();
+            let (stream, departed) = extract(TlsStream::Server(server.unwrap()), &secrets).unwrap();
             let mut own = Own(stream, departed);
-            let mut got = std::mem::take(&mut own.1.plain);
+            let mut got = std::mem::take(&mut own.1.decrypted);
             while got.len() < 18 {
                 got.extend(own.open().await.1);
             }
@@ -462,15 +485,15 @@ mod tests {
                     say(&mut pair.client, b"x").await;
                     pair.server_reads(b"x").await;
                 }
-                let left = leave(TlsStream::Server(pair.server), &pair.server_secrets);
+                let left = extract(TlsStream::Server(pair.server), &pair.server_secrets);
                 if !follows {
-                    assert!(matches!(left, Err(LeaveFault::Secret)), "{updates}");
+                    assert!(matches!(left, Err(ExtractError::SecretMismatch)), "{updates}");
                     continue;
                 }
                 let (stream, departed) = left.unwrap();
                 // The caught secret is the present one: the next update starts from it.
                 let mut next = departed.rx.secret;
-                go_on(suite_of(suite), &mut next);
+                update_secret(suite_of(suite), &mut next);
                 pair.client.get_mut().1.refresh_traffic_keys().unwrap();
                 say(&mut pair.client, b"y").await;
                 let mut own = Own(stream, departed);
@@ -482,11 +505,11 @@ mod tests {
         }
     }
 
-    fn suite_of(suite: SupportedCipherSuite) -> Suite {
+    fn suite_of(suite: SupportedCipherSuite) -> CipherSuite {
         match suite.suite() {
-            rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 => Suite::Aes128Gcm,
-            rustls::CipherSuite::TLS13_AES_256_GCM_SHA384 => Suite::Aes256Gcm,
-            _ => Suite::Chacha20Poly1305,
+            rustls::CipherSuite::TLS13_AES_128_GCM_SHA256 => CipherSuite::Aes128Gcm,
+            rustls::CipherSuite::TLS13_AES_256_GCM_SHA384 => CipherSuite::Aes256Gcm,
+            _ => CipherSuite::Chacha20Poly1305,
         }
     }
 
@@ -494,10 +517,10 @@ mod tests {
     async fn the_secrets_of_another_connection_are_noticed() {
         let suite = suites().into_iter().find(|suite| suite.tls13().is_some()).unwrap();
         let (one, other) = (pair(suite).await, pair(suite).await);
-        let left = leave(TlsStream::Server(one.server), &other.server_secrets);
-        assert!(matches!(left, Err(LeaveFault::Secret)));
-        let left = leave(TlsStream::Client(one.client), &Secrets::default());
-        assert!(matches!(left, Err(LeaveFault::Secret)));
+        let left = extract(TlsStream::Server(one.server), &other.server_secrets);
+        assert!(matches!(left, Err(ExtractError::SecretMismatch)));
+        let left = extract(TlsStream::Client(one.client), &TrafficSecretLog::default());
+        assert!(matches!(left, Err(ExtractError::SecretMismatch)));
     }
 
     #[tokio::test]
@@ -514,7 +537,7 @@ mod tests {
             pair.server.read_exact(&mut more).await.unwrap();
             assert_eq!(pair.server.read(&mut [0; 1]).await.unwrap(), 0, "rustls has seen the close_notify");
             let (own, _client) = pair.server_leaves();
-            assert!(own.1.is_closed, "{suite:?}");
+            assert!(own.1.has_close_notify, "{suite:?}");
         }
     }
 
@@ -526,7 +549,7 @@ mod tests {
         let (_, connection) = pair.server.get_mut();
         connection.writer().write_all(b"not sent yet").unwrap();
         let (mut own, mut client) = pair.server_leaves();
-        assert_eq!(own.1.plain, b" and more");
+        assert_eq!(own.1.decrypted, b" and more");
         own.seal(23, b"; sent").await;
         let mut got = [0; 18];
         client.read_exact(&mut got).await.unwrap();
@@ -540,22 +563,22 @@ mod tests {
         *wire.last_mut().unwrap() ^= 1;
         pair.wire(&wire).await;
         assert!(pair.server.read(&mut [0; 1]).await.is_err());
-        let left = leave(TlsStream::Server(pair.server), &pair.server_secrets);
-        assert!(matches!(left, Err(LeaveFault::Tls(_))));
+        let left = extract(TlsStream::Server(pair.server), &pair.server_secrets);
+        assert!(matches!(left, Err(ExtractError::Tls(_))));
     }
 
     #[test]
     fn what_departs_is_not_printed() {
-        let keys = || Keys { secret: [0xab; 48], key: [0xcd; 32], iv: [0xef; 12], seq: 7 };
-        let departed = Departed {
-            version: Version::Tls13,
-            suite: Suite::Aes128Gcm,
+        let keys = || TrafficKeys { secret: [0xab; 48], key: [0xcd; 32], iv: [0xef; 12], seq: 7 };
+        let departed = ExtractedTls {
+            version: TlsProtocolVersion::Tls13,
+            suite: CipherSuite::Aes128Gcm,
             tx: Box::new(keys()),
             rx: Box::new(keys()),
             undecrypted: Vec::new(),
             unsent: Vec::new(),
-            plain: Vec::new(),
-            is_closed: false,
+            decrypted: Vec::new(),
+            has_close_notify: false,
         };
         let shown = format!("{departed:?}").to_lowercase();
         assert!(

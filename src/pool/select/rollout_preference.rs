@@ -6,65 +6,66 @@
 //! among many old ones is not flooded: it takes up to [`MOST`] times its part of the pool's tunnels, and the others are
 //! placed as usual.
 
-use super::{Candidates, FEW, Load, Total};
-use crate::pool::State;
+use super::{Candidates, LOAD_BOUND_MIN_TUNNELS, NodeLoad, TotalLoad};
+use crate::pool::NodeState;
 use crate::pool::rollout::Rollout;
 
 /// A new node is preferred below this times its part of all tunnels, by weight of the nodes that are up. When nodes
 /// are replaced one by one, each new one gets the tunnels of one old one, which is about its part; twice that leaves
 /// room for nodes that were fuller than others.
-const MOST: f64 = 2.0;
+const MAX_PART: f64 = 2.0;
 
 /// While only nodes of the new release are looked at.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Preference<'a> {
+pub(super) struct RolloutPreference<'a> {
     rollout: &'a Rollout,
     /// What the pool carries: nodes that are up and those that are drained, by weight of those that are up.
-    total: Total,
+    total: TotalLoad,
 }
 
-impl<'a, L: Fn(usize) -> Load> Candidates<'a, L> {
+impl<'a, L: Fn(usize) -> NodeLoad> Candidates<'a, L> {
     /// The preference that this session has now.
-    pub(super) fn preference(&self) -> Option<Preference<'a>> {
-        let rollout = self.ask.rollout?;
-        if !self.has_to_move(rollout) {
+    pub(super) fn rollout_preference(&self) -> Option<RolloutPreference<'a>> {
+        let rollout = self.request.rollout?;
+        if !self.must_move(rollout) {
             return None;
         }
-        let mut total = Total::default();
+        let mut total = TotalLoad::default();
         for (node, limits) in self.nodes.limits.iter().enumerate() {
             let load = (self.loads)(node);
             match load.state {
-                State::Up => total.add(load, limits.weight),
-                State::Draining => total.add(load, 0),
-                State::Down | State::Removed => {}
+                NodeState::Up => total.add(load, limits.weight),
+                NodeState::Draining => total.add(load, 0),
+                NodeState::Down | NodeState::Removed => {}
             }
         }
-        Some(Preference { rollout, total })
+        Some(RolloutPreference { rollout, total })
     }
 
-    fn has_to_move(&self, rollout: &Rollout) -> bool {
-        if self.missed.is_some() {
+    fn must_move(&self, rollout: &Rollout) -> bool {
+        if self.missed_pin.is_some() {
             return true;
         }
-        let is_drained = |node| (self.loads)(node).state == State::Draining;
+        let is_drained = |node| (self.loads)(node).state == NodeState::Draining;
         rollout.is_departing || (0..self.nodes.len()).any(is_drained)
     }
 
     /// Whether a node is one of those that are preferred now.
-    pub(super) fn is_preferred(&self, node: usize, load: Load) -> bool {
-        let Some(Preference { rollout, total }) = self.preferred else { return true };
+    pub(super) fn is_preferred(&self, node: usize, load: NodeLoad) -> bool {
+        let Some(RolloutPreference { rollout, total }) = self.preference else { return true };
         let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight.max(1));
-        let is_flooded = load.live >= FEW && f64::from(load.live) >= MOST * (total.live as f64 + 1.0) * part;
+        let is_flooded = load.live >= LOAD_BOUND_MIN_TUNNELS
+            && f64::from(load.live) >= MAX_PART * (total.live as f64 + 1.0) * part;
         rollout.is_newest(node) && !is_flooded
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ask, Balance, candidates};
-    use crate::affinity::{Request, Source, Wishes, wishes};
+    use super::super::{BalancePolicy, SelectRequest, select_candidates};
+    use crate::affinity::{AffinityHints, AffinityRequest, AffinitySource, collect_hints};
     use crate::pool::rollout::Releases;
-    use crate::pool::{Node, Nodes};
+    use crate::pool::{Node, NodeSet};
 
     use super::*;
 
@@ -82,9 +83,9 @@ mod tests {
     /// A pool that is rolled out, and its clients, who come back when they are closed.
     struct World {
         ties: Ties,
-        balance: Balance,
+        balance: BalancePolicy,
         load_bound: f64,
-        nodes: Vec<(Node, State)>,
+        nodes: Vec<(Node, NodeState)>,
         releases: Releases,
         rollout: Option<Rollout>,
         /// For each client: its node, and how often it was moved.
@@ -102,8 +103,8 @@ mod tests {
     }
 
     impl World {
-        fn new(ties: Ties, balance: Balance, nodes: &[(&str, &str)]) -> Self {
-            let nodes = nodes.iter().map(|(id, release)| (node(id, release), State::Up)).collect();
+        fn new(ties: Ties, balance: BalancePolicy, nodes: &[(&str, &str)]) -> Self {
+            let nodes = nodes.iter().map(|(id, release)| (node(id, release), NodeState::Up)).collect();
             let (releases, clients) = Default::default();
             let mut world = Self { ties, balance, load_bound: 1.25, nodes, releases, rollout: None, clients };
             world.look();
@@ -122,45 +123,46 @@ mod tests {
 
         /// Where a client goes now.
         fn place(&self, client: usize, pin: Option<&str>) -> String {
-            let nodes = Nodes::new("chat", self.nodes.iter().map(|(node, _)| node.clone()).collect());
+            let nodes = NodeSet::new("chat", self.nodes.iter().map(|(node, _)| node.clone()).collect());
             let wishes = self.wishes(client, pin, &nodes);
-            let loads: Vec<Load> = self
+            let loads: Vec<NodeLoad> = self
                 .nodes
                 .iter()
-                .map(|(node, state)| Load {
+                .map(|(node, state)| NodeLoad {
                     state: *state,
                     live: self.live(node.id.as_str()),
-                    share: 1.0,
-                    is_crowded: false,
-                    is_reserve: false,
+                    slow_start_factor: 1.0,
+                    is_above_share: false,
+                    is_last_resort: false,
                 })
                 .collect();
-            let ask = Ask {
-                wishes: &wishes,
+            let ask = SelectRequest {
+                hints: &wishes,
                 balance: self.balance,
                 load_bound: Some(self.load_bound),
-                in_session: false,
+                is_in_session: false,
                 client: std::net::Ipv4Addr::from_bits(client as u32).into(),
-                tunnel: true,
-                opens: true,
-                stays: None,
+                is_tunnel: true,
+                opens_session: true,
+                draining_pin: None,
                 rollout: self.rollout.as_ref(),
-                draw: crate::affinity::hash::mix(client as u64),
-                turn: client as u64,
+                random: crate::affinity::hash::mix(client as u64),
+                sequence: client as u64,
             };
-            let first = candidates(&nodes, ask, |node| loads[node]).next().unwrap();
+            let first = select_candidates(&nodes, ask, |node| loads[node]).next().unwrap();
             self.nodes[first.node].0.id.to_string()
         }
 
-        fn wishes(&self, client: usize, pin: Option<&str>, nodes: &Nodes) -> Wishes {
-            let sources = [Source::NodeCookie { name: "io".into() }, Source::Query("user".into())];
+        fn wishes(&self, client: usize, pin: Option<&str>, nodes: &NodeSet) -> AffinityHints {
+            let sources =
+                [AffinitySource::NodeCookie { name: "io".into() }, AffinitySource::Query("user".into())];
             let pin = pin.filter(|_| self.ties == Ties::Pin).map(|id| format!("io={id}").parse().unwrap());
             let headers = pin.map(|pin| (http::header::COOKIE, pin)).into_iter().collect();
             let query = (self.ties == Ties::Key).then(|| format!("user={client}"));
             let client = "192.0.2.1".parse().unwrap();
             let request =
-                Request { headers: &headers, query: query.as_deref(), client, now: 0, pool: "chat" };
-            wishes(&sources, &request, nodes)
+                AffinityRequest { headers: &headers, query: query.as_deref(), client, now: 0, pool: "chat" };
+            collect_hints(&sources, &request, nodes)
         }
 
         fn fill(&mut self, count: usize) {
@@ -183,7 +185,7 @@ mod tests {
 
         fn drain(&mut self, id: &str) {
             let at = self.nodes.iter().position(|(node, _)| node.id.as_str() == id).unwrap();
-            self.nodes[at].1 = State::Draining;
+            self.nodes[at].1 = NodeState::Draining;
             let node = self.nodes[at].0.clone();
             self.releases.leaves(&node.id, node.release.as_deref());
             self.look();
@@ -201,7 +203,7 @@ mod tests {
         }
 
         fn join(&mut self, id: &str, release: &str) {
-            self.nodes.push((node(id, release), State::Up));
+            self.nodes.push((node(id, release), NodeState::Up));
             self.look();
         }
 
@@ -210,8 +212,12 @@ mod tests {
         }
     }
 
-    const BALANCES: [Balance; 4] =
-        [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp];
+    const BALANCES: [BalancePolicy; 4] = [
+        BalancePolicy::LeastConnections,
+        BalancePolicy::RoundRobin,
+        BalancePolicy::RandomTwo,
+        BalancePolicy::ClientIp,
+    ];
     const THREE: [(&str, &str); 3] = [("a", "v7"), ("b", "v7"), ("c", "v7")];
 
     fn worlds() -> impl Iterator<Item = World> {
@@ -242,7 +248,7 @@ mod tests {
 
     #[test]
     fn who_is_pinned_to_a_node_that_is_up_stays_with_it_old_or_new() {
-        let mut world = World::new(Ties::Pin, Balance::LeastConnections, &THREE);
+        let mut world = World::new(Ties::Pin, BalancePolicy::LeastConnections, &THREE);
         world.fill(90);
         world.join("d", "v8");
         world.drain("a");
@@ -254,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_key_falls_where_it_falls_once_nobody_is_moved() {
-        let mut world = World::new(Ties::Key, Balance::LeastConnections, &THREE);
+        let mut world = World::new(Ties::Key, BalancePolicy::LeastConnections, &THREE);
         world.load_bound = f64::INFINITY;
         world.fill(90);
         let homes = world.clients.clone();
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn who_carries_nothing_goes_where_there_is_room_once_nobody_is_moved() {
-        let mut world = World::new(Ties::None, Balance::LeastConnections, &THREE);
+        let mut world = World::new(Ties::None, BalancePolicy::LeastConnections, &THREE);
         world.fill(90);
         world.join("d", "v8");
         world.clients.resize(130, ("d".into(), 0));
@@ -302,15 +308,15 @@ mod tests {
 
     #[test]
     fn a_new_node_that_is_full_or_gone_leaves_it_at_the_usual_order() {
-        let mut world = World::new(Ties::Pin, Balance::LeastConnections, &THREE);
+        let mut world = World::new(Ties::Pin, BalancePolicy::LeastConnections, &THREE);
         world.fill(90);
         let mut small = node("d", "v8");
         small.max_connections = Some(5);
-        world.nodes.push((small, State::Up));
+        world.nodes.push((small, NodeState::Up));
         world.look();
         world.drain("a");
         assert_eq!((world.live("d"), world.live("a")), (5, 0));
-        world.nodes.last_mut().unwrap().1 = State::Down;
+        world.nodes.last_mut().unwrap().1 = NodeState::Down;
         assert_ne!(world.place(0, Some("a")), "d");
     }
 }

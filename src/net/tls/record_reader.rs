@@ -14,59 +14,59 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A record's header: type, version and length (RFC 8446 section 5.1).
-const HEADER: usize = 5;
+const RECORD_HEADER_LEN: usize = 5;
 /// Bytes that one read of the stream may bring.
-const READ: usize = 8 * 1024;
+const READ_SIZE: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Gate<S> {
+pub struct RecordReader<S> {
     stream: S,
     /// The bytes of the present record that have been given out.
-    part: Vec<u8>,
+    record: Vec<u8>,
     /// Bytes read and not given out: those from `given` on.
     ahead: Vec<u8>,
     /// How many bytes of `ahead` have been given out.
     given: usize,
 }
 
-impl<S> Gate<S> {
+impl<S> RecordReader<S> {
     /// A gate before a stream on which no record has begun.
     pub fn new(stream: S) -> Self {
-        Self { stream, part: Vec::new(), ahead: Vec::new(), given: 0 }
+        Self { stream, record: Vec::new(), ahead: Vec::new(), given: 0 }
     }
 
     /// The stream behind the gate.
-    pub fn stream(&self) -> &S {
+    pub fn inner(&self) -> &S {
         &self.stream
     }
 
     /// The stream, and all bytes from the beginning of the record that is not complete: those that were given out,
     /// then those that were read ahead.
     pub fn into_parts(self) -> (S, Vec<u8>) {
-        let mut undecrypted = self.part;
+        let mut undecrypted = self.record;
         undecrypted.extend_from_slice(&self.ahead[self.given..]);
         (self.stream, undecrypted)
     }
 
     /// Bytes to the end of the present record; to the end of its header while that is not whole.
-    fn wanted(&self) -> usize {
-        match self.part.get(3..HEADER) {
-            Some(length) => HEADER + be16(length) - self.part.len(),
-            None => HEADER - self.part.len(),
+    fn remaining(&self) -> usize {
+        match self.record.get(3..RECORD_HEADER_LEN) {
+            Some(length) => RECORD_HEADER_LEN + be16(length) - self.record.len(),
+            None => RECORD_HEADER_LEN - self.record.len(),
         }
     }
 
     /// Gives out what is there of the present record, as far as it fits.
-    fn give(&mut self, out: &mut ReadBuf<'_>) {
+    fn copy_record(&mut self, out: &mut ReadBuf<'_>) {
         while out.remaining() > 0 && self.given < self.ahead.len() {
             let there = &self.ahead[self.given..];
-            let length = self.wanted().min(there.len()).min(out.remaining());
+            let length = self.remaining().min(there.len()).min(out.remaining());
             out.put_slice(&there[..length]);
-            self.part.extend_from_slice(&there[..length]);
+            self.record.extend_from_slice(&there[..length]);
             self.given += length;
-            if self.part.len() >= HEADER && self.wanted() == 0 {
-                self.part = Vec::new();
+            if self.record.len() >= RECORD_HEADER_LEN && self.remaining() == 0 {
+                self.record = Vec::new();
                 break;
             }
         }
@@ -80,22 +80,22 @@ fn be16(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RecordReader<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
         if gate.ahead.is_empty() {
             // Read beside the buffer first, so that waiting costs no allocation.
-            let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ];
+            let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ_SIZE];
             let mut read = ReadBuf::uninit(&mut scratch);
             ready!(Pin::new(&mut gate.stream).poll_read(cx, &mut read))?;
             gate.ahead.extend_from_slice(read.filled());
         }
-        gate.give(out);
+        gate.copy_record(out);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for RecordReader<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
@@ -131,12 +131,12 @@ mod tests {
     fn record(length: u16, fill: u8) -> Vec<u8> {
         let mut record = vec![23, 3, 3];
         record.extend_from_slice(&length.to_be_bytes());
-        record.resize(HEADER + usize::from(length), fill);
+        record.resize(RECORD_HEADER_LEN + usize::from(length), fill);
         record
     }
 
     /// Gives out what comes through reads of these sizes: the bytes of each read.
-    fn through(gate: &mut Gate<&[u8]>, sizes: &mut dyn Iterator<Item = usize>) -> Vec<Vec<u8>> {
+    fn through(gate: &mut RecordReader<&[u8]>, sizes: &mut dyn Iterator<Item = usize>) -> Vec<Vec<u8>> {
         let mut reads = Vec::new();
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for size in sizes {
@@ -155,7 +155,7 @@ mod tests {
     fn no_read_has_bytes_of_two_records() {
         let records = [record(0, 1), record(3, 2), record(16_384, 3), record(1, 4)];
         let wire = records.concat();
-        let mut gate = Gate::new(&wire[..]);
+        let mut gate = RecordReader::new(&wire[..]);
         let reads = through(&mut gate, &mut std::iter::repeat_n(32_768, 100));
         assert_eq!(reads.concat(), wire);
         let mut ends = vec![0];
@@ -174,7 +174,7 @@ mod tests {
         for cut in 0..wire.len() {
             let (mut far, near) = duplex(64);
             far.write_all(&wire[..cut]).await.unwrap();
-            let mut gate = Gate::new(near);
+            let mut gate = RecordReader::new(near);
             let mut first = [0; 9];
             let taken = cut.min(9);
             gate.read_exact(&mut first[..taken]).await.unwrap();
@@ -189,9 +189,9 @@ mod tests {
     #[test]
     fn between_two_records_nothing_is_kept_and_there_is_no_buffer() {
         let wire = record(100, 1);
-        let mut gate = Gate::new(&wire[..]);
+        let mut gate = RecordReader::new(&wire[..]);
         through(&mut gate, &mut std::iter::repeat_n(50, 10));
-        assert_eq!((gate.part.capacity(), gate.ahead.capacity()), (0, 0));
+        assert_eq!((gate.record.capacity(), gate.ahead.capacity()), (0, 0));
         assert_eq!(gate.into_parts().1, b"");
     }
 
@@ -203,7 +203,7 @@ mod tests {
         ) {
             let records: Vec<Vec<u8>> = lengths.iter().map(|length| record(*length, 7)).collect();
             let wire = records.concat();
-            let mut gate = Gate::new(&wire[..]);
+            let mut gate = RecordReader::new(&wire[..]);
             let given = through(&mut gate, &mut sizes.into_iter()).concat();
             prop_assert_eq!(&given, &wire[..given.len()]);
             let (rest, undecrypted) = gate.into_parts();

@@ -13,27 +13,27 @@ use serde::{Deserialize, Serialize};
 /// All counters of a process at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Carried {
+pub struct CounterSnapshot {
     /// By the name of the metric.
-    families: BTreeMap<String, Vec<Series>>,
+    families: BTreeMap<String, Vec<CounterSeries>>,
 }
 
 /// One counter or one histogram.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct Series {
+struct CounterSeries {
     /// Names and values, in the order in which they are shown.
     labels: Vec<(String, String)>,
     /// A counter's value; of a histogram, the sum.
     value: f64,
     /// `None` for a counter.
-    buckets: Option<Buckets>,
+    buckets: Option<HistogramBuckets>,
 }
 
 /// What a histogram has counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct Buckets {
+struct HistogramBuckets {
     /// Upper bounds, and how many observations are at most as large.
     bounds: Vec<(f64, u64)>,
     /// All observations.
@@ -43,12 +43,12 @@ struct Buckets {
 /// Whether the config has this pool, or this node of it.
 pub(super) type Knows<'a> = &'a dyn Fn(&str, Option<&str>) -> bool;
 
-impl Carried {
+impl CounterSnapshot {
     /// The counters among what is shown.
     pub(super) fn of(families: &[MetricFamily]) -> Self {
-        let counted = families.iter().filter(|family| is_carried(family.name(), family.get_field_type()));
+        let counted = families.iter().filter(|family| is_exported(family.name(), family.get_field_type()));
         let all = |family: &MetricFamily| {
-            (family.name().to_owned(), family.get_metric().iter().map(Series::of).collect())
+            (family.name().to_owned(), family.get_metric().iter().map(CounterSeries::of).collect())
         };
         Self { families: counted.map(all).collect() }
     }
@@ -72,11 +72,11 @@ impl Carried {
 }
 
 /// Whether a metric is a counter that another process can count on.
-fn is_carried(name: &str, kind: MetricType) -> bool {
+fn is_exported(name: &str, kind: MetricType) -> bool {
     matches!(kind, MetricType::COUNTER | MetricType::HISTOGRAM) && !name.starts_with("process_")
 }
 
-impl Series {
+impl CounterSeries {
     fn of(metric: &Metric) -> Self {
         let labels = metric.get_label().iter().map(|pair| (pair.name().to_owned(), pair.value().to_owned()));
         let labels = labels.collect();
@@ -86,7 +86,7 @@ impl Series {
         }
         let bound = |bucket: &Bucket| (bucket.upper_bound(), bucket.cumulative_count());
         let bounds = histogram.get_bucket().iter().map(bound).collect();
-        let buckets = Buckets { bounds, count: histogram.get_sample_count() };
+        let buckets = HistogramBuckets { bounds, count: histogram.get_sample_count() };
         Self { labels, value: histogram.get_sample_sum(), buckets: Some(buckets) }
     }
 
@@ -157,7 +157,7 @@ impl Series {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Direction, Handshake, Metrics};
+    use super::super::{HandshakeResult, Metrics, TrafficDirection};
     use super::*;
 
     const HANDSHAKES: &str = "mainstay_handshakes_total{pool=\"chat\",result=\"upgraded\"}";
@@ -166,18 +166,18 @@ mod tests {
     fn counted() -> std::sync::Arc<Metrics> {
         let metrics = Metrics::new(1);
         let (pool, node) = (metrics.pool("chat"), metrics.node("chat", "ws1"));
-        pool.handshake(Handshake::Upgraded);
-        pool.handshake_seconds(Duration::from_millis(3));
-        node.shard(0).add(Direction::In, 100, &[1, 0, 0, 0, 0]);
-        node.probe(true);
-        node.state("up");
+        pool.record_handshake(HandshakeResult::Upgraded);
+        pool.record_handshake_time(Duration::from_millis(3));
+        node.shard(0).add(TrafficDirection::In, 100, &[1, 0, 0, 0, 0]);
+        node.record_probe(true);
+        node.set_state("up");
         metrics.set_generation(7);
         metrics
     }
 
     /// What it says, as another process hears it.
-    fn heard(metrics: &Metrics) -> Carried {
-        serde_json::from_str(&serde_json::to_string(&metrics.counted()).unwrap()).unwrap()
+    fn heard(metrics: &Metrics) -> CounterSnapshot {
+        serde_json::from_str(&serde_json::to_string(&metrics.export()).unwrap()).unwrap()
     }
 
     /// The samples of one metric, in the order of the text.
@@ -198,14 +198,14 @@ mod tests {
     #[test]
     fn a_process_counts_on_from_what_another_had_counted() {
         let next = counted();
-        next.carry(heard(&counted()));
-        next.pool("chat").handshake(Handshake::Upgraded);
+        next.import(heard(&counted()));
+        next.pool("chat").record_handshake(HandshakeResult::Upgraded);
         assert_eq!(value(&next, HANDSHAKES), Some(3.0));
         assert_eq!(value(&next, "mainstay_bytes_total{pool=\"chat\",direction=\"in\"}"), Some(200.0));
         let probes = "mainstay_health_checks_total{pool=\"chat\",node=\"ws1\",result=\"ok\"}";
         assert_eq!(value(&next, probes), Some(2.0));
         let third = counted();
-        third.carry(heard(&next));
+        third.import(heard(&next));
         assert_eq!(value(&third, HANDSHAKES), Some(4.0), "and so on from process to process");
     }
 
@@ -213,9 +213,9 @@ mod tests {
     fn no_counter_of_a_process_is_less_in_the_one_that_counts_on() {
         let (before, next) = (counted(), Metrics::new(1));
         next.node("chat", "ws1");
-        next.carry(heard(&before));
+        next.import(heard(&before));
         let families = before.families();
-        let counters = families.iter().filter(|family| is_carried(family.name(), family.get_field_type()));
+        let counters = families.iter().filter(|family| is_exported(family.name(), family.get_field_type()));
         let mut compared = 0;
         for (series, was) in counters.flat_map(|family| samples(&before, family.name())) {
             assert_eq!(value(&next, &series), Some(was), "{series}");
@@ -227,11 +227,11 @@ mod tests {
     #[test]
     fn a_histogram_is_added_bucket_by_bucket() {
         let next = counted();
-        next.pool("chat").handshake_seconds(Duration::from_secs(3_600));
+        next.pool("chat").record_handshake_time(Duration::from_secs(3_600));
         let alone = samples(&next, "mainstay_handshake_seconds");
         let before = counted();
         let carried = samples(&before, "mainstay_handshake_seconds");
-        next.carry(heard(&before));
+        next.import(heard(&before));
         let sum = samples(&next, "mainstay_handshake_seconds");
         assert!(sum.len() > 5 && sum.len() == alone.len());
         for ((sum, alone), carried) in sum.iter().zip(&alone).zip(&carried) {
@@ -247,7 +247,7 @@ mod tests {
         let series = &mut carried.families.get_mut("mainstay_handshake_seconds").unwrap()[0];
         series.buckets.as_mut().unwrap().bounds[0].0 *= 2.0;
         let next = counted();
-        next.carry(carried);
+        next.import(carried);
         assert_eq!(
             samples(&next, "mainstay_handshake_seconds"),
             samples(&before, "mainstay_handshake_seconds")
@@ -267,7 +267,7 @@ mod tests {
         }
         assert!(names.iter().all(|name| !name.starts_with("process_")), "{names:?}");
         let next = counted();
-        next.carry(carried);
+        next.import(carried);
         assert_eq!(value(&next, "mainstay_config_generation"), Some(7.0));
     }
 
@@ -277,10 +277,10 @@ mod tests {
         let series = carried.families["mainstay_handshakes_total"].clone();
         carried.families.insert("mainstay_of_another_version_total".into(), series);
         let next = counted();
-        next.carry(carried);
+        next.import(carried);
         assert_eq!(samples(&next, "mainstay_of_another_version_total"), []);
         assert_eq!(value(&next, HANDSHAKES), Some(2.0));
-        next.carry(serde_json::from_str("{\"of_another_version\": 1}").unwrap());
+        next.import(serde_json::from_str("{\"of_another_version\": 1}").unwrap());
         assert_eq!(value(&next, HANDSHAKES), Some(1.0), "with nothing carried it has its own");
     }
 
@@ -289,23 +289,23 @@ mod tests {
         let carried = heard(&counted());
         let other_node = Metrics::new(1);
         other_node.node("chat", "ws2");
-        other_node.carry(carried.clone());
+        other_node.import(carried.clone());
         assert_eq!(value(&other_node, HANDSHAKES), Some(1.0), "the pool goes on");
         let text = other_node.render();
         assert!(text.contains("node=\"ws2\"") && !text.contains("node=\"ws1\""), "{text}");
         let other_pool = Metrics::new(1);
         other_pool.pool("game");
-        other_pool.carry(carried);
+        other_pool.import(carried);
         assert!(!other_pool.render().contains("chat"));
     }
 
     #[test]
     fn what_matched_no_pool_and_what_has_no_pool_is_carried_under_any_config() {
         let before = counted();
-        before.unrouted(404);
-        before.reload(true);
+        before.record_unrouted_request(404);
+        before.record_reload(true);
         let next = Metrics::new(1);
-        next.carry(heard(&before));
+        next.import(heard(&before));
         assert_eq!(value(&next, "mainstay_requests_total{pool=\"\",status=\"4xx\"}"), Some(1.0));
         assert_eq!(value(&next, "mainstay_config_reloads_total{result=\"applied\"}"), Some(1.0));
     }

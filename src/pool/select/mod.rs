@@ -14,26 +14,26 @@
 //! finds its node, crowded or not: it would hash to the same again.
 
 mod balance;
-mod marks;
-mod newest;
-mod order;
+mod tried_nodes;
+mod rollout_preference;
+mod rendezvous;
 
 use std::net::IpAddr;
 
-use marks::Marks;
-use newest::Preference;
+use rollout_preference::RolloutPreference;
+use tried_nodes::TriedNodes;
 
 use super::rollout::Rollout;
-use super::{Nodes, State};
-use crate::affinity::hash::Race;
-use crate::affinity::{Via, Wish, Wishes};
+use super::{NodeSet, NodeState};
+use crate::affinity::hash::RendezvousKey;
+use crate::affinity::{AffinityHint, AffinityHints, HintSource};
 
 /// Tunnels below which a node is not held to the load bound.
-const FEW: u32 = 10;
+const LOAD_BOUND_MIN_TUNNELS: u32 = 10;
 
 /// How a pool places a client that nothing pins and no key places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Balance {
+pub enum BalancePolicy {
     /// The node with the fewest live tunnels for its weight.
     #[default]
     LeastConnections,
@@ -47,50 +47,50 @@ pub enum Balance {
 
 /// What changes about a node from one question to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Load {
+pub struct NodeLoad {
     /// Only a node that is up is a candidate.
-    pub state: State,
+    pub state: NodeState,
     /// Its live tunnels, whole process.
     pub live: u32,
     /// How much of its weight counts under `least_connections` and `random_two`, 0 to 1: slow start.
-    pub share: f32,
+    pub slow_start_factor: f32,
     /// It has more tunnels than its share while the pool is being rebalanced.
-    pub is_crowded: bool,
+    pub is_above_share: bool,
     /// It is down, and its probes say that it may serve when nobody else can.
-    pub is_reserve: bool,
+    pub is_last_resort: bool,
 }
 
 /// What a session asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Ask<'a> {
+pub struct SelectRequest<'a> {
     /// What the pool's affinity sources say.
-    pub wishes: &'a Wishes,
+    pub hints: &'a AffinityHints,
     /// The rule when they say nothing.
-    pub balance: Balance,
+    pub balance: BalancePolicy,
     /// Hashing passes over a node that would have more than this times its part of the tunnels; at least 1. `None`: it
     /// never does. Only for a session that is opened and whose later requests will follow it, or has none.
     pub load_bound: Option<f64>,
     /// The client's address, for [`Balance::ClientIp`].
     pub client: IpAddr,
     /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
-    pub tunnel: bool,
+    pub is_tunnel: bool,
     /// Whether the request opens a session of its own, which may live on any node; else a pin is all that counts.
-    pub opens: bool,
+    pub opens_session: bool,
     /// Whether the request belongs to a session that lives on one node and is unknown to every other.
-    pub in_session: bool,
+    pub is_in_session: bool,
     /// A draining node whose pin is still followed: of a session that lives there and cannot live elsewhere.
-    pub stays: Option<usize>,
+    pub draining_pin: Option<usize>,
     /// The rollout that is under way in the pool.
     pub rollout: Option<&'a Rollout>,
     /// A random number, new for each session.
-    pub draw: u64,
+    pub random: u64,
     /// How many sessions of the pool have asked before, for [`Balance::RoundRobin`].
-    pub turn: u64,
+    pub sequence: u64,
 }
 
 /// How a candidate came to be one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum SelectOutcome {
     /// A pin is honoured.
     Kept,
     /// A pin could not be met, or an earlier candidate failed.
@@ -101,7 +101,7 @@ pub enum Outcome {
     Placed,
 }
 
-impl Outcome {
+impl SelectOutcome {
     /// The value of the label `outcome`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,21 +119,21 @@ pub struct Candidate {
     /// Index of the node.
     pub node: usize,
     /// The source that decides, or whose pin could not be met; `None` when no source said anything.
-    pub via: Option<Via>,
+    pub source: Option<HintSource>,
     /// How it came to be a candidate.
-    pub outcome: Outcome,
+    pub outcome: SelectOutcome,
 }
 
 impl Candidate {
     /// The value of the label `source`.
-    pub fn source(&self) -> &'static str {
-        self.via.map_or("none", Via::as_str)
+    pub fn source_label(&self) -> &'static str {
+        self.source.map_or("none", HintSource::as_str)
     }
 }
 
 /// Why there is no candidate at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shortage {
+pub enum NoNodeReason {
     /// No node is up.
     NoneUp,
     /// Some are up, and all of those are at their `max_connections`.
@@ -141,156 +141,169 @@ pub enum Shortage {
 }
 
 /// The candidates for one session; `loads` is asked for a node's load, by its index, whenever it matters.
-pub fn candidates<'a, L: Fn(usize) -> Load>(nodes: &'a Nodes, ask: Ask<'a>, loads: L) -> Candidates<'a, L> {
-    let missed = ask.wishes.lost();
-    let (tried, preferred) = (Marks::default(), None);
+pub fn select_candidates<'a, L: Fn(usize) -> NodeLoad>(
+    nodes: &'a NodeSet,
+    ask: SelectRequest<'a>,
+    loads: L,
+) -> Candidates<'a, L> {
+    let missed = ask.hints.unknown_pin();
+    let (tried, preferred) = (TriedNodes::default(), None);
     let (has_failed, is_diverted, spares, is_last_resort) = (false, false, false, false);
     Candidates {
         nodes,
-        ask,
+        request: ask,
         loads,
         tried,
-        wish: 0,
-        missed,
+        next_hint: 0,
+        missed_pin: missed,
         has_failed,
         is_diverted,
-        spares,
-        is_last_resort,
-        preferred,
+        skips_above_share: spares,
+        allows_last_resort: is_last_resort,
+        preference: preferred,
     }
 }
 
 /// The candidates for one session, best first; see [`candidates`].
 #[derive(Debug)]
 pub struct Candidates<'a, L> {
-    nodes: &'a Nodes,
-    ask: Ask<'a>,
+    nodes: &'a NodeSet,
+    request: SelectRequest<'a>,
     loads: L,
     /// The nodes that were given already.
-    tried: Marks,
+    tried: TriedNodes,
     /// The next wish to look at.
-    wish: usize,
+    next_hint: usize,
     /// The first source whose pin could not be met.
-    missed: Option<Via>,
+    missed_pin: Option<HintSource>,
     /// Whether a candidate was given before: whoever asks for another could not use it.
     has_failed: bool,
     /// Whether a pin was not met because its node is crowded.
     is_diverted: bool,
     /// Whether crowded nodes are passed over.
-    spares: bool,
+    skips_above_share: bool,
     /// Nobody else is left: the reserve counts as up.
-    is_last_resort: bool,
+    allows_last_resort: bool,
     /// While only nodes of the new release are looked at.
-    preferred: Option<Preference<'a>>,
+    preference: Option<RolloutPreference<'a>>,
 }
 
-impl<L: Fn(usize) -> Load> Iterator for Candidates<'_, L> {
+impl<L: Fn(usize) -> NodeLoad> Iterator for Candidates<'_, L> {
     type Item = Candidate;
 
     fn next(&mut self) -> Option<Candidate> {
-        let candidate = self.pinned().or_else(|| self.placed_on_newest()).or_else(|| self.placed());
-        let candidate = candidate.or_else(|| self.reserve())?;
-        self.tried.set(candidate.node);
+        let candidate =
+            self.next_pinned().or_else(|| self.next_on_new_release()).or_else(|| self.next_placed());
+        let candidate = candidate.or_else(|| self.next_last_resort())?;
+        self.tried.insert(candidate.node);
         self.has_failed = true;
         Some(candidate)
     }
 }
 
-impl<L: Fn(usize) -> Load> Candidates<'_, L> {
+impl<L: Fn(usize) -> NodeLoad> Candidates<'_, L> {
     /// Why no node can be a candidate, at this moment; `None` when some could be, even if each was tried.
-    pub fn shortage(&self) -> Option<Shortage> {
-        let mut shortage = Shortage::NoneUp;
+    pub fn no_node_reason(&self) -> Option<NoNodeReason> {
+        let mut shortage = NoNodeReason::NoneUp;
         for node in 0..self.nodes.len() {
             let load = (self.loads)(node);
-            if load.state == State::Up {
+            if load.state == NodeState::Up {
                 if load.live < self.nodes.limits[node].max {
                     return None;
                 }
-                shortage = Shortage::AllFull;
+                shortage = NoNodeReason::AllFull;
             }
         }
         Some(shortage)
     }
 
     /// The next pin that can be met.
-    fn pinned(&mut self) -> Option<Candidate> {
-        while let Some(Wish::Pin { node, via }) = self.ask.wishes.list().get(self.wish).copied() {
-            self.wish += 1;
-            let outcome = if self.has_failed { Outcome::Moved } else { Outcome::Kept };
-            let source = if self.has_failed { self.missed.or(Some(via)) } else { Some(via) };
+    fn next_pinned(&mut self) -> Option<Candidate> {
+        while let Some(AffinityHint::Pin { node, source: via }) =
+            self.request.hints.as_slice().get(self.next_hint).copied()
+        {
+            self.next_hint += 1;
+            let outcome = if self.has_failed { SelectOutcome::Moved } else { SelectOutcome::Kept };
+            let source = if self.has_failed { self.missed_pin.or(Some(via)) } else { Some(via) };
             // Whoever comes here again could not use the pin.
-            self.missed = self.missed.or(Some(via));
-            if node >= self.nodes.len() || self.tried.has(node) || !self.follows(node) {
+            self.missed_pin = self.missed_pin.or(Some(via));
+            if node >= self.nodes.len() || self.tried.contains(node) || !self.can_follow_pin(node) {
                 continue;
             }
-            if self.ask.opens && (self.loads)(node).is_crowded {
+            if self.request.opens_session && (self.loads)(node).is_above_share {
                 self.is_diverted = true;
             } else {
-                return Some(Candidate { node, via: source, outcome });
+                return Some(Candidate { node, source, outcome });
             }
         }
         None
     }
 
     /// The best of the nodes that are preferred, when the session is one that has to move in a rollout.
-    fn placed_on_newest(&mut self) -> Option<Candidate> {
-        self.preferred = Some(self.preference()?);
-        let candidate = self.placed();
-        self.preferred = None;
+    fn next_on_new_release(&mut self) -> Option<Candidate> {
+        self.preference = Some(self.rollout_preference()?);
+        let candidate = self.next_placed();
+        self.preference = None;
         candidate
     }
 
     /// The best node of the reserve.
-    fn reserve(&mut self) -> Option<Candidate> {
-        self.is_last_resort = true;
-        self.placed()
+    fn next_last_resort(&mut self) -> Option<Candidate> {
+        self.allows_last_resort = true;
+        self.next_placed()
     }
 
-    fn is_up(&self, load: Load) -> bool {
-        load.state == State::Up || (self.is_last_resort && load.is_reserve)
+    fn is_up(&self, load: NodeLoad) -> bool {
+        load.state == NodeState::Up || (self.allows_last_resort && load.is_last_resort)
     }
 
     /// The best node by key or by the balance rule, crowded ones last.
-    fn placed(&mut self) -> Option<Candidate> {
-        let is_keyed = matches!(self.ask.wishes.list().last(), Some(Wish::Key { .. }))
-            || self.ask.balance == Balance::ClientIp;
-        self.spares = self.ask.opens && (self.is_diverted || !is_keyed);
-        self.best().or_else(|| {
-            self.spares = false;
-            self.best()
+    fn next_placed(&mut self) -> Option<Candidate> {
+        let is_keyed = matches!(self.request.hints.as_slice().last(), Some(AffinityHint::Key { .. }))
+            || self.request.balance == BalancePolicy::ClientIp;
+        self.skips_above_share = self.request.opens_session && (self.is_diverted || !is_keyed);
+        self.select_best().or_else(|| {
+            self.skips_above_share = false;
+            self.select_best()
         })
     }
 
-    fn best(&self) -> Option<Candidate> {
-        let (node, via, outcome) = match self.ask.wishes.list().last() {
-            Some(Wish::Key { hash, via }) => (self.by_key(*hash)?, Some(*via), Outcome::Hashed),
-            _ => (self.by_balance()?, None, Outcome::Placed),
+    fn select_best(&self) -> Option<Candidate> {
+        let (node, via, outcome) = match self.request.hints.as_slice().last() {
+            Some(AffinityHint::Key { hash, source: via }) => {
+                (self.select_by_key(*hash)?, Some(*via), SelectOutcome::Hashed)
+            }
+            _ => (self.select_by_policy()?, None, SelectOutcome::Placed),
         };
-        let has_moved = self.missed.is_some() || self.has_failed;
-        let outcome = if has_moved { Outcome::Moved } else { outcome };
-        Some(Candidate { node, via: self.missed.or(via), outcome })
+        let has_moved = self.missed_pin.is_some() || self.has_failed;
+        let outcome = if has_moved { SelectOutcome::Moved } else { outcome };
+        Some(Candidate { node, source: self.missed_pin.or(via), outcome })
     }
 
     /// The first node in rendezvous order that is under the load bound, or the first at all when none is.
-    fn by_key(&self, key: u64) -> Option<usize> {
-        let race = Race::new(key);
-        let (guess, total) = if self.nodes.equal { self.highest_draw(race) } else { self.earliest(race) };
+    fn select_by_key(&self, key: u64) -> Option<usize> {
+        let race = RendezvousKey::new(key);
+        let (guess, total) = if self.nodes.has_equal_weights {
+            self.find_highest_draw(race)
+        } else {
+            self.find_lowest_score(race)
+        };
         // Mostly the very first can be taken, so that is asked of it alone and not of every node.
         let first = match guess {
             Some(first) if self.is_candidate(first) => first,
             _ => self.nodes.first_in_order(race, |node| self.is_candidate(node))?,
         };
-        if !self.is_over(first, total) {
+        if !self.exceeds_load_bound(first, total) {
             return Some(first);
         }
-        let is_wanted = |node| self.is_candidate(node) && !self.is_over(node, total);
+        let is_wanted = |node| self.is_candidate(node) && !self.exceeds_load_bound(node, total);
         self.nodes.first_in_order(race, is_wanted).or(Some(first))
     }
 
     /// The first of the nodes that are up in the order of equal weights.
-    fn highest_draw(&self, race: Race) -> (Option<usize>, Total) {
-        let (mut winner, mut highest, mut total) = (usize::MAX, 0, Total::default());
-        for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
+    fn find_highest_draw(&self, race: RendezvousKey) -> (Option<usize>, TotalLoad) {
+        let (mut winner, mut highest, mut total) = (usize::MAX, 0, TotalLoad::default());
+        for (node, (stand, limits)) in self.nodes.rendezvous.iter().zip(&self.nodes.limits).enumerate() {
             let load = (self.loads)(node);
             if self.is_up(load) {
                 total.add(load, limits.weight);
@@ -303,20 +316,20 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
 
     /// The first of the nodes that are up in the order of different weights. Whoever may come soonest is almost
     /// always the first, and needs no comparison when it comes before the next soonest can.
-    fn earliest(&self, race: Race) -> (Option<usize>, Total) {
-        let (mut guess, mut total) = (usize::MAX, Total::default());
+    fn find_lowest_score(&self, race: RendezvousKey) -> (Option<usize>, TotalLoad) {
+        let (mut guess, mut total) = (usize::MAX, TotalLoad::default());
         let (mut soonest, mut next_soonest) = (u64::MAX, u64::MAX);
-        for (node, (stand, limits)) in self.nodes.stands.iter().zip(&self.nodes.limits).enumerate() {
+        for (node, (stand, limits)) in self.nodes.rendezvous.iter().zip(&self.nodes.limits).enumerate() {
             let load = (self.loads)(node);
             if self.is_up(load) {
                 total.add(load, limits.weight);
-                let time = stand.not_before(race.draw(stand));
+                let time = stand.score_lower_bound(race.draw(stand));
                 next_soonest = next_soonest.min(time.max(soonest));
                 (guess, soonest) = if time <= soonest { (node, time) } else { (guess, soonest) };
             }
         }
-        match self.nodes.stands.get(guess) {
-            Some(stand) if stand.not_after(race.draw(stand)) < next_soonest => (Some(guess), total),
+        match self.nodes.rendezvous.get(guess) {
+            Some(stand) if stand.score_upper_bound(race.draw(stand)) < next_soonest => (Some(guess), total),
             _ => (self.nodes.first_in_order(race, |node| self.is_up((self.loads)(node))), total),
         }
     }
@@ -324,46 +337,47 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     /// Whether one more tunnel would bring the node above `load_bound` times its part of all tunnels, rounded
     /// up: live + 1 > ceil(x) is live >= x for whole numbers. A node with few tunnels is never above it: among few,
     /// a client's own tunnels would tip the balance between the requests of one Socket.IO session.
-    fn is_over(&self, node: usize, total: Total) -> bool {
-        let Some(bound) = self.ask.load_bound else { return false };
+    fn exceeds_load_bound(&self, node: usize, total: TotalLoad) -> bool {
+        let Some(bound) = self.request.load_bound else { return false };
         let live = (self.loads)(node).live;
         let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight);
-        live >= FEW && f64::from(live) >= bound * (total.live as f64 + 1.0) * part
+        live >= LOAD_BOUND_MIN_TUNNELS && f64::from(live) >= bound * (total.live as f64 + 1.0) * part
     }
 
     fn is_candidate(&self, node: usize) -> bool {
-        self.takes(node, (self.loads)(node))
+        self.can_take(node, (self.loads)(node))
     }
 
     /// Whether a node that was not tried can take one more.
     #[inline]
-    fn takes(&self, node: usize, load: Load) -> bool {
+    fn can_take(&self, node: usize, load: NodeLoad) -> bool {
         self.is_up(load)
             && load.live < self.nodes.limits[node].max
-            && !(self.spares && load.is_crowded)
-            && !(self.has_failed && self.tried.has(node))
-            && (self.preferred.is_none() || self.is_preferred(node, load))
+            && !(self.skips_above_share && load.is_above_share)
+            && !(self.has_failed && self.tried.contains(node))
+            && (self.preference.is_none() || self.is_preferred(node, load))
     }
 
     /// Whether a pin to the node can be met.
-    fn follows(&self, node: usize) -> bool {
+    fn can_follow_pin(&self, node: usize) -> bool {
         let load = (self.loads)(node);
-        let stays = (load.state == State::Draining && self.ask.stays == Some(node))
-            || (load.is_reserve && self.ask.in_session);
-        (load.state == State::Up || stays) && (load.live < self.nodes.limits[node].max || !self.ask.tunnel)
+        let stays = (load.state == NodeState::Draining && self.request.draining_pin == Some(node))
+            || (load.is_last_resort && self.request.is_in_session);
+        (load.state == NodeState::Up || stays)
+            && (load.live < self.nodes.limits[node].max || !self.request.is_tunnel)
     }
 }
 
 /// What the nodes that are up carry together.
 #[derive(Debug, Clone, Copy, Default)]
-struct Total {
+struct TotalLoad {
     live: u64,
     weight: u32,
 }
 
-impl Total {
+impl TotalLoad {
     #[inline]
-    fn add(&mut self, load: Load, weight: u32) {
+    fn add(&mut self, load: NodeLoad, weight: u32) {
         self.live += u64::from(load.live);
         // Of another width than `live`, or the compiler puts both into one vector and the loop takes half as
         // long again. It would take four million nodes of the greatest weight to wrap.
@@ -378,13 +392,13 @@ mod tests {
 
     use super::super::Node;
     use super::*;
-    use crate::affinity::{Directory, Request, Source, hash, wishes};
+    use crate::affinity::{AffinityRequest, AffinitySource, NodeDirectory, collect_hints, hash};
 
     /// Nodes `ws0`, `ws1`, ... with these weights, all up and empty.
     struct Fleet {
-        nodes: Nodes,
-        loads: Vec<Load>,
-        balance: Balance,
+        nodes: NodeSet,
+        loads: Vec<NodeLoad>,
+        balance: BalancePolicy,
         load_bound: f64,
         tunnel: bool,
     }
@@ -402,51 +416,57 @@ mod tests {
                 max_connections,
                 release: None,
             };
-            let nodes = Nodes::new("chat", weights.iter().enumerate().map(node).collect());
-            let loads =
-                vec![
-                    Load { state: State::Up, live: 0, share: 1.0, is_crowded: false, is_reserve: false };
-                    weights.len()
-                ];
-            Self { nodes, loads, balance: Balance::LeastConnections, load_bound: 1.25, tunnel: true }
+            let nodes = NodeSet::new("chat", weights.iter().enumerate().map(node).collect());
+            let loads = vec![
+                NodeLoad {
+                    state: NodeState::Up,
+                    live: 0,
+                    slow_start_factor: 1.0,
+                    is_above_share: false,
+                    is_last_resort: false
+                };
+                weights.len()
+            ];
+            Self { nodes, loads, balance: BalancePolicy::LeastConnections, load_bound: 1.25, tunnel: true }
         }
 
-        fn balanced(weights: &[u16], balance: Balance) -> Self {
+        fn balanced(weights: &[u16], balance: BalancePolicy) -> Self {
             Self { balance, ..Self::new(weights) }
         }
 
-        fn ask<'a>(&self, wishes: &'a Wishes, random: u64) -> Ask<'a> {
+        fn ask<'a>(&self, wishes: &'a AffinityHints, random: u64) -> SelectRequest<'a> {
             let client = "192.0.2.1".parse().unwrap();
             let Self { balance, load_bound, tunnel, .. } = *self;
-            Ask {
-                wishes,
+            SelectRequest {
+                hints: wishes,
                 balance,
                 load_bound: Some(load_bound),
                 client,
-                tunnel,
-                opens: true,
-                in_session: false,
-                stays: None,
+                is_tunnel: tunnel,
+                opens_session: true,
+                is_in_session: false,
+                draining_pin: None,
                 rollout: None,
-                draw: random,
-                turn: random,
+                random,
+                sequence: random,
             }
         }
 
-        fn all(&self, wishes: &Wishes, random: u64) -> Vec<Candidate> {
-            candidates(&self.nodes, self.ask(wishes, random), |node| self.loads[node]).collect()
+        fn all(&self, wishes: &AffinityHints, random: u64) -> Vec<Candidate> {
+            select_candidates(&self.nodes, self.ask(wishes, random), |node| self.loads[node]).collect()
         }
 
-        fn first(&self, wishes: &Wishes, random: u64) -> Option<usize> {
+        fn first(&self, wishes: &AffinityHints, random: u64) -> Option<usize> {
             self.all(wishes, random).first().map(|candidate| candidate.node)
         }
 
-        fn shortage(&self) -> Option<Shortage> {
-            candidates(&self.nodes, self.ask(&Wishes::default(), 0), |node| self.loads[node]).shortage()
+        fn shortage(&self) -> Option<NoNodeReason> {
+            select_candidates(&self.nodes, self.ask(&AffinityHints::default(), 0), |node| self.loads[node])
+                .no_node_reason()
         }
 
         /// Places `count` clients in turn, each of which stays, and says what each node has then.
-        fn fill(&mut self, count: u64, wishes: impl Fn(u64) -> Wishes) -> Vec<u32> {
+        fn fill(&mut self, count: u64, wishes: impl Fn(u64) -> AffinityHints) -> Vec<u32> {
             for client in 0..count {
                 let node = self.first(&wishes(client), client).unwrap();
                 self.loads[node].live += 1;
@@ -455,28 +475,29 @@ mod tests {
         }
 
         /// What a request with these pins (cookies that nodes set, in order) and perhaps a user as key wishes.
-        fn wish(&self, pins: &[&str], user: Option<&str>) -> Wishes {
+        fn wish(&self, pins: &[&str], user: Option<&str>) -> AffinityHints {
             let cookies: Vec<String> =
                 pins.iter().enumerate().map(|(at, id)| format!("c{at}={id}")).collect();
             let headers = [(http::header::COOKIE, cookies.join("; ").parse().unwrap())].into_iter().collect();
-            let mut sources: Vec<Source> =
-                (0..pins.len()).map(|at| Source::NodeCookie { name: format!("c{at}") }).collect();
-            sources.push(Source::Query("user".into()));
+            let mut sources: Vec<AffinitySource> =
+                (0..pins.len()).map(|at| AffinitySource::NodeCookie { name: format!("c{at}") }).collect();
+            sources.push(AffinitySource::Query("user".into()));
             let query = user.map(|user| format!("user={user}"));
             let client = "192.0.2.1".parse().unwrap();
             let request =
-                Request { headers: &headers, query: query.as_deref(), client, now: 0, pool: "chat" };
-            wishes(&sources, &request, &self.nodes)
+                AffinityRequest { headers: &headers, query: query.as_deref(), client, now: 0, pool: "chat" };
+            collect_hints(&sources, &request, &self.nodes)
         }
 
         /// The nodes in rendezvous order, worked out the long way.
         fn order(&self, user: &str) -> Vec<usize> {
-            let key = hash::key(user.as_bytes());
+            let key = hash::hash_key(user.as_bytes());
             let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-            let stand = |node: usize| &self.nodes.stands[node];
+            let stand = |node: usize| &self.nodes.rendezvous[node];
             order.sort_by(|a, b| {
-                let [a, b] = [*a, *b].map(|node| stand(node).arrival(Race::new(key).draw(stand(node))));
-                if a.is_before(b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
+                let [a, b] =
+                    [*a, *b].map(|node| stand(node).score(RendezvousKey::new(key).draw(stand(node))));
+                if a.wins_over(b) { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater }
             });
             order
         }
@@ -487,7 +508,8 @@ mod tests {
     }
 
     fn labels(candidates: &[Candidate]) -> Vec<(usize, &'static str, &'static str)> {
-        let labels = |candidate: &Candidate| (candidate.node, candidate.source(), candidate.outcome.as_str());
+        let labels =
+            |candidate: &Candidate| (candidate.node, candidate.source_label(), candidate.outcome.as_str());
         candidates.iter().map(labels).collect()
     }
 
@@ -495,28 +517,29 @@ mod tests {
     fn an_ejected_node_is_better_than_none_and_comes_last() {
         let mut fleet = Fleet::new(&[1; 3]);
         for node in [0, 1] {
-            fleet.loads[node] = Load { state: State::Down, is_reserve: true, ..fleet.loads[node] };
+            fleet.loads[node] =
+                NodeLoad { state: NodeState::Down, is_last_resort: true, ..fleet.loads[node] };
         }
-        let all = nodes_of(&fleet.all(&Wishes::default(), 7));
+        let all = nodes_of(&fleet.all(&AffinityHints::default(), 7));
         assert_eq!((all[0], all.len()), (2, 3), "{all:?}");
         let user = fleet.wish(&[], Some("alice"));
         assert_eq!(nodes_of(&fleet.all(&user, 0))[0], 2);
-        fleet.loads[2].state = State::Down;
+        fleet.loads[2].state = NodeState::Down;
         let order: Vec<usize> = fleet.order("alice").into_iter().filter(|node| *node != 2).collect();
         assert_eq!(nodes_of(&fleet.all(&user, 0)), order, "without any that is up, the reserve in its order");
-        fleet.loads.iter_mut().for_each(|load| load.is_reserve = false);
+        fleet.loads.iter_mut().for_each(|load| load.is_last_resort = false);
         assert!(fleet.all(&user, 0).is_empty());
     }
 
     #[test]
     fn a_session_that_lives_on_an_ejected_node_stays_there_and_one_that_opens_does_not() {
         let mut fleet = Fleet::new(&[1; 3]);
-        fleet.loads[1] = Load { state: State::Down, is_reserve: true, ..fleet.loads[1] };
+        fleet.loads[1] = NodeLoad { state: NodeState::Down, is_last_resort: true, ..fleet.loads[1] };
         let wishes = fleet.wish(&["ws1"], None);
         assert_ne!(fleet.first(&wishes, 0), Some(1));
-        let ask = Ask { in_session: true, opens: false, ..fleet.ask(&wishes, 0) };
-        let mut all = candidates(&fleet.nodes, ask, |node| fleet.loads[node]);
-        assert_eq!(all.next().map(|first| (first.node, first.outcome)), Some((1, Outcome::Kept)));
+        let ask = SelectRequest { is_in_session: true, opens_session: false, ..fleet.ask(&wishes, 0) };
+        let mut all = select_candidates(&fleet.nodes, ask, |node| fleet.loads[node]);
+        assert_eq!(all.next().map(|first| (first.node, first.outcome)), Some((1, SelectOutcome::Kept)));
     }
 
     #[test]
@@ -526,8 +549,8 @@ mod tests {
         let home = fleet.first(&user, 0).unwrap();
         fleet.loads[home].live = 100_000;
         assert_ne!(fleet.first(&user, 0), Some(home));
-        let ask = Ask { load_bound: None, ..fleet.ask(&user, 0) };
-        let first = candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next();
+        let ask = SelectRequest { load_bound: None, ..fleet.ask(&user, 0) };
+        let first = select_candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next();
         assert_eq!(first.map(|first| first.node), Some(home));
     }
 
@@ -551,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_pin_to_a_draining_down_or_removed_node_moves() {
-        for state in [State::Down, State::Draining, State::Removed] {
+        for state in [NodeState::Down, NodeState::Draining, NodeState::Removed] {
             let mut fleet = Fleet::new(&[1; 4]);
             fleet.loads[2].state = state;
             let moved = fleet.all(&fleet.wish(&["ws2"], Some("ann")), 0);
@@ -569,16 +592,16 @@ mod tests {
     #[test]
     fn a_session_that_stays_on_a_draining_node_follows_its_pin_there_and_nothing_else_leads_there() {
         let mut fleet = Fleet::new(&[1; 4]);
-        fleet.loads[2].state = State::Draining;
-        let asked = |wishes: &Wishes, fleet: &Fleet| {
-            let ask = Ask { stays: Some(2), ..fleet.ask(wishes, 0) };
-            labels(&candidates(&fleet.nodes, ask, |node| fleet.loads[node]).collect::<Vec<_>>())
+        fleet.loads[2].state = NodeState::Draining;
+        let asked = |wishes: &AffinityHints, fleet: &Fleet| {
+            let ask = SelectRequest { draining_pin: Some(2), ..fleet.ask(wishes, 0) };
+            labels(&select_candidates(&fleet.nodes, ask, |node| fleet.loads[node]).collect::<Vec<_>>())
         };
         assert_eq!(asked(&fleet.wish(&["ws2"], None), &fleet)[0], (2, "node_cookie", "kept"));
         for wishes in [fleet.wish(&["ws1"], None), fleet.wish(&[], Some("ann")), fleet.wish(&[], None)] {
             assert!(asked(&wishes, &fleet).iter().all(|(node, ..)| *node != 2));
         }
-        fleet.loads[2].state = State::Down;
+        fleet.loads[2].state = NodeState::Down;
         assert!(asked(&fleet.wish(&["ws2"], None), &fleet).iter().all(|(node, ..)| *node != 2));
     }
 
@@ -595,7 +618,7 @@ mod tests {
         let wishes = fleet.wish(&["ws3", "ws1", "ws3"], Some("ann"));
         assert_eq!(nodes_of(&fleet.all(&wishes, 0))[..2], [3, 1]);
         assert_eq!(fleet.all(&wishes, 0).len(), 4);
-        fleet.loads[3].state = State::Down;
+        fleet.loads[3].state = NodeState::Down;
         assert_eq!(labels(&fleet.all(&wishes, 0))[0], (1, "node_cookie", "kept"));
         assert_eq!(labels(&fleet.all(&wishes, 0))[1].2, "moved");
     }
@@ -617,7 +640,7 @@ mod tests {
         fleet.tunnel = false;
         assert_eq!(labels(&fleet.all(&wishes, 0))[0], (1, "node_cookie", "kept"));
         assert!(!nodes_of(&fleet.all(&fleet.wish(&[], None), 0)).contains(&1));
-        fleet.loads[1].state = State::Draining;
+        fleet.loads[1].state = NodeState::Draining;
         assert!(!nodes_of(&fleet.all(&wishes, 0)).contains(&1));
     }
 
@@ -629,7 +652,7 @@ mod tests {
                 let wishes = fleet.wish(&[], Some(user).filter(|user| !user.is_empty()));
                 let all = fleet.all(&wishes, 7);
                 if user.is_empty() {
-                    assert!(all.iter().all(|candidate| candidate.via.is_none()));
+                    assert!(all.iter().all(|candidate| candidate.source.is_none()));
                 } else {
                     assert_eq!(nodes_of(&all), fleet.order(user));
                     assert_eq!(labels(&all)[0], (fleet.order(user)[0], "query", "hashed"));
@@ -651,7 +674,7 @@ mod tests {
             let wishes = fleet.wish(&[], Some("ann"));
             let all = fleet.all(&wishes, 0);
             assert_ne!(all[0].node, order[0]);
-            assert_eq!((all[0].outcome, all[3].node), (Outcome::Hashed, order[0]));
+            assert_eq!((all[0].outcome, all[3].node), (SelectOutcome::Hashed, order[0]));
         }
     }
 
@@ -660,9 +683,9 @@ mod tests {
         let mut fleet = Fleet::new(&[1; 4]);
         let home = fleet.order("ann")[0];
         let wishes = fleet.wish(&[], Some("ann"));
-        fleet.loads[home].live = FEW - 1;
+        fleet.loads[home].live = LOAD_BOUND_MIN_TUNNELS - 1;
         assert_eq!(fleet.first(&wishes, 0), Some(home));
-        fleet.loads[home].live = FEW;
+        fleet.loads[home].live = LOAD_BOUND_MIN_TUNNELS;
         assert_ne!(fleet.first(&wishes, 0), Some(home));
     }
 
@@ -719,19 +742,19 @@ mod tests {
         let mut fleet = Fleet::new(&[1; 4]);
         let wishes = fleet.wish(&[], Some("ann"));
         let home = fleet.order("ann")[0];
-        fleet.loads[home].state = State::Down;
+        fleet.loads[home].state = NodeState::Down;
         assert_eq!(fleet.first(&wishes, 0), Some(fleet.order("ann")[1]));
-        fleet.loads[home].state = State::Up;
-        fleet.loads[home].share = 0.1;
+        fleet.loads[home].state = NodeState::Up;
+        fleet.loads[home].slow_start_factor = 0.1;
         fleet.loads[home].live = 0;
         assert_eq!(fleet.first(&wishes, 0), Some(home));
     }
 
     #[test]
     fn least_connections_fills_by_weight() {
-        let counts = Fleet::new(&[1, 2, 3]).fill(600, |_| Wishes::default());
+        let counts = Fleet::new(&[1, 2, 3]).fill(600, |_| AffinityHints::default());
         assert_eq!(counts, [100, 200, 300]);
-        let placed = Fleet::new(&[1]).all(&Wishes::default(), 0);
+        let placed = Fleet::new(&[1]).all(&AffinityHints::default(), 0);
         assert_eq!(labels(&placed), [(0, "none", "placed")]);
     }
 
@@ -741,7 +764,7 @@ mod tests {
         fleet.loads[1].live = 1;
         let mut counts = [0_u32; 4];
         for random in 0..3_000 {
-            counts[fleet.first(&Wishes::default(), random).unwrap()] += 1;
+            counts[fleet.first(&AffinityHints::default(), random).unwrap()] += 1;
         }
         assert_eq!(counts[1], 0);
         assert!([0, 2, 3].iter().all(|node| (850..1_150).contains(&counts[*node])), "{counts:?}");
@@ -749,36 +772,37 @@ mod tests {
 
     #[test]
     fn a_node_in_slow_start_gets_its_share_and_is_not_flooded() {
-        for balance in [Balance::LeastConnections, Balance::RandomTwo] {
+        for balance in [BalancePolicy::LeastConnections, BalancePolicy::RandomTwo] {
             let mut fleet = Fleet::balanced(&[1; 3], balance);
-            fleet.loads[0].share = 0.1;
-            let counts = fleet.fill(2_100, |_| Wishes::default());
+            fleet.loads[0].slow_start_factor = 0.1;
+            let counts = fleet.fill(2_100, |_| AffinityHints::default());
             assert!(counts[0] <= 110, "{balance:?}: {counts:?}");
             assert!(counts[0] > 0);
         }
         let mut fleet = Fleet::new(&[1; 2]);
         for odd in [0.0, -1.0, f32::NAN] {
-            fleet.loads[0].share = odd;
-            assert_eq!(fleet.all(&Wishes::default(), 3).len(), 2, "a share of {odd} is the smallest");
+            fleet.loads[0].slow_start_factor = odd;
+            assert_eq!(fleet.all(&AffinityHints::default(), 3).len(), 2, "a share of {odd} is the smallest");
         }
     }
 
     #[test]
     fn round_robin_takes_each_node_in_turn() {
-        let mut fleet = Fleet::balanced(&[7; 3], Balance::RoundRobin);
+        let mut fleet = Fleet::balanced(&[7; 3], BalancePolicy::RoundRobin);
         let turns = |fleet: &Fleet, count: u64| {
-            (0..count).map(|turn| fleet.first(&Wishes::default(), turn).unwrap()).collect::<Vec<_>>()
+            (0..count).map(|turn| fleet.first(&AffinityHints::default(), turn).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(turns(&fleet, 6), [0, 1, 2, 0, 1, 2]);
-        fleet.loads[1].state = State::Down;
+        fleet.loads[1].state = NodeState::Down;
         assert_eq!(turns(&fleet, 4), [0, 2, 0, 2]);
-        assert_eq!(fleet.first(&Wishes::default(), u64::MAX), Some(2));
+        assert_eq!(fleet.first(&AffinityHints::default(), u64::MAX), Some(2));
     }
 
     #[test]
     fn round_robin_gives_each_node_its_weight_smoothly() {
-        let fleet = Fleet::balanced(&[5, 1, 2, 4], Balance::RoundRobin);
-        let turns: Vec<usize> = (0..24).map(|turn| fleet.first(&Wishes::default(), turn).unwrap()).collect();
+        let fleet = Fleet::balanced(&[5, 1, 2, 4], BalancePolicy::RoundRobin);
+        let turns: Vec<usize> =
+            (0..24).map(|turn| fleet.first(&AffinityHints::default(), turn).unwrap()).collect();
         assert_eq!(turns[..12], turns[12..]);
         let count = |node: usize| turns[..12].iter().filter(|at| **at == node).count();
         assert_eq!([0, 1, 2, 3].map(count), [5, 1, 2, 4]);
@@ -787,79 +811,84 @@ mod tests {
 
     #[test]
     fn random_two_prefers_the_less_loaded_and_never_takes_the_most_loaded() {
-        let mut fleet = Fleet::balanced(&[1; 4], Balance::RandomTwo);
+        let mut fleet = Fleet::balanced(&[1; 4], BalancePolicy::RandomTwo);
         for (node, load) in fleet.loads.iter_mut().enumerate() {
             load.live = [10, 20, 30, 40][node];
         }
         let mut counts = [0; 4];
         for random in 0..6_000 {
-            counts[fleet.first(&Wishes::default(), random).unwrap()] += 1;
+            counts[fleet.first(&AffinityHints::default(), random).unwrap()] += 1;
         }
         // Of six pairs the least loaded node is the better in three, the next in two, the third in one.
         assert!((2_800..3_200).contains(&counts[0]) && (1_850..2_150).contains(&counts[1]), "{counts:?}");
         assert!((880..1_120).contains(&counts[2]) && counts[3] == 0, "{counts:?}");
-        assert_eq!(fleet.all(&Wishes::default(), 5).len(), 4);
+        assert_eq!(fleet.all(&AffinityHints::default(), 5).len(), 4);
     }
 
     #[test]
     fn random_two_draws_by_weight_and_finds_the_only_open_node() {
-        let counts = Fleet::balanced(&[1, 2, 3], Balance::RandomTwo).fill(6_000, |_| Wishes::default());
+        let counts =
+            Fleet::balanced(&[1, 2, 3], BalancePolicy::RandomTwo).fill(6_000, |_| AffinityHints::default());
         for (count, expected) in counts.iter().zip([1_000, 2_000, 3_000]) {
             assert!(count.abs_diff(expected) < 120, "{counts:?}");
         }
-        let mut fleet = Fleet::balanced(&[1; 100], Balance::RandomTwo);
+        let mut fleet = Fleet::balanced(&[1; 100], BalancePolicy::RandomTwo);
         for (node, load) in fleet.loads.iter_mut().enumerate() {
-            load.state = if node == 77 { State::Up } else { State::Down };
+            load.state = if node == 77 { NodeState::Up } else { NodeState::Down };
         }
-        assert!((0..200).all(|random| fleet.first(&Wishes::default(), random) == Some(77)));
+        assert!((0..200).all(|random| fleet.first(&AffinityHints::default(), random) == Some(77)));
     }
 
     #[test]
     fn balancing_by_client_address_hashes_it() {
-        let fleet = Fleet { load_bound: f64::INFINITY, ..Fleet::balanced(&[1; 5], Balance::ClientIp) };
-        let all = fleet.all(&Wishes::default(), 0);
-        assert_eq!(all, fleet.all(&Wishes::default(), 99));
+        let fleet = Fleet { load_bound: f64::INFINITY, ..Fleet::balanced(&[1; 5], BalancePolicy::ClientIp) };
+        let all = fleet.all(&AffinityHints::default(), 0);
+        assert_eq!(all, fleet.all(&AffinityHints::default(), 99));
         assert_eq!(labels(&all)[0].1, "none");
-        assert_eq!((all[0].outcome, all[1].outcome), (Outcome::Placed, Outcome::Moved));
+        assert_eq!((all[0].outcome, all[1].outcome), (SelectOutcome::Placed, SelectOutcome::Moved));
     }
 
     #[test]
     fn a_session_that_opens_passes_over_a_crowded_node_whatever_its_pin_says() {
         let mut fleet = Fleet::new(&[1; 3]);
-        fleet.loads[0].is_crowded = true;
-        for balance in [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo] {
+        fleet.loads[0].is_above_share = true;
+        for balance in [BalancePolicy::LeastConnections, BalancePolicy::RoundRobin, BalancePolicy::RandomTwo]
+        {
             fleet.balance = balance;
             for random in 0..50 {
                 let all = fleet.all(&fleet.wish(&["ws0"], None), random);
-                assert_eq!((all[0].outcome, all[0].via), (Outcome::Moved, Some(Via::NodeCookie)));
+                assert_eq!(
+                    (all[0].outcome, all[0].source),
+                    (SelectOutcome::Moved, Some(HintSource::NodeCookie))
+                );
                 assert!(all[0].node != 0 && all[2].node == 0, "the crowded one is the last resort");
-                assert_ne!(fleet.first(&Wishes::default(), random), Some(0));
+                assert_ne!(fleet.first(&AffinityHints::default(), random), Some(0));
             }
         }
         assert_eq!(fleet.first(&fleet.wish(&["ws1"], None), 0), Some(1));
-        fleet.loads.iter_mut().for_each(|load| load.is_crowded = true);
+        fleet.loads.iter_mut().for_each(|load| load.is_above_share = true);
         assert_eq!(fleet.all(&fleet.wish(&["ws0"], None), 0).len(), 3);
     }
 
     #[test]
     fn what_belongs_to_a_session_follows_its_pin_to_a_crowded_node() {
         let mut fleet = Fleet::new(&[1; 3]);
-        fleet.loads[0].is_crowded = true;
+        fleet.loads[0].is_above_share = true;
         let wishes = fleet.wish(&["ws0"], None);
-        let ask = Ask { opens: false, ..fleet.ask(&wishes, 0) };
-        let first = candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next().unwrap();
-        assert_eq!((first.node, first.outcome), (0, Outcome::Kept));
+        let ask = SelectRequest { opens_session: false, ..fleet.ask(&wishes, 0) };
+        let first = select_candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next().unwrap();
+        assert_eq!((first.node, first.outcome), (0, SelectOutcome::Kept));
     }
 
     #[test]
     fn a_key_finds_its_node_though_it_is_crowded_unless_a_pin_was_turned_away_there() {
         let mut fleet = Fleet::new(&[1; 3]);
         let home = fleet.order("ann")[0];
-        fleet.loads[home].is_crowded = true;
+        fleet.loads[home].is_above_share = true;
         let first = fleet.all(&fleet.wish(&[], Some("ann")), 0)[0];
-        assert_eq!((first.node, first.outcome), (home, Outcome::Hashed));
+        assert_eq!((first.node, first.outcome), (home, SelectOutcome::Hashed));
         let first = fleet.all(&fleet.wish(&[&format!("ws{home}")], Some("ann")), 0)[0];
-        assert_eq!((first.node, first.outcome), (fleet.order("ann")[1], Outcome::Moved));
+        assert_eq!((first.node, first.outcome), (fleet.order("ann")[1], SelectOutcome::Moved));
     }
 
     #[test]
@@ -869,16 +898,26 @@ mod tests {
         for load in &mut fleet.loads {
             load.live = 5;
         }
-        assert_eq!((fleet.shortage(), fleet.first(&Wishes::default(), 0)), (Some(Shortage::AllFull), None));
-        fleet.loads[0].state = State::Down;
-        fleet.loads[1].state = State::Draining;
-        assert_eq!(fleet.shortage(), Some(Shortage::AllFull));
-        fleet.loads[2].state = State::Removed;
-        assert_eq!((fleet.shortage(), fleet.first(&Wishes::default(), 0)), (Some(Shortage::NoneUp), None));
-        assert_eq!(Fleet::new(&[]).shortage(), Some(Shortage::NoneUp));
-        for balance in [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp]
-        {
-            assert_eq!(Fleet::balanced(&[], balance).all(&Wishes::default(), 0), []);
+        assert_eq!(
+            (fleet.shortage(), fleet.first(&AffinityHints::default(), 0)),
+            (Some(NoNodeReason::AllFull), None)
+        );
+        fleet.loads[0].state = NodeState::Down;
+        fleet.loads[1].state = NodeState::Draining;
+        assert_eq!(fleet.shortage(), Some(NoNodeReason::AllFull));
+        fleet.loads[2].state = NodeState::Removed;
+        assert_eq!(
+            (fleet.shortage(), fleet.first(&AffinityHints::default(), 0)),
+            (Some(NoNodeReason::NoneUp), None)
+        );
+        assert_eq!(Fleet::new(&[]).shortage(), Some(NoNodeReason::NoneUp));
+        for balance in [
+            BalancePolicy::LeastConnections,
+            BalancePolicy::RoundRobin,
+            BalancePolicy::RandomTwo,
+            BalancePolicy::ClientIp,
+        ] {
+            assert_eq!(Fleet::balanced(&[], balance).all(&AffinityHints::default(), 0), []);
         }
     }
 
@@ -886,13 +925,13 @@ mod tests {
     fn a_node_that_goes_down_between_two_questions_is_not_given() {
         let fleet = Fleet::new(&[1; 3]);
         let is_down = std::cell::Cell::new(None);
-        let loads = |node| Load {
-            state: if is_down.get() == Some(node) { State::Down } else { State::Up },
+        let loads = |node| NodeLoad {
+            state: if is_down.get() == Some(node) { NodeState::Down } else { NodeState::Up },
             ..fleet.loads[node]
         };
         let wishes = fleet.wish(&[], Some("ann"));
         let order = fleet.order("ann");
-        let mut candidates = candidates(&fleet.nodes, fleet.ask(&wishes, 0), loads);
+        let mut candidates = select_candidates(&fleet.nodes, fleet.ask(&wishes, 0), loads);
         assert_eq!(candidates.next().map(|candidate| candidate.node), Some(order[0]));
         is_down.set(Some(order[1]));
         assert_eq!(candidates.next().map(|candidate| candidate.node), Some(order[2]));
@@ -905,7 +944,7 @@ mod tests {
         for id in ["ws0", "ws1", "ws2"] {
             let kept = |fleet: &Fleet| fleet.all(&fleet.wish(&[id], None), 0)[0];
             assert_eq!(kept(&before), kept(&after));
-            assert_eq!(before.nodes.by_id(id), after.nodes.by_id(id));
+            assert_eq!(before.nodes.find_by_id(id), after.nodes.find_by_id(id));
         }
     }
 
@@ -923,15 +962,15 @@ mod tests {
             let mut fleet = Fleet::limited(&weights, Some(10));
             fleet.load_bound = bound;
             fleet.balance =
-                [Balance::LeastConnections, Balance::RoundRobin, Balance::RandomTwo, Balance::ClientIp][rule];
+                [BalancePolicy::LeastConnections, BalancePolicy::RoundRobin, BalancePolicy::RandomTwo, BalancePolicy::ClientIp][rule];
             for (load, (state, live, share, _)) in fleet.loads.iter_mut().zip(&nodes) {
-                *load = Load { state: State::ALL[usize::from(*state)], live: *live, share: *share, is_crowded: live % 3 == 0, is_reserve: false };
+                *load = NodeLoad { state: NodeState::ALL[usize::from(*state)], live: *live, slow_start_factor: *share, is_above_share: live % 3 == 0, is_last_resort: false };
             }
             let pins: SmallVec<[String; 3]> = pins.iter().map(|pin| format!("ws{pin}")).collect();
             let pins: Vec<&str> = pins.iter().map(|pin| &**pin).collect();
             let mut given = nodes_of(&fleet.all(&fleet.wish(&pins, user.as_deref()), random));
             given.sort_unstable();
-            let is_open = |node: &usize| fleet.loads[*node].state == State::Up && fleet.loads[*node].live < 10;
+            let is_open = |node: &usize| fleet.loads[*node].state == NodeState::Up && fleet.loads[*node].live < 10;
             let open: Vec<usize> = (0..nodes.len()).filter(is_open).collect();
             prop_assert_eq!(fleet.shortage().is_none(), !open.is_empty());
             prop_assert_eq!(given, open);

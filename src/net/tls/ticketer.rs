@@ -17,14 +17,14 @@ use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
 /// How long one key seals, in seconds; a ticket is good for at least this and at most twice as long.
-const EPOCH: u64 = 12 * 60 * 60;
+const EPOCH_SECONDS: u64 = 12 * 60 * 60;
 /// Bytes of the salt, at the front of a ticket; a stranger's secret makes another key of it.
-const SALT: usize = 16;
+const SALT_LEN: usize = 16;
 /// Bytes that tell which key a ticket is for.
-const NAME: usize = 4;
+const KEY_NAME_LEN: usize = 4;
 
 /// Seals and opens tickets. See the module.
-pub struct Tickets {
+pub struct SharedTicketer {
     /// The secrets; the first seals.
     secrets: Vec<Zeroizing<Vec<u8>>>,
     /// What a client had to prove; see the module.
@@ -33,28 +33,28 @@ pub struct Tickets {
     now: fn() -> u64,
 }
 
-impl Tickets {
+impl SharedTicketer {
     /// Tickets under `secrets`, of which there is at least one, for listeners of one policy.
     pub fn new(secrets: Vec<Zeroizing<Vec<u8>>>, policy: [u8; 32]) -> Self {
-        Self { secrets, policy, now: unix }
+        Self { secrets, policy, now: unix_now }
     }
 
     fn epoch(&self) -> u64 {
-        (self.now)() / EPOCH
+        (self.now)() / EPOCH_SECONDS
     }
 
     /// The key of a ticket with this salt, and its name.
-    fn key(&self, secret: &[u8], salt: &[u8], epoch: u64) -> Option<(LessSafeKey, [u8; NAME])> {
+    fn key(&self, secret: &[u8], salt: &[u8], epoch: u64) -> Option<(LessSafeKey, [u8; KEY_NAME_LEN])> {
         struct Bytes;
         impl KeyType for Bytes {
             fn len(&self) -> usize {
-                32 + NAME
+                32 + KEY_NAME_LEN
             }
         }
         let (policy, epoch) = (self.policy, epoch.to_be_bytes());
         let info = [&b"mainstay ticket 1"[..], &policy, &epoch];
         let prk: hkdf::Prk = Salt::new(HKDF_SHA256, salt).extract(secret);
-        let mut bytes = Zeroizing::new([0; 32 + NAME]);
+        let mut bytes = Zeroizing::new([0; 32 + KEY_NAME_LEN]);
         prk.expand(&info, Bytes).and_then(|okm| okm.fill(&mut bytes[..])).ok()?;
         let (key, name) = bytes.split_at(32);
         Some((LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?), name.try_into().ok()?))
@@ -66,21 +66,21 @@ impl Tickets {
     }
 }
 
-fn unix() -> u64 {
+fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-impl ProducesTickets for Tickets {
+impl ProducesTickets for SharedTicketer {
     fn enabled(&self) -> bool {
         true
     }
 
     fn lifetime(&self) -> u32 {
-        EPOCH as u32
+        EPOCH_SECONDS as u32
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let mut ticket = vec![0; SALT];
+        let mut ticket = vec![0; SALT_LEN];
         rand::fill(&mut ticket).ok()?;
         let (key, name) = self.key(self.secrets.first()?, &ticket, self.epoch())?;
         let mut body = plain.to_vec();
@@ -91,8 +91,8 @@ impl ProducesTickets for Tickets {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (salt, rest) = ticket.split_at_checked(SALT)?;
-        let (name, body) = rest.split_at_checked(NAME)?;
+        let (salt, rest) = ticket.split_at_checked(SALT_LEN)?;
+        let (name, body) = rest.split_at_checked(KEY_NAME_LEN)?;
         let now = self.epoch();
         for secret in &self.secrets {
             for epoch in [now, now.saturating_sub(1), now.saturating_add(1)] {
@@ -110,7 +110,7 @@ impl ProducesTickets for Tickets {
     }
 }
 
-impl fmt::Debug for Tickets {
+impl fmt::Debug for SharedTicketer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tickets(hidden)")
     }
@@ -122,11 +122,11 @@ mod tests {
 
     use super::*;
 
-    const NOON: u64 = 40_000 * EPOCH + EPOCH / 2;
+    const NOON: u64 = 40_000 * EPOCH_SECONDS + EPOCH_SECONDS / 2;
 
-    fn tickets(secrets: &[u8], policy: u8, now: fn() -> u64) -> Tickets {
+    fn tickets(secrets: &[u8], policy: u8, now: fn() -> u64) -> SharedTicketer {
         let secrets = secrets.iter().map(|secret| Zeroizing::new(vec![*secret; 32])).collect();
-        Tickets { now, ..Tickets::new(secrets, [policy; 32]) }
+        SharedTicketer { now, ..SharedTicketer::new(secrets, [policy; 32]) }
     }
 
     #[test]
@@ -156,16 +156,16 @@ mod tests {
     fn a_ticket_is_good_in_its_epoch_and_the_ones_beside_it() {
         let ticket = tickets(&[1], 0, || NOON).encrypt(b"state").unwrap();
         let opens = |now| tickets(&[1], 0, now).decrypt(&ticket).is_some();
-        assert!(opens(|| NOON - EPOCH) && opens(|| NOON) && opens(|| NOON + EPOCH));
-        assert!(!opens(|| NOON - 2 * EPOCH) && !opens(|| NOON + 2 * EPOCH) && !opens(|| 0));
+        assert!(opens(|| NOON - EPOCH_SECONDS) && opens(|| NOON) && opens(|| NOON + EPOCH_SECONDS));
+        assert!(!opens(|| NOON - 2 * EPOCH_SECONDS) && !opens(|| NOON + 2 * EPOCH_SECONDS) && !opens(|| 0));
     }
 
     #[test]
     fn two_tickets_of_the_same_state_have_nothing_in_common() {
         let tickets = tickets(&[1], 0, || NOON);
         let (one, other) = (tickets.encrypt(&[0; 64]).unwrap(), tickets.encrypt(&[0; 64]).unwrap());
-        assert_ne!(one[..SALT], other[..SALT]);
-        assert_ne!(one[SALT..], other[SALT..]);
+        assert_ne!(one[..SALT_LEN], other[..SALT_LEN]);
+        assert_ne!(one[SALT_LEN..], other[SALT_LEN..]);
         assert_eq!(format!("{tickets:?}"), "Tickets(hidden)");
     }
 

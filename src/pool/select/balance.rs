@@ -3,31 +3,33 @@
 //! Least connections, each in turn, the better of two, or the client's address as the key. Randomness and the
 //! turn come with the question, so that the answer is exact.
 
-use super::{Balance, Candidates, Load};
-use crate::affinity::hash::{self, Race};
-use crate::affinity::{Prefixes, client_key};
+use super::{BalancePolicy, Candidates, NodeLoad};
+use crate::affinity::hash::{self, RendezvousKey};
+use crate::affinity::{ClientPrefixes, hash_client};
 
-impl<L: Fn(usize) -> Load> Candidates<'_, L> {
+impl<L: Fn(usize) -> NodeLoad> Candidates<'_, L> {
     /// The best node by the pool's rule.
-    pub(super) fn by_balance(&self) -> Option<usize> {
-        match self.ask.balance {
-            Balance::LeastConnections => self.least_loaded(),
-            Balance::RoundRobin => self.in_turn(),
-            Balance::RandomTwo => self.better_of_two(),
-            Balance::ClientIp => self.by_key(client_key(self.ask.client, Prefixes::default())),
+    pub(super) fn select_by_policy(&self) -> Option<usize> {
+        match self.request.balance {
+            BalancePolicy::LeastConnections => self.least_loaded(),
+            BalancePolicy::RoundRobin => self.next_in_rotation(),
+            BalancePolicy::RandomTwo => self.better_of_two(),
+            BalancePolicy::ClientIp => {
+                self.select_by_key(hash_client(self.request.client, ClientPrefixes::default()))
+            }
         }
     }
 
     /// The node with the fewest tunnels for its capacity, counting the one that is to come: an empty node with
     /// a small share is then not flooded, and of empty nodes the heaviest is the first.
     fn least_loaded(&self) -> Option<usize> {
-        let heaviest = f64::from(self.nodes.heaviest);
+        let heaviest = f64::from(self.nodes.max_weight);
         let mut best: Option<(usize, Cost)> = None;
         // With more live tunnels than this a node cannot be the best, whatever its capacity.
         let mut beyond = u32::MAX;
         for node in 0..self.nodes.len() {
             let load = (self.loads)(node);
-            if load.live > beyond || !self.takes(node, load) {
+            if load.live > beyond || !self.can_take(node, load) {
                 continue;
             }
             let cost = self.cost(node, load);
@@ -40,13 +42,13 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
     }
 
     /// The node whose turn it is.
-    fn in_turn(&self) -> Option<usize> {
+    fn next_in_rotation(&self) -> Option<usize> {
         let weight = |node: usize| u64::from(self.nodes.limits[node].weight);
-        let is_open = |node: &usize| self.takes(*node, (self.loads)(*node));
+        let is_open = |node: &usize| self.can_take(*node, (self.loads)(*node));
         let open = || (0..self.nodes.len()).filter(is_open);
-        if self.nodes.equal {
+        if self.nodes.has_equal_weights {
             let count = u64::try_from(open().count()).ok().filter(|count| *count > 0)?;
-            return open().nth(usize::try_from(self.ask.turn % count).ok()?);
+            return open().nth(usize::try_from(self.request.sequence % count).ok()?);
         }
         let total: u64 = open().map(weight).sum();
         if total == 0 {
@@ -54,33 +56,35 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         }
         // A stride near the golden section, without a common divisor, visits each of the `total` places once
         // and spreads the places of a heavy node evenly between those of the others.
-        let place =
-            (u128::from(self.ask.turn % total) * u128::from(stride(total)) % u128::from(total)) as u64;
-        nth_by_weight(open().map(|node| (node, weight(node))), place)
+        let place = (u128::from(self.request.sequence % total) * u128::from(stride(total))
+            % u128::from(total)) as u64;
+        nth_weighted(open().map(|node| (node, weight(node))), place)
     }
 
     /// The less loaded of two different nodes, drawn by capacity.
     fn better_of_two(&self) -> Option<usize> {
-        let first = self.drawn(self.ask.draw, None)?;
-        let Some(second) = self.drawn(!self.ask.draw, Some(first)) else { return Some(first) };
+        let first = self.draw_by_capacity(self.request.random, None)?;
+        let Some(second) = self.draw_by_capacity(!self.request.random, Some(first)) else {
+            return Some(first);
+        };
         let cost = |node: usize| self.cost(node, (self.loads)(node));
         if self.is_cheaper(second, cost(second), first, cost(first)) { Some(second) } else { Some(first) }
     }
 
     /// A node drawn by capacity, but not this one.
-    fn drawn(&self, seed: u64, but: Option<usize>) -> Option<usize> {
+    fn draw_by_capacity(&self, seed: u64, but: Option<usize>) -> Option<usize> {
         let open = |node: usize| {
             let load = (self.loads)(node);
-            let is_open = Some(node) != but && self.takes(node, load);
+            let is_open = Some(node) != but && self.can_take(node, load);
             is_open.then(|| self.capacity(node, load))
         };
         // Any node, kept as often as its capacity is of the greatest: mostly the first try is as good.
         let mut random = seed;
         for _ in 0..8 {
             random = hash::mix(random.wrapping_add(0x9e37_79b9_7f4a_7c15));
-            let node = part_of(random, self.nodes.len() as u64) as usize;
-            let needed =
-                part_of(hash::mix(random), u64::from(self.nodes.heaviest) << 32) as f64 / 4_294_967_296.0;
+            let node = scale_below(random, self.nodes.len() as u64) as usize;
+            let needed = scale_below(hash::mix(random), u64::from(self.nodes.max_weight) << 32) as f64
+                / 4_294_967_296.0;
             if node < self.nodes.len() && open(node).is_some_and(|capacity| capacity > needed) {
                 return Some(node);
             }
@@ -89,32 +93,32 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         let weighted =
             || (0..self.nodes.len()).filter_map(|node| Some((node, (open(node)? * 1024.0) as u64)));
         let total = weighted().map(|(_, capacity)| capacity).sum();
-        nth_by_weight(weighted(), part_of(hash::mix(random), total))
+        nth_weighted(weighted(), scale_below(hash::mix(random), total))
     }
 
     #[inline]
-    fn cost(&self, node: usize, load: Load) -> Cost {
+    fn cost(&self, node: usize, load: NodeLoad) -> Cost {
         Cost { tunnels: f64::from(load.live) + 1.0, capacity: self.capacity(node, load) }
     }
 
     #[inline]
-    fn capacity(&self, node: usize, load: Load) -> f64 {
+    fn capacity(&self, node: usize, load: NodeLoad) -> f64 {
         // Written so that a share that is no number counts as the smallest.
-        let share = if load.share > 0.01 { load.share.min(1.0) } else { 0.01 };
+        let share = if load.slow_start_factor > 0.01 { load.slow_start_factor.min(1.0) } else { 0.01 };
         f64::from(self.nodes.limits[node].weight) * f64::from(share)
     }
 
     /// Whether `node` costs less than `other`; a tie falls by a fresh draw for each session.
     #[inline]
     fn is_cheaper(&self, node: usize, cost: Cost, other: usize, its_cost: Cost) -> bool {
-        let (product, its_product) = cost.crossed(its_cost);
+        let (product, its_product) = cost.cross_multiply(its_cost);
         product < its_product || (product == its_product && self.wins_tie(node, other))
     }
 
     #[cold]
     fn wins_tie(&self, node: usize, other: usize) -> bool {
-        let race = Race::new(self.ask.draw);
-        let [draw, its_draw] = [node, other].map(|node| race.draw(&self.nodes.stands[node]));
+        let race = RendezvousKey::new(self.request.random);
+        let [draw, its_draw] = [node, other].map(|node| race.draw(&self.nodes.rendezvous[node]));
         draw > its_draw
     }
 }
@@ -130,18 +134,18 @@ impl Cost {
     /// Two products that compare as the quotients of `self` and `other` do, and which are exact for whole
     /// weights, so that ties are seen as such.
     #[inline]
-    fn crossed(self, other: Self) -> (f64, f64) {
+    fn cross_multiply(self, other: Self) -> (f64, f64) {
         (self.tunnels * other.capacity, other.tunnels * self.capacity)
     }
 }
 
 /// A random number of 64 bits as one below `limit`.
-fn part_of(random: u64, limit: u64) -> u64 {
+fn scale_below(random: u64, limit: u64) -> u64 {
     ((u128::from(random) * u128::from(limit)) >> 64) as u64
 }
 
 /// The element in whose stretch `place` falls, when each is as long as its weight.
-fn nth_by_weight(weighted: impl Iterator<Item = (usize, u64)>, mut place: u64) -> Option<usize> {
+fn nth_weighted(weighted: impl Iterator<Item = (usize, u64)>, mut place: u64) -> Option<usize> {
     for (node, weight) in weighted {
         match place.checked_sub(weight) {
             None => return Some(node),
@@ -155,13 +159,13 @@ fn nth_by_weight(weighted: impl Iterator<Item = (usize, u64)>, mut place: u64) -
 fn stride(total: u64) -> u64 {
     let golden = (u128::from(total) * 0x9e37_79b9_7f4a_7c15) >> 64;
     let mut stride = (golden as u64).max(1);
-    while greatest_common_divisor(stride, total) != 1 {
+    while gcd(stride, total) != 1 {
         stride -= 1;
     }
     stride
 }
 
-fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+fn gcd(mut a: u64, mut b: u64) -> u64 {
     while b != 0 {
         (a, b) = (b, a % b);
     }
@@ -177,14 +181,14 @@ mod tests {
     #[test]
     fn a_place_falls_to_the_node_in_whose_stretch_it_lies() {
         let weighted = [(4, 2), (7, 0), (9, 1)];
-        let at = |place| nth_by_weight(weighted.into_iter(), place);
+        let at = |place| nth_weighted(weighted.into_iter(), place);
         assert_eq!([0, 1, 2, 3].map(at), [Some(4), Some(4), Some(9), None]);
     }
 
     #[test]
     fn a_stride_visits_every_place_once() {
         for total in (1..300).chain([64_000, 65_535, 999_983]) {
-            assert_eq!(greatest_common_divisor(stride(total), total), 1, "{total}");
+            assert_eq!(gcd(stride(total), total), 1, "{total}");
             assert!(stride(total) <= total);
         }
     }
@@ -193,7 +197,7 @@ mod tests {
     fn costs_are_compared_by_capacity_and_ties_are_exact() {
         let cost = |tunnels: f64, capacity: f64| Cost { tunnels, capacity };
         let order = |one: Cost, other: Cost| {
-            let (product, its_product) = one.crossed(other);
+            let (product, its_product) = one.cross_multiply(other);
             product.total_cmp(&its_product)
         };
         assert_eq!(order(cost(10.0, 1.0), cost(30.0, 3.0)), Ordering::Equal);

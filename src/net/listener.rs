@@ -38,12 +38,12 @@ pub struct SocketFile {
     /// Device and inode. Another file at the path belongs to somebody else; `None`: this one does, too.
     identity: Option<(u64, u64)>,
     /// Another process goes on with it.
-    is_left: AtomicBool,
+    is_kept: AtomicBool,
 }
 
 /// What the file of a Unix listener is to be. Who may write to it may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Permissions {
+pub struct SocketPermissions {
     /// The permission bits; `None` is what the umask leaves.
     pub mode: Option<u32>,
     /// The number of its group; `None` is the process's own.
@@ -52,13 +52,13 @@ pub struct Permissions {
 
 /// A second descriptor of a listening socket, by which somebody else can go on with it.
 #[derive(Debug)]
-pub struct Spare {
+pub struct ListenerHandle {
     socket: OwnedFd,
     /// `None` on TCP.
     file: Option<Arc<SocketFile>>,
 }
 
-impl Spare {
+impl ListenerHandle {
     /// The socket.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -91,14 +91,14 @@ impl Spare {
     /// # Errors
     ///
     /// As in chown(2) and chmod(2).
-    pub fn permit(&self, wanted: &Permissions) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| file.permit(wanted))
+    pub fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.set_permissions(wanted))
     }
 
     /// Another process goes on with the socket: its file stays.
-    pub fn leave(&self) {
+    pub fn keep_file(&self) {
         if let Some(file) = &self.file {
-            file.is_left.store(true, Relaxed);
+            file.is_kept.store(true, Relaxed);
         }
     }
 }
@@ -120,7 +120,7 @@ impl Listener {
         // What is accepted inherits the options, which saves five system calls for each connection.
         stream::tune(&socket);
         socket.bind(&address.into())?;
-        listening(&socket)?;
+        start_listening(&socket)?;
         TcpListener::from_std(socket.into()).map(Self::Tcp)
     }
 
@@ -129,7 +129,7 @@ impl Listener {
     /// # Errors
     ///
     /// `AddrInUse` when somebody listens there or when the file is no socket; else as in bind(2), chown(2) and chmod(2).
-    pub fn bind_unix(path: &Path, wanted: &Permissions) -> io::Result<Self> {
+    pub fn bind_unix(path: &Path, wanted: &SocketPermissions) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         match socket.bind(&address) {
@@ -139,10 +139,10 @@ impl Listener {
             }
             result => result?,
         }
-        let file = SocketFile::new(path, identity(path));
+        let file = SocketFile::new(path, file_identity(path));
         // Nobody can have connected yet: the socket is bound and does not listen.
-        file.permit(wanted)?;
-        listening(&socket)?;
+        file.set_permissions(wanted)?;
+        start_listening(&socket)?;
         Ok(Self::Unix(UnixListener::from_std(socket.into())?, file))
     }
 
@@ -169,7 +169,7 @@ impl Listener {
         owns_file: bool,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let file = SocketFile::new(path, identity(path).filter(|_| owns_file));
+        let file = SocketFile::new(path, file_identity(path).filter(|_| owns_file));
         Ok(Self::Unix(UnixListener::from_std(socket)?, file))
     }
 
@@ -196,10 +196,10 @@ impl Listener {
     /// # Errors
     ///
     /// As in chown(2) and chmod(2).
-    pub fn permit(&self, wanted: &Permissions) -> io::Result<()> {
+    pub fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
         match self {
             Self::Tcp(_) => Ok(()),
-            Self::Unix(_, file) => file.permit(wanted),
+            Self::Unix(_, file) => file.set_permissions(wanted),
         }
     }
 
@@ -208,17 +208,20 @@ impl Listener {
     /// # Errors
     ///
     /// No descriptor is left.
-    pub fn spare(&self) -> io::Result<Spare> {
+    pub fn duplicate(&self) -> io::Result<ListenerHandle> {
         match self {
-            Self::Tcp(listener) => Ok(Spare { socket: listener.as_fd().try_clone_to_owned()?, file: None }),
-            Self::Unix(listener, file) => {
-                Ok(Spare { socket: listener.as_fd().try_clone_to_owned()?, file: Some(Arc::clone(file)) })
+            Self::Tcp(listener) => {
+                Ok(ListenerHandle { socket: listener.as_fd().try_clone_to_owned()?, file: None })
             }
+            Self::Unix(listener, file) => Ok(ListenerHandle {
+                socket: listener.as_fd().try_clone_to_owned()?,
+                file: Some(Arc::clone(file)),
+            }),
         }
     }
 
     /// Where it listens, as the config writes it: `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/mainstay.sock`.
-    pub fn local(&self) -> String {
+    pub fn local_address(&self) -> String {
         match self {
             Self::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => address.to_string(),
@@ -229,7 +232,7 @@ impl Listener {
     }
 }
 
-fn listening(socket: &Socket) -> io::Result<()> {
+fn start_listening(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)
 }
@@ -245,22 +248,22 @@ fn is_stale(path: &Path, address: &SockAddr) -> io::Result<bool> {
     Ok(probe.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn file_identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
 impl SocketFile {
     fn new(path: &Path, identity: Option<(u64, u64)>) -> Arc<Self> {
-        Arc::new(Self { path: path.to_owned(), identity, is_left: AtomicBool::new(false) })
+        Arc::new(Self { path: path.to_owned(), identity, is_kept: AtomicBool::new(false) })
     }
 
     /// Whether the file that is there now is this process's.
     fn is_own(&self) -> bool {
-        self.identity.is_some() && identity(&self.path) == self.identity
+        self.identity.is_some() && file_identity(&self.path) == self.identity
     }
 
-    fn permit(&self, wanted: &Permissions) -> io::Result<()> {
+    fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
         if !self.is_own() {
             return Ok(());
         }
@@ -276,7 +279,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if *self.is_left.get_mut() {
+        if *self.is_kept.get_mut() {
             return;
         }
         if self.is_own() {
@@ -297,27 +300,27 @@ mod tests {
     }
 
     fn unix(path: &Path) -> io::Result<Listener> {
-        Listener::bind_unix(path, &Permissions::default())
+        Listener::bind_unix(path, &SocketPermissions::default())
     }
 
     fn port(listener: &Listener) -> u16 {
-        listener.local().rsplit_once(':').unwrap().1.parse().unwrap()
+        listener.local_address().rsplit_once(':').unwrap().1.parse().unwrap()
     }
 
     #[tokio::test]
     async fn a_listener_says_where_it_listens_and_accepts_there() {
         let listener = tcp("127.0.0.1:0").unwrap();
-        assert_eq!(listener.local(), format!("127.0.0.1:{}", port(&listener)));
-        let client = TcpStream::connect(listener.local()).await.unwrap();
+        assert_eq!(listener.local_address(), format!("127.0.0.1:{}", port(&listener)));
+        let client = TcpStream::connect(listener.local_address()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, Some(client.local_addr().unwrap()));
-        assert_eq!(stream.peer(), peer);
+        assert_eq!(stream.peer_addr(), peer);
     }
 
     #[tokio::test]
     async fn what_is_accepted_is_tuned() {
         let listener = tcp("127.0.0.1:0").unwrap();
-        let _client = TcpStream::connect(listener.local()).await.unwrap();
+        let _client = TcpStream::connect(listener.local_address()).await.unwrap();
         let (Stream::Tcp(stream), _) = listener.accept().await.unwrap() else { unreachable!() };
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
@@ -337,7 +340,7 @@ mod tests {
             Some((tcp(&format!("0.0.0.0:{}", port(&six))).ok()?, six))
         };
         let (four, six) = (0..20).find_map(|_| pair()).unwrap();
-        assert_eq!(six.local(), format!("[::]:{}", port(&six)));
+        assert_eq!(six.local_address(), format!("[::]:{}", port(&six)));
         TcpStream::connect(("127.0.0.1", port(&four))).await.unwrap();
         assert!(four.accept().await.unwrap().1.unwrap().is_ipv4());
         TcpStream::connect(("::1", port(&six))).await.unwrap();
@@ -347,19 +350,19 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_somebody_listens_on_is_in_use() {
         let first = tcp("127.0.0.1:0").unwrap();
-        assert_eq!(tcp(&first.local()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(tcp(&first.local_address()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
     async fn a_port_is_free_again_as_soon_as_its_listener_is_gone() {
         // An address of its own, so that no other test takes the port in between.
         let first = tcp("127.0.0.77:0").unwrap();
-        let address = first.local();
+        let address = first.local_address();
         let client = TcpStream::connect(&address).await.unwrap();
         // The side that ends first keeps the port in TIME_WAIT.
         drop(first.accept().await.unwrap());
         drop((client, first));
-        assert_eq!(tcp(&address).unwrap().local(), address);
+        assert_eq!(tcp(&address).unwrap().local_address(), address);
     }
 
     #[tokio::test]
@@ -367,10 +370,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         let listener = unix(&path).unwrap();
-        assert_eq!(listener.local(), format!("unix:{}", path.display()));
+        assert_eq!(listener.local_address(), format!("unix:{}", path.display()));
         let _client = UnixStream::connect(&path).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        assert_eq!((stream.peer(), peer), (None, None));
+        assert_eq!((stream.peer_addr(), peer), (None, None));
         drop(listener);
         assert!(!path.exists());
     }
@@ -380,19 +383,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let wanted = |mode| Permissions { mode: Some(mode), group: None };
+        let wanted = |mode| SocketPermissions { mode: Some(mode), group: None };
         let listener = Listener::bind_unix(&path, &wanted(0o600)).unwrap();
         let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
         let _client = UnixStream::connect(&path).await.unwrap();
         assert!(listener.accept().await.is_ok());
-        listener.permit(&wanted(0o660)).unwrap();
+        listener.set_permissions(&wanted(0o660)).unwrap();
         assert_eq!(mode(), 0o660);
         // Of another's file nothing is changed.
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        listener.permit(&wanted(0o600)).unwrap();
+        listener.set_permissions(&wanted(0o600)).unwrap();
         assert_eq!(mode(), 0o640);
     }
 

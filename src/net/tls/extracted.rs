@@ -10,7 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The protocol version of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub enum TlsProtocolVersion {
     /// TLS 1.2 (RFC 5246); AEAD suites only.
     Tls12,
     /// TLS 1.3 (RFC 8446).
@@ -19,7 +19,7 @@ pub enum Version {
 
 /// The AEAD that protects its records, with the hash of its key schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suite {
+pub enum CipherSuite {
     /// AES-128-GCM, SHA-256.
     Aes128Gcm,
     /// AES-256-GCM, SHA-384.
@@ -28,7 +28,7 @@ pub enum Suite {
     Chacha20Poly1305,
 }
 
-impl Suite {
+impl CipherSuite {
     /// The length of its key, in bytes.
     pub const fn key_len(self) -> usize {
         match self {
@@ -48,7 +48,7 @@ impl Suite {
 
 /// The keys of one direction.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Keys {
+pub struct TrafficKeys {
     /// The present traffic secret, the first [`Suite::secret_len`] bytes of it (RFC 8446 section 7.1); zeros in
     /// TLS 1.2, which has no KeyUpdate.
     pub secret: [u8; 48],
@@ -60,12 +60,12 @@ pub struct Keys {
     pub seq: u64,
 }
 
-impl Keys {
+impl TrafficKeys {
     /// Zeros, to be filled where they stay.
     pub const BLANK: Self = Self { secret: [0; 48], key: [0; 32], iv: [0; 12], seq: 0 };
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for TrafficKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keys(hidden)")
     }
@@ -73,21 +73,21 @@ impl fmt::Debug for Keys {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Departed {
+pub struct ExtractedTls {
     /// Its version.
-    pub version: Version,
+    pub version: TlsProtocolVersion,
     /// Its AEAD.
-    pub suite: Suite,
+    pub suite: CipherSuite,
     /// What we send with.
-    pub tx: Box<Keys>,
+    pub tx: Box<TrafficKeys>,
     /// What we receive with.
-    pub rx: Box<Keys>,
+    pub rx: Box<TrafficKeys>,
     /// Bytes received and not decrypted: at least the whole of one record that has begun, perhaps more records.
     pub undecrypted: Vec<u8>,
     /// Records made and not written to the socket yet; they go before anything else.
     pub unsent: Vec<u8>,
     /// Bytes decrypted and not consumed.
-    pub plain: Vec<u8>,
+    pub decrypted: Vec<u8>,
     /// The peer has sent close_notify.
-    pub is_closed: bool,
+    pub has_close_notify: bool,
 }
