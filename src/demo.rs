@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::app::{self, App};
 use crate::config;
-use mainstay_node::config::Settings;
-use mainstay_node::{Node, World};
+use mainstay_node::config::NodeSettings;
+use mainstay_node::{InProcessCluster, Node};
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +55,8 @@ async fn start(demo: &Demo) -> io::Result<Vec<(String, Node)>> {
         let mut arguments = vec!["--id", &id, "--listen", "127.0.0.1:0", "--page"];
         arguments.extend(demo.redis.iter().flat_map(|url| ["--redis", url]));
         let settings =
-            Settings::of(&arguments, &|path| std::fs::read_to_string(path)).map_err(io::Error::other)?;
-        let world = world.get_or_insert_with(|| World::of(&settings));
+            NodeSettings::of(&arguments, &|path| std::fs::read_to_string(path)).map_err(io::Error::other)?;
+        let world = world.get_or_insert_with(|| InProcessCluster::for_node(&settings));
         let node = Node::start(settings, world).await.map_err(io::Error::other)?;
         started.push((id, node));
     }

@@ -17,18 +17,18 @@ use serde_json::json;
 
 use mainstay_core::bearer_tokens::Tokens;
 
-use crate::app::publication::{Publication, To};
+use crate::app::publication::{Publication, PublishTarget};
 use crate::app::request::check_room;
 use crate::auth::User;
-use crate::presence::Connection;
-use crate::response::{self, Answer};
+use crate::presence::UserConnection;
+use crate::response::{self, HttpResponse};
 use crate::value::Value;
 
 /// The longest body.
-const LONGEST: usize = 1 << 20;
+const MAX_BODY: usize = 1 << 20;
 
 /// Why this request may not be answered.
-pub fn refusal<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<Answer> {
+pub fn check_token<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<HttpResponse> {
     let Some(tokens) = tokens else {
         let words = "the API is closed; start the node with --api-token-file";
         return Some(response::error(StatusCode::FORBIDDEN, words));
@@ -53,8 +53,8 @@ pub fn refusal<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<Answe
 pub async fn user(
     method: &Method,
     id: &str,
-    find: impl AsyncFnOnce(&User) -> Result<Vec<Connection>, String>,
-) -> Answer {
+    find: impl AsyncFnOnce(&User) -> Result<Vec<UserConnection>, String>,
+) -> HttpResponse {
     if method != Method::GET {
         return response::not_allowed("GET");
     }
@@ -65,12 +65,12 @@ pub async fn user(
         );
     };
     match find(&user).await {
-        Ok(connections) => response::json(StatusCode::OK, &told(&user, &connections)),
+        Ok(connections) => response::json(StatusCode::OK, &user_body(&user, &connections)),
         Err(fault) => response::error(StatusCode::SERVICE_UNAVAILABLE, &fault),
     }
 }
 
-fn told(user: &User, connections: &[Connection]) -> serde_json::Value {
+fn user_body(user: &User, connections: &[UserConnection]) -> serde_json::Value {
     json!({ "user": user.as_str(), "online": !connections.is_empty(), "connections": connections })
 }
 
@@ -79,11 +79,11 @@ fn told(user: &User, connections: &[Connection]) -> serde_json::Value {
 /// # Errors
 ///
 /// The answer that says what is wrong.
-pub async fn publication(request: Request<Incoming>) -> Result<Publication, Answer> {
+pub async fn publication(request: Request<Incoming>) -> Result<Publication, HttpResponse> {
     if request.method() != Method::POST {
         return Err(response::not_allowed("POST"));
     }
-    let body = match Limited::new(request.into_body(), LONGEST).collect().await {
+    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             return Err(response::error(StatusCode::PAYLOAD_TOO_LARGE, "a body has at most 1 MiB"));
@@ -107,14 +107,14 @@ fn read(text: &str) -> Result<Publication, String> {
         None => Ok(None),
         Some(value) => value.as_text().map(Some).ok_or_else(|| format!("{name} is text")),
     };
-    let to = match (text("room")?, text("user")?) {
+    let target = match (text("room")?, text("user")?) {
         (Some(room), None) => {
             check_room(room)?;
-            To::Room(room.into())
+            PublishTarget::Room(room.into())
         }
-        (None, Some(user)) => {
-            To::User(User::parse(user).ok_or("a user's name has 1 to 128 bytes and no control characters")?)
-        }
+        (None, Some(user)) => PublishTarget::User(
+            User::parse(user).ok_or("a user's name has 1 to 128 bytes and no control characters")?,
+        ),
         _ => return Err("write one of room and user".into()),
     };
     let event = text("event")?.unwrap_or("message");
@@ -125,7 +125,7 @@ fn read(text: &str) -> Result<Publication, String> {
         return Err(format!("an event has a name of 1 to 128 bytes, none of {}", reserved.join(", ")));
     }
     let data = value.get("data").cloned().ok_or("there is no data; write \"data\": …")?;
-    Ok(Publication { to, event: event.into(), data })
+    Ok(Publication { target, event: event.into(), data })
 }
 
 /// `%XX` decoded; `None` where that is no text.
@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn a_publication_is_to_a_room_or_to_a_user() {
         let room = read(r#"{"room":"lobby","data":{"a":1}}"#).unwrap();
-        assert_eq!((room.to, &*room.event), (To::Room("lobby".into()), "message"));
+        assert_eq!((room.target, &*room.event), (PublishTarget::Room("lobby".into()), "message"));
         let user = read(r#"{"user":"bob","event":"price","data":null}"#).unwrap();
-        assert_eq!((user.to, &*user.event), (To::User(User::parse("bob").unwrap()), "price"));
+        assert_eq!((user.target, &*user.event), (PublishTarget::User(User::parse("bob").unwrap()), "price"));
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
             if let Some(field) = field {
                 request.headers_mut().insert(AUTHORIZATION, field.parse().unwrap());
             }
-            refusal(&request, tokens).map(|answer| answer.status().as_u16())
+            check_token(&request, tokens).map(|answer| answer.status().as_u16())
         };
         assert_eq!(status(Some("Bearer an-api-token-0123456789"), Some(&tokens)), None);
         assert_eq!(status(Some("bearer  an-api-token-0123456789"), Some(&tokens)), None);

@@ -59,7 +59,7 @@ pub struct Identity {
 #[derive(Debug, Clone, Default)]
 pub struct AuthSettings {
     /// What verifies them; `None`: no token is asked for.
-    pub key: Option<Key>,
+    pub key: Option<JwtKey>,
     /// The `iss` that they must have.
     pub issuer: Option<String>,
     /// The `aud` that they must have.
@@ -70,7 +70,7 @@ pub struct AuthSettings {
 
 /// What tokens are signed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Algorithm {
+pub enum JwtAlgorithm {
     /// HMAC with SHA-256: who can verify can sign.
     Hs256,
     /// RSA PKCS#1 v1.5 with SHA-256.
@@ -79,7 +79,7 @@ pub enum Algorithm {
     EdDsa,
 }
 
-impl Algorithm {
+impl JwtAlgorithm {
     /// As it stands in a token's head.
     pub fn word(self) -> &'static str {
         match self {
@@ -92,26 +92,26 @@ impl Algorithm {
 
 /// A key for one algorithm.
 #[derive(Clone)]
-pub struct Key {
-    algorithm: Algorithm,
+pub struct JwtKey {
+    algorithm: JwtAlgorithm,
     key: DecodingKey,
 }
 
-impl Key {
+impl JwtKey {
     /// Reads a key file: the secret of HS256 (a line end after it does not count), or a public key in PEM.
     ///
     /// # Errors
     ///
     /// What is wrong with it; no part of it is in the message.
-    pub fn parse(algorithm: Algorithm, text: &str) -> Result<Self, String> {
+    pub fn parse(algorithm: JwtAlgorithm, text: &str) -> Result<Self, String> {
         let pem = text.contains("-----BEGIN ");
         let private = text.contains("PRIVATE KEY-----");
         let key = match algorithm {
-            Algorithm::Hs256 if pem => {
+            JwtAlgorithm::Hs256 if pem => {
                 // Anybody has a public key, and could sign with it as the secret.
                 return Err("it is a key in PEM, and HS256 has a secret; write RS256 or EdDSA".into());
             }
-            Algorithm::Hs256 => {
+            JwtAlgorithm::Hs256 => {
                 let secret = text.trim_end_matches(['\r', '\n']);
                 if secret.len() < SHORTEST_SECRET {
                     let (has, least) = (secret.len(), SHORTEST_SECRET);
@@ -122,16 +122,16 @@ impl Key {
                 DecodingKey::from_secret(secret.as_bytes())
             }
             _ if private => return Err("it is a private key; the node needs the public one only".into()),
-            Algorithm::Rs256 => DecodingKey::from_rsa_pem(text.as_bytes())
+            JwtAlgorithm::Rs256 => DecodingKey::from_rsa_pem(text.as_bytes())
                 .map_err(|_| "it is no RSA public key in PEM (`openssl rsa -pubout`)".to_owned())?,
-            Algorithm::EdDsa => DecodingKey::from_ed_pem(text.as_bytes())
+            JwtAlgorithm::EdDsa => DecodingKey::from_ed_pem(text.as_bytes())
                 .map_err(|_| "it is no Ed25519 public key in PEM (`openssl pkey -pubout`)".to_owned())?,
         };
         Ok(Self { algorithm, key })
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for JwtKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({} hidden)", self.algorithm.word())
     }
@@ -139,7 +139,7 @@ impl fmt::Debug for Key {
 
 /// Why a client is not let in. The words are for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AuthFault {
+pub enum AuthError {
     /// No token, and one is asked for.
     #[error("a token is needed")]
     Missing,
@@ -165,9 +165,9 @@ pub enum AuthFault {
 
 /// Checks what clients show.
 #[derive(Debug)]
-pub struct Auth {
+pub struct Authenticator {
     /// The key and what a token must be; `None`: no token is asked for.
-    check: Option<(Key, Validation)>,
+    check: Option<(JwtKey, Validation)>,
 }
 
 #[derive(Deserialize)]
@@ -176,7 +176,7 @@ struct Claims {
     exp: u64,
 }
 
-impl Auth {
+impl Authenticator {
     /// Auth as the settings say.
     pub fn new(settings: &AuthSettings) -> Self {
         Self { check: settings.key.clone().map(|key| (key, validation(settings))) }
@@ -192,18 +192,18 @@ impl Auth {
     /// # Errors
     ///
     /// Why the client is not let in.
-    pub fn identify(&self, token: Option<&str>, name: Option<&str>) -> Result<Identity, AuthFault> {
+    pub fn identify(&self, token: Option<&str>, name: Option<&str>) -> Result<Identity, AuthError> {
         let Some((key, validation)) = &self.check else {
-            let user = name.map(|name| User::parse(name).ok_or(AuthFault::Name)).transpose()?;
+            let user = name.map(|name| User::parse(name).ok_or(AuthError::Name)).transpose()?;
             return Ok(Identity { user, expires: None });
         };
-        let token = token.filter(|token| !token.is_empty()).ok_or(AuthFault::Missing)?;
+        let token = token.filter(|token| !token.is_empty()).ok_or(AuthError::Missing)?;
         if token.len() > LONGEST_TOKEN {
-            return Err(AuthFault::Invalid);
+            return Err(AuthError::Invalid);
         }
         let claims =
-            decode::<Claims>(token, &key.key, validation).map_err(|error| fault(error.kind()))?.claims;
-        let user = User::parse(&claims.sub).ok_or(AuthFault::Name)?;
+            decode::<Claims>(token, &key.key, validation).map_err(|error| auth_error(error.kind()))?.claims;
+        let user = User::parse(&claims.sub).ok_or(AuthError::Name)?;
         // A year that no clock can tell is as good as no end.
         let end = Duration::from_secs(claims.exp.saturating_add(validation.leeway));
         Ok(Identity { user: Some(user), expires: UNIX_EPOCH.checked_add(end) })
@@ -212,9 +212,9 @@ impl Auth {
 
 fn validation(settings: &AuthSettings) -> Validation {
     let algorithm = match settings.key.as_ref().map(|key| key.algorithm) {
-        Some(Algorithm::Rs256) => jsonwebtoken::Algorithm::RS256,
-        Some(Algorithm::EdDsa) => jsonwebtoken::Algorithm::EdDSA,
-        Some(Algorithm::Hs256) | None => jsonwebtoken::Algorithm::HS256,
+        Some(JwtAlgorithm::Rs256) => jsonwebtoken::Algorithm::RS256,
+        Some(JwtAlgorithm::EdDsa) => jsonwebtoken::Algorithm::EdDSA,
+        Some(JwtAlgorithm::Hs256) | None => jsonwebtoken::Algorithm::HS256,
     };
     let mut validation = Validation::new(algorithm);
     validation.leeway = settings.leeway.as_secs();
@@ -232,16 +232,16 @@ fn validation(settings: &AuthSettings) -> Validation {
     validation
 }
 
-fn fault(kind: &ErrorKind) -> AuthFault {
+fn auth_error(kind: &ErrorKind) -> AuthError {
     match kind {
-        ErrorKind::ExpiredSignature => AuthFault::Expired,
-        ErrorKind::ImmatureSignature => AuthFault::Early,
-        ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => AuthFault::Elsewhere,
+        ErrorKind::ExpiredSignature => AuthError::Expired,
+        ErrorKind::ImmatureSignature => AuthError::Early,
+        ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => AuthError::Elsewhere,
         ErrorKind::MissingRequiredClaim(claim) if matches!(claim.as_str(), "iss" | "aud") => {
-            AuthFault::Elsewhere
+            AuthError::Elsewhere
         }
-        ErrorKind::MissingRequiredClaim(_) => AuthFault::Incomplete,
-        _ => AuthFault::Invalid,
+        ErrorKind::MissingRequiredClaim(_) => AuthError::Incomplete,
+        _ => AuthError::Invalid,
     }
 }
 
@@ -255,12 +255,12 @@ pub(crate) mod tests {
 
     pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-    fn settings(key: Key) -> AuthSettings {
+    fn settings(key: JwtKey) -> AuthSettings {
         AuthSettings { key: Some(key), issuer: None, audience: None, leeway: Duration::from_secs(5) }
     }
 
-    fn hs256() -> Key {
-        Key::parse(Algorithm::Hs256, SECRET).unwrap()
+    fn hs256() -> JwtKey {
+        JwtKey::parse(JwtAlgorithm::Hs256, SECRET).unwrap()
     }
 
     /// A token of HS256 with these claims.
@@ -274,7 +274,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_token_that_is_in_order_names_its_user_and_its_end() {
-        let auth = Auth::new(&settings(hs256()));
+        let auth = Authenticator::new(&settings(hs256()));
         let exp = in_seconds(60);
         let identity =
             auth.identify(Some(&token(&json!({ "sub": "alice", "exp": exp }))), Some("bob")).unwrap();
@@ -285,42 +285,42 @@ pub(crate) mod tests {
 
     #[test]
     fn each_broken_token_is_refused_for_its_own_reason() {
-        let auth = Auth::new(&settings(hs256()));
+        let auth = Authenticator::new(&settings(hs256()));
         let soon = in_seconds(60);
         let cases = [
-            (json!({ "sub": "a", "exp": in_seconds(-6) }), AuthFault::Expired),
-            (json!({ "sub": "a", "exp": soon, "nbf": in_seconds(60) }), AuthFault::Early),
-            (json!({ "sub": "a", "exp": soon, "aud": "others" }), AuthFault::Elsewhere),
-            (json!({ "sub": "a" }), AuthFault::Incomplete),
-            (json!({ "exp": soon }), AuthFault::Incomplete),
-            (json!({ "sub": "", "exp": soon }), AuthFault::Name),
-            (json!({ "sub": "a\u{0}b", "exp": soon }), AuthFault::Name),
-            (json!({ "sub": "connections", "exp": soon }), AuthFault::Name),
-            (json!({ "sub": 7, "exp": soon }), AuthFault::Invalid),
-            (json!({ "sub": "a", "exp": "soon" }), AuthFault::Incomplete),
+            (json!({ "sub": "a", "exp": in_seconds(-6) }), AuthError::Expired),
+            (json!({ "sub": "a", "exp": soon, "nbf": in_seconds(60) }), AuthError::Early),
+            (json!({ "sub": "a", "exp": soon, "aud": "others" }), AuthError::Elsewhere),
+            (json!({ "sub": "a" }), AuthError::Incomplete),
+            (json!({ "exp": soon }), AuthError::Incomplete),
+            (json!({ "sub": "", "exp": soon }), AuthError::Name),
+            (json!({ "sub": "a\u{0}b", "exp": soon }), AuthError::Name),
+            (json!({ "sub": "connections", "exp": soon }), AuthError::Name),
+            (json!({ "sub": 7, "exp": soon }), AuthError::Invalid),
+            (json!({ "sub": "a", "exp": "soon" }), AuthError::Incomplete),
         ];
         for (claims, fault) in cases {
             let outcome = auth.identify(Some(&token(&claims)), None);
             let alike = outcome == Err(fault)
-                || (fault == AuthFault::Incomplete && outcome == Err(AuthFault::Invalid));
+                || (fault == AuthError::Incomplete && outcome == Err(AuthError::Invalid));
             assert!(alike, "{claims}: {outcome:?}");
         }
-        assert_eq!(auth.identify(None, Some("bob")), Err(AuthFault::Missing));
-        assert_eq!(auth.identify(Some(""), None), Err(AuthFault::Missing));
-        assert_eq!(auth.identify(Some("a.b.c"), None), Err(AuthFault::Invalid));
-        assert_eq!(auth.identify(Some(&"x".repeat(LONGEST_TOKEN + 1)), None), Err(AuthFault::Invalid));
+        assert_eq!(auth.identify(None, Some("bob")), Err(AuthError::Missing));
+        assert_eq!(auth.identify(Some(""), None), Err(AuthError::Missing));
+        assert_eq!(auth.identify(Some("a.b.c"), None), Err(AuthError::Invalid));
+        assert_eq!(auth.identify(Some(&"x".repeat(LONGEST_TOKEN + 1)), None), Err(AuthError::Invalid));
     }
 
     #[test]
     fn the_leeway_forgives_a_clock_and_no_more() {
-        let auth = Auth::new(&settings(hs256()));
+        let auth = Authenticator::new(&settings(hs256()));
         assert!(auth.identify(Some(&token(&json!({ "sub": "a", "exp": in_seconds(-2) }))), None).is_ok());
         assert!(auth.identify(Some(&token(&json!({ "sub": "a", "exp": in_seconds(-8) }))), None).is_err());
     }
 
     #[test]
     fn a_token_of_another_algorithm_is_refused_whatever_its_head_says() {
-        let auth = Auth::new(&settings(hs256()));
+        let auth = Authenticator::new(&settings(hs256()));
         let claims = json!({ "sub": "a", "exp": in_seconds(60) });
         let none = |head: &str| {
             use base64::Engine;
@@ -329,18 +329,18 @@ pub(crate) mod tests {
             format!("{}.{}.", part(head), part(&claims.to_string()))
         };
         for head in [r#"{"alg":"none"}"#, r#"{"alg":"None","typ":"JWT"}"#, r#"{"typ":"JWT"}"#] {
-            assert_eq!(auth.identify(Some(&none(head)), None), Err(AuthFault::Invalid), "{head}");
+            assert_eq!(auth.identify(Some(&none(head)), None), Err(AuthError::Invalid), "{head}");
         }
         let longer = Header::new(jsonwebtoken::Algorithm::HS384);
         let longer = encode(&longer, &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
-        assert_eq!(auth.identify(Some(&longer), None), Err(AuthFault::Invalid));
+        assert_eq!(auth.identify(Some(&longer), None), Err(AuthError::Invalid));
     }
 
     #[test]
     fn eddsa_is_verified_with_the_public_key_and_the_public_key_signs_nothing() {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let public = pair.public_key_pem();
-        let auth = Auth::new(&settings(Key::parse(Algorithm::EdDsa, &public).unwrap()));
+        let auth = Authenticator::new(&settings(JwtKey::parse(JwtAlgorithm::EdDsa, &public).unwrap()));
         let claims = json!({ "sub": "alice", "exp": in_seconds(60) });
         let signed = encode(
             &Header::new(jsonwebtoken::Algorithm::EdDSA),
@@ -351,33 +351,35 @@ pub(crate) mod tests {
         // The classic confusion: HS256 with the public key, which everybody has, as the secret.
         let forged =
             encode(&Header::default(), &claims, &EncodingKey::from_secret(public.as_bytes())).unwrap();
-        assert_eq!(auth.identify(Some(&forged), None), Err(AuthFault::Invalid));
+        assert_eq!(auth.identify(Some(&forged), None), Err(AuthError::Invalid));
     }
 
     #[test]
     fn rs256_is_verified_with_the_public_key() {
         let pair = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
-        let auth = Auth::new(&settings(Key::parse(Algorithm::Rs256, &pair.public_key_pem()).unwrap()));
+        let auth = Authenticator::new(&settings(
+            JwtKey::parse(JwtAlgorithm::Rs256, &pair.public_key_pem()).unwrap(),
+        ));
         let claims = json!({ "sub": "alice", "exp": in_seconds(60) });
         let key = EncodingKey::from_rsa_pem(pair.serialize_pem().as_bytes()).unwrap();
         let signed = encode(&Header::new(jsonwebtoken::Algorithm::RS256), &claims, &key).unwrap();
         assert!(auth.identify(Some(&signed), None).is_ok());
         let other = encode(&Header::new(jsonwebtoken::Algorithm::RS512), &claims, &key).unwrap();
-        assert_eq!(auth.identify(Some(&other), None), Err(AuthFault::Invalid));
+        assert_eq!(auth.identify(Some(&other), None), Err(AuthError::Invalid));
     }
 
     #[test]
     fn a_key_that_does_not_fit_its_algorithm_says_what_would_be_right() {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let cases = [
-            (Algorithm::Hs256, "short".to_owned(), "32 bytes"),
-            (Algorithm::Hs256, pair.public_key_pem(), "RS256 or EdDSA"),
-            (Algorithm::EdDsa, pair.serialize_pem(), "the public one only"),
-            (Algorithm::EdDsa, SECRET.to_owned(), "Ed25519 public key"),
-            (Algorithm::Rs256, pair.public_key_pem(), "RSA public key"),
+            (JwtAlgorithm::Hs256, "short".to_owned(), "32 bytes"),
+            (JwtAlgorithm::Hs256, pair.public_key_pem(), "RS256 or EdDSA"),
+            (JwtAlgorithm::EdDsa, pair.serialize_pem(), "the public one only"),
+            (JwtAlgorithm::EdDsa, SECRET.to_owned(), "Ed25519 public key"),
+            (JwtAlgorithm::Rs256, pair.public_key_pem(), "RSA public key"),
         ];
         for (algorithm, text, said) in cases {
-            let fault = Key::parse(algorithm, &text).unwrap_err();
+            let fault = JwtKey::parse(algorithm, &text).unwrap_err();
             assert!(fault.contains(said) && !fault.contains(SECRET), "{fault}");
         }
     }
@@ -389,23 +391,23 @@ pub(crate) mod tests {
             audience: Some("chat".into()),
             ..settings(hs256())
         };
-        let auth = Auth::new(&wanted);
+        let auth = Authenticator::new(&wanted);
         let right = json!({ "sub": "a", "exp": in_seconds(60), "iss": "https://id.example.com", "aud": ["chat", "x"] });
         assert!(auth.identify(Some(&token(&right)), None).is_ok());
         for wrong in [("iss", json!("https://evil.example")), ("aud", json!("shop")), ("iss", Value::Null)] {
             let mut claims = right.clone();
             claims[wrong.0] = wrong.1;
             let outcome = auth.identify(Some(&token(&claims)), None);
-            assert_eq!(outcome, Err(AuthFault::Elsewhere), "{claims}");
+            assert_eq!(outcome, Err(AuthError::Elsewhere), "{claims}");
         }
     }
 
     #[test]
     fn without_a_key_a_name_is_taken_as_it_is() {
-        let auth = Auth::new(&AuthSettings { key: None, ..settings(hs256()) });
+        let auth = Authenticator::new(&AuthSettings { key: None, ..settings(hs256()) });
         assert!(!auth.is_on());
         assert_eq!(auth.identify(None, None), Ok(Identity::default()));
         assert_eq!(auth.identify(None, Some("bob")).unwrap().user.unwrap().as_str(), "bob");
-        assert_eq!(auth.identify(None, Some("")), Err(AuthFault::Name));
+        assert_eq!(auth.identify(None, Some("")), Err(AuthError::Name));
     }
 }

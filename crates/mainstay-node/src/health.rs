@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::hub::adapter::BusState;
-use crate::response::{self, Answer};
+use crate::response::{self, HttpResponse};
 
 const LOAD: HeaderName = HeaderName::from_static("x-mainstay-load");
 const STATE: HeaderName = HeaderName::from_static("x-mainstay-state");
@@ -51,7 +51,7 @@ impl Health<'_> {
     }
 
     /// The answer to `GET /health`.
-    pub fn answer(&self) -> Answer {
+    pub fn response(&self) -> HttpResponse {
         let status = self.status();
         let code = match status {
             "draining" | "unfit" => StatusCode::SERVICE_UNAVAILABLE,
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    async fn told(change: impl FnOnce(&mut Health)) -> (u16, Value, Answer) {
+    async fn told(change: impl FnOnce(&mut Health)) -> (u16, Value, HttpResponse) {
         let mut health = Health {
             node: "ws1",
             release: None,
@@ -102,7 +102,7 @@ mod tests {
             is_draining: false,
         };
         change(&mut health);
-        let answer = health.answer();
+        let answer = health.response();
         let bytes = answer.body().clone().collect().await.unwrap().to_bytes();
         (answer.status().as_u16(), serde_json::from_slice(&bytes).unwrap(), answer)
     }

@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::response::Answer;
+use crate::response::HttpResponse;
 
 /// How long a connection may go on after the end of the server.
-const GRACE: Duration = Duration::from_secs(2);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// The longest head of a request, bytes: twice what balancers and Node.js take, because a proxy adds fields. What a
 /// handshake said is kept with its session.
-const HEAD: usize = 32 << 10;
+const MAX_HEAD: usize = 32 << 10;
 
 /// The pause after a failed accept (no file descriptors left, mostly), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,13 +37,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 4096;
 
 /// Whoever answers the requests.
-pub trait Service: Send + Sync + 'static {
+pub trait RequestHandler: Send + Sync + 'static {
     /// The answer to one request of `peer`.
-    fn answer(
+    fn respond(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
-    ) -> impl Future<Output = Answer> + Send;
+    ) -> impl Future<Output = HttpResponse> + Send;
 }
 
 /// Listens on `address`. With `reuse_port`, other processes may do so at the same time, and the kernel spreads new
@@ -68,7 +68,7 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 }
 
 /// Serves until `stop`, and returns when the last connection has ended; upgraded ones are their owners' business.
-pub async fn serve<S: Service>(
+pub async fn serve<S: RequestHandler>(
     listener: TcpListener,
     service: Arc<S>,
     head_time: Duration,
@@ -80,7 +80,7 @@ pub async fn serve<S: Service>(
         match accepted {
             Ok((stream, peer)) => {
                 let (service, stop) = (Arc::clone(&service), stop.clone());
-                tasks.spawn(converse(stream, peer, (service, head_time), stop));
+                tasks.spawn(serve_connection(stream, peer, (service, head_time), stop));
             }
             Err(error) => {
                 warn!(%error, "node accept failed");
@@ -94,20 +94,20 @@ pub async fn serve<S: Service>(
 }
 
 /// One accepted connection, request after request, until the client leaves, it is upgraded or the server ends.
-async fn converse<S: Service>(
+async fn serve_connection<S: RequestHandler>(
     stream: TcpStream,
     peer: SocketAddr,
     (service, head_time): (Arc<S>, Duration),
     stop: CancellationToken,
 ) {
     let service = service_fn(move |request| {
-        let answer = Arc::clone(&service).answer(request, peer);
+        let answer = Arc::clone(&service).respond(request, peer);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_time)
-        .max_buf_size(HEAD)
+        .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -115,7 +115,7 @@ async fn converse<S: Service>(
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+            tokio::time::timeout(SHUTDOWN_GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -134,8 +134,8 @@ mod tests {
 
     struct Hello;
 
-    impl Service for Hello {
-        async fn answer(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> Answer {
+    impl RequestHandler for Hello {
+        async fn respond(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> HttpResponse {
             response::text(StatusCode::OK, request.uri().path().to_owned())
         }
     }
@@ -166,7 +166,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut server = JoinSet::new();
         server.spawn(serve(listener, Arc::new(Hello), Duration::from_secs(60), CancellationToken::new()));
-        for (length, status) in [(HEAD / 2, "200"), (4 * HEAD, "431")] {
+        for (length, status) in [(MAX_HEAD / 2, "200"), (4 * MAX_HEAD, "431")] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let head = format!("GET /a HTTP/1.1\r\nHost: n\r\nX-Long: {}\r\n\r\n", "x".repeat(length));
             // The server may have answered and closed before it has taken all of it.

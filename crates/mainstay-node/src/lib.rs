@@ -28,4 +28,4 @@ pub mod ws_json;
 
 pub use socketio_redis::value;
 
-pub use lifecycle::{Node, StartFault, World};
+pub use lifecycle::{InProcessCluster, Node, StartError};

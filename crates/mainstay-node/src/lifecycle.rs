@@ -1,12 +1,12 @@
 //! The life of a node, from its settings to its end.
 //!
-//! 1. the other nodes: in the process, or through Redis ([`World`]).
+//! 1. the other nodes: in the process, or through Redis ([`InProcessCluster`]).
 //! 2. presence, seats, counters, the ways in; then requests are served.
 //! 3. [`Node::drain`]: `/health` says 503 at once, so that the balancer sends nobody; nobody is let in any more; the
 //!    clients are closed with 1012, spread over the drain time.
 //! 4. presence is removed, the others are told, the listener closes, and the last answers go out.
 //!
-//! Every step after 3 has a limit of its own, so the end comes at most [`LATE`] after the drain time.
+//! Every step after 3 has a limit of its own, so the end comes at most [`SHUTDOWN_MARGIN`] after the drain time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,53 +23,53 @@ use mainstay_core::shutdown::Shutdown;
 use socketio_redis::RedisBus;
 use socketio_redis::memory::Memory;
 
-use crate::app::Application;
+use crate::app::ChatApp;
 use crate::app::socketio_app::SocketIoApp;
 use crate::app::ws_json_app::WsJsonApp;
-use crate::auth::Auth;
-use crate::config::Settings;
+use crate::auth::Authenticator;
+use crate::config::NodeSettings;
 use crate::engine_io;
 use crate::http_server;
 use crate::hub::Hub;
 use crate::hub::adapter::{Bus, BusState};
-use crate::limits::Seats;
+use crate::limits::ConnectionLimiter;
 use crate::metrics::Metrics;
-use crate::presence::{Place, Presence, Roll};
+use crate::presence::{Presence, PresenceSettings, Roster};
 use crate::routes::Routes;
-use crate::socketio::{self, SocketIo};
+use crate::socketio::{self, SocketIoServer};
 use crate::ws_json::{WsJsonServer, WsJsonSettings};
 
 /// How much later than the drain time the end may be.
-const LATE: Duration = Duration::from_secs(10);
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
 /// Sessions beyond the most clients, which are open while they are told that the node is full.
-const OVER: usize = 1_000;
+const EXTRA_SESSIONS: usize = 1_000;
 /// How often it is looked whether the node must end.
-const LOOK: Duration = Duration::from_secs(1);
+const UNFIT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the nodes of one process share when there is no Redis.
 #[derive(Clone)]
-pub struct World {
+pub struct InProcessCluster {
     /// Who is connected to any of them.
-    roll: Arc<Roll>,
+    roster: Arc<Roster>,
     /// Their bus.
     memory: Arc<Memory>,
 }
 
-impl World {
+impl InProcessCluster {
     /// For nodes that let sessions come back for so long.
     pub fn new(recovery: Option<Duration>) -> Self {
-        Self { roll: Arc::default(), memory: Memory::new(recovery) }
+        Self { roster: Arc::default(), memory: Memory::new(recovery) }
     }
 
     /// For a node of these settings, and its fellows.
-    pub fn of(settings: &Settings) -> Self {
+    pub fn for_node(settings: &NodeSettings) -> Self {
         Self::new(settings.cluster.recovery)
     }
 }
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartFault {
+pub enum StartError {
     /// Its address.
     #[error("cannot listen on {address}: {error}{}", remedy(*address, error))]
     Listen {
@@ -109,10 +109,10 @@ impl Node {
     /// # Errors
     ///
     /// Why it does not start.
-    pub async fn start(settings: Settings, world: &World) -> Result<Self, StartFault> {
+    pub async fn start(settings: NodeSettings, world: &InProcessCluster) -> Result<Self, StartError> {
         let address = settings.listen;
         let listener = http_server::listen(address, settings.reuse_port);
-        let listener = listener.map_err(|error| StartFault::Listen { address, error })?;
+        let listener = listener.map_err(|error| StartError::Listen { address, error })?;
         Self::start_on(listener, settings, world).await
     }
 
@@ -123,13 +123,13 @@ impl Node {
     /// Why it does not start.
     pub async fn start_on(
         listener: TcpListener,
-        settings: Settings,
-        world: &World,
-    ) -> Result<Self, StartFault> {
+        settings: NodeSettings,
+        world: &InProcessCluster,
+    ) -> Result<Self, StartError> {
         let address =
-            listener.local_addr().map_err(|error| StartFault::Listen { address: settings.listen, error })?;
+            listener.local_addr().map_err(|error| StartError::Listen { address: settings.listen, error })?;
         let idle = settings.clients.idle;
-        let routes = Arc::new(routes(settings, world));
+        let routes = Arc::new(build_routes(settings, world));
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(http_server::serve(listener, Arc::clone(&routes), idle, stop.clone()));
         info!(node = %routes.settings.id, %address, "node open");
@@ -145,7 +145,7 @@ impl Node {
     pub async fn drain(&self) -> bool {
         let over = self.routes.settings.clients.drain;
         self.routes.shutdown.begin();
-        let in_order = timeout(over + LATE, self.end(over)).await;
+        let in_order = timeout(over + SHUTDOWN_MARGIN, self.end(over)).await;
         self.routes.shutdown.stop();
         in_order == Ok(true)
     }
@@ -164,8 +164,8 @@ impl Node {
     }
 
     /// Returns when the node must not go on, with the reason: what it would say breaks other servers, or theirs it.
-    pub async fn unfit(&self) -> Arc<str> {
-        let mut look = interval(LOOK);
+    pub async fn wait_until_unfit(&self) -> Arc<str> {
+        let mut look = interval(UNFIT_CHECK_INTERVAL);
         loop {
             look.tick().await;
             if let BusState::Unfit { why } = self.routes.hub.bus_state() {
@@ -175,20 +175,24 @@ impl Node {
     }
 }
 
-fn routes(settings: Settings, world: &World) -> Routes {
-    let seats = Seats::new(settings.clients.max_connections);
+fn build_routes(settings: NodeSettings, world: &InProcessCluster) -> Routes {
+    let seats = ConnectionLimiter::new(settings.clients.max_connections);
     let metrics = Metrics::new(&seats);
-    let (bus, presence) = fellows(&settings, world, &metrics);
+    let (bus, presence) = connect_peers(&settings, world, &metrics);
     let presence = Arc::new(presence);
     let hub = Hub::new(bus, &settings.clients.namespaces, &metrics);
     let max_rooms = settings.clients.max_rooms;
-    let application = Arc::new(Application::new(&settings.id, &hub, &presence, max_rooms));
-    let auth = Arc::new(Auth::new(&settings.auth));
+    let application = Arc::new(ChatApp::new(&settings.id, &hub, &presence, max_rooms));
+    let auth = Arc::new(Authenticator::new(&settings.auth));
     let socketio_app = Arc::new(SocketIoApp::new(&auth, &application, &metrics));
-    let socketio = SocketIo::new(&hub, socketio(&settings, &seats, &metrics), Arc::clone(&socketio_app) as _);
-    let engine = engine_io::Server::new(engine(&settings), Arc::clone(&socketio) as _);
+    let socketio = SocketIoServer::new(
+        &hub,
+        socketio_settings(&settings, &seats, &metrics),
+        Arc::clone(&socketio_app) as _,
+    );
+    let engine = engine_io::EngineServer::new(engine_settings(&settings), Arc::clone(&socketio) as _);
     let ws_json = WsJsonServer::new(
-        ws_json(&settings, auth, (&seats, &metrics)),
+        ws_json_settings(&settings, auth, (&seats, &metrics)),
         Arc::new(WsJsonApp::new(&hub, &application)),
     );
     let shutdown = Shutdown::new();
@@ -208,15 +212,19 @@ fn routes(settings: Settings, world: &World) -> Routes {
 }
 
 /// The way to the other nodes, and where presence is kept: both in the process, or both in Redis.
-fn fellows(settings: &Settings, world: &World, metrics: &Metrics) -> (Arc<dyn Bus>, Presence) {
+fn connect_peers(
+    settings: &NodeSettings,
+    world: &InProcessCluster,
+    metrics: &Metrics,
+) -> (Arc<dyn Bus>, Presence) {
     let cluster = &settings.cluster;
     let wanted = cluster.redis.as_ref().zip(cluster.adapter_settings());
     let Some((redis, wanted)) = wanted else {
-        let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roll));
+        let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roster));
         return (world.memory.fellow(), presence);
     };
     let bus = RedisBus::start(redis.0.clone(), wanted, Arc::new(metrics.clone()));
-    let place = Place {
+    let place = PresenceSettings {
         prefix: &cluster.presence_prefix,
         is_cluster: redis.0.is_cluster(),
         lease: cluster.presence_lease,
@@ -225,8 +233,12 @@ fn fellows(settings: &Settings, world: &World, metrics: &Metrics) -> (Arc<dyn Bu
     (Arc::new(bus), presence)
 }
 
-fn socketio(settings: &Settings, seats: &Arc<Seats>, metrics: &Metrics) -> socketio::Settings {
-    socketio::Settings {
+fn socketio_settings(
+    settings: &NodeSettings,
+    seats: &Arc<ConnectionLimiter>,
+    metrics: &Metrics,
+) -> socketio::SocketIoSettings {
+    socketio::SocketIoSettings {
         connect_timeout: settings.clients.connect_timeout,
         pending: settings.clients.pending,
         origins: settings.clients.origins.clone(),
@@ -236,10 +248,10 @@ fn socketio(settings: &Settings, seats: &Arc<Seats>, metrics: &Metrics) -> socke
     }
 }
 
-fn ws_json(
-    settings: &Settings,
-    auth: Arc<Auth>,
-    (seats, metrics): (&Arc<Seats>, &Metrics),
+fn ws_json_settings(
+    settings: &NodeSettings,
+    auth: Arc<Authenticator>,
+    (seats, metrics): (&Arc<ConnectionLimiter>, &Metrics),
 ) -> WsJsonSettings {
     let clients = &settings.clients;
     WsJsonSettings {
@@ -257,15 +269,15 @@ fn ws_json(
     }
 }
 
-fn engine(settings: &Settings) -> engine_io::Settings {
+fn engine_settings(settings: &NodeSettings) -> engine_io::EngineSettings {
     let clients = &settings.clients;
     // Pages that may connect may also poll. Where any may, other origins still have to use a WebSocket: nobody has said
     // that their pages may read answers that come with the user's cookies.
     let named = (clients.origins.iter().len() > 0).then(|| clients.origins.clone());
     let cors = named.map(|origins| engine_io::Cors { origins, credentials: true });
-    engine_io::Settings {
+    engine_io::EngineSettings {
         revision_3: clients.eio3,
-        bind: clients.bind.clone(),
+        binding: clients.binding.clone(),
         ping_interval: clients.ping_interval,
         ping_timeout: clients.ping_timeout,
         idle: Some(clients.idle),
@@ -273,8 +285,8 @@ fn engine(settings: &Settings) -> engine_io::Settings {
         queue_bytes: clients.backlog,
         cors,
         // Those over the most are told so by Socket.IO, which takes a session; a flood of them is bounded here.
-        sessions: clients.max_connections.saturating_add(clients.pending.most).saturating_add(OVER),
-        ..engine_io::Settings::default()
+        sessions: clients.max_connections.saturating_add(clients.pending.most).saturating_add(EXTRA_SESSIONS),
+        ..engine_io::EngineSettings::default()
     }
 }
 
@@ -294,7 +306,7 @@ mod tests {
 
     type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-    async fn node(world: &World, flags: &[&str]) -> Node {
+    async fn node(world: &InProcessCluster, flags: &[&str]) -> Node {
         Node::start(settings(flags).unwrap(), world).await.unwrap()
     }
 
@@ -326,7 +338,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_nodes_of_one_process_share_rooms_and_users() {
-        let world = World::new(None);
+        let world = InProcessCluster::new(None);
         let (one, two) = (node(&world, &[]).await, node(&world, &[]).await);
         let (mut ann, mut bob) = (open(&one, "ann").await, open(&two, "bob").await);
         let join = json!({ "type": "join", "room": "r" });
@@ -348,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_drains_says_so_at_once_and_ends_when_its_clients_have_gone() {
-        let world = World::new(None);
+        let world = InProcessCluster::new(None);
         let node = node(&world, &["--drain", "2s", "--release", "v7"]).await;
         let mut clients = [open(&node, "ann").await, open(&node, "ann").await];
         let (status, answer) = ask(&node, "GET /health HTTP/1.1").await;
@@ -376,13 +388,13 @@ mod tests {
         assert!(in_order);
         assert_eq!(status, 503);
         assert!(answer.contains("x-mainstay-state: draining"), "{answer}");
-        assert!(world.roll.lock().is_empty(), "nobody is left in the roll");
+        assert!(world.roster.lock().is_empty(), "nobody is left in the roll");
         assert!(TcpStream::connect(node.address()).await.is_err());
     }
 
     #[tokio::test]
     async fn each_path_has_its_methods_and_unknown_ones_are_not_found() {
-        let world = World::new(None);
+        let world = InProcessCluster::new(None);
         let node = node(&world, &["--api-token-file", "token"]).await;
         for (request, status) in [
             ("GET /metrics HTTP/1.1", 200),

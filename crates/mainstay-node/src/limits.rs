@@ -1,6 +1,6 @@
 //! How many clients a node has room for, and how much one of them may say.
 //!
-//! A [`Seat`] is one client's place and is given back when it is dropped. An [`Allowance`] is one client's rate: it may
+//! A [`ConnectionPermit`] is one client's place and is given back when it is dropped. An [`ClientRateLimiter`] is one client's rate: it may
 //! say a second's worth at once. What is done with who has no seat or says more is the connection's business.
 
 use std::sync::Arc;
@@ -12,82 +12,82 @@ use mainstay_core::rate_limit::TokenBucket;
 /// What a client hears when there is no seat: the reason of the Close (1008), and the message of a CONNECT_ERROR.
 pub const AT_CAPACITY: &str = "Server at capacity";
 /// What a client hears that says too much: the reason of the Close (1008).
-pub const TOO_MUCH: &str = "Too many messages";
+pub const TOO_MANY_MESSAGES: &str = "Too many messages";
 
 /// The seats of a node.
 #[derive(Debug)]
-pub struct Seats {
+pub struct ConnectionLimiter {
     /// How many there are.
-    most: usize,
+    max: usize,
     /// How many are taken.
-    taken: AtomicUsize,
+    in_use: AtomicUsize,
 }
 
-impl Seats {
+impl ConnectionLimiter {
     /// So many seats.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, taken: AtomicUsize::new(0) })
+        Arc::new(Self { max: most, in_use: AtomicUsize::new(0) })
     }
 
     /// A seat, when one is free.
-    pub fn take(self: &Arc<Self>) -> Option<Seat> {
-        let one_more = |taken| (taken < self.most).then_some(taken + 1);
-        self.taken.try_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(Seat(Arc::clone(self)))
+    pub fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let one_more = |taken| (taken < self.max).then_some(taken + 1);
+        self.in_use.try_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(ConnectionPermit(Arc::clone(self)))
     }
 
     /// How many are taken.
-    pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
     }
 
     /// How many there are.
-    pub fn most(&self) -> usize {
-        self.most
+    pub fn max(&self) -> usize {
+        self.max
     }
 }
 
 /// One client's seat; free again at drop.
 #[derive(Debug)]
-pub struct Seat(Arc<Seats>);
+pub struct ConnectionPermit(Arc<ConnectionLimiter>);
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// What every client may say in a second; 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rates {
+pub struct RateLimits {
     /// Messages.
     pub messages: u32,
     /// Bytes.
     pub bytes: u64,
 }
 
-impl Rates {
+impl RateLimits {
     /// The allowance of a client that begins now; `None` where there is no limit, so that it costs nothing.
-    pub fn allowance(self) -> Option<Box<Allowance>> {
+    pub fn limiter(self) -> Option<Box<ClientRateLimiter>> {
         let is_limited = self.messages > 0 || self.bytes > 0;
         is_limited.then(|| {
             let (messages, bytes) = (TokenBucket::default(), TokenBucket::default());
-            Box::new(Allowance { rates: self, began: Instant::now(), messages, bytes })
+            Box::new(ClientRateLimiter { rates: self, began: Instant::now(), messages, bytes })
         })
     }
 }
 
 /// What one client has left to say.
 #[derive(Debug)]
-pub struct Allowance {
-    rates: Rates,
+pub struct ClientRateLimiter {
+    rates: RateLimits,
     /// The buckets' zero.
     began: Instant,
     messages: TokenBucket,
     bytes: TokenBucket,
 }
 
-impl Allowance {
+impl ClientRateLimiter {
     /// Whether one more message of so many bytes is within the rates.
     pub fn allows(&mut self, bytes: usize) -> bool {
         let now = self.began.elapsed();
@@ -103,22 +103,22 @@ mod tests {
 
     #[test]
     fn there_are_as_many_seats_as_said_and_one_that_is_left_is_free_again() {
-        let seats = Seats::new(2);
-        let first = seats.take().unwrap();
-        let _second = seats.take().unwrap();
-        assert!(seats.take().is_none());
-        assert_eq!((seats.taken(), seats.most()), (2, 2));
+        let seats = ConnectionLimiter::new(2);
+        let first = seats.try_acquire().unwrap();
+        let _second = seats.try_acquire().unwrap();
+        assert!(seats.try_acquire().is_none());
+        assert_eq!((seats.in_use(), seats.max()), (2, 2));
         drop(first);
-        assert!(seats.take().is_some());
-        assert_eq!(seats.taken(), 1);
+        assert!(seats.try_acquire().is_some());
+        assert_eq!(seats.in_use(), 1);
     }
 
     #[test]
     fn a_client_may_say_a_seconds_worth_at_once_and_no_more() {
-        let mut allowance = Rates { messages: 5, bytes: 0 }.allowance().unwrap();
+        let mut allowance = RateLimits { messages: 5, bytes: 0 }.limiter().unwrap();
         assert_eq!((0..100).filter(|_| allowance.allows(1 << 20)).count(), 5);
-        let mut allowance = Rates { messages: 0, bytes: 1000 }.allowance().unwrap();
+        let mut allowance = RateLimits { messages: 0, bytes: 1000 }.limiter().unwrap();
         assert!((0..100).filter(|_| allowance.allows(100)).count() <= 11);
-        assert!(Rates { messages: 0, bytes: 0 }.allowance().is_none());
+        assert!(RateLimits { messages: 0, bytes: 0 }.limiter().is_none());
     }
 }

@@ -14,14 +14,14 @@ use prometheus::{
 use mainstay_core::process_metrics::ProcessConstants;
 use socketio_redis::metrics::AdapterMetrics;
 
-use super::limits::Seats;
+use super::limits::ConnectionLimiter;
 
 /// Seconds: a hop through Redis on the same network up to one that is in trouble.
 const LATENCY: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 /// Why a client is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum RefusalReason {
     /// No seat.
     Capacity,
     /// Its token.
@@ -34,7 +34,7 @@ pub enum Refused {
 
 /// Why a client is closed by the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
+pub enum ForcedCloseReason {
     /// It does not read what it is sent.
     Slow,
     /// It says too much.
@@ -58,7 +58,7 @@ pub enum Cut {
 pub struct Metrics {
     registry: Registry,
     process: Arc<ProcessConstants>,
-    seats: Arc<Seats>,
+    limiter: Arc<ConnectionLimiter>,
     connections: IntGauge,
     /// Messages from clients.
     pub messages_in: IntCounter,
@@ -88,10 +88,10 @@ pub struct Metrics {
 
 impl Metrics {
     /// All at zero; the connections are the seats that are taken.
-    pub fn new(seats: &Arc<Seats>) -> Self {
+    pub fn new(seats: &Arc<ConnectionLimiter>) -> Self {
         let registry = Registry::new();
         let most = int_gauge(&registry, "mainstay_node_connections_max", "The most clients there may be.");
-        most.set(i64::try_from(seats.most()).unwrap_or(i64::MAX));
+        most.set(i64::try_from(seats.max()).unwrap_or(i64::MAX));
         let redis_up =
             int_gauge(&registry, "mainstay_node_redis_up", "1 while Redis answers, or none is used.");
         redis_up.set(1);
@@ -140,44 +140,44 @@ impl Metrics {
             refused: counters(&registry, "refused_total", "Clients that were not let in, by reason."),
             cut: counters(&registry, "closed_total", "Clients that the node closed, by reason."),
             process: Arc::new(ProcessConstants::read()),
-            seats: Arc::clone(seats),
+            limiter: Arc::clone(seats),
             redis_up,
             registry,
         }
     }
 
     /// A client was not let in.
-    pub fn refused(&self, why: Refused) {
+    pub fn count_refusal(&self, why: RefusalReason) {
         let word = match why {
-            Refused::Capacity => "capacity",
-            Refused::Auth => "auth",
-            Refused::Origin => "origin",
-            Refused::Draining => "draining",
+            RefusalReason::Capacity => "capacity",
+            RefusalReason::Auth => "auth",
+            RefusalReason::Origin => "origin",
+            RefusalReason::Draining => "draining",
         };
         self.refused.with_label_values(&[word]).inc();
     }
 
     /// The node closes a client.
-    pub fn cut(&self, why: Cut) {
+    pub fn count_forced_close(&self, why: ForcedCloseReason) {
         let word = match why {
-            Cut::Slow => {
+            ForcedCloseReason::Slow => {
                 self.slow_consumers.inc();
                 "slow"
             }
-            Cut::Rate => "rate",
-            Cut::Idle => "idle",
-            Cut::Pending => "pending",
-            Cut::Expired => "expired",
-            Cut::Broken => "broken",
-            Cut::Application => "application",
-            Cut::Shutdown => "shutdown",
+            ForcedCloseReason::Rate => "rate",
+            ForcedCloseReason::Idle => "idle",
+            ForcedCloseReason::Pending => "pending",
+            ForcedCloseReason::Expired => "expired",
+            ForcedCloseReason::Broken => "broken",
+            ForcedCloseReason::Application => "application",
+            ForcedCloseReason::Shutdown => "shutdown",
         };
         self.cut.with_label_values(&[word]).inc();
     }
 
     /// Everything, in Prometheus' text format 0.0.4.
     pub fn text(&self) -> String {
-        self.connections.set(i64::try_from(self.seats.taken()).unwrap_or(i64::MAX));
+        self.connections.set(i64::try_from(self.limiter.in_use()).unwrap_or(i64::MAX));
         let families = self.registry.gather();
         let mut text = TextEncoder::new().encode_to_string(&families).unwrap_or_default();
         let sample = self.process.sample();
@@ -261,11 +261,11 @@ mod tests {
 
     #[test]
     fn the_text_has_the_name_of_the_autoscaler_rule_and_counts_by_reason() {
-        let seats = Seats::new(10);
+        let seats = ConnectionLimiter::new(10);
         let metrics = Metrics::new(&seats);
-        let _seat = seats.take();
-        metrics.cut(Cut::Slow);
-        metrics.refused(Refused::Capacity);
+        let _seat = seats.try_acquire();
+        metrics.count_forced_close(ForcedCloseReason::Slow);
+        metrics.count_refusal(RefusalReason::Capacity);
         let text = metrics.text();
         for line in [
             "websocket_connections 1",

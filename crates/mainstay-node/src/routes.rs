@@ -18,37 +18,37 @@ use hyper::body::Incoming;
 use mainstay_core::forwarded;
 use mainstay_core::shutdown::{Phase, Shutdown};
 
-use crate::app::Application;
+use crate::app::ChatApp;
 use crate::app::publication::Publication;
 use crate::app::socketio_app::SocketIoApp;
-use crate::config::{Adapter, Settings};
+use crate::config::{AdapterKind, NodeSettings};
 use crate::engine_io::{self, ClientAddress};
 use crate::health::Health;
 use crate::hub::Hub;
-use crate::limits::Seats;
+use crate::limits::ConnectionLimiter;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::response::{self, Answer};
-use crate::socketio::SocketIo;
+use crate::response::{self, HttpResponse};
+use crate::socketio::SocketIoServer;
 use crate::ws_json::{self, WsJsonServer};
 use crate::{api, chat, http_server};
 
 /// What the answers are made of.
 pub(crate) struct Routes {
     /// As they were given.
-    pub(crate) settings: Settings,
+    pub(crate) settings: NodeSettings,
     /// Of clients.
-    pub(crate) seats: Arc<Seats>,
+    pub(crate) seats: Arc<ConnectionLimiter>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// The namespaces.
     pub(crate) hub: Arc<Hub>,
     /// What clients and back-end code ask.
-    pub(crate) application: Arc<Application>,
+    pub(crate) application: Arc<ChatApp>,
     /// The transports of Socket.IO.
-    pub(crate) engine: engine_io::Server,
+    pub(crate) engine: engine_io::EngineServer,
     /// Socket.IO clients.
-    pub(crate) socketio: Arc<SocketIo>,
+    pub(crate) socketio: Arc<SocketIoServer>,
     /// What becomes of their events.
     pub(crate) socketio_app: Arc<SocketIoApp>,
     /// Clients of the JSON protocol.
@@ -59,8 +59,8 @@ pub(crate) struct Routes {
     pub(crate) shutdown: Shutdown,
 }
 
-impl http_server::Service for Routes {
-    async fn answer(self: Arc<Self>, mut request: Request<Incoming>, peer: SocketAddr) -> Answer {
+impl http_server::RequestHandler for Routes {
+    async fn respond(self: Arc<Self>, mut request: Request<Incoming>, peer: SocketAddr) -> HttpResponse {
         match request.uri().path() {
             "/socket.io/" => {
                 let client = self.client(&request, peer);
@@ -69,7 +69,7 @@ impl http_server::Service for Routes {
             }
             "/ws" => self.ws_json.upgrade(request, peer),
             "/ws/schema.json" => for_reading(&request, || {
-                response::typed(StatusCode::OK, "application/schema+json", ws_json::SCHEMA)
+                response::with_content_type(StatusCode::OK, "application/schema+json", ws_json::SCHEMA)
             }),
             "/" if self.settings.page => for_reading(&request, || chat::page(&self.settings.id)),
             "/health" => for_reading(&request, || self.health()),
@@ -87,25 +87,29 @@ impl Routes {
         ClientAddress(forwarded::forwarded_client(peer.ip(), false, request.headers(), trusted).address)
     }
 
-    fn health(&self) -> Answer {
+    fn health(&self) -> HttpResponse {
         let health = Health {
             node: &self.settings.id,
             release: self.settings.release.as_deref(),
-            connections: self.seats.taken(),
-            max: self.seats.most(),
+            connections: self.seats.in_use(),
+            max: self.seats.max(),
             adapter: self.settings.cluster.adapter.word(),
-            bus: (self.settings.cluster.adapter != Adapter::Memory).then(|| self.hub.bus_state()),
+            bus: (self.settings.cluster.adapter != AdapterKind::Memory).then(|| self.hub.bus_state()),
             is_draining: self.shutdown.phase() > Phase::Serving,
         };
-        health.answer()
+        health.response()
     }
 
-    fn metrics(&self) -> Answer {
-        response::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
+    fn metrics(&self) -> HttpResponse {
+        response::with_content_type(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            self.metrics.text(),
+        )
     }
 
-    async fn api(&self, request: Request<Incoming>) -> Answer {
-        if let Some(refusal) = api::refusal(&request, self.settings.api.as_ref()) {
+    async fn api(&self, request: Request<Incoming>) -> HttpResponse {
+        if let Some(refusal) = api::check_token(&request, self.settings.api.as_ref()) {
             return refusal;
         }
         let path = request.uri().path();
@@ -122,8 +126,8 @@ impl Routes {
         }
     }
 
-    async fn publish(&self, publication: Publication) -> Answer {
-        match self.application.publication(publication).await {
+    async fn publish(&self, publication: Publication) -> HttpResponse {
+        match self.application.publish_from_api(publication).await {
             Ok(None) => response::json(StatusCode::OK, &serde_json::json!({ "ok": true })),
             Ok(Some(delivered)) => {
                 response::json(StatusCode::OK, &serde_json::json!({ "ok": true, "delivered": delivered }))
@@ -134,7 +138,7 @@ impl Routes {
 }
 
 /// An answer to GET and HEAD.
-fn for_reading(request: &Request<Incoming>, answer: impl FnOnce() -> Answer) -> Answer {
+fn for_reading(request: &Request<Incoming>, answer: impl FnOnce() -> HttpResponse) -> HttpResponse {
     match *request.method() {
         Method::GET | Method::HEAD => answer(),
         _ => response::not_allowed("GET, HEAD"),

@@ -12,40 +12,40 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::debug;
 
-use crate::app::presence_queries::Questions;
-use crate::app::publication::{Publication, To};
-use crate::app::request::{Request, USER_ROOM};
+use crate::app::presence_queries::PresenceQueries;
+use crate::app::publication::{Publication, PublishTarget};
+use crate::app::request::{AppRequest, USER_ROOM_PREFIX};
 use crate::auth::User;
 use crate::hub::adapter::{Room, SocketFacts};
 use crate::hub::{Hub, Socket};
-use crate::presence::{Connection, Presence};
+use crate::presence::{Presence, UserConnection};
 use crate::value::Value;
 
 /// The most members of a room in one answer: some 100 KiB.
-const PAGE: usize = 1000;
+const PAGE_SIZE: usize = 1000;
 
 /// The facts of an answer, or what is wrong with the request.
-pub type Outcome = Result<Vec<(&'static str, Value)>, String>;
+pub type RequestResult = Result<Vec<(&'static str, Value)>, String>;
 
 /// See the module.
-pub struct Application {
+pub struct ChatApp {
     /// The node's name.
     node: Arc<str>,
     hub: Arc<Hub>,
     presence: Arc<Presence>,
-    questions: Questions,
+    queries: PresenceQueries,
     /// The most rooms of one client, its user's not among them.
     max_rooms: usize,
 }
 
-impl Application {
+impl ChatApp {
     /// The application of a node.
     pub fn new(node: &Arc<str>, hub: &Arc<Hub>, presence: &Arc<Presence>, max_rooms: usize) -> Self {
         Self {
             node: Arc::clone(node),
             hub: Arc::clone(hub),
             presence: Arc::clone(presence),
-            questions: Questions::default(),
+            queries: PresenceQueries::default(),
             max_rooms,
         }
     }
@@ -59,20 +59,20 @@ impl Application {
     }
 
     /// A socket has come into `/`; also one that was taken up again.
-    pub fn arrived(&self, socket: &Arc<Socket>) {
-        socket.keep(self.data(socket.user()));
+    pub fn connected(&self, socket: &Arc<Socket>) {
+        socket.set_data(self.data(socket.user()));
         if let Some(user) = socket.user() {
             let room = Room::text(&user_room(user));
             // Awaited by nobody: a direct message of the next moment may miss the socket on a sharded bus.
             drop(self.hub.main().join(socket, &[room]));
-            self.presence.arrived(user, socket.id());
+            self.presence.add(user, socket.id());
         }
     }
 
     /// A socket has left `/`.
-    pub fn left(&self, socket: &Socket) {
+    pub fn disconnected(&self, socket: &Socket) {
         if let Some(user) = socket.user() {
-            self.presence.left(user, socket.id());
+            self.presence.remove(user, socket.id());
         }
     }
 
@@ -81,31 +81,31 @@ impl Application {
     /// # Errors
     ///
     /// What is wrong, for the client.
-    pub async fn carry_out(&self, socket: &Arc<Socket>, request: Request) -> Outcome {
+    pub async fn execute(&self, socket: &Arc<Socket>, request: AppRequest) -> RequestResult {
         let main = self.hub.main();
         match request {
-            Request::Join(room) => {
+            AppRequest::Join(room) => {
                 self.check_join(socket, &room)?;
                 main.join(socket, &[Room::text(&room)]).await;
                 Ok(vec![("room", room.into())])
             }
-            Request::Leave(room) => {
+            AppRequest::Leave(room) => {
                 main.leave(socket, &[Room::text(&room)]);
                 Ok(vec![("room", room.into())])
             }
-            Request::Publish(room, data) => self.publish(socket, &room, data).await,
-            Request::Direct(user, data) => {
+            AppRequest::Publish(room, data) => self.publish(socket, &room, data).await,
+            AppRequest::Direct(user, data) => {
                 let delivered = self.direct(Some(socket), &user, ("direct", data)).await?;
                 match delivered {
                     0 => Err(format!("{user} is not connected")),
                     delivered => Ok(vec![("delivered", Value::Uint(delivered))]),
                 }
             }
-            Request::RoomPresence { room, after } => self.members(socket, &room, after.as_deref()).await,
-            Request::UserPresence(user) => {
-                let _permit = self.questions.acquire(socket.id()).await?;
+            AppRequest::RoomPresence { room, after } => self.members(socket, &room, after.as_deref()).await,
+            AppRequest::UserPresence(user) => {
+                let _permit = self.queries.acquire(socket.id()).await?;
                 let connections = self.connections(&user).await?;
-                let list = connections.iter().map(told).collect();
+                let list = connections.iter().map(connection_value).collect();
                 let online = Value::Bool(!connections.is_empty());
                 Ok(vec![
                     ("user", user.as_str().into()),
@@ -113,11 +113,11 @@ impl Application {
                     ("connections", Value::List(list)),
                 ])
             }
-            Request::Status(status) => self.status(socket, status),
+            AppRequest::Status(status) => self.status(socket, status),
         }
     }
 
-    async fn publish(&self, socket: &Arc<Socket>, room: &str, data: Value) -> Outcome {
+    async fn publish(&self, socket: &Arc<Socket>, room: &str, data: Value) -> RequestResult {
         if !socket.is_in(room) {
             return Err(format!("join {room} before you publish to it"));
         }
@@ -139,14 +139,14 @@ impl Application {
         user: &User,
         (event, data): (&str, Value),
     ) -> Result<u64, String> {
-        let mut connections = self.presence.of(user).await.map_err(|away| away.to_string())?;
+        let mut connections = self.presence.connections_of(user).await.map_err(|away| away.to_string())?;
         if connections.is_empty() {
             // Servers of another kind are asked only where nobody else has the user; what is sent reaches them always.
             let _permit = match socket {
-                Some(socket) => Some(self.questions.acquire(socket.id()).await?),
+                Some(socket) => Some(self.queries.acquire(socket.id()).await?),
                 None => None,
             };
-            connections = self.elsewhere(user).await?;
+            connections = self.find_on_other_servers(user).await?;
         }
         if connections.is_empty() {
             return Ok(0);
@@ -168,13 +168,14 @@ impl Application {
     /// # Errors
     ///
     /// What cannot be known now.
-    pub async fn connections(&self, user: &User) -> Result<Vec<Connection>, String> {
-        let (kept, elsewhere) = tokio::join!(self.presence.of(user), self.elsewhere(user));
+    pub async fn connections(&self, user: &User) -> Result<Vec<UserConnection>, String> {
+        let (kept, elsewhere) =
+            tokio::join!(self.presence.connections_of(user), self.find_on_other_servers(user));
         let mut connections = kept.map_err(|away| away.to_string())?;
         match elsewhere {
             Ok(others) => {
                 let is_new =
-                    |one: &Connection| connections.iter().all(|kept| kept.socket_id != one.socket_id);
+                    |one: &UserConnection| connections.iter().all(|kept| kept.socket_id != one.socket_id);
                 let others: Vec<_> = others.into_iter().filter(is_new).collect();
                 connections.extend(others);
             }
@@ -187,7 +188,7 @@ impl Application {
     }
 
     /// Who is in a user's room, on servers of every kind. Without Redis there are no others.
-    async fn elsewhere(&self, user: &User) -> Result<Vec<Connection>, String> {
+    async fn find_on_other_servers(&self, user: &User) -> Result<Vec<UserConnection>, String> {
         if !self.presence.is_shared() {
             return Ok(Vec::new());
         }
@@ -196,12 +197,12 @@ impl Application {
             let sockets = main.to(&room).fetch_sockets().await;
             sockets.map_err(|fault| fault.to_string())
         };
-        Ok(self.questions.members(&room, fetch).await?.iter().map(connection).collect())
+        Ok(self.queries.members(&room, fetch).await?.iter().map(foreign_connection).collect())
     }
 
-    fn status(&self, socket: &Socket, status: String) -> Outcome {
+    fn status(&self, socket: &Socket, status: String) -> RequestResult {
         let user = socket.user().ok_or("only a user has a status; this connection has no name")?;
-        self.presence.has_status(user, socket.id(), &status);
+        self.presence.set_status(user, socket.id(), &status);
         Ok(vec![("status", status.into())])
     }
 
@@ -214,20 +215,20 @@ impl Application {
         Err(format!("this client is in {} rooms, the most that it may join; leave one first", self.max_rooms))
     }
 
-    /// Who is in a room, on all nodes: those whose ids come behind `after`, at most [`PAGE`].
-    async fn members(&self, socket: &Socket, room: &str, after: Option<&str>) -> Outcome {
+    /// Who is in a room, on all nodes: those whose ids come behind `after`, at most [`PAGE_SIZE`].
+    async fn members(&self, socket: &Socket, room: &str, after: Option<&str>) -> RequestResult {
         if !socket.is_in(room) {
             return Err(format!("join {room} to see who is in it"));
         }
-        let _permit = self.questions.acquire(socket.id()).await?;
+        let _permit = self.queries.acquire(socket.id()).await?;
         let main = self.hub.main();
         let fetch = || async {
             let sockets = main.to(room).fetch_sockets().await;
             sockets.map_err(|fault| fault.to_string())
         };
-        let sockets = self.questions.members(room, fetch).await?;
+        let sockets = self.queries.members(room, fetch).await?;
         let from = after.map_or(0, |after| sockets.partition_point(|one| *one.id <= *after));
-        let page = &sockets[from..sockets.len().min(from + PAGE)];
+        let page = &sockets[from..sockets.len().min(from + PAGE_SIZE)];
         let members = page.iter().map(member).collect();
         let mut facts = vec![("room", room.into()), ("members", Value::List(members))];
         if from + page.len() < sockets.len() {
@@ -242,14 +243,14 @@ impl Application {
     /// # Errors
     ///
     /// What did not reach the other nodes, or cannot be known.
-    pub async fn publication(&self, publication: Publication) -> Result<Option<u64>, String> {
-        let Publication { to, event, data } = publication;
-        match to {
-            To::User(user) => {
+    pub async fn publish_from_api(&self, publication: Publication) -> Result<Option<u64>, String> {
+        let Publication { target, event, data } = publication;
+        match target {
+            PublishTarget::User(user) => {
                 let event = if event == "message" { "direct" } else { &event };
                 self.direct(None, &user, (event, data)).await.map(Some)
             }
-            To::Room(room) => {
+            PublishTarget::Room(room) => {
                 let argument = match &*event {
                     "message" => {
                         let room = (&*room).into();
@@ -272,7 +273,7 @@ impl Application {
 
 /// The room of a user's connections.
 fn user_room(user: &User) -> String {
-    format!("{USER_ROOM}{user}")
+    format!("{USER_ROOM_PREFIX}{user}")
 }
 
 /// Who sent something; `Null` for back-end code.
@@ -283,7 +284,7 @@ fn from(socket: Option<&Arc<Socket>>) -> Value {
     })
 }
 
-fn told(connection: &Connection) -> Value {
+fn connection_value(connection: &UserConnection) -> Value {
     Value::map([
         ("socketId", (&*connection.socket_id).into()),
         ("nodeId", (&*connection.node_id).into()),
@@ -293,11 +294,11 @@ fn told(connection: &Connection) -> Value {
 }
 
 /// A socket of a server that keeps no presence as nodes of this kind do.
-fn connection(facts: &SocketFacts) -> Connection {
+fn foreign_connection(facts: &SocketFacts) -> UserConnection {
     let node = facts.data.get("node").and_then(Value::as_text).unwrap_or_default();
     let issued = facts.handshake.get("issued").and_then(Value::as_u64).unwrap_or_default();
     let since = UNIX_EPOCH.checked_add(Duration::from_millis(issued)).unwrap_or(UNIX_EPOCH);
-    Connection {
+    UserConnection {
         socket_id: (&*facts.id).into(),
         node_id: node.into(),
         connected_at: humantime::format_rfc3339_millis(since).to_string(),

@@ -1,6 +1,6 @@
 //! The bundled application: rooms, direct messages and presence, for Socket.IO clients and for those of the JSON protocol.
 //!
-//! [`Application`] carries out what [`request`] reads; [`socketio_app`] and [`ws_json_app`] connect it to the two
+//! [`ChatApp`] carries out what [`request`] reads; [`socketio_app`] and [`ws_json_app`] connect it to the two
 //! protocols, and `presence_queries` bounds what clients may ask of other nodes.
 
 mod application;
@@ -10,4 +10,4 @@ pub mod request;
 pub mod socketio_app;
 pub mod ws_json_app;
 
-pub use application::{Application, Outcome};
+pub use application::{ChatApp, RequestResult};

@@ -1,7 +1,7 @@
 //! Questions of clients about who is where: what one client may ask at a time, and what is asked once for many.
 //!
 //! An answer costs the other nodes far more than its question costs a client, so:
-//! - One client has at most [`AT_ONCE`] questions under way; up to [`WAITING`] more wait for their turn, and one more is
+//! - One client has at most [`MAX_RUNNING`] questions under way; up to [`MAX_WAITING`] more wait for their turn, and one more is
 //!   refused.
 //! - About one room at most one question is under way, whoever asks. Who asks meanwhile shares the next one. It begins
 //!   when the one before is over, so an answer is never older than its question.
@@ -16,50 +16,50 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use crate::hub::adapter::SocketFacts;
 
 /// Questions of one client that are under way at a time.
-const AT_ONCE: usize = 4;
+const MAX_RUNNING: usize = 4;
 /// Questions of one client that wait for their turn.
-const WAITING: usize = 100;
+const MAX_WAITING: usize = 100;
 
 /// The sockets in a room of all nodes, by their ids; or why that cannot be known.
-pub type Members = Result<Arc<[SocketFacts]>, String>;
+pub type MembersResult = Result<Arc<[SocketFacts]>, String>;
 
 /// The questions of a node's clients.
 #[derive(Default)]
-pub struct Questions {
+pub struct PresenceQueries {
     /// Clients that have asked something, by their socket's id.
-    clients: Mutex<HashMap<Arc<str>, Arc<Budget>>>,
+    clients: Mutex<HashMap<Arc<str>, Arc<QueryBudget>>>,
     /// Rooms that somebody asks about.
-    rooms: Mutex<HashMap<Box<str>, RoomQuestion>>,
+    rooms: Mutex<HashMap<Box<str>, RoomQuery>>,
 }
 
 /// What one client may ask.
-struct Budget {
+struct QueryBudget {
     /// Those that are under way.
     running: Arc<Semaphore>,
     /// Those that are under way, and those that wait.
-    begun: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
 }
 
 /// The questions about one room.
-struct RoomQuestion {
+struct RoomQuery {
     /// Of the one that is under way.
     turn: Arc<Semaphore>,
     /// The one that has not begun: those who share it wait for its answer here.
-    next: Option<Arc<OnceCell<Members>>>,
+    next: Option<Arc<OnceCell<MembersResult>>>,
 }
 
 /// A question that may be asked now, or waits for that; it is over when this is dropped.
-pub struct QuestionPermit<'a> {
-    questions: &'a Questions,
+pub struct QueryPermit<'a> {
+    queries: &'a PresenceQueries,
     client: Arc<str>,
-    budget: Arc<Budget>,
+    budget: Arc<QueryBudget>,
     _begun: OwnedSemaphorePermit,
     running: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for QuestionPermit<'_> {
+impl Drop for QueryPermit<'_> {
     fn drop(&mut self) {
-        let mut clients = self.questions.clients.lock();
+        let mut clients = self.queries.clients.lock();
         // The map's and this one: the client's other questions have each one of their own.
         if Arc::strong_count(&self.budget) == 2 {
             clients.remove(&self.client);
@@ -67,19 +67,20 @@ impl Drop for QuestionPermit<'_> {
     }
 }
 
-impl Questions {
+impl PresenceQueries {
     /// Waits until the client of this socket may ask.
     ///
     /// # Errors
     ///
     /// Too many of its questions wait: for the client.
-    pub async fn acquire(&self, client: &Arc<str>) -> Result<QuestionPermit<'_>, String> {
-        let refused =
-            || format!("over {WAITING} questions of this client wait; wait for their answers and ask again");
+    pub async fn acquire(&self, client: &Arc<str>) -> Result<QueryPermit<'_>, String> {
+        let refused = || {
+            format!("over {MAX_WAITING} questions of this client wait; wait for their answers and ask again")
+        };
         let client = Arc::clone(client);
         let budget = Arc::clone(self.clients.lock().entry(Arc::clone(&client)).or_default());
-        let begun = Arc::clone(&budget.begun).try_acquire_owned().map_err(|_| refused())?;
-        let mut permit = QuestionPermit { questions: self, client, budget, _begun: begun, running: None };
+        let begun = Arc::clone(&budget.admitted).try_acquire_owned().map_err(|_| refused())?;
+        let mut permit = QueryPermit { queries: self, client, budget, _begun: begun, running: None };
         // It is never closed.
         permit.running = Arc::clone(&permit.budget.running).acquire_owned().await.ok();
         Ok(permit)
@@ -90,7 +91,7 @@ impl Questions {
     /// # Errors
     ///
     /// What `fetch` says.
-    pub async fn members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> Members
+    pub async fn members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> MembersResult
     where
         F: Future<Output = Result<Vec<SocketFacts>, String>>,
     {
@@ -104,29 +105,29 @@ impl Questions {
         });
         let members = members.await.clone();
         drop(answer);
-        self.tidy(room, turn);
+        self.forget_idle(room, turn);
         members
     }
 
     /// The next question about a room.
-    fn join(&self, room: &str) -> (Arc<Semaphore>, Arc<OnceCell<Members>>) {
+    fn join(&self, room: &str) -> (Arc<Semaphore>, Arc<OnceCell<MembersResult>>) {
         let mut rooms = self.rooms.lock();
         let question = rooms.entry(room.into()).or_default();
         (Arc::clone(&question.turn), Arc::clone(question.next.get_or_insert_default()))
     }
 
     /// The question begins: who asks from now on shares the one after it.
-    fn begin(&self, room: &str, answer: &Arc<OnceCell<Members>>) {
+    fn begin(&self, room: &str, answer: &Arc<OnceCell<MembersResult>>) {
         if let Some(question) = self.rooms.lock().get_mut(room) {
             question.next.take_if(|next| Arc::ptr_eq(next, answer));
         }
     }
 
     /// Forgets a room about which nobody asks any more.
-    fn tidy(&self, room: &str, turn: Arc<Semaphore>) {
+    fn forget_idle(&self, room: &str, turn: Arc<Semaphore>) {
         let mut rooms = self.rooms.lock();
         // The map's and this one: whoever else asks has one of his own.
-        let is_over = |question: &RoomQuestion| {
+        let is_over = |question: &RoomQuery| {
             Arc::ptr_eq(&question.turn, &turn) && Arc::strong_count(&turn) == 2 && question.next.is_none()
         };
         if rooms.get(room).is_some_and(is_over) {
@@ -135,14 +136,14 @@ impl Questions {
     }
 }
 
-impl Default for Budget {
+impl Default for QueryBudget {
     fn default() -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { running: semaphore(AT_ONCE), begun: semaphore(AT_ONCE + WAITING) }
+        Self { running: semaphore(MAX_RUNNING), admitted: semaphore(MAX_RUNNING + MAX_WAITING) }
     }
 }
 
-impl Default for RoomQuestion {
+impl Default for RoomQuery {
     fn default() -> Self {
         Self { turn: Arc::new(Semaphore::new(1)), next: None }
     }
@@ -162,19 +163,19 @@ mod tests {
         SocketFacts { id: id.into(), handshake: Value::Null, rooms: Vec::new(), data: Value::Null }
     }
 
-    fn ids(members: Members) -> Vec<String> {
+    fn ids(members: MembersResult) -> Vec<String> {
         members.unwrap().iter().map(|one| one.id.to_string()).collect()
     }
 
     #[tokio::test]
     async fn a_client_asks_a_few_at_a_time_some_wait_and_more_is_refused() {
-        let questions = Questions::default();
+        let questions = PresenceQueries::default();
         let client: Arc<str> = "a".into();
         let mut running: Vec<_> = Vec::new();
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_RUNNING {
             running.push(questions.acquire(&client).await.unwrap());
         }
-        let mut waiting: Vec<_> = (0..WAITING).map(|_| Box::pin(questions.acquire(&client))).collect();
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(questions.acquire(&client))).collect();
         assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
         let refused = questions.acquire(&client).now_or_never().unwrap().err().unwrap();
         assert!(refused.contains("over 100 questions"), "{refused}");
@@ -187,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_question_about_a_room_is_under_way_and_the_others_share_the_next() {
-        let questions = Questions::default();
+        let questions = PresenceQueries::default();
         let asked = Cell::new(0);
         let (first, answer) = oneshot::channel::<()>();
         let slow = questions.members("r", || async {
@@ -215,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_while_asking_takes_nobody_s_answer_away() {
-        let questions = Questions::default();
+        let questions = PresenceQueries::default();
         let (_never, answer) = oneshot::channel::<()>();
         let gone = questions.members("r", || async {
             answer.await.ok();

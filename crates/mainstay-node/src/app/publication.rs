@@ -7,7 +7,7 @@ use crate::value::Value;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication {
     /// To whom.
-    pub to: To,
+    pub target: PublishTarget,
     /// The event's name; `message` unless said.
     pub event: String,
     /// Its data.
@@ -16,7 +16,7 @@ pub struct Publication {
 
 /// Who gets it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum To {
+pub enum PublishTarget {
     /// Everybody in the room.
     Room(String),
     /// Every connection of the user.

@@ -17,19 +17,19 @@ use crate::auth::User;
 use crate::value::Value;
 
 /// The most bytes of a room's name.
-const LONGEST_ROOM: usize = 128;
+const MAX_ROOM_NAME: usize = 128;
 /// What the rooms of users begin with.
-pub const USER_ROOM: &str = "user:";
+pub const USER_ROOM_PREFIX: &str = "user:";
 
 /// The most bytes of a status.
-const LONGEST_STATUS: usize = 32;
+const MAX_STATUS: usize = 32;
 
 /// The words, for messages.
 const WORDS: &str = "join, leave, publish, direct or presence";
 
 /// One request.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Request {
+pub enum AppRequest {
     /// Into this room.
     Join(String),
     /// Out of it.
@@ -51,7 +51,7 @@ pub enum Request {
     Status(String),
 }
 
-impl Request {
+impl AppRequest {
     /// Reads the request `word` with these fields; `id` and `type` are for the protocol around it.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Request {
         if let Some((name, _)) = stranger.filter(|(name, _)| !matches!(&**name, "id" | "type")) {
             return Err(format!("{word} has no field {}; it has {}", quoted(name), known.join(" and ")));
         }
-        let fields = Fields { word, fields };
+        let fields = RequestFields { word, fields };
         match word {
             "join" => Ok(Self::Join(fields.room()?)),
             "leave" => Ok(Self::Leave(fields.room()?)),
@@ -92,12 +92,12 @@ impl Request {
 }
 
 /// The fields of one request.
-struct Fields<'a> {
+struct RequestFields<'a> {
     word: &'a str,
     fields: &'a [(Box<str>, Value)],
 }
 
-impl Fields<'_> {
+impl RequestFields<'_> {
     fn find(&self, name: &str) -> Option<&Value> {
         self.fields.iter().find(|(there, _)| **there == *name).map(|(_, value)| value)
     }
@@ -127,11 +127,9 @@ impl Fields<'_> {
     fn status(&self) -> Result<String, String> {
         let status = self.text("status")?;
         let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        match (1..=LONGEST_STATUS).contains(&status.len()) && status.bytes().all(is_word) {
+        match (1..=MAX_STATUS).contains(&status.len()) && status.bytes().all(is_word) {
             true => Ok(status.into()),
-            false => {
-                Err(format!("a status is 1 to {LONGEST_STATUS} of a-z, 0-9 and -, as `online` or `away`"))
-            }
+            false => Err(format!("a status is 1 to {MAX_STATUS} of a-z, 0-9 and -, as `online` or `away`")),
         }
     }
 
@@ -146,10 +144,10 @@ impl Fields<'_> {
 ///
 /// Why not: for the client.
 pub fn check_room(room: &str) -> Result<(), String> {
-    if room.is_empty() || room.len() > LONGEST_ROOM || room.chars().any(char::is_control) {
-        return Err(format!("a room's name has 1 to {LONGEST_ROOM} bytes and no control characters"));
+    if room.is_empty() || room.len() > MAX_ROOM_NAME || room.chars().any(char::is_control) {
+        return Err(format!("a room's name has 1 to {MAX_ROOM_NAME} bytes and no control characters"));
     }
-    if room.starts_with(USER_ROOM) {
+    if room.starts_with(USER_ROOM_PREFIX) {
         return Err(
             "rooms that begin with `user:` hold a user's connections; write direct to reach a user".into()
         );
@@ -172,27 +170,27 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn read(word: &str, json: &str) -> Result<Request, String> {
-        Request::read(word, Value::from_json(json).unwrap().as_map().unwrap())
+    fn read(word: &str, json: &str) -> Result<AppRequest, String> {
+        AppRequest::read(word, Value::from_json(json).unwrap().as_map().unwrap())
     }
 
     #[test]
     fn each_word_is_read_with_its_fields() {
         let user = User::parse("bob").unwrap();
-        assert_eq!(read("join", r#"{"room":"r","id":1,"type":"join"}"#), Ok(Request::Join("r".into())));
-        assert_eq!(read("leave", r#"{"room":"r"}"#), Ok(Request::Leave("r".into())));
-        let null = Request::Publish("r".into(), Value::Null);
+        assert_eq!(read("join", r#"{"room":"r","id":1,"type":"join"}"#), Ok(AppRequest::Join("r".into())));
+        assert_eq!(read("leave", r#"{"room":"r"}"#), Ok(AppRequest::Leave("r".into())));
+        let null = AppRequest::Publish("r".into(), Value::Null);
         assert_eq!(read("publish", r#"{"room":"r","data":null}"#), Ok(null));
-        let direct = Request::Direct(user.clone(), Value::from_json("[1]").unwrap());
+        let direct = AppRequest::Direct(user.clone(), Value::from_json("[1]").unwrap());
         assert_eq!(read("direct", r#"{"user":"bob","data":[1]}"#), Ok(direct));
         assert_eq!(
             read("presence", r#"{"room":"r"}"#),
-            Ok(Request::RoomPresence { room: "r".into(), after: None })
+            Ok(AppRequest::RoomPresence { room: "r".into(), after: None })
         );
-        let page = Request::RoomPresence { room: "r".into(), after: Some("x".into()) };
+        let page = AppRequest::RoomPresence { room: "r".into(), after: Some("x".into()) };
         assert_eq!(read("presence", r#"{"room":"r","after":"x"}"#), Ok(page));
-        assert_eq!(read("presence", r#"{"user":"bob"}"#), Ok(Request::UserPresence(user)));
-        assert_eq!(read("presence", r#"{"status":"away"}"#), Ok(Request::Status("away".into())));
+        assert_eq!(read("presence", r#"{"user":"bob"}"#), Ok(AppRequest::UserPresence(user)));
+        assert_eq!(read("presence", r#"{"status":"away"}"#), Ok(AppRequest::Status("away".into())));
     }
 
     #[test]

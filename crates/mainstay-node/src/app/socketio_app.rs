@@ -13,20 +13,20 @@ use std::task::{Context, Poll, Waker};
 
 use tokio_util::task::TaskTracker;
 
-use crate::app::application::{Application, Outcome};
-use crate::app::request::Request;
-use crate::auth::Auth;
+use crate::app::application::{ChatApp, RequestResult};
+use crate::app::request::AppRequest;
+use crate::auth::Authenticator;
 use crate::bearer;
 use crate::engine_io::Handshake;
 use crate::hub::{Namespace, Socket};
-use crate::metrics::{Metrics, Refused};
-use crate::socketio::{self, Admission, Asking, Refusal, Reply};
+use crate::metrics::{Metrics, RefusalReason};
+use crate::socketio::{self, Admission, ConnectError, ConnectRequest, Reply};
 use crate::value::Value;
 
 /// See the module.
 pub struct SocketIoApp {
-    auth: Arc<Auth>,
-    application: Arc<Application>,
+    auth: Arc<Authenticator>,
+    application: Arc<ChatApp>,
     metrics: Metrics,
     /// Requests that wait for the other nodes.
     tasks: TaskTracker,
@@ -34,7 +34,7 @@ pub struct SocketIoApp {
 
 impl SocketIoApp {
     /// Socket.IO clients talk to this application.
-    pub fn new(auth: &Arc<Auth>, application: &Arc<Application>, metrics: &Metrics) -> Self {
+    pub fn new(auth: &Arc<Authenticator>, application: &Arc<ChatApp>, metrics: &Metrics) -> Self {
         Self {
             auth: Arc::clone(auth),
             application: Arc::clone(application),
@@ -51,7 +51,7 @@ impl SocketIoApp {
 }
 
 impl socketio::Application for SocketIoApp {
-    fn admit(&self, asking: &Asking<'_>) -> Result<Admission, Refusal> {
+    fn admit(&self, asking: &ConnectRequest<'_>) -> Result<Admission, ConnectError> {
         let said = |name: &str| {
             let shown =
                 asking.auth.and_then(|auth| auth.get(name)).and_then(Value::as_text).map(str::to_owned);
@@ -60,8 +60,8 @@ impl socketio::Application for SocketIoApp {
         let token = said("token").or_else(|| bearer::of_value(asking.handshake.header("authorization")?));
         let identity = self.auth.identify(token.as_deref(), said("user").as_deref());
         let identity = identity.map_err(|fault| {
-            self.metrics.refused(Refused::Auth);
-            Refusal::new(fault.to_string())
+            self.metrics.count_refusal(RefusalReason::Auth);
+            ConnectError::new(fault.to_string())
         })?;
         let data = self.application.data(identity.user.as_ref());
         Ok(Admission { user: identity.user, expires: identity.expires, data })
@@ -69,7 +69,7 @@ impl socketio::Application for SocketIoApp {
 
     fn connected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, _is_recovered: bool) {
         if is_main(namespace) {
-            self.application.arrived(socket);
+            self.application.connected(socket);
         }
     }
 
@@ -85,7 +85,7 @@ impl socketio::Application for SocketIoApp {
             Err(words) => return answer((namespace, socket), reply, Err(words)),
         };
         let (application, asker) = (Arc::clone(&self.application), Arc::clone(socket));
-        let mut carried = Box::pin(async move { application.carry_out(&asker, request).await });
+        let mut carried = Box::pin(async move { application.execute(&asker, request).await });
         // A request takes effect at its first step, so the client's order is kept; what waits is only the answer.
         match Pin::new(&mut carried).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => answer((namespace, socket), reply, outcome),
@@ -98,7 +98,7 @@ impl socketio::Application for SocketIoApp {
 
     fn disconnected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, _reason: &'static str) {
         if is_main(namespace) {
-            self.application.left(socket);
+            self.application.disconnected(socket);
         }
     }
 }
@@ -113,21 +113,21 @@ fn once(handshake: &Handshake, name: &str) -> Option<String> {
     values.next().filter(|_| values.next().is_none())
 }
 
-fn read(namespace: &Namespace, data: &[Value]) -> Result<Request, String> {
+fn read(namespace: &Namespace, data: &[Value]) -> Result<AppRequest, String> {
     if !is_main(namespace) {
         return Err("requests are for the namespace /".into());
     }
     match data {
-        [Value::Text(word), Value::Map(fields)] => Request::read(word, fields),
+        [Value::Text(word), Value::Map(fields)] => AppRequest::read(word, fields),
         [Value::Text(word), ..] => {
-            Request::read(word, &[]).and(Err("a request has one argument, an object".into()))
+            AppRequest::read(word, &[]).and(Err("a request has one argument, an object".into()))
         }
         _ => Err("an event has a name, which is text".into()),
     }
 }
 
 /// Answers where an answer is wanted. Elsewhere the client hears of faults alone.
-fn answer((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: Outcome) {
+fn answer((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: RequestResult) {
     let (reply, fields) = match (reply, outcome) {
         (Some(reply), Ok(facts)) => {
             (reply, [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>())
@@ -135,7 +135,7 @@ fn answer((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>,
         (Some(reply), Err(words)) => (reply, vec![("ok", Value::Bool(false)), ("error", words.into())]),
         (None, Ok(_)) => return,
         (None, Err(words)) => {
-            return namespace.tell_now(socket, "error", [Value::map([("error", words.into())])]);
+            return namespace.emit_to_unlogged(socket, "error", [Value::map([("error", words.into())])]);
         }
     };
     reply.send(&[Value::Map(fields.into_iter().map(|(name, value)| (name.into(), value)).collect())]);

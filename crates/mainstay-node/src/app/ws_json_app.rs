@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::app::application::Application;
-use crate::app::request::Request;
-use crate::hub::{Arrival, Hub, Socket};
+use crate::app::application::ChatApp;
+use crate::app::request::AppRequest;
+use crate::hub::{Hub, NewSocket, Socket};
 use crate::value::Value;
 use crate::ws_json::{ReplyFuture, WsJsonClient, WsJsonHandler};
 
 /// The clients of the JSON protocol, in the node's hub.
 pub struct WsJsonApp {
     hub: Arc<Hub>,
-    application: Arc<Application>,
+    application: Arc<ChatApp>,
     /// By the client's id.
     sockets: Mutex<HashMap<Arc<str>, Arc<Socket>>>,
 }
 
 impl WsJsonApp {
     /// The clients come into `/` of this hub.
-    pub fn new(hub: &Arc<Hub>, application: &Arc<Application>) -> Self {
+    pub fn new(hub: &Arc<Hub>, application: &Arc<ChatApp>) -> Self {
         Self { hub: Arc::clone(hub), application: Arc::clone(application), sockets: Mutex::default() }
     }
 }
@@ -31,19 +31,19 @@ impl WsJsonHandler for WsJsonApp {
         let user = client.identity.user.clone();
         let data = self.application.data(user.as_ref());
         let arrival =
-            Arrival { id: Arc::clone(&client.id), pid: None, client: Arc::clone(client) as _, user, data };
+            NewSocket { id: Arc::clone(&client.id), pid: None, client: Arc::clone(client) as _, user, data };
         let socket = self.hub.main().connect(arrival, |_| {});
-        self.application.arrived(&socket);
+        self.application.connected(&socket);
         self.sockets.lock().insert(Arc::clone(&client.id), socket);
     }
 
     fn request(&self, client: &Arc<WsJsonClient>, word: &str, fields: &[(Box<str>, Value)]) -> ReplyFuture {
-        let request = Request::read(word, fields);
+        let request = AppRequest::read(word, fields);
         let socket = self.sockets.lock().get(&client.id).cloned();
         let application = Arc::clone(&self.application);
         Box::pin(async move {
             match socket {
-                Some(socket) => application.carry_out(&socket, request?).await,
+                Some(socket) => application.execute(&socket, request?).await,
                 None => Err("the connection has ended".into()),
             }
         })
@@ -53,7 +53,7 @@ impl WsJsonHandler for WsJsonApp {
         let socket = self.sockets.lock().remove(&client.id);
         if let Some(socket) = socket {
             self.hub.main().disconnect(&socket, false);
-            self.application.left(&socket);
+            self.application.disconnected(&socket);
         }
     }
 }
@@ -72,7 +72,7 @@ mod tests {
         assert!(examples.len() >= 6);
         for example in examples {
             let fields = Value::from_json(&example.to_string()).unwrap();
-            let request = Request::read(example["type"].as_str().unwrap(), fields.as_map().unwrap());
+            let request = AppRequest::read(example["type"].as_str().unwrap(), fields.as_map().unwrap());
             assert!(request.is_ok(), "{example}: {request:?}");
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 
-use crate::response::{self, Answer};
+use crate::response::{self, HttpResponse};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -18,8 +18,8 @@ const PAGE: &str = include_str!("page.html");
 const PLACE: &str = "{{node}}";
 
 /// The answer to a request for the page of the node `id`.
-pub(crate) fn page(id: &str) -> Answer {
-    let mut answer = response::typed(StatusCode::OK, "text/html; charset=utf-8", naming(id));
+pub(crate) fn page(id: &str) -> HttpResponse {
+    let mut answer = response::with_content_type(StatusCode::OK, "text/html; charset=utf-8", naming(id));
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy());
     answer
 }

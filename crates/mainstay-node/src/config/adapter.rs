@@ -2,16 +2,16 @@
 
 use socketio_redis::settings::{Kind, Settings, Streams};
 
-use super::{Adapter, Cluster};
+use super::{AdapterKind, ClusterSettings};
 
-impl Cluster {
+impl ClusterSettings {
     /// How the node speaks through Redis; `None` where its adapter needs none.
     pub fn adapter_settings(&self) -> Option<Settings> {
         let kind = match self.adapter {
-            Adapter::Memory => return None,
-            Adapter::Pubsub => Kind::Pubsub,
-            Adapter::Sharded => Kind::Sharded(self.subscription_mode),
-            Adapter::Streams => Kind::Streams(Streams {
+            AdapterKind::Memory => return None,
+            AdapterKind::Pubsub => Kind::Pubsub,
+            AdapterKind::Sharded => Kind::Sharded(self.subscription_mode),
+            AdapterKind::Streams => Kind::Streams(Streams {
                 name: self.stream_name.as_str().into(),
                 count: self.stream_count,
                 max_len: self.stream_max_len,

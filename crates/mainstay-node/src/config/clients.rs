@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::engine_io::Bind;
-use crate::limits::Rates;
+use crate::engine_io::SessionBinding;
+use crate::limits::RateLimits;
 use crate::socketio::PendingLimits;
 use mainstay_core::origin::{Origin, Origins};
 
@@ -13,7 +13,7 @@ use super::ClientFlags;
 
 /// What clients may do.
 #[derive(Debug, Clone)]
-pub struct Clients {
+pub struct ClientSettings {
     /// The most clients at a time.
     pub max_connections: usize,
     /// How long a Socket.IO connection may take to be admitted to a namespace.
@@ -21,7 +21,7 @@ pub struct Clients {
     /// How many may be about it.
     pub pending: PendingLimits,
     /// What a polling session is bound to.
-    pub bind: Bind,
+    pub binding: SessionBinding,
     /// The peers that are believed about where a client is.
     pub trusted_proxies: Vec<IpNet>,
     /// The longest message, bytes.
@@ -39,7 +39,7 @@ pub struct Clients {
     /// The most rooms that one client may join.
     pub max_rooms: usize,
     /// What each client may say in a second.
-    pub rates: Rates,
+    pub rates: RateLimits,
     /// Socket.IO namespaces, `/` among them.
     pub namespaces: Vec<String>,
     /// Whether Engine.IO 3 is spoken, too.
@@ -49,7 +49,7 @@ pub struct Clients {
 }
 
 /// The settings that the flags give.
-pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
+pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> ClientSettings {
     let mut positive = |flag: &str, time: Duration| {
         if time.is_zero() {
             faults.push(format!("{flag} 0s leaves no time; write 25s, for instance"));
@@ -78,11 +78,11 @@ pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
     let pending = PendingLimits { most, per_address };
     let mut namespaces = vec!["/".to_owned()];
     namespaces.extend(flags.namespaces.into_iter().filter(|name| name != "/"));
-    Clients {
+    ClientSettings {
         max_connections: flags.max_connections,
         connect_timeout: flags.connect_timeout,
         pending,
-        bind: Bind { address: flags.bind_address, cookie: flags.bind_cookie },
+        binding: SessionBinding { address: flags.bind_address, cookie: flags.bind_cookie },
         trusted_proxies: flags.trusted_proxies.unwrap_or_else(private_networks),
         max_payload: flags.max_payload as usize,
         ping_interval: flags.ping_interval,
@@ -91,7 +91,7 @@ pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> Clients {
         drain: flags.drain,
         backlog: flags.backlog as usize,
         max_rooms: flags.max_rooms as usize,
-        rates: Rates { messages: flags.messages_per_second, bytes: flags.bytes_per_second },
+        rates: RateLimits { messages: flags.messages_per_second, bytes: flags.bytes_per_second },
         namespaces,
         eio3: flags.eio3,
         origins: origins(&flags.origin, faults),

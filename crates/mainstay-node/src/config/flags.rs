@@ -1,7 +1,7 @@
 //! The node's command line: each knob as it is written, with its default and its environment variable.
 //!
 //! Values are read here (a duration, a size, a name); what only makes sense together is checked in
-//! [`super::Settings::resolve`].
+//! [`super::NodeSettings::resolve`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::{Adapter, RedisUrl, read};
-use crate::auth::Algorithm;
+use super::{AdapterKind, RedisUrl, read};
+use crate::auth::JwtAlgorithm;
 use socketio_redis::settings::Mode;
 
 /// All flags of a node.
 #[derive(Debug, Clone, Args)]
-pub struct Flags {
+pub struct NodeFlags {
     /// The node's name in answers, presence and metrics; each node of a fleet has its own
     #[arg(long, env = "MAINSTAY_NODE_ID", value_name = "NAME", value_parser = read::id)]
     pub id: String,
@@ -63,7 +63,7 @@ pub struct ClusterFlags {
     pub redis_password_file: Option<PathBuf>,
     /// How broadcasts travel: `streams` with Redis and `memory` without, unless said
     #[arg(long, env = "MAINSTAY_ADAPTER", value_name = "KIND")]
-    pub adapter: Option<Adapter>,
+    pub adapter: Option<AdapterKind>,
     /// The channels' prefix, as `key` or `channelPrefix` of the Node.js adapters
     #[arg(long, value_name = "TEXT", default_value = "socket.io", value_parser = read::prefix)]
     pub prefix: String,
@@ -173,7 +173,7 @@ pub struct AuthFlags {
     pub jwt_key_file: Option<PathBuf>,
     /// The one algorithm that tokens are signed with
     #[arg(long, env = "MAINSTAY_JWT_ALGORITHM", value_name = "NAME", requires = "jwt_key_file")]
-    pub jwt_algorithm: Option<Algorithm>,
+    pub jwt_algorithm: Option<JwtAlgorithm>,
     /// The `iss` that tokens must have
     #[arg(long, value_name = "NAME", requires = "jwt_key_file")]
     pub jwt_issuer: Option<String>,
@@ -188,7 +188,7 @@ pub struct AuthFlags {
     pub api_token_file: Option<PathBuf>,
 }
 
-impl ValueEnum for Adapter {
+impl ValueEnum for AdapterKind {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Memory, Self::Streams, Self::Pubsub, Self::Sharded]
     }
@@ -207,7 +207,7 @@ fn subscription_mode() -> impl TypedValueParser<Value = Mode> {
     })
 }
 
-impl ValueEnum for Algorithm {
+impl ValueEnum for JwtAlgorithm {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Hs256, Self::Rs256, Self::EdDsa]
     }

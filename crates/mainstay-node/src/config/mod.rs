@@ -1,6 +1,6 @@
 //! The settings of a node: what the command line gives, checked as a whole.
 //!
-//! [`Flags`] is what is written, [`Settings`] what is used; [`Settings::resolve`] goes from one to the other and says
+//! [`NodeFlags`] is what is written, [`NodeSettings`] what is used; [`NodeSettings::resolve`] goes from one to the other and says
 //! everything that is wrong at once, each fault with its flag and what would be right. Files are read through the
 //! function that is given, so that tests need none.
 
@@ -18,18 +18,18 @@ use std::time::Duration;
 
 use mainstay_core::{bearer_tokens::Tokens, units::show_duration};
 
-use super::auth::{AuthSettings, Key};
+use super::auth::{AuthSettings, JwtKey};
 use socketio_redis::connection::Place;
 
-pub use clients::Clients;
-pub use flags::{AuthFlags, ClientFlags, ClusterFlags, Flags};
+pub use clients::ClientSettings;
+pub use flags::{AuthFlags, ClientFlags, ClusterFlags, NodeFlags};
 
 /// How long a lost session may be recovered where the adapter can, as Socket.IO's `maxDisconnectionDuration`.
 const RECOVERY: Duration = Duration::from_secs(120);
 
 /// What a node is told.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct NodeSettings {
     /// The node's name.
     pub id: Arc<str>,
     /// Where it listens.
@@ -41,9 +41,9 @@ pub struct Settings {
     /// Whether `/` is the chat page.
     pub page: bool,
     /// How the node meets the others.
-    pub cluster: Cluster,
+    pub cluster: ClusterSettings,
     /// What clients may do.
-    pub clients: Clients,
+    pub clients: ClientSettings,
     /// Who may connect.
     pub auth: AuthSettings,
     /// What opens `/api`; `None`: it is closed.
@@ -52,11 +52,11 @@ pub struct Settings {
 
 /// How the node meets the others.
 #[derive(Debug, Clone)]
-pub struct Cluster {
-    /// Where they meet; `None` with [`Adapter::Memory`].
+pub struct ClusterSettings {
+    /// Where they meet; `None` with [`AdapterKind::Memory`].
     pub redis: Option<RedisPlace>,
     /// How broadcasts travel.
-    pub adapter: Adapter,
+    pub adapter: AdapterKind,
     /// Of the channels.
     pub prefix: String,
     /// Of the streams adapter.
@@ -81,7 +81,7 @@ pub struct Cluster {
 
 /// How broadcasts travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Adapter {
+pub enum AdapterKind {
     /// Within the process.
     Memory,
     /// As `@socket.io/redis-streams-adapter`.
@@ -92,7 +92,7 @@ pub enum Adapter {
     Sharded,
 }
 
-impl Adapter {
+impl AdapterKind {
     /// As it is written.
     pub fn word(self) -> &'static str {
         match self {
@@ -134,21 +134,21 @@ impl fmt::Debug for RedisPlace {
 /// Everything that is wrong with the flags; there is at least one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
-pub struct Faults(pub Vec<String>);
+pub struct SettingsError(pub Vec<String>);
 
 /// Reads a file that a flag names.
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
-impl Settings {
+impl NodeSettings {
     /// The settings that these arguments give, as a command line would.
     ///
     /// # Errors
     ///
     /// Everything that is wrong.
-    pub fn of(arguments: &[&str], file: ReadFile) -> Result<Self, Faults> {
+    pub fn of(arguments: &[&str], file: ReadFile) -> Result<Self, SettingsError> {
         let written = std::iter::once(&"mainstay-node").chain(arguments);
-        let alone = <Alone as clap::Parser>::try_parse_from(written);
-        let alone = alone.map_err(|fault| Faults(vec![fault.to_string()]))?;
+        let alone = <FlagsCommand as clap::Parser>::try_parse_from(written);
+        let alone = alone.map_err(|fault| SettingsError(vec![fault.to_string()]))?;
         Self::resolve(alone.flags, file)
     }
 
@@ -157,7 +157,7 @@ impl Settings {
     /// # Errors
     ///
     /// Everything that is wrong, one line a fault.
-    pub fn resolve(flags: Flags, file: ReadFile) -> Result<Self, Faults> {
+    pub fn resolve(flags: NodeFlags, file: ReadFile) -> Result<Self, SettingsError> {
         let mut faults = Vec::new();
         let cluster = cluster(flags.cluster, file, &mut faults);
         let auth = auth(&flags.auth, file, &mut faults);
@@ -168,7 +168,7 @@ impl Settings {
         });
         let clients = clients::clients(flags.clients, &mut faults);
         if !faults.is_empty() {
-            return Err(Faults(faults));
+            return Err(SettingsError(faults));
         }
         Ok(Self {
             id: flags.id.into(),
@@ -186,25 +186,25 @@ impl Settings {
 
 /// The flags as a command of their own, for who has no command line.
 #[derive(Debug, clap::Parser)]
-struct Alone {
+struct FlagsCommand {
     #[command(flatten)]
-    flags: Flags,
+    flags: NodeFlags,
 }
 
-fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Cluster {
+fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> ClusterSettings {
     let has_redis = flags.redis.is_some();
-    let redis = place(&flags, file, faults);
-    let adapter = flags.adapter.unwrap_or(if has_redis { Adapter::Streams } else { Adapter::Memory });
+    let redis = redis_place(&flags, file, faults);
+    let adapter = flags.adapter.unwrap_or(if has_redis { AdapterKind::Streams } else { AdapterKind::Memory });
     let word = adapter.word();
     match (adapter, has_redis) {
-        (Adapter::Memory, true) => faults.push(
+        (AdapterKind::Memory, true) => faults.push(
             "--adapter memory keeps everything in the process, and --redis is given; remove one of them"
                 .into(),
         ),
-        (Adapter::Memory, false) | (_, true) => {}
+        (AdapterKind::Memory, false) | (_, true) => {}
         (_, false) => faults.push(format!("--adapter {word} needs --redis, as redis://127.0.0.1:6379")),
     }
-    let can_recover = matches!(adapter, Adapter::Streams | Adapter::Memory);
+    let can_recover = matches!(adapter, AdapterKind::Streams | AdapterKind::Memory);
     let recovery = flags.recovery.or(can_recover.then_some(RECOVERY)).filter(|time| !time.is_zero());
     if recovery.is_some() && !can_recover {
         // The sharded adapter of Node.js corrupts arguments with the option on, and the classic one stores nothing.
@@ -213,7 +213,7 @@ fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Clu
     if flags.presence_lease < Duration::from_secs(1) {
         faults.push("--presence-lease is too short to be renewed in time; write at least 1s".into());
     }
-    Cluster {
+    ClusterSettings {
         redis,
         adapter,
         prefix: flags.prefix,
@@ -229,7 +229,7 @@ fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Clu
     }
 }
 
-fn place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Option<RedisPlace> {
+fn redis_place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Option<RedisPlace> {
     let url = flags.redis.as_ref()?;
     let mut place = match Place::parse(&url.0, flags.redis_cluster) {
         Ok(place) => place,
@@ -251,7 +251,7 @@ fn place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Opti
 fn auth(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSettings {
     let key = flags.jwt_key_file.as_deref().zip(flags.jwt_algorithm).and_then(|(path, algorithm)| {
         let text = text("--jwt-key-file", path, file, faults)?;
-        let key = Key::parse(algorithm, &text);
+        let key = JwtKey::parse(algorithm, &text);
         key.map_err(|fault| faults.push(format!("--jwt-key-file {}: {fault}", path.display()))).ok()
     });
     if flags.jwt_leeway > Duration::from_secs(300) {
@@ -276,7 +276,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// The settings of a node `ws1` with these flags; files are made up.
-    pub(crate) fn settings(arguments: &[&str]) -> Result<Settings, String> {
+    pub(crate) fn settings(arguments: &[&str]) -> Result<NodeSettings, String> {
         let file = |path: &Path| match path.to_str() {
             Some("token") => Ok("an-api-token-0123456789".into()),
             Some("secret") => Ok("0123456789abcdef0123456789abcdef\n".into()),
@@ -284,13 +284,13 @@ pub(crate) mod tests {
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         let written = [&["--id", "ws1", "--listen", "127.0.0.1:0"], arguments].concat();
-        Settings::of(&written, &file).map_err(|faults| faults.to_string())
+        NodeSettings::of(&written, &file).map_err(|faults| faults.to_string())
     }
 
     #[test]
     fn without_redis_the_adapter_is_memory_and_with_it_streams() {
         let alone = settings(&[]).unwrap();
-        assert_eq!(alone.cluster.adapter, Adapter::Memory);
+        assert_eq!(alone.cluster.adapter, AdapterKind::Memory);
         assert_eq!(alone.clients.max_connections, 50_000);
         assert_eq!(alone.clients.max_payload, 16 << 10);
         assert_eq!(alone.clients.idle, Duration::from_secs(60));
@@ -301,7 +301,7 @@ pub(crate) mod tests {
         assert_eq!((alone.clients.pending.most, alone.clients.pending.per_address), (5000, 500));
         assert_eq!(alone.cluster.recovery, Some(RECOVERY));
         let joined = settings(&["--redis", "redis://127.0.0.1:6379", "--namespaces", "/a,/b"]).unwrap();
-        assert_eq!(joined.cluster.adapter, Adapter::Streams);
+        assert_eq!(joined.cluster.adapter, AdapterKind::Streams);
         assert_eq!((joined.cluster.stream_max_len, joined.cluster.read_count), (10_000, 100));
         assert_eq!(joined.clients.namespaces, ["/", "/a", "/b"]);
     }

@@ -1,7 +1,7 @@
 //! What pages of other origins may read: off unless origins are named.
 //!
 //! It is a rule for browsers, not a protection: a client that is no browser sends what Origin it likes, and a WebSocket
-//! does not ask. Who may not come in at all is for [`Handler::admits`](crate::engine_io::Handler::admits).
+//! does not ask. Who may not come in at all is for [`ConnectionHandler::admit`](crate::engine_io::ConnectionHandler::admit).
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -9,7 +9,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::engine_io::response::{Answer, bare};
+use crate::engine_io::response::empty_response;
+use crate::response::HttpResponse;
 use mainstay_core::origin::Origins;
 
 /// Which origins may read the answers.
@@ -24,8 +25,8 @@ pub struct Cors {
 
 impl Cors {
     /// The answer to a preflight.
-    pub(crate) fn preflight(&self, request: &HeaderMap) -> Answer {
-        let mut answer = bare(StatusCode::NO_CONTENT);
+    pub(crate) fn preflight(&self, request: &HeaderMap) -> HttpResponse {
+        let mut answer = empty_response(StatusCode::NO_CONTENT);
         self.mark(answer.headers_mut(), request);
         let headers = answer.headers_mut();
         let methods = HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE");

@@ -1,13 +1,13 @@
 //! Ways into the private readers for the fuzz targets. They are there where debug assertions are on: in tests, and
 //! in what the fuzzer runs, never in a release.
 
-use crate::engine_io::session::frame::{Frame, Kind};
-use crate::engine_io::session::packet::Packet;
+use crate::engine_io::session::frame::{Frame, FrameKind};
+use crate::engine_io::session::packet::EnginePacket;
 use crate::engine_io::session::packet::{Message, Revision};
 use crate::engine_io::session::urlencoded;
 use crate::engine_io::transport::polling::jsonp;
-use crate::engine_io::transport::polling::payload::{self, Form, Payload};
-use crate::engine_io::transport::websocket::reader::{Incoming, Reader};
+use crate::engine_io::transport::polling::payload::{self, Payload, PayloadFormat};
+use crate::engine_io::transport::websocket::reader::{IncomingMessage, MessageReader};
 
 /// One thing that a client said, as bytes of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,23 +25,23 @@ pub enum Said {
 
 /// A WebSocket's incoming half.
 #[derive(Debug)]
-pub struct Messages(Reader);
+pub struct Messages(MessageReader);
 
 impl Messages {
     /// A reader of messages up to `limit` bytes.
     pub fn new(limit: u32) -> Self {
-        Self(Reader::new(limit))
+        Self(MessageReader::new(limit))
     }
 
     /// Takes a piece; gives what was said in it, and whether more is wanted, or the close code of the fault.
     pub fn feed(&mut self, piece: &mut [u8], said: &mut Vec<Said>) -> Result<bool, u16> {
-        let listener = |incoming: Incoming<'_>| {
+        let listener = |incoming: IncomingMessage<'_>| {
             said.push(match incoming {
-                Incoming::Text(text) => Said::Text(text.into()),
-                Incoming::Binary(bytes) => Said::Binary(bytes.into()),
-                Incoming::Ping(bytes) => Said::Ping(bytes.into()),
-                Incoming::Pong => Said::Pong,
-                Incoming::Close(code) => Said::Close(code),
+                IncomingMessage::Text(text) => Said::Text(text.into()),
+                IncomingMessage::Binary(bytes) => Said::Binary(bytes.into()),
+                IncomingMessage::Ping(bytes) => Said::Ping(bytes.into()),
+                IncomingMessage::Pong => Said::Pong,
+                IncomingMessage::Close(code) => Said::Close(code),
             });
             true
         };
@@ -52,23 +52,23 @@ impl Messages {
 /// The packets of a polling body, at most `most` of them.
 pub fn packets(body: &[u8], revision: Revision, takes_binary: bool, most: usize) -> Vec<Said> {
     let mut said = Vec::new();
-    payload::read(body, Form { revision, takes_binary }, |packet| {
+    payload::read(body, PayloadFormat { revision, takes_binary }, |packet| {
         said.push(packet.map_or(Said::Nothing, own));
         said.len() < most
     });
     said
 }
 
-fn own(packet: Packet<'_>) -> Said {
+fn own(packet: EnginePacket<'_>) -> Said {
     match packet {
-        Packet::Ping(word) => Said::Ping(word.into()),
-        Packet::Pong => Said::Pong,
-        Packet::Message(Message::Text(text)) => Said::Text(text.into()),
-        Packet::Message(Message::Binary(bytes)) => Said::Binary(bytes.into()),
-        Packet::Bytes(bytes) => Said::Binary(bytes),
-        Packet::Close => Said::Close(None),
-        Packet::Upgrade => Said::Upgrade,
-        Packet::Idle => Said::Idle,
+        EnginePacket::Ping(word) => Said::Ping(word.into()),
+        EnginePacket::Pong => Said::Pong,
+        EnginePacket::Message(Message::Text(text)) => Said::Text(text.into()),
+        EnginePacket::Message(Message::Binary(bytes)) => Said::Binary(bytes.into()),
+        EnginePacket::Bytes(bytes) => Said::Binary(bytes),
+        EnginePacket::Close => Said::Close(None),
+        EnginePacket::Upgrade => Said::Upgrade,
+        EnginePacket::Idle => Said::Idle,
     }
 }
 
@@ -83,8 +83,8 @@ pub fn body(said: &[Said], revision: Revision, takes_binary: bool) -> Vec<u8> {
         })
         .map(|frame| if revision == Revision::Three { frame.revision_3() } else { frame })
         .collect();
-    debug_assert!(frames.iter().all(|frame| frame.kind() != Kind::Control));
-    match Payload::of(frames.iter(), Form { revision, takes_binary }) {
+    debug_assert!(frames.iter().all(|frame| frame.kind() != FrameKind::Control));
+    match Payload::of(frames.iter(), PayloadFormat { revision, takes_binary }) {
         Payload::Text(text) => text.into_bytes(),
         Payload::Binary(bytes) => bytes,
     }

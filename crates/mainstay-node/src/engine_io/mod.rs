@@ -5,17 +5,17 @@
 //!
 //! # The life of a session
 //!
-//! 1. a request for the path: transport, sid, method and protocol are judged in Node's order ([`Server::respond`]).
-//! 2. without a sid it is a handshake: the layer above may refuse it ([`Handler::admits`]).
+//! 1. a request for the path: transport, sid, method and protocol are judged in Node's order ([`EngineServer::respond`]).
+//! 2. without a sid it is a handshake: the layer above may refuse it ([`ConnectionHandler::admit`]).
 //! 3. a WebSocket gets its 101 and a task of its own; a polling client gets the open packet as the answer.
-//! 4. the layer above is told ([`Handler::opened`]) and says where the messages go ([`Inbox`]).
+//! 4. the layer above is told ([`ConnectionHandler::opened`]) and says where the messages go ([`MessageHandler`]).
 //! 5. messages in order, until a close, a fault, a missed heartbeat, a full queue or the end of the server.
-//! 6. the layer above is told once ([`Inbox::closed`]), and the name leaves the table.
+//! 6. the layer above is told once ([`MessageHandler::closed`]), and the name leaves the table.
 //!
 //! # Rules
 //!
 //! An idle WebSocket is a task, a socket and a record: no buffer, no timer. Everything a client can make the server
-//! keep is bounded by [`Settings`]. The layer above is called on the connection's own task and must not block.
+//! keep is bounded by [`EngineSettings`]. The layer above is called on the connection's own task and must not block.
 
 mod cors;
 #[cfg(debug_assertions)]
@@ -28,14 +28,14 @@ mod settings;
 mod transport;
 
 pub use cors::Cors;
-pub use server::Server;
-pub use session::binding::Bind;
+pub use server::EngineServer;
+pub use session::binding::SessionBinding;
 pub use session::connection::Connection;
-pub use session::context::Figures;
-pub use session::ending::{CloseKind, Reason};
+pub use session::context::EngineStats;
+pub use session::ending::{CloseKind, CloseReason};
 pub use session::frame::Frame;
-pub use session::handler::{Handler, Inbox};
+pub use session::handler::{ConnectionHandler, MessageHandler};
 pub use session::handshake::{ClientAddress, Handshake};
 pub use session::packet::{Message, Revision};
 pub use session::sid::Sid;
-pub use settings::{Settings, Transports};
+pub use settings::{EngineSettings, Transports};

@@ -1,4 +1,4 @@
-//! The answers that are not the client's messages: refusals, and the body type that all share.
+//! The responses that carry no messages of a session: errors, and empty ones.
 
 use std::borrow::Cow;
 
@@ -7,12 +7,11 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-/// What [`Server::respond`](crate::engine_io::Server::respond) answers with.
-pub(crate) type Answer = Response<Full<Bytes>>;
+use crate::response::HttpResponse;
 
 /// Why a request is refused, in Engine.IO's numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum RequestError {
     /// 0: `transport` is none that is served.
     #[error("Transport unknown")]
     UnknownTransport,
@@ -33,7 +32,7 @@ pub(crate) enum Refusal {
     Unsupported,
 }
 
-impl Refusal {
+impl RequestError {
     fn code(&self) -> u8 {
         match self {
             Self::UnknownTransport => 0,
@@ -46,35 +45,35 @@ impl Refusal {
     }
 
     /// The answer to a plain request: JSON with the number and the words.
-    pub(crate) fn answer(&self) -> Answer {
+    pub(crate) fn response(&self) -> HttpResponse {
         let status = match self {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             _ => StatusCode::BAD_REQUEST,
         };
         let words = serde_json::Value::from(self.to_string());
         let body = format!(r#"{{"code":{},"message":{words}}}"#, self.code());
-        answer(status, &[(CONTENT_TYPE, "application/json")], body)
+        response(status, &[(CONTENT_TYPE, "application/json")], body)
     }
 
     /// The answer to a request for an upgrade: 400 and the bare words, whatever the number.
-    pub(crate) fn upgrade_answer(&self) -> Answer {
+    pub(crate) fn upgrade_response(&self) -> HttpResponse {
         let headers = [(CONNECTION, "close"), (CONTENT_TYPE, "text/html")];
-        answer(StatusCode::BAD_REQUEST, &headers, self.to_string())
+        response(StatusCode::BAD_REQUEST, &headers, self.to_string())
     }
 }
 
 /// The server takes nobody in: it is full, or it ends.
-pub(crate) fn unavailable(words: &'static str) -> Answer {
+pub(crate) fn unavailable(words: &'static str) -> HttpResponse {
     let headers = [(CONNECTION, "close"), (CONTENT_TYPE, "text/plain; charset=utf-8"), (RETRY_AFTER, "1")];
-    answer(StatusCode::SERVICE_UNAVAILABLE, &headers, words)
+    response(StatusCode::SERVICE_UNAVAILABLE, &headers, words)
 }
 
 /// An answer of these parts.
-pub(crate) fn answer(
+pub(crate) fn response(
     status: StatusCode,
     headers: &[(HeaderName, &'static str)],
     body: impl Into<Bytes>,
-) -> Answer {
+) -> HttpResponse {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     for (name, value) in headers {
@@ -84,6 +83,6 @@ pub(crate) fn answer(
 }
 
 /// A status and nothing else.
-pub(crate) fn bare(status: StatusCode) -> Answer {
-    answer(status, &[], Bytes::new())
+pub(crate) fn empty_response(status: StatusCode) -> HttpResponse {
+    response(status, &[], Bytes::new())
 }

@@ -16,23 +16,24 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::engine_io::response::{Answer, Refusal, answer, bare, unavailable};
+use crate::engine_io::response::{RequestError, empty_response, response, unavailable};
 use crate::engine_io::session::binding;
 use crate::engine_io::session::connection::Connection;
-use crate::engine_io::session::context::{Figures, Shared};
-use crate::engine_io::session::ending::{CloseKind, Reason};
-use crate::engine_io::session::handler::{Handler, Inbox};
+use crate::engine_io::session::context::{EngineContext, EngineStats};
+use crate::engine_io::session::ending::{CloseKind, CloseReason};
+use crate::engine_io::session::handler::{ConnectionHandler, MessageHandler};
 use crate::engine_io::session::handshake::{ClientAddress, Handshake};
 use crate::engine_io::session::packet::Revision;
 use crate::engine_io::session::sid::Sid;
-use crate::engine_io::session::state::{Polling, Transport};
+use crate::engine_io::session::state::{PollingState, Transport};
 use crate::engine_io::session::urlencoded;
-use crate::engine_io::settings::Settings;
+use crate::engine_io::settings::EngineSettings;
 use crate::engine_io::transport::polling::jsonp;
 use crate::engine_io::transport::polling::requests;
-use crate::engine_io::transport::websocket::socket::Socket;
+use crate::engine_io::transport::websocket::socket::WebSocketTransport;
 use crate::engine_io::transport::websocket::upgrade;
 use crate::paced_close::close_paced;
+use crate::response::HttpResponse;
 use mainstay_core::ws::handshake;
 
 /// How often it is checked whether the last sessions have ended.
@@ -43,8 +44,8 @@ const LAST: Duration = Duration::from_secs(5);
 
 /// An Engine.IO server. A clone is the same server.
 #[derive(Clone)]
-pub struct Server {
-    shared: Arc<Shared>,
+pub struct EngineServer {
+    shared: Arc<EngineContext>,
     /// Ends the wheel.
     end: CancellationToken,
     /// Ends it with the last clone, too.
@@ -52,7 +53,7 @@ pub struct Server {
 }
 
 /// What a request asks for, once it is known to be in order.
-enum Asked {
+enum EngineRequest {
     /// A new session by polling.
     Poll(Revision),
     /// A new session on a WebSocket.
@@ -65,24 +66,24 @@ enum Asked {
     Nothing,
 }
 
-impl Server {
+impl EngineServer {
     /// A server whose sessions go to `handler`. Needs a tokio runtime with its timer.
-    pub fn new(settings: Settings, handler: Arc<dyn Handler>) -> Self {
-        let shared = Arc::new(Shared::new(settings, handler));
+    pub fn new(settings: EngineSettings, handler: Arc<dyn ConnectionHandler>) -> Self {
+        let shared = Arc::new(EngineContext::new(settings, handler));
         let end = CancellationToken::new();
         let (turning, ended) = (shared.clone(), end.clone());
-        shared.tasks.spawn(async move { ended.run_until_cancelled(turning.wheel.run()).await });
+        shared.tasks.spawn(async move { ended.run_until_cancelled(turning.timer_wheel.run()).await });
         Self { shared, end: end.clone(), _guard: Arc::new(end.drop_guard()) }
     }
 
     /// Answers one request that came from `peer`. A WebSocket goes on in a task of the server's own; a poll waits in
     /// the returned future, and dropping that ends the session.
-    pub async fn respond<B>(&self, request: Request<B>, peer: SocketAddr) -> Answer
+    pub async fn respond<B>(&self, request: Request<B>, peer: SocketAddr) -> HttpResponse
     where
         B: Body + Send + 'static,
     {
         if request.uri().path() != self.shared.settings.path {
-            return bare(StatusCode::NOT_FOUND);
+            return empty_response(StatusCode::NOT_FOUND);
         }
         let (mut parts, body) = request.into_parts();
         let cors = self.shared.settings.cors.as_ref();
@@ -90,14 +91,14 @@ impl Server {
             return cors.preflight(&parts.headers);
         }
         let is_upgrade = handshake::is_upgrade(&parts.headers);
-        let answered = match self.judge(&parts, is_upgrade, peer) {
-            Ok(Asked::Of(connection)) => requests::respond(&connection, &parts, body).await,
+        let answered = match self.classify(&parts, is_upgrade, peer) {
+            Ok(EngineRequest::Of(connection)) => requests::respond(&connection, &parts, body).await,
             Ok(asked) => self.open(asked, &mut parts, peer),
             Err(refusal) => Err(refusal),
         };
         let mut answer = answered.unwrap_or_else(|refusal| {
             self.shared.counters.refused();
-            if is_upgrade { refusal.upgrade_answer() } else { refusal.answer() }
+            if is_upgrade { refusal.upgrade_response() } else { refusal.response() }
         });
         if let Some(cors) = cors {
             cors.mark(answer.headers_mut(), &parts.headers);
@@ -106,13 +107,18 @@ impl Server {
     }
 
     /// Judges a request in the order in which Node does.
-    fn judge(&self, parts: &Parts, is_upgrade: bool, peer: SocketAddr) -> Result<Asked, Refusal> {
+    fn classify(
+        &self,
+        parts: &Parts,
+        is_upgrade: bool,
+        peer: SocketAddr,
+    ) -> Result<EngineRequest, RequestError> {
         let query = parts.uri.query().unwrap_or_default();
         let served = self.shared.settings.transports;
         let is_websocket = match urlencoded::last(query, "transport").as_deref() {
             Some("websocket") if served.websocket => true,
             Some("polling") if served.polling => false,
-            _ => return Err(Refusal::UnknownTransport),
+            _ => return Err(RequestError::UnknownTransport),
         };
         let revision = match urlencoded::last(query, "EIO").as_deref() {
             Some("4") => Revision::Four,
@@ -120,55 +126,63 @@ impl Server {
         };
         if let Some(sid) = urlencoded::last(query, "sid").filter(|sid| !sid.is_empty()) {
             let session = Sid::parse(&sid).and_then(|sid| self.shared.sessions.find(sid));
-            let session = session.ok_or(Refusal::UnknownSid)?;
+            let session = session.ok_or(RequestError::UnknownSid)?;
             if !session.speaks(revision) || (!is_upgrade && session.is_websocket() != is_websocket) {
-                return Err(Refusal::BadRequest);
+                return Err(RequestError::BadRequest);
             }
-            if !binding::is_of_opener(&session, parts, ClientAddress::of(parts, peer), is_upgrade) {
-                return Err(Refusal::Forbidden("this is not the client that opened the session".into()));
+            if !binding::is_from_opener(&session, parts, ClientAddress::of(parts, peer), is_upgrade) {
+                return Err(RequestError::Forbidden("this is not the client that opened the session".into()));
             }
             return Ok(match (is_upgrade, is_websocket) {
-                (true, true) => Asked::Probe(session),
-                (true, false) => Asked::Nothing,
+                (true, true) => EngineRequest::Probe(session),
+                (true, false) => EngineRequest::Nothing,
                 // A WebSocket's session has no requests of its own.
-                (false, true) => return Err(Refusal::BadRequest),
-                (false, false) => Asked::Of(session),
+                (false, true) => return Err(RequestError::BadRequest),
+                (false, false) => EngineRequest::Of(session),
             });
         }
         match (is_upgrade, is_websocket) {
-            _ if parts.method != Method::GET => Err(Refusal::BadMethod),
-            (false, true) => Err(Refusal::BadRequest),
-            (true, false) => Ok(Asked::Nothing),
-            (true, true) => Ok(Asked::Open(revision)),
-            (false, false) => Ok(Asked::Poll(revision)),
+            _ if parts.method != Method::GET => Err(RequestError::BadMethod),
+            (false, true) => Err(RequestError::BadRequest),
+            (true, false) => Ok(EngineRequest::Nothing),
+            (true, true) => Ok(EngineRequest::Open(revision)),
+            (false, false) => Ok(EngineRequest::Poll(revision)),
         }
     }
 
-    fn open(&self, asked: Asked, parts: &mut Parts, peer: SocketAddr) -> Result<Answer, Refusal> {
+    fn open(
+        &self,
+        asked: EngineRequest,
+        parts: &mut Parts,
+        peer: SocketAddr,
+    ) -> Result<HttpResponse, RequestError> {
         let (answer, task) = match asked {
-            Asked::Of(_) => return Err(Refusal::BadRequest),
-            Asked::Nothing => {
-                let (answer, upgrade) = switch(parts)?;
-                (answer, self.shared.tasks.spawn(upgrade::turn_away(upgrade)))
+            EngineRequest::Of(_) => return Err(RequestError::BadRequest),
+            EngineRequest::Nothing => {
+                let (answer, upgrade) = switch_protocols(parts)?;
+                (answer, self.shared.tasks.spawn(upgrade::close_refused(upgrade)))
             }
-            Asked::Probe(session) => {
-                let (answer, upgrade) = switch(parts)?;
+            EngineRequest::Probe(session) => {
+                let (answer, upgrade) = switch_protocols(parts)?;
                 let task = match session.begin_probe() {
-                    true => self.shared.tasks.spawn(upgrade::carry(upgrade, session)),
-                    false => self.shared.tasks.spawn(upgrade::turn_away(upgrade)),
+                    true => self.shared.tasks.spawn(upgrade::run_upgrade(upgrade, session)),
+                    false => self.shared.tasks.spawn(upgrade::close_refused(upgrade)),
                 };
                 (answer, task)
             }
-            Asked::Poll(revision) | Asked::Open(revision) => {
+            EngineRequest::Poll(revision) | EngineRequest::Open(revision) => {
                 if let Some(away) = self.unavailable() {
                     return Ok(away);
                 }
-                let facts = self.admitted(parts, peer, revision)?;
-                if matches!(asked, Asked::Poll(_)) {
+                let facts = self.admit(parts, peer, revision)?;
+                if matches!(asked, EngineRequest::Poll(_)) {
                     return Ok(self.open_polling(parts, facts, revision));
                 }
-                let (answer, upgrade) = switch(parts)?;
-                (answer, self.shared.tasks.spawn(carry(self.shared.clone(), upgrade, facts, revision)))
+                let (answer, upgrade) = switch_protocols(parts)?;
+                (
+                    answer,
+                    self.shared.tasks.spawn(run_websocket(self.shared.clone(), upgrade, facts, revision)),
+                )
             }
         };
         drop(task);
@@ -176,7 +190,7 @@ impl Server {
     }
 
     /// The answer to any handshake while nobody is let in.
-    fn unavailable(&self) -> Option<Answer> {
+    fn unavailable(&self) -> Option<HttpResponse> {
         if self.shared.is_stopping.load(Ordering::Relaxed) {
             return Some(unavailable("the server ends"));
         }
@@ -184,26 +198,26 @@ impl Server {
     }
 
     /// The facts of a handshake that the layer above lets in.
-    fn admitted(&self, parts: &Parts, peer: SocketAddr, revision: Revision) -> Result<Handshake, Refusal> {
-        let facts = Handshake::of(parts, peer);
-        self.shared.handler.admits(&facts).map_err(Refusal::Forbidden)?;
+    fn admit(&self, parts: &Parts, peer: SocketAddr, revision: Revision) -> Result<Handshake, RequestError> {
+        let facts = Handshake::from_request(parts, peer);
+        self.shared.handler.admit(&facts).map_err(RequestError::Forbidden)?;
         match revision {
-            Revision::Three if !self.shared.settings.revision_3 => Err(Refusal::Unsupported),
+            Revision::Three if !self.shared.settings.revision_3 => Err(RequestError::Unsupported),
             _ => Ok(facts),
         }
     }
 
-    fn open_polling(&self, parts: &Parts, facts: Handshake, revision: Revision) -> Answer {
+    fn open_polling(&self, parts: &Parts, facts: Handshake, revision: Revision) -> HttpResponse {
         let query = parts.uri.query().unwrap_or_default();
-        let polling = Polling {
+        let polling = PollingState {
             takes_binary: urlencoded::last(query, "b64").is_none_or(|b64| b64.is_empty()),
             jsonp: urlencoded::last(query, "j").map(|j| jsonp::head(&j).into()),
-            ..Polling::default()
+            ..PollingState::default()
         };
         let connection =
             Connection::new(&self.shared, facts, Transport::Polling(Box::new(polling)), revision);
-        let mut answer = requests::opening(&connection, parts);
-        if begin(&self.shared, &connection).is_none() {
+        let mut answer = requests::open_response(&connection, parts);
+        if register(&self.shared, &connection).is_none() {
             return unavailable("Server at capacity");
         }
         if let Some(name) = &self.shared.settings.cookie {
@@ -216,8 +230,8 @@ impl Server {
     }
 
     /// A look at the server's sums.
-    pub fn figures(&self) -> Figures {
-        self.shared.counters.figures(self.shared.sessions.len())
+    pub fn figures(&self) -> EngineStats {
+        self.shared.counters.stats(self.shared.sessions.len())
     }
 
     /// Opens no more sessions and closes those that are open with 1012, evenly over `over`; returns when the last socket
@@ -226,11 +240,11 @@ impl Server {
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         let sessions = &self.shared.sessions;
         let restart = |connection: &Arc<Connection>| connection.close(CloseKind::Restart);
-        close_paced(sessions.all(), over, restart, || sessions.len() > 0).await;
+        close_paced(sessions.snapshot(), over, restart, || sessions.len() > 0).await;
         let all_gone = async {
             while sessions.len() > 0 {
                 // Also those whose upgrade was on its way when the closing began.
-                sessions.all().iter().for_each(restart);
+                sessions.snapshot().iter().for_each(restart);
                 sleep(CHECK_INTERVAL).await;
             }
         };
@@ -243,38 +257,39 @@ impl Server {
 }
 
 /// The 101 to a WebSocket's request, and what comes after it.
-fn switch(parts: &mut Parts) -> Result<(Answer, OnUpgrade), Refusal> {
+fn switch_protocols(parts: &mut Parts) -> Result<(HttpResponse, OnUpgrade), RequestError> {
     handshake::check_request(&parts.method, parts.version, &parts.headers)
-        .map_err(|_| Refusal::BadRequest)?;
+        .map_err(|_| RequestError::BadRequest)?;
     let key = parts.headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
-    let accept =
-        key.and_then(|key| HeaderValue::try_from(handshake::accept(key)).ok()).ok_or(Refusal::BadRequest)?;
-    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(Refusal::BadRequest)?;
+    let accept = key
+        .and_then(|key| HeaderValue::try_from(handshake::accept(key)).ok())
+        .ok_or(RequestError::BadRequest)?;
+    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(RequestError::BadRequest)?;
     let headers = [(CONNECTION, "Upgrade"), (UPGRADE, "websocket")];
-    let mut answer = answer(StatusCode::SWITCHING_PROTOCOLS, &headers, "");
+    let mut answer = response(StatusCode::SWITCHING_PROTOCOLS, &headers, "");
     answer.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
     Ok((answer, upgrade))
 }
 
 /// A WebSocket-only session, from its 101 to the task that carries it.
-async fn carry(shared: Arc<Shared>, upgrade: OnUpgrade, facts: Handshake, revision: Revision) {
+async fn run_websocket(shared: Arc<EngineContext>, upgrade: OnUpgrade, facts: Handshake, revision: Revision) {
     let Ok(upgraded) = upgrade.await else {
         return; // The client left before it read the 101.
     };
     let connection = Connection::new(&shared, facts, Transport::WebSocket, revision);
-    connection.say_open();
-    let Some(inbox) = begin(&shared, &connection) else { return };
+    connection.queue_open_packet();
+    let Some(inbox) = register(&shared, &connection) else { return };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => match registered_anew(parts.io.into_inner()) {
             Ok(stream) => {
-                let socket = Socket::new(stream, connection, inbox);
-                shared.tasks.spawn(socket.with(parts.read_buf.into()).live());
+                let socket = WebSocketTransport::new(stream, connection, inbox);
+                shared.tasks.spawn(socket.with_early_bytes(parts.read_buf.into()).into_task());
             }
-            Err(_) => connection.finish(Reason::TransportError),
+            Err(_) => connection.finish(CloseReason::TransportError),
         },
         Err(upgraded) => {
-            let socket = Socket::new(TokioIo::new(upgraded), connection, inbox);
-            shared.tasks.spawn(socket.live());
+            let socket = WebSocketTransport::new(TokioIo::new(upgraded), connection, inbox);
+            shared.tasks.spawn(socket.into_task());
         }
     }
 }
@@ -286,13 +301,13 @@ pub(crate) fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// Takes a session into the table and tells the layer above; `None` when the table has become full.
-fn begin(shared: &Arc<Shared>, connection: &Arc<Connection>) -> Option<Arc<dyn Inbox>> {
+fn register(shared: &Arc<EngineContext>, connection: &Arc<Connection>) -> Option<Arc<dyn MessageHandler>> {
     if !shared.sessions.insert(connection.clone()) {
         return None;
     }
     shared.counters.opened(connection.is_websocket());
     let inbox = shared.handler.opened(connection);
     connection.listen(inbox.clone());
-    shared.wheel.insert(connection, 0);
+    shared.timer_wheel.insert(connection, 0);
     Some(inbox)
 }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use crate::engine_io::cors::Cors;
-use crate::engine_io::session::binding::Bind;
+use crate::engine_io::session::binding::SessionBinding;
 
 /// The settings of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct EngineSettings {
     /// Where the server answers, with its slash at the end. Default `/socket.io/`.
     pub path: String,
     /// The transports that are served. Default: both.
@@ -37,7 +37,7 @@ pub struct Settings {
     /// balancer can keep to it. Default: none.
     pub cookie: Option<String>,
     /// What a polling session is bound to, beside the credentials of its handshake. Default: nothing.
-    pub bind: Bind,
+    pub binding: SessionBinding,
     /// Sessions that may be open at once; with one more a handshake gets 503. Default 200,000: a bound for the memory
     /// of the table, far above what a node lets in.
     pub sessions: usize,
@@ -52,7 +52,7 @@ pub struct Transports {
     pub websocket: bool,
 }
 
-impl Default for Settings {
+impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             path: "/socket.io/".into(),
@@ -67,7 +67,7 @@ impl Default for Settings {
             queue_bytes: 1024 * 1024,
             cors: None,
             cookie: None,
-            bind: Bind::default(),
+            binding: SessionBinding::default(),
             sessions: 200_000,
         }
     }

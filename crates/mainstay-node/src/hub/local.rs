@@ -25,10 +25,10 @@ impl Local for Namespace {
     }
 
     fn ask(&self, data: Vec<Value>, target: &Target, flags: &Flags) -> (u64, mpsc::Receiver<Value>) {
-        let number = self.asked.number();
+        let number = self.pending_acks.next_id();
         let (able, unable): (Vec<_>, Vec<_>) =
-            self.members.select(target).into_iter().partition(|socket| socket.client().answers());
-        let heard = self.asked.wait(number, &able, false);
+            self.room_index.select(target).into_iter().partition(|socket| socket.client().can_answer());
+        let heard = self.pending_acks.register(number, &able, false);
         if !able.is_empty() {
             self.give_up_after(flags.timeout.unwrap_or(ACK_TIME), number);
         }
@@ -38,11 +38,11 @@ impl Local for Namespace {
     }
 
     fn fetch(&self, target: &Target) -> Vec<SocketFacts> {
-        self.members.select(target).iter().map(|socket| socket.facts()).collect()
+        self.room_index.select(target).iter().map(|socket| socket.facts()).collect()
     }
 
     fn rooms(&self) -> Vec<Room> {
-        self.members.rooms()
+        self.room_index.rooms()
     }
 
     fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
@@ -56,17 +56,17 @@ impl Local for Namespace {
 impl Namespace {
     /// Delivers an event to this node's sockets.
     pub(super) fn broadcast(&self, data: &[Value], target: &Target, flags: &Flags) {
-        let sockets = self.members.select(target);
+        let sockets = self.room_index.select(target);
         self.send(&sockets, &Event::new(self.name(), data, None), flags.volatile);
     }
 
     /// Delivers an event that is in the log. Volatile ones do not move a client's offset. Sessions that are being taken
     /// up meanwhile find it in the notes.
     fn deliver_logged(&self, data: Vec<Value>, target: Target, flags: &Flags, offset: Offset) {
-        let restoring = self.restoring.read();
+        let restoring = self.replays.read();
         let place = offset::parse(&offset);
-        let is_new = |socket: &Arc<Socket>| socket.seen.get().is_none_or(|seen| place > Some(*seen));
-        let mut sockets = self.members.select(&target);
+        let is_new = |socket: &Arc<Socket>| socket.replayed_to.get().is_none_or(|seen| place > Some(*seen));
+        let mut sockets = self.room_index.select(&target);
         sockets.retain(is_new);
         let shown = (self.shared.recovers && !flags.volatile).then_some(&*offset);
         self.send(&sockets, &Event::new(self.name(), &data, shown), flags.volatile);
@@ -80,16 +80,16 @@ impl Namespace {
         match operation {
             Operation::Broadcast { data, target, flags } => self.broadcast(data, target, flags),
             Operation::Join { target, rooms } => {
-                for socket in self.members.select(target) {
+                for socket in self.room_index.select(target) {
                     // Nobody waits for it; the other nodes are told all the same.
                     drop(self.join(&socket, rooms));
                 }
             }
             Operation::Leave { target, rooms } => {
-                self.members.select(target).iter().for_each(|socket| self.leave(socket, rooms));
+                self.room_index.select(target).iter().for_each(|socket| self.leave(socket, rooms));
             }
             Operation::Disconnect { target, close } => {
-                for socket in self.members.select(target) {
+                for socket in self.room_index.select(target) {
                     socket.client().disconnect(&socket, *close);
                 }
             }
@@ -103,13 +103,13 @@ impl Namespace {
     }
 
     pub(super) fn give_up_after(&self, time: Duration, number: u64) {
-        let (me, end) = (self.me.clone(), self.shared.end.clone());
+        let (me, end) = (self.weak_self.clone(), self.shared.end.clone());
         let waiting = self.shared.tasks.spawn(async move {
             end.run_until_cancelled(tokio::time::sleep(time)).await;
             if let Some(namespace) = me.upgrade() {
-                namespace.asked.give_up(number);
+                namespace.pending_acks.give_up(number);
             }
         });
-        self.asked.timed(number, waiting.abort_handle());
+        self.pending_acks.set_timer(number, waiting.abort_handle());
     }
 }

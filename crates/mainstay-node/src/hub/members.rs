@@ -18,22 +18,22 @@ use super::socket::Socket;
 const SHARDS: usize = 64;
 
 /// A room's sockets in their order of coming. A tree is dense in memory, and leaving a large room is cheap.
-type Inside = BTreeMap<u64, Arc<Socket>>;
+type RoomMembers = BTreeMap<u64, Arc<Socket>>;
 
 /// One shard of a table by names.
 type Shard<T> = RwLock<HashMap<Arc<str>, T>>;
 
 /// See the module.
-pub(super) struct Members {
+pub(super) struct RoomIndex {
     sockets: Box<[Shard<Arc<Socket>>]>,
-    rooms: Box<[Shard<Inside>]>,
+    rooms: Box<[Shard<RoomMembers>]>,
     /// Names come from clients, so where they fall must not be theirs to choose.
     places: RandomState,
     /// Counts the rooms of all namespaces.
     count: IntGauge,
 }
 
-impl Members {
+impl RoomIndex {
     pub(super) fn new(count: IntGauge) -> Self {
         Self {
             sockets: (0..SHARDS).map(|_| RwLock::default()).collect(),
@@ -43,13 +43,13 @@ impl Members {
         }
     }
 
-    fn place(&self, name: &str) -> usize {
+    fn shard_of(&self, name: &str) -> usize {
         self.places.hash_one(name) as usize % SHARDS
     }
 
     /// Puts a socket into the namespace.
     pub(super) fn add(&self, socket: &Arc<Socket>) {
-        self.sockets[self.place(socket.id())].write().insert(socket.id().clone(), socket.clone());
+        self.sockets[self.shard_of(socket.id())].write().insert(socket.id().clone(), socket.clone());
     }
 
     /// Takes a socket out of the namespace and its rooms. Gives the rooms that it has left empty; `None` when it had
@@ -60,7 +60,7 @@ impl Members {
             return None;
         }
         if let Entry::Occupied(entry) =
-            self.sockets[self.place(socket.id())].write().entry(socket.id().clone())
+            self.sockets[self.shard_of(socket.id())].write().entry(socket.id().clone())
             && Arc::ptr_eq(entry.get(), socket)
         {
             entry.remove();
@@ -78,7 +78,7 @@ impl Members {
             if state.is_gone || *room.name == **socket.id() || !state.rooms.insert(room) {
                 continue;
             }
-            let mut shard = self.rooms[self.place(&room.name)].write();
+            let mut shard = self.rooms[self.shard_of(&room.name)].write();
             let inside = shard.entry(room.name.clone()).or_default();
             if inside.is_empty() {
                 self.count.inc();
@@ -104,7 +104,7 @@ impl Members {
 
     /// Says whether the room is empty now.
     fn take_out(&self, socket: &Socket, room: &Room) -> bool {
-        let mut shard = self.rooms[self.place(&room.name)].write();
+        let mut shard = self.rooms[self.shard_of(&room.name)].write();
         let Some(inside) = shard.get_mut(&room.name) else { return false };
         inside.remove(&socket.serial);
         if !inside.is_empty() {
@@ -124,7 +124,7 @@ impl Members {
             }
         }
         for room in &target.rooms {
-            if let Some(inside) = self.rooms[self.place(&room.name)].read().get(&room.name) {
+            if let Some(inside) = self.rooms[self.shard_of(&room.name)].read().get(&room.name) {
                 chosen.extend(inside.values().cloned());
             }
             chosen.extend(self.find(&room.name));
@@ -141,7 +141,7 @@ impl Members {
 
     /// The socket of that id.
     pub(super) fn find(&self, id: &str) -> Option<Arc<Socket>> {
-        self.sockets[self.place(id)].read().get(id).cloned()
+        self.sockets[self.shard_of(id)].read().get(id).cloned()
     }
 
     /// How many sockets there are.
@@ -151,7 +151,7 @@ impl Members {
 
     /// How many are in a room.
     pub(super) fn count_in(&self, room: &str) -> usize {
-        self.rooms[self.place(room)].read().get(room).map_or(0, BTreeMap::len)
+        self.rooms[self.shard_of(room)].read().get(room).map_or(0, BTreeMap::len)
     }
 
     /// All rooms, the sockets' own among them.

@@ -5,7 +5,7 @@
 //! 1. somebody names who is meant: [`Namespace::to`], [`Namespace::all`], and emits ([`Selection::emit`]).
 //! 2. the other nodes get it through the namespace's [`adapter::Adapter`].
 //! 3. this node's sockets that are meant are looked up, each once (`members`).
-//! 4. it is encoded once ([`Event`]) and put into each client's queue ([`Client::event`]).
+//! 4. it is encoded once ([`Event`]) and put into each client's queue ([`ClientConnection::event`]).
 //!
 //! On a bus that delivers own broadcasts, 3 and 4 happen when the event comes back, so that all nodes see one order.
 //!
@@ -41,10 +41,10 @@ pub use socketio_redis::adapter;
 pub(crate) use socketio_redis::offset;
 
 pub use event::Event;
-pub use namespace::{Listener, Namespace, ServerEvent};
-pub use restore::Return;
-pub use selection::{AckFault, Answered, Selection, Sent};
-pub use socket::{Arrival, Client, Socket};
+pub use namespace::{Namespace, ServerEvent, ServerEventListener};
+pub use restore::RecoveryRequest;
+pub use selection::{AckError, AckResult, PublishFuture, Selection};
+pub use socket::{ClientConnection, NewSocket, Socket};
 
 /// The namespaces of one node. See the module.
 pub struct Hub {
@@ -52,11 +52,11 @@ pub struct Hub {
     /// `/`, which every hub has.
     main: Arc<Namespace>,
     bus: Arc<dyn Bus>,
-    shared: Arc<Shared>,
+    shared: Arc<HubContext>,
 }
 
 /// What the namespaces of a hub have in common.
-struct Shared {
+struct HubContext {
     metrics: Metrics,
     /// Everything that the hub has under way.
     tasks: TaskTracker,
@@ -71,7 +71,7 @@ struct Shared {
 impl Hub {
     /// A hub with `/` and these namespaces.
     pub fn new(bus: Arc<dyn Bus>, namespaces: &[String], metrics: &Metrics) -> Arc<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HubContext {
             metrics: metrics.clone(),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),

@@ -9,13 +9,13 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::adapter::{Adapter, Bus, Local, Pending, Room, Session};
-use super::members::Members;
-use super::pending_acks::Asked;
-use super::restore::Restoring;
+use super::members::RoomIndex;
+use super::pending_acks::PendingAcks;
+use super::restore::ActiveReplays;
 use super::selection::Selection;
-use super::session_checkpoint::Ahead;
-use super::socket::{Arrival, Socket};
-use super::{Event, Shared};
+use super::session_checkpoint::SessionCheckpoint;
+use super::socket::{NewSocket, Socket};
+use super::{Event, HubContext};
 use crate::value::Value;
 
 /// An event of another server.
@@ -27,43 +27,43 @@ pub struct ServerEvent {
 }
 
 /// Hears the events of other servers. Must not block.
-pub type Listener = Arc<dyn Fn(ServerEvent) + Send + Sync>;
+pub type ServerEventListener = Arc<dyn Fn(ServerEvent) + Send + Sync>;
 
 /// See the module.
 pub struct Namespace {
     /// With its slash.
     name: Arc<str>,
     /// Itself, for what outlives a call.
-    pub(super) me: Weak<Namespace>,
-    pub(super) members: Members,
-    pub(super) asked: Asked,
+    pub(super) weak_self: Weak<Namespace>,
+    pub(super) room_index: RoomIndex,
+    pub(super) pending_acks: PendingAcks,
     /// The other nodes.
     pub(super) adapter: Arc<dyn Adapter>,
-    pub(super) restoring: RwLock<Restoring>,
+    pub(super) replays: RwLock<ActiveReplays>,
     /// Where the bus outlives the node.
-    pub(super) ahead: Option<Ahead>,
+    pub(super) checkpoint: Option<SessionCheckpoint>,
     /// Who hears the events of other servers.
-    pub(super) listener: RwLock<Option<Listener>>,
+    pub(super) listener: RwLock<Option<ServerEventListener>>,
     /// Of the next socket.
     serial: AtomicU64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<HubContext>,
 }
 
 impl Namespace {
-    pub(super) fn open(name: Arc<str>, bus: &dyn Bus, shared: Arc<Shared>) -> Arc<Self> {
+    pub(super) fn open(name: Arc<str>, bus: &dyn Bus, shared: Arc<HubContext>) -> Arc<Self> {
         let namespace = Arc::new_cyclic(|me: &Weak<Namespace>| Self {
             adapter: bus.adapter(&name, me.clone() as Weak<dyn Local>),
             name,
-            me: me.clone(),
-            members: Members::new(shared.metrics.rooms.clone()),
-            asked: Asked::default(),
-            restoring: RwLock::default(),
+            weak_self: me.clone(),
+            room_index: RoomIndex::new(shared.metrics.rooms.clone()),
+            pending_acks: PendingAcks::default(),
+            replays: RwLock::default(),
             listener: RwLock::default(),
             serial: AtomicU64::new(0),
-            ahead: bus.outlives_node().map(Ahead::new),
+            checkpoint: bus.outlives_node().map(SessionCheckpoint::new),
             shared,
         });
-        namespace.keep_ahead();
+        namespace.spawn_checkpoints();
         namespace
     }
 
@@ -88,16 +88,16 @@ impl Namespace {
     }
 
     /// A client comes in. `greet` is called before it can get an event.
-    pub fn connect(&self, arrival: Arrival, greet: impl FnOnce(&Arc<Socket>)) -> Arc<Socket> {
-        let socket = self.socket(arrival);
+    pub fn connect(&self, arrival: NewSocket, greet: impl FnOnce(&Arc<Socket>)) -> Arc<Socket> {
+        let socket = self.new_socket(arrival);
         greet(&socket);
-        self.members.add(&socket);
-        self.changed(&socket);
-        drop(self.opened(&[Room { name: socket.id().clone(), numeric: false }]));
+        self.room_index.add(&socket);
+        self.mark_changed(&socket);
+        drop(self.open_rooms(&[Room { name: socket.id().clone(), numeric: false }]));
         socket
     }
 
-    pub(super) fn socket(&self, arrival: Arrival) -> Arc<Socket> {
+    pub(super) fn new_socket(&self, arrival: NewSocket) -> Arc<Socket> {
         Socket::new(self.serial.fetch_add(1, Ordering::Relaxed), arrival)
     }
 
@@ -105,30 +105,30 @@ impl Namespace {
     /// it was there.
     pub fn disconnect(&self, socket: &Arc<Socket>, keeps: bool) -> bool {
         let rooms = socket.rooms();
-        let Some(mut emptied) = self.members.remove(socket) else { return false };
+        let Some(mut emptied) = self.room_index.remove(socket) else { return false };
         emptied.push(Room { name: socket.id().clone(), numeric: false });
         emptied.iter().for_each(|room| self.adapter.room_emptied(room));
         match socket.pid().filter(|_| self.shared.recovers) {
             Some(pid) if keeps => {
-                self.save(Session { rooms, ..self.left_by(socket, pid) });
+                self.save(Session { rooms, ..self.session_of(socket, pid) });
             }
-            Some(_) => self.take_back(socket),
+            Some(_) => self.discard_checkpoint(socket),
             None => {}
         }
         true
     }
 
     /// What a socket would leave behind has changed.
-    pub(super) fn changed(&self, socket: &Arc<Socket>) {
-        if let Some(ahead) = &self.ahead {
-            ahead.changed(socket);
+    pub(super) fn mark_changed(&self, socket: &Arc<Socket>) {
+        if let Some(ahead) = &self.checkpoint {
+            ahead.mark_changed(socket);
         }
     }
 
     fn save(&self, session: Session) {
         let saving = self.adapter.save_session(session);
         let unpublished = self.shared.metrics.unpublished.clone();
-        self.go_on(saving, move |saved| {
+        self.drive(saving, move |saved| {
             if saved.is_err() {
                 unpublished.inc();
             }
@@ -137,12 +137,12 @@ impl Namespace {
 
     /// Puts a socket of this node into rooms; awaited, what is sent to them from anywhere arrives.
     pub fn join(&self, socket: &Arc<Socket>, rooms: &[Room]) -> Pending<()> {
-        let opened = self.members.join(socket, rooms);
-        self.changed(socket);
-        self.opened(&opened)
+        let opened = self.room_index.join(socket, rooms);
+        self.mark_changed(socket);
+        self.open_rooms(&opened)
     }
 
-    fn opened(&self, rooms: &[Room]) -> Pending<()> {
+    fn open_rooms(&self, rooms: &[Room]) -> Pending<()> {
         let opening: Vec<_> = rooms.iter().map(|room| self.adapter.room_opened(room)).collect();
         Box::pin(async move {
             for one in opening {
@@ -153,24 +153,24 @@ impl Namespace {
 
     /// Takes a socket of this node out of rooms.
     pub fn leave(&self, socket: &Arc<Socket>, rooms: &[Room]) {
-        let emptied = self.members.leave(socket, rooms);
-        self.changed(socket);
+        let emptied = self.room_index.leave(socket, rooms);
+        self.mark_changed(socket);
         emptied.iter().for_each(|room| self.adapter.room_emptied(room));
     }
 
     /// A client's answer to an event that wanted one.
     pub fn answer(&self, socket: &Socket, number: u64, data: Vec<Value>) {
-        self.asked.answer(socket, number, data);
+        self.pending_acks.answer(socket, number, data);
     }
 
     /// The socket of that id, where it is one of this node's.
     pub fn find(&self, id: &str) -> Option<Arc<Socket>> {
-        self.members.find(id)
+        self.room_index.find(id)
     }
 
     /// How many sockets of this node are here.
     pub fn len(&self) -> usize {
-        self.members.len()
+        self.room_index.len()
     }
 
     /// Whether no socket of this node is here.
@@ -180,11 +180,11 @@ impl Namespace {
 
     /// How many sockets of this node are in a room.
     pub fn count_in(&self, room: &str) -> usize {
-        self.members.count_in(room)
+        self.room_index.count_in(room)
     }
 
     /// From now on `listener` hears the events of other servers, and nobody else does.
-    pub fn listen(&self, listener: Listener) {
+    pub fn listen(&self, listener: ServerEventListener) {
         *self.listener.write() = Some(listener);
     }
 
@@ -203,7 +203,7 @@ impl Namespace {
 
     /// Lets a call to the other nodes go on; `then` is called at once where it is done already, as it always is on a
     /// node alone, and otherwise on a task.
-    pub(super) fn go_on<T: Send + 'static>(
+    pub(super) fn drive<T: Send + 'static>(
         &self,
         mut call: Pending<T>,
         then: impl FnOnce(T) + Send + 'static,

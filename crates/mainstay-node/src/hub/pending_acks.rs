@@ -16,12 +16,12 @@ use crate::value::Value;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct PendingAcks {
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    waiting: Mutex<HashMap<u64, PendingAck>>,
 }
 
-struct Waiting {
+struct PendingAck {
     /// Serials of the sockets that have not answered.
     left: BTreeSet<u64>,
     answers: mpsc::Sender<Value>,
@@ -31,7 +31,7 @@ struct Waiting {
     timer: Option<AbortHandle>,
 }
 
-impl Drop for Waiting {
+impl Drop for PendingAck {
     fn drop(&mut self) {
         if let Some(timer) = &self.timer {
             timer.abort();
@@ -39,25 +39,30 @@ impl Drop for Waiting {
     }
 }
 
-impl Asked {
+impl PendingAcks {
     /// The next number; every event that wants an answer takes one, also one that nobody gets.
-    pub(super) fn number(&self) -> u64 {
+    pub(super) fn next_id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// These sockets are about to be asked.
-    pub(super) fn wait(&self, number: u64, sockets: &[Arc<Socket>], is_whole: bool) -> mpsc::Receiver<Value> {
+    pub(super) fn register(
+        &self,
+        number: u64,
+        sockets: &[Arc<Socket>],
+        is_whole: bool,
+    ) -> mpsc::Receiver<Value> {
         // Room for every answer, so giving one never waits.
         let (answers, heard) = mpsc::channel(sockets.len().max(1));
         let left: BTreeSet<u64> = sockets.iter().map(|socket| socket.serial).collect();
         if !left.is_empty() {
-            self.waiting.lock().insert(number, Waiting { left, answers, is_whole, timer: None });
+            self.waiting.lock().insert(number, PendingAck { left, answers, is_whole, timer: None });
         }
         heard
     }
 
     /// What gives up on a number; stopped when all have answered before.
-    pub(super) fn timed(&self, number: u64, timer: AbortHandle) {
+    pub(super) fn set_timer(&self, number: u64, timer: AbortHandle) {
         match self.waiting.lock().get_mut(&number) {
             Some(waiting) => waiting.timer = Some(timer),
             None => timer.abort(),

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::adapter::{Missed, Offset, Replay, Room, Session, Target};
 use super::namespace::Namespace;
-use super::socket::{Arrival, Client, Socket};
+use super::socket::{ClientConnection, NewSocket, Socket};
 use super::{Event, offset};
 use crate::auth::User;
 use crate::value::Value;
@@ -37,28 +37,28 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// The restorations that are under way, and what has come since they began.
 #[derive(Default)]
-pub(super) struct Restoring {
+pub(super) struct ActiveReplays {
     /// How many there are.
     active: usize,
-    notes: Mutex<Notes>,
+    notes: Mutex<EventNotes>,
 }
 
 #[derive(Default)]
-struct Notes {
+struct EventNotes {
     /// Goes up when notes are thrown away.
     generation: u64,
-    list: Vec<Note>,
+    list: Vec<EventNote>,
 }
 
 /// An event that came while somebody was being restored.
-struct Note {
+struct EventNote {
     place: (u64, u64),
     offset: Offset,
     data: Vec<Value>,
     target: Target,
 }
 
-impl Restoring {
+impl ActiveReplays {
     /// Notes an event, where somebody may need it.
     pub(super) fn note(&self, place: (u64, u64), offset: Offset, data: Vec<Value>, target: Target) {
         if self.active == 0 {
@@ -69,7 +69,7 @@ impl Restoring {
             notes.list.clear();
             notes.generation += 1;
         }
-        notes.list.push(Note { place, offset, data, target });
+        notes.list.push(EventNote { place, offset, data, target });
     }
 
     fn begin(&mut self) -> (u64, usize) {
@@ -81,28 +81,28 @@ impl Restoring {
     fn end(&mut self) {
         self.active -= 1;
         if self.active == 0 {
-            *self.notes.get_mut() = Notes::default();
+            *self.notes.get_mut() = EventNotes::default();
         }
     }
 }
 
 /// Ends a restoration whose client has gone meanwhile.
-struct Underway<'a>(&'a Namespace);
+struct ReplayGuard<'a>(&'a Namespace);
 
-impl Drop for Underway<'_> {
+impl Drop for ReplayGuard<'_> {
     fn drop(&mut self) {
-        self.0.restoring.write().end();
+        self.0.replays.write().end();
     }
 }
 
 /// What a client that comes back shows, and the way to it.
-pub struct Return {
+pub struct RecoveryRequest {
     /// The secret.
     pub pid: Box<str>,
     /// The last event that it saw.
     pub offset: Box<str>,
     /// The way to it.
-    pub client: Arc<dyn Client>,
+    pub client: Arc<dyn ClientConnection>,
     /// Its user.
     pub user: Option<User>,
 }
@@ -110,30 +110,34 @@ pub struct Return {
 impl Namespace {
     /// Takes up a session: same id, rooms and data, and all that was missed is sent. `greet` is called after that and
     /// before anything newer. `None`: there is no such session, and the client is to come in as a new one.
-    pub async fn restore(&self, back: Return, greet: impl FnOnce(&Arc<Socket>)) -> Option<Arc<Socket>> {
+    pub async fn restore(
+        &self,
+        back: RecoveryRequest,
+        greet: impl FnOnce(&Arc<Socket>),
+    ) -> Option<Arc<Socket>> {
         let shown = offset::parse(&back.offset)?;
         let mut replay = self.adapter.find_session(&back.pid, &back.offset).await?;
-        if !self.may_take_up(replay.session(), back.user.as_ref()) {
+        if !self.may_recover(replay.session(), back.user.as_ref()) {
             debug!(namespace = %self.name(), "session of another user is not taken up");
             return None;
         }
         let mut seen = self.catch_up(&mut *replay, &*back.client, shown).await?;
-        let (generation, first) = self.restoring.write().begin();
-        let underway = Underway(self);
-        let rest = rest(&mut *replay).await?;
+        let (generation, first) = self.replays.write().begin();
+        let underway = ReplayGuard(self);
+        let rest = read_rest(&mut *replay).await?;
         let session = replay.take().await?;
-        if !self.may_take_up(&session, back.user.as_ref()) {
+        if !self.may_recover(&session, back.user.as_ref()) {
             return None;
         }
-        let restoring = self.restoring.write();
+        let restoring = self.replays.write();
         let notes = restoring.notes.lock();
         if notes.generation != generation {
             drop(notes);
             drop(restoring);
-            self.go_on(self.adapter.save_session(session), drop);
+            self.drive(self.adapter.save_session(session), drop);
             return None;
         }
-        let socket = self.socket(Arrival {
+        let socket = self.new_socket(NewSocket {
             id: session.sid.into(),
             pid: Some(session.pid),
             client: back.client,
@@ -143,27 +147,27 @@ impl Namespace {
         for missed in &rest {
             self.replay(missed, socket.client(), &mut seen);
         }
-        self.members.add(&socket);
-        self.members.join(&socket, &session.rooms);
+        self.room_index.add(&socket);
+        self.room_index.join(&socket, &session.rooms);
         for note in &notes.list[first..] {
-            if note.place > seen && is_for(&note.target, &socket) {
+            if note.place > seen && is_target_of(&note.target, &socket) {
                 socket.client().event(&Event::new(self.name(), &note.data, Some(&note.offset)));
                 seen = note.place;
             }
         }
-        socket.seen.set(seen).expect("a new socket has seen nothing");
+        socket.replayed_to.set(seen).expect("a new socket has seen nothing");
         greet(&socket);
         drop(notes);
         drop(restoring);
         drop(underway);
-        self.changed(&socket);
+        self.mark_changed(&socket);
         let rooms: Vec<Room> = socket.rooms();
         rooms.iter().for_each(|room| drop(self.adapter.room_opened(room)));
         Some(socket)
     }
 
     /// What a socket that can be claimed by `pid` leaves behind.
-    pub(super) fn left_by(&self, socket: &Socket, pid: &str) -> Session {
+    pub(super) fn session_of(&self, socket: &Socket, pid: &str) -> Session {
         Session {
             sid: (**socket.id()).into(),
             pid: pid.into(),
@@ -174,7 +178,7 @@ impl Namespace {
         }
     }
 
-    fn may_take_up(&self, session: &Session, user: Option<&User>) -> bool {
+    fn may_recover(&self, session: &Session, user: Option<&User>) -> bool {
         session.user.as_deref() == user.map(User::as_str)
             && session.namespace.as_deref().is_none_or(|namespace| *namespace == **self.name())
     }
@@ -185,7 +189,7 @@ impl Namespace {
     async fn catch_up(
         &self,
         replay: &mut dyn Replay,
-        client: &dyn Client,
+        client: &dyn ClientConnection,
         mut seen: (u64, u64),
     ) -> Option<(u64, u64)> {
         let end = Instant::now() + WHOLE;
@@ -195,21 +199,21 @@ impl Namespace {
             if page.is_last {
                 return Some(seen);
             }
-            if !page.missed.is_empty() && !takes_more(client, end).await {
+            if !page.missed.is_empty() && !wait_until_taken(client, end).await {
                 debug!(namespace = %self.name(), "a client that came back does not take what it has missed");
                 return None;
             }
         }
     }
 
-    fn replay(&self, missed: &Missed, client: &dyn Client, seen: &mut (u64, u64)) {
+    fn replay(&self, missed: &Missed, client: &dyn ClientConnection, seen: &mut (u64, u64)) {
         client.event(&Event::replayed(self.name(), missed));
         *seen = (*seen).max(offset::parse(&missed.offset).unwrap_or_default());
     }
 }
 
 /// What came since the client had caught up.
-async fn rest(replay: &mut dyn Replay) -> Option<Vec<Arc<Missed>>> {
+async fn read_rest(replay: &mut dyn Replay) -> Option<Vec<Arc<Missed>>> {
     let mut rest = Vec::new();
     loop {
         let page = replay.next().await?;
@@ -221,7 +225,7 @@ async fn rest(replay: &mut dyn Replay) -> Option<Vec<Arc<Missed>>> {
 }
 
 /// Returns when the client has taken everything; `false` if it has gone, or takes nothing for too long.
-async fn takes_more(client: &dyn Client, end: Instant) -> bool {
+async fn wait_until_taken(client: &dyn ClientConnection, end: Instant) -> bool {
     let end = end.min(Instant::now() + STALLED);
     let mut look = interval(LOOK);
     while !client.is_ready() {
@@ -233,7 +237,7 @@ async fn takes_more(client: &dyn Client, end: Instant) -> bool {
     true
 }
 
-fn is_for(target: &Target, socket: &Socket) -> bool {
+fn is_target_of(target: &Target, socket: &Socket) -> bool {
     let is_in = |room: &Room| socket.is_in(&room.name);
     (target.rooms.is_empty() || target.rooms.iter().any(is_in)) && !target.except.iter().any(is_in)
 }

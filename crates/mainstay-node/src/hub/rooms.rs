@@ -7,9 +7,9 @@ use super::adapter::Room;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Rooms(Vec<Room>);
+pub(super) struct SocketRooms(Vec<Room>);
 
-impl Rooms {
+impl SocketRooms {
     /// Puts a room in; false when it is there.
     pub(super) fn insert(&mut self, room: &Room) -> bool {
         match self.find(&room.name) {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_room_is_there_once_and_found_by_its_name() {
-        let mut rooms = Rooms::default();
+        let mut rooms = SocketRooms::default();
         let names = ["b", "a", "c", "b", "a"];
         let added: Vec<bool> = names.iter().map(|name| rooms.insert(&Room::text(name))).collect();
         assert_eq!(added, [true, true, true, false, false]);

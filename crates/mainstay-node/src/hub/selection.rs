@@ -40,16 +40,16 @@ pub struct Selection<'a> {
 }
 
 /// Whether what was done here is on its way to the other nodes. May be dropped: nothing is taken back by that.
-pub struct Sent(State);
+pub struct PublishFuture(PublishState);
 
-enum State {
+enum PublishState {
     Known(Result<Option<Offset>, NotSent>),
     Waiting(oneshot::Receiver<Result<Option<Offset>, NotSent>>),
 }
 
 /// Why not every client that was asked has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum AckFault {
+pub enum AckError {
     /// The time is over.
     #[error("operation has timed out")]
     Timeout,
@@ -59,7 +59,7 @@ pub enum AckFault {
 }
 
 /// The answers of clients; with a fault come those that were heard.
-pub type Answered = Result<Vec<Value>, (AckFault, Vec<Value>)>;
+pub type AckResult = Result<Vec<Value>, (AckError, Vec<Value>)>;
 
 impl<'a> Selection<'a> {
     pub(super) fn new(namespace: &'a Namespace) -> Self {
@@ -113,16 +113,16 @@ impl<'a> Selection<'a> {
     }
 
     /// Sends an event. It has its place in the order when this returns; awaited, it says whether the other nodes get it.
-    pub fn emit(self, event: &str, arguments: impl IntoIterator<Item = Value>) -> Sent {
+    pub fn emit(self, event: &str, arguments: impl IntoIterator<Item = Value>) -> PublishFuture {
         self.emit_data(std::iter::once(Value::from(event)).chain(arguments).collect())
     }
 
     /// The same, the event's name and arguments in one list.
-    pub fn emit_data(self, data: Vec<Value>) -> Sent {
+    pub fn emit_data(self, data: Vec<Value>) -> PublishFuture {
         let Self { namespace, target, flags, is_local } = self;
         if is_local {
             namespace.broadcast(&data, &target, &flags);
-            return Sent(State::Known(Ok(None)));
+            return PublishFuture(PublishState::Known(Ok(None)));
         }
         if namespace.shared.delivers_own {
             let spare =
@@ -134,13 +134,13 @@ impl<'a> Selection<'a> {
     }
 
     /// Sends an event that every client is to answer.
-    pub async fn emit_with_ack(self, event: &str, arguments: impl IntoIterator<Item = Value>) -> Answered {
+    pub async fn emit_with_ack(self, event: &str, arguments: impl IntoIterator<Item = Value>) -> AckResult {
         let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
         let Self { namespace, target, flags, is_local } = self;
         let end = Instant::now() + flags.timeout.unwrap_or(ACK_TIME);
         let remote = (!is_local).then(|| namespace.adapter.ask(data.clone(), target.clone(), flags.clone()));
         let (count, heard) = namespace.ask(data, &target, &flags);
-        let mut answers = Answering { end, is_single: flags.expect_single_response, heard: Vec::new() };
+        let mut answers = AckCollector { end, is_single: flags.expect_single_response, heard: Vec::new() };
         let asked = match remote {
             None => None,
             Some(asking) => match timeout_at(end, asking).await {
@@ -149,7 +149,7 @@ impl<'a> Selection<'a> {
                     answers.local(count, heard).await.ok();
                     return Err((fault.into(), answers.heard));
                 }
-                Err(_) => return Err((AckFault::Timeout, answers.heard)),
+                Err(_) => return Err((AckError::Timeout, answers.heard)),
             },
         };
         let whole = answers.all(asked, count, heard).await;
@@ -167,34 +167,38 @@ impl<'a> Selection<'a> {
     }
 
     /// Puts them into rooms.
-    pub fn join(self, rooms: &[&str]) -> Sent {
+    pub fn join(self, rooms: &[&str]) -> PublishFuture {
         let rooms = rooms.iter().map(|room| Room::text(room)).collect();
         let target = self.target.clone();
         self.change(Operation::Join { target, rooms })
     }
 
     /// Takes them out of rooms.
-    pub fn leave(self, rooms: &[&str]) -> Sent {
+    pub fn leave(self, rooms: &[&str]) -> PublishFuture {
         let rooms = rooms.iter().map(|room| Room::text(room)).collect();
         let target = self.target.clone();
         self.change(Operation::Leave { target, rooms })
     }
 
     /// Takes them out of the namespace; `close` ends their connections, too.
-    pub fn disconnect(self, close: bool) -> Sent {
+    pub fn disconnect(self, close: bool) -> PublishFuture {
         let target = self.target.clone();
         self.change(Operation::Disconnect { target, close })
     }
 
-    fn change(self, operation: Operation) -> Sent {
+    fn change(self, operation: Operation) -> PublishFuture {
         self.namespace.apply(&operation);
-        if self.is_local { Sent(State::Known(Ok(None))) } else { self.namespace.publish(operation, None) }
+        if self.is_local {
+            PublishFuture(PublishState::Known(Ok(None)))
+        } else {
+            self.namespace.publish(operation, None)
+        }
     }
 }
 
 impl Namespace {
     /// An event for the other servers.
-    pub fn server_side_emit(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> Sent {
+    pub fn server_side_emit(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> PublishFuture {
         let data = std::iter::once(Value::from(event)).chain(arguments).collect();
         self.publish(Operation::ServerSideEmit { data }, None)
     }
@@ -221,27 +225,27 @@ impl Namespace {
 
     /// Sends an operation to the other nodes. What cannot be sent is counted by the adapter, and `spare` is done here
     /// instead.
-    fn publish(&self, operation: Operation, spare: Option<Operation>) -> Sent {
+    fn publish(&self, operation: Operation, spare: Option<Operation>) -> PublishFuture {
         let (told, waiting) = oneshot::channel();
-        let me = self.me.clone();
-        self.go_on(self.adapter.send(operation), move |sent| {
+        let me = self.weak_self.clone();
+        self.drive(self.adapter.send(operation), move |sent| {
             if let (Err(_), Some(namespace), Some(spare)) = (&sent, me.upgrade(), spare) {
                 namespace.apply(&spare);
             }
             told.send(sent).ok();
         });
-        Sent(State::Waiting(waiting))
+        PublishFuture(PublishState::Waiting(waiting))
     }
 }
 
-impl Future for Sent {
+impl Future for PublishFuture {
     type Output = Result<Option<Offset>, NotSent>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Known(result) => Poll::Ready(result.clone()),
+            PublishState::Known(result) => Poll::Ready(result.clone()),
             // The sender is dropped unheard only when the runtime ends.
-            State::Waiting(waiting) => {
+            PublishState::Waiting(waiting) => {
                 Pin::new(waiting).poll(context).map(|told| told.unwrap_or(Err(NotSent::Away)))
             }
         }
@@ -249,27 +253,27 @@ impl Future for Sent {
 }
 
 /// Answers as they come in, up to a time.
-struct Answering {
+struct AckCollector {
     end: Instant,
     /// The first is enough.
     is_single: bool,
     heard: Vec<Value>,
 }
 
-impl Answering {
+impl AckCollector {
     fn is_enough(&self) -> bool {
         self.is_single && !self.heard.is_empty()
     }
 
     /// Those of this node's clients.
-    async fn local(&mut self, count: u64, mut heard: mpsc::Receiver<Value>) -> Result<(), AckFault> {
+    async fn local(&mut self, count: u64, mut heard: mpsc::Receiver<Value>) -> Result<(), AckError> {
         for _ in 0..count {
             if self.is_enough() {
                 break;
             }
             match timeout_at(self.end, heard.recv()).await {
                 Ok(Some(answer)) => self.heard.push(answer),
-                Ok(None) | Err(_) => return Err(AckFault::Timeout),
+                Ok(None) | Err(_) => return Err(AckError::Timeout),
             }
         }
         Ok(())
@@ -282,30 +286,30 @@ impl Answering {
         asked: Option<Acks>,
         count: u64,
         mut heard: mpsc::Receiver<Value>,
-    ) -> Result<(), AckFault> {
+    ) -> Result<(), AckError> {
         let Some(Acks { nodes, heard: mut remote }) = asked else { return self.local(count, heard).await };
         let (mut counts, mut wanted) = (0, count);
         let (mut is_local_over, mut is_remote_over) = (false, false);
         while (counts < nodes || (self.heard.len() as u64) < wanted) && !self.is_enough() {
             if is_local_over && is_remote_over {
-                return Err(AckFault::Timeout);
+                return Err(AckError::Timeout);
             }
             let next = async {
                 tokio::select! {
-                    answer = heard.recv(), if !is_local_over => Next::Local(answer),
-                    told = remote.recv(), if !is_remote_over => Next::Remote(told),
+                    answer = heard.recv(), if !is_local_over => AckEvent::Local(answer),
+                    told = remote.recv(), if !is_remote_over => AckEvent::Remote(told),
                 }
             };
-            match timeout_at(self.end, next).await.map_err(|_| AckFault::Timeout)? {
-                Next::Local(Some(answer)) | Next::Remote(Some(RemoteAck::Ack(answer))) => {
+            match timeout_at(self.end, next).await.map_err(|_| AckError::Timeout)? {
+                AckEvent::Local(Some(answer)) | AckEvent::Remote(Some(RemoteAck::Ack(answer))) => {
                     self.heard.push(answer)
                 }
-                Next::Remote(Some(RemoteAck::Count(more))) => {
+                AckEvent::Remote(Some(RemoteAck::Count(more))) => {
                     counts += 1;
                     wanted += more;
                 }
-                Next::Local(None) => is_local_over = true,
-                Next::Remote(None) => is_remote_over = true,
+                AckEvent::Local(None) => is_local_over = true,
+                AckEvent::Remote(None) => is_remote_over = true,
             }
         }
         Ok(())
@@ -313,7 +317,7 @@ impl Answering {
 }
 
 /// What came next; `None`: nothing more comes from there.
-enum Next {
+enum AckEvent {
     Local(Option<Value>),
     Remote(Option<RemoteAck>),
 }

@@ -27,14 +27,14 @@ const PACE_PER_ROOM: Duration = Duration::from_millis(2);
 const FEW_ROOMS: usize = 250;
 
 /// See the module.
-pub(super) struct Ahead {
+pub(super) struct SessionCheckpoint {
     /// How long the bus keeps a session.
-    keep: Duration,
-    queues: Mutex<Queues>,
+    retention: Duration,
+    queues: Mutex<CheckpointQueues>,
 }
 
 #[derive(Default)]
-struct Queues {
+struct CheckpointQueues {
     /// Those that have come or changed. Each is in here once, as its own mark says.
     changed: Vec<Weak<Socket>>,
     /// Every socket that was written, and when to write it again, the earliest first.
@@ -43,20 +43,20 @@ struct Queues {
     paced: HashMap<u64, Instant>,
 }
 
-impl Ahead {
-    pub(super) fn new(keep: Duration) -> Self {
-        Self { keep, queues: Mutex::default() }
+impl SessionCheckpoint {
+    pub(super) fn new(retention: Duration) -> Self {
+        Self { retention, queues: Mutex::default() }
     }
 
     /// A socket has come, or its rooms have changed.
-    pub(super) fn changed(&self, socket: &Arc<Socket>) {
-        if socket.pid().is_some() && !std::mem::replace(&mut socket.state.lock().is_changed, true) {
+    pub(super) fn mark_changed(&self, socket: &Arc<Socket>) {
+        if socket.pid().is_some() && !std::mem::replace(&mut socket.state.lock().needs_checkpoint, true) {
             self.queues.lock().changed.push(Arc::downgrade(socket));
         }
     }
 
     /// Those that are to be written now.
-    pub(super) fn due(&self) -> Vec<Arc<Socket>> {
+    pub(super) fn take_due(&self) -> Vec<Arc<Socket>> {
         let (now, mut queues) = (Instant::now(), self.queues.lock());
         let changed = std::mem::take(&mut queues.changed);
         queues.paced.retain(|_, until| *until > now);
@@ -66,20 +66,20 @@ impl Ahead {
         queues.changed = later.iter().map(Arc::downgrade).collect();
         for socket in &due {
             let mut state = socket.state.lock();
-            state.is_changed = false;
+            state.needs_checkpoint = false;
             let rooms = state.rooms.len();
             if rooms > FEW_ROOMS {
                 let pause = PACE_PER_ROOM * u32::try_from(rooms).unwrap_or(u32::MAX);
-                queues.paced.insert(socket.serial, now + pause.min(self.keep / 4));
+                queues.paced.insert(socket.serial, now + pause.min(self.retention / 4));
             }
-            if !std::mem::replace(&mut state.is_written, true) {
-                queues.written.push_back((now + self.keep / 2, Arc::downgrade(socket)));
+            if !std::mem::replace(&mut state.has_checkpoint, true) {
+                queues.written.push_back((now + self.retention / 2, Arc::downgrade(socket)));
             }
         }
         while queues.written.front().is_some_and(|(when, _)| *when <= now) {
             let Some((_, socket)) = queues.written.pop_front() else { break };
             if let Some(socket) = socket.upgrade().filter(|socket| !socket.state.lock().is_gone) {
-                queues.written.push_back((now + self.keep / 2, Arc::downgrade(&socket)));
+                queues.written.push_back((now + self.retention / 2, Arc::downgrade(&socket)));
                 due.push(socket);
             }
         }
@@ -89,36 +89,36 @@ impl Ahead {
 
 impl Namespace {
     /// Writes sessions ahead until the hub closes.
-    pub(super) fn keep_ahead(self: &Arc<Self>) {
-        if self.ahead.is_none() {
+    pub(super) fn spawn_checkpoints(self: &Arc<Self>) {
+        if self.checkpoint.is_none() {
             return;
         }
-        let (me, end) = (self.me.clone(), self.shared.end.clone());
+        let (me, end) = (self.weak_self.clone(), self.shared.end.clone());
         let writing = async move {
             let mut ticks = interval(PACE);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 let Some(namespace) = me.upgrade() else { return };
-                namespace.write_due();
+                namespace.write_checkpoints();
             }
         };
         self.shared.tasks.spawn(async move { end.run_until_cancelled(writing).await });
     }
 
-    fn write_due(&self) {
-        for socket in self.ahead.iter().flat_map(Ahead::due) {
+    fn write_checkpoints(&self) {
+        for socket in self.checkpoint.iter().flat_map(SessionCheckpoint::take_due) {
             if let Some(session) = self.session(&socket) {
                 // What is not written now is when its time comes again.
-                self.go_on(self.adapter.save_session(session), drop);
+                self.drive(self.adapter.save_session(session), drop);
             }
         }
     }
 
     /// A client has said good-bye: nobody is to take its session up.
-    pub(super) fn take_back(&self, socket: &Socket) {
-        if let Some(pid) = socket.pid().filter(|_| self.ahead.is_some()) {
-            self.go_on(self.adapter.forget_session(pid), drop);
+    pub(super) fn discard_checkpoint(&self, socket: &Socket) {
+        if let Some(pid) = socket.pid().filter(|_| self.checkpoint.is_some()) {
+            self.drive(self.adapter.forget_session(pid), drop);
         }
     }
 
@@ -127,7 +127,7 @@ impl Namespace {
         if socket.state.lock().is_gone {
             return None;
         }
-        Some(self.left_by(socket, socket.pid()?))
+        Some(self.session_of(socket, socket.pid()?))
     }
 }
 
@@ -135,21 +135,21 @@ impl Namespace {
 mod tests {
     use super::super::Event;
     use super::super::adapter::Room;
-    use super::super::socket::{Arrival, Client};
+    use super::super::socket::{ClientConnection, NewSocket};
     use super::*;
     use crate::value::Value;
 
     /// Takes everything and says nothing.
     struct Silent;
 
-    impl Client for Silent {
+    impl ClientConnection for Silent {
         fn event(&self, _: &Event<'_>) {}
 
         fn is_ready(&self) -> bool {
             true
         }
 
-        fn answers(&self) -> bool {
+        fn can_answer(&self) -> bool {
             false
         }
 
@@ -162,7 +162,7 @@ mod tests {
 
     fn socket(serial: u64, rooms: usize) -> Arc<Socket> {
         let (id, pid) = (Arc::from("id"), Some("pid".into()));
-        let arrival = Arrival { id, pid, client: Arc::new(Silent), user: None, data: Value::Null };
+        let arrival = NewSocket { id, pid, client: Arc::new(Silent), user: None, data: Value::Null };
         let socket = Socket::new(serial, arrival);
         for number in 0..rooms {
             join(&socket, number);
@@ -177,15 +177,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_socket_in_many_rooms_that_goes_on_joining_is_written_seldom_and_at_last() {
-        let ahead = Ahead::new(Duration::from_secs(120));
+        let ahead = SessionCheckpoint::new(Duration::from_secs(120));
         let (small, large) = (socket(1, 10), socket(2, 2000));
         let mut written = [0, 0];
         for round in 0..60 {
             for socket in [&small, &large] {
                 join(socket, 10_000 + round);
-                ahead.changed(socket);
+                ahead.mark_changed(socket);
             }
-            for socket in ahead.due() {
+            for socket in ahead.take_due() {
                 written[socket.serial as usize - 1] += 1;
             }
             tokio::time::advance(PACE).await;
@@ -194,6 +194,9 @@ mod tests {
         assert_eq!(written[0], 60);
         assert!((7..=9).contains(&written[1]), "{written:?}");
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert!(ahead.due().iter().any(|socket| socket.serial == 2), "what changed last is written, too");
+        assert!(
+            ahead.take_due().iter().any(|socket| socket.serial == 2),
+            "what changed last is written, too"
+        );
     }
 }

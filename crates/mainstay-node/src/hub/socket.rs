@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 use super::adapter::{Room, SocketFacts};
 use super::event::Event;
-use super::rooms::Rooms;
+use super::rooms::SocketRooms;
 use crate::auth::User;
 use crate::value::Value;
 
 /// The way to a client, whichever protocol it speaks. Nothing here blocks.
-pub trait Client: Send + Sync {
+pub trait ClientConnection: Send + Sync {
     /// Sends an event.
     fn event(&self, event: &Event<'_>);
 
@@ -26,7 +26,7 @@ pub trait Client: Send + Sync {
     }
 
     /// Whether it can answer an event; one that cannot is not counted among those that were asked.
-    fn answers(&self) -> bool;
+    fn can_answer(&self) -> bool;
 
     /// Takes the socket out of its namespace, which the client is told; `close` ends its connection, too.
     fn disconnect(&self, socket: &Arc<Socket>, close: bool);
@@ -36,13 +36,13 @@ pub trait Client: Send + Sync {
 }
 
 /// A client as it comes into a namespace.
-pub struct Arrival {
+pub struct NewSocket {
     /// Its id.
     pub id: Arc<str>,
     /// The secret by which its session can be taken up again; `None`: it cannot.
     pub pid: Option<Box<str>>,
     /// The way to it.
-    pub client: Arc<dyn Client>,
+    pub client: Arc<dyn ClientConnection>,
     /// Its user.
     pub user: Option<User>,
     /// What the application keeps with it.
@@ -55,35 +55,35 @@ pub struct Socket {
     pub(super) serial: u64,
     /// Its id, which is also a room with it alone inside.
     id: Arc<str>,
-    /// See [`Arrival::pid`].
+    /// See [`NewSocket::pid`].
     pid: Option<Box<str>>,
-    client: Arc<dyn Client>,
+    client: Arc<dyn ClientConnection>,
     user: Option<User>,
     /// What changes.
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<SocketState>,
     /// Of a session that was taken up again: events up to here have been sent.
-    pub(super) seen: OnceLock<(u64, u64)>,
+    pub(super) replayed_to: OnceLock<(u64, u64)>,
 }
 
 /// What changes about a socket.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct SocketState {
     /// Its rooms, without its own.
-    pub(super) rooms: Rooms,
+    pub(super) rooms: SocketRooms,
     data: Value,
     /// It has left the namespace, and comes into no room any more.
     pub(super) is_gone: bool,
     /// Its session is to be written ahead.
-    pub(super) is_changed: bool,
+    pub(super) needs_checkpoint: bool,
     /// Its session was, and is to be kept up.
-    pub(super) is_written: bool,
+    pub(super) has_checkpoint: bool,
 }
 
 impl Socket {
-    pub(super) fn new(serial: u64, arrival: Arrival) -> Arc<Self> {
-        let Arrival { id, pid, client, user, data } = arrival;
-        let state = Mutex::new(State { data, ..State::default() });
-        Arc::new(Self { serial, id, pid, client, user, state, seen: OnceLock::new() })
+    pub(super) fn new(serial: u64, arrival: NewSocket) -> Arc<Self> {
+        let NewSocket { id, pid, client, user, data } = arrival;
+        let state = Mutex::new(SocketState { data, ..SocketState::default() });
+        Arc::new(Self { serial, id, pid, client, user, state, replayed_to: OnceLock::new() })
     }
 
     /// Its Socket.IO id, or that of a plain WebSocket.
@@ -97,7 +97,7 @@ impl Socket {
     }
 
     /// The way to it.
-    pub fn client(&self) -> &dyn Client {
+    pub fn client(&self) -> &dyn ClientConnection {
         &*self.client
     }
 
@@ -112,7 +112,7 @@ impl Socket {
     }
 
     /// Keeps something with it; other nodes see it, and it survives a recovery.
-    pub fn keep(&self, data: Value) {
+    pub fn set_data(&self, data: Value) {
         self.state.lock().data = data;
     }
 

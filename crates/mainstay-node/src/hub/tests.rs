@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::adapter::{Room, Target};
-use super::restore::Return;
+use super::restore::RecoveryRequest;
 use super::*;
-use crate::limits::Seats;
+use crate::limits::ConnectionLimiter;
 use crate::value::Value;
 use socketio_redis::memory::Memory;
 
@@ -30,7 +30,7 @@ impl Pad {
     }
 }
 
-impl Client for Pad {
+impl ClientConnection for Pad {
     fn event(&self, event: &Event<'_>) {
         self.got.lock().push(Value::List(event.data().to_vec()).to_json());
     }
@@ -39,7 +39,7 @@ impl Client for Pad {
         !self.is_slow
     }
 
-    fn answers(&self) -> bool {
+    fn can_answer(&self) -> bool {
         !self.is_plain
     }
 
@@ -53,11 +53,11 @@ impl Client for Pad {
 }
 
 fn hub(bus: &Arc<Memory>) -> Arc<Hub> {
-    Hub::new(bus.clone(), &["/admin".into()], &Metrics::new(&Seats::new(10)))
+    Hub::new(bus.clone(), &["/admin".into()], &Metrics::new(&ConnectionLimiter::new(10)))
 }
 
 fn come(hub: &Hub, id: &str, rooms: &[&str], pad: &Arc<Pad>) -> Arc<Socket> {
-    let arrival = Arrival {
+    let arrival = NewSocket {
         id: id.into(),
         pid: Some(format!("p-{id}").into()),
         client: pad.clone(),
@@ -177,7 +177,7 @@ async fn answers_come_from_every_node_and_a_silent_client_leaves_them_partial() 
     let asking = main.all().timeout(Duration::from_secs(1)).emit_with_ack("q", []);
     let (answers, ()) = tokio::join!(asking, answer(2));
     let (fault, partial) = answers.unwrap_err();
-    assert_eq!((fault, partial.len()), (AckFault::Timeout, 2));
+    assert_eq!((fault, partial.len()), (AckError::Timeout, 2));
     let none = main.to("nobody").emit_with_ack("q", []).await;
     assert_eq!(none, Ok(vec![]));
 }
@@ -223,27 +223,27 @@ async fn other_servers_hear_events_and_answer_once() {
 #[tokio::test(start_paused = true)]
 async fn a_session_is_written_ahead_once_for_all_changes_and_again_in_time() {
     let node = hub(&Memory::new(Some(Duration::from_secs(60))));
-    let ahead = session_checkpoint::Ahead::new(Duration::from_secs(60));
+    let ahead = session_checkpoint::SessionCheckpoint::new(Duration::from_secs(60));
     let socket = come(&node, "a", &[], &Pad::new());
     let due = |seconds: u64| async move { tokio::time::advance(Duration::from_secs(seconds)).await };
-    ahead.changed(&socket);
-    ahead.changed(&socket);
-    assert_eq!(ahead.due().len(), 1);
+    ahead.mark_changed(&socket);
+    ahead.mark_changed(&socket);
+    assert_eq!(ahead.take_due().len(), 1);
     due(29).await;
-    assert_eq!(ahead.due().len(), 0);
-    ahead.changed(&socket);
-    assert_eq!(ahead.due().len(), 1);
+    assert_eq!(ahead.take_due().len(), 0);
+    ahead.mark_changed(&socket);
+    assert_eq!(ahead.take_due().len(), 1);
     due(1).await;
-    assert_eq!(ahead.due().len(), 1);
+    assert_eq!(ahead.take_due().len(), 1);
     node.main().disconnect(&socket, false);
     due(30).await;
-    assert_eq!(ahead.due().len(), 0);
+    assert_eq!(ahead.take_due().len(), 0);
 }
 
 /// Takes up the session of `a1` on a node.
 async fn back(node: &Hub, offset: &str) -> (Option<Arc<Socket>>, Vec<String>) {
     let pad = Pad::new();
-    let back = Return { pid: "p-a1".into(), offset: offset.into(), client: pad.clone(), user: None };
+    let back = RecoveryRequest { pid: "p-a1".into(), offset: offset.into(), client: pad.clone(), user: None };
     let greeted = pad.clone();
     let socket = node.main().restore(back, move |_| greeted.got.lock().push("greeted".into())).await;
     (socket, pad.take())
@@ -253,7 +253,7 @@ async fn back(node: &Hub, offset: &str) -> (Option<Arc<Socket>>, Vec<String>) {
 async fn a_session_is_taken_up_on_another_node_with_what_was_missed_and_once() {
     let pair = pair(Some(Duration::from_secs(60)));
     let main = pair.nodes[1].main();
-    pair.sockets[0].keep(Value::from("kept"));
+    pair.sockets[0].set_data(Value::from("kept"));
     let offset = main.to("r").emit("seen", []).await.unwrap().unwrap();
     pair.nodes[0].main().disconnect(&pair.sockets[0], true);
     for (room, number) in [("r", 1u64), ("other", 2), ("a1", 3)] {
@@ -285,7 +285,7 @@ async fn no_session_is_taken_up_by_a_wrong_offset_or_too_late_or_after_a_farewel
 
 #[test]
 fn a_target_without_rooms_is_everybody() {
-    let members = members::Members::new(Metrics::new(&Seats::new(1)).rooms);
+    let members = members::RoomIndex::new(Metrics::new(&ConnectionLimiter::new(1)).rooms);
     assert!(members.select(&Target::default()).is_empty());
     assert_eq!(members.len(), 0);
 }

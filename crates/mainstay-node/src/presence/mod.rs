@@ -1,10 +1,10 @@
 //! Who is connected, where, and since when.
 //!
-//! Without Redis the nodes of one process share a [`Roll`]. With it each node keeps its own connections in Redis
+//! Without Redis the nodes of one process share a [`Roster`]. With it each node keeps its own connections in Redis
 //! (`scripts` says under which keys), written by one task (`writer`) in the order of events. A node that ends takes
 //! its connections with it; one that dies without a word is tidied up after by the others when its lease has run out.
 //!
-//! Rules: [`Presence::arrived`], [`Presence::has_status`] and [`Presence::left`] never wait. While Redis is away the node knows its own
+//! Rules: [`Presence::add`], [`Presence::set_status`] and [`Presence::remove`] never wait. While Redis is away the node knows its own
 //! connections, and writes all of them anew when it is back.
 
 mod scripts;
@@ -21,13 +21,13 @@ use redis::aio::ConnectionLike;
 use serde::{Deserialize, Serialize};
 
 use super::auth::User;
-use scripts::Keys;
-use writer::{Keeper, Own};
+use scripts::PresenceKeys;
+use writer::{LocalPresence, PresenceWriter};
 
 /// One connection of a user, as the API and Redis tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Connection {
+pub struct UserConnection {
     /// The Socket.IO id, or that of a plain WebSocket.
     pub socket_id: String,
     /// The node that it is on.
@@ -38,7 +38,7 @@ pub struct Connection {
     pub status: String,
 }
 
-impl Connection {
+impl UserConnection {
     fn new(socket: &str, node: &str) -> Self {
         Self {
             socket_id: socket.into(),
@@ -52,14 +52,14 @@ impl Connection {
 /// Redis cannot be asked at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("presence is not known while Redis is away")]
-pub struct Away;
+pub struct PresenceError;
 
 /// What the nodes of one process know together.
-pub type Roll = Mutex<HashMap<User, Vec<Connection>>>;
+pub type Roster = Mutex<HashMap<User, Vec<UserConnection>>>;
 
 /// Where presence is kept in Redis.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
+pub struct PresenceSettings<'a> {
     /// Of the keys.
     pub prefix: &'a str,
     /// Whether it is a Redis Cluster.
@@ -68,56 +68,60 @@ pub struct Place<'a> {
     pub lease: Duration,
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<Vec<Connection>, Away>> + Send>>;
+type PresenceFuture = Pin<Box<dyn Future<Output = Result<Vec<UserConnection>, PresenceError>> + Send>>;
 
 /// The presence of one node's clients, and the way to ask about everybody's.
 pub struct Presence {
     /// The node's name.
     node: Arc<str>,
-    kept: Kept,
+    store: PresenceStore,
 }
 
-enum Kept {
+enum PresenceStore {
     /// In the process.
-    Memory(Arc<Roll>),
+    Memory(Arc<Roster>),
     /// In Redis.
-    Redis { own: Arc<Own>, ask: Box<dyn Fn(&User) -> Asked + Send + Sync>, keeper: Keeper },
+    Redis {
+        own: Arc<LocalPresence>,
+        ask: Box<dyn Fn(&User) -> PresenceFuture + Send + Sync>,
+        keeper: PresenceWriter,
+    },
 }
 
 impl Presence {
     /// In memory, shared with the other nodes that have the roll.
-    pub fn in_memory(node: &Arc<str>, roll: Arc<Roll>) -> Self {
-        Self { node: Arc::clone(node), kept: Kept::Memory(roll) }
+    pub fn in_memory(node: &Arc<str>, roll: Arc<Roster>) -> Self {
+        Self { node: Arc::clone(node), store: PresenceStore::Memory(roll) }
     }
 
     /// In Redis. The connection reconnects by itself.
-    pub fn in_redis<L>(node: &Arc<str>, place: &Place, link: L) -> Self
+    pub fn in_redis<L>(node: &Arc<str>, place: &PresenceSettings, link: L) -> Self
     where
         L: ConnectionLike + Clone + Send + Sync + 'static,
     {
-        let keys = Keys::new(place.prefix, place.is_cluster);
-        let own = Arc::new(Own::default());
-        let keeper = Keeper::start(node, place.lease, (keys.clone(), Arc::clone(&own)), link.clone());
-        let ask = Box::new(move |user: &User| -> Asked {
+        let keys = PresenceKeys::new(place.prefix, place.is_cluster);
+        let own = Arc::new(LocalPresence::default());
+        let keeper = PresenceWriter::start(node, place.lease, (keys.clone(), Arc::clone(&own)), link.clone());
+        let ask = Box::new(move |user: &User| -> PresenceFuture {
             let (key, link) = (keys.user(user.as_str()), link.clone());
             Box::pin(connections(link, key))
         });
-        Self { node: Arc::clone(node), kept: Kept::Redis { own, ask, keeper } }
+        Self { node: Arc::clone(node), store: PresenceStore::Redis { own, ask, keeper } }
     }
 
     /// A client of this node is there.
-    pub fn arrived(&self, user: &User, socket: &str) {
-        let connection = Connection::new(socket, &self.node);
-        match &self.kept {
-            Kept::Memory(roll) => roll.lock().entry(user.clone()).or_default().push(connection),
-            Kept::Redis { own, .. } => own.arrived(user, connection),
+    pub fn add(&self, user: &User, socket: &str) {
+        let connection = UserConnection::new(socket, &self.node);
+        match &self.store {
+            PresenceStore::Memory(roll) => roll.lock().entry(user.clone()).or_default().push(connection),
+            PresenceStore::Redis { own, .. } => own.add(user, connection),
         }
     }
 
     /// A client of this node has gone.
-    pub fn left(&self, user: &User, socket: &str) {
-        match &self.kept {
-            Kept::Memory(roll) => {
+    pub fn remove(&self, user: &User, socket: &str) {
+        match &self.store {
+            PresenceStore::Memory(roll) => {
                 let mut roll = roll.lock();
                 if let Some(connections) = roll.get_mut(user) {
                     connections.retain(|connection| connection.socket_id != socket);
@@ -126,21 +130,21 @@ impl Presence {
                     }
                 }
             }
-            Kept::Redis { own, .. } => own.left(user, socket),
+            PresenceStore::Redis { own, .. } => own.remove(user, socket),
         }
     }
 
     /// A client of this node has said how it is.
-    pub fn has_status(&self, user: &User, socket: &str, status: &str) {
-        match &self.kept {
-            Kept::Memory(roll) => {
+    pub fn set_status(&self, user: &User, socket: &str, status: &str) {
+        match &self.store {
+            PresenceStore::Memory(roll) => {
                 let mut roll = roll.lock();
                 let mut connections = roll.get_mut(user).into_iter().flatten();
                 if let Some(connection) = connections.find(|connection| connection.socket_id == socket) {
                     connection.status = status.into();
                 }
             }
-            Kept::Redis { own, .. } => own.has_status(user, socket, status),
+            PresenceStore::Redis { own, .. } => own.set_status(user, socket, status),
         }
     }
 
@@ -149,10 +153,10 @@ impl Presence {
     /// # Errors
     ///
     /// Redis is away.
-    pub async fn of(&self, user: &User) -> Result<Vec<Connection>, Away> {
-        let mut connections = match &self.kept {
-            Kept::Memory(roll) => roll.lock().get(user).cloned().unwrap_or_default(),
-            Kept::Redis { ask, .. } => ask(user).await?,
+    pub async fn connections_of(&self, user: &User) -> Result<Vec<UserConnection>, PresenceError> {
+        let mut connections = match &self.store {
+            PresenceStore::Memory(roll) => roll.lock().get(user).cloned().unwrap_or_default(),
+            PresenceStore::Redis { ask, .. } => ask(user).await?,
         };
         connections.sort_by(|a, b| b.connected_at.cmp(&a.connected_at));
         Ok(connections)
@@ -160,28 +164,31 @@ impl Presence {
 
     /// Whether there may be servers that it knows nothing of.
     pub fn is_shared(&self) -> bool {
-        matches!(self.kept, Kept::Redis { .. })
+        matches!(self.store, PresenceStore::Redis { .. })
     }
 
     /// Removes what is left of this node's clients and ends. Says whether nothing is left behind; what is left is
     /// removed by the other nodes when the lease has run out.
     pub async fn close(&self) -> bool {
-        match &self.kept {
-            Kept::Memory(roll) => {
+        match &self.store {
+            PresenceStore::Memory(roll) => {
                 roll.lock().retain(|_, connections| {
                     connections.retain(|connection| *connection.node_id != *self.node);
                     !connections.is_empty()
                 });
                 true
             }
-            Kept::Redis { keeper, .. } => keeper.close().await,
+            PresenceStore::Redis { keeper, .. } => keeper.close().await,
         }
     }
 }
 
-async fn connections<L: ConnectionLike>(mut link: L, key: String) -> Result<Vec<Connection>, Away> {
+async fn connections<L: ConnectionLike>(
+    mut link: L,
+    key: String,
+) -> Result<Vec<UserConnection>, PresenceError> {
     let fields: HashMap<String, String> =
-        redis::cmd("HGETALL").arg(key).query_async(&mut link).await.map_err(|_| Away)?;
+        redis::cmd("HGETALL").arg(key).query_async(&mut link).await.map_err(|_| PresenceError)?;
     // Fields of others, and entries of a later version, are none.
     let own = fields.iter().filter(|(name, _)| name.starts_with("socket:"));
     Ok(own.filter_map(|(_, json)| serde_json::from_str(json).ok()).collect())

@@ -116,11 +116,11 @@ return redis.call('DEL', KEYS[2])
 
 /// The keys of one prefix.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(super) struct PresenceKeys {
     prefix: String,
 }
 
-impl Keys {
+impl PresenceKeys {
     /// The keys; on a Redis Cluster all in one slot.
     pub(super) fn new(prefix: &str, is_cluster: bool) -> Self {
         Self { prefix: if is_cluster { format!("{{{prefix}}}") } else { prefix.into() } }

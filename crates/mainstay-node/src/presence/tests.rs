@@ -54,7 +54,7 @@ impl Server {
     }
 
     async fn node(&self, name: &str, lease: Duration) -> Presence {
-        let place = Place { prefix: "user", is_cluster: false, lease };
+        let place = PresenceSettings { prefix: "user", is_cluster: false, lease };
         Presence::in_redis(&Arc::from(name), &place, self.link().await)
     }
 }
@@ -72,10 +72,10 @@ fn alice() -> User {
 }
 
 /// Asks until the user has these sockets, and gives what is known of them.
-async fn sockets(presence: &Presence, wanted: &[&str]) -> Vec<Connection> {
+async fn sockets(presence: &Presence, wanted: &[&str]) -> Vec<UserConnection> {
     let asked = async {
         loop {
-            if let Ok(connections) = presence.of(&alice()).await {
+            if let Ok(connections) = presence.connections_of(&alice()).await {
                 let mut there: Vec<_> = connections.iter().map(|c| c.socket_id.as_str()).collect();
                 there.sort_unstable();
                 if there == wanted {
@@ -90,14 +90,14 @@ async fn sockets(presence: &Presence, wanted: &[&str]) -> Vec<Connection> {
 
 #[tokio::test]
 async fn in_memory_the_nodes_of_a_process_know_each_others_users() {
-    let roll = Arc::new(Roll::default());
+    let roll = Arc::new(Roster::default());
     let one = Presence::in_memory(&"ws1".into(), Arc::clone(&roll));
     let two = Presence::in_memory(&"ws2".into(), roll);
-    one.arrived(&alice(), "a");
-    two.arrived(&alice(), "b");
+    one.add(&alice(), "a");
+    two.add(&alice(), "b");
     let known = sockets(&one, &["a", "b"]).await;
     assert!(known.iter().any(|c| c.node_id == "ws2" && c.status == "online"));
-    one.left(&alice(), "a");
+    one.remove(&alice(), "a");
     sockets(&two, &["b"]).await;
     assert!(two.close().await);
     sockets(&one, &[]).await;
@@ -107,9 +107,9 @@ async fn in_memory_the_nodes_of_a_process_know_each_others_users() {
 async fn in_redis_the_hashes_are_as_fleets_keep_them_and_several_connections_are_all_known() {
     let server = Server::start();
     let (one, two) = (server.node("ws1", LONG).await, server.node("ws2", LONG).await);
-    one.arrived(&alice(), "a");
+    one.add(&alice(), "a");
     sockets(&two, &["a"]).await;
-    two.arrived(&alice(), "b");
+    two.add(&alice(), "b");
     let known = sockets(&one, &["a", "b"]).await;
     let mut link = server.link().await;
     let newest: String = link.hget("user:connections", "alice").await.unwrap();
@@ -123,7 +123,7 @@ async fn in_redis_the_hashes_are_as_fleets_keep_them_and_several_connections_are
     assert!(humantime::parse_rfc3339(&hash["connectedAt"]).is_ok(), "{hash:?}");
     // The newest goes: what the hash says is that of the other.
     let (gone, stays) = if known[0].socket_id == "b" { (&two, &one) } else { (&one, &two) };
-    gone.left(&alice(), &known[0].socket_id);
+    gone.remove(&alice(), &known[0].socket_id);
     let left = sockets(stays, &[&known[1].socket_id]).await;
     let hash: HashMap<String, String> = link.hgetall("user:alice").await.unwrap();
     assert_eq!(hash["socketId"], left[0].socket_id);
@@ -144,11 +144,11 @@ async fn a_status_is_that_of_one_connection_and_the_hash_has_that_of_the_newest(
     let in_memory = Presence::in_memory(&"ws1".into(), Arc::default());
     let nodes = [in_memory, server.node("ws1", LONG).await];
     for node in &nodes {
-        node.arrived(&alice(), "a");
-        node.arrived(&alice(), "b");
+        node.add(&alice(), "a");
+        node.add(&alice(), "b");
         // Of two that came in one millisecond the hash has b, too.
-        node.has_status(&alice(), "b", "away");
-        node.has_status(&alice(), "nobody", "busy");
+        node.set_status(&alice(), "b", "away");
+        node.set_status(&alice(), "nobody", "busy");
         let known = async || -> HashMap<_, _> {
             let known = sockets(node, &["a", "b"]).await;
             known.into_iter().map(|connection| (connection.socket_id, connection.status)).collect()
@@ -165,9 +165,9 @@ async fn a_status_is_that_of_one_connection_and_the_hash_has_that_of_the_newest(
 async fn a_socket_that_came_back_on_another_node_is_not_removed_by_the_one_it_left() {
     let server = Server::start();
     let (one, two) = (server.node("ws1", LONG).await, server.node("ws2", LONG).await);
-    one.arrived(&alice(), "a");
+    one.add(&alice(), "a");
     sockets(&two, &["a"]).await;
-    two.arrived(&alice(), "a");
+    two.add(&alice(), "a");
     let moved = async { while sockets(&one, &["a"]).await[0].node_id != "ws2" {} };
     timeout(Duration::from_secs(20), moved).await.unwrap();
     assert!(one.close().await);
@@ -176,7 +176,7 @@ async fn a_socket_that_came_back_on_another_node_is_not_removed_by_the_one_it_le
 
 /// What a life of a node has written that said that it lives for a millisecond and then died: alice and 149 others.
 async fn died(boot: &str, link: &mut ConnectionManager) {
-    let keys = Keys::new("user", false);
+    let keys = PresenceKeys::new("user", false);
     let node = boot.split(':').next().unwrap();
     let _: (u8, Vec<String>) = keys.renew(boot, 1).query_async(link).await.unwrap();
     for n in 0..150 {
@@ -206,7 +206,7 @@ async fn what_a_node_leaves_behind_that_dies_is_removed_by_the_others() {
     let mut link = server.link().await;
     died("dead:1", &mut link).await;
     let alive = server.node("ws1", Duration::from_secs(1)).await;
-    alive.arrived(&alice(), "a");
+    alive.add(&alice(), "a");
     sockets(&alive, &["a"]).await;
     assert_eq!(link.hget::<_, _, String>("user:connections", "alice").await.unwrap(), "ws1");
     let tidied = async { while link.hlen::<_, usize>("user:connections").await.unwrap() > 1 {} };
@@ -218,16 +218,16 @@ async fn after_redis_was_away_everything_is_there_again_and_who_left_is_not() {
     let mut server = Server::start();
     let node = server.node("ws1", LONG).await;
     for socket in ["a", "b"] {
-        node.arrived(&alice(), socket);
+        node.add(&alice(), socket);
     }
     sockets(&node, &["a", "b"]).await;
     let mut link = server.link().await;
     let boot: Vec<String> = link.zrange("user-leases", 0, -1).await.unwrap();
     assert_eq!(boot.len(), 1, "the lease comes first: without it nobody would tidy up after the node");
     server.kill();
-    node.left(&alice(), "a");
-    node.arrived(&alice(), "c");
-    assert!(timeout(Duration::from_secs(20), node.of(&alice())).await.unwrap().is_err());
+    node.remove(&alice(), "a");
+    node.add(&alice(), "c");
+    assert!(timeout(Duration::from_secs(20), node.connections_of(&alice())).await.unwrap().is_err());
     server.restart();
     sockets(&node, &["b", "c"]).await;
     let again: Vec<String> = server.link().await.zrange("user-leases", 0, -1).await.unwrap();
@@ -236,9 +236,9 @@ async fn after_redis_was_away_everything_is_there_again_and_who_left_is_not() {
 
 #[test]
 fn on_a_redis_cluster_all_of_presence_is_in_one_slot() {
-    let keys = Keys::new("user", true);
+    let keys = PresenceKeys::new("user", true);
     assert_eq!(keys.user("alice"), "{user}:alice");
-    assert_eq!(Keys::new("user", false).user("alice"), "user:alice");
+    assert_eq!(PresenceKeys::new("user", false).user("alice"), "user:alice");
 }
 
 #[tokio::test]
@@ -254,11 +254,11 @@ async fn an_entry_that_another_server_keeps_of_its_own_user_is_there_again_when_
     ];
     link.hset_multiple::<_, _, _, ()>("user:alice", &entry).await.unwrap();
     link.hset::<_, _, _, ()>("user:connections", "alice", "js").await.unwrap();
-    one.arrived(&alice(), "ours");
+    one.add(&alice(), "ours");
     assert_eq!(sockets(&one, &["ours"]).await[0].node_id, "one");
     let shown: String = link.hget("user:alice", "socketId").await.unwrap();
     assert_eq!(shown, "ours", "the newest is shown");
-    one.left(&alice(), "ours");
+    one.remove(&alice(), "ours");
     sockets(&one, &[]).await;
     let left: HashMap<String, String> = link.hgetall("user:alice").await.unwrap();
     let expected = entry.map(|(field, value)| (field.to_owned(), value.to_owned()));

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::scripts::Keys;
-use super::{Connection, User};
+use super::scripts::PresenceKeys;
+use super::{User, UserConnection};
 
 /// The most scripts of one pipeline.
 const BATCH: usize = 256;
@@ -32,26 +32,26 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The connections of this node, and what of them Redis does not know yet.
 #[derive(Default)]
-pub(super) struct Own {
-    state: Mutex<State>,
+pub(super) struct LocalPresence {
+    state: Mutex<LocalState>,
     /// Something changed.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct LocalState {
     /// User → socket → connection.
-    users: HashMap<User, HashMap<String, Connection>>,
+    users: HashMap<User, HashMap<String, UserConnection>>,
     /// What Redis does not know yet: socket → its user, and the connection unless it has gone.
-    changes: HashMap<String, (User, Option<Connection>)>,
+    changes: HashMap<String, (User, Option<UserConnection>)>,
     /// What is in Redis may be anything: everything is to be written.
     all: bool,
 }
 
 #[derive(Debug)]
-enum Change {
+enum PresenceChange {
     /// It is there, or has another status.
-    Arrived(User, Connection),
+    Arrived(User, UserConnection),
     Left {
         user: User,
         socket: String,
@@ -59,8 +59,8 @@ enum Change {
     },
 }
 
-impl Own {
-    pub(super) fn arrived(&self, user: &User, connection: Connection) {
+impl LocalPresence {
+    pub(super) fn add(&self, user: &User, connection: UserConnection) {
         let mut state = self.state.lock();
         let socket = connection.socket_id.clone();
         state.users.entry(user.clone()).or_default().insert(socket.clone(), connection.clone());
@@ -69,9 +69,9 @@ impl Own {
         self.changed.notify_one();
     }
 
-    pub(super) fn has_status(&self, user: &User, socket: &str, status: &str) {
+    pub(super) fn set_status(&self, user: &User, socket: &str, status: &str) {
         let mut state = self.state.lock();
-        let State { users, changes, .. } = &mut *state;
+        let LocalState { users, changes, .. } = &mut *state;
         let Some(connection) = users.get_mut(user).and_then(|all| all.get_mut(socket)) else { return };
         connection.status = status.into();
         changes.insert(socket.into(), (user.clone(), Some(connection.clone())));
@@ -79,7 +79,7 @@ impl Own {
         self.changed.notify_one();
     }
 
-    pub(super) fn left(&self, user: &User, socket: &str) {
+    pub(super) fn remove(&self, user: &User, socket: &str) {
         let mut state = self.state.lock();
         state.leave(user, socket);
         drop(state);
@@ -87,9 +87,9 @@ impl Own {
     }
 
     /// What is to be written now; everything when that is due.
-    fn take(&self) -> Vec<Change> {
+    fn take_changes(&self) -> Vec<PresenceChange> {
         let mut state = self.state.lock();
-        let State { users, changes, all } = &mut *state;
+        let LocalState { users, changes, all } = &mut *state;
         if std::mem::take(all) {
             for (user, connection) in
                 users.iter().flat_map(|(user, all)| all.values().map(move |c| (user, c)))
@@ -98,29 +98,29 @@ impl Own {
             }
         }
         let told = changes.drain().map(|(socket, (user, connection))| match connection {
-            Some(connection) => Change::Arrived(user, connection),
-            None => Change::Left { was_last: !users.contains_key(&user), user, socket },
+            Some(connection) => PresenceChange::Arrived(user, connection),
+            None => PresenceChange::Left { was_last: !users.contains_key(&user), user, socket },
         });
         told.collect()
     }
 
     /// Redis may know any part of what was taken: what left is told again, and with it everything that is here.
-    fn failed(&self, unwritten: Vec<Change>) {
+    fn restore_changes(&self, unwritten: Vec<PresenceChange>) {
         let mut state = self.state.lock();
         for change in unwritten {
-            if let Change::Left { user, socket, .. } = change {
+            if let PresenceChange::Left { user, socket, .. } = change {
                 state.changes.entry(socket).or_insert((user, None));
             }
         }
         state.all = true;
     }
 
-    fn everything(&self) {
+    fn rewrite_all(&self) {
         self.state.lock().all = true;
     }
 
     /// Everybody leaves.
-    fn empty(&self) {
+    fn remove_all(&self) {
         let mut state = self.state.lock();
         let users: Vec<_> = state.users.iter().map(|(user, all)| (user.clone(), all.clone())).collect();
         for (user, sockets) in users {
@@ -129,7 +129,7 @@ impl Own {
     }
 }
 
-impl State {
+impl LocalState {
     fn leave(&mut self, user: &User, socket: &str) {
         let Some(sockets) = self.users.get_mut(user) else { return };
         if sockets.remove(socket).is_some() {
@@ -142,7 +142,7 @@ impl State {
 }
 
 /// The task.
-pub(super) struct Keeper {
+pub(super) struct PresenceWriter {
     stop: CancellationToken,
     /// What the task says at its end: whether nothing is left in Redis.
     ended: Mutex<Option<oneshot::Receiver<bool>>>,
@@ -150,14 +150,19 @@ pub(super) struct Keeper {
     tasks: TaskTracker,
 }
 
-impl Keeper {
-    pub(super) fn start<L>(node: &str, lease: Duration, (keys, own): (Keys, Arc<Own>), link: L) -> Self
+impl PresenceWriter {
+    pub(super) fn start<L>(
+        node: &str,
+        lease: Duration,
+        (keys, own): (PresenceKeys, Arc<LocalPresence>),
+        link: L,
+    ) -> Self
     where
         L: ConnectionLike + Clone + Send + Sync + 'static,
     {
         let (said, ended) = oneshot::channel();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let task = Task { boot: boot(node), lease, keys, own, link };
+        let task = WriterTask { boot: boot(node), lease, keys, own, link };
         let end = stop.clone();
         tasks.spawn(async move {
             let _ = said.send(task.run(end).await);
@@ -177,7 +182,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for PresenceWriter {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -191,25 +196,25 @@ fn boot(node: &str) -> String {
     format!("{node}:{:016x}", u64::from_ne_bytes(chance))
 }
 
-struct Task<L> {
+struct WriterTask<L> {
     boot: String,
     lease: Duration,
-    keys: Keys,
-    own: Arc<Own>,
+    keys: PresenceKeys,
+    own: Arc<LocalPresence>,
     link: L,
 }
 
 /// A connection as it stands in Redis.
 #[derive(Serialize)]
-struct Written<'a> {
+struct StoredConnection<'a> {
     #[serde(flatten)]
-    connection: &'a Connection,
+    connection: &'a UserConnection,
     boot: &'a str,
 }
 
-impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
+impl<L: ConnectionLike + Clone + Send + Sync> WriterTask<L> {
     async fn run(mut self, stop: CancellationToken) -> bool {
-        let mut outcome = self.beat().await;
+        let mut outcome = self.renew_lease().await;
         let mut beat = interval(self.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
@@ -227,20 +232,20 @@ impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
             outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.end().await,
-                _ = beat.tick() => self.beat().await,
+                _ = beat.tick() => self.renew_lease().await,
                 () = own.changed.notified(), if !is_behind => self.write().await,
-                _ = retry.tick(), if is_behind => self.beat().await,
+                _ = retry.tick(), if is_behind => self.renew_lease().await,
             };
         }
     }
 
     /// Renews the lease and tidies up after the nodes whose lease has run out.
-    async fn beat(&mut self) -> RedisResult<()> {
+    async fn renew_lease(&mut self) -> RedisResult<()> {
         let millis = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX);
         let renew = self.keys.renew(&self.boot, millis);
         let (held, dead): (u8, Vec<String>) = renew.query_async(&mut self.link).await?;
         if held == 0 {
-            self.own.everything();
+            self.own.rewrite_all();
         }
         self.write().await?;
         for boot in dead.iter().filter(|boot| **boot != self.boot) {
@@ -252,7 +257,7 @@ impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
 
     /// Writes what Redis does not know yet.
     async fn write(&mut self) -> RedisResult<()> {
-        let mut changes = self.own.take();
+        let mut changes = self.own.take_changes();
         while !changes.is_empty() {
             let rest = changes.split_off(changes.len().min(BATCH));
             let mut pipeline = Pipeline::with_capacity(changes.len());
@@ -261,7 +266,7 @@ impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
             }
             if let Err(error) = pipeline.query_async::<()>(&mut self.link).await {
                 changes.extend(rest);
-                self.own.failed(changes);
+                self.own.restore_changes(changes);
                 return Err(error);
             }
             changes = rest;
@@ -269,14 +274,14 @@ impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
         Ok(())
     }
 
-    fn command(&self, change: &Change) -> redis::Cmd {
+    fn command(&self, change: &PresenceChange) -> redis::Cmd {
         match change {
-            Change::Arrived(user, connection) => {
-                let written = Written { connection, boot: &self.boot };
+            PresenceChange::Arrived(user, connection) => {
+                let written = StoredConnection { connection, boot: &self.boot };
                 let json = serde_json::to_string(&written).unwrap_or_default();
                 self.keys.arrive(&self.boot, user.as_str(), &json, &connection.socket_id)
             }
-            Change::Left { user, socket, was_last } => {
+            PresenceChange::Left { user, socket, was_last } => {
                 self.keys.leave(&self.boot, user.as_str(), socket, *was_last)
             }
         }
@@ -284,7 +289,7 @@ impl<L: ConnectionLike + Clone + Send + Sync> Task<L> {
 
     /// Takes out of Redis whatever this node has there.
     async fn end(mut self) -> bool {
-        self.own.empty();
+        self.own.remove_all();
         let ended = async {
             self.write().await?;
             self.keys.end(&self.boot).query_async::<()>(&mut self.link).await

@@ -11,7 +11,7 @@ use crate::value::Value;
 use socketio_redis::packet;
 
 /// A client that wants into a namespace.
-pub struct Asking<'a> {
+pub struct ConnectRequest<'a> {
     /// Which one, with its slash.
     pub namespace: &'a str,
     /// What it sent to authenticate itself: an object. Clients of Engine.IO 3 send none.
@@ -33,14 +33,14 @@ pub struct Admission {
 
 /// A client that is not let in, with what it gets as `connect_error`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Refusal {
+pub struct ConnectError {
     /// The words.
     pub message: Cow<'static, str>,
     /// What an application may add for its clients.
     pub data: Option<Value>,
 }
 
-impl Refusal {
+impl ConnectError {
     /// A refusal with these words alone.
     pub fn new(message: impl Into<Cow<'static, str>>) -> Self {
         Self { message: message.into(), data: None }
@@ -50,7 +50,7 @@ impl Refusal {
 /// What clients talk to. Called on a connection's task; must not block.
 pub trait Application: Send + Sync + 'static {
     /// Whether a client may come into a namespace. Also asked of one that comes back for its session.
-    fn admit(&self, asking: &Asking<'_>) -> Result<Admission, Refusal> {
+    fn admit(&self, asking: &ConnectRequest<'_>) -> Result<Admission, ConnectError> {
         let _ = asking;
         Ok(Admission::default())
     }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::session::Session;
+use super::session::SocketIoClient;
 
 /// How many connections may be in no namespace yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,31 +27,31 @@ pub struct PendingLimits {
 }
 
 /// See the module.
-pub(super) struct Pending {
+pub(super) struct PendingConnections {
     limits: PendingLimits,
-    queue: Mutex<Queue<Weak<Session>>>,
+    queue: Mutex<PendingQueue<Weak<SocketIoClient>>>,
     /// The queue is not empty any more.
     added: Notify,
 }
 
 /// Whoever waits, in the order of coming.
-struct Queue<T> {
+struct PendingQueue<T> {
     /// The number of the next one.
     next: u64,
-    waiting: BTreeMap<u64, Waiting<T>>,
+    waiting: BTreeMap<u64, PendingEntry<T>>,
     /// The numbers of each address.
     addresses: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
-struct Waiting<T> {
+struct PendingEntry<T> {
     deadline: Instant,
     address: IpAddr,
-    who: T,
+    session: T,
 }
 
-impl Pending {
+impl PendingConnections {
     pub(super) fn new(limits: PendingLimits) -> Self {
-        Self { limits, queue: Mutex::new(Queue::default()), added: Notify::new() }
+        Self { limits, queue: Mutex::new(PendingQueue::default()), added: Notify::new() }
     }
 
     /// A connection from `address` has so much time from now on. Gives its number, and those that have to make way.
@@ -59,11 +59,11 @@ impl Pending {
         &self,
         time: Duration,
         address: IpAddr,
-        session: &Arc<Session>,
-    ) -> (u64, Vec<Arc<Session>>) {
+        session: &Arc<SocketIoClient>,
+    ) -> (u64, Vec<Arc<SocketIoClient>>) {
         let mut queue = self.queue.lock();
         let number = queue.push(Instant::now() + time, network(address), Arc::downgrade(session));
-        let over = queue.over(self.limits, network(address));
+        let over = queue.evict_excess(self.limits, network(address));
         drop(queue);
         self.added.notify_one();
         (number, over.iter().filter_map(Weak::upgrade).collect())
@@ -75,7 +75,7 @@ impl Pending {
     }
 
     /// Closes whoever is late, for ever.
-    pub(super) async fn watch(&self) {
+    pub(super) async fn close_late(&self) {
         loop {
             let first = self.queue.lock().first();
             let Some((number, deadline)) = first else {
@@ -85,29 +85,29 @@ impl Pending {
             sleep_until(deadline).await;
             let late = self.queue.lock().remove(number);
             if let Some(session) = late.and_then(|session| session.upgrade()) {
-                session.time_is_over();
+                session.connect_timed_out();
             }
         }
     }
 }
 
-impl<T> Default for Queue<T> {
+impl<T> Default for PendingQueue<T> {
     fn default() -> Self {
         Self { next: 0, waiting: BTreeMap::new(), addresses: HashMap::new() }
     }
 }
 
-impl<T> Queue<T> {
+impl<T> PendingQueue<T> {
     fn push(&mut self, deadline: Instant, address: IpAddr, who: T) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.waiting.insert(number, Waiting { deadline, address, who });
+        self.waiting.insert(number, PendingEntry { deadline, address, session: who });
         self.addresses.entry(address).or_default().insert(number);
         number
     }
 
     /// Takes out those that are too many now that one of `address` has come.
-    fn over(&mut self, limits: PendingLimits, address: IpAddr) -> Vec<T> {
+    fn evict_excess(&mut self, limits: PendingLimits, address: IpAddr) -> Vec<T> {
         let mut over = Vec::new();
         let of_address = |queue: &Self| {
             queue.addresses.get(&address).filter(|all| all.len() > limits.per_address)?.first().copied()
@@ -128,7 +128,7 @@ impl<T> Queue<T> {
     }
 
     fn remove(&mut self, number: u64) -> Option<T> {
-        let Waiting { address, who, .. } = self.waiting.remove(&number)?;
+        let PendingEntry { address, session: who, .. } = self.waiting.remove(&number)?;
         if let Some(all) = self.addresses.get_mut(&address) {
             all.remove(&number);
             if all.is_empty() {
@@ -155,7 +155,7 @@ mod tests {
     fn the_oldest_of_an_address_that_has_too_many_makes_way_and_then_the_oldest_of_all() {
         let limits = PendingLimits { most: 4, per_address: 2 };
         let [one, two, three] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse().unwrap());
-        let mut queue = Queue::default();
+        let mut queue = PendingQueue::default();
         let come = [
             ('a', one, ""),
             ('b', two, ""),
@@ -166,7 +166,7 @@ mod tests {
         ];
         for (who, address, over) in come {
             queue.push(Instant::now(), address, who);
-            assert_eq!(String::from_iter(queue.over(limits, address)), over, "{who}");
+            assert_eq!(String::from_iter(queue.evict_excess(limits, address)), over, "{who}");
         }
         assert_eq!(queue.addresses.len(), 2);
         for number in 0..6 {

@@ -11,7 +11,7 @@ use crate::hub::{self, Event, Socket};
 use crate::value::Value;
 
 use super::message;
-use super::outbox::{End, Outbox};
+use super::outbox::{Outbox, OutboxEnd};
 
 /// The answer to a request: its fields, or what is wrong with the request.
 pub type ReplyFuture = Pin<Box<dyn Future<Output = Result<Vec<(&'static str, Value)>, String>> + Send>>;
@@ -48,7 +48,7 @@ impl WsJsonClient {
 }
 
 /// It cannot answer an event, so it is not asked. A recovery is not for it either, since it has no offsets.
-impl hub::Client for WsJsonClient {
+impl hub::ClientConnection for WsJsonClient {
     fn event(&self, event: &Event<'_>) {
         let text = event.text(|data| message::event(data).unwrap_or_default());
         if !text.is_empty() {
@@ -60,13 +60,13 @@ impl hub::Client for WsJsonClient {
         self.outbox.is_empty()
     }
 
-    fn answers(&self) -> bool {
+    fn can_answer(&self) -> bool {
         false
     }
 
     fn disconnect(&self, _: &Arc<Socket>, _close: bool) {
         // Such a client is in no namespace but `/`.
-        self.outbox.end(End::Policy("disconnected"));
+        self.outbox.end(OutboxEnd::Policy("disconnected"));
     }
 
     fn handshake(&self, _: &Socket) -> Value {

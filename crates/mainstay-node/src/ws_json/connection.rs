@@ -15,14 +15,14 @@ use yawc::close::CloseCode;
 use yawc::{Frame, HttpWebSocket, OpCode, UpgradeFut};
 
 use crate::auth::Identity;
-use crate::limits::{AT_CAPACITY, Allowance, TOO_MUCH};
-use crate::metrics::{Cut, Refused};
+use crate::limits::{AT_CAPACITY, ClientRateLimiter, TOO_MANY_MESSAGES};
+use crate::metrics::{ForcedCloseReason, RefusalReason};
 use crate::value::Value;
 
 use super::client::WsJsonClient;
 use super::context::WsJsonContext;
 use super::message::{self, RequestMessage};
-use super::outbox::{End, Next, Outbox};
+use super::outbox::{Outbox, OutboxEnd, OutboxStep};
 
 /// How long a Close waits for its answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,9 +34,9 @@ enum ConnectionEnd {
     /// The client broke the protocol; it has been told.
     Broken,
     /// The node closes it.
-    Closed(CloseCode, &'static str, Cut),
+    Closed(CloseCode, &'static str, ForcedCloseReason),
     /// It cannot be told anything.
-    Cut(Cut),
+    Cut(ForcedCloseReason),
 }
 
 /// Carries one connection to its end.
@@ -48,8 +48,8 @@ pub(super) async fn run(
     let Ok(mut socket) = upgrade.await else {
         return; // The client left before it read the 101.
     };
-    let Some(_seat) = context.settings.seats.take() else {
-        context.settings.metrics.refused(Refused::Capacity);
+    let Some(_seat) = context.settings.seats.try_acquire() else {
+        context.settings.metrics.count_refusal(RefusalReason::Capacity);
         return close(&mut socket, CloseCode::Policy, AT_CAPACITY).await;
     };
     let client = Arc::new(WsJsonClient {
@@ -65,17 +65,17 @@ pub(super) async fn run(
     context.handler.connected(&client);
     if context.is_stopping.load(Ordering::Relaxed) {
         // Its upgrade was on its way when the closing began.
-        client.outbox.end(End::Restart);
+        client.outbox.end(OutboxEnd::Restart);
     }
     let ended = Conversation::new(&context, &client, &mut socket).run().await;
     context.open.lock().remove(&key);
     context.handler.disconnected(&client);
     match ended {
         ConnectionEnd::Gone => {}
-        ConnectionEnd::Broken => context.settings.metrics.cut(Cut::Broken),
-        ConnectionEnd::Cut(why) => context.settings.metrics.cut(why),
+        ConnectionEnd::Broken => context.settings.metrics.count_forced_close(ForcedCloseReason::Broken),
+        ConnectionEnd::Cut(why) => context.settings.metrics.count_forced_close(why),
         ConnectionEnd::Closed(code, words, why) => {
-            context.settings.metrics.cut(why);
+            context.settings.metrics.count_forced_close(why);
             close(&mut socket, code, words).await;
         }
     }
@@ -103,14 +103,14 @@ struct Conversation<'a> {
     context: &'a WsJsonContext,
     client: &'a Arc<WsJsonClient>,
     socket: &'a mut HttpWebSocket,
-    allowance: Option<Box<Allowance>>,
+    allowance: Option<Box<ClientRateLimiter>>,
     /// When something came last.
     heard: Instant,
 }
 
 impl<'a> Conversation<'a> {
     fn new(context: &'a WsJsonContext, client: &'a Arc<WsJsonClient>, socket: &'a mut HttpWebSocket) -> Self {
-        Self { context, client, socket, allowance: context.settings.rates.allowance(), heard: Instant::now() }
+        Self { context, client, socket, allowance: context.settings.rates.limiter(), heard: Instant::now() }
     }
 
     async fn run(mut self) -> ConnectionEnd {
@@ -122,7 +122,7 @@ impl<'a> Conversation<'a> {
         loop {
             let step = tokio::select! {
                 biased;
-                () = &mut expiry => Err(ConnectionEnd::Closed(CloseCode::Policy, "token expired", Cut::Expired)),
+                () = &mut expiry => Err(ConnectionEnd::Closed(CloseCode::Policy, "token expired", ForcedCloseReason::Expired)),
                 next = self.client.outbox.next() => self.write(next).await,
                 frame = self.socket.next_frame() => match frame {
                     Ok(frame) => self.receive(frame).await,
@@ -137,38 +137,38 @@ impl<'a> Conversation<'a> {
     }
 
     /// Writes what waits, as much as there is, and then sees that it goes out.
-    async fn write(&mut self, first: Next) -> Result<(), ConnectionEnd> {
+    async fn write(&mut self, first: OutboxStep) -> Result<(), ConnectionEnd> {
         let mut next = Some(first);
-        while let Some(Next::Message(message)) = next {
+        while let Some(OutboxStep::Message(message)) = next {
             self.feed(Frame::text(message)).await?;
-            next = self.client.outbox.ready();
+            next = self.client.outbox.try_next();
         }
         self.flush().await?;
         match next {
-            Some(Next::End(End::Slow)) => Err(ConnectionEnd::Cut(Cut::Slow)),
-            Some(Next::End(End::Restart)) => {
-                Err(ConnectionEnd::Closed(CloseCode::Restart, "service restart", Cut::Shutdown))
+            Some(OutboxStep::End(OutboxEnd::Slow)) => Err(ConnectionEnd::Cut(ForcedCloseReason::Slow)),
+            Some(OutboxStep::End(OutboxEnd::Restart)) => {
+                Err(ConnectionEnd::Closed(CloseCode::Restart, "service restart", ForcedCloseReason::Shutdown))
             }
-            Some(Next::End(End::Policy(words))) => {
-                Err(ConnectionEnd::Closed(CloseCode::Policy, words, Cut::Application))
+            Some(OutboxStep::End(OutboxEnd::Policy(words))) => {
+                Err(ConnectionEnd::Closed(CloseCode::Policy, words, ForcedCloseReason::Application))
             }
-            Some(Next::Message(_)) | None => Ok(()),
+            Some(OutboxStep::Message(_)) | None => Ok(()),
         }
     }
 
     async fn feed(&mut self, frame: Frame) -> Result<(), ConnectionEnd> {
         let limit = self.context.settings.idle;
         tokio::select! {
-            fed = timeout(limit, self.socket.feed(frame)) => stuck(fed),
-            () = self.client.outbox.cut() => Err(ConnectionEnd::Cut(Cut::Slow)),
+            fed = timeout(limit, self.socket.feed(frame)) => write_result(fed),
+            () = self.client.outbox.wait_until_cut() => Err(ConnectionEnd::Cut(ForcedCloseReason::Slow)),
         }
     }
 
     async fn flush(&mut self) -> Result<(), ConnectionEnd> {
         let limit = self.context.settings.idle;
         tokio::select! {
-            flushed = timeout(limit, self.socket.flush()) => stuck(flushed),
-            () = self.client.outbox.cut() => Err(ConnectionEnd::Cut(Cut::Slow)),
+            flushed = timeout(limit, self.socket.flush()) => write_result(flushed),
+            () = self.client.outbox.wait_until_cut() => Err(ConnectionEnd::Cut(ForcedCloseReason::Slow)),
         }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Conversation<'a> {
         let silent = self.heard.elapsed();
         let limits = &self.context.settings;
         if silent >= limits.idle || silent >= limits.ping_interval + limits.ping_timeout {
-            return Err(ConnectionEnd::Closed(CloseCode::Away, "no sign of life", Cut::Idle));
+            return Err(ConnectionEnd::Closed(CloseCode::Away, "no sign of life", ForcedCloseReason::Idle));
         }
         self.feed(Frame::ping(Bytes::new())).await?;
         self.flush().await
@@ -188,7 +188,11 @@ impl<'a> Conversation<'a> {
         match frame.opcode() {
             OpCode::Text => {}
             OpCode::Binary => {
-                return Err(ConnectionEnd::Closed(CloseCode::Unsupported, "messages are text", Cut::Broken));
+                return Err(ConnectionEnd::Closed(
+                    CloseCode::Unsupported,
+                    "messages are text",
+                    ForcedCloseReason::Broken,
+                ));
             }
             OpCode::Close => {
                 // The answer goes out with the next reading, which ends with the connection.
@@ -199,9 +203,9 @@ impl<'a> Conversation<'a> {
         }
         self.context.settings.metrics.messages_in.inc();
         if self.allowance.as_mut().is_some_and(|allowance| !allowance.allows(frame.payload().len())) {
-            return Err(ConnectionEnd::Closed(CloseCode::Policy, TOO_MUCH, Cut::Rate));
+            return Err(ConnectionEnd::Closed(CloseCode::Policy, TOO_MANY_MESSAGES, ForcedCloseReason::Rate));
         }
-        let answer = answer(self.context, self.client, frame.as_str()).await;
+        let answer = answer_request(self.context, self.client, frame.as_str()).await;
         // Not taken: the outbox says with what the connection ends.
         self.client.outbox.send(&answer.into());
         Ok(())
@@ -220,7 +224,7 @@ impl<'a> Conversation<'a> {
 }
 
 /// The answer to one text message.
-async fn answer(context: &WsJsonContext, client: &Arc<WsJsonClient>, text: &str) -> String {
+async fn answer_request(context: &WsJsonContext, client: &Arc<WsJsonClient>, text: &str) -> String {
     let RequestMessage { id, word, fields } = match RequestMessage::read(text) {
         Ok(request) => request,
         Err(error) => return message::error(error.id, &error.words),
@@ -232,11 +236,11 @@ async fn answer(context: &WsJsonContext, client: &Arc<WsJsonClient>, text: &str)
 }
 
 /// A write that did not end in time is one to a client that is not there any more.
-fn stuck<E>(written: Result<Result<(), E>, tokio::time::error::Elapsed>) -> Result<(), ConnectionEnd> {
+fn write_result<E>(written: Result<Result<(), E>, tokio::time::error::Elapsed>) -> Result<(), ConnectionEnd> {
     match written {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(ConnectionEnd::Gone),
-        Err(_) => Err(ConnectionEnd::Cut(Cut::Idle)),
+        Err(_) => Err(ConnectionEnd::Cut(ForcedCloseReason::Idle)),
     }
 }
 

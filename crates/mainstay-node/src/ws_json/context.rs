@@ -11,8 +11,8 @@ use yawc::{DeflateOptions, Options};
 
 use mainstay_core::origin::Origins;
 
-use crate::auth::Auth;
-use crate::limits::{Rates, Seats};
+use crate::auth::Authenticator;
+use crate::limits::{ConnectionLimiter, RateLimits};
 use crate::metrics::Metrics;
 
 use super::client::{WsJsonClient, WsJsonHandler};
@@ -27,7 +27,7 @@ pub struct WsJsonSettings {
     /// The node's name.
     pub node: Arc<str>,
     /// Who may come in.
-    pub auth: Arc<Auth>,
+    pub auth: Arc<Authenticator>,
     /// The web pages that may connect.
     pub origins: Origins,
     /// The longest message, bytes.
@@ -41,9 +41,9 @@ pub struct WsJsonSettings {
     /// A connection from which nothing came for so long is closed.
     pub idle: Duration,
     /// What each client may say in a second.
-    pub rates: Rates,
+    pub rates: RateLimits,
     /// The node's seats.
-    pub seats: Arc<Seats>,
+    pub seats: Arc<ConnectionLimiter>,
     /// The node's counters.
     pub metrics: Metrics,
 }

@@ -15,7 +15,7 @@ const OVERHEAD: usize = 64;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     /// Something is to be written, or the end has come.
     changed: Notify,
     /// The most bytes that wait.
@@ -23,17 +23,17 @@ pub(super) struct Outbox {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     waiting: VecDeque<Bytes>,
     /// Of those that wait.
     bytes: usize,
     /// Why nothing more is taken.
-    end: Option<End>,
+    end: Option<OutboxEnd>,
 }
 
 /// Why the node ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum OutboxEnd {
     /// The client does not read.
     Slow,
     /// The node ends.
@@ -44,11 +44,11 @@ pub(super) enum End {
 
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum OutboxStep {
     /// Write this.
     Message(Bytes),
     /// Close for this reason; what was sent before has been written.
-    End(End),
+    End(OutboxEnd),
 }
 
 impl Outbox {
@@ -66,7 +66,7 @@ impl Outbox {
         let bytes = state.bytes + message.len() + OVERHEAD;
         if bytes > self.most {
             state.waiting = VecDeque::new();
-            state.end = Some(End::Slow);
+            state.end = Some(OutboxEnd::Slow);
         } else {
             state.bytes = bytes;
             state.waiting.push_back(message.clone());
@@ -78,7 +78,7 @@ impl Outbox {
     }
 
     /// Ends the connection when what was sent before is written. The first reason stays.
-    pub(super) fn end(&self, end: End) {
+    pub(super) fn end(&self, end: OutboxEnd) {
         self.state.lock().end.get_or_insert(end);
         self.changed.notify_one();
     }
@@ -90,9 +90,9 @@ impl Outbox {
     }
 
     /// Waits for what is to be done next. Safe to drop and to call again.
-    pub(super) async fn next(&self) -> Next {
+    pub(super) async fn next(&self) -> OutboxStep {
         loop {
-            if let Some(next) = self.ready() {
+            if let Some(next) = self.try_next() {
                 return next;
             }
             self.changed.notified().await;
@@ -100,7 +100,7 @@ impl Outbox {
     }
 
     /// What is to be done now, if anything.
-    pub(super) fn ready(&self) -> Option<Next> {
+    pub(super) fn try_next(&self) -> Option<OutboxStep> {
         let mut state = self.state.lock();
         if let Some(message) = state.waiting.pop_front() {
             state.bytes -= message.len() + OVERHEAD;
@@ -108,16 +108,16 @@ impl Outbox {
                 // An idle connection keeps no buffer.
                 state.waiting = VecDeque::new();
             }
-            return Some(Next::Message(message));
+            return Some(OutboxStep::Message(message));
         }
-        state.end.map(Next::End)
+        state.end.map(OutboxStep::End)
     }
 
     /// Waits until the client has to be cut, even in the middle of a write.
-    pub(super) async fn cut(&self) {
+    pub(super) async fn wait_until_cut(&self) {
         loop {
             let changed = self.changed.notified();
-            if self.state.lock().end == Some(End::Slow) {
+            if self.state.lock().end == Some(OutboxEnd::Slow) {
                 return;
             }
             changed.await;
@@ -135,13 +135,13 @@ mod tests {
         for n in 0..3 {
             assert!(outbox.send(&Bytes::from(format!("{n}"))));
         }
-        outbox.end(End::Restart);
-        outbox.end(End::Slow);
+        outbox.end(OutboxEnd::Restart);
+        outbox.end(OutboxEnd::Slow);
         assert!(!outbox.send(&Bytes::from_static(b"late")));
         for n in 0..3 {
-            assert_eq!(outbox.next().await, Next::Message(format!("{n}").into()));
+            assert_eq!(outbox.next().await, OutboxStep::Message(format!("{n}").into()));
         }
-        assert_eq!(outbox.next().await, Next::End(End::Restart));
+        assert_eq!(outbox.next().await, OutboxStep::End(OutboxEnd::Restart));
     }
 
     #[tokio::test]
@@ -149,8 +149,8 @@ mod tests {
         let outbox = Outbox::new(1000);
         let taken = (0..100).take_while(|_| outbox.send(&Bytes::from_static(&[b'x'; 36]))).count();
         assert_eq!(taken, 10);
-        outbox.cut().await;
-        assert_eq!(outbox.ready(), Some(Next::End(End::Slow)));
+        outbox.wait_until_cut().await;
+        assert_eq!(outbox.try_next(), Some(OutboxStep::End(OutboxEnd::Slow)));
     }
 
     #[tokio::test]
@@ -158,7 +158,7 @@ mod tests {
         let outbox = Outbox::new(1000);
         for _ in 0..100 {
             assert!(outbox.send(&Bytes::from_static(&[b'x'; 900])));
-            assert!(matches!(outbox.next().await, Next::Message(_)));
+            assert!(matches!(outbox.next().await, OutboxStep::Message(_)));
         }
     }
 }

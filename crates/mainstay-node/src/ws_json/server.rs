@@ -13,17 +13,17 @@ use yawc::WebSocket;
 
 use mainstay_core::ws::handshake;
 
-use crate::auth::{Auth, AuthFault, Identity};
+use crate::auth::{AuthError, Authenticator, Identity};
 use crate::bearer;
-use crate::metrics::Refused;
+use crate::metrics::RefusalReason;
 use crate::paced_close::close_paced;
-use crate::response::{self, Answer};
+use crate::response::{self, HttpResponse};
 
 use super::client::{WsJsonClient, WsJsonHandler};
 use super::connection;
 use super::context::{WsJsonContext, WsJsonSettings};
 use super::handshake::handshake_facts;
-use super::outbox::End;
+use super::outbox::OutboxEnd;
 
 /// The subprotocol that is spoken; a client need not name it.
 pub const PROTOCOL: &str = "mainstay.v1";
@@ -40,23 +40,23 @@ impl WsJsonServer {
     }
 
     /// Answers a request for `/ws`: a 101 and a connection, or why not.
-    pub fn upgrade(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Answer {
+    pub fn upgrade(&self, mut request: Request<Incoming>, peer: SocketAddr) -> HttpResponse {
         let WsJsonContext { settings, is_stopping, tasks, .. } = &*self.context;
         if let Err(fault) = handshake::check_request(request.method(), request.version(), request.headers()) {
             return not_an_upgrade(&fault);
         }
         if is_stopping.load(Ordering::Relaxed) {
-            settings.metrics.refused(Refused::Draining);
+            settings.metrics.count_refusal(RefusalReason::Draining);
             return response::error(StatusCode::SERVICE_UNAVAILABLE, "the node is about to end");
         }
         if !settings.origins.allows(request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes)) {
-            settings.metrics.refused(Refused::Origin);
+            settings.metrics.count_refusal(RefusalReason::Origin);
             return response::error(StatusCode::FORBIDDEN, "pages of this origin may not connect");
         }
         let identity = match identify(&settings.auth, &request) {
             Ok(identity) => identity,
             Err(fault) => {
-                settings.metrics.refused(Refused::Auth);
+                settings.metrics.count_refusal(RefusalReason::Auth);
                 return response::error(StatusCode::UNAUTHORIZED, &fault.to_string());
             }
         };
@@ -80,7 +80,7 @@ impl WsJsonServer {
         let WsJsonContext { open, is_stopping, tasks, .. } = &*self.context;
         is_stopping.store(true, Ordering::Relaxed);
         let clients: Vec<_> = open.lock().values().cloned().collect();
-        let restart = |client: &Arc<WsJsonClient>| client.outbox.end(End::Restart);
+        let restart = |client: &Arc<WsJsonClient>| client.outbox.end(OutboxEnd::Restart);
         close_paced(clients, over, restart, || !open.lock().is_empty()).await;
         // Also those whose upgrade was on its way when the closing began.
         open.lock().values().for_each(restart);
@@ -90,7 +90,7 @@ impl WsJsonServer {
 }
 
 /// Who opens this WebSocket.
-fn identify(auth: &Auth, request: &Request<Incoming>) -> Result<Identity, AuthFault> {
+fn identify(auth: &Authenticator, request: &Request<Incoming>) -> Result<Identity, AuthError> {
     let query = request.uri().query().unwrap_or_default();
     let headers: &HeaderMap = request.headers();
     let token = bearer::of_query(query, "token")
@@ -99,7 +99,7 @@ fn identify(auth: &Auth, request: &Request<Incoming>) -> Result<Identity, AuthFa
     auth.identify(token.as_deref(), bearer::of_query(query, "user").as_deref())
 }
 
-fn not_an_upgrade(fault: &handshake::UpgradeRequestError) -> Answer {
+fn not_an_upgrade(fault: &handshake::UpgradeRequestError) -> HttpResponse {
     let status = match fault {
         handshake::UpgradeRequestError::Method => return response::not_allowed("GET"),
         handshake::UpgradeRequestError::Key | handshake::UpgradeRequestError::Body => StatusCode::BAD_REQUEST,

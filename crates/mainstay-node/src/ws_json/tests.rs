@@ -24,11 +24,11 @@ use mainstay_core::origin::Origins;
 
 use super::*;
 use crate::auth::tests::{SECRET, in_seconds, token};
-use crate::auth::{Algorithm, Auth, AuthSettings, Key};
+use crate::auth::{AuthSettings, Authenticator, JwtAlgorithm, JwtKey};
 use crate::http_server;
-use crate::limits::{Rates, Seats};
+use crate::limits::{ConnectionLimiter, RateLimits};
 use crate::metrics::Metrics;
-use crate::response::Answer;
+use crate::response::HttpResponse;
 use crate::value::Value;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -68,8 +68,8 @@ impl WsJsonHandler for Actors {
     }
 }
 
-impl http_server::Service for WsJsonServer {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+impl http_server::RequestHandler for WsJsonServer {
+    async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> HttpResponse {
         self.upgrade(request, peer)
     }
 }
@@ -89,18 +89,18 @@ impl Served {
     }
 
     fn start_with(change: impl FnOnce(&mut WsJsonSettings)) -> Self {
-        let seats = Seats::new(50_000);
+        let seats = ConnectionLimiter::new(50_000);
         let metrics = Metrics::new(&seats);
         let mut settings = WsJsonSettings {
             node: "ws1".into(),
-            auth: Arc::new(Auth::new(&AuthSettings::default())),
+            auth: Arc::new(Authenticator::new(&AuthSettings::default())),
             origins: Origins::default(),
             max_payload: 16 << 10,
             backlog: 1 << 20,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             idle: Duration::from_secs(60),
-            rates: Rates { messages: 1000, bytes: 0 },
+            rates: RateLimits { messages: 1000, bytes: 0 },
             seats,
             metrics: metrics.clone(),
         };
@@ -238,7 +238,7 @@ async fn the_extension_is_agreed_without_context_takeover() {
 
 #[tokio::test]
 async fn the_one_client_too_many_is_told_that_the_server_is_at_capacity() {
-    let served = Served::start_with(|settings| settings.seats = Seats::new(1));
+    let served = Served::start_with(|settings| settings.seats = ConnectionLimiter::new(1));
     let mut first = served.open("").await;
     heard(&mut first).await;
     let mut second = served.open("").await;
@@ -260,8 +260,8 @@ async fn the_one_client_too_many_is_told_that_the_server_is_at_capacity() {
 #[tokio::test]
 async fn a_token_is_asked_for_and_the_connection_ends_with_it() {
     let served = Served::start_with(|settings| {
-        let key = Some(Key::parse(Algorithm::Hs256, SECRET).unwrap());
-        settings.auth = Arc::new(Auth::new(&AuthSettings { key, ..AuthSettings::default() }));
+        let key = Some(JwtKey::parse(JwtAlgorithm::Hs256, SECRET).unwrap());
+        settings.auth = Arc::new(Authenticator::new(&AuthSettings { key, ..AuthSettings::default() }));
     });
     assert_eq!(served.refused("").await, 401);
     assert_eq!(served.refused("?user=alice").await, 401);

@@ -20,13 +20,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mainstay_core::origin::Origins;
-use mainstay_node::engine_io::{self, Server};
+use mainstay_node::engine_io::{self, EngineServer};
 use mainstay_node::hub::adapter::{Bus, BusState, Room, SocketFacts};
-use mainstay_node::hub::{Hub, Namespace, Selection, Sent, ServerEvent, Socket};
-use mainstay_node::limits::{Rates, Seats};
+use mainstay_node::hub::{Hub, Namespace, PublishFuture, Selection, ServerEvent, Socket};
+use mainstay_node::limits::{ConnectionLimiter, RateLimits};
 use mainstay_node::metrics::Metrics;
 use mainstay_node::socketio::{
-    self, Admission, Application, Asking, CONNECT_TIMEOUT, PendingLimits, Refusal, Reply, SocketIo,
+    self, Admission, Application, CONNECT_TIMEOUT, ConnectError, ConnectRequest, PendingLimits, Reply,
+    SocketIoServer,
 };
 use mainstay_node::value::Value;
 use socketio_redis::RedisBus;
@@ -63,7 +64,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let seats = Seats::new(10_000);
+    let seats = ConnectionLimiter::new(10_000);
     let metrics = Metrics::new(&seats);
     let bus = bus(&arguments, &metrics).await?;
     let hub = Hub::new(bus, &["/admin".into()], &metrics);
@@ -72,17 +73,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let answer = arguments.name.clone();
         namespace.listen(Arc::new(move |event| heard(event, &answer)));
     }
-    let settings = socketio::Settings {
+    let settings = socketio::SocketIoSettings {
         connect_timeout: CONNECT_TIMEOUT,
         pending: PendingLimits { most: 10_000, per_address: 10_000 },
         origins: Origins::default(),
-        rates: Rates { messages: 0, bytes: 0 },
+        rates: RateLimits { messages: 0, bytes: 0 },
         seats,
         metrics,
     };
-    let clients = SocketIo::new(&hub, settings, Arc::new(Peer::default()));
-    let server = Server::new(
-        engine_io::Settings { revision_3: true, ..engine_io::Settings::default() },
+    let clients = SocketIoServer::new(&hub, settings, Arc::new(Peer::default()));
+    let server = EngineServer::new(
+        engine_io::EngineSettings { revision_3: true, ..engine_io::EngineSettings::default() },
         clients.clone(),
     );
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -112,7 +113,7 @@ async fn bus(arguments: &Arguments, metrics: &Metrics) -> Result<Arc<dyn Bus>, B
     Ok(Arc::new(bus))
 }
 
-async fn accept(listener: TcpListener, server: Server) {
+async fn accept(listener: TcpListener, server: EngineServer) {
     let mut connections = JoinSet::new();
     while let Ok((stream, peer)) = listener.accept().await {
         let server = server.clone();
@@ -132,7 +133,7 @@ async fn accept(listener: TcpListener, server: Server) {
 struct Peer(parking_lot::Mutex<JoinSet<()>>);
 
 impl Application for Peer {
-    fn admit(&self, asking: &Asking<'_>) -> Result<Admission, Refusal> {
+    fn admit(&self, asking: &ConnectRequest<'_>) -> Result<Admission, ConnectError> {
         let data = asking.auth.and_then(|auth| auth.get("data")).map_or(Value::Map(Vec::new()), decoded);
         Ok(Admission { data, ..Admission::default() })
     }
@@ -232,7 +233,7 @@ async fn carry_out(hub: &Hub, call: &Value) -> Result<Value, String> {
 }
 
 /// The offset of what was sent, or why it was not.
-async fn told(sent: Sent) -> Result<Value, String> {
+async fn told(sent: PublishFuture) -> Result<Value, String> {
     let offset = sent.await.map_err(|fault| fault.to_string())?;
     Ok(offset.map_or(Value::Null, |offset| Value::from(&*offset)))
 }

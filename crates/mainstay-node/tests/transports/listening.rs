@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mainstay_node::engine_io::Server;
+use mainstay_node::engine_io::EngineServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
@@ -25,7 +25,7 @@ pub struct Listening {
 
 impl Listening {
     /// Accepts for this server.
-    pub async fn start(server: Server) -> Self {
+    pub async fn start(server: EngineServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -34,7 +34,7 @@ impl Listening {
     }
 }
 
-async fn accept(listener: TcpListener, server: Server) {
+async fn accept(listener: TcpListener, server: EngineServer) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer) = listener.accept().await.unwrap();

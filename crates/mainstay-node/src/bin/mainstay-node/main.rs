@@ -17,8 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use mainstay_core::log::{self, Format};
 use mainstay_core::open_files;
-use mainstay_node::config::{Flags, Settings};
-use mainstay_node::{Node, World};
+use mainstay_node::config::{NodeFlags, NodeSettings};
+use mainstay_node::{InProcessCluster, Node};
 
 /// What is not an argument, for the help.
 const ENVIRONMENT: &str = "\
@@ -39,7 +39,7 @@ Health check:
 /// Asks a node that runs whether it is well.
 #[derive(Parser)]
 #[command(name = HEALTH, bin_name = "mainstay-node health")]
-struct Health {
+struct HealthCommand {
     /// Where it listens: HOST:PORT
     #[arg(value_name = "ADDRESS", value_parser = health::address)]
     address: String,
@@ -52,13 +52,13 @@ const HEALTH: &str = "health";
 #[command(name = "mainstay-node", version, after_help = ENVIRONMENT)]
 struct Cli {
     #[command(flatten)]
-    flags: Flags,
+    flags: NodeFlags,
 }
 
 fn main() -> ExitCode {
     // Not a subcommand of the flags, which say what a node must have.
     if std::env::args_os().nth(1).is_some_and(|word| word == HEALTH) {
-        let address = Health::parse_from(std::env::args_os().skip(1)).address;
+        let address = HealthCommand::parse_from(std::env::args_os().skip(1)).address;
         return match health::check(&address) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         };
     }
     let cli = Cli::parse();
-    let settings = match Settings::resolve(cli.flags, &|path| std::fs::read_to_string(path)) {
+    let settings = match NodeSettings::resolve(cli.flags, &|path| std::fs::read_to_string(path)) {
         Ok(settings) => settings,
         Err(faults) => {
             for fault in &faults.0 {
@@ -90,17 +90,17 @@ fn main() -> ExitCode {
 }
 
 /// Runs the node on all cores until a signal. Says whether it ended in order.
-fn run(settings: Settings) -> io::Result<bool> {
+fn run(settings: NodeSettings) -> io::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let world = World::of(&settings);
+        let world = InProcessCluster::for_node(&settings);
         let node = Node::start(settings, &world).await.map_err(io::Error::other)?;
         let node = Arc::new(node);
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
-            why = node.unfit() => {
+            why = node.wait_until_unfit() => {
                 tracing::error!(%why, "the node must not go on");
                 node.drain().await;
                 return Ok(false);

@@ -10,17 +10,17 @@ use std::task::Waker;
 use parking_lot::{Mutex, MutexGuard};
 use tracing::debug;
 
-use crate::engine_io::session::context::Shared;
-use crate::engine_io::session::ending::{CloseKind, Ending, Reason};
-use crate::engine_io::session::frame::{Frame, Kind};
-use crate::engine_io::session::handler::Inbox;
+use crate::engine_io::session::context::EngineContext;
+use crate::engine_io::session::ending::{CloseKind, CloseReason, PendingClose};
+use crate::engine_io::session::frame::{Frame, FrameKind};
+use crate::engine_io::session::handler::MessageHandler;
 use crate::engine_io::session::handshake::Handshake;
-use crate::engine_io::session::heartbeat::{Beat, Turn};
-use crate::engine_io::session::packet::Packet;
+use crate::engine_io::session::heartbeat::{Heartbeat, HeartbeatAction};
+use crate::engine_io::session::packet::EnginePacket;
 use crate::engine_io::session::packet::{Message, Revision};
 use crate::engine_io::session::sid::Sid;
-use crate::engine_io::session::state::{Batch, Phase, Queue, State, Transport};
-use crate::engine_io::transport::websocket::reader::More;
+use crate::engine_io::session::state::{ConnectionPhase, ConnectionState, SendQueue, Transport, WriteBatch};
+use crate::engine_io::transport::websocket::reader::WantsMore;
 
 /// How long a WebSocket may take to write what waits before it is closed.
 const CLOSE_TIME: u64 = 5_000;
@@ -37,36 +37,36 @@ pub struct Connection {
     /// What its first request said.
     handshake: Handshake,
     /// The server.
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<EngineContext>,
     /// What changes.
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<ConnectionState>,
 }
 
 /// What a WebSocket's task is to do next.
-pub(crate) enum Outgoing {
+pub(crate) enum WriteStep {
     /// Write the batch.
     Write,
     /// Nothing waits.
-    Rest,
+    Idle,
     /// Say farewell.
-    End(Ending),
+    Close(PendingClose),
 }
 
 impl Connection {
     /// A connection that nobody has been told of yet.
     pub(crate) fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<EngineContext>,
         handshake: Handshake,
         transport: Transport,
         revision: Revision,
     ) -> Arc<Self> {
-        let state = State {
-            phase: Phase::Open,
+        let state = ConnectionState {
+            phase: ConnectionPhase::Open,
             transport,
             inbox: None,
-            queue: Queue::default(),
+            queue: SendQueue::default(),
             waker: None,
-            beat: Beat::new(revision, shared.wheel.now(), &shared.times),
+            heartbeat: Heartbeat::new(revision, shared.timer_wheel.now(), &shared.times),
         };
         Arc::new(Self {
             sid: Sid::new(),
@@ -78,15 +78,15 @@ impl Connection {
     }
 
     /// Queues the open packet, the first of every session.
-    pub(crate) fn say_open(&self) {
+    pub(crate) fn queue_open_packet(&self) {
         let open = self.shared.open_packet(self.sid, self.is_websocket());
         self.state.lock().queue.push(Frame::packet(b'0', &open));
     }
 
     /// From now on `inbox` hears of the session; at once of its end, when that came while it was being opened.
-    pub(crate) fn listen(&self, inbox: Arc<dyn Inbox>) {
+    pub(crate) fn listen(&self, inbox: Arc<dyn MessageHandler>) {
         let mut state = self.state.lock();
-        if let Phase::Gone(reason) = state.phase {
+        if let ConnectionPhase::Ended(reason) = state.phase {
             drop(state);
             return inbox.closed(self, reason);
         }
@@ -120,7 +120,7 @@ impl Connection {
             Transport::WebSocket => true,
             Transport::Polling(polling) => polling.has_get,
         };
-        takes && state.queue.is_empty() && matches!(state.phase, Phase::Open)
+        takes && state.queue.is_empty() && matches!(state.phase, ConnectionPhase::Open)
     }
 
     /// Sends one message; what is closed already takes none and says nothing.
@@ -131,14 +131,14 @@ impl Connection {
     /// Sends messages one after the other with nothing between them, as a packet and its attachments need it.
     pub fn send_all(&self, frames: &[Frame]) {
         let mut state = self.state.lock();
-        if !matches!(state.phase, Phase::Open) {
+        if !matches!(state.phase, ConnectionPhase::Open) {
             return;
         }
         let settings = &self.shared.settings;
         if !state.queue.has_room(frames, (settings.queue_packets, settings.queue_bytes)) {
             debug!(sid = %self.sid, "slow consumer is cut");
             state.queue.take();
-            return self.cut(state, Ending::silent(Reason::SlowConsumer));
+            return self.cut(state, PendingClose::without_frame(CloseReason::SlowConsumer));
         }
         for frame in frames {
             state.queue.push(match self.revision {
@@ -155,10 +155,10 @@ impl Connection {
         let state = self.state.lock();
         if kind == CloseKind::Restart && matches!(state.transport, Transport::Polling(_)) {
             // There is no time to wait for its next GET, which will find another node.
-            return self.cut(state, kind.ending());
+            return self.cut(state, kind.pending_close());
         }
         drop(state);
-        self.end(kind.ending());
+        self.end(kind.pending_close());
     }
 
     /// Closes at once where it polls: nothing is kept for the GET that its client could be told by. A WebSocket is closed
@@ -166,56 +166,56 @@ impl Connection {
     pub fn abort(&self, kind: CloseKind) {
         let state = self.state.lock();
         if matches!(state.transport, Transport::Polling(_)) {
-            return self.cut(state, kind.ending());
+            return self.cut(state, kind.pending_close());
         }
         drop(state);
-        self.end(kind.ending());
+        self.end(kind.pending_close());
     }
 
     /// Begins an end that lets what waits go out first.
-    pub(crate) fn end(&self, ending: Ending) {
+    pub(crate) fn end(&self, ending: PendingClose) {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Open) {
+        if matches!(state.phase, ConnectionPhase::Open) {
             let time =
                 if matches!(state.transport, Transport::WebSocket) { CLOSE_TIME } else { POLLING_CLOSE_TIME };
-            let deadline = self.shared.wheel.now() + time;
-            state.phase = Phase::Closing(ending, deadline);
-            self.shared.look_at(self.sid, deadline);
+            let deadline = self.shared.timer_wheel.now() + time;
+            state.phase = ConnectionPhase::Closing(ending, deadline);
+            self.shared.schedule_check(self.sid, deadline);
             wake(state);
         }
     }
 
     /// The client broke a rule: a WebSocket still gets what waits and is told; a polling session just ends.
-    fn fault(&self, reason: Reason) -> More {
+    fn close_for_violation(&self, reason: CloseReason) -> WantsMore {
         let state = self.state.lock();
         if matches!(state.transport, Transport::WebSocket) {
             drop(state);
-            self.end(Ending::empty(reason));
+            self.end(PendingClose::with_empty_close(reason));
         } else {
-            self.cut(state, Ending::empty(reason));
+            self.cut(state, PendingClose::with_empty_close(reason));
         }
         false
     }
 
     /// Ends at once. Somebody else has to tell the layer above: the WebSocket's task, the waiting GET, or the wheel.
-    fn cut(&self, mut state: MutexGuard<'_, State>, ending: Ending) {
-        if matches!(state.phase, Phase::Open | Phase::Closing(..)) {
-            state.phase = Phase::Cut(ending);
-            self.shared.look_at(self.sid, 0);
+    fn cut(&self, mut state: MutexGuard<'_, ConnectionState>, ending: PendingClose) {
+        if matches!(state.phase, ConnectionPhase::Open | ConnectionPhase::Closing(..)) {
+            state.phase = ConnectionPhase::Cut(ending);
+            self.shared.schedule_check(self.sid, 0);
             wake(state);
         }
     }
 
     /// The connection has ended: it leaves the table, and the layer above is told, once. An end that had begun keeps its
     /// own reason.
-    pub(crate) fn finish(&self, reason: Reason) {
+    pub(crate) fn finish(&self, reason: CloseReason) {
         let mut state = self.state.lock();
         let reason = match state.phase {
-            Phase::Gone(_) => return,
-            Phase::Closing(ending, _) | Phase::Cut(ending) => ending.reason,
-            Phase::Open => reason,
+            ConnectionPhase::Ended(_) => return,
+            ConnectionPhase::Closing(ending, _) | ConnectionPhase::Cut(ending) => ending.reason,
+            ConnectionPhase::Open => reason,
         };
-        state.phase = Phase::Gone(reason);
+        state.phase = ConnectionPhase::Ended(reason);
         state.queue.take();
         let is_websocket = matches!(state.transport, Transport::WebSocket);
         let inbox = state.inbox.take();
@@ -228,29 +228,33 @@ impl Connection {
     }
 
     /// Takes one packet of the client; `None` is something that was none. Says whether the next one is wanted.
-    pub(crate) fn receive(self: &Arc<Self>, inbox: &Arc<dyn Inbox>, packet: Option<Packet<'_>>) -> More {
-        let (now, times) = (self.shared.wheel.now(), &self.shared.times);
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        inbox: &Arc<dyn MessageHandler>,
+        packet: Option<EnginePacket<'_>>,
+    ) -> WantsMore {
+        let (now, times) = (self.shared.timer_wheel.now(), &self.shared.times);
         let mut state = self.state.lock();
-        if !matches!(state.phase, Phase::Open) {
+        if !matches!(state.phase, ConnectionPhase::Open) {
             return false;
         }
         match (packet, self.revision) {
             (None, _) => {
                 drop(state);
-                return self.fault(Reason::ParseError);
+                return self.close_for_violation(CloseReason::ParseError);
             }
-            (Some(Packet::Ping(_)), Revision::Three) => {
-                state.beat.ping(now, times);
+            (Some(EnginePacket::Ping(_)), Revision::Three) => {
+                state.heartbeat.ping_received(now, times);
                 drop(state);
                 self.send(&Frame::pong());
             }
-            (Some(Packet::Pong), Revision::Four) => state.beat.pong(now, times),
-            (Some(Packet::Ping(_) | Packet::Pong), _) => {
+            (Some(EnginePacket::Pong), Revision::Four) => state.heartbeat.pong_received(now, times),
+            (Some(EnginePacket::Ping(_) | EnginePacket::Pong), _) => {
                 drop(state);
-                return self.fault(Reason::TransportError);
+                return self.close_for_violation(CloseReason::TransportError);
             }
             (Some(packet), _) => {
-                state.beat.heard(now, times);
+                state.heartbeat.packet_received(now, times);
                 drop(state);
                 self.deliver(inbox, packet);
             }
@@ -258,50 +262,50 @@ impl Connection {
         true
     }
 
-    fn deliver(self: &Arc<Self>, inbox: &Arc<dyn Inbox>, packet: Packet<'_>) {
+    fn deliver(self: &Arc<Self>, inbox: &Arc<dyn MessageHandler>, packet: EnginePacket<'_>) {
         match packet {
-            Packet::Message(message) => inbox.message(self, message),
-            Packet::Bytes(data) => inbox.message(self, Message::Binary(&data)),
+            EnginePacket::Message(message) => inbox.message(self, message),
+            EnginePacket::Bytes(data) => inbox.message(self, Message::Binary(&data)),
             _ => return,
         }
         self.shared.counters.received();
     }
 
     /// A WebSocket control frame to be written in its turn. A client that does not read its pongs is cut like any.
-    pub(crate) fn control(&self, frame: Frame) {
-        debug_assert_eq!(frame.kind(), Kind::Control);
+    pub(crate) fn send_control(&self, frame: Frame) {
+        debug_assert_eq!(frame.kind(), FrameKind::Control);
         self.send_all(&[frame]);
     }
 
     /// A sign of life of the transport itself.
-    pub(crate) fn alive(&self) {
-        let now = self.shared.wheel.now();
-        self.state.lock().beat.alive(now);
+    pub(crate) fn transport_alive(&self) {
+        let now = self.shared.timer_wheel.now();
+        self.state.lock().heartbeat.transport_alive(now);
     }
 
     /// The wheel's look: pings, times out, and says when to look again.
-    pub(crate) fn look(self: &Arc<Self>, now: u64) -> Option<u64> {
+    pub(crate) fn check_timers(self: &Arc<Self>, now: u64) -> Option<u64> {
         let mut state = self.state.lock();
         match state.phase {
-            Phase::Gone(_) => None,
-            Phase::Open => match state.beat.turn(self.revision, now, &self.shared.times) {
-                Turn::Wait(next) => Some(next),
-                Turn::Ping(next) => {
+            ConnectionPhase::Ended(_) => None,
+            ConnectionPhase::Open => match state.heartbeat.check(self.revision, now, &self.shared.times) {
+                HeartbeatAction::Wait(next) => Some(next),
+                HeartbeatAction::Ping(next) => {
                     state.queue.push(Frame::ping());
                     wake(state);
                     Some(next)
                 }
-                Turn::TimedOut => {
-                    self.cut(state, Ending::empty(Reason::PingTimeout));
+                HeartbeatAction::TimedOut => {
+                    self.cut(state, PendingClose::with_empty_close(CloseReason::PingTimeout));
                     None
                 }
             },
-            Phase::Closing(_, deadline) if now < deadline => Some(deadline),
-            Phase::Closing(ending, _) | Phase::Cut(ending) => {
+            ConnectionPhase::Closing(_, deadline) if now < deadline => Some(deadline),
+            ConnectionPhase::Closing(ending, _) | ConnectionPhase::Cut(ending) => {
                 if matches!(state.transport, Transport::WebSocket) {
                     // Its task tells the layer above; a socket that takes nothing more is dropped.
-                    if matches!(state.phase, Phase::Closing(..)) {
-                        state.phase = Phase::Cut(Ending::silent(ending.reason));
+                    if matches!(state.phase, ConnectionPhase::Closing(..)) {
+                        state.phase = ConnectionPhase::Cut(PendingClose::without_frame(ending.reason));
                     }
                     wake(state);
                 } else {
@@ -314,33 +318,37 @@ impl Connection {
     }
 
     /// What its WebSocket is to write next; `is_between` says that it is not in the middle of a frame.
-    pub(crate) fn outgoing(&self, batch: &mut Batch, is_between: bool) -> Outgoing {
+    pub(crate) fn next_write(&self, batch: &mut WriteBatch, is_between: bool) -> WriteStep {
         let state = self.state.lock();
         match state.phase {
-            Phase::Cut(ending) if is_between => return Outgoing::End(ending),
-            Phase::Cut(ending) => return Outgoing::End(Ending::silent(ending.reason)),
-            Phase::Closing(ending, _) if state.queue.is_empty() => return Outgoing::End(ending),
-            Phase::Open if state.queue.is_empty() => return Outgoing::Rest,
-            Phase::Gone(_) => return Outgoing::End(Ending::silent(Reason::TransportClose)),
-            Phase::Open | Phase::Closing(..) => {}
+            ConnectionPhase::Cut(ending) if is_between => return WriteStep::Close(ending),
+            ConnectionPhase::Cut(ending) => {
+                return WriteStep::Close(PendingClose::without_frame(ending.reason));
+            }
+            ConnectionPhase::Closing(ending, _) if state.queue.is_empty() => return WriteStep::Close(ending),
+            ConnectionPhase::Open if state.queue.is_empty() => return WriteStep::Idle,
+            ConnectionPhase::Ended(_) => {
+                return WriteStep::Close(PendingClose::without_frame(CloseReason::TransportClose));
+            }
+            ConnectionPhase::Open | ConnectionPhase::Closing(..) => {}
         }
-        state.queue.batch(batch);
-        Outgoing::Write
+        state.queue.fill_batch(batch);
+        WriteStep::Write
     }
 
-    /// Its WebSocket has written `count` bytes more; see [`Queue::written`].
-    pub(crate) fn written(&self, count: usize, offset: usize) -> usize {
-        self.state.lock().queue.written(count, offset)
+    /// Its WebSocket has written `count` bytes more; see [`SendQueue::consume`].
+    pub(crate) fn consume_written(&self, count: usize, offset: usize) -> usize {
+        self.state.lock().queue.consume(count, offset)
     }
 
     /// Its task goes to sleep; `false` when there is something to do first. A task that cannot write has nothing to do
     /// for what waits.
-    pub(crate) fn sleep(&self, waker: &Waker, is_blocked: bool) -> bool {
+    pub(crate) fn try_sleep(&self, waker: &Waker, is_blocked: bool) -> bool {
         let mut state = self.state.lock();
         let may_sleep = match state.phase {
-            Phase::Open => is_blocked || state.queue.is_empty(),
-            Phase::Closing(..) => is_blocked,
-            Phase::Cut(_) | Phase::Gone(_) => false,
+            ConnectionPhase::Open => is_blocked || state.queue.is_empty(),
+            ConnectionPhase::Closing(..) => is_blocked,
+            ConnectionPhase::Cut(_) | ConnectionPhase::Ended(_) => false,
         };
         if may_sleep {
             state.waker = Some(waker.clone());
@@ -349,13 +357,13 @@ impl Connection {
     }
 
     /// Its task is awake: who sends need not wake it.
-    pub(crate) fn awake(&self) {
+    pub(crate) fn clear_waker(&self) {
         self.state.lock().waker = None;
     }
 }
 
 /// Wakes the task that writes, after the lock was given back.
-pub(crate) fn wake(mut state: MutexGuard<'_, State>) {
+pub(crate) fn wake(mut state: MutexGuard<'_, ConnectionState>) {
     let waker = state.waker.take();
     drop(state);
     if let Some(waker) = waker {

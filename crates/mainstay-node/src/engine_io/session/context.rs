@@ -5,39 +5,39 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio_util::task::TaskTracker;
 
-use crate::engine_io::session::ending::Reason;
-use crate::engine_io::session::handler::Handler;
-use crate::engine_io::session::heartbeat::Times;
+use crate::engine_io::session::ending::CloseReason;
+use crate::engine_io::session::handler::ConnectionHandler;
+use crate::engine_io::session::heartbeat::HeartbeatTimes;
 use crate::engine_io::session::sid::Sid;
-use crate::engine_io::session::table::Sessions;
-use crate::engine_io::session::timer_wheel::Wheel;
-use crate::engine_io::settings::Settings;
+use crate::engine_io::session::table::SessionTable;
+use crate::engine_io::session::timer_wheel::TimerWheel;
+use crate::engine_io::settings::EngineSettings;
 
 /// The middle of a server.
-pub(crate) struct Shared {
+pub(crate) struct EngineContext {
     /// As they were given.
-    pub(crate) settings: Settings,
+    pub(crate) settings: EngineSettings,
     /// The heartbeat's share of the settings, in milliseconds.
-    pub(crate) times: Times,
+    pub(crate) times: HeartbeatTimes,
     /// The layer above.
-    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) handler: Arc<dyn ConnectionHandler>,
     /// The clock, and whoever waits for it.
-    pub(crate) wheel: Wheel,
+    pub(crate) timer_wheel: TimerWheel,
     /// The open sessions.
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: SessionTable,
     /// What has happened so far.
-    pub(crate) counters: Counters,
+    pub(crate) counters: EngineCounters,
     /// Owns every WebSocket's task and the wheel's.
     pub(crate) tasks: TaskTracker,
     /// No new session is opened any more.
     pub(crate) is_stopping: AtomicBool,
 }
 
-impl Shared {
+impl EngineContext {
     /// A server's middle.
-    pub(crate) fn new(settings: Settings, handler: Arc<dyn Handler>) -> Self {
+    pub(crate) fn new(settings: EngineSettings, handler: Arc<dyn ConnectionHandler>) -> Self {
         let millis = |time: std::time::Duration| time.as_millis() as u64;
-        let times = Times {
+        let times = HeartbeatTimes {
             interval: millis(settings.ping_interval),
             timeout: millis(settings.ping_timeout),
             idle: settings.idle.map_or(u64::MAX, millis),
@@ -47,9 +47,9 @@ impl Shared {
         Self {
             times,
             handler,
-            wheel: Wheel::new(shortest),
-            sessions: Sessions::new(settings.sessions),
-            counters: Counters::default(),
+            timer_wheel: TimerWheel::new(shortest),
+            sessions: SessionTable::new(settings.sessions),
+            counters: EngineCounters::default(),
             tasks: TaskTracker::new(),
             is_stopping: AtomicBool::new(false),
             settings,
@@ -67,16 +67,16 @@ impl Shared {
     }
 
     /// Has the wheel look at a session at `due`, or soon when that has passed.
-    pub(crate) fn look_at(&self, sid: Sid, due: u64) {
+    pub(crate) fn schedule_check(&self, sid: Sid, due: u64) {
         if let Some(connection) = self.sessions.find(sid) {
-            self.wheel.insert(&connection, due);
+            self.timer_wheel.insert(&connection, due);
         }
     }
 }
 
 /// Sums since the start, for the scraper.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct EngineCounters {
     /// Sessions that were opened.
     opened: AtomicU64,
     /// Sessions that polling gave over to a WebSocket.
@@ -89,13 +89,13 @@ pub(crate) struct Counters {
     sent: AtomicU64,
     /// Handshakes and requests that were refused.
     refused: AtomicU64,
-    /// Sessions that ended, by [`Reason`] in its order.
-    closed: [AtomicU64; Reason::ALL.len()],
+    /// Sessions that ended, by [`CloseReason`] in its order.
+    closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
 /// A look at the sums of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct EngineStats {
     /// Sessions open now.
     pub sessions: u64,
     /// Of these, the ones that a WebSocket carries.
@@ -110,11 +110,11 @@ pub struct Figures {
     pub sent: u64,
     /// Handshakes and requests that were refused.
     pub refused: u64,
-    /// Sessions that ended, by reason, in the order of [`Reason::ALL`].
-    pub closed: [u64; Reason::ALL.len()],
+    /// Sessions that ended, by reason, in the order of [`CloseReason::ALL`].
+    pub closed: [u64; CloseReason::ALL.len()],
 }
 
-impl Counters {
+impl EngineCounters {
     /// A session was opened.
     pub(crate) fn opened(&self, is_websocket: bool) {
         self.opened.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl Counters {
     }
 
     /// A session ended.
-    pub(crate) fn closed(&self, is_websocket: bool, reason: Reason) {
+    pub(crate) fn closed(&self, is_websocket: bool, reason: CloseReason) {
         self.websockets.fetch_sub(u64::from(is_websocket), Ordering::Relaxed);
         self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -149,9 +149,9 @@ impl Counters {
     }
 
     /// The sums now; `sessions` is not one of them and is given.
-    pub(crate) fn figures(&self, sessions: usize) -> Figures {
+    pub(crate) fn stats(&self, sessions: usize) -> EngineStats {
         let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Figures {
+        EngineStats {
             sessions: sessions as u64,
             websockets: sum(&self.websockets),
             opened: sum(&self.opened),

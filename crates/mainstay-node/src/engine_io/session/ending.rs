@@ -19,19 +19,19 @@ pub enum CloseKind {
 
 impl CloseKind {
     /// What it means for the connection.
-    pub(crate) fn ending(self) -> Ending {
+    pub(crate) fn pending_close(self) -> PendingClose {
         match self {
-            Self::Orderly => Ending::empty(Reason::ForcedClose),
-            Self::AtCapacity => Ending::coded(Reason::ForcedClose, 1008, "Server at capacity"),
-            Self::Restart => Ending::coded(Reason::ShuttingDown, 1012, "service restart"),
-            Self::Policy(words) => Ending::coded(Reason::ForcedClose, 1008, words),
+            Self::Orderly => PendingClose::with_empty_close(CloseReason::ForcedClose),
+            Self::AtCapacity => PendingClose::with_code(CloseReason::ForcedClose, 1008, "Server at capacity"),
+            Self::Restart => PendingClose::with_code(CloseReason::ShuttingDown, 1012, "service restart"),
+            Self::Policy(words) => PendingClose::with_code(CloseReason::ForcedClose, 1008, words),
         }
     }
 }
 
 /// Why a connection ended, in Node's words where it has some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
+pub enum CloseReason {
     /// The client closed.
     TransportClose,
     /// The transport broke, or the client broke its rules.
@@ -48,7 +48,7 @@ pub enum Reason {
     SlowConsumer,
 }
 
-impl Reason {
+impl CloseReason {
     /// Every reason, in the order of declaration.
     pub const ALL: [Self; 7] = [
         Self::TransportClose,
@@ -76,15 +76,15 @@ impl Reason {
 
 /// An end that is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ending {
+pub(crate) struct PendingClose {
     /// What the layer above hears.
-    pub(crate) reason: Reason,
+    pub(crate) reason: CloseReason,
     /// What a WebSocket's client hears.
-    farewell: Farewell,
+    final_frame: FinalFrame,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Farewell {
+enum FinalFrame {
     /// Nothing: the socket is dropped, because nothing gets through.
     None,
     /// A Close without a code; the client's library calls it 1005.
@@ -93,28 +93,28 @@ enum Farewell {
     Coded(u16, &'static str),
 }
 
-impl Ending {
+impl PendingClose {
     /// An end that nobody can be told of.
-    pub(crate) fn silent(reason: Reason) -> Self {
-        Self { reason, farewell: Farewell::None }
+    pub(crate) fn without_frame(reason: CloseReason) -> Self {
+        Self { reason, final_frame: FinalFrame::None }
     }
 
     /// An end by an empty Close.
-    pub(crate) fn empty(reason: Reason) -> Self {
-        Self { reason, farewell: Farewell::Empty }
+    pub(crate) fn with_empty_close(reason: CloseReason) -> Self {
+        Self { reason, final_frame: FinalFrame::Empty }
     }
 
     /// An end by a Close with a code.
-    pub(crate) fn coded(reason: Reason, code: u16, words: &'static str) -> Self {
-        Self { reason, farewell: Farewell::Coded(code, words) }
+    pub(crate) fn with_code(reason: CloseReason, code: u16, words: &'static str) -> Self {
+        Self { reason, final_frame: FinalFrame::Coded(code, words) }
     }
 
     /// The Close frame to be written last.
     pub(crate) fn close_frame(&self) -> Option<Frame> {
-        match self.farewell {
-            Farewell::None => None,
-            Farewell::Empty => Some(Frame::control(encode_control(opcode::CLOSE, &[], None))),
-            Farewell::Coded(code, words) => Some(Frame::control(encode_close(code, words, None))),
+        match self.final_frame {
+            FinalFrame::None => None,
+            FinalFrame::Empty => Some(Frame::control(encode_control(opcode::CLOSE, &[], None))),
+            FinalFrame::Coded(code, words) => Some(Frame::control(encode_close(code, words, None))),
         }
     }
 }
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_close_has_its_code_and_words() {
-        let wire = |kind: CloseKind| kind.ending().close_frame().unwrap().wire().to_vec();
+        let wire = |kind: CloseKind| kind.pending_close().close_frame().unwrap().wire().to_vec();
         assert_eq!(wire(CloseKind::Orderly), [0x88, 0]);
         assert_eq!(
             wire(CloseKind::AtCapacity)[2..],
@@ -133,13 +133,13 @@ mod tests {
         );
         assert_eq!(wire(CloseKind::Restart)[2..4], 1012u16.to_be_bytes());
         assert_eq!(wire(CloseKind::Policy("token expired"))[4..], *b"token expired");
-        assert_eq!(Ending::silent(Reason::SlowConsumer).close_frame(), None);
+        assert_eq!(PendingClose::without_frame(CloseReason::SlowConsumer).close_frame(), None);
     }
 
     #[test]
     fn the_reasons_have_nodes_words_and_are_all_listed() {
-        let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let words: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(words.len(), 7);
-        assert!(Reason::ALL.is_sorted() && words.contains(&"server shutting down"));
+        assert!(CloseReason::ALL.is_sorted() && words.contains(&"server shutting down"));
     }
 }

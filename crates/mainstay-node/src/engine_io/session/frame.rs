@@ -17,12 +17,12 @@ pub struct Frame {
     /// Length of the header at the head of `wire`, 2, 4 or 10 bytes.
     head: u8,
     /// What kind of payload it has.
-    kind: Kind,
+    kind: FrameKind,
 }
 
 /// What a frame is to the transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FrameKind {
     /// A text packet: its type's digit and its text.
     Text,
     /// A binary message: the bytes alone.
@@ -49,12 +49,12 @@ impl Frame {
 
     /// A message of bytes.
     pub fn binary(data: &[u8]) -> Self {
-        Self::build(opcode::BINARY, Kind::Binary, &[data])
+        Self::build(opcode::BINARY, FrameKind::Binary, &[data])
     }
 
     /// A text packet of the type `kind`, an ASCII digit.
     pub(crate) fn packet(kind: u8, text: &str) -> Self {
-        Self::build(opcode::TEXT, Kind::Text, &[&[kind], text.as_bytes()])
+        Self::build(opcode::TEXT, FrameKind::Text, &[&[kind], text.as_bytes()])
     }
 
     /// The server's ping of protocol 4.
@@ -78,15 +78,15 @@ impl Frame {
     }
 
     const fn fixed(wire: &'static [u8]) -> Self {
-        Self { wire: Bytes::from_static(wire), head: 2, kind: Kind::Text }
+        Self { wire: Bytes::from_static(wire), head: 2, kind: FrameKind::Text }
     }
 
     /// A control frame that is already whole.
     pub(crate) fn control(wire: Vec<u8>) -> Self {
-        Self { wire: wire.into(), head: 2, kind: Kind::Control }
+        Self { wire: wire.into(), head: 2, kind: FrameKind::Control }
     }
 
-    fn build(opcode: u8, kind: Kind, parts: &[&[u8]]) -> Self {
+    fn build(opcode: u8, kind: FrameKind, parts: &[&[u8]]) -> Self {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut wire = BytesMut::with_capacity(10 + length);
         wire.put_u8(0x80 | opcode);
@@ -111,8 +111,8 @@ impl Frame {
     /// The same packet as protocol 3 writes it: a binary message begins with its type, the byte 4.
     pub(crate) fn revision_3(self) -> Self {
         match self.kind {
-            Kind::Binary => Self::build(opcode::BINARY, Kind::Binary, &[&[4], self.payload()]),
-            Kind::Text | Kind::Control => self,
+            FrameKind::Binary => Self::build(opcode::BINARY, FrameKind::Binary, &[&[4], self.payload()]),
+            FrameKind::Text | FrameKind::Control => self,
         }
     }
 
@@ -127,7 +127,7 @@ impl Frame {
     }
 
     /// Text, bytes or a control frame.
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> FrameKind {
         self.kind
     }
 }

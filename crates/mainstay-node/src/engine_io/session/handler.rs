@@ -4,27 +4,27 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::engine_io::session::connection::Connection;
-use crate::engine_io::session::ending::Reason;
+use crate::engine_io::session::ending::CloseReason;
 use crate::engine_io::session::handshake::Handshake;
 use crate::engine_io::session::packet::Message;
 
 /// The layer above, asked once for each session.
-pub trait Handler: Send + Sync + 'static {
+pub trait ConnectionHandler: Send + Sync + 'static {
     /// Whether a session may be opened; the words go to the client, as the message of error 4.
-    fn admits(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
+    fn admit(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
         let _ = handshake;
         Ok(())
     }
 
     /// A session is open; its open packet goes out before anything that is sent here. Returns where its messages go.
-    fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn Inbox>;
+    fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn MessageHandler>;
 }
 
 /// Where the messages of one session go. May hold the connection: it is let go of when the session has ended.
-pub trait Inbox: Send + Sync + 'static {
+pub trait MessageHandler: Send + Sync + 'static {
     /// A message, in the client's order, one at a time.
     fn message(&self, connection: &Arc<Connection>, message: Message<'_>);
 
     /// The session has ended. Called once, and never from within a call to the connection.
-    fn closed(&self, connection: &Connection, reason: Reason);
+    fn closed(&self, connection: &Connection, reason: CloseReason);
 }

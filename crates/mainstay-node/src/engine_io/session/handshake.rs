@@ -43,7 +43,7 @@ pub struct Handshake {
 
 impl Handshake {
     /// The facts of a request that came from `peer` now.
-    pub(crate) fn of(request: &Parts, peer: SocketAddr) -> Self {
+    pub(crate) fn from_request(request: &Parts, peer: SocketAddr) -> Self {
         let mut headers = String::new();
         for (name, value) in &request.headers {
             headers.push_str(name.as_str());
@@ -118,7 +118,7 @@ mod tests {
             .header("Cookie", "b=2")
             .body(())
             .unwrap();
-        let facts = Handshake::of(&request.into_parts().0, "127.0.0.1:9".parse().unwrap());
+        let facts = Handshake::from_request(&request.into_parts().0, "127.0.0.1:9".parse().unwrap());
         assert_eq!(facts.url(), "/socket.io/?EIO=4&user=a%20b");
         assert_eq!(facts.query().last().unwrap(), ("user".into(), "a b".into()));
         let headers: Vec<_> = facts.headers().collect();

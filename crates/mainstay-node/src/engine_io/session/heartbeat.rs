@@ -8,7 +8,7 @@ use crate::engine_io::session::packet::Revision;
 
 /// The times of a server, in milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
+pub(crate) struct HeartbeatTimes {
     /// From a pong to the next ping.
     pub(crate) interval: u64,
     /// From a ping to giving up.
@@ -19,11 +19,11 @@ pub(crate) struct Times {
 
 /// The heartbeat's state. All times are milliseconds on the server's own clock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Beat {
+pub(crate) struct Heartbeat {
     /// When something is to be done next.
     due: u64,
     /// When anything was last heard.
-    heard: u64,
+    last_received: u64,
     /// A ping was sent and no pong has come.
     awaits_pong: bool,
     /// Another packet has already bought time for that pong.
@@ -32,7 +32,7 @@ pub(crate) struct Beat {
 
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum HeartbeatAction {
     /// Nothing before that time.
     Wait(u64),
     /// Send a ping; look again at that time.
@@ -41,37 +41,37 @@ pub(crate) enum Turn {
     TimedOut,
 }
 
-impl Beat {
+impl Heartbeat {
     /// The heartbeat of a connection that opened at `now`.
-    pub(crate) fn new(revision: Revision, now: u64, times: &Times) -> Self {
+    pub(crate) fn new(revision: Revision, now: u64, times: &HeartbeatTimes) -> Self {
         let due = match revision {
             Revision::Four => now + times.interval,
             Revision::Three => now + times.interval + times.timeout,
         };
-        Self { due, heard: now, awaits_pong: false, is_extended: false }
+        Self { due, last_received: now, awaits_pong: false, is_extended: false }
     }
 
     /// Looks at the clock.
-    pub(crate) fn turn(&mut self, revision: Revision, now: u64, times: &Times) -> Turn {
-        let silent_until = self.heard.saturating_add(times.idle);
+    pub(crate) fn check(&mut self, revision: Revision, now: u64, times: &HeartbeatTimes) -> HeartbeatAction {
+        let silent_until = self.last_received.saturating_add(times.idle);
         if now >= silent_until {
-            return Turn::TimedOut;
+            return HeartbeatAction::TimedOut;
         }
         if now < self.due {
-            return Turn::Wait(self.due.min(silent_until));
+            return HeartbeatAction::Wait(self.due.min(silent_until));
         }
         if self.awaits_pong || revision == Revision::Three {
-            return Turn::TimedOut;
+            return HeartbeatAction::TimedOut;
         }
         (self.awaits_pong, self.is_extended) = (true, false);
         self.due = now + times.timeout;
         // Not behind the next ping that its pong may ask for: whoever waits is looked at early, never late.
-        Turn::Ping(self.due.min(now + times.interval).min(silent_until))
+        HeartbeatAction::Ping(self.due.min(now + times.interval).min(silent_until))
     }
 
     /// A packet that is no part of the heartbeat.
-    pub(crate) fn heard(&mut self, now: u64, times: &Times) {
-        self.heard = now;
+    pub(crate) fn packet_received(&mut self, now: u64, times: &HeartbeatTimes) {
+        self.last_received = now;
         if self.awaits_pong && !self.is_extended {
             self.is_extended = true;
             self.due = now + times.timeout;
@@ -79,19 +79,19 @@ impl Beat {
     }
 
     /// A sign of life of the transport itself, which the heartbeat does not count.
-    pub(crate) fn alive(&mut self, now: u64) {
-        self.heard = now;
+    pub(crate) fn transport_alive(&mut self, now: u64) {
+        self.last_received = now;
     }
 
     /// Protocol 4's pong.
-    pub(crate) fn pong(&mut self, now: u64, times: &Times) {
-        (self.heard, self.awaits_pong) = (now, false);
+    pub(crate) fn pong_received(&mut self, now: u64, times: &HeartbeatTimes) {
+        (self.last_received, self.awaits_pong) = (now, false);
         self.due = now + times.interval;
     }
 
     /// Protocol 3's ping.
-    pub(crate) fn ping(&mut self, now: u64, times: &Times) {
-        self.heard = now;
+    pub(crate) fn ping_received(&mut self, now: u64, times: &HeartbeatTimes) {
+        self.last_received = now;
         self.due = now + times.interval + times.timeout;
     }
 }
@@ -100,59 +100,59 @@ impl Beat {
 mod tests {
     use super::*;
 
-    const TIMES: Times = Times { interval: 300, timeout: 200, idle: 10_000 };
+    const TIMES: HeartbeatTimes = HeartbeatTimes { interval: 300, timeout: 200, idle: 10_000 };
 
     #[test]
     fn a_pong_starts_the_interval_and_silence_ends_it() {
-        let mut beat = Beat::new(Revision::Four, 0, &TIMES);
-        assert_eq!(beat.turn(Revision::Four, 299, &TIMES), Turn::Wait(300));
-        assert_eq!(beat.turn(Revision::Four, 300, &TIMES), Turn::Ping(500));
-        beat.pong(310, &TIMES);
-        assert_eq!(beat.turn(Revision::Four, 500, &TIMES), Turn::Wait(610));
-        assert_eq!(beat.turn(Revision::Four, 610, &TIMES), Turn::Ping(810));
-        assert_eq!(beat.turn(Revision::Four, 809, &TIMES), Turn::Wait(810));
-        assert_eq!(beat.turn(Revision::Four, 810, &TIMES), Turn::TimedOut);
+        let mut beat = Heartbeat::new(Revision::Four, 0, &TIMES);
+        assert_eq!(beat.check(Revision::Four, 299, &TIMES), HeartbeatAction::Wait(300));
+        assert_eq!(beat.check(Revision::Four, 300, &TIMES), HeartbeatAction::Ping(500));
+        beat.pong_received(310, &TIMES);
+        assert_eq!(beat.check(Revision::Four, 500, &TIMES), HeartbeatAction::Wait(610));
+        assert_eq!(beat.check(Revision::Four, 610, &TIMES), HeartbeatAction::Ping(810));
+        assert_eq!(beat.check(Revision::Four, 809, &TIMES), HeartbeatAction::Wait(810));
+        assert_eq!(beat.check(Revision::Four, 810, &TIMES), HeartbeatAction::TimedOut);
     }
 
     #[test]
     fn an_interval_shorter_than_the_timeout_is_kept() {
-        let times = Times { interval: 100, timeout: 3000, idle: 10_000 };
-        let mut beat = Beat::new(Revision::Four, 0, &times);
-        assert_eq!(beat.turn(Revision::Four, 100, &times), Turn::Ping(200));
-        beat.pong(101, &times);
-        assert_eq!(beat.turn(Revision::Four, 200, &times), Turn::Wait(201));
-        assert_eq!(beat.turn(Revision::Four, 201, &times), Turn::Ping(301));
-        assert_eq!(beat.turn(Revision::Four, 301, &times), Turn::Wait(3201));
+        let times = HeartbeatTimes { interval: 100, timeout: 3000, idle: 10_000 };
+        let mut beat = Heartbeat::new(Revision::Four, 0, &times);
+        assert_eq!(beat.check(Revision::Four, 100, &times), HeartbeatAction::Ping(200));
+        beat.pong_received(101, &times);
+        assert_eq!(beat.check(Revision::Four, 200, &times), HeartbeatAction::Wait(201));
+        assert_eq!(beat.check(Revision::Four, 201, &times), HeartbeatAction::Ping(301));
+        assert_eq!(beat.check(Revision::Four, 301, &times), HeartbeatAction::Wait(3201));
     }
 
     #[test]
     fn another_packet_extends_the_wait_for_a_pong_once() {
-        let mut beat = Beat::new(Revision::Four, 0, &TIMES);
-        beat.heard(100, &TIMES);
-        assert_eq!(beat.turn(Revision::Four, 300, &TIMES), Turn::Ping(500));
-        beat.heard(400, &TIMES);
-        beat.heard(500, &TIMES);
-        assert_eq!(beat.turn(Revision::Four, 599, &TIMES), Turn::Wait(600));
-        assert_eq!(beat.turn(Revision::Four, 600, &TIMES), Turn::TimedOut);
+        let mut beat = Heartbeat::new(Revision::Four, 0, &TIMES);
+        beat.packet_received(100, &TIMES);
+        assert_eq!(beat.check(Revision::Four, 300, &TIMES), HeartbeatAction::Ping(500));
+        beat.packet_received(400, &TIMES);
+        beat.packet_received(500, &TIMES);
+        assert_eq!(beat.check(Revision::Four, 599, &TIMES), HeartbeatAction::Wait(600));
+        assert_eq!(beat.check(Revision::Four, 600, &TIMES), HeartbeatAction::TimedOut);
     }
 
     #[test]
     fn in_protocol_3_the_client_pings_and_nothing_else_counts() {
-        let mut beat = Beat::new(Revision::Three, 0, &TIMES);
-        beat.heard(400, &TIMES);
-        assert_eq!(beat.turn(Revision::Three, 499, &TIMES), Turn::Wait(500));
-        beat.ping(499, &TIMES);
-        assert_eq!(beat.turn(Revision::Three, 998, &TIMES), Turn::Wait(999));
-        assert_eq!(beat.turn(Revision::Three, 999, &TIMES), Turn::TimedOut);
+        let mut beat = Heartbeat::new(Revision::Three, 0, &TIMES);
+        beat.packet_received(400, &TIMES);
+        assert_eq!(beat.check(Revision::Three, 499, &TIMES), HeartbeatAction::Wait(500));
+        beat.ping_received(499, &TIMES);
+        assert_eq!(beat.check(Revision::Three, 998, &TIMES), HeartbeatAction::Wait(999));
+        assert_eq!(beat.check(Revision::Three, 999, &TIMES), HeartbeatAction::TimedOut);
     }
 
     #[test]
     fn with_a_slow_heartbeat_silence_alone_ends_a_connection() {
-        let times = Times { interval: 100_000, timeout: 1000, idle: 60_000 };
-        let mut beat = Beat::new(Revision::Four, 0, &times);
-        assert_eq!(beat.turn(Revision::Four, 59_999, &times), Turn::Wait(60_000));
-        beat.heard(30_000, &times);
-        assert_eq!(beat.turn(Revision::Four, 60_000, &times), Turn::Wait(90_000));
-        assert_eq!(beat.turn(Revision::Four, 90_000, &times), Turn::TimedOut);
+        let times = HeartbeatTimes { interval: 100_000, timeout: 1000, idle: 60_000 };
+        let mut beat = Heartbeat::new(Revision::Four, 0, &times);
+        assert_eq!(beat.check(Revision::Four, 59_999, &times), HeartbeatAction::Wait(60_000));
+        beat.packet_received(30_000, &times);
+        assert_eq!(beat.check(Revision::Four, 60_000, &times), HeartbeatAction::Wait(90_000));
+        assert_eq!(beat.check(Revision::Four, 90_000, &times), HeartbeatAction::TimedOut);
     }
 }

@@ -23,7 +23,7 @@ pub enum Revision {
 
 /// One packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Packet<'a> {
+pub(crate) enum EnginePacket<'a> {
     /// `2`, and the word after it, which is `probe` when an upgrade is tried.
     Ping(&'a str),
     /// `3`.
@@ -40,7 +40,7 @@ pub(crate) enum Packet<'a> {
     Idle,
 }
 
-impl<'a> Packet<'a> {
+impl<'a> EnginePacket<'a> {
     /// The packet in `text`; `None` when it is none.
     pub(crate) fn text(text: &'a str, revision: Revision) -> Option<Self> {
         let mut characters = text.chars();
@@ -80,14 +80,14 @@ mod tests {
 
     #[test]
     fn each_type_is_told_by_its_first_character() {
-        let read = |text| Packet::text(text, Revision::Four);
-        assert_eq!(read("4é"), Some(Packet::Message(Message::Text("é"))));
-        assert_eq!(read("2probe"), Some(Packet::Ping("probe")));
-        assert_eq!(read("bAQID"), Some(Packet::Bytes(vec![1, 2, 3])));
-        assert_eq!([read("0{}"), read("6")], [Some(Packet::Idle), Some(Packet::Idle)]);
+        let read = |text| EnginePacket::text(text, Revision::Four);
+        assert_eq!(read("4é"), Some(EnginePacket::Message(Message::Text("é"))));
+        assert_eq!(read("2probe"), Some(EnginePacket::Ping("probe")));
+        assert_eq!(read("bAQID"), Some(EnginePacket::Bytes(vec![1, 2, 3])));
+        assert_eq!([read("0{}"), read("6")], [Some(EnginePacket::Idle), Some(EnginePacket::Idle)]);
         assert_eq!(
             [read("1"), read("3"), read("5")],
-            [Some(Packet::Close), Some(Packet::Pong), Some(Packet::Upgrade)]
+            [Some(EnginePacket::Close), Some(EnginePacket::Pong), Some(EnginePacket::Upgrade)]
         );
         for text in ["", "7", "8", "x", "é", "b!"] {
             assert_eq!(read(text), None, "{text}");
@@ -96,12 +96,15 @@ mod tests {
 
     #[test]
     fn protocol_3_names_the_type_of_its_binary_packets() {
-        assert_eq!(Packet::text("b4AQID", Revision::Three), Some(Packet::Bytes(vec![1, 2, 3])));
-        assert_eq!(Packet::text("bAQID", Revision::Three), None);
-        let message = Packet::Message(Message::Binary(b"\xaa"));
-        assert_eq!(Packet::binary(b"\x04\xaa", Revision::Three), Some(message));
-        assert_eq!(Packet::binary(b"\xaa", Revision::Three), None);
-        assert_eq!(Packet::binary(b"", Revision::Three), None);
-        assert_eq!(Packet::binary(b"", Revision::Four), Some(Packet::Message(Message::Binary(b""))));
+        assert_eq!(EnginePacket::text("b4AQID", Revision::Three), Some(EnginePacket::Bytes(vec![1, 2, 3])));
+        assert_eq!(EnginePacket::text("bAQID", Revision::Three), None);
+        let message = EnginePacket::Message(Message::Binary(b"\xaa"));
+        assert_eq!(EnginePacket::binary(b"\x04\xaa", Revision::Three), Some(message));
+        assert_eq!(EnginePacket::binary(b"\xaa", Revision::Three), None);
+        assert_eq!(EnginePacket::binary(b"", Revision::Three), None);
+        assert_eq!(
+            EnginePacket::binary(b"", Revision::Four),
+            Some(EnginePacket::Message(Message::Binary(b"")))
+        );
     }
 }

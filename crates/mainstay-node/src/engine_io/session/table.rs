@@ -14,7 +14,7 @@ use crate::engine_io::session::sid::Sid;
 const SHARDS: usize = 64;
 
 /// The open sessions of one server.
-pub(crate) struct Sessions {
+pub(crate) struct SessionTable {
     /// The parts; a sid's last character says which.
     shards: [Mutex<HashMap<Sid, Arc<Connection>>>; SHARDS],
     /// Sessions in all parts together.
@@ -23,7 +23,7 @@ pub(crate) struct Sessions {
     most: usize,
 }
 
-impl Sessions {
+impl SessionTable {
     /// An empty table for up to `most` sessions.
     pub(crate) fn new(most: usize) -> Self {
         Self { shards: std::array::from_fn(|_| Mutex::default()), count: AtomicUsize::new(0), most }
@@ -63,7 +63,7 @@ impl Sessions {
     }
 
     /// Every session that is open now.
-    pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
+    pub(crate) fn snapshot(&self) -> Vec<Arc<Connection>> {
         self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 

@@ -16,7 +16,7 @@ use crate::engine_io::session::connection::Connection;
 const SLOTS: u64 = 256;
 
 /// The ring of slots and the clock that turns it.
-pub(crate) struct Wheel {
+pub(crate) struct TimerWheel {
     /// The clock's zero.
     start: Instant,
     /// How much time one slot is.
@@ -32,7 +32,7 @@ struct Ring {
     next: u64,
 }
 
-impl Wheel {
+impl TimerWheel {
     /// A wheel fine enough for times of `shortest`.
     pub(crate) fn new(shortest: Duration) -> Self {
         let step = (shortest / 16).clamp(Duration::from_millis(5), Duration::from_millis(250));
@@ -64,11 +64,11 @@ impl Wheel {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.turn();
+            self.advance();
         }
     }
 
-    fn turn(&self) {
+    fn advance(&self) {
         let last = self.now() / self.step.as_millis() as u64;
         loop {
             let mut ring = self.ring.lock();
@@ -81,7 +81,7 @@ impl Wheel {
             drop(ring);
             for waiting in due {
                 let Some(connection) = waiting.upgrade() else { continue };
-                if let Some(next) = connection.look(self.now()) {
+                if let Some(next) = connection.check_timers(self.now()) {
                     self.put(waiting, next);
                 }
             }

@@ -12,39 +12,39 @@ use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::application::{Admission, Asking, Refusal, Reply};
-use super::{Shared, handshake_facts};
-use crate::engine_io::{CloseKind, Connection, Inbox, Message, Reason, Revision, Sid};
-use crate::hub::{Arrival, Client, Event, Namespace, Return, Socket};
-use crate::limits::{AT_CAPACITY, Allowance, Seat};
-use crate::metrics::{Cut, Refused};
+use super::application::{Admission, ConnectError, ConnectRequest, Reply};
+use super::{SocketIoContext, handshake_facts};
+use crate::engine_io::{CloseKind, CloseReason, Connection, Message, MessageHandler, Revision, Sid};
+use crate::hub::{ClientConnection, Event, Namespace, NewSocket, RecoveryRequest, Socket};
+use crate::limits::{AT_CAPACITY, ClientRateLimiter, ConnectionPermit};
+use crate::metrics::{ForcedCloseReason, RefusalReason};
 use crate::value::Value;
 use socketio_redis::packet::{self, Body, Packet, PacketFault, Partial};
 
 mod seat;
 
 /// See the module.
-pub struct Session {
-    me: Weak<Session>,
-    shared: Arc<Shared>,
+pub struct SocketIoClient {
+    me: Weak<SocketIoClient>,
+    shared: Arc<SocketIoContext>,
     connection: Arc<Connection>,
-    state: Mutex<State>,
+    state: Mutex<ClientState>,
 }
 
 /// What changes.
-struct State {
+struct ClientState {
     /// The namespaces that it is in; mostly one.
-    places: SmallVec<[Place; 1]>,
+    joined: SmallVec<[JoinedNamespace; 1]>,
     /// Those that it is about to be in, by an earlier session.
     entering: Vec<Arc<str>>,
     /// A packet whose attachments are on their way.
     partial: Option<Box<Partial>>,
     /// What it may still say.
-    allowance: Option<Box<Allowance>>,
+    allowance: Option<Box<ClientRateLimiter>>,
     /// What ends it when its token expires.
     expiry: Option<(SystemTime, AbortHandle)>,
     /// From its first admission to its end.
-    seat: Option<Seat>,
+    seat: Option<ConnectionPermit>,
     /// Its number among those that were not admitted yet.
     pending: Option<u64>,
     /// The connection has ended.
@@ -52,20 +52,20 @@ struct State {
 }
 
 /// A namespace that a client is in.
-struct Place {
+struct JoinedNamespace {
     namespace: Arc<Namespace>,
     socket: Arc<Socket>,
     /// What it sent to authenticate itself.
     auth: Option<Box<Value>>,
 }
 
-impl Session {
-    pub(super) fn open(shared: &Arc<Shared>, connection: &Arc<Connection>) -> Arc<Self> {
-        let state = State {
-            places: SmallVec::new(),
+impl SocketIoClient {
+    pub(super) fn open(shared: &Arc<SocketIoContext>, connection: &Arc<Connection>) -> Arc<Self> {
+        let state = ClientState {
+            joined: SmallVec::new(),
             entering: Vec::new(),
             partial: None,
-            allowance: shared.settings.rates.allowance(),
+            allowance: shared.settings.rates.limiter(),
             expiry: None,
             seat: None,
             pending: None,
@@ -80,9 +80,9 @@ impl Session {
     }
 
     /// The client broke the protocol. Its session is kept, as Node does.
-    fn fault(&self, why: &'static str) {
+    fn close_for_violation(&self, why: &'static str) {
         debug!(sid = %self.connection.sid(), why, "client broke the protocol");
-        self.shared.settings.metrics.cut(Cut::Broken);
+        self.shared.settings.metrics.count_forced_close(ForcedCloseReason::Broken);
         self.connection.close(CloseKind::Orderly);
     }
 
@@ -111,12 +111,12 @@ impl Session {
     }
 
     /// Does what a packet says.
-    fn act(&self, namespace: &str, body: Body) {
+    fn execute(&self, namespace: &str, body: Body) {
         if let Body::Connect(auth) = body {
-            return self.enter(namespace, auth);
+            return self.connect(namespace, auth);
         }
         let Some((namespace, socket)) = self.find(namespace) else {
-            return self.fault("a packet for a namespace that it is not in");
+            return self.close_for_violation("a packet for a namespace that it is not in");
         };
         let application = &self.shared.application;
         match body {
@@ -136,12 +136,12 @@ impl Session {
 
     fn find(&self, namespace: &str) -> Option<(Arc<Namespace>, Arc<Socket>)> {
         let state = self.state.lock();
-        let place = state.places.iter().find(|place| **place.namespace.name() == *namespace)?;
+        let place = state.joined.iter().find(|place| **place.namespace.name() == *namespace)?;
         Some((place.namespace.clone(), place.socket.clone()))
     }
 
     /// CONNECT.
-    pub(super) fn enter(&self, name: &str, auth: Option<Value>) {
+    pub(super) fn connect(&self, name: &str, auth: Option<Value>) {
         let name = match self.connection.revision() {
             // There the query is not part of the name.
             Revision::Three => name.split('?').next().unwrap_or(name),
@@ -149,30 +149,34 @@ impl Session {
         };
         let is_there = {
             let state = self.state.lock();
-            state.places.iter().any(|place| **place.namespace.name() == *name)
+            state.joined.iter().any(|place| **place.namespace.name() == *name)
                 || state.entering.iter().any(|entering| **entering == *name)
         };
         if is_there {
-            return self.fault("a second CONNECT");
+            return self.close_for_violation("a second CONNECT");
         }
         let Some(namespace) = self.shared.hub.namespace(name).cloned() else {
             let words = Value::map([("message", Value::from("Invalid namespace"))]);
             return self.connection.send(&packet::refused(name, &words));
         };
         let handshake = self.connection.handshake();
-        match self.shared.application.admit(&Asking { namespace: name, auth: auth.as_ref(), handshake }) {
-            Ok(_) if !self.take_seat() => {
-                self.shared.settings.metrics.refused(Refused::Capacity);
-                self.refuse(name, Refusal::new(AT_CAPACITY));
+        match self.shared.application.admit(&ConnectRequest {
+            namespace: name,
+            auth: auth.as_ref(),
+            handshake,
+        }) {
+            Ok(_) if !self.acquire_permit() => {
+                self.shared.settings.metrics.count_refusal(RefusalReason::Capacity);
+                self.send_connect_error(name, ConnectError::new(AT_CAPACITY));
                 self.connection.close(CloseKind::AtCapacity);
             }
             Ok(admission) => self.admitted(namespace, auth, admission),
-            Err(refusal) => self.refuse(name, refusal),
+            Err(refusal) => self.send_connect_error(name, refusal),
         }
     }
 
-    fn refuse(&self, namespace: &str, refusal: Refusal) {
-        let Refusal { message, data } = refusal;
+    fn send_connect_error(&self, namespace: &str, refusal: ConnectError) {
+        let ConnectError { message, data } = refusal;
         let payload = match (self.connection.revision(), data) {
             (Revision::Three, Some(data)) => data,
             (Revision::Three, None) => Value::from(&*message),
@@ -184,20 +188,20 @@ impl Session {
 
     fn admitted(&self, namespace: Arc<Namespace>, auth: Option<Value>, admission: Admission) {
         if let Some(expires) = admission.expires {
-            self.end_at(expires);
+            self.expire_at(expires);
         }
         let claim = |key| auth.as_ref()?.get(key)?.as_text();
         match (claim("pid"), claim("offset")) {
             (Some(pid), Some(offset)) if self.shared.hub.recovers() => {
                 let (pid, offset) = (pid.into(), offset.into());
-                self.come_back(namespace, (pid, offset), auth, admission);
+                self.recover(namespace, (pid, offset), auth, admission);
             }
-            _ => self.come(&namespace, auth, admission),
+            _ => self.connect_new(&namespace, auth, admission),
         }
     }
 
     /// A client without an earlier session.
-    fn come(&self, namespace: &Arc<Namespace>, auth: Option<Value>, admission: Admission) {
+    fn connect_new(&self, namespace: &Arc<Namespace>, auth: Option<Value>, admission: Admission) {
         let Some(client) = self.me.upgrade() else { return };
         let is_three = self.connection.revision() == Revision::Three;
         let id: Arc<str> = match (is_three, &**namespace.name()) {
@@ -207,13 +211,13 @@ impl Session {
             (true, name) => format!("{name}#{}", self.connection.sid().public()).into(),
         };
         let pid = (self.shared.hub.recovers() && !is_three).then(|| Sid::new().as_str().into());
-        let arrival = Arrival { id, pid, client, user: admission.user, data: admission.data };
-        let socket = namespace.connect(arrival, |socket| self.greet(namespace, socket, auth));
-        self.settle(namespace, &socket, false);
+        let arrival = NewSocket { id, pid, client, user: admission.user, data: admission.data };
+        let socket = namespace.connect(arrival, |socket| self.confirm_connect(namespace, socket, auth));
+        self.notify_connected(namespace, &socket, false);
     }
 
     /// A client that claims an earlier session; without it, it is a new one.
-    fn come_back(
+    fn recover(
         &self,
         namespace: Arc<Namespace>,
         (pid, offset): (Box<str>, Box<str>),
@@ -223,32 +227,33 @@ impl Session {
         let Some(me) = self.me.upgrade() else { return };
         self.state.lock().entering.push(namespace.name().clone());
         self.shared.tasks.spawn(async move {
-            let back = Return { pid, offset, client: me.clone(), user: admission.user.clone() };
+            let back = RecoveryRequest { pid, offset, client: me.clone(), user: admission.user.clone() };
             let shown = auth.clone();
-            let socket = namespace.restore(back, |socket| me.greet(&namespace, socket, shown)).await;
+            let socket =
+                namespace.restore(back, |socket| me.confirm_connect(&namespace, socket, shown)).await;
             me.state.lock().entering.retain(|entering| entering != namespace.name());
             match socket {
-                Some(socket) => me.settle(&namespace, &socket, true),
-                None => me.come(&namespace, auth, admission),
+                Some(socket) => me.notify_connected(&namespace, &socket, true),
+                None => me.connect_new(&namespace, auth, admission),
             }
         });
     }
 
     /// Answers CONNECT. The hub calls it before the socket gets an event of its own.
-    fn greet(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, auth: Option<Value>) {
+    fn confirm_connect(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, auth: Option<Value>) {
         let mut state = self.state.lock();
         if state.is_over {
             return;
         }
         let auth = auth.filter(|auth| auth.as_map().is_some_and(|entries| !entries.is_empty())).map(Box::new);
-        state.places.push(Place { namespace: namespace.clone(), socket: socket.clone(), auth });
+        state.joined.push(JoinedNamespace { namespace: namespace.clone(), socket: socket.clone(), auth });
         drop(state);
         let ids = (self.connection.revision() == Revision::Four).then(|| (&**socket.id(), socket.pid()));
         self.connection.send(&packet::connected(namespace.name(), ids));
     }
 
     /// Tells the application of a client, unless its connection ended before it was greeted: then it has gone again.
-    fn settle(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, is_recovered: bool) {
+    fn notify_connected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, is_recovered: bool) {
         if self.find(namespace.name()).is_some_and(|(_, there)| Arc::ptr_eq(&there, socket)) {
             self.shared.application.connected(namespace, socket, is_recovered);
         } else if self.state.lock().is_over {
@@ -260,8 +265,8 @@ impl Session {
     fn leave(&self, socket: &Arc<Socket>, reason: &'static str) {
         let place = {
             let mut state = self.state.lock();
-            let place = state.places.iter().position(|place| Arc::ptr_eq(&place.socket, socket));
-            place.map(|place| state.places.remove(place))
+            let place = state.joined.iter().position(|place| Arc::ptr_eq(&place.socket, socket));
+            place.map(|place| state.joined.remove(place))
         };
         if let Some(place) = place {
             place.namespace.disconnect(socket, false);
@@ -270,10 +275,10 @@ impl Session {
     }
 
     /// The server takes the client out of one namespace, and tells it.
-    fn put_out(&self, socket: &Arc<Socket>) {
+    fn disconnect_socket(&self, socket: &Arc<Socket>) {
         let name = {
             let state = self.state.lock();
-            let place = state.places.iter().find(|place| Arc::ptr_eq(&place.socket, socket));
+            let place = state.joined.iter().find(|place| Arc::ptr_eq(&place.socket, socket));
             place.map(|place| place.namespace.name().clone())
         };
         if let Some(name) = name {
@@ -283,7 +288,7 @@ impl Session {
     }
 
     /// The connection ends when its token does. The earliest end counts where several namespaces were entered.
-    fn end_at(&self, expires: SystemTime) {
+    fn expire_at(&self, expires: SystemTime) {
         let mut state = self.state.lock();
         if state.is_over || state.expiry.as_ref().is_some_and(|(earlier, _)| *earlier <= expires) {
             return;
@@ -293,7 +298,7 @@ impl Session {
         let timer = self.shared.tasks.spawn(async move {
             let over = end.run_until_cancelled(tokio::time::sleep(left)).await;
             if let (Some(()), Some(session)) = (over, me.upgrade()) {
-                session.shared.settings.metrics.cut(Cut::Expired);
+                session.shared.settings.metrics.count_forced_close(ForcedCloseReason::Expired);
                 session.connection.close(CloseKind::Policy("token expired"));
             }
         });
@@ -303,7 +308,7 @@ impl Session {
     }
 }
 
-impl Inbox for Session {
+impl MessageHandler for SocketIoClient {
     fn message(&self, _: &Arc<Connection>, message: Message<'_>) {
         let settings = &self.shared.settings;
         settings.metrics.messages_in.inc();
@@ -312,23 +317,23 @@ impl Inbox for Session {
             Message::Binary(bytes) => bytes.len(),
         };
         if self.state.lock().allowance.as_mut().is_some_and(|left| !left.allows(size)) {
-            settings.metrics.cut(Cut::Rate);
+            settings.metrics.count_forced_close(ForcedCloseReason::Rate);
             return self.connection.close(CloseKind::Policy("too many messages"));
         }
         match self.read(message) {
-            Ok(Some((namespace, body))) => self.act(&namespace, body),
+            Ok(Some((namespace, body))) => self.execute(&namespace, body),
             Ok(None) => {}
-            Err(_) => self.fault("a packet that cannot be read"),
+            Err(_) => self.close_for_violation("a packet that cannot be read"),
         }
     }
 
-    fn closed(&self, _: &Connection, reason: Reason) {
+    fn closed(&self, _: &Connection, reason: CloseReason) {
         let (places, expiry, pending) = {
             let mut state = self.state.lock();
             state.is_over = true;
             (state.partial, state.seat) = (None, None);
             let pending = state.pending.take();
-            (std::mem::take(&mut state.places), state.expiry.take(), pending)
+            (std::mem::take(&mut state.joined), state.expiry.take(), pending)
         };
         if let Some(number) = pending {
             self.shared.pending.remove(number);
@@ -336,8 +341,8 @@ impl Inbox for Session {
         if let Some((_, expiry)) = expiry {
             expiry.abort();
         }
-        if reason == Reason::SlowConsumer {
-            self.shared.settings.metrics.cut(Cut::Slow);
+        if reason == CloseReason::SlowConsumer {
+            self.shared.settings.metrics.count_forced_close(ForcedCloseReason::Slow);
         }
         for place in places {
             place.namespace.disconnect(&place.socket, true);
@@ -346,7 +351,7 @@ impl Inbox for Session {
     }
 }
 
-impl Client for Session {
+impl ClientConnection for SocketIoClient {
     fn event(&self, event: &Event<'_>) {
         self.connection.send_all(event.frames());
     }
@@ -359,22 +364,22 @@ impl Client for Session {
         self.state.lock().is_over
     }
 
-    fn answers(&self) -> bool {
+    fn can_answer(&self) -> bool {
         true
     }
 
     fn disconnect(&self, socket: &Arc<Socket>, close: bool) {
-        self.put_out(socket);
+        self.disconnect_socket(socket);
         if close {
-            let others: Vec<_> = self.state.lock().places.iter().map(|place| place.socket.clone()).collect();
-            others.iter().for_each(|socket| self.put_out(socket));
+            let others: Vec<_> = self.state.lock().joined.iter().map(|place| place.socket.clone()).collect();
+            others.iter().for_each(|socket| self.disconnect_socket(socket));
             self.connection.close(CloseKind::Orderly);
         }
     }
 
     fn handshake(&self, socket: &Socket) -> Value {
         let state = self.state.lock();
-        let place = state.places.iter().find(|place| std::ptr::eq(&*place.socket, socket));
+        let place = state.joined.iter().find(|place| std::ptr::eq(&*place.socket, socket));
         handshake_facts::of(self.connection.handshake(), place.and_then(|place| place.auth.as_deref()))
     }
 }

@@ -3,37 +3,37 @@
 
 use std::sync::Arc;
 
-use super::Session;
+use super::SocketIoClient;
 use crate::engine_io::CloseKind;
-use crate::metrics::Cut;
-use crate::socketio::Shared;
+use crate::metrics::ForcedCloseReason;
+use crate::socketio::SocketIoContext;
 
-impl Session {
+impl SocketIoClient {
     /// Begins to wait for its first admission; whoever is one too many then makes way.
-    pub(in crate::socketio) fn wait(self: &Arc<Self>) {
-        let Shared { pending, settings, .. } = &*self.shared;
+    pub(in crate::socketio) fn await_admission(self: &Arc<Self>) {
+        let SocketIoContext { pending, settings, .. } = &*self.shared;
         let address = self.connection.handshake().client();
         // The number is known before anybody can push it out.
         let mut state = self.state.lock();
         let (number, over) = pending.add(settings.connect_timeout, address, self);
         state.pending = Some(number);
         drop(state);
-        over.iter().for_each(|session| session.time_is_over());
+        over.iter().for_each(|session| session.connect_timed_out());
     }
 
     /// The time to be admitted is over.
-    pub(in crate::socketio) fn time_is_over(&self) {
+    pub(in crate::socketio) fn connect_timed_out(&self) {
         if self.state.lock().pending.take().is_some() {
-            self.shared.settings.metrics.cut(Cut::Pending);
+            self.shared.settings.metrics.count_forced_close(ForcedCloseReason::Pending);
             self.connection.abort(CloseKind::Orderly);
         }
     }
 
     /// Takes a seat, unless it has one; `false` when there is none.
-    pub(super) fn take_seat(&self) -> bool {
+    pub(super) fn acquire_permit(&self) -> bool {
         let mut state = self.state.lock();
         if state.seat.is_none() && !state.is_over {
-            state.seat = self.shared.settings.seats.take();
+            state.seat = self.shared.settings.seats.try_acquire();
         }
         let is_seated = state.seat.is_some() || state.is_over;
         let pending = state.pending.take_if(|_| is_seated);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::origin::Origins;
-use mainstay_node::engine_io::{Cors, Server, Settings};
+use mainstay_node::engine_io::{Cors, EngineServer, EngineSettings};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -37,18 +37,18 @@ fn is_ours(case: &Value) -> bool {
 }
 
 /// The recorder's settings for a case.
-fn settings(name: &str) -> Settings {
-    let recorded = Settings { max_payload: 1_000_000, idle: None, ..Settings::default() };
+fn settings(name: &str) -> EngineSettings {
+    let recorded = EngineSettings { max_payload: 1_000_000, idle: None, ..EngineSettings::default() };
     let is_quick = ["ws.heartbeat", "polling.heartbeat", "cors.", "limits.", "ws.cookie"];
     if name.starts_with("eio3.") {
-        return Settings { revision_3: true, ..recorded };
+        return EngineSettings { revision_3: true, ..recorded };
     }
     if !is_quick.iter().any(|begin| name.starts_with(begin)) {
         return recorded;
     }
     let cors =
         Cors { origins: Origins::new(vec!["https://app.example".parse().unwrap()]), credentials: true };
-    Settings {
+    EngineSettings {
         ping_interval: Duration::from_millis(300),
         ping_timeout: Duration::from_millis(200),
         max_payload: 1000,
@@ -65,7 +65,7 @@ async fn what_node_answered_is_answered_here() {
     for case in &cases {
         let name = case["case"].as_str().unwrap();
         let (opened, _sessions) = mpsc::unbounded_channel();
-        let server = Server::new(settings(name), Arc::new(StandIn(opened)));
+        let server = EngineServer::new(settings(name), Arc::new(StandIn(opened)));
         let listening = Listening::start(server).await;
         if let Err(fault) = wire::replay(case, listening.address).await {
             faults.push(format!("{name}: {fault}"));

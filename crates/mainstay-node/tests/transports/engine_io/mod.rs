@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mainstay_node::engine_io::{
-    CloseKind, Connection, Frame, Handler, Handshake, Inbox, Message, Reason, Server, Settings,
+    CloseKind, CloseReason, Connection, ConnectionHandler, EngineServer, EngineSettings, Frame, Handshake,
+    Message, MessageHandler,
 };
 use tokio::sync::mpsc;
 
@@ -25,15 +26,15 @@ const POLLING: &str = "EIO=4&transport=polling";
 /// Answers every message with itself, but for a few words that ask for something else.
 struct Echo {
     opened: mpsc::UnboundedSender<Arc<Connection>>,
-    closed: mpsc::UnboundedSender<Reason>,
+    closed: mpsc::UnboundedSender<CloseReason>,
 }
 
-impl Handler for Echo {
-    fn admits(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
+impl ConnectionHandler for Echo {
+    fn admit(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
         admits(handshake)
     }
 
-    fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn Inbox> {
+    fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn MessageHandler> {
         self.opened.send(connection.clone()).unwrap();
         Arc::new(Ear(self.closed.clone()))
     }
@@ -48,9 +49,9 @@ fn admits(handshake: &Handshake) -> Result<(), Cow<'static, str>> {
     }
 }
 
-struct Ear(mpsc::UnboundedSender<Reason>);
+struct Ear(mpsc::UnboundedSender<CloseReason>);
 
-impl Inbox for Ear {
+impl MessageHandler for Ear {
     fn message(&self, connection: &Arc<Connection>, message: Message<'_>) {
         match message {
             Message::Text("kick") => {
@@ -66,7 +67,7 @@ impl Inbox for Ear {
         }
     }
 
-    fn closed(&self, _: &Connection, reason: Reason) {
+    fn closed(&self, _: &Connection, reason: CloseReason) {
         let _ = self.0.send(reason);
     }
 }
@@ -74,17 +75,17 @@ impl Inbox for Ear {
 /// A server that echoes, and what it told the layer above.
 struct Served {
     address: SocketAddr,
-    server: Server,
+    server: EngineServer,
     opened: mpsc::UnboundedReceiver<Arc<Connection>>,
-    closed: mpsc::UnboundedReceiver<Reason>,
+    closed: mpsc::UnboundedReceiver<CloseReason>,
     _listening: Listening,
 }
 
 impl Served {
-    async fn start(settings: Settings) -> Self {
+    async fn start(settings: EngineSettings) -> Self {
         let (opened, opened_by) = mpsc::unbounded_channel();
         let (closed, closed_by) = mpsc::unbounded_channel();
-        let server = Server::new(settings, Arc::new(Echo { opened, closed }));
+        let server = EngineServer::new(settings, Arc::new(Echo { opened, closed }));
         let listening = Listening::start(server.clone()).await;
         Self {
             address: listening.address,
@@ -122,7 +123,7 @@ impl Served {
         Client::connect(self.address, query).await
     }
 
-    async fn ended(&mut self) -> Reason {
+    async fn ended(&mut self) -> CloseReason {
         soon(self.closed.recv()).await.unwrap()
     }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use mainstay_node::engine_io::{Bind, CloseKind, Frame, Reason, Settings};
+use mainstay_node::engine_io::{CloseKind, CloseReason, EngineSettings, Frame, SessionBinding};
 
 use super::{POLLING, Served, soon};
 
 #[tokio::test]
 async fn a_waiting_get_is_answered_with_what_is_sent_and_a_post_is_delivered_in_order() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (query, connection) = served.poll().await;
     assert!(!connection.is_websocket() && !connection.is_ready());
     let waiting = served.ask("GET", &query, "");
@@ -26,7 +26,7 @@ async fn a_waiting_get_is_answered_with_what_is_sent_and_a_post_is_delivered_in_
 
 #[tokio::test]
 async fn a_client_that_leaves_its_get_ends_its_session() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (query, connection) = served.poll().await;
     {
         let mut waiting = std::pin::pin!(served.ask("GET", &query, ""));
@@ -37,18 +37,18 @@ async fn a_client_that_leaves_its_get_ends_its_session() {
         };
         tokio::select! { _ = &mut waiting => panic!("nothing was sent"), () = soon(ready) => {} }
     }
-    assert_eq!(served.ended().await, Reason::TransportError);
+    assert_eq!(served.ended().await, CloseReason::TransportError);
     assert!(served.ask("GET", &query, "").await.text().contains("Session ID unknown"));
 }
 
 #[tokio::test]
 async fn each_end_of_a_polling_session_has_its_reason() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     for (body, reason) in [
-        ("1", Reason::TransportClose),
-        ("x", Reason::ParseError),
-        ("", Reason::ParseError),
-        ("2", Reason::TransportError),
+        ("1", CloseReason::TransportClose),
+        ("x", CloseReason::ParseError),
+        ("", CloseReason::ParseError),
+        ("2", CloseReason::TransportError),
     ] {
         let (query, _) = served.poll().await;
         assert_eq!(served.ask("POST", &query, body).await.text(), "ok");
@@ -60,43 +60,44 @@ async fn each_end_of_a_polling_session_has_its_reason() {
 
 #[tokio::test]
 async fn a_session_that_was_closed_hears_it_with_its_next_get() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (query, connection) = served.poll().await;
     connection.send(&Frame::text("last"));
     connection.close(CloseKind::Orderly);
     connection.send(&Frame::text("too late"));
     assert_eq!(served.ask("GET", &query, "").await.text(), "4last");
     assert_eq!(served.ask("GET", &query, "").await.text(), "6\u{1e}1");
-    assert_eq!(served.ended().await, Reason::ForcedClose);
+    assert_eq!(served.ended().await, CloseReason::ForcedClose);
 }
 
 #[tokio::test]
 async fn a_session_whose_client_never_comes_back_times_out() {
     let (ping_interval, ping_timeout) = (Duration::from_millis(50), Duration::from_millis(50));
-    let mut served = Served::start(Settings { ping_interval, ping_timeout, ..Settings::default() }).await;
+    let mut served =
+        Served::start(EngineSettings { ping_interval, ping_timeout, ..EngineSettings::default() }).await;
     let (query, _) = served.poll().await;
-    assert_eq!(served.ended().await, Reason::PingTimeout);
+    assert_eq!(served.ended().await, CloseReason::PingTimeout);
     assert_eq!(served.ask("GET", &query, "").await.status, 400);
 }
 
 #[tokio::test]
 async fn a_polling_client_that_does_not_fetch_is_cut() {
-    let mut served = Served::start(Settings { queue_packets: 3, ..Settings::default() }).await;
+    let mut served = Served::start(EngineSettings { queue_packets: 3, ..EngineSettings::default() }).await;
     let (_, connection) = served.poll().await;
     for _ in 0..4 {
         connection.send(&Frame::text("x"));
     }
-    assert_eq!(served.ended().await, Reason::SlowConsumer);
+    assert_eq!(served.ended().await, CloseReason::SlowConsumer);
 }
 
 #[tokio::test]
 async fn a_full_server_and_one_that_ends_let_nobody_in() {
-    let mut served = Served::start(Settings { sessions: 1, ..Settings::default() }).await;
+    let mut served = Served::start(EngineSettings { sessions: 1, ..EngineSettings::default() }).await;
     let (query, _) = served.poll().await;
     let answer = served.ask("GET", POLLING, "").await;
     assert_eq!((answer.status, answer.text().as_str()), (503, "Server at capacity"));
     soon(served.server.shutdown(Duration::ZERO)).await;
-    assert_eq!(served.ended().await, Reason::ShuttingDown);
+    assert_eq!(served.ended().await, CloseReason::ShuttingDown);
     assert_eq!(served.ask("GET", &query, "").await.status, 400);
     assert_eq!(served.ask("GET", POLLING, "").await.status, 503);
 }
@@ -110,8 +111,8 @@ async fn opened_with(served: &mut Served, query: &str, headers: &[(&str, &str)])
 
 #[tokio::test]
 async fn a_polling_session_is_refused_to_other_credentials_and_lives_on() {
-    let cookie = Bind { cookie: Some("who".into()), address: false };
-    let mut served = Served::start(Settings { bind: cookie, ..Settings::default() }).await;
+    let cookie = SessionBinding { cookie: Some("who".into()), address: false };
+    let mut served = Served::start(EngineSettings { binding: cookie, ..EngineSettings::default() }).await;
     let own = [("authorization", "Bearer a"), ("cookie", "x=1; who=a")];
     let query = opened_with(&mut served, &format!("{POLLING}&token=t"), &own).await;
     assert_eq!(served.ask_with("POST", &query, &own, b"4x").await.text(), "ok");
@@ -144,7 +145,7 @@ async fn a_polling_session_is_refused_to_other_credentials_and_lives_on() {
 
 #[tokio::test]
 async fn a_websocket_that_takes_a_session_over_need_not_show_its_authorization() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let own = [("authorization", "Bearer a")];
     let query = opened_with(&mut served, POLLING, &own).await;
     assert_eq!(served.ask_with("POST", &query, &own, b"4x").await.text(), "ok");
@@ -157,7 +158,7 @@ async fn a_websocket_that_takes_a_session_over_need_not_show_its_authorization()
 
 #[tokio::test]
 async fn a_client_that_shows_its_credentials_with_the_handshake_alone_goes_on() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let own = [("authorization", "Bearer a")];
     let query = opened_with(&mut served, POLLING, &own).await;
     assert_eq!(served.ask("POST", &query, "4x").await.text(), "ok");

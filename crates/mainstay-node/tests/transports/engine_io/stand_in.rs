@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use mainstay_node::engine_io::{
-    CloseKind, Connection, Frame, Handler, Handshake, Inbox, Message, Reason, Revision, Sid,
+    CloseKind, CloseReason, Connection, ConnectionHandler, Frame, Handshake, Message, MessageHandler,
+    Revision, Sid,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -13,12 +14,12 @@ use tokio::sync::mpsc;
 /// The layer above the server of a replay.
 pub struct StandIn(pub mpsc::UnboundedSender<Arc<Connection>>);
 
-impl Handler for StandIn {
-    fn admits(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
+impl ConnectionHandler for StandIn {
+    fn admit(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
         super::admits(handshake)
     }
 
-    fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn Inbox> {
+    fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn MessageHandler> {
         if connection.revision() == Revision::Three {
             connection.send(&Frame::text("0"));
         }
@@ -34,7 +35,7 @@ struct Talk {
     missing: Mutex<usize>,
 }
 
-impl Inbox for Talk {
+impl MessageHandler for Talk {
     fn message(&self, connection: &Arc<Connection>, message: Message<'_>) {
         match message {
             Message::Text("0") => {
@@ -55,7 +56,7 @@ impl Inbox for Talk {
         }
     }
 
-    fn closed(&self, _: &Connection, _: Reason) {}
+    fn closed(&self, _: &Connection, _: CloseReason) {}
 }
 
 /// `452-["echo",..]` as it is, `452-9["echo",..]` as the ack `462-9[..]`.

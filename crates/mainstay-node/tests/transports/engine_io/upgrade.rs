@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::SinkExt as _;
-use mainstay_node::engine_io::{Frame, Reason, Settings};
+use mainstay_node::engine_io::{CloseReason, EngineSettings, Frame};
 
 use super::{Served, soon};
 
@@ -11,7 +11,7 @@ const WEBSOCKET: &str = "EIO=4&transport=websocket";
 
 #[tokio::test]
 async fn a_message_during_the_probe_goes_to_the_waiting_get_and_later_ones_to_the_websocket() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (query, connection) = served.poll().await;
     let mut client = served.connect(&format!("{WEBSOCKET}&sid={}", connection.sid())).await;
     connection.send(&Frame::text("2[\"during\",\"upgrade\"]"));
@@ -30,12 +30,12 @@ async fn a_message_during_the_probe_goes_to_the_waiting_get_and_later_ones_to_th
     let figures = served.server.figures();
     assert_eq!((figures.upgraded, figures.websockets, figures.sessions), (1, 1, 1));
     drop(client);
-    assert_eq!(served.ended().await, Reason::TransportClose);
+    assert_eq!(served.ended().await, CloseReason::TransportClose);
 }
 
 #[tokio::test]
 async fn the_waiting_get_is_released_with_a_noop_once_the_probe_was_answered() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (query, connection) = served.poll().await;
     let mut client = served.connect(&format!("{WEBSOCKET}&sid={}", connection.sid())).await;
     let probe = async {
@@ -51,7 +51,7 @@ async fn the_waiting_get_is_released_with_a_noop_once_the_probe_was_answered() {
 
 #[tokio::test]
 async fn a_wrong_first_packet_closes_the_websocket_and_polling_goes_on() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (query, connection) = served.poll().await;
     for wrong in ["42[\"x\"]", "5", "2"] {
         let mut client = served.connect(&format!("{WEBSOCKET}&sid={}", connection.sid())).await;
@@ -64,7 +64,8 @@ async fn a_wrong_first_packet_closes_the_websocket_and_polling_goes_on() {
 
 #[tokio::test]
 async fn one_websocket_probes_at_a_time_and_one_that_is_abandoned_makes_way() {
-    let settings = Settings { upgrade_timeout: Duration::from_millis(200), ..Settings::default() };
+    let settings =
+        EngineSettings { upgrade_timeout: Duration::from_millis(200), ..EngineSettings::default() };
     let mut served = Served::start(settings).await;
     let (_, connection) = served.poll().await;
     let query = format!("{WEBSOCKET}&sid={}", connection.sid());
@@ -83,7 +84,7 @@ async fn one_websocket_probes_at_a_time_and_one_that_is_abandoned_makes_way() {
 
 #[tokio::test]
 async fn what_is_sent_right_behind_the_five_is_not_lost() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (_, connection) = served.poll().await;
     let mut client = served.connect(&format!("{WEBSOCKET}&sid={}", connection.sid())).await;
     for text in ["2probe", "5", "4one", "4more"] {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
-use mainstay_node::engine_io::{Frame, Reason, Revision, Settings};
+use mainstay_node::engine_io::{CloseReason, EngineSettings, Frame, Revision};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -11,14 +11,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::{Served, soon};
 
 /// Times in which a test can wait for a heartbeat.
-fn quick() -> Settings {
+fn quick() -> EngineSettings {
     let (ping_interval, ping_timeout) = (Duration::from_millis(100), Duration::from_millis(100));
-    Settings { ping_interval, ping_timeout, ..Settings::default() }
+    EngineSettings { ping_interval, ping_timeout, ..EngineSettings::default() }
 }
 
 #[tokio::test]
 async fn the_open_packet_says_what_node_says_and_messages_come_back_in_order() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let mut client = served.connect("EIO=4&transport=websocket").await;
     let connection = served.session().await;
     let open = format!(
@@ -39,7 +39,7 @@ async fn the_open_packet_says_what_node_says_and_messages_come_back_in_order() {
 
 #[tokio::test]
 async fn binary_is_a_frame_of_its_own_and_a_packet_and_its_attachment_stay_together() {
-    let served = Served::start(Settings::default()).await;
+    let served = Served::start(EngineSettings::default()).await;
     let mut client = served.open().await;
     for data in [vec![], vec![1; 200], vec![2; 16 * 1024]] {
         client.0.send(Message::binary(data.clone())).await.unwrap();
@@ -52,7 +52,7 @@ async fn binary_is_a_frame_of_its_own_and_a_packet_and_its_attachment_stay_toget
 
 #[tokio::test]
 async fn one_frame_goes_to_many_clients_and_the_facts_of_each_handshake_are_kept() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (mut one, mut two) =
         (served.open().await, served.connect("EIO=4&transport=websocket&user=%C3%A9").await);
     let (first, second) = (served.session().await, served.session().await);
@@ -71,35 +71,35 @@ async fn one_frame_goes_to_many_clients_and_the_facts_of_each_handshake_are_kept
 
 #[tokio::test]
 async fn an_orderly_close_comes_after_what_was_sent_and_has_no_code() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let mut client = served.open().await;
     client.say("4kick").await;
     assert_eq!(client.text().await, "4bye");
     assert_eq!(client.code().await, None);
-    assert_eq!(served.ended().await, Reason::ForcedClose);
+    assert_eq!(served.ended().await, CloseReason::ForcedClose);
     assert_eq!(served.server.figures().sessions, 0);
 }
 
 #[tokio::test]
 async fn a_full_node_says_1008_and_an_oversized_message_is_refused_with_1009() {
-    let mut served = Served::start(Settings { max_payload: 100, ..Settings::default() }).await;
+    let mut served = Served::start(EngineSettings { max_payload: 100, ..EngineSettings::default() }).await;
     let mut client = served.open().await;
     client.say("4full").await;
     assert_eq!(client.code().await, Some((1008, "Server at capacity".into())));
-    assert_eq!(served.ended().await, Reason::ForcedClose);
+    assert_eq!(served.ended().await, CloseReason::ForcedClose);
     let mut client = served.open().await;
     client.say(&format!("4{}", "x".repeat(99))).await;
     assert_eq!(client.text().await.len(), 100);
     client.say(&format!("4{}", "x".repeat(100))).await;
     assert_eq!(client.code().await, Some((1009, String::new())));
-    assert_eq!(served.ended().await, Reason::TransportError);
+    assert_eq!(served.ended().await, CloseReason::TransportError);
 }
 
 #[tokio::test]
 async fn packets_that_mean_nothing_are_passed_over_and_those_that_are_none_end_the_session() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     for (packet, reason) in
-        [("8", Reason::ParseError), ("", Reason::ParseError), ("2", Reason::TransportError)]
+        [("8", CloseReason::ParseError), ("", CloseReason::ParseError), ("2", CloseReason::TransportError)]
     {
         let mut client = served.open().await;
         for idle in ["0{}", "1", "3", "5", "6"] {
@@ -115,16 +115,16 @@ async fn packets_that_mean_nothing_are_passed_over_and_those_that_are_none_end_t
 
 #[tokio::test]
 async fn a_ping_of_the_websocket_is_answered_and_a_clients_close_is_returned_with_its_code() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let mut client = served.open().await;
     client.0.send(Message::Ping(b"there?".as_slice().into())).await.unwrap();
     assert_eq!(client.next().await, Message::Pong(b"there?".as_slice().into()));
     let close = CloseFrame { code: CloseCode::Away, reason: "tab closed".into() };
     client.0.close(Some(close)).await.unwrap();
     assert_eq!(client.code().await.unwrap().0, 1001);
-    assert_eq!(served.ended().await, Reason::TransportClose);
+    assert_eq!(served.ended().await, CloseReason::TransportClose);
     drop(served.open().await); // no Close at all
-    assert_eq!(served.ended().await, Reason::TransportClose);
+    assert_eq!(served.ended().await, CloseReason::TransportClose);
 }
 
 #[tokio::test]
@@ -137,12 +137,13 @@ async fn a_client_that_answers_its_pings_stays_and_one_that_does_not_is_closed()
     }
     assert_eq!(client.text().await, "2");
     assert_eq!(client.code().await, None);
-    assert_eq!(served.ended().await, Reason::PingTimeout);
+    assert_eq!(served.ended().await, CloseReason::PingTimeout);
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_and_counted_and_nobody_waits_for_it() {
-    let mut served = Served::start(Settings { queue_bytes: 64 * 1024, ..Settings::default() }).await;
+    let mut served =
+        Served::start(EngineSettings { queue_bytes: 64 * 1024, ..EngineSettings::default() }).await;
     let _deaf = served.open().await;
     let mut well = served.open().await;
     let (deaf, other) = (served.session().await, served.session().await);
@@ -154,18 +155,18 @@ async fn a_client_that_does_not_read_is_cut_and_counted_and_nobody_waits_for_it(
         }
     };
     soon(flood).await;
-    assert_eq!(served.ended().await, Reason::SlowConsumer);
+    assert_eq!(served.ended().await, CloseReason::SlowConsumer);
     other.send(&Frame::text("well"));
     assert_eq!(well.text().await, "4well");
-    assert_eq!(served.server.figures().closed[Reason::SlowConsumer as usize], 1);
+    assert_eq!(served.server.figures().closed[CloseReason::SlowConsumer as usize], 1);
 }
 
 #[tokio::test]
 async fn a_panic_in_the_layer_above_ends_that_session_alone() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let (mut one, mut two) = (served.open().await, served.open().await);
     one.say("4panic").await;
-    assert_eq!(served.ended().await, Reason::TransportError);
+    assert_eq!(served.ended().await, CloseReason::TransportError);
     assert_eq!(served.server.figures().sessions, 1);
     two.say("4here").await;
     assert_eq!(two.text().await, "4here");
@@ -173,7 +174,7 @@ async fn a_panic_in_the_layer_above_ends_that_session_alone() {
 
 #[tokio::test]
 async fn at_shutdown_every_client_hears_1012_and_no_new_one_is_let_in() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
         clients.push(served.open().await);
@@ -185,7 +186,7 @@ async fn at_shutdown_every_client_hears_1012_and_no_new_one_is_let_in() {
     };
     tokio::join!(served.server.shutdown(Duration::from_millis(200)), closing);
     for _ in 0..5 {
-        assert_eq!(served.ended().await, Reason::ShuttingDown);
+        assert_eq!(served.ended().await, CloseReason::ShuttingDown);
     }
     let late = tokio_tungstenite::connect_async(format!(
         "ws://{}/socket.io/?EIO=4&transport=websocket",
@@ -199,12 +200,12 @@ async fn at_shutdown_every_client_hears_1012_and_no_new_one_is_let_in() {
 
 #[tokio::test]
 async fn a_shutdown_is_over_as_soon_as_the_last_client_has_left() {
-    let mut served = Served::start(Settings::default()).await;
+    let mut served = Served::start(EngineSettings::default()).await;
     let client = served.open().await;
     let server = served.server.clone();
     let leaving = async {
         drop(client);
-        assert!([Reason::TransportClose, Reason::ShuttingDown].contains(&served.ended().await));
+        assert!([CloseReason::TransportClose, CloseReason::ShuttingDown].contains(&served.ended().await));
     };
     // An hour, of which the test could not wait for a part.
     soon(async { tokio::join!(server.shutdown(Duration::from_secs(3600)), leaving) }).await;

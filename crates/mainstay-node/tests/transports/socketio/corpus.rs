@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_node::engine_io::Settings;
+use mainstay_node::engine_io::EngineSettings;
 use serde_json::Value;
 use socketio_redis::memory::Memory;
 
@@ -20,15 +20,15 @@ fn is_ours(case: &Value) -> bool {
 
 /// The recorder's settings for a case.
 fn wanted(name: &str) -> Wanted {
-    let recorded = Settings { max_payload: 1_000_000, idle: None, ..Settings::default() };
+    let recorded = EngineSettings { max_payload: 1_000_000, idle: None, ..EngineSettings::default() };
     match name {
         "ws.connect-timeout" => Wanted {
-            engine: Settings { ping_interval: Duration::from_millis(300), ..recorded },
+            engine: EngineSettings { ping_interval: Duration::from_millis(300), ..recorded },
             connect_timeout: Duration::from_millis(400),
             ..Wanted::default()
         },
         _ if name.starts_with("eio3.") => {
-            Wanted { engine: Settings { revision_3: true, ..recorded }, ..Wanted::default() }
+            Wanted { engine: EngineSettings { revision_3: true, ..recorded }, ..Wanted::default() }
         }
         _ => Wanted { engine: recorded, ..Wanted::default() },
     }

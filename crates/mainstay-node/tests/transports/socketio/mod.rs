@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::origin::Origins;
-use mainstay_node::engine_io::{self, Server};
+use mainstay_node::engine_io::{self, EngineServer};
 use mainstay_node::hub::Hub;
-use mainstay_node::limits::{Rates, Seats};
+use mainstay_node::limits::{ConnectionLimiter, RateLimits};
 use mainstay_node::metrics::Metrics;
-use mainstay_node::socketio::{CONNECT_TIMEOUT, PendingLimits, Settings, SocketIo};
+use mainstay_node::socketio::{CONNECT_TIMEOUT, PendingLimits, SocketIoServer, SocketIoSettings};
 use socketio_redis::memory::Memory;
 
 use crate::listening::{Client, Listening};
@@ -21,18 +21,18 @@ use talk::Talk;
 
 /// What a test wants of a node.
 struct Wanted {
-    engine: engine_io::Settings,
+    engine: engine_io::EngineSettings,
     connect_timeout: Duration,
-    rates: Rates,
+    rates: RateLimits,
     seats: usize,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
         Self {
-            engine: engine_io::Settings::default(),
+            engine: engine_io::EngineSettings::default(),
             connect_timeout: CONNECT_TIMEOUT,
-            rates: Rates { messages: 0, bytes: 0 },
+            rates: RateLimits { messages: 0, bytes: 0 },
             seats: 100,
         }
     }
@@ -41,17 +41,17 @@ impl Default for Wanted {
 /// A node on a port of its own.
 struct Node {
     hub: Arc<Hub>,
-    server: Server,
+    server: EngineServer,
     listening: Listening,
 }
 
 impl Node {
     async fn start(bus: &Arc<Memory>, wanted: Wanted) -> Self {
-        let seats = Seats::new(wanted.seats);
+        let seats = ConnectionLimiter::new(wanted.seats);
         let metrics = Metrics::new(&seats);
         let namespaces = ["/admin", "/auth", "/auth2", "/plain", "/dyn-7"].map(String::from);
         let hub = Hub::new(bus.clone(), &namespaces, &metrics);
-        let settings = Settings {
+        let settings = SocketIoSettings {
             connect_timeout: wanted.connect_timeout,
             pending: PendingLimits { most: 20, per_address: 20 },
             origins: Origins::default(),
@@ -59,7 +59,7 @@ impl Node {
             seats,
             metrics,
         };
-        let server = Server::new(wanted.engine, SocketIo::new(&hub, settings, Talk::new(&hub)));
+        let server = EngineServer::new(wanted.engine, SocketIoServer::new(&hub, settings, Talk::new(&hub)));
         let listening = Listening::start(server.clone()).await;
         Self { hub, server, listening }
     }

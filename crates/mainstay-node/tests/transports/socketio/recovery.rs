@@ -1,6 +1,6 @@
 //! Sessions that go on after their connection broke, on the same node and on another; capacity and rates.
 
-use mainstay_node::limits::Rates;
+use mainstay_node::limits::RateLimits;
 use socketio_redis::memory::Memory;
 
 use super::*;
@@ -137,7 +137,7 @@ async fn a_full_node_says_so_and_closes_with_1008() {
 
 #[tokio::test]
 async fn a_client_that_says_too_much_is_closed_with_1008() {
-    let rates = Rates { messages: 5, bytes: 0 };
+    let rates = RateLimits { messages: 5, bytes: 0 };
     let node = Node::start(&Memory::new(None), Wanted { rates, ..Wanted::default() }).await;
     let mut client = node.open().await;
     client.enter("").await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_node::auth::User;
 use mainstay_node::hub::{Hub, Namespace, Socket};
-use mainstay_node::socketio::{Admission, Application, Asking, Refusal, Reply};
+use mainstay_node::socketio::{Admission, Application, ConnectError, ConnectRequest, Reply};
 use mainstay_node::value::Value;
 use tokio::task::JoinSet;
 
@@ -25,29 +25,31 @@ impl Talk {
     fn ask(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, question: Value) {
         let (namespace, socket) = (namespace.clone(), socket.clone());
         self.asking.lock().spawn(async move {
-            let answer = namespace.ask_one(&socket, Duration::from_secs(5), "q", [question]).await.unwrap();
+            let answer =
+                namespace.emit_to_with_ack(&socket, Duration::from_secs(5), "q", [question]).await.unwrap();
             let shown = answer.into_iter().map(|value| match value {
                 Value::Binary(bytes) => Value::from(bytes.len() as u64),
                 value => value,
             });
-            namespace.tell(&socket, "acked", shown);
+            namespace.emit_to(&socket, "acked", shown);
         });
     }
 }
 
 impl Application for Talk {
-    fn admit(&self, asking: &Asking<'_>) -> Result<Admission, Refusal> {
+    fn admit(&self, asking: &ConnectRequest<'_>) -> Result<Admission, ConnectError> {
         let token = asking.auth.and_then(|auth| auth.get("token")).and_then(Value::as_text);
         let is_three = asking.handshake.query().any(|(key, value)| key == "EIO" && value == "3");
         let code = |key: &str, value: Value| Some(Value::map([(key, value)]));
         match (asking.namespace, token) {
-            ("/auth", _) if is_three => Err(Refusal::new("nope")),
-            ("/auth2", _) => Err(Refusal { message: "x".into(), data: code("c", Value::from(1u64)) }),
+            ("/auth", _) if is_three => Err(ConnectError::new("nope")),
+            ("/auth2", _) => Err(ConnectError { message: "x".into(), data: code("c", Value::from(1u64)) }),
             ("/auth", Some("ok")) => Ok(Admission::default()),
-            ("/auth", _) => {
-                Err(Refusal { message: "not authorized".into(), data: code("code", Value::from("E_AUTH")) })
-            }
-            ("/plain", _) => Err(Refusal::new("plain")),
+            ("/auth", _) => Err(ConnectError {
+                message: "not authorized".into(),
+                data: code("code", Value::from("E_AUTH")),
+            }),
+            ("/plain", _) => Err(ConnectError::new("plain")),
             ("/" | "/admin", Some(name)) => Ok(Admission { user: User::parse(name), ..Admission::default() }),
             _ => Ok(Admission { data: Value::Map(Vec::new()), ..Admission::default() }),
         }
@@ -55,7 +57,7 @@ impl Application for Talk {
 
     fn connected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, is_recovered: bool) {
         if &**namespace.name() == "/dyn-7" {
-            namespace.tell(socket, "dyn", [Value::from("/dyn-7")]);
+            namespace.emit_to(socket, "dyn", [Value::from("/dyn-7")]);
         }
         assert!(!is_recovered || self.hub.upgrade().is_none_or(|hub| hub.recovers()));
     }
@@ -70,14 +72,14 @@ impl Application for Talk {
         let arguments = data[1..].iter().cloned();
         match (data[0].as_text(), reply) {
             (Some("echo"), Some(reply)) => reply.send(&data[1..]),
-            (Some("echo"), None) => namespace.tell(socket, "echo", arguments),
+            (Some("echo"), None) => namespace.emit_to(socket, "echo", arguments),
             (Some("two"), _) => {
-                namespace.tell(socket, "a", [Value::from(1u64)]);
-                namespace.tell(socket, "b", [Value::from(2u64)]);
+                namespace.emit_to(socket, "a", [Value::from(1u64)]);
+                namespace.emit_to(socket, "b", [Value::from(2u64)]);
             }
             (Some("big"), _) => {
                 let length = data[1].as_u64().unwrap() as usize;
-                namespace.tell(socket, "big", [Value::from("x".repeat(length))]);
+                namespace.emit_to(socket, "big", [Value::from("x".repeat(length))]);
             }
             (Some("hs"), Some(reply)) => reply.send(&[shown(&socket.client().handshake(socket))]),
             (Some("boom"), _) => socket.client().disconnect(socket, false),

@@ -9,14 +9,14 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue};
 use http_body_util::Full;
 
-use crate::engine_io::response::Answer;
+use crate::response::HttpResponse;
 
 /// A shorter body is sent as it is.
 const THRESHOLD: usize = 1024;
 
 /// Puts `body` into `answer`, compressed when the request's headers ask for it.
-pub(crate) fn body(answer: &mut Answer, request: &HeaderMap, body: Bytes) {
-    let coding = if body.len() < THRESHOLD { None } else { accepted(request) };
+pub(crate) fn set_body(answer: &mut HttpResponse, request: &HeaderMap, body: Bytes) {
+    let coding = if body.len() < THRESHOLD { None } else { accepted_coding(request) };
     let Some(coding) = coding else {
         *answer.body_mut() = Full::new(body);
         return;
@@ -32,12 +32,12 @@ pub(crate) fn body(answer: &mut Answer, request: &HeaderMap, body: Bytes) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
+enum ContentCoding {
     Gzip,
     Deflate,
 }
 
-impl Coding {
+impl ContentCoding {
     fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -62,14 +62,14 @@ impl Coding {
 }
 
 /// The first coding of ours that Accept-Encoding names without refusing it (RFC 9110, section 12.5.3).
-fn accepted(request: &HeaderMap) -> Option<Coding> {
+fn accepted_coding(request: &HeaderMap) -> Option<ContentCoding> {
     let values = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).find_map(|item| {
         let (name, weight) = item.split_once(';').unwrap_or((item, ""));
         let is_refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.trim().parse() == Ok(0.0));
         match name.trim().to_ascii_lowercase().as_str() {
-            "gzip" | "*" if !is_refused => Some(Coding::Gzip),
-            "deflate" if !is_refused => Some(Coding::Deflate),
+            "gzip" | "*" if !is_refused => Some(ContentCoding::Gzip),
+            "deflate" if !is_refused => Some(ContentCoding::Deflate),
             _ => None,
         }
     })
@@ -88,29 +88,29 @@ mod tests {
     #[test]
     fn the_first_coding_that_is_not_refused_is_taken() {
         for (accept, coding) in [
-            ("gzip, deflate, br", Some(Coding::Gzip)),
-            ("br, deflate;q=0.5", Some(Coding::Deflate)),
-            ("gzip;q=0, deflate", Some(Coding::Deflate)),
-            ("*", Some(Coding::Gzip)),
+            ("gzip, deflate, br", Some(ContentCoding::Gzip)),
+            ("br, deflate;q=0.5", Some(ContentCoding::Deflate)),
+            ("gzip;q=0, deflate", Some(ContentCoding::Deflate)),
+            ("*", Some(ContentCoding::Gzip)),
             ("identity", None),
             ("", None),
         ] {
-            assert_eq!(accepted(&request(accept)), coding, "{accept}");
+            assert_eq!(accepted_coding(&request(accept)), coding, "{accept}");
         }
-        assert_eq!(accepted(&HeaderMap::new()), None);
+        assert_eq!(accepted_coding(&HeaderMap::new()), None);
     }
 
     #[test]
     fn what_is_compressed_reads_back_and_a_short_body_stays() {
         let text = "42[\"big\"]".repeat(200);
-        let encoded = Coding::Gzip.encode(text.as_bytes()).unwrap();
+        let encoded = ContentCoding::Gzip.encode(text.as_bytes()).unwrap();
         let mut read = String::new();
         flate2::read::GzDecoder::new(&encoded[..]).read_to_string(&mut read).unwrap();
         assert!(read == text && encoded.len() < 100);
-        let mut answer = Answer::new(Full::default());
-        body(&mut answer, &request("gzip"), Bytes::from(vec![0; THRESHOLD - 1]));
+        let mut answer = HttpResponse::new(Full::default());
+        set_body(&mut answer, &request("gzip"), Bytes::from(vec![0; THRESHOLD - 1]));
         assert!(answer.headers().is_empty());
-        body(&mut answer, &request("gzip"), Bytes::from(vec![0; THRESHOLD]));
+        set_body(&mut answer, &request("gzip"), Bytes::from(vec![0; THRESHOLD]));
         assert_eq!(answer.headers()[CONTENT_ENCODING], "gzip");
     }
 }

@@ -6,29 +6,29 @@ use std::task::{Context, Poll};
 
 use crate::engine_io::session::connection::{Connection, wake};
 use crate::engine_io::session::frame::Frame;
-use crate::engine_io::session::handler::Inbox;
+use crate::engine_io::session::handler::MessageHandler;
 use crate::engine_io::session::packet::Revision;
-use crate::engine_io::session::state::{Phase, Polling, Transport};
-use crate::engine_io::transport::polling::payload::Form;
-use crate::engine_io::transport::polling::requests::Begun;
+use crate::engine_io::session::state::{ConnectionPhase, PollingState, Transport};
+use crate::engine_io::transport::polling::payload::PayloadFormat;
+use crate::engine_io::transport::polling::requests::GetStart;
 
 impl Connection {
     /// A GET comes.
-    pub(crate) fn begin_get(&self) -> Begun {
+    pub(crate) fn begin_get(&self) -> GetStart {
         let mut state = self.state.lock();
         let is_empty = state.queue.is_empty();
-        let is_closing = matches!(state.phase, Phase::Closing(..));
-        let is_gone = matches!(state.phase, Phase::Gone(_));
+        let is_closing = matches!(state.phase, ConnectionPhase::Closing(..));
+        let is_gone = matches!(state.phase, ConnectionPhase::Ended(_));
         match &mut state.transport {
             Transport::Polling(polling) if !is_gone => {
                 if std::mem::replace(&mut polling.has_get, true) {
-                    return Begun::Overlaps;
+                    return GetStart::Overlaps;
                 }
                 // Node says a noop first to who comes back to a session that was closed meanwhile.
                 polling.is_released = is_closing && is_empty;
-                Begun::Waits
+                GetStart::Waits
             }
-            _ => Begun::Gone,
+            _ => GetStart::Gone,
         }
     }
 
@@ -41,30 +41,34 @@ impl Connection {
             return Poll::Ready([Frame::noop()].into());
         };
         let frames: VecDeque<Frame> = match phase {
-            Phase::Open | Phase::Closing(..) if !is_empty => state.queue.take(),
-            Phase::Open if polling.is_released => [Frame::noop()].into(),
-            Phase::Open => {
+            ConnectionPhase::Open | ConnectionPhase::Closing(..) if !is_empty => state.queue.take(),
+            ConnectionPhase::Open if polling.is_released => [Frame::noop()].into(),
+            ConnectionPhase::Open => {
                 state.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            Phase::Closing(..) if polling.is_released => [Frame::noop(), Frame::close()].into(),
-            Phase::Gone(_) if polling.client_left => [Frame::noop()].into(),
-            Phase::Closing(..) | Phase::Cut(_) | Phase::Gone(_) => [Frame::close()].into(),
+            ConnectionPhase::Closing(..) if polling.is_released => [Frame::noop(), Frame::close()].into(),
+            ConnectionPhase::Ended(_) if polling.client_left => [Frame::noop()].into(),
+            ConnectionPhase::Closing(..) | ConnectionPhase::Cut(_) | ConnectionPhase::Ended(_) => {
+                [Frame::close()].into()
+            }
         };
         if let Transport::Polling(polling) = &mut state.transport {
             (polling.has_get, polling.is_released) = (false, false);
         }
         drop(state);
-        if let (true, Phase::Closing(ending, _)) | (_, Phase::Cut(ending)) = (is_empty, phase) {
+        if let (true, ConnectionPhase::Closing(ending, _)) | (_, ConnectionPhase::Cut(ending)) =
+            (is_empty, phase)
+        {
             self.finish(ending.reason);
         }
         Poll::Ready(frames)
     }
 
     /// Ends a session that broke a rule in the request that is just being answered.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn finish_cut(&self) {
         let phase = self.state.lock().phase;
-        if let Phase::Cut(ending) = phase {
+        if let ConnectionPhase::Cut(ending) = phase {
             self.finish(ending.reason);
         }
     }
@@ -75,15 +79,15 @@ impl Connection {
     }
 
     /// The probe was answered, or (`false`) came to nothing. While it stands, polls are released.
-    pub(crate) fn probe(&self, stands: bool) {
+    pub(crate) fn set_probe(&self, stands: bool) {
         self.polling(|polling| (polling.is_probed, polling.is_upgrading) = (stands, stands));
     }
 
     /// Answers the waiting GET of a session that is on its way to a WebSocket, so that the client can go on. Says
     /// whether there still is such a session.
-    pub(crate) fn release(&self) -> bool {
+    pub(crate) fn release_get(&self) -> bool {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Gone(_)) {
+        if matches!(state.phase, ConnectionPhase::Ended(_)) {
             return false;
         }
         match &mut state.transport {
@@ -98,9 +102,9 @@ impl Connection {
     }
 
     /// The WebSocket takes over: what waits goes out there. `false` when the session has ended meanwhile.
-    pub(crate) fn switch(&self) -> bool {
+    pub(crate) fn switch_to_websocket(&self) -> bool {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Gone(_) | Phase::Cut(_)) {
+        if matches!(state.phase, ConnectionPhase::Ended(_) | ConnectionPhase::Cut(_)) {
             return false;
         }
         state.transport = Transport::WebSocket;
@@ -110,7 +114,7 @@ impl Connection {
     }
 
     /// The requests of a polling session, while it is one.
-    pub(crate) fn polling<T>(&self, look: impl FnOnce(&mut Polling) -> T) -> Option<T> {
+    pub(crate) fn polling<T>(&self, look: impl FnOnce(&mut PollingState) -> T) -> Option<T> {
         match &mut self.state.lock().transport {
             Transport::Polling(polling) => Some(look(polling)),
             Transport::WebSocket => None,
@@ -118,13 +122,13 @@ impl Connection {
     }
 
     /// Where the messages go, until the session has ended.
-    pub(crate) fn inbox(&self) -> Option<Arc<dyn Inbox>> {
+    pub(crate) fn inbox(&self) -> Option<Arc<dyn MessageHandler>> {
         self.state.lock().inbox.clone()
     }
 
     /// The form of the client's texts.
-    pub(crate) fn text_form(&self) -> Form {
-        Form { revision: self.revision(), takes_binary: false }
+    pub(crate) fn text_format(&self) -> PayloadFormat {
+        PayloadFormat { revision: self.revision(), takes_binary: false }
     }
 
     /// Whether a request speaks the protocol of the session.

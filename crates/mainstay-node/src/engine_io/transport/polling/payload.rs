@@ -9,10 +9,10 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::engine_io::session::frame::{Frame, Kind};
-use crate::engine_io::session::packet::Packet;
+use crate::engine_io::session::frame::{Frame, FrameKind};
+use crate::engine_io::session::packet::EnginePacket;
 use crate::engine_io::session::packet::Revision;
-use crate::engine_io::transport::websocket::reader::More;
+use crate::engine_io::transport::websocket::reader::WantsMore;
 
 /// Between two packets of protocol 4.
 const SEPARATOR: char = '\u{1e}';
@@ -31,8 +31,8 @@ pub(crate) enum Payload {
 
 impl Payload {
     /// The body that carries `frames`.
-    pub(crate) fn of<'a>(frames: impl Iterator<Item = &'a Frame> + Clone, form: Form) -> Self {
-        let has_binary = frames.clone().any(|frame| frame.kind() == Kind::Binary);
+    pub(crate) fn of<'a>(frames: impl Iterator<Item = &'a Frame> + Clone, form: PayloadFormat) -> Self {
+        let has_binary = frames.clone().any(|frame| frame.kind() == FrameKind::Binary);
         match form.revision {
             Revision::Four => Self::Text(separated(frames)),
             Revision::Three if has_binary && form.takes_binary => Self::Binary(binary(frames)),
@@ -43,7 +43,7 @@ impl Payload {
 
 /// Which form a client's bodies have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Form {
+pub(crate) struct PayloadFormat {
     /// The protocol.
     pub(crate) revision: Revision,
     /// Protocol 3: the client did not ask for base64.
@@ -57,11 +57,11 @@ fn separated<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
             body.push(SEPARATOR);
         }
         match frame.kind() {
-            Kind::Binary => {
+            FrameKind::Binary => {
                 body.push('b');
                 STANDARD.encode_string(frame.payload(), &mut body);
             }
-            Kind::Text | Kind::Control => body.push_str(&text(frame)),
+            FrameKind::Text | FrameKind::Control => body.push_str(&text(frame)),
         }
     }
     body
@@ -72,8 +72,8 @@ fn counted<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
     for frame in frames {
         let packet = match frame.kind() {
             // The type is a byte of the frame, and a digit here.
-            Kind::Binary => Cow::Owned(format!("b4{}", STANDARD.encode(&frame.payload()[1..]))),
-            Kind::Text | Kind::Control => text(frame),
+            FrameKind::Binary => Cow::Owned(format!("b4{}", STANDARD.encode(&frame.payload()[1..]))),
+            FrameKind::Text | FrameKind::Control => text(frame),
         };
         body.push_str(&packet.encode_utf16().count().to_string());
         body.push(':');
@@ -86,7 +86,7 @@ fn binary<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<u8> {
     let mut body = Vec::new();
     for frame in frames {
         let packet = frame.payload();
-        body.push(u8::from(frame.kind() == Kind::Binary));
+        body.push(u8::from(frame.kind() == FrameKind::Binary));
         body.extend(packet.len().to_string().bytes().map(|digit| digit - b'0'));
         body.push(LENGTH_END);
         body.extend_from_slice(packet);
@@ -100,12 +100,16 @@ fn text(frame: &Frame) -> Cow<'_, str> {
 }
 
 /// Reads a body and lets `listener` hear each packet, `None` for something that is none, until it wants no more.
-pub(crate) fn read(body: &[u8], form: Form, mut listener: impl FnMut(Option<Packet<'_>>) -> More) {
+pub(crate) fn read(
+    body: &[u8],
+    form: PayloadFormat,
+    mut listener: impl FnMut(Option<EnginePacket<'_>>) -> WantsMore,
+) {
     match form.revision {
         Revision::Four => {
             let body = String::from_utf8_lossy(body);
             for packet in body.split(SEPARATOR) {
-                if !listener(Packet::text(packet, Revision::Four)) {
+                if !listener(EnginePacket::text(packet, Revision::Four)) {
                     return;
                 }
             }
@@ -115,7 +119,7 @@ pub(crate) fn read(body: &[u8], form: Form, mut listener: impl FnMut(Option<Pack
     }
 }
 
-fn read_counted(body: &str, listener: &mut impl FnMut(Option<Packet<'_>>) -> More) {
+fn read_counted(body: &str, listener: &mut impl FnMut(Option<EnginePacket<'_>>) -> WantsMore) {
     let mut rest = body;
     if rest.is_empty() {
         listener(None);
@@ -126,7 +130,7 @@ fn read_counted(body: &str, listener: &mut impl FnMut(Option<Packet<'_>>) -> Mor
             return;
         };
         rest = after;
-        if !packet.is_empty() && !listener(Packet::text(packet, Revision::Three)) {
+        if !packet.is_empty() && !listener(EnginePacket::text(packet, Revision::Three)) {
             return;
         }
     }
@@ -149,7 +153,7 @@ fn first_counted(body: &str) -> Option<(&str, &str)> {
     (units == length).then_some((rest, ""))
 }
 
-fn read_binary(body: &[u8], listener: &mut impl FnMut(Option<Packet<'_>>) -> More) {
+fn read_binary(body: &[u8], listener: &mut impl FnMut(Option<EnginePacket<'_>>) -> WantsMore) {
     let mut rest = body;
     if rest.is_empty() {
         listener(None);
@@ -161,9 +165,9 @@ fn read_binary(body: &[u8], listener: &mut impl FnMut(Option<Packet<'_>>) -> Mor
         };
         rest = after;
         let more = if is_text {
-            listener(Packet::text(&String::from_utf8_lossy(packet), Revision::Three))
+            listener(EnginePacket::text(&String::from_utf8_lossy(packet), Revision::Three))
         } else {
-            listener(Packet::binary(packet, Revision::Three))
+            listener(EnginePacket::binary(packet, Revision::Three))
         };
         if !more {
             return;
@@ -195,18 +199,18 @@ mod tests {
     use super::*;
     use crate::engine_io::session::packet::Message;
 
-    const FOUR: Form = Form { revision: Revision::Four, takes_binary: false };
-    const THREE: Form = Form { revision: Revision::Three, takes_binary: false };
-    const THREE_BINARY: Form = Form { revision: Revision::Three, takes_binary: true };
+    const FOUR: PayloadFormat = PayloadFormat { revision: Revision::Four, takes_binary: false };
+    const THREE: PayloadFormat = PayloadFormat { revision: Revision::Three, takes_binary: false };
+    const THREE_BINARY: PayloadFormat = PayloadFormat { revision: Revision::Three, takes_binary: true };
 
-    fn heard(body: &[u8], form: Form) -> Vec<String> {
+    fn heard(body: &[u8], form: PayloadFormat) -> Vec<String> {
         let mut heard = Vec::new();
         read(body, form, |packet| {
             let more = packet.is_some();
             heard.push(match packet {
-                Some(Packet::Message(Message::Text(text))) => text.to_owned(),
-                Some(Packet::Message(Message::Binary(data))) => format!("{data:?}"),
-                Some(Packet::Bytes(data)) => format!("{data:?}"),
+                Some(EnginePacket::Message(Message::Text(text))) => text.to_owned(),
+                Some(EnginePacket::Message(Message::Binary(data))) => format!("{data:?}"),
+                Some(EnginePacket::Bytes(data)) => format!("{data:?}"),
                 Some(packet) => format!("{packet:?}"),
                 None => "none".into(),
             });
@@ -215,7 +219,7 @@ mod tests {
         heard
     }
 
-    fn frames(form: Form) -> [Frame; 3] {
+    fn frames(form: PayloadFormat) -> [Frame; 3] {
         [Frame::text("hé😀"), Frame::binary(&[1, 2, 3]), Frame::ping()].map(|frame| match form.revision {
             Revision::Four => frame,
             Revision::Three => frame.revision_3(),
@@ -273,7 +277,7 @@ mod tests {
                 Err(data) => format!("{data:?}"),
             }).collect();
             let read_back = match Payload::of(frames.iter(), form) {
-                Payload::Text(text) => heard(text.as_bytes(), Form { takes_binary: false, ..form }),
+                Payload::Text(text) => heard(text.as_bytes(), PayloadFormat { takes_binary: false, ..form }),
                 Payload::Binary(data) => heard(&data, form),
             };
             prop_assert_eq!(read_back, expected);

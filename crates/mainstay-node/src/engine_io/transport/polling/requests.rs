@@ -17,15 +17,16 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body;
 use tokio::time::timeout;
 
-use crate::engine_io::response::{Answer, Refusal, answer, bare};
+use crate::engine_io::response::{RequestError, empty_response, response};
 use crate::engine_io::session::connection::Connection;
-use crate::engine_io::session::ending::Reason;
+use crate::engine_io::session::ending::CloseReason;
 use crate::engine_io::session::frame::Frame;
-use crate::engine_io::session::packet::Packet;
-use crate::engine_io::session::state::Polling;
+use crate::engine_io::session::packet::EnginePacket;
+use crate::engine_io::session::state::PollingState;
 use crate::engine_io::transport::polling::compression;
 use crate::engine_io::transport::polling::jsonp;
-use crate::engine_io::transport::polling::payload::{self, Form, Payload};
+use crate::engine_io::transport::polling::payload::{self, Payload, PayloadFormat};
+use crate::response::HttpResponse;
 
 /// A whole POST must be here by then.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -35,25 +36,25 @@ pub(crate) async fn respond<B>(
     connection: &Arc<Connection>,
     parts: &Parts,
     body: B,
-) -> Result<Answer, Refusal>
+) -> Result<HttpResponse, RequestError>
 where
     B: Body,
 {
     match parts.method {
-        Method::GET => wait(connection, parts).await,
-        Method::POST => take(connection, parts, body).await,
-        _ => Ok(bare(StatusCode::INTERNAL_SERVER_ERROR)),
+        Method::GET => answer_get(connection, parts).await,
+        Method::POST => answer_post(connection, parts, body).await,
+        _ => Ok(empty_response(StatusCode::INTERNAL_SERVER_ERROR)),
     }
 }
 
 /// The answer to the handshake: the open packet alone, as clients expect it.
-pub(crate) fn opening(connection: &Connection, parts: &Parts) -> Answer {
+pub(crate) fn open_response(connection: &Connection, parts: &Parts) -> HttpResponse {
     let open = connection.shared.open_packet(connection.sid(), false);
-    packets(connection, parts, &VecDeque::from([Frame::packet(b'0', &open)]))
+    packets_response(connection, parts, &VecDeque::from([Frame::packet(b'0', &open)]))
 }
 
 /// What a GET came upon.
-pub(crate) enum Begun {
+pub(crate) enum GetStart {
     /// It may wait.
     Waits,
     /// Another one waits already.
@@ -62,49 +63,54 @@ pub(crate) enum Begun {
     Gone,
 }
 
-async fn wait(connection: &Arc<Connection>, parts: &Parts) -> Result<Answer, Refusal> {
+async fn answer_get(connection: &Arc<Connection>, parts: &Parts) -> Result<HttpResponse, RequestError> {
     match connection.begin_get() {
-        Begun::Waits => {}
-        Begun::Overlaps => {
-            connection.finish(Reason::TransportError);
-            return Ok(bare(StatusCode::BAD_REQUEST));
+        GetStart::Waits => {}
+        GetStart::Overlaps => {
+            connection.finish(CloseReason::TransportError);
+            return Ok(empty_response(StatusCode::BAD_REQUEST));
         }
-        Begun::Gone => return Err(Refusal::UnknownSid),
+        GetStart::Gone => return Err(RequestError::UnknownSid),
     }
-    let mut unanswered = Unanswered::get(connection);
+    let mut unanswered = UnansweredRequest::get(connection);
     let frames = poll_fn(|cx| connection.poll_get(cx)).await;
     unanswered.is_over = true;
-    Ok(packets(connection, parts, &frames))
+    Ok(packets_response(connection, parts, &frames))
 }
 
-async fn take<B: Body>(connection: &Arc<Connection>, parts: &Parts, body: B) -> Result<Answer, Refusal> {
+async fn answer_post<B: Body>(
+    connection: &Arc<Connection>,
+    parts: &Parts,
+    body: B,
+) -> Result<HttpResponse, RequestError> {
     let is_binary = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
     let revision = connection.revision();
     let may_begin = connection.polling(|polling| !std::mem::replace(&mut polling.has_post, true));
     match may_begin {
         Some(true) if !is_binary || revision == crate::engine_io::session::packet::Revision::Three => {}
         Some(_) => {
-            connection.finish(Reason::TransportError);
-            return Ok(bare(StatusCode::BAD_REQUEST));
+            connection.finish(CloseReason::TransportError);
+            return Ok(empty_response(StatusCode::BAD_REQUEST));
         }
-        None => return Err(Refusal::BadRequest),
+        None => return Err(RequestError::BadRequest),
     }
-    let mut unanswered = Unanswered::post(connection);
-    let body = match timeout(BODY_TIME, whole(body, connection.shared.settings.max_payload as usize)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(TooLong::Yes)) => {
-            unanswered.is_over = true;
-            return Ok(bare(StatusCode::PAYLOAD_TOO_LARGE));
-        }
-        // What is left unanswered ends the session.
-        Ok(Err(TooLong::No)) | Err(_) => return Ok(bare(StatusCode::BAD_REQUEST)),
-    };
-    deliver(connection, &body, Form { revision, takes_binary: is_binary });
+    let mut unanswered = UnansweredRequest::post(connection);
+    let body =
+        match timeout(BODY_TIME, read_body(body, connection.shared.settings.max_payload as usize)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(BodyError::TooLong)) => {
+                unanswered.is_over = true;
+                return Ok(empty_response(StatusCode::PAYLOAD_TOO_LARGE));
+            }
+            // What is left unanswered ends the session.
+            Ok(Err(BodyError::Broken)) | Err(_) => return Ok(empty_response(StatusCode::BAD_REQUEST)),
+        };
+    deliver(connection, &body, PayloadFormat { revision, takes_binary: is_binary });
     unanswered.is_over = true;
-    Ok(answer(StatusCode::OK, &[(CONTENT_TYPE, "text/html"), (CACHE_CONTROL, "no-store")], "ok"))
+    Ok(response(StatusCode::OK, &[(CONTENT_TYPE, "text/html"), (CACHE_CONTROL, "no-store")], "ok"))
 }
 
-fn deliver(connection: &Arc<Connection>, body: &[u8], form: Form) {
+fn deliver(connection: &Arc<Connection>, body: &[u8], form: PayloadFormat) {
     let Some(inbox) = connection.inbox() else { return };
     let is_script = connection.polling(|polling| polling.jsonp.is_some()) == Some(true);
     let unwrapped = is_script.then(|| jsonp::payload(&String::from_utf8_lossy(body)));
@@ -114,34 +120,34 @@ fn deliver(connection: &Arc<Connection>, body: &[u8], form: Form) {
         None => body,
     };
     payload::read(body, form, |packet| {
-        if packet == Some(Packet::Close) {
+        if packet == Some(EnginePacket::Close) {
             connection.polling(|polling| polling.client_left = true);
-            connection.finish(Reason::TransportClose);
+            connection.finish(CloseReason::TransportClose);
             return false;
         }
         connection.receive(&inbox, packet)
     });
-    connection.settle();
+    connection.finish_cut();
 }
 
 /// Whether a body could not be taken because of its length.
-enum TooLong {
-    Yes,
+enum BodyError {
+    TooLong,
     /// It broke off.
-    No,
+    Broken,
 }
 
-async fn whole<B: Body>(body: B, most: usize) -> Result<Vec<u8>, TooLong> {
+async fn read_body<B: Body>(body: B, most: usize) -> Result<Vec<u8>, BodyError> {
     if body.size_hint().lower() > most as u64 {
-        return Err(TooLong::Yes);
+        return Err(BodyError::TooLong);
     }
     let mut body = pin!(body);
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Err(TooLong::No) };
+        let Ok(frame) = frame else { return Err(BodyError::Broken) };
         let Ok(mut data) = frame.into_data() else { continue };
         if bytes.len() + data.remaining() > most {
-            return Err(TooLong::Yes);
+            return Err(BodyError::TooLong);
         }
         while data.has_remaining() {
             let chunk = data.chunk();
@@ -154,10 +160,10 @@ async fn whole<B: Body>(body: B, most: usize) -> Result<Vec<u8>, TooLong> {
 }
 
 /// The answer that carries `frames`.
-fn packets(connection: &Connection, parts: &Parts, frames: &VecDeque<Frame>) -> Answer {
+fn packets_response(connection: &Connection, parts: &Parts, frames: &VecDeque<Frame>) -> HttpResponse {
     // An upgraded session's last poll is a noop, which looks the same in every form.
     let (form, script) =
-        connection.polling(|polling| polling.form(connection)).unwrap_or((connection.text_form(), None));
+        connection.polling(|polling| polling.format(connection)).unwrap_or((connection.text_format(), None));
     let (kind, body) = match Payload::of(frames.iter(), form) {
         Payload::Binary(data) => ("application/octet-stream", Bytes::from(data)),
         Payload::Text(text) => {
@@ -166,26 +172,29 @@ fn packets(connection: &Connection, parts: &Parts, frames: &VecDeque<Frame>) -> 
         }
     };
     let mut packets =
-        answer(StatusCode::OK, &[(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")], Bytes::new());
-    compression::body(&mut packets, &parts.headers, body);
+        response(StatusCode::OK, &[(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")], Bytes::new());
+    compression::set_body(&mut packets, &parts.headers, body);
     packets
 }
 
-impl Polling {
-    fn form(&self, connection: &Connection) -> (Form, Option<Box<str>>) {
-        let form = Form { takes_binary: self.takes_binary && self.jsonp.is_none(), ..connection.text_form() };
+impl PollingState {
+    fn format(&self, connection: &Connection) -> (PayloadFormat, Option<Box<str>>) {
+        let form = PayloadFormat {
+            takes_binary: self.takes_binary && self.jsonp.is_none(),
+            ..connection.text_format()
+        };
         (form, self.jsonp.clone())
     }
 }
 
 /// A request that has not been answered. When it is dropped like that, its client has left, and the session ends.
-struct Unanswered<'a> {
+struct UnansweredRequest<'a> {
     connection: &'a Arc<Connection>,
     is_post: bool,
     is_over: bool,
 }
 
-impl<'a> Unanswered<'a> {
+impl<'a> UnansweredRequest<'a> {
     fn get(connection: &'a Arc<Connection>) -> Self {
         Self { connection, is_post: false, is_over: false }
     }
@@ -195,7 +204,7 @@ impl<'a> Unanswered<'a> {
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for UnansweredRequest<'_> {
     fn drop(&mut self) {
         let still_polls = self.connection.polling(|polling| {
             if self.is_post {
@@ -205,7 +214,7 @@ impl Drop for Unanswered<'_> {
             }
         });
         if !self.is_over && still_polls.is_some() {
-            self.connection.finish(Reason::TransportError);
+            self.connection.finish(CloseReason::TransportError);
         }
     }
 }

@@ -11,7 +11,7 @@ use mainstay_core::ws::frame::{self, DecodedHeader, FrameHeader, opcode};
 
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Incoming<'a> {
+pub(crate) enum IncomingMessage<'a> {
     /// A whole text message.
     Text(&'a str),
     /// A whole binary message.
@@ -26,7 +26,7 @@ pub(crate) enum Incoming<'a> {
 
 /// Why the conversation cannot go on: always the client's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum FramingError {
     /// The framing is broken.
     #[error("the frames break RFC 6455")]
     Protocol,
@@ -38,7 +38,7 @@ pub(crate) enum Fault {
     TooBig,
 }
 
-impl Fault {
+impl FramingError {
     /// The close code that names it (section 7.4.1).
     pub(crate) fn code(self) -> u16 {
         match self {
@@ -50,32 +50,32 @@ impl Fault {
 }
 
 /// Whether the listener wants more of what was read.
-pub(crate) type More = bool;
+pub(crate) type WantsMore = bool;
 
 /// The state between two reads.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct MessageReader {
     /// The beginning of a frame whose rest has not come yet; without allocation while there is none.
     tail: Vec<u8>,
     /// The message whose last fragment has not come yet.
-    begun: Option<Box<Begun>>,
+    fragments: Option<Box<FragmentedMessage>>,
     /// Bytes that one message may have.
     limit: u32,
 }
 
 /// A fragmented message.
 #[derive(Debug)]
-struct Begun {
+struct FragmentedMessage {
     /// Its first fragment said text.
     is_text: bool,
     /// The fragments so far.
     data: Vec<u8>,
 }
 
-impl Reader {
+impl MessageReader {
     /// A reader of messages up to `limit` bytes.
     pub(crate) fn new(limit: u32) -> Self {
-        Self { tail: Vec::new(), begun: None, limit }
+        Self { tail: Vec::new(), fragments: None, limit }
     }
 
     /// Takes what was read. `listener` hears each message in order and says whether it wants the next; once it does
@@ -83,37 +83,37 @@ impl Reader {
     pub(crate) fn feed(
         &mut self,
         input: &mut [u8],
-        mut listener: impl FnMut(Incoming<'_>) -> More,
-    ) -> Result<More, Fault> {
+        mut listener: impl FnMut(IncomingMessage<'_>) -> WantsMore,
+    ) -> Result<WantsMore, FramingError> {
         if self.tail.is_empty() {
-            let (used, more) = self.drain(input, &mut listener)?;
-            self.keep(&input[used..]);
+            let (used, more) = self.deliver_frames(input, &mut listener)?;
+            self.keep_tail(&input[used..]);
             return Ok(more);
         }
         let mut joined = std::mem::take(&mut self.tail);
         joined.extend_from_slice(input);
-        let (used, more) = self.drain(&mut joined, &mut listener)?;
+        let (used, more) = self.deliver_frames(&mut joined, &mut listener)?;
         if used == 0 {
             // A long frame on its way: it stays where it is, and grows in place.
             self.tail = joined;
         } else {
-            self.keep(&joined[used..]);
+            self.keep_tail(&joined[used..]);
         }
         Ok(more)
     }
 
-    fn keep(&mut self, rest: &[u8]) {
+    fn keep_tail(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
             self.tail = rest.to_vec();
         }
     }
 
     /// Delivers the whole frames at the head of `input`; returns how many bytes they were.
-    fn drain(
+    fn deliver_frames(
         &mut self,
         input: &mut [u8],
-        listener: &mut impl FnMut(Incoming<'_>) -> More,
-    ) -> Result<(usize, More), Fault> {
+        listener: &mut impl FnMut(IncomingMessage<'_>) -> WantsMore,
+    ) -> Result<(usize, WantsMore), FramingError> {
         let mut used = 0;
         while let Some(header) = self.header(&input[used..])? {
             let start = used + usize::from(header.size);
@@ -130,29 +130,29 @@ impl Reader {
     }
 
     /// The header at the head of `bytes`, when it is whole and in order.
-    fn header(&self, bytes: &[u8]) -> Result<Option<FrameHeader>, Fault> {
+    fn header(&self, bytes: &[u8]) -> Result<Option<FrameHeader>, FramingError> {
         // The first byte alone can be wrong: no extension was agreed on that could use the reserved bits.
         if bytes.first().is_some_and(|first| first & 0x70 != 0) {
-            return Err(Fault::Protocol);
+            return Err(FramingError::Protocol);
         }
         let header = match frame::decode_header(bytes) {
             DecodedHeader::Partial => return Ok(None),
-            DecodedHeader::Invalid => return Err(Fault::Protocol),
+            DecodedHeader::Invalid => return Err(FramingError::Protocol),
             DecodedHeader::Header(header) => header,
         };
         let follows = match header.opcode {
-            opcode::CONTINUATION => self.begun.is_some(),
-            opcode::TEXT | opcode::BINARY => self.begun.is_none(),
+            opcode::CONTINUATION => self.fragments.is_some(),
+            opcode::TEXT | opcode::BINARY => self.fragments.is_none(),
             opcode::CLOSE | opcode::PING | opcode::PONG => true,
             _ => false,
         };
         if !follows || header.mask.is_none() {
-            return Err(Fault::Protocol);
+            return Err(FramingError::Protocol);
         }
-        let before = self.begun.as_ref().map_or(0, |begun| begun.data.len() as u64);
+        let before = self.fragments.as_ref().map_or(0, |begun| begun.data.len() as u64);
         let is_control = header.opcode & 0x8 != 0;
         if !is_control && header.len.saturating_add(before) > u64::from(self.limit) {
-            return Err(Fault::TooBig);
+            return Err(FramingError::TooBig);
         }
         Ok(Some(header))
     }
@@ -161,37 +161,37 @@ impl Reader {
         &mut self,
         header: &FrameHeader,
         payload: &[u8],
-        listener: &mut impl FnMut(Incoming<'_>) -> More,
-    ) -> Result<More, Fault> {
+        listener: &mut impl FnMut(IncomingMessage<'_>) -> WantsMore,
+    ) -> Result<WantsMore, FramingError> {
         match header.opcode {
-            opcode::PING => Ok(listener(Incoming::Ping(payload))),
-            opcode::PONG => Ok(listener(Incoming::Pong)),
+            opcode::PING => Ok(listener(IncomingMessage::Ping(payload))),
+            opcode::PONG => Ok(listener(IncomingMessage::Pong)),
             opcode::CLOSE => {
-                listener(Incoming::Close(close_code(payload)?));
+                listener(IncomingMessage::Close(close_code(payload)?));
                 Ok(false)
             }
-            opcode::CONTINUATION => self.go_on(header.fin, payload, listener),
+            opcode::CONTINUATION => self.continue_message(header.fin, payload, listener),
             _ if header.fin => message(header.opcode == opcode::TEXT, payload, listener),
             _ => {
                 let is_text = header.opcode == opcode::TEXT;
-                self.begun = Some(Box::new(Begun { is_text, data: payload.to_vec() }));
+                self.fragments = Some(Box::new(FragmentedMessage { is_text, data: payload.to_vec() }));
                 Ok(true)
             }
         }
     }
 
-    fn go_on(
+    fn continue_message(
         &mut self,
         is_last: bool,
         payload: &[u8],
-        listener: &mut impl FnMut(Incoming<'_>) -> More,
-    ) -> Result<More, Fault> {
-        let Some(mut begun) = self.begun.take() else { return Err(Fault::Protocol) };
+        listener: &mut impl FnMut(IncomingMessage<'_>) -> WantsMore,
+    ) -> Result<WantsMore, FramingError> {
+        let Some(mut begun) = self.fragments.take() else { return Err(FramingError::Protocol) };
         begun.data.extend_from_slice(payload);
         if is_last {
             return message(begun.is_text, &begun.data, listener);
         }
-        self.begun = Some(begun);
+        self.fragments = Some(begun);
         Ok(true)
     }
 }
@@ -199,26 +199,26 @@ impl Reader {
 fn message(
     is_text: bool,
     data: &[u8],
-    listener: &mut impl FnMut(Incoming<'_>) -> More,
-) -> Result<More, Fault> {
+    listener: &mut impl FnMut(IncomingMessage<'_>) -> WantsMore,
+) -> Result<WantsMore, FramingError> {
     if !is_text {
-        return Ok(listener(Incoming::Binary(data)));
+        return Ok(listener(IncomingMessage::Binary(data)));
     }
-    let text = std::str::from_utf8(data).map_err(|_| Fault::NotUtf8)?;
-    Ok(listener(Incoming::Text(text)))
+    let text = std::str::from_utf8(data).map_err(|_| FramingError::NotUtf8)?;
+    Ok(listener(IncomingMessage::Text(text)))
 }
 
 /// Checks a Close's payload (section 7.4): nothing, or a code that may be sent and a reason in UTF-8.
-fn close_code(payload: &[u8]) -> Result<Option<u16>, Fault> {
+fn close_code(payload: &[u8]) -> Result<Option<u16>, FramingError> {
     let (code, reason) = match payload {
         [] => return Ok(None),
-        [_] => return Err(Fault::Protocol),
+        [_] => return Err(FramingError::Protocol),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Fault::Protocol);
+        return Err(FramingError::Protocol);
     }
-    std::str::from_utf8(reason).map_err(|_| Fault::NotUtf8)?;
+    std::str::from_utf8(reason).map_err(|_| FramingError::NotUtf8)?;
     Ok(Some(code))
 }
 
@@ -250,13 +250,13 @@ mod tests {
         Close(Option<u16>),
     }
 
-    fn owned(incoming: Incoming<'_>) -> Heard {
+    fn owned(incoming: IncomingMessage<'_>) -> Heard {
         match incoming {
-            Incoming::Text(text) => Heard::Text(text.into()),
-            Incoming::Binary(data) => Heard::Binary(data.into()),
-            Incoming::Ping(data) => Heard::Ping(data.into()),
-            Incoming::Pong => Heard::Pong,
-            Incoming::Close(code) => Heard::Close(code),
+            IncomingMessage::Text(text) => Heard::Text(text.into()),
+            IncomingMessage::Binary(data) => Heard::Binary(data.into()),
+            IncomingMessage::Ping(data) => Heard::Ping(data.into()),
+            IncomingMessage::Pong => Heard::Pong,
+            IncomingMessage::Close(code) => Heard::Close(code),
         }
     }
 
@@ -280,16 +280,16 @@ mod tests {
         frame
     }
 
-    fn read(bytes: &[u8], limit: u32) -> (Vec<Heard>, Result<More, Fault>) {
+    fn read(bytes: &[u8], limit: u32) -> (Vec<Heard>, Result<WantsMore, FramingError>) {
         let mut heard = Vec::new();
-        let result = Reader::new(limit).feed(&mut bytes.to_vec(), |incoming| {
+        let result = MessageReader::new(limit).feed(&mut bytes.to_vec(), |incoming| {
             heard.push(owned(incoming));
             true
         });
         (heard, result)
     }
 
-    fn fault(bytes: &[u8]) -> Fault {
+    fn fault(bytes: &[u8]) -> FramingError {
         read(bytes, 100).1.unwrap_err()
     }
 
@@ -299,39 +299,39 @@ mod tests {
             [masked(0x01, b"he"), masked(0x89, b"?"), masked(0x00, b"l"), masked(0x80, b"lo")].concat();
         let expected = vec![Heard::Ping(b"?".to_vec()), Heard::Text("hello".into())];
         assert_eq!(read(&bytes, 5), (expected, Ok(true)));
-        assert_eq!(read(&bytes, 4).1, Err(Fault::TooBig));
+        assert_eq!(read(&bytes, 4).1, Err(FramingError::TooBig));
     }
 
     #[test]
     fn a_message_at_the_limit_passes_and_one_byte_more_is_refused_by_its_header_alone() {
         assert_eq!(read(&masked(0x82, &[1; 100]), 100).0, [Heard::Binary(vec![1; 100])]);
-        assert_eq!(fault(&masked(0x82, &[1; 101])[..6]), Fault::TooBig);
+        assert_eq!(fault(&masked(0x82, &[1; 101])[..6]), FramingError::TooBig);
         assert_eq!(
             fault(&[0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]),
-            Fault::TooBig
+            FramingError::TooBig
         );
     }
 
     #[test]
     fn what_breaks_the_framing_is_a_protocol_error() {
         let unmasked = [0x81, 0x01, b'x'];
-        assert_eq!(fault(&unmasked), Fault::Protocol);
+        assert_eq!(fault(&unmasked), FramingError::Protocol);
         for first in [0xc1, 0xa1, 0x91, 0x83, 0x8b, 0x80, 0x00] {
-            assert_eq!(fault(&masked(first, b"x")), Fault::Protocol, "{first:x}");
+            assert_eq!(fault(&masked(first, b"x")), FramingError::Protocol, "{first:x}");
         }
         let two_begun = [masked(0x01, b"a"), masked(0x81, b"b")].concat();
-        assert_eq!(fault(&two_begun), Fault::Protocol);
-        assert_eq!(fault(&masked(0x89, &[0; 126])), Fault::Protocol);
-        assert_eq!(fault(&masked(0x88, &[3])), Fault::Protocol);
+        assert_eq!(fault(&two_begun), FramingError::Protocol);
+        assert_eq!(fault(&masked(0x89, &[0; 126])), FramingError::Protocol);
+        assert_eq!(fault(&masked(0x88, &[3])), FramingError::Protocol);
         for code in [0u16, 999, 1004, 1005, 1006, 1015, 2999, 5000] {
-            assert_eq!(fault(&masked(0x88, &code.to_be_bytes())), Fault::Protocol, "{code}");
+            assert_eq!(fault(&masked(0x88, &code.to_be_bytes())), FramingError::Protocol, "{code}");
         }
     }
 
     #[test]
     fn text_that_is_not_utf8_is_named_as_such() {
-        assert_eq!(fault(&masked(0x81, b"\xff")), Fault::NotUtf8);
-        assert_eq!(fault(&masked(0x88, b"\x03\xe8\xff")), Fault::NotUtf8);
+        assert_eq!(fault(&masked(0x81, b"\xff")), FramingError::NotUtf8);
+        assert_eq!(fault(&masked(0x88, b"\x03\xe8\xff")), FramingError::NotUtf8);
     }
 
     #[test]
@@ -343,11 +343,11 @@ mod tests {
 
     #[test]
     fn a_reader_between_two_messages_holds_no_memory() {
-        let mut reader = Reader::new(1000);
+        let mut reader = MessageReader::new(1000);
         for piece in masked(0x81, &[b'a'; 500]).chunks(7) {
             assert_eq!(reader.feed(&mut piece.to_vec(), |_| true), Ok(true));
         }
-        assert_eq!((reader.tail.capacity(), reader.begun.is_none()), (0, true));
+        assert_eq!((reader.tail.capacity(), reader.fragments.is_none()), (0, true));
     }
 
     proptest! {
@@ -362,7 +362,7 @@ mod tests {
                 true => Heard::Text(text.clone()),
                 false => Heard::Binary(text.as_bytes().to_vec()),
             }).collect();
-            let (mut reader, mut heard) = (Reader::new(1 << 16), Vec::new());
+            let (mut reader, mut heard) = (MessageReader::new(1 << 16), Vec::new());
             for piece in bytes.chunks(cut) {
                 reader.feed(&mut piece.to_vec(), |incoming| { heard.push(owned(incoming)); true }).unwrap();
             }
@@ -374,7 +374,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..400),
             cut in 1usize..50,
         ) {
-            let mut reader = Reader::new(64);
+            let mut reader = MessageReader::new(64);
             for piece in bytes.chunks(cut) {
                 if reader.feed(&mut piece.to_vec(), |_| true) != Ok(true) {
                     break;

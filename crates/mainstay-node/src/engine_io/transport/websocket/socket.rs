@@ -21,13 +21,15 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::engine_io::session::connection::{Connection, Outgoing};
-use crate::engine_io::session::ending::{Ending, Reason};
+use crate::engine_io::session::connection::{Connection, WriteStep};
+use crate::engine_io::session::ending::{CloseReason, PendingClose};
 use crate::engine_io::session::frame::Frame;
-use crate::engine_io::session::handler::Inbox;
-use crate::engine_io::session::packet::Packet;
-use crate::engine_io::session::state::{BATCH, Batch};
-use crate::engine_io::transport::websocket::reader::{Fault, Incoming, More, Reader};
+use crate::engine_io::session::handler::MessageHandler;
+use crate::engine_io::session::packet::EnginePacket;
+use crate::engine_io::session::state::{BATCH, WriteBatch};
+use crate::engine_io::transport::websocket::reader::{
+    FramingError, IncomingMessage, MessageReader, WantsMore,
+};
 use mainstay_core::ws::frame::{encode_control, opcode};
 
 /// The most that one read takes.
@@ -42,33 +44,33 @@ thread_local! {
 }
 
 /// A socket and the session that it carries.
-pub(crate) struct Socket<S> {
+pub(crate) struct WebSocketTransport<S> {
     /// The bytes, after the handshake.
     stream: S,
     /// The incoming half of the framing.
-    reader: Reader,
+    reader: MessageReader,
     /// Who hears the messages.
-    ear: Ear,
+    listener: FrameListener,
     /// Bytes of the first queued frame that are already written.
     offset: usize,
 }
 
 /// The session's side of what is read.
-struct Ear {
+struct FrameListener {
     connection: Arc<Connection>,
     /// Where the messages go.
-    inbox: Arc<dyn Inbox>,
+    inbox: Arc<dyn MessageHandler>,
     /// The client said Close.
     has_closed: bool,
     /// Whether the session is on this socket yet.
-    stage: Stage,
+    stage: UpgradeStage,
     /// A probe has come that has not been answered.
-    owes_probe: bool,
+    owes_probe_answer: bool,
 }
 
 /// How far a socket has come to carry its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum UpgradeStage {
     /// Nothing was said yet.
     Silent,
     /// The client has probed it.
@@ -79,39 +81,45 @@ enum Stage {
     Failed,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketTransport<S> {
     /// A session that is open on `stream`; `inbox` hears it.
-    pub(crate) fn new(stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
-        Self::at(Stage::Live, stream, connection, inbox)
+    pub(crate) fn new(stream: S, connection: Arc<Connection>, inbox: Arc<dyn MessageHandler>) -> Self {
+        Self::at(UpgradeStage::Live, stream, connection, inbox)
     }
 
     /// A socket that probes: the session is elsewhere still.
-    pub(crate) fn probing(stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
-        Self::at(Stage::Silent, stream, connection, inbox)
+    pub(crate) fn probing(stream: S, connection: Arc<Connection>, inbox: Arc<dyn MessageHandler>) -> Self {
+        Self::at(UpgradeStage::Silent, stream, connection, inbox)
     }
 
-    fn at(stage: Stage, stream: S, connection: Arc<Connection>, inbox: Arc<dyn Inbox>) -> Self {
-        let reader = Reader::new(connection.shared.settings.max_payload);
-        let ear = Ear { connection, inbox, has_closed: false, stage, owes_probe: false };
-        Self { stream, reader, ear, offset: 0 }
+    fn at(
+        stage: UpgradeStage,
+        stream: S,
+        connection: Arc<Connection>,
+        inbox: Arc<dyn MessageHandler>,
+    ) -> Self {
+        let reader = MessageReader::new(connection.shared.settings.max_payload);
+        let listener =
+            FrameListener { connection, inbox, has_closed: false, stage, owes_probe_answer: false };
+        Self { stream, reader, listener, offset: 0 }
     }
 
     /// Takes part in the probe to its end; whether the session is here then. `early` is what the client sent right
     /// behind its request.
-    pub(crate) async fn probed(&mut self, early: &mut [u8]) -> bool {
-        self.take_in(early);
+    pub(crate) async fn run_probe(&mut self, early: &mut [u8]) -> bool {
+        self.read_frames(early);
         loop {
-            if std::mem::take(&mut self.ear.owes_probe) {
+            if std::mem::take(&mut self.listener.owes_probe_answer) {
                 let answer = Frame::packet(b'3', "probe");
                 if self.stream.write_all(answer.wire()).await.is_err() {
                     return false;
                 }
-                self.ear.connection.probe(true);
+                self.listener.connection.set_probe(true);
             }
-            match self.ear.stage {
-                Stage::Live => return true,
-                Stage::Failed => return false,
-                Stage::Silent | Stage::Probed => {}
+            match self.listener.stage {
+                UpgradeStage::Live => return true,
+                UpgradeStage::Failed => return false,
+                UpgradeStage::Silent | UpgradeStage::Probed => {}
             }
             if std::future::poll_fn(|cx| self.read(cx)).await.is_err() {
                 return false;
@@ -120,25 +128,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Closes a socket whose probe came to nothing.
-    pub(crate) async fn turn_away(self) {
-        if let Some(close) = Ending::empty(Reason::TransportClose).close_frame() {
-            part(self.stream, close, self.ear.has_closed).await;
+    pub(crate) async fn close_unused(self) {
+        if let Some(close) = PendingClose::with_empty_close(CloseReason::TransportClose).close_frame() {
+            close_handshake(self.stream, close, self.listener.has_closed).await;
         }
     }
 
     /// The task that carries the session to its end.
-    pub(crate) fn live(self) -> Live<S> {
-        Live(Life::Carrying(self))
+    pub(crate) fn into_task(self) -> WebSocketTask<S> {
+        WebSocketTask(TaskState::Running(self))
     }
 
     /// Takes in what the client sent right behind its request.
-    pub(crate) fn with(mut self, mut early: Vec<u8>) -> Self {
-        self.take_in(&mut early);
+    pub(crate) fn with_early_bytes(mut self, mut early: Vec<u8>) -> Self {
+        self.read_frames(&mut early);
         self
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
-        self.ear.connection.awake();
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PendingClose> {
+        self.listener.connection.clear_waker();
         loop {
             let is_blocked = match self.write(cx) {
                 Ok(is_blocked) => is_blocked,
@@ -149,32 +157,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Poll::Ready(Err(ending)) => return Poll::Ready(ending),
                 Poll::Pending => {}
             }
-            if self.ear.connection.sleep(cx.waker(), is_blocked) {
+            if self.listener.connection.try_sleep(cx.waker(), is_blocked) {
                 return Poll::Pending;
             }
         }
     }
 
     /// Writes until nothing waits (`Ok(false)`) or the socket takes no more (`Ok(true)`).
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, PendingClose> {
         loop {
-            let mut batch = Batch::new();
-            match self.ear.connection.outgoing(&mut batch, self.offset == 0) {
-                Outgoing::Rest => return Ok(false),
-                Outgoing::End(ending) => return Err(ending),
-                Outgoing::Write => {}
+            let mut batch = WriteBatch::new();
+            match self.listener.connection.next_write(&mut batch, self.offset == 0) {
+                WriteStep::Idle => return Ok(false),
+                WriteStep::Close(ending) => return Err(ending),
+                WriteStep::Write => {}
             }
             match self.write_batch(cx, &batch) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Ok(count)) if count > 0 => {
-                    self.offset = self.ear.connection.written(count, self.offset);
+                    self.offset = self.listener.connection.consume_written(count, self.offset);
                 }
-                Poll::Ready(_) => return Err(Ending::silent(Reason::TransportError)),
+                Poll::Ready(_) => return Err(PendingClose::without_frame(CloseReason::TransportError)),
             }
         }
     }
 
-    fn write_batch(&mut self, cx: &mut Context<'_>, batch: &Batch) -> Poll<io::Result<usize>> {
+    fn write_batch(&mut self, cx: &mut Context<'_>, batch: &WriteBatch) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
         if let [only] = &batch[..] {
             return stream.poll_write(cx, &only[self.offset..]);
@@ -187,19 +195,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Reads once and delivers what is whole.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PendingClose>> {
         let mut scratch = BUFFER.take();
         scratch.resize(SCRATCH, 0);
         let mut buffer = ReadBuf::new(&mut scratch);
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
         let result = match read {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(_)) => Poll::Ready(Err(Ending::silent(Reason::TransportError))),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(PendingClose::without_frame(CloseReason::TransportError))),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                Poll::Ready(Err(Ending::silent(Reason::TransportClose)))
+                Poll::Ready(Err(PendingClose::without_frame(CloseReason::TransportClose)))
             }
             Poll::Ready(Ok(())) => {
-                self.take_in(buffer.filled_mut());
+                self.read_frames(buffer.filled_mut());
                 Poll::Ready(Ok(()))
             }
         };
@@ -209,106 +217,116 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Delivers what is whole of `bytes`. A fault of the client closes the connection with the code that names it;
     /// what waits still goes out first.
-    fn take_in(&mut self, bytes: &mut [u8]) {
-        let Self { reader, ear, .. } = self;
-        if let Err(fault) = reader.feed(bytes, |incoming| ear.hear(incoming)) {
+    fn read_frames(&mut self, bytes: &mut [u8]) {
+        let Self { reader, listener: ear, .. } = self;
+        if let Err(fault) = reader.feed(bytes, |incoming| ear.receive(incoming)) {
             debug!(sid = %ear.connection.sid(), %fault, "client broke the websocket");
             match ear.stage {
-                Stage::Live => ear.connection.end(fault.ending()),
-                _ => ear.stage = Stage::Failed,
+                UpgradeStage::Live => ear.connection.end(fault.pending_close()),
+                _ => ear.stage = UpgradeStage::Failed,
             }
         }
     }
 }
 
-/// The task of a [`Socket`]: written out as a future, because its size is what an idle connection costs.
-pub(crate) struct Live<S>(Life<S>);
+/// The task of a [`WebSocketTransport`]: written out as a future, because its size is what an idle connection costs.
+pub(crate) struct WebSocketTask<S>(TaskState<S>);
 
-enum Life<S> {
+enum TaskState<S> {
     /// The session lives.
-    Carrying(Socket<S>),
+    Running(WebSocketTransport<S>),
     /// The session is over, and its socket is parting.
-    Parting(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Closing(Pin<Box<dyn Future<Output = ()> + Send>>),
     /// Nothing is left to do.
     Over,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Live<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for WebSocketTask<S> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let stage = &mut self.get_mut().0;
         loop {
             match stage {
-                Life::Carrying(socket) => {
+                TaskState::Running(socket) => {
                     let ending = ready!(socket.poll(cx));
-                    socket.ear.connection.finish(ending.reason);
-                    *stage = match (std::mem::replace(stage, Life::Over), ending.close_frame()) {
-                        (Life::Carrying(socket), Some(close)) => socket.parting(close),
-                        _ => Life::Over,
+                    socket.listener.connection.finish(ending.reason);
+                    *stage = match (std::mem::replace(stage, TaskState::Over), ending.close_frame()) {
+                        (TaskState::Running(socket), Some(close)) => socket.closing(close),
+                        _ => TaskState::Over,
                     };
                 }
-                Life::Parting(parting) => {
+                TaskState::Closing(parting) => {
                     ready!(parting.as_mut().poll(cx));
-                    *stage = Life::Over;
+                    *stage = TaskState::Over;
                 }
-                Life::Over => return Poll::Ready(()),
+                TaskState::Over => return Poll::Ready(()),
             }
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket<S> {
-    fn parting(self, close: Frame) -> Life<S> {
-        Life::Parting(Box::pin(part(self.stream, close, self.ear.has_closed)))
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocketTransport<S> {
+    fn closing(self, close: Frame) -> TaskState<S> {
+        TaskState::Closing(Box::pin(close_handshake(self.stream, close, self.listener.has_closed)))
     }
 }
 
-impl Ear {
-    fn hear(&mut self, incoming: Incoming<'_>) -> More {
-        if self.stage == Stage::Live { self.hear_live(incoming) } else { self.hear_probe(incoming) }
+impl FrameListener {
+    fn receive(&mut self, incoming: IncomingMessage<'_>) -> WantsMore {
+        if self.stage == UpgradeStage::Live {
+            self.receive_live(incoming)
+        } else {
+            self.receive_probe(incoming)
+        }
     }
 
-    fn hear_probe(&mut self, incoming: Incoming<'_>) -> More {
+    fn receive_probe(&mut self, incoming: IncomingMessage<'_>) -> WantsMore {
         let packet = match incoming {
-            Incoming::Text(text) => Packet::text(text, self.connection.revision()),
-            Incoming::Ping(_) | Incoming::Pong => return true,
-            Incoming::Binary(_) => None,
-            Incoming::Close(_) => {
+            IncomingMessage::Text(text) => EnginePacket::text(text, self.connection.revision()),
+            IncomingMessage::Ping(_) | IncomingMessage::Pong => return true,
+            IncomingMessage::Binary(_) => None,
+            IncomingMessage::Close(_) => {
                 self.has_closed = true;
                 None
             }
         };
         self.stage = match (packet, self.stage) {
-            (Some(Packet::Ping("probe")), Stage::Silent | Stage::Probed) => {
-                self.owes_probe = true;
-                Stage::Probed
+            (Some(EnginePacket::Ping("probe")), UpgradeStage::Silent | UpgradeStage::Probed) => {
+                self.owes_probe_answer = true;
+                UpgradeStage::Probed
             }
-            (Some(Packet::Upgrade), Stage::Probed) if self.connection.switch() => Stage::Live,
-            _ => Stage::Failed,
+            (Some(EnginePacket::Upgrade), UpgradeStage::Probed) if self.connection.switch_to_websocket() => {
+                UpgradeStage::Live
+            }
+            _ => UpgradeStage::Failed,
         };
-        self.stage != Stage::Failed
+        self.stage != UpgradeStage::Failed
     }
 
-    fn hear_live(&mut self, incoming: Incoming<'_>) -> More {
+    fn receive_live(&mut self, incoming: IncomingMessage<'_>) -> WantsMore {
         let revision = self.connection.revision();
         match incoming {
-            Incoming::Text(text) => self.connection.receive(&self.inbox, Packet::text(text, revision)),
-            Incoming::Binary(data) => self.connection.receive(&self.inbox, Packet::binary(data, revision)),
-            Incoming::Ping(data) => {
-                self.connection.alive();
-                self.connection.control(Frame::control(encode_control(opcode::PONG, data, None)));
+            IncomingMessage::Text(text) => {
+                self.connection.receive(&self.inbox, EnginePacket::text(text, revision))
+            }
+            IncomingMessage::Binary(data) => {
+                self.connection.receive(&self.inbox, EnginePacket::binary(data, revision))
+            }
+            IncomingMessage::Ping(data) => {
+                self.connection.transport_alive();
+                self.connection.send_control(Frame::control(encode_control(opcode::PONG, data, None)));
                 true
             }
-            Incoming::Pong => {
-                self.connection.alive();
+            IncomingMessage::Pong => {
+                self.connection.transport_alive();
                 true
             }
-            Incoming::Close(code) => {
+            IncomingMessage::Close(code) => {
                 self.has_closed = true;
                 self.connection.end(match code {
-                    Some(code) => Ending::coded(Reason::TransportClose, code, ""),
-                    None => Ending::empty(Reason::TransportClose),
+                    Some(code) => PendingClose::with_code(CloseReason::TransportClose, code, ""),
+                    None => PendingClose::with_empty_close(CloseReason::TransportClose),
                 });
                 false
             }
@@ -316,28 +334,32 @@ impl Ear {
     }
 }
 
-impl Drop for Ear {
+impl Drop for FrameListener {
     /// Whatever ends the task, a panic of the layer above as well, ends the session.
     fn drop(&mut self) {
-        if self.stage == Stage::Live {
-            self.connection.finish(Reason::TransportError);
+        if self.stage == UpgradeStage::Live {
+            self.connection.finish(CloseReason::TransportError);
         }
     }
 }
 
-impl Fault {
-    fn ending(self) -> Ending {
-        Ending::coded(Reason::TransportError, self.code(), "")
+impl FramingError {
+    fn pending_close(self) -> PendingClose {
+        PendingClose::with_code(CloseReason::TransportError, self.code(), "")
     }
 }
 
 /// Writes the last frame and reads until the client has closed, unless it already has. Whoever does not close is
 /// dropped after [`LINGER`].
-pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, close: Frame, has_closed: bool) {
+pub(crate) async fn close_handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    close: Frame,
+    has_closed: bool,
+) {
     let farewell = async {
         stream.write_all(close.wire()).await?;
         stream.shutdown().await?;
-        while !has_closed && std::future::poll_fn(|cx| skip(&mut stream, cx)).await? {}
+        while !has_closed && std::future::poll_fn(|cx| discard(&mut stream, cx)).await? {}
         io::Result::Ok(())
     };
     // A client that is already gone is no fault of anybody's.
@@ -345,7 +367,7 @@ pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, close
 }
 
 /// Reads something and forgets it; `false` at the end of the stream.
-fn skip<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+fn discard<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
     let mut scratch = BUFFER.take();
     scratch.resize(SCRATCH, 0);
     let mut buffer = ReadBuf::new(&mut scratch);
@@ -361,12 +383,13 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::engine_io::session::state::State;
+    use crate::engine_io::session::state::ConnectionState;
 
     #[test]
     fn an_idle_connection_is_a_few_hundred_bytes() {
         // Task, record, and what changes in it. Measured as a whole, with the allocator and the runtime's share: 1.6 KiB.
-        let sizes = [size_of::<Live<TcpStream>>(), size_of::<Connection>(), size_of::<State>()];
+        let sizes =
+            [size_of::<WebSocketTask<TcpStream>>(), size_of::<Connection>(), size_of::<ConnectionState>()];
         assert!(sizes[0] <= 160 && sizes[1] <= 320 && sizes[2] <= 192, "{sizes:?}");
     }
 }

@@ -15,32 +15,32 @@ use tokio::time::{interval, timeout};
 
 use crate::engine_io::server::registered_anew;
 use crate::engine_io::session::connection::Connection;
-use crate::engine_io::session::ending::{Ending, Reason};
-use crate::engine_io::transport::websocket::socket::{Socket, part};
+use crate::engine_io::session::ending::{CloseReason, PendingClose};
+use crate::engine_io::transport::websocket::socket::{WebSocketTransport, close_handshake};
 
 /// How often a waiting GET is released.
 const RELEASE: Duration = Duration::from_millis(100);
 
 /// Carries a probe, and the session if it comes to that. The session's [`Connection::begin_probe`] has said yes.
-pub(crate) async fn carry(upgrade: OnUpgrade, connection: Arc<Connection>) {
+pub(crate) async fn run_upgrade(upgrade: OnUpgrade, connection: Arc<Connection>) {
     let Ok(upgraded) = upgrade.await else {
-        return connection.probe(false); // The client left before it read the 101.
+        return connection.set_probe(false); // The client left before it read the 101.
     };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => match registered_anew(parts.io.into_inner()) {
             Ok(stream) => run(stream, parts.read_buf.into(), connection).await,
-            Err(_) => connection.probe(false),
+            Err(_) => connection.set_probe(false),
         },
         Err(upgraded) => run(TokioIo::new(upgraded), Vec::new(), connection).await,
     }
 }
 
 /// A WebSocket that has nothing to take over: it is opened and closed, as Node does.
-pub(crate) async fn turn_away(upgrade: OnUpgrade) {
+pub(crate) async fn close_refused(upgrade: OnUpgrade) {
     if let Ok(upgraded) = upgrade.await
-        && let Some(close) = Ending::empty(Reason::TransportClose).close_frame()
+        && let Some(close) = PendingClose::with_empty_close(CloseReason::TransportClose).close_frame()
     {
-        part(TokioIo::new(upgraded), close, false).await;
+        close_handshake(TokioIo::new(upgraded), close, false).await;
     }
 }
 
@@ -49,26 +49,26 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(inbox) = connection.inbox() else { return };
-    let mut socket = Socket::probing(stream, connection.clone(), inbox);
+    let mut socket = WebSocketTransport::probing(stream, connection.clone(), inbox);
     let probed = timeout(connection.shared.settings.upgrade_timeout, async {
         tokio::select! {
-            lives = socket.probed(&mut early) => lives,
-            () = released(&connection) => false,
+            lives = socket.run_probe(&mut early) => lives,
+            () = release_polls(&connection) => false,
         }
     });
     if probed.await == Ok(true) {
-        connection.shared.tasks.spawn(socket.live());
+        connection.shared.tasks.spawn(socket.into_task());
     } else {
-        connection.probe(false);
-        socket.turn_away().await;
+        connection.set_probe(false);
+        socket.close_unused().await;
     }
 }
 
 /// Releases polls until the session has moved or ended.
-async fn released(connection: &Connection) {
+async fn release_polls(connection: &Connection) {
     let mut ticks = interval(RELEASE);
     ticks.tick().await;
-    while connection.release() || connection.is_websocket() {
+    while connection.release_get() || connection.is_websocket() {
         ticks.tick().await;
     }
 }
