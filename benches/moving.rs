@@ -140,20 +140,20 @@ async fn move_all(from: &Process, to: &Process) -> ([f64; 3], u64) {
     let received: Vec<ReceivedTunnel> = frozen
         .tunnels()
         .map(|parcel| ReceivedTunnel {
-            bytes: parcel.bytes().to_vec().into(),
+            state: parcel.state().to_vec().into(),
             sockets: parcel
                 .sockets()
                 .map(|socket| socket.try_clone_to_owned().expect("a descriptor is free")),
         })
         .collect();
-    let bytes: usize = received.iter().map(|arrival| arrival.bytes.len()).sum();
+    let bytes: usize = received.iter().map(|arrival| arrival.state.len()).sum();
     let begun = cpu_micros();
     let counts = TunnelCounters { metrics: &to.metrics, limiter: &to.places };
     let staged = StagedTunnels::new(received, counts).expect("these are parcels");
     let hold = each(begun);
     let begun = cpu_micros();
     frozen.release();
-    staged.activate(&to.relay);
+    to.relay.activate(staged);
     to.relay.wait_one_tick().await;
     from.relay.wait_one_tick().await;
     let go = each(begun);

@@ -60,7 +60,7 @@ fn packed(bytes: &[u8]) -> Option<Vec<u8>> {
         if counters.runs > MOST_RUNS {
             *counters = Counters::new();
         }
-        let arrival = ReceivedTunnel { bytes: bytes.to_vec().into(), sockets: sockets() };
+        let arrival = ReceivedTunnel { state: bytes.to_vec().into(), sockets: sockets() };
         let counts = TunnelCounters { metrics: &counters.metrics, limiter: &counters.places };
         let staged = StagedTunnels::new(vec![arrival], counts).ok()?;
         assert_eq!(staged.len(), 1);
@@ -98,7 +98,7 @@ fn piece(kind: u8, bytes: &[u8]) {
     let frame = HandoverFrame { kind: protocol::kind::PIECE, body: bytes.to_vec().into(), descriptors };
     if let Ok(arrivals) = decode_piece(frame) {
         assert_eq!(2 * arrivals.len(), count, "each tunnel has its two sockets");
-        let whole: usize = arrivals.iter().map(|arrival| 4 + arrival.bytes.len()).sum();
+        let whole: usize = arrivals.iter().map(|arrival| 4 + arrival.state.len()).sum();
         assert_eq!(whole, bytes.len());
     }
 }

@@ -1,6 +1,6 @@
-//! A close that the balancer begins by itself: with which code and words, and how long it waits for the answers.
+//! A close that the balancer begins: its code and reason, and how long it waits for the answers.
 
-use super::CloseReason;
+use super::close_reason::CloseReason;
 use super::pipe::PipeError;
 use crate::ws::close;
 
@@ -14,7 +14,7 @@ pub struct CloseFrame<'a> {
     pub code: u16,
     /// The reason in the Close frames.
     pub reason: &'a str,
-    /// Why, for the outcome.
+    /// Why, for the session's end.
     pub cause: CloseReason,
     /// How long the peers have to answer. In milliseconds.
     pub grace: u64,

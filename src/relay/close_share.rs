@@ -1,139 +1,151 @@
-//! A thread's part in a closing: it counts, gets its places in the schedule, and says whose time has come.
+//! A relay thread's share of a paced close: it counts its tunnels, gets their places in the schedule, and says which
+//! tunnels are due.
 //!
-//! Counting walks the slab in stretches, one each turn, so that no message waits for it. The time of every step is
-//! exact: no sweep is needed to close a tunnel when it is due, nor to cut it at its deadline.
+//! Counting scans the slab in chunks, one each tick, so that no message waits for it. Every step has its exact time: no
+//! sweep is needed to close a tunnel that is due, nor to end it at its deadline.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
 use super::paced_close::SharedClose;
+use super::session::SessionInfo;
+use super::tick::{SLAB_CHUNK, millis};
 use super::tunnel::ActiveTunnel;
-use super::{SLAB_CHUNK, SessionInfo, millis};
 
-/// How soon a tunnel that is frozen is looked at again, in milliseconds.
+/// After how long a step whose tunnel is frozen is tried again, in milliseconds.
 const RETRY_FROZEN: u64 = 10;
 
-/// See the module.
+/// The share of one thread. Its times are on the thread's clock, in milliseconds.
 #[derive(Debug)]
 pub struct CloseShare {
     shared: Arc<SharedClose>,
-    /// Tunnels that are adopted later belong to it, whichever they are, and are due at once: the process ends.
+    /// The process ends: every tunnel that is adopted later is included and due at once.
     is_shutdown: bool,
-    /// When the closing began, on the thread's clock in milliseconds, as the times below.
+    /// When the close was asked for.
     start: u64,
-    /// When the thread heard of it.
+    /// When the thread received it.
     received: u64,
-    /// When everything has ended.
+    /// When all tunnels have ended.
     end: u64,
     stage: CloseStage,
-    /// Sessions that are meant and have not ended.
+    /// Selected sessions that have not ended.
     open: HashSet<u64>,
-    /// Who is told to close when, soonest first.
+    /// When tunnels get their Close frames, soonest first.
     due: VecDeque<CloseStep>,
-    /// Who was told to, and when it is cut, soonest first.
+    /// When tunnels that have got one are ended, soonest first.
     closing: VecDeque<CloseStep>,
 }
 
-/// Something that a round does to one tunnel.
+/// A step of the schedule for one tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CloseStep {
+struct CloseStep {
     at: u64,
-    /// The tunnel's place in the slab.
-    pub slot: usize,
+    /// The tunnel's slot in the slab.
+    slot: usize,
     id: u64,
 }
 
-/// What is to be done now.
+/// A step that is due.
 #[derive(Debug)]
 pub enum CloseTask {
-    /// A Close to both sides, and this long for their answers, in milliseconds.
-    SendClose(usize, u64),
-    /// The deadline is here.
-    Abort(usize),
+    /// Send a Close frame to both sides.
+    SendClose {
+        /// The tunnel's slot.
+        slot: usize,
+        /// How long its peers have to answer, in milliseconds.
+        grace: u64,
+    },
+    /// End the tunnel: its deadline has passed.
+    Abort {
+        /// The tunnel's slot.
+        slot: usize,
+    },
 }
 
 #[derive(Debug)]
 enum CloseStage {
-    /// Places below `at` have been looked at.
-    Counting {
-        at: usize,
-        found: Vec<(usize, u64)>,
-    },
-    /// The others have not counted yet.
-    Waiting {
-        first: u64,
-        found: Vec<(usize, u64)>,
-    },
+    /// Slots below `next_slot` have been scanned.
+    Counting { next_slot: usize, found: Vec<SelectedTunnel> },
+    /// The other threads have not counted yet. The tunnels found here have the places from `first` on.
+    Waiting { first: u64, found: Vec<SelectedTunnel> },
+    /// Every tunnel that was counted has its step.
     Scheduled,
 }
 
+/// A tunnel that is closed.
+#[derive(Debug, Clone, Copy)]
+struct SelectedTunnel {
+    slot: usize,
+    id: u64,
+}
+
 impl CloseShare {
-    /// A part in `shared`, on its way to its thread.
+    /// A share of `shared`, on its way to its thread.
     pub fn new(shared: Arc<SharedClose>, is_shutdown: bool) -> Self {
-        let stage = CloseStage::Counting { at: 0, found: Vec::new() };
+        let stage = CloseStage::Counting { next_slot: 0, found: Vec::new() };
         let (open, due, closing) = Default::default();
         Self { shared, is_shutdown, start: 0, received: 0, end: 0, stage, open, due, closing }
     }
 
-    /// The thread has heard of it, `now`; it was asked for at `since` on the thread's clock.
-    pub fn receive(&mut self, since: u64, now: u64) {
+    /// The thread receives it, `now`; it was asked for at `start`.
+    pub fn receive(&mut self, start: u64, now: u64) {
         let close = &self.shared.close;
         self.received = now;
-        self.start = since;
+        self.start = start;
         self.end = self.start.saturating_add(millis(close.window.saturating_add(close.grace)));
     }
 
-    /// What all threads share.
+    /// The part that is common to all threads.
     pub fn shared(&self) -> &Arc<SharedClose> {
         &self.shared
     }
 
-    /// There is more of the slab to look at.
+    /// More of the slab is to be scanned.
     pub fn is_counting(&self) -> bool {
         matches!(self.stage, CloseStage::Counting { .. })
     }
 
-    /// Belongs to the end of the process.
+    /// The process ends with this close.
     pub fn is_shutdown(&self) -> bool {
         self.is_shutdown
     }
 
-    /// Nobody is left.
+    /// No tunnel is left, and none will be added.
     pub fn is_finished(&self) -> bool {
         let is_done = matches!(self.stage, CloseStage::Scheduled) && self.open.is_empty();
         is_done && !self.is_shutdown && !self.shared.is_open()
     }
 
-    /// Looks at a stretch of the slab.
+    /// Scans a chunk of the slab.
     pub fn count_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>]) {
-        let CloseStage::Counting { at, found } = &mut self.stage else { return };
-        let until = tunnels.len().min(*at + SLAB_CHUNK);
-        let stretch = tunnels.iter().enumerate().take(until).skip(mem::replace(at, until));
-        for (slot, tunnel) in stretch {
+        let CloseStage::Counting { next_slot, found } = &mut self.stage else { return };
+        let end = tunnels.len().min(*next_slot + SLAB_CHUNK);
+        let chunk = tunnels.iter().enumerate().take(end).skip(mem::replace(next_slot, end));
+        for (slot, tunnel) in chunk {
             if let Some(tunnel) = tunnel
                 && tunnel.adopted_at <= self.received
                 && self.shared.close.selector.matches(&tunnel.info)
                 && self.open.insert(tunnel.info.id)
             {
                 self.shared.add();
-                found.push((slot, tunnel.info.id));
+                found.push(SelectedTunnel { slot, id: tunnel.info.id });
             }
         }
-        if until == tunnels.len() {
+        if end == tunnels.len() {
             let mut found = mem::take(found);
-            found.retain(|(_, id)| self.open.contains(id));
+            found.retain(|tunnel| self.open.contains(&tunnel.id));
             let first = self.shared.report(found.len() as u64);
             self.stage = CloseStage::Waiting { first, found };
         }
     }
 
-    /// A tunnel that comes now belongs to it: the process ends, or it takes in who was on the way.
+    /// Whether a tunnel that is adopted now is closed, too.
     pub fn includes(&self, info: &SessionInfo) -> bool {
         self.is_shutdown || self.shared.includes(info)
     }
 
-    /// A tunnel that came after the closing had begun. When the process ends it is due at once.
+    /// Adds a tunnel that was adopted after the close had begun.
     pub fn add_late(&mut self, slot: usize, id: u64, now: u64) {
         if !self.open.insert(id) {
             return;
@@ -148,31 +160,31 @@ impl CloseShare {
         insert_sorted(&mut self.due, CloseStep { at, slot, id });
     }
 
-    /// The session has ended.
+    /// Removes a session that has ended.
     pub fn remove(&mut self, id: u64) {
         if self.open.remove(&id) {
             self.shared.remove();
         }
     }
 
-    /// The session is another process's: it was meant here, and has neither ended nor is it left.
+    /// Removes a session that is another process's: it has not ended, and is not left either.
     pub fn remove_migrated(&mut self, id: u64) {
         if !self.open.remove(&id) {
             return;
         }
         match self.is_counting() {
-            // It is not reported, so it is not missed either.
+            // It has not been reported yet.
             true => self.shared.remove(),
             false => self.shared.remove_migrated(),
         }
     }
 
-    /// When the next step is due; `None` while the round waits for other threads.
+    /// When the next step is due; `None` while the share waits for other threads.
     pub fn next_due(&self) -> Option<u64> {
         self.due.front().into_iter().chain(self.closing.front()).map(|step| step.at).min()
     }
 
-    /// Heeds what the other threads and the caller have said meanwhile.
+    /// Applies what the other threads and the caller have decided meanwhile.
     pub fn update(&mut self) {
         if let CloseStage::Waiting { first, found } = &mut self.stage
             && self.shared.is_counted()
@@ -181,7 +193,11 @@ impl CloseShare {
             let schedule = self.shared.schedule();
             let due = |index: usize| self.start.saturating_add(millis(schedule.due(first + index as u64)));
             let steps = found.iter().enumerate();
-            self.due.extend(steps.map(|(index, &(slot, id))| CloseStep { at: due(index), slot, id }));
+            self.due.extend(steps.map(|(index, &SelectedTunnel { slot, id })| CloseStep {
+                at: due(index),
+                slot,
+                id,
+            }));
             self.due.make_contiguous().sort_unstable();
             self.stage = CloseStage::Scheduled;
         }
@@ -192,12 +208,12 @@ impl CloseShare {
         }
     }
 
-    /// The tunnel of the task that came last, the session `id`, is frozen: the task comes again a little later.
+    /// Postpones the task that came last: its tunnel, of the session `id`, is frozen.
     pub fn postpone(&mut self, task: &CloseTask, id: u64, now: u64) {
         let (queue, slot) = match *task {
-            CloseTask::Abort(slot) => (&mut self.closing, slot),
-            CloseTask::SendClose(slot, _) => {
-                // Its deadline counts from the moment when it is told.
+            CloseTask::Abort { slot } => (&mut self.closing, slot),
+            CloseTask::SendClose { slot, .. } => {
+                // Its deadline counts from the moment when it gets its Close frame.
                 if let Some(at) = self.closing.iter().rposition(|step| step.id == id) {
                     self.closing.remove(at);
                 }
@@ -209,13 +225,13 @@ impl CloseShare {
         queue.insert(behind, CloseStep { at, slot, id });
     }
 
-    /// What is due at `now`; each call gives the next.
+    /// The next task that is due at `now`.
     pub fn next_task(&mut self, now: u64) -> Option<CloseTask> {
         while let Some(step) = self.closing.front().filter(|step| step.at <= now) {
             let CloseStep { slot, id, .. } = *step;
             self.closing.pop_front();
             if self.open.contains(&id) {
-                return Some(CloseTask::Abort(slot));
+                return Some(CloseTask::Abort { slot });
             }
         }
         while let Some(step) = self.due.front().filter(|step| step.at <= now) {
@@ -223,24 +239,24 @@ impl CloseShare {
             self.due.pop_front();
             if self.open.contains(&id) {
                 let grace = millis(self.shared.close.grace);
-                // Who came behind the window has the whole grace as well.
+                // A tunnel that was adopted behind the window has the whole grace as well.
                 let end = self.end.max(at.saturating_add(grace));
                 let grace = grace.min(end.saturating_sub(now));
                 insert_sorted(&mut self.closing, CloseStep { at: now.saturating_add(grace), slot, id });
-                return Some(CloseTask::SendClose(slot, grace));
+                return Some(CloseTask::SendClose { slot, grace });
             }
         }
         None
     }
 }
 
-/// Keeps the order; mostly the step is the last.
+/// Inserts a step in order; mostly it is the last.
 fn insert_sorted(steps: &mut VecDeque<CloseStep>, step: CloseStep) {
-    let slot = steps.partition_point(|other| *other <= step);
-    steps.insert(slot, step);
+    let index = steps.partition_point(|other| *other <= step);
+    steps.insert(index, step);
 }
 
-/// A thread that ends, in whatever way, holds nobody up.
+/// A thread that ends, in whatever way, delays no other.
 impl Drop for CloseShare {
     fn drop(&mut self) {
         if self.is_counting() {
@@ -263,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
+    use crate::relay::thread_waker::ThreadWaker;
     use crate::relay::{
         CloseHandle, CloseReason, PacedClose, SessionInfo, Tunnel, TunnelLimits, TunnelSelector,
     };
@@ -309,8 +326,8 @@ mod tests {
         tunnel.collect()
     }
 
-    fn wake() -> Arc<OwnedFd> {
-        Arc::new(rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap())
+    fn waker() -> ThreadWaker {
+        ThreadWaker::new().unwrap()
     }
 
     /// The parts of as many threads in one closing, all counted.
@@ -324,8 +341,8 @@ mod tests {
     }
 
     fn counted(close: PacedClose, slabs: &[Slab]) -> (Vec<CloseShare>, CloseHandle) {
-        let wakes = slabs.iter().map(|_| wake()).collect();
-        let shared = Arc::new(SharedClose::new(close, 7, wakes));
+        let wakers = slabs.iter().map(|_| waker()).collect();
+        let shared = Arc::new(SharedClose::new(close, 7, wakers));
         let count = |slab: &Slab| {
             let mut share = CloseShare::new(Arc::clone(&shared), false);
             share.receive(0, 0);
@@ -349,12 +366,12 @@ mod tests {
             for (thread, share) in shares.iter_mut().enumerate() {
                 while let Some(task) = share.next_task(now) {
                     match task {
-                        CloseTask::SendClose(slot, grace) => {
+                        CloseTask::SendClose { slot, grace } => {
                             assert_eq!(grace, 5_000);
                             seconds[now as usize / 1_000] += 1;
                             first.push((thread, slot));
                         }
-                        CloseTask::Abort(_) => cuts += 1,
+                        CloseTask::Abort { .. } => cuts += 1,
                     }
                 }
             }
@@ -424,8 +441,8 @@ mod tests {
         for now in (4_000..=15_000).step_by(10) {
             while let Some(task) = share.next_task(now) {
                 match task {
-                    CloseTask::SendClose(_, grace) => closes.push((now, grace)),
-                    CloseTask::Abort(_) => cuts += 1,
+                    CloseTask::SendClose { grace, .. } => closes.push((now, grace)),
+                    CloseTask::Abort { .. } => cuts += 1,
                 }
             }
         }
@@ -438,9 +455,9 @@ mod tests {
         assert!(handle.left() == 0 && !share.is_finished(), "others may come");
         // Behind the window: at once, and with the whole grace.
         share.add_late(0, 300, 20_000);
-        assert!(matches!(share.next_task(20_000), Some(CloseTask::SendClose(0, 5_000))));
+        assert!(matches!(share.next_task(20_000), Some(CloseTask::SendClose { slot: 0, grace: 5_000 })));
         assert!(share.next_task(24_999).is_none());
-        assert!(matches!(share.next_task(25_000), Some(CloseTask::Abort(0))));
+        assert!(matches!(share.next_task(25_000), Some(CloseTask::Abort { slot: 0 })));
         share.remove(300);
         handle.stop();
         share.update();
@@ -451,8 +468,8 @@ mod tests {
     fn a_large_slab_is_counted_a_stretch_at_a_time() {
         let mut slab: Slab = (0..3 * SLAB_CHUNK).map(|_| None).collect();
         slab.extend(self::slab(0..2));
-        let wakes = vec![wake()];
-        let mut share = CloseShare::new(Arc::new(SharedClose::new(close(0, 0), 0, wakes)), false);
+        let wakers = vec![waker()];
+        let mut share = CloseShare::new(Arc::new(SharedClose::new(close(0, 0), 0, wakers)), false);
         let mut turns = 0;
         while share.is_counting() {
             share.count_chunk(&slab);
@@ -479,8 +496,8 @@ mod tests {
                     last = next;
                     while let Some(task) = share.next_task(now) {
                         match task {
-                            CloseTask::SendClose(..) => closes += 1,
-                            CloseTask::Abort(_) => cuts += 1,
+                            CloseTask::SendClose { .. } => closes += 1,
+                            CloseTask::Abort { .. } => cuts += 1,
                         }
                     }
                 }

@@ -1,19 +1,20 @@
-//! Whether a quiet client is still there: when it is asked, when it is given up, how long its answer took.
+//! The keepalive of a client: when it gets a Ping, when it counts as gone, and its round-trip time.
 //!
-//! A client that has sent nothing for a time gets a Ping; whatever it sends then answers it. Nothing for as long
-//! again, and it is gone. The relay's sweep looks, once a second: there is no timer.
+//! A client that has sent nothing for the interval gets a Ping; whatever it sends then is an answer. After another
+//! interval without a byte it is unresponsive. The relay's sweep checks once a second: there is no timer.
 
 use std::time::Duration;
 
-use super::millis;
-use super::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError};
+use super::tick::millis;
+use super::tunnel_state::TunnelStateError;
+use super::tunnel_state::field::{FieldReader, FieldWriter};
 use crate::affinity::hash::mix;
 use crate::ws::tracker::PingToken;
 
-/// Of `every`: clients are not asked. Of `round_trip`: there is none yet.
+/// As an interval: no Pings. As a round-trip time: none yet.
 const NONE: u32 = u32::MAX;
 
-/// See the module. Times are on the relay thread's clock in milliseconds.
+/// The keepalive of one client. Its times are on the relay thread's clock, in milliseconds.
 #[derive(Debug)]
 pub struct Keepalive {
     /// The payload of the last Ping, or what it is numbered from.
@@ -32,7 +33,7 @@ pub struct Keepalive {
 
 /// The fields of a pulse in a parcel. The times are distances from the moment of writing.
 mod tag {
-    use super::FieldTag;
+    use crate::relay::tunnel_state::field::FieldTag;
 
     pub const TOKEN: FieldTag = FieldTag(1, "token");
     pub const EVERY: FieldTag = FieldTag(2, "every");

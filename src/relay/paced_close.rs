@@ -10,16 +10,15 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::close_share::CloseShare;
-use super::{CloseReason, Relay, RelayCommand, SessionInfo};
+use super::close_reason::CloseReason;
+use super::session::SessionInfo;
+use super::thread_waker::ThreadWaker;
 use crate::affinity::hash::mix;
 use crate::pace::CloseSchedule;
 
@@ -105,29 +104,6 @@ impl PacedClose {
     /// The same, also for tunnels that are adopted later: their sessions may be on the way.
     pub fn including_later(self) -> Self {
         Self { includes_later: true, ..self }
-    }
-}
-
-impl Relay {
-    /// Begins to close some of the tunnels; the threads live on.
-    pub fn close(&self, close: PacedClose) -> CloseHandle {
-        self.begin_close(close, false)
-    }
-
-    /// Begins to close the tunnels and ends each thread behind its last one. Tunnels that still arrive are closed at
-    /// once; [`join`](Self::join) returns when all threads have ended.
-    pub fn shut_down(&self, close: PacedClose) {
-        self.begin_close(close, true);
-    }
-
-    fn begin_close(&self, close: PacedClose, is_last: bool) -> CloseHandle {
-        let wakes = self.threads.iter().map(|thread| Arc::clone(&thread.wake)).collect();
-        let seed = RandomState::new().hash_one(close.window);
-        let shared = Arc::new(SharedClose::new(close, seed, wakes));
-        for thread in &self.threads {
-            thread.send(RelayCommand::Close(Box::new(CloseShare::new(Arc::clone(&shared), is_last))));
-        }
-        CloseHandle::new(&shared)
     }
 }
 
@@ -219,25 +195,25 @@ pub(super) struct SharedClose {
     /// Tunnels that have not been sent a Close are kept.
     stopped: AtomicBool,
     /// Wakes the threads.
-    wakes: Vec<Arc<OwnedFd>>,
+    wakers: Vec<ThreadWaker>,
     /// All have counted, or none is left.
     change: Notify,
 }
 
 impl SharedClose {
-    /// For the threads that these descriptors wake.
-    pub fn new(close: PacedClose, seed: u64, wakes: Vec<Arc<OwnedFd>>) -> Self {
+    /// A close by the threads that these wakers wake.
+    pub fn new(close: PacedClose, seed: u64, wakers: Vec<ThreadWaker>) -> Self {
         Self {
             close,
             begun: Instant::now(),
             seed,
-            uncounted: AtomicUsize::new(wakes.len()),
+            uncounted: AtomicUsize::new(wakers.len()),
             counted: AtomicU64::new(0),
             late: AtomicU64::new(0),
             left: AtomicU64::new(0),
             migrated: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
-            wakes,
+            wakers,
             change: Notify::new(),
         }
     }
@@ -308,6 +284,6 @@ impl SharedClose {
     }
 
     fn wake(&self) {
-        self.wakes.iter().for_each(|wake| super::wake(wake));
+        self.wakers.iter().for_each(ThreadWaker::wake);
     }
 }

@@ -5,7 +5,8 @@
 //! when the current frame's payload has gone by. After the balancer's Close, or a fault that will bring one, nothing
 //! of the peer goes on any more; it is still read, to see the peer's Close.
 
-use super::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError as Unreadable};
+use super::tunnel_state::TunnelStateError;
+use super::tunnel_state::field::{FieldReader, FieldWriter};
 use crate::ws::tracker::{MessageCounts, ScanEnd, ScanOptions, Tracker};
 
 /// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
@@ -72,7 +73,7 @@ struct InjectedFrame {
 
 /// The fields of a pipe in a parcel.
 mod tag {
-    use super::FieldTag;
+    use crate::relay::tunnel_state::field::FieldTag;
 
     pub const BYTES: FieldTag = FieldTag(1, "bytes");
     pub const MESSAGES: FieldTag = FieldTag(2, "messages");
@@ -235,7 +236,7 @@ impl Pipe {
     }
 
     /// Reads what [`pack`](Self::pack) wrote.
-    pub fn decode(mut fields: FieldReader<'_>) -> Result<Self, Unreadable> {
+    pub fn decode(mut fields: FieldReader<'_>) -> Result<Self, TunnelStateError> {
         let (bytes, messages) = (fields.count(tag::BYTES)?, fields.count(tag::MESSAGES)?);
         let close = fields.optional(tag::CLOSE)?;
         let flow = fields.variant(tag::FLOW, &PipeFlow::ALL)?;

@@ -1,8 +1,8 @@
-//! What the relay says about its tunnels while they run.
+//! Listings of the tunnels while they run.
 //!
-//! Each thread walks its slab in stretches, one each turn, so that a listing of many tunnels delays no message. A
-//! page holds the lowest ids behind the one before: a tunnel that lives through a listing is in it exactly once. Who is
-//! looking for tunnels to close is given the first of them in another order.
+//! Each thread scans its slab in chunks, one each tick, so that a listing of many tunnels delays no message. A page
+//! holds the lowest ids above the page before: a tunnel that lives through a listing is in it exactly once. A choice of
+//! tunnels to close is the first page in another order.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
+use super::paced_close::TunnelSelector;
+use super::tick::SLAB_CHUNK;
 use super::tunnel::ActiveTunnel;
-use super::{SLAB_CHUNK, TunnelSelector};
 use crate::affinity::hash::mix;
 
-/// Which tunnels are to be closed first, of those that are not being closed yet.
+/// Which tunnels to close first, of those that are not being closed yet.
 #[derive(Debug, Clone)]
 pub struct TunnelChoice {
     /// The tunnels to choose from.
@@ -25,12 +26,12 @@ pub struct TunnelChoice {
     pub order: ChoiceOrder,
 }
 
-/// The order of a choice.
+/// The order of a [`TunnelChoice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChoiceOrder {
     /// The tunnels that have carried no message for longest, or none since they were adopted.
     Quietest,
-    /// Any; the seed shuffles them.
+    /// A random order, by this seed.
     Shuffled(u64),
 }
 
@@ -51,13 +52,13 @@ pub struct SessionSnapshot {
     pub generation: u32,
     /// When the upgrade request was read.
     pub opened_at: SystemTime,
-    /// Which affinity source placed it, and how.
+    /// The affinity source that selected the node, and its outcome.
     pub affinity: (&'static str, &'static str),
     /// Bytes read from the client and from the node.
     pub bytes: [u64; 2],
     /// Text and binary messages from the client and from the node.
     pub messages: [u64; 2],
-    /// When the last of those began, to the turn of the relay's loop; `None` before the first.
+    /// When the last of those began, to a tick of the relay's event loop; `None` before the first.
     pub last_message_at: Option<SystemTime>,
     /// How long the client took to answer the balancer's last Ping, in whole milliseconds; `None` before that.
     pub round_trip: Option<Duration>,
@@ -65,7 +66,7 @@ pub struct SessionSnapshot {
     pub is_closing: bool,
 }
 
-/// What is asked for.
+/// What a listing asks for.
 pub(super) struct SessionQuery {
     selector: TunnelSelector,
     /// Only ids above this.
@@ -85,14 +86,14 @@ impl SessionQuery {
         Self { selector: choice.selector, after: None, order: Some(choice.order), limit }
     }
 
-    /// Where the tunnel stands in the order at `now` on its thread's clock; `None` when it is not meant.
+    /// The tunnel's rank at `now` on its thread's clock; `None` when it is not wanted.
     fn rank(&self, tunnel: &ActiveTunnel, now: u64) -> Option<u64> {
         let id = tunnel.info.id;
         let Some(order) = self.order else {
             return Some(id).filter(|id| self.after.is_none_or(|after| *id > after));
         };
         (!tunnel.is_closing()).then(|| match order {
-            // The clocks of the threads differ, how long ago something was does not.
+            // The clocks of the threads differ; how long ago something was does not.
             ChoiceOrder::Quietest => u64::MAX - tunnel.message_idle_time(now),
             ChoiceOrder::Shuffled(seed) => mix(id ^ seed),
         })
@@ -102,74 +103,76 @@ impl SessionQuery {
 /// A thread's part in a listing.
 pub(super) struct ListJob {
     query: Arc<SessionQuery>,
-    reply: oneshot::Sender<Vec<(u64, SessionSnapshot)>>,
-    /// Places below have been looked at.
+    reply: oneshot::Sender<Vec<RankedSession>>,
+    /// Slots below have been scanned.
     next_slot: usize,
-    /// The first so far, the last of them on top.
+    /// The first sessions so far, the last of them on top.
     found: BinaryHeap<RankedSession>,
 }
 
 impl ListJob {
-    pub fn new(query: Arc<SessionQuery>, reply: oneshot::Sender<Vec<(u64, SessionSnapshot)>>) -> Self {
+    pub fn new(query: Arc<SessionQuery>, reply: oneshot::Sender<Vec<RankedSession>>) -> Self {
         Self { query, reply, next_slot: 0, found: BinaryHeap::new() }
     }
 
-    /// Looks at a stretch of the slab at `now` on the thread's clock; true when there is nothing more to do.
+    /// Scans a chunk of the slab at `now` on the thread's clock. Returns true when nothing is left to do.
     pub fn scan_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>], now: u64) -> bool {
         if self.reply.is_closed() || self.query.limit == 0 {
             return true;
         }
-        let until = tunnels.len().min(self.next_slot + SLAB_CHUNK);
+        let end = tunnels.len().min(self.next_slot + SLAB_CHUNK);
         // The wall clock may be set, the thread's clock not: their difference is taken anew each time.
         let wall = SystemTime::now();
-        for tunnel in tunnels[self.next_slot..until].iter().flatten() {
+        for tunnel in tunnels[self.next_slot..end].iter().flatten() {
             if !self.query.selector.matches(&tunnel.info) {
                 continue;
             }
             let Some(rank) = self.query.rank(tunnel, now) else { continue };
             let is_full = self.found.len() >= self.query.limit;
-            if is_full && self.found.peek().is_some_and(|last| last.0 < rank) {
+            if is_full && self.found.peek().is_some_and(|last| last.rank < rank) {
                 continue;
             }
             if is_full {
                 self.found.pop();
             }
-            self.found.push(RankedSession(rank, tunnel.snapshot(now, wall)));
+            self.found.push(RankedSession { rank, snapshot: tunnel.snapshot(now, wall) });
         }
-        self.next_slot = until;
-        until == tunnels.len()
+        self.next_slot = end;
+        end == tunnels.len()
     }
 
     /// Answers, in no order.
     pub fn finish(self) {
-        let found = self.found.into_iter().map(|RankedSession(rank, snapshot)| (rank, snapshot)).collect();
-        // Whoever asked may have gone.
-        let _ = self.reply.send(found);
+        // The asker may have given up meanwhile.
+        let _ = self.reply.send(self.found.into_vec());
     }
 }
 
-/// The answers of all threads as one page.
+/// Merges the answers of all threads into one page.
 pub(super) async fn merge_page(
-    answers: Vec<oneshot::Receiver<Vec<(u64, SessionSnapshot)>>>,
+    answers: Vec<oneshot::Receiver<Vec<RankedSession>>>,
     limit: usize,
-) -> Vec<(u64, SessionSnapshot)> {
+) -> Vec<RankedSession> {
     let mut page = Vec::new();
     for answer in answers {
         // A thread that has ended has no tunnels.
         page.extend(answer.await.unwrap_or_default());
     }
-    page.sort_unstable_by_key(|(rank, snapshot): &(u64, SessionSnapshot)| (*rank, snapshot.id));
+    page.sort_unstable();
     page.truncate(limit);
     page
 }
 
-/// A tunnel and where it stands in the order.
+/// A session and its rank in the order of a listing.
 #[derive(Debug)]
-struct RankedSession(u64, SessionSnapshot);
+pub(super) struct RankedSession {
+    rank: u64,
+    pub snapshot: SessionSnapshot,
+}
 
 impl Ord for RankedSession {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.0, self.1.id).cmp(&(other.0, other.1.id))
+        (self.rank, self.snapshot.id).cmp(&(other.rank, other.snapshot.id))
     }
 }
 

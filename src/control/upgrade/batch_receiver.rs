@@ -141,7 +141,7 @@ impl BatchReceiver {
     async fn carry(&mut self) -> NewEvent {
         if let Some(staged) = self.staged.take() {
             let origins: HashSet<_> = staged.labels().collect();
-            staged.activate(&self.reload.front().relay);
+            self.reload.front().relay.activate(staged);
             self.state.close_orphans(origins).await;
         }
         NewEvent::Carried

@@ -121,13 +121,13 @@ struct Piece<'a> {
 impl<'a> Piece<'a> {
     fn is_full(&self, parcel: &FrozenTunnel) -> bool {
         let too_many = 2 * (self.parcels.len() + 1) > MAX_DESCRIPTORS;
-        too_many || (!self.body.is_empty() && self.body.len() + parcel.bytes().len() > PIECE)
+        too_many || (!self.body.is_empty() && self.body.len() + parcel.state().len() > PIECE)
     }
 
     fn add(&mut self, parcel: &'a FrozenTunnel) {
         // At most `parcel::MOST`, some MiB.
-        let length = parcel.bytes().len() as u32;
-        let needed = self.body.len() + 4 + parcel.bytes().len();
+        let length = parcel.state().len() as u32;
+        let needed = self.body.len() + 4 + parcel.state().len();
         if self.body.capacity() < needed {
             // A vector that grows would leave a copy of the keys behind.
             let mut body = Zeroizing::new(Vec::with_capacity(needed + PIECE / 8));
@@ -135,7 +135,7 @@ impl<'a> Piece<'a> {
             self.body = body;
         }
         self.body.extend_from_slice(&length.to_be_bytes());
-        self.body.extend_from_slice(parcel.bytes());
+        self.body.extend_from_slice(parcel.state());
         self.parcels.push(parcel);
     }
 
@@ -163,7 +163,7 @@ pub fn decode_piece(frame: HandoverFrame) -> Result<Vec<ReceivedTunnel>, Channel
         let (Some(client), Some(node)) = (sockets.next(), sockets.next()) else {
             return Err(ChannelError::BrokenPiece);
         };
-        arrivals.push(ReceivedTunnel { bytes: Zeroizing::new(bytes.to_vec()), sockets: [client, node] });
+        arrivals.push(ReceivedTunnel { state: Zeroizing::new(bytes.to_vec()), sockets: [client, node] });
         rest = behind;
     }
     if sockets.next().is_some() { Err(ChannelError::BrokenPiece) } else { Ok(arrivals) }

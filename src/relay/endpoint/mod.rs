@@ -1,47 +1,36 @@
-//! One end of a tunnel: a socket, its readiness, and what it has not taken yet.
+//! An endpoint of a tunnel: a socket, the states of its two directions, and the bytes that it has not taken yet.
 //!
-//! A buffer exists only while the peer is slow; it holds at most one read's bytes and the balancer's own frames,
-//! because the other side is not read while it exists (invariant I10). With TLS, what is read and put is plaintext,
-//! and what waits is records ([`sealed`]).
+//! A buffer exists only while the peer is slow. It holds at most the bytes of one read and the balancer's own frames,
+//! because the other side is not read while it exists (invariant I10). With TLS, plaintext is read and written here,
+//! and the buffer holds records (`tls`).
 
 mod codec;
+mod state;
 mod tls;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
 use super::tls::{TlsConnection, TlsRole};
 use crate::net::tls::extracted::ExtractedTls;
+use state::{ReadSide, WriteSide};
 
-/// See the module.
+/// One side of a tunnel, the client's or the node's.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Away while the tunnel is frozen: then nothing is read and nothing sent.
+    /// `None` while the tunnel is frozen: nothing is read and nothing is sent then.
     socket: Option<OwnedFd>,
-    /// The TLS connection on it, if it has one.
+    /// The TLS connection on the socket, if it has one.
     tls: Option<Box<TlsConnection>>,
     /// Bytes that the socket has not taken yet.
     unsent: Option<Box<UnsentBytes>>,
-    /// A read may give something. Cleared by a short read.
-    pub readable: bool,
-    /// A write may be taken. Cleared by a short write.
-    writable: bool,
-    /// The peer has hung up or failed: read until the end, whatever a short read says.
-    hung_up: bool,
-    /// Urgent data is among what is to be read: read until nothing is left, whatever a short read says.
-    urgent: bool,
-    /// The peer has ended its stream.
-    pub ended: bool,
-    /// Our end of stream has been sent.
-    pub finished: bool,
-    /// Writes fail: nothing reaches this peer any more.
-    pub broken: bool,
-    /// The last bytes are on their way, the end of stream goes behind them.
-    pub finishing: bool,
+    read: ReadSide,
+    write: WriteSide,
     /// The TLS keys are nearly used up and cannot be renewed.
-    pub worn: bool,
+    has_used_up_keys: bool,
 }
 
 #[derive(Debug)]
@@ -50,19 +39,37 @@ struct UnsentBytes {
     sent: usize,
 }
 
-/// What a read gave.
+impl UnsentBytes {
+    /// A buffer for these bytes; `None` when there are none.
+    fn of(bytes: Vec<u8>) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, sent: 0 }))
+    }
+}
+
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// So many bytes.
+    /// That many bytes.
     Bytes(usize),
     /// Nothing now.
     WouldBlock,
     /// The end of the stream.
     Eof,
-    /// The connection is broken.
+    /// The connection has failed.
     Failed,
-    /// The peer broke TLS. Now and from now on its bytes, so many this time, are dropped.
+    /// The peer broke TLS. Its bytes, that many this time, are dropped from now on.
     Discarded(usize),
+}
+
+/// What epoll reports of a socket.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketEvents {
+    /// EPOLLIN.
+    pub is_readable: bool,
+    /// EPOLLOUT.
+    pub is_writable: bool,
+    /// EPOLLRDHUP, EPOLLHUP or EPOLLERR.
+    pub has_hung_up: bool,
 }
 
 impl Endpoint {
@@ -72,71 +79,109 @@ impl Endpoint {
             socket: Some(socket),
             tls: None,
             unsent: None,
-            readable: true,
-            writable: true,
-            hung_up: false,
-            urgent: false,
-            ended: false,
-            finished: false,
-            broken: false,
-            finishing: false,
-            worn: false,
+            read: ReadSide::NEW,
+            write: WriteSide::NEW,
+            has_used_up_keys: false,
         }
     }
 
-    /// A socket and, if there is one, the TLS connection on it. Gives what that has decrypted already, too.
+    /// Takes over a socket and the TLS connection on it, if there is one. Returns what TLS has decrypted already, too.
     ///
-    /// Urgent data stays in its place in the stream (RFC 6093, section 5): cut out, it would leave a hole in a frame.
+    /// Urgent data stays inline (RFC 6093, section 5): taken out of the stream, it would leave a hole in a frame.
     pub fn adopt(socket: OwnedFd, tls: Option<ExtractedTls>, role: TlsRole) -> (Self, Vec<u8>) {
-        // A socket that knows no urgent data has none.
+        // A socket without support for urgent data never has any.
         let _ = sockopt::set_socket_oobinline(&socket, true);
-        let mut endpoint = Self::new(socket);
+        let endpoint = Self::new(socket);
         let Some(departed) = tls else { return (endpoint, Vec::new()) };
         let (tls, leftover) = TlsConnection::new(departed, role);
-        endpoint.tls = Some(tls);
-        if !leftover.unsent.is_empty() {
-            endpoint.unsent = Some(Box::new(UnsentBytes { bytes: leftover.unsent, sent: 0 }));
-        }
-        (endpoint, leftover.plain)
+        (Self { tls: Some(tls), unsent: UnsentBytes::of(leftover.unsent), ..endpoint }, leftover.plain)
     }
 
-    /// The socket, unless it is away.
+    /// The socket, unless the tunnel is frozen.
     pub fn socket(&self) -> Option<&OwnedFd> {
         self.socket.as_ref()
     }
 
-    /// Notes what epoll said.
+    /// Applies what epoll reports.
     #[inline]
-    pub fn set_ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
-        self.readable |= readable | hung_up;
-        self.writable |= writable;
-        self.hung_up |= hung_up;
+    pub fn apply_events(&mut self, events: SocketEvents) {
+        if events.is_readable {
+            self.read.set_readable();
+        }
+        if events.is_writable {
+            self.write.set_writable();
+        }
+        if events.has_hung_up {
+            self.read.set_hung_up();
+        }
     }
 
-    /// Notes that epoll said there is urgent data (EPOLLPRI): a read ends at its mark, with more behind it.
+    /// Epoll reports urgent data (EPOLLPRI): a read ends at its mark, with more behind it.
     #[cold]
     pub fn set_urgent(&mut self) {
-        self.urgent = true;
-        self.readable = true;
+        self.read.set_urgent();
+    }
+
+    /// The peer takes nothing any more, but what it has sent may still be read.
+    pub fn set_hung_up(&mut self) {
+        self.read.set_hung_up();
+    }
+
+    /// Gives the peer up: what waits for it is dropped at the next flush.
+    pub fn set_broken(&mut self) {
+        self.write.set_broken();
+    }
+
+    /// A read may give something.
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        self.read.is_readable()
+    }
+
+    /// The peer has ended its stream.
+    #[inline]
+    pub fn has_ended(&self) -> bool {
+        self.read.has_ended()
     }
 
     /// The peer has hung up, or its connection has failed; what it sent before may still be unread.
     pub fn has_hung_up(&self) -> bool {
-        self.hung_up
+        self.read.has_hung_up()
     }
 
-    /// Whether bytes wait for this peer to take them.
+    /// Writes fail: nothing reaches the peer any more.
+    #[inline]
+    pub fn is_broken(&self) -> bool {
+        self.write.is_broken()
+    }
+
+    /// The last bytes to the peer are on their way, or its end of stream has been sent.
+    pub fn is_finishing(&self) -> bool {
+        self.write.is_finishing()
+    }
+
+    /// The end of stream to the peer has been sent.
+    pub fn is_finished(&self) -> bool {
+        self.write.is_finished()
+    }
+
+    /// Bytes wait for the peer to take them.
     #[inline]
     pub fn has_unsent(&self) -> bool {
         self.unsent.is_some()
     }
 
+    /// The TLS keys are nearly used up and cannot be renewed.
+    pub fn has_used_up_keys(&self) -> bool {
+        self.has_used_up_keys
+    }
+
     /// Reads into `buffer`. A short read leaves nothing behind, unless the peer has hung up or there is urgent data.
     ///
-    /// The kernel ends a read before the buffer is full only where its queue is empty (what comes later makes an
-    /// event of its own), at the end of the stream or a fault (EPOLLRDHUP, EPOLLHUP, EPOLLERR) and at the urgent
-    /// mark. Urgent data that comes while this runs makes an event, too, so the mark is always known of before a
-    /// read that it cuts short is the last.
+    /// The kernel ends a read before the buffer is full only where its queue is empty (bytes that come later make an
+    /// event of their own), at the end of the stream or an error (EPOLLRDHUP, EPOLLHUP, EPOLLERR), and at the urgent
+    /// mark. Urgent data that comes during the read makes an event, too, so the mark is always known before the read
+    /// that it cuts short is the last.
     #[inline]
     pub fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         if self.tls.is_some() {
@@ -151,16 +196,18 @@ impl Endpoint {
         loop {
             return match recv(socket, &mut *buffer, RecvFlags::empty()) {
                 Ok((0, _)) => {
-                    self.ended = true;
+                    self.read.end();
                     ReadOutcome::Eof
                 }
                 Ok((len, _)) => {
-                    self.readable = len == buffer.len() || self.hung_up || self.urgent;
+                    if len < buffer.len() {
+                        self.read.read_short();
+                    }
                     ReadOutcome::Bytes(len)
                 }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {
-                    (self.readable, self.urgent) = (false, false);
+                    self.read.would_block();
                     ReadOutcome::WouldBlock
                 }
                 Err(_) => ReadOutcome::Failed,
@@ -168,7 +215,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends `bytes`; what the socket does not take is kept, behind what is kept already.
+    /// Sends `bytes`. What the socket does not take is kept, behind what is kept already.
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
         if self.tls.is_some() {
@@ -179,64 +226,66 @@ impl Endpoint {
 
     #[inline]
     fn write_raw(&mut self, bytes: &[u8]) {
-        if let Some(pending) = &mut self.unsent {
-            pending.bytes.extend_from_slice(bytes);
+        if let Some(unsent) = &mut self.unsent {
+            unsent.bytes.extend_from_slice(bytes);
             return;
         }
         let sent = self.send(bytes);
-        if sent < bytes.len() && !self.broken {
-            self.unsent = Some(Box::new(UnsentBytes { bytes: bytes[sent..].to_vec(), sent: 0 }));
+        if sent < bytes.len() && !self.write.is_broken() {
+            self.unsent = UnsentBytes::of(bytes[sent..].to_vec());
         }
     }
 
     /// Sends what is kept, as far as the socket takes it.
     pub fn flush(&mut self) {
-        if !self.writable {
+        if self.write.is_blocked() {
             return;
         }
-        let Some(mut pending) = self.unsent.take() else { return };
-        pending.sent += self.send(&pending.bytes[pending.sent..]);
-        if pending.sent < pending.bytes.len() && !self.broken {
-            self.unsent = Some(pending);
-        } else if self.tls.is_some() || self.finishing {
+        let Some(mut unsent) = self.unsent.take() else { return };
+        unsent.sent += self.send(&unsent.bytes[unsent.sent..]);
+        if unsent.sent < unsent.bytes.len() && !self.write.is_broken() {
+            self.unsent = Some(unsent);
+        } else if self.tls.is_some() || self.write.is_finishing() {
             self.resume_shutdown();
         }
     }
 
-    /// Sends as much as is taken; a fault makes the end broken.
+    /// Sends as much as the socket takes; an error breaks the write side.
     #[inline]
     fn send(&mut self, bytes: &[u8]) -> usize {
         let Some(socket) = &self.socket else { return 0 };
-        if self.broken {
+        if self.write.is_broken() {
             return 0;
         }
         loop {
             match send(socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(len) => {
-                    self.writable = len == bytes.len();
+                    if len < bytes.len() {
+                        self.write.set_blocked();
+                    }
                     return len;
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    self.writable = false;
+                    self.write.set_blocked();
                     return 0;
                 }
                 Err(_) => {
-                    self.broken = true;
+                    self.write.set_broken();
                     return 0;
                 }
             }
         }
     }
 
-    /// Sends our end of stream, once; with TLS close_notify first, and both behind what waits.
+    /// Sends the end of stream, once; with TLS after a close_notify, and both behind what waits.
     pub fn finish(&mut self) {
-        if self.finished || !self.send_close_notify() {
+        if self.write.is_finished() || !self.send_close_notify() {
             return;
         }
-        self.finished = true;
+        self.write.finish();
         if let Some(socket) = &self.socket {
-            // A peer that is gone already has nothing left to be told.
+            // A peer that is gone already need not be told.
             let _ = shutdown(socket, Shutdown::Write);
         }
     }
@@ -245,8 +294,18 @@ impl Endpoint {
     pub fn reset(&mut self) {
         self.suppress_close_notify();
         if let Some(socket) = &self.socket {
-            // On a Unix socket or a dead connection there is nothing to reset.
-            let _ = sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
+            // A Unix socket or a dead connection has nothing to reset.
+            let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_takes_32_bytes() {
+        assert_eq!(size_of::<Endpoint>(), 32);
     }
 }

@@ -1,74 +1,74 @@
-//! The end of a tunnel that speaks TLS: one receive or send for each read or put, as without it, and records
-//! between.
+//! The TLS half of an endpoint: one receive or send for each read or write, as without TLS, and records between.
 //!
-//! The buffers for records belong to the thread. Whatever has to be said besides the tunnel's bytes goes the same
-//! way as they do, behind what waits, and there is never more than one of each: so it stays bounded, too.
+//! The record buffers belong to the thread. Alerts and KeyUpdates go the same way as the tunnel's bytes, behind what
+//! waits, and there is never more than one of each kind, so the buffer stays bounded.
 
 use std::cell::RefCell;
 
 use super::{Endpoint, ReadOutcome};
 use crate::relay::tls::{ReceiveState, TlsConnection};
 
-/// Bytes of records that one receive may give, with those of a record that has begun.
+/// Bytes of records that one receive may return, including those of a record that has begun.
 const RECEIVE_ROOM: usize = 64 * 1024;
 /// The least room for a receive, however much came with the connection.
 const MIN_RECEIVE_ROOM: usize = 16 * 1024;
 
 thread_local! {
-    static BUFFERS: RefCell<RecordBuffers> = const { RefCell::new(RecordBuffers { received: Vec::new(), outgoing: Vec::new() }) };
+    static BUFFERS: RefCell<RecordBuffers> =
+        const { RefCell::new(RecordBuffers { received: Vec::new(), outgoing: Vec::new() }) };
 }
 
-/// What a thread has for the records of all its ends.
+/// The record buffers of a thread, shared by all its endpoints.
 struct RecordBuffers {
-    /// Received.
     received: Vec<u8>,
-    /// To be sent.
     outgoing: Vec<u8>,
 }
 
 impl Endpoint {
-    /// As [`End::read`], plaintext into `plain`.
+    /// [`Endpoint::read`] with TLS: plaintext goes into `plain`.
     pub(super) fn read_tls(&mut self, plain: &mut [u8]) -> ReadOutcome {
-        BUFFERS.with_borrow_mut(|room| {
+        BUFFERS.with_borrow_mut(|buffers| {
             loop {
                 let Some(tls) = &self.tls else { return ReadOutcome::Failed };
-                let (begun, behind) = (tls.partial_record().len(), tls.has_unopened());
-                let fresh = match tls.receive_state() {
-                    ReceiveState::Open if behind => 0,
-                    ReceiveState::Open => match self.receive(room.room_after(begun)) {
+                let partial_len = tls.partial_record().len();
+                let received_len = match tls.receive_state() {
+                    ReceiveState::Open if tls.has_unopened() => 0,
+                    ReceiveState::Open => match self.receive(buffers.room_after(partial_len)) {
                         ReadOutcome::Bytes(len) => len,
                         ReadOutcome::Eof => return self.end_of_stream(),
                         other => return other,
                     },
                     ReceiveState::CloseNotify | ReceiveState::Truncated => return self.end_of_stream(),
-                    ReceiveState::Failed(_) => return self.discard_received(room),
+                    ReceiveState::Failed(_) => return self.discard_received(buffers),
                 };
-                let len = self.decrypt(room, fresh, plain);
+                let len = self.decrypt(buffers, received_len, plain);
                 if len > 0 {
                     return ReadOutcome::Bytes(len);
                 }
-                if !self.readable {
+                if !self.read.is_readable() {
                     return ReadOutcome::WouldBlock;
                 }
             }
         })
     }
 
-    /// Opens what stands in the room; gives the bytes of plaintext.
+    /// Opens the records in the receive buffer. Returns the number of plaintext bytes.
     #[inline]
-    fn decrypt(&mut self, room: &mut RecordBuffers, fresh: usize, plain: &mut [u8]) -> usize {
+    fn decrypt(&mut self, buffers: &mut RecordBuffers, received_len: usize, plain: &mut [u8]) -> usize {
         let Some(tls) = &mut self.tls else { return 0 };
-        let begun = tls.partial_record().len();
-        room.room_after(begun);
-        room.received[..begun].copy_from_slice(tls.partial_record());
-        room.outgoing.clear();
-        let len = tls.open(&room.received[..begun + fresh], plain, &mut room.outgoing);
-        // No event comes for what has been received already.
-        self.readable |= tls.has_unopened() || tls.receive_state() != ReceiveState::Open;
-        if self.unsent.is_none() {
-            tls.send_owed_key_update(&mut room.outgoing);
+        let partial_len = tls.partial_record().len();
+        buffers.room_after(partial_len);
+        buffers.received[..partial_len].copy_from_slice(tls.partial_record());
+        buffers.outgoing.clear();
+        let len = tls.open(&buffers.received[..partial_len + received_len], plain, &mut buffers.outgoing);
+        // Epoll reports nothing for bytes that have been received already.
+        if tls.has_unopened() || tls.receive_state() != ReceiveState::Open {
+            self.read.set_readable();
         }
-        self.write_records(&room.outgoing);
+        if self.unsent.is_none() {
+            tls.send_owed_key_update(&mut buffers.outgoing);
+        }
+        self.write_records(&buffers.outgoing);
         len
     }
 
@@ -77,74 +77,75 @@ impl Endpoint {
         if let Some(tls) = &mut self.tls {
             tls.end_of_stream();
         }
-        self.ended = true;
+        self.read.end();
         ReadOutcome::Eof
     }
 
-    /// What comes from a peer that broke TLS is read only so that no reset overtakes the alert.
-    fn discard_received(&mut self, room: &mut RecordBuffers) -> ReadOutcome {
-        match self.receive(room.room_after(0)) {
+    /// Bytes of a peer that broke TLS are read only so that no reset overtakes the alert.
+    fn discard_received(&mut self, buffers: &mut RecordBuffers) -> ReadOutcome {
+        match self.receive(buffers.room_after(0)) {
             ReadOutcome::Bytes(len) => ReadOutcome::Discarded(len),
             ReadOutcome::WouldBlock => ReadOutcome::Discarded(0),
-            over => over,
+            ended => ended,
         }
     }
 
-    /// As [`End::put`], in records.
+    /// [`Endpoint::write`] with TLS: the bytes go out in records.
     pub(super) fn write_tls(&mut self, plain: &[u8]) {
         self.send_records(|tls, out| tls.seal(plain, out));
         let Some(tls) = &self.tls else { return };
-        self.worn = tls.is_near_key_limit();
+        self.has_used_up_keys = tls.is_near_key_limit();
         if tls.is_at_key_limit() {
             self.finish();
         }
     }
 
-    /// Does what had to wait until the socket took everything.
+    /// Sends what had to wait until the socket had taken everything.
     pub(super) fn resume_shutdown(&mut self) {
         self.send_records(TlsConnection::send_owed_key_update);
-        if self.finishing {
+        if self.write.is_finishing() {
             self.finish();
         }
     }
 
-    /// Says goodbye, if this is TLS and nothing was the last word yet. True when nothing waits to be sent.
+    /// Sends the close_notify of TLS, unless the sending direction is closed already. Returns true when nothing waits to
+    /// be sent.
     pub fn send_close_notify(&mut self) -> bool {
-        self.finishing = true;
+        self.write.begin_finish();
         if self.tls.is_some() {
             self.send_records(TlsConnection::close);
         }
         self.unsent.is_none()
     }
 
-    /// Says nothing more, not even goodbye: a stream that was cut short must not end like one that was not.
+    /// Closes the sending direction without a close_notify: a stream that was truncated must not look complete.
     pub fn suppress_close_notify(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.suppress_close_notify();
         }
     }
 
-    /// TLS: the peer's stream ended without its goodbye, or broke.
+    /// With TLS: the peer's stream has ended without a close_notify, or has failed.
     pub fn was_truncated(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| {
             matches!(tls.receive_state(), ReceiveState::Truncated | ReceiveState::Failed(_))
         })
     }
 
-    /// TLS 1.2: the peer's goodbye ends both directions.
+    /// With TLS 1.2: the peer's close_notify ends both directions.
     pub fn must_answer_close_notify(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.must_answer_close_notify())
     }
 
-    /// Sends what `word` appends, behind what waits.
+    /// Sends the records that `append` makes, behind what waits.
     #[inline]
-    fn send_records(&mut self, word: impl FnOnce(&mut TlsConnection, &mut Vec<u8>)) {
-        BUFFERS.with_borrow_mut(|room| {
-            room.outgoing.clear();
+    fn send_records(&mut self, append: impl FnOnce(&mut TlsConnection, &mut Vec<u8>)) {
+        BUFFERS.with_borrow_mut(|buffers| {
+            buffers.outgoing.clear();
             if let Some(tls) = &mut self.tls {
-                word(tls, &mut room.outgoing);
+                append(tls, &mut buffers.outgoing);
             }
-            self.write_records(&room.outgoing);
+            self.write_records(&buffers.outgoing);
         });
     }
 
@@ -157,9 +158,9 @@ impl Endpoint {
 }
 
 impl RecordBuffers {
-    /// Room for a receive, behind `begun` bytes that are there already.
-    fn room_after(&mut self, begun: usize) -> &mut [u8] {
-        self.received.resize(RECEIVE_ROOM.max(begun + MIN_RECEIVE_ROOM), 0);
-        &mut self.received[begun..]
+    /// Room for a receive, after the first `len` bytes.
+    fn room_after(&mut self, len: usize) -> &mut [u8] {
+        self.received.resize(RECEIVE_ROOM.max(len + MIN_RECEIVE_ROOM), 0);
+        &mut self.received[len..]
     }
 }

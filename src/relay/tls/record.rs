@@ -12,7 +12,8 @@ use super::aead_cache;
 use super::alert::RecordError;
 use crate::net::tls::extracted::{CipherSuite, TlsProtocolVersion, TrafficKeys};
 use crate::net::tls::key_schedule::{MAX_SECRET_LEN, derive_keys, update_secret};
-use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError as Unreadable};
+use crate::relay::tunnel_state::TunnelStateError;
+use crate::relay::tunnel_state::field::{FieldReader, FieldWriter};
 
 /// Length of a record's header: type, version, length.
 pub const HEADER: usize = 5;
@@ -89,7 +90,7 @@ pub fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, R
 
 /// The fields of a direction in a parcel.
 mod tag {
-    use super::FieldTag;
+    use crate::relay::tunnel_state::field::FieldTag;
 
     pub const SECRET: FieldTag = FieldTag(1, "secret");
     pub const KEY: FieldTag = FieldTag(2, "key");
@@ -147,7 +148,7 @@ impl RecordCipher {
     }
 
     /// Reads what [`pack`](Self::pack) wrote.
-    pub fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), Unreadable> {
+    pub fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), TunnelStateError> {
         let keys = &mut self.keys;
         keys.secret.copy_from_slice(fields.array::<MAX_SECRET_LEN>(tag::SECRET)?);
         keys.key.copy_from_slice(fields.array::<32>(tag::KEY)?);

@@ -1,7 +1,7 @@
-//! A tunnel as a parcel: what it is, what it is held to, where it stands; and back.
+//! A tunnel as a [tunnel state](tunnel_state): encoding and decoding.
 //!
-//! A tunnel that is frozen is in its slab without its sockets. One that was read from a parcel has its times on a
-//! clock that shows [`BEGINNING`], until a thread takes it and shifts them to its own.
+//! A frozen tunnel stays in its slab without its sockets. A decoded one has its times on a clock that shows
+//! [`CLOCK_ORIGIN`], until a thread takes it and shifts them to its own.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -9,12 +9,16 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::{ActiveTunnel, CLIENT, Endpoint, Keepalive, NODE, Pipe, SessionInfo};
+use super::{ActiveTunnel, CLIENT, CloseCause, NODE};
 use crate::metrics::{AFFINITY_OUTCOMES, AFFINITY_SOURCES, CloseSide};
-use crate::relay::CloseReason;
+use crate::relay::close_reason::CloseReason;
+use crate::relay::endpoint::Endpoint;
+use crate::relay::keepalive::Keepalive;
+use crate::relay::pipe::Pipe;
+use crate::relay::session::SessionInfo;
 use crate::relay::tick::CLOCK_ORIGIN;
-use crate::relay::tunnel_state::field::{FieldReader, FieldTag, TunnelStateError};
-use crate::relay::tunnel_state::{self, BatchCache};
+use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter};
+use crate::relay::tunnel_state::{self, BatchCache, TunnelStateError};
 
 const ID: FieldTag = FieldTag(1, "id");
 const CLIENT_ADDRESS: FieldTag = FieldTag(2, "client");
@@ -27,75 +31,76 @@ const OPENED_AT: FieldTag = FieldTag(7, "opened at");
 const SOURCE: FieldTag = FieldTag(8, "affinity source");
 const OUTCOME: FieldTag = FieldTag(9, "affinity outcome");
 const TRACE: FieldTag = FieldTag(10, "trace");
-/// Absent when the connection is counted nowhere; empty when it is nobody's.
-const PERMIT: FieldTag = FieldTag(11, "place");
-const MAX_MESSAGE: FieldTag = FieldTag(12, "most bytes of a message");
-const IDLE: FieldTag = FieldTag(13, "idle time");
-/// So long ago, in milliseconds, as the two behind it.
+/// Absent when the connection is not counted; empty when it is counted for no client.
+const PERMIT: FieldTag = FieldTag(11, "permit");
+const MAX_MESSAGE: FieldTag = FieldTag(12, "max message size");
+const IDLE: FieldTag = FieldTag(13, "idle timeout");
+/// How long ago, in milliseconds, as the next two.
 const ADOPTED: FieldTag = FieldTag(14, "adopted");
-const ACTIVE: FieldTag = FieldTag(15, "active");
-const MESSAGED: FieldTag = FieldTag(16, "messaged");
-/// In so long, in milliseconds.
+const LAST_ACTIVE: FieldTag = FieldTag(15, "last active");
+const LAST_MESSAGE: FieldTag = FieldTag(16, "last message");
+/// In how long, in milliseconds.
 const DEADLINE: FieldTag = FieldTag(17, "deadline");
-const CAUSE_SIDE: FieldTag = FieldTag(18, "who ends it");
-const CAUSE_CODE: FieldTag = FieldTag(19, "its close code");
-const CAUSE_WHY: FieldTag = FieldTag(20, "why it ends");
-const PARTING: FieldTag = FieldTag(21, "parting");
-const PULSE: FieldTag = FieldTag(22, "the pulse");
-const CLIENT_END: FieldTag = FieldTag(23, "the client's end");
-const NODE_END: FieldTag = FieldTag(24, "the node's end");
+const CAUSE_SIDE: FieldTag = FieldTag(18, "side of the cause");
+const CAUSE_CODE: FieldTag = FieldTag(19, "close code of the cause");
+const CAUSE_REASON: FieldTag = FieldTag(20, "reason of the cause");
+const CLOSE_SENT: FieldTag = FieldTag(21, "close sent");
+const KEEPALIVE: FieldTag = FieldTag(22, "the keepalive");
+const CLIENT_ENDPOINT: FieldTag = FieldTag(23, "the client's endpoint");
+const NODE_ENDPOINT: FieldTag = FieldTag(24, "the node's endpoint");
 const FROM_CLIENT: FieldTag = FieldTag(25, "the client's direction");
 const FROM_NODE: FieldTag = FieldTag(26, "the node's direction");
-/// What a version that does not know it may leave behind: it would place the client by its key all the same.
+/// Optional: a version that does not know it selects the node by the client's key all the same.
 const KEY: FieldTag = FieldTag(128, "key");
-/// As above: that version waits longer for the other side of a half-ended tunnel, or not so long.
-const CLOSE_TIME: FieldTag = FieldTag(129, "close time");
+/// Optional: a version that does not know it gives the other side of a half-ended tunnel another time.
+const CLOSE_TIMEOUT: FieldTag = FieldTag(129, "close timeout");
 
-/// What versions that write no [`CLOSE_TIME`] are taken to mean. In milliseconds.
+/// The close timeout where none is written. In milliseconds.
 const DEFAULT_CLOSE_TIMEOUT: u32 = 10_000;
 
-/// What a word of a label is that this version does not have.
+/// The label for one that this version does not know.
 const UNKNOWN_LABEL: &str = "other";
 
 impl ActiveTunnel {
-    /// Whether the sockets are away.
+    /// Whether it is frozen: its sockets are away.
     pub fn is_frozen(&self) -> bool {
-        self.endpoints.iter().any(|end| end.socket().is_none())
+        self.endpoints.iter().any(|endpoint| endpoint.socket().is_none())
     }
 
     /// Why it cannot be frozen now, if it cannot.
     pub fn freeze_refusal(&self) -> Option<&'static str> {
-        let weight: usize = self.endpoints.iter().map(Endpoint::extra_state_len).sum();
-        (weight > tunnel_state::MAX_SIZE / 2).then_some("too much waits for a slow reader")
+        let extra: usize = self.endpoints.iter().map(Endpoint::extra_state_len).sum();
+        (extra > tunnel_state::MAX_SIZE / 2).then_some("too much waits for a slow reader")
     }
 
-    /// The parcel of the tunnel as it is at `now`.
+    /// The state of the tunnel at `now`.
     pub fn encode(&self, now: u64) -> Zeroizing<Vec<u8>> {
         let mut writer = tunnel_state::start_state();
         self.info.encode(&mut writer);
         writer.number(MAX_MESSAGE, self.max_message_size);
         writer.number(IDLE, self.idle_timeout);
         writer.number(ADOPTED, now.saturating_sub(self.adopted_at));
-        writer.number(ACTIVE, now.saturating_sub(self.last_active));
-        writer.optional(MESSAGED, (self.last_message != 0).then(|| now.saturating_sub(self.last_message)));
+        writer.number(LAST_ACTIVE, now.saturating_sub(self.last_active));
+        writer
+            .optional(LAST_MESSAGE, (self.last_message != 0).then(|| now.saturating_sub(self.last_message)));
         writer.optional(DEADLINE, (self.deadline != u64::MAX).then(|| self.deadline.saturating_sub(now)));
-        if let Some((side, code, reason)) = self.cause {
+        if let Some(CloseCause { side, code, reason }) = self.cause {
             writer.number(CAUSE_SIDE, side as u8);
             writer.number(CAUSE_CODE, code);
-            writer.bytes(CAUSE_WHY, reason.as_str().as_bytes());
+            writer.bytes(CAUSE_REASON, reason.as_str().as_bytes());
         }
-        writer.flag(PARTING, self.is_close_sent);
-        writer.section(PULSE, |writer| self.keepalive.encode(writer, now));
-        writer.section(CLIENT_END, |writer| self.endpoints[CLIENT].encode(writer));
-        writer.section(NODE_END, |writer| self.endpoints[NODE].encode(writer));
+        writer.flag(CLOSE_SENT, self.is_close_sent);
+        writer.section(KEEPALIVE, |writer| self.keepalive.encode(writer, now));
+        writer.section(CLIENT_ENDPOINT, |writer| self.endpoints[CLIENT].encode(writer));
+        writer.section(NODE_ENDPOINT, |writer| self.endpoints[NODE].encode(writer));
         writer.section(FROM_CLIENT, |writer| self.pipes[CLIENT].encode(writer));
         writer.section(FROM_NODE, |writer| self.pipes[NODE].encode(writer));
         writer.optional(KEY, self.info.key);
-        writer.number(CLOSE_TIME, self.close_timeout);
+        writer.number(CLOSE_TIMEOUT, self.close_timeout);
         writer.finish()
     }
 
-    /// Reads what [`pack`](Self::pack) wrote. The sockets, the client's and the node's, are not touched.
+    /// Reads what [`encode`](Self::encode) wrote. The sockets, the client's and the node's, are not touched.
     pub fn decode<'a>(
         bytes: &'a [u8],
         sockets: [OwnedFd; 2],
@@ -111,27 +116,27 @@ impl ActiveTunnel {
             idle_timeout: fields.number(IDLE)?,
             close_timeout: DEFAULT_CLOSE_TIMEOUT,
             adopted_at: before(fields.number(ADOPTED)?),
-            last_active: before(fields.number(ACTIVE)?),
-            last_message: fields.optional(MESSAGED)?.map_or(0, |ago| before(ago).max(1)),
+            last_active: before(fields.number(LAST_ACTIVE)?),
+            last_message: fields.optional(LAST_MESSAGE)?.map_or(0, |ago| before(ago).max(1)),
             deadline: fields.optional(DEADLINE)?.map_or(u64::MAX, |left| CLOCK_ORIGIN.saturating_add(left)),
             cause: decode_cause(fields)?,
-            is_close_sent: fields.flag(PARTING)?,
-            keepalive: Keepalive::decode(fields.section(PULSE)?, CLOCK_ORIGIN)?,
+            is_close_sent: fields.flag(CLOSE_SENT)?,
+            keepalive: Keepalive::decode(fields.section(KEEPALIVE)?, CLOCK_ORIGIN)?,
             endpoints: [
-                Endpoint::decode(fields.section(CLIENT_END)?, client)?,
-                Endpoint::decode(fields.section(NODE_END)?, node)?,
+                Endpoint::decode(fields.section(CLIENT_ENDPOINT)?, client)?,
+                Endpoint::decode(fields.section(NODE_ENDPOINT)?, node)?,
             ],
             pipes: [Pipe::decode(fields.section(FROM_CLIENT)?)?, Pipe::decode(fields.section(FROM_NODE)?)?],
             is_queued: false,
             was_frozen: true,
         };
         tunnel.info.key = fields.optional(KEY)?;
-        tunnel.close_timeout = fields.optional(CLOSE_TIME)?.unwrap_or(DEFAULT_CLOSE_TIMEOUT);
+        tunnel.close_timeout = fields.optional(CLOSE_TIMEOUT)?.unwrap_or(DEFAULT_CLOSE_TIMEOUT);
         fields.finish()?;
         Ok(tunnel)
     }
 
-    /// The clock of the thread that takes it shows `now`.
+    /// Moves its times to the clock of the thread that takes it, which shows `now`.
     pub fn shift_clock(&mut self, now: u64) {
         let by = now - CLOCK_ORIGIN;
         self.adopted_at += by;
@@ -143,7 +148,7 @@ impl ActiveTunnel {
         self.keepalive.shift_clock(by);
     }
 
-    /// Takes the sockets away, the client's and the node's; `None` when they are away.
+    /// Takes the sockets away, the client's and the node's; `None` when they are away already.
     pub fn take_sockets(&mut self) -> Option<[OwnedFd; 2]> {
         self.was_frozen = true;
         let [client, node] = self.endpoints.each_mut().map(Endpoint::take_socket);
@@ -152,14 +157,14 @@ impl ActiveTunnel {
 
     /// Puts the sockets back.
     pub fn restore_sockets(&mut self, sockets: [OwnedFd; 2]) {
-        for (end, socket) in self.endpoints.iter_mut().zip(sockets) {
-            end.restore_socket(socket);
+        for (endpoint, socket) in self.endpoints.iter_mut().zip(sockets) {
+            endpoint.restore_socket(socket);
         }
     }
 }
 
 impl SessionInfo {
-    fn encode(&self, writer: &mut tunnel_state::field::FieldWriter) {
+    fn encode(&self, writer: &mut FieldWriter) {
         writer.number(ID, self.id);
         writer.bytes(CLIENT_ADDRESS, &encode_address(self.client));
         writer.bytes(POOL, self.node_connection.pool.as_bytes());
@@ -213,15 +218,13 @@ impl SessionInfo {
     }
 }
 
-/// Who began the end, with which code, and why.
-fn decode_cause(
-    fields: &mut FieldReader<'_>,
-) -> Result<Option<(CloseSide, u16, CloseReason)>, TunnelStateError> {
+/// What began the end, if something has.
+fn decode_cause(fields: &mut FieldReader<'_>) -> Result<Option<CloseCause>, TunnelStateError> {
     let Some(side) = fields.optional::<u8>(CAUSE_SIDE)? else { return Ok(None) };
     let side = CloseSide::ALL.get(usize::from(side)).copied().ok_or(fields.invalid(CAUSE_SIDE))?;
     let code = fields.number(CAUSE_CODE)?;
-    let reason = CloseReason::parse(fields.text(CAUSE_WHY)?);
-    Ok(Some((side, code, reason)))
+    let reason = CloseReason::parse(fields.text(CAUSE_REASON)?);
+    Ok(Some(CloseCause { side, code, reason }))
 }
 
 fn encode_address(address: IpAddr) -> Vec<u8> {
@@ -236,9 +239,9 @@ fn decode_address(octets: &[u8]) -> Option<IpAddr> {
     four.or_else(|| <[u8; 16]>::try_from(octets).map(IpAddr::from).ok())
 }
 
-/// A word of a label, as long as this version has it.
-fn known_label(known: &[&'static str], word: &str) -> &'static str {
-    known.iter().find(|known| **known == word).unwrap_or(&UNKNOWN_LABEL)
+/// The label with this name, if this version knows it.
+fn known_label(known: &[&'static str], name: &str) -> &'static str {
+    known.iter().find(|known| **known == name).unwrap_or(&UNKNOWN_LABEL)
 }
 
 #[cfg(test)]
@@ -256,15 +259,20 @@ mod tests {
     use crate::net::connection_limit::ConnectionLimiter;
     use crate::net::tls::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, TrafficKeys};
     use crate::relay::close_frame::CloseFrame;
+    use crate::relay::endpoint::SocketEvents;
     use crate::relay::pipe::HEADROOM;
     use crate::relay::tick::{TickContext, TunnelProgress};
     use crate::relay::tls::TlsRole;
     use crate::relay::tls::tests::{meet, suites};
+    use crate::relay::tunnel::EarlyBytes;
     use crate::relay::tunnel_state::TunnelCounters;
     use crate::relay::{Tunnel, TunnelLimits};
     use crate::ws::{close, frame};
 
-    /// A tunnel whose turns the test takes.
+    const ALL_EVENTS: SocketEvents =
+        SocketEvents { is_readable: true, is_writable: true, has_hung_up: false };
+
+    /// A tunnel whose ticks are the test's.
     struct Bench {
         metrics: Arc<Metrics>,
         places: Arc<ConnectionLimiter>,
@@ -332,8 +340,8 @@ mod tests {
             &mut self,
             visit: impl FnOnce(&mut ActiveTunnel, &mut TickContext<'_>) -> TunnelProgress,
         ) -> TunnelProgress {
-            self.tunnel.endpoint(CLIENT).set_ready(true, true, false);
-            self.tunnel.endpoint(NODE).set_ready(true, true, false);
+            self.tunnel.endpoint(CLIENT).apply_events(ALL_EVENTS);
+            self.tunnel.endpoint(NODE).apply_events(ALL_EVENTS);
             let mut tick =
                 TickContext { scratch: &mut self.scratch, thread: 0, now: self.now, mask: [1, 2, 3, 4] };
             visit(&mut self.tunnel, &mut tick)
@@ -594,7 +602,8 @@ mod tests {
         bench.tick(|tunnel, tick| {
             // In a frame of the node's, and in a header of the client's.
             tunnel.relay_early(
-                &[(Bytes::from_static(&[0x82, 0xfe, 1]), Bytes::new()), (NODE_SAYS, Bytes::new())],
+                &[Bytes::from_static(&[0x82, 0xfe, 1]), NODE_SAYS]
+                    .map(|received| EarlyBytes { received, decrypted: Bytes::new() }),
                 tick,
             );
             tunnel.begin_close(

@@ -1,90 +1,104 @@
-//! A tunnel in its relay thread: two ends, two pipes, and how it comes to its one outcome.
+//! A tunnel in its relay thread: two endpoints, two pipes, and the way to its one end.
 //!
-//! Its life: bytes pass until a peer closes, ends its stream or breaks, or until the balancer begins a close of its
-//! own (nothing passes, no client answers, a fault, a closing). A deadline bounds the rest, whoever began the end
-//! ([`ending`]).
+//! Bytes pass until a peer closes, ends its stream or fails, or until the balancer begins a close of its own (idle, an
+//! unresponsive client, a framing error, a paced close). A deadline bounds the rest, whoever began the end
+//! (`teardown`).
 
+mod codec;
 mod report;
 mod teardown;
-mod codec;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
 use super::close_frame::{CloseFrame, DEFAULT_GRACE};
+use super::close_reason::CloseReason;
 use super::endpoint::{Endpoint, ReadOutcome};
 use super::keepalive::Keepalive;
 use super::pipe::{HEADROOM, Pipe};
-use super::tick::{TickContext, TunnelProgress};
+use super::session::{SessionInfo, Tunnel};
+use super::tick::{TickContext, TunnelProgress, millis};
 use super::tls::TlsRole;
-use super::{CloseReason, SessionInfo, Tunnel, millis};
 use crate::metrics::{CloseSide, TrafficDirection};
 use crate::ws::close;
 use crate::ws::tracker::{MessageCounts, ScanOptions};
 
-/// The client's index in a pair of ends or pipes; a pipe has the index of the end that it reads from.
+/// The client's index in a pair of endpoints or pipes; a pipe has the index of the endpoint that it reads from.
 pub const CLIENT: usize = 0;
 /// The node's index.
 pub const NODE: usize = 1;
 
-/// Bytes that one tunnel may move in one direction in one turn.
+/// Bytes that one tunnel may move in one direction in one tick.
 const READ_QUANTUM: usize = 256 * 1024;
 
 /// How long a peer that broke TLS has to read the alert. In milliseconds.
 const ALERT_GRACE: u64 = 1_000;
 
-/// Bytes that were read from client and node before their tunnel was adopted, and behind them what TLS had decrypted.
-pub type EarlyBytes = [(Bytes, Bytes); 2];
+/// Bytes that came from a peer before its tunnel was adopted.
+pub struct EarlyBytes {
+    /// Read from the socket, or decrypted by the front desk.
+    received: Bytes,
+    /// Decrypted from what TLS had received; they follow the others.
+    decrypted: Bytes,
+}
 
-/// See the module.
+/// A tunnel that a relay thread carries.
 #[derive(Debug)]
 pub struct ActiveTunnel {
     endpoints: [Endpoint; 2],
     pipes: [Pipe; 2],
-    /// What the session is, for the outcome.
+    /// What the session is, for its end.
     pub info: SessionInfo,
-    /// Payload bytes that a message may have.
+    /// The most payload bytes of a message.
     max_message_size: u64,
-    /// Idle time allowed. In milliseconds.
+    /// Time without a byte after which the tunnel is closed. In milliseconds.
     idle_timeout: u64,
     /// How long the other side has once one is done. In milliseconds.
     close_timeout: u32,
     /// When the tunnel was adopted, on the thread's clock.
     pub adopted_at: u64,
-    /// When a byte of the peers' last passed, on the thread's clock.
+    /// When a byte of the peers last passed, on the thread's clock.
     last_active: u64,
     /// When a text or binary message last began, on the thread's clock; 0 before the first.
     last_message: u64,
-    /// When the tunnel is cut whatever the peers do; `u64::MAX` while nothing closes it.
+    /// When the tunnel ends whatever the peers do; `u64::MAX` while nothing closes it.
     deadline: u64,
-    /// Who began the end, with which code, and why.
-    cause: Option<(CloseSide, u16, CloseReason)>,
-    /// Whether the client is there.
+    /// What began the end, once something has.
+    cause: Option<CloseCause>,
+    /// Whether the client still answers.
     keepalive: Keepalive,
     /// The balancer has begun a close.
     is_close_sent: bool,
-    /// In the thread's list of tunnels that want a turn.
+    /// It is in the thread's list of ready tunnels.
     pub is_queued: bool,
     /// It has been frozen: another process may have its sockets open, too.
     pub was_frozen: bool,
 }
 
+/// What began the end of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct CloseCause {
+    side: CloseSide,
+    code: u16,
+    reason: CloseReason,
+}
+
 impl ActiveTunnel {
-    /// Takes a tunnel over at `now`, and gives the bytes that were read with it, which are to [pass](Self::pass_early).
+    /// Takes a tunnel over at `now`. Returns the bytes that were read with it too, for [`relay_early`](Self::relay_early).
     ///
     /// # Errors
     ///
-    /// The record alone, where that broke off in a panic; the sockets are closed then.
-    pub fn new(tunnel: Tunnel, now: u64) -> Result<(Self, EarlyBytes), Box<SessionInfo>> {
+    /// The session alone, when the takeover panicked; the sockets are closed then.
+    pub fn new(tunnel: Tunnel, now: u64) -> Result<(Self, [EarlyBytes; 2]), Box<SessionInfo>> {
         let Tunnel { client, node, client_tls, node_tls, from_client, from_node, limits, info } = tunnel;
-        let ends = catch_unwind(AssertUnwindSafe(|| {
+        let endpoints = catch_unwind(AssertUnwindSafe(|| {
             [
                 Endpoint::adopt(client, client_tls, TlsRole::Server),
                 Endpoint::adopt(node, node_tls, TlsRole::Client),
             ]
         }));
-        let Ok([(client, behind_client), (node, behind_node)]) = ends else { return Err(Box::new(info)) };
+        let Ok([(client, client_plain), (node, node_plain)]) = endpoints else { return Err(Box::new(info)) };
         let tunnel = Self {
             endpoints: [client, node],
             pipes: Default::default(),
@@ -102,32 +116,35 @@ impl ActiveTunnel {
             is_queued: false,
             was_frozen: false,
         };
-        Ok((tunnel, [(from_client, behind_client.into()), (from_node, behind_node.into())]))
+        let early = [
+            EarlyBytes { received: from_client, decrypted: client_plain.into() },
+            EarlyBytes { received: from_node, decrypted: node_plain.into() },
+        ];
+        Ok((tunnel, early))
     }
 
-    /// Passes what was read before the tunnel was here: the node's, then the client's.
-    pub fn relay_early(&mut self, early: &EarlyBytes, tick: &mut TickContext<'_>) {
+    /// Relays the bytes that were read before the tunnel was adopted: the node's, then the client's.
+    pub fn relay_early(&mut self, early: &[EarlyBytes; 2], tick: &mut TickContext<'_>) {
         for from in [NODE, CLIENT] {
-            let (read, decrypted) = &early[from];
-            self.relay_chunks(from, read, tick);
-            self.relay_chunks(from, decrypted, tick);
+            self.relay_chunks(from, &early[from].received, tick);
+            self.relay_chunks(from, &early[from].decrypted, tick);
         }
     }
 
     fn relay_chunks(&mut self, from: usize, bytes: &[u8], tick: &mut TickContext<'_>) {
         let room = tick.scratch.len() - HEADROOM;
-        for piece in bytes.chunks(room) {
-            tick.scratch[HEADROOM..][..piece.len()].copy_from_slice(piece);
-            self.relay(from, piece.len(), tick);
+        for chunk in bytes.chunks(room) {
+            tick.scratch[HEADROOM..][..chunk.len()].copy_from_slice(chunk);
+            self.relay(from, chunk.len(), tick);
         }
     }
 
-    /// Both ends, for their sockets.
+    /// Both endpoints.
     pub fn endpoints(&self) -> &[Endpoint; 2] {
         &self.endpoints
     }
 
-    /// One of the two ends.
+    /// One of the two endpoints.
     pub fn endpoint(&mut self, index: usize) -> &mut Endpoint {
         &mut self.endpoints[index]
     }
@@ -153,11 +170,11 @@ impl ActiveTunnel {
             if self.endpoints[to].has_unsent() {
                 return TunnelProgress::Idle;
             }
-            if self.endpoints[from].ended {
+            if self.endpoints[from].has_ended() {
                 self.endpoints[to].finish();
                 return TunnelProgress::Idle;
             }
-            if !self.endpoints[from].readable {
+            if !self.endpoints[from].is_readable() {
                 return TunnelProgress::Idle;
             }
             if moved >= READ_QUANTUM {
@@ -179,7 +196,7 @@ impl ActiveTunnel {
         }
     }
 
-    /// Passes `len` bytes that stand in the scratch buffer behind the headroom.
+    /// Relays the `len` bytes that follow the headroom in the scratch buffer.
     #[inline]
     fn relay(&mut self, from: usize, len: usize, tick: &mut TickContext<'_>) {
         let (pipe, to) = (&mut self.pipes[from], &mut self.endpoints[1 - from]);
@@ -224,19 +241,19 @@ impl ActiveTunnel {
 
     fn record_close(&mut self, from: usize, now: u64) {
         if let Some(code) = self.pipes[from].close_code() {
-            self.cause.get_or_insert((side(from), code, CloseReason::Closed));
+            self.set_cause(side(from), code, CloseReason::Closed);
         }
         if self.has_closed_both_ways() {
             self.deadline = self.deadline.min(now + DEFAULT_GRACE);
         }
     }
 
-    /// A peer that takes no more bytes is still read to its end: its last words may be there.
+    /// A peer that takes no more bytes is still read to its end: its Close may be there.
     #[inline]
     fn check_write_failure(&mut self, to: usize) {
-        if self.endpoints[to].broken {
+        if self.endpoints[to].is_broken() {
             self.pipes[1 - to].shut();
-            self.endpoints[to].set_ready(true, false, true);
+            self.endpoints[to].set_hung_up();
         }
     }
 
@@ -251,16 +268,16 @@ impl ActiveTunnel {
             self.pipes[1 - from].shut();
             self.endpoints[from].finish();
         }
-        self.cause.get_or_insert((side(from), close::ABNORMAL, reason));
+        self.set_cause(side(from), close::ABNORMAL, reason);
     }
 
-    /// The peer broke TLS: it has been sent an alert. Both streams end, and it has a moment to read it.
+    /// The peer broke TLS and has been sent an alert. Both streams end, and the peer has a moment to read the alert.
     #[cold]
     fn fail_source_tls(&mut self, from: usize, now: u64) {
-        if !self.endpoints[from].finishing {
+        if !self.endpoints[from].is_finishing() {
             tracing::debug!(id = self.info.id, side = side(from).as_str(), "peer broke TLS");
         }
-        self.cause.get_or_insert((side(from), close::ABNORMAL, CloseReason::Broken));
+        self.set_cause(side(from), close::ABNORMAL, CloseReason::Broken);
         self.deadline = self.deadline.min(now + ALERT_GRACE);
         self.pipes.iter_mut().for_each(Pipe::shut);
         self.endpoints[1 - from].suppress_close_notify();
@@ -269,10 +286,15 @@ impl ActiveTunnel {
 
     /// A reset is passed on as a reset, behind the bytes that came before it.
     fn fail_source(&mut self, from: usize) -> TunnelProgress {
-        self.cause.get_or_insert((side(from), close::ABNORMAL, CloseReason::Broken));
+        self.set_cause(side(from), close::ABNORMAL, CloseReason::Broken);
         self.endpoints[1 - from].flush();
         self.endpoints[1 - from].reset();
         TunnelProgress::Ended
+    }
+
+    /// Says what began the end, unless something else has.
+    fn set_cause(&mut self, side: CloseSide, code: u16, reason: CloseReason) {
+        self.cause.get_or_insert(CloseCause { side, code, reason });
     }
 }
 

@@ -1,21 +1,24 @@
-//! What a tunnel says of itself: while it runs in a snapshot, at its end in its one outcome.
+//! What a tunnel reports: a snapshot while it runs, and its one end.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{ActiveTunnel, CLIENT, NODE};
+use super::{ActiveTunnel, CLIENT, CloseCause, NODE};
 use crate::metrics::CloseSide;
-use crate::relay::{CloseReason, SessionEnd, SessionSnapshot};
+use crate::relay::close_reason::CloseReason;
+use crate::relay::session::SessionEnd;
+use crate::relay::session_list::SessionSnapshot;
 use crate::ws::close;
 
 impl ActiveTunnel {
-    /// Its turn broke off in a panic: what it would still do is not known, so it does nothing more.
+    /// Work on it panicked: its state is not known any more, and it ends for that.
     #[cold]
     pub fn mark_panicked(&mut self) {
-        self.cause = Some((CloseSide::Balancer, close::ABNORMAL, CloseReason::Panicked));
+        let (side, code, reason) = (CloseSide::Balancer, close::ABNORMAL, CloseReason::Panicked);
+        self.cause = Some(CloseCause { side, code, reason });
     }
 
-    /// The session as it is at `now` on the thread's clock, which is `wall` on the wall.
+    /// The session at `now` on the thread's clock, which is `wall` on the wall clock.
     pub fn snapshot(&self, now: u64, wall: SystemTime) -> SessionSnapshot {
         let info = &self.info;
         let ago = Duration::from_millis(now.saturating_sub(self.last_message));
@@ -36,12 +39,12 @@ impl ActiveTunnel {
         }
     }
 
-    /// It has a deadline: a Close has passed, a stream has ended, or the balancer closes it.
+    /// Whether it has a deadline: a Close has passed, a stream has ended, or the balancer closes it.
     pub fn is_closing(&self) -> bool {
         self.deadline != u64::MAX
     }
 
-    /// How long it has carried no message at `now`, in milliseconds.
+    /// For how long it has carried no message at `now`, in milliseconds.
     pub fn message_idle_time(&self, now: u64) -> u64 {
         now.saturating_sub(self.last_message.max(self.adopted_at))
     }
@@ -56,10 +59,11 @@ impl ActiveTunnel {
         [self.pipes[CLIENT].messages(), self.pipes[NODE].messages()]
     }
 
-    /// The one outcome. The sockets close when `self` is dropped.
+    /// The one end of its session. The sockets are closed when `self` is dropped.
     pub fn session_end(&self, now: u64) -> SessionEnd {
-        let cut = (CloseSide::Balancer, close::ABNORMAL, CloseReason::Broken);
-        let (side, code, reason) = self.cause.unwrap_or(cut);
+        let unknown =
+            CloseCause { side: CloseSide::Balancer, code: close::ABNORMAL, reason: CloseReason::Broken };
+        let CloseCause { side, code, reason } = self.cause.unwrap_or(unknown);
         SessionEnd {
             side,
             code,

@@ -1,38 +1,40 @@
-//! How a tunnel comes to its end: by a close of the balancer's, by a deadline, or because both sides are done.
+//! The end of a tunnel: by a close of the balancer's, by a deadline, or because both sides are done.
 //!
 //! A tunnel is *half-ended* once one side has sent a Close, ended its stream or hung up. The other side then has the
-//! pool's `timeouts.close`, whatever waits for it and however much it still sends: nobody keeps a place by ignoring
-//! a Close. The coarse sweep sees it, so a message pays nothing for it.
+//! pool's `timeouts.close`, whatever waits for it and however much it still sends: nobody keeps a connection by ignoring
+//! a Close. The sweep enforces it, so that it costs nothing per message.
 
-use super::{ActiveTunnel, CLIENT, Endpoint, NODE, side};
+use super::{ActiveTunnel, CLIENT, CloseCause, NODE, side};
 use crate::metrics::CloseSide;
-use crate::relay::CloseReason;
 use crate::relay::close_frame::CloseFrame;
+use crate::relay::close_reason::CloseReason;
+use crate::relay::endpoint::Endpoint;
 use crate::relay::keepalive::{KeepaliveCheck, PingPath};
 use crate::relay::tick::{TickContext, TunnelProgress};
-use crate::ws::{close, frame};
+use crate::ws::close::{self, encode_close};
+use crate::ws::frame;
 
 impl ActiveTunnel {
-    /// Whether a sweep at `now` has something to look at.
+    /// Whether a [sweep](Self::sweep) at `now` may have something to do.
     pub fn needs_sweep(&self, now: u64) -> bool {
         let is_idle = now.saturating_sub(self.last_active) >= self.idle_timeout;
         let is_ending = self.deadline != u64::MAX || self.is_half_ended();
         is_ending || is_idle || self.keepalive.is_due(now) || self.has_used_up_keys()
     }
 
-    /// One side is done, and neither the balancer nor a second Close has begun the end of the other.
+    /// Whether one side is done, and neither the balancer nor a second Close has begun the end of the other.
     fn is_half_ended(&self) -> bool {
         !self.is_close_sent
             && !self.has_closed_both_ways()
             && (self.is_side_done(CLIENT) || self.is_side_done(NODE))
     }
 
-    /// Nothing more is to come from this side.
+    /// Whether nothing more will come from this side.
     fn is_side_done(&self, index: usize) -> bool {
         let endpoint = &self.endpoints[index];
         self.pipes[index].close_code().is_some()
-            || endpoint.ended
-            || endpoint.broken
+            || endpoint.has_ended()
+            || endpoint.is_broken()
             || endpoint.has_hung_up()
     }
 
@@ -41,36 +43,37 @@ impl ActiveTunnel {
     }
 
     fn has_used_up_keys(&self) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.worn)
+        self.endpoints.iter().any(Endpoint::has_used_up_keys)
     }
 
     /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
-    pub fn begin_close(&mut self, farewell: &CloseFrame<'_>, tick: &TickContext<'_>) {
-        self.cause.get_or_insert((CloseSide::Balancer, farewell.code, farewell.cause));
+    pub fn begin_close(&mut self, close: &CloseFrame<'_>, tick: &TickContext<'_>) {
+        self.set_cause(CloseSide::Balancer, close.code, close.cause);
         self.is_close_sent = true;
-        self.deadline = self.deadline.min(tick.now + farewell.grace);
+        self.deadline = self.deadline.min(tick.now + close.grace);
         for from in [CLIENT, NODE] {
             let to = &mut self.endpoints[1 - from];
             let mask = (from == CLIENT).then_some(tick.mask);
-            let frame = close::encode_close(farewell.code, farewell.reason, mask);
+            let frame = encode_close(close.code, close.reason, mask);
             self.pipes[from].inject(frame, true, |bytes| to.write(bytes));
         }
     }
 
-    /// Past its deadline, idle for too long, or without a client?
+    /// Ends the tunnel if it is past its deadline; begins a close if it is idle or its client does not answer.
     pub fn sweep(&mut self, tick: &TickContext<'_>) -> TunnelProgress {
         if tick.now >= self.deadline {
             self.record_timeout();
             return self.finish();
         }
-        let is_free = self.deadline == u64::MAX;
+        let has_deadline = self.is_closing();
         let is_half_ended = self.is_half_ended();
         if is_half_ended {
             self.deadline = self.deadline.min(tick.now.saturating_add(u64::from(self.close_timeout)));
         }
-        if is_free && self.has_used_up_keys() {
+        if !has_deadline && self.has_used_up_keys() {
             self.begin_close(&CloseFrame::KEYS_USED_UP, tick);
-        } else if (is_free || is_half_ended) && tick.now.saturating_sub(self.last_active) >= self.idle_timeout
+        } else if (!has_deadline || is_half_ended)
+            && tick.now.saturating_sub(self.last_active) >= self.idle_timeout
         {
             self.begin_close(&CloseFrame::IDLE, tick);
         }
@@ -80,18 +83,20 @@ impl ActiveTunnel {
         if self.is_finished() { self.finish() } else { TunnelProgress::Idle }
     }
 
-    /// The deadline is here before the other side has answered a Close or an end of stream.
+    /// The deadline has passed before the other side has answered a Close or an end of stream.
     fn record_timeout(&mut self) {
         let gone = if self.is_side_done(CLIENT) { CLIENT } else { NODE };
-        let (_, _, reason) = self.cause.get_or_insert((side(gone), close::ABNORMAL, CloseReason::Ended));
-        if matches!(reason, CloseReason::Closed | CloseReason::Ended) && !self.has_closed_both_ways() {
-            self.cause = self.cause.map(|(side, code, _)| (side, code, CloseReason::CloseTimeout));
-            // The kernel would go on offering it what it does not take, and keep that for minutes.
+        let default = CloseCause { side: side(gone), code: close::ABNORMAL, reason: CloseReason::Ended };
+        let cause = *self.cause.get_or_insert(default);
+        let is_peers = matches!(cause.reason, CloseReason::Closed | CloseReason::Ended);
+        if is_peers && !self.has_closed_both_ways() {
+            self.cause = Some(CloseCause { reason: CloseReason::CloseTimeout, ..cause });
+            // Otherwise the kernel keeps what the peer does not take, and offers it for minutes.
             self.endpoints.iter_mut().filter(|endpoint| endpoint.has_unsent()).for_each(Endpoint::reset);
         }
     }
 
-    /// The last thing before the sockets are closed: goodbye, where TLS still owes it.
+    /// Sends the close_notify that TLS still owes, right before the sockets are closed.
     pub(super) fn finish(&mut self) -> TunnelProgress {
         self.endpoints.iter_mut().for_each(|endpoint| {
             endpoint.send_close_notify();
@@ -99,22 +104,22 @@ impl ActiveTunnel {
         TunnelProgress::Ended
     }
 
-    /// A Ping would reach the client, and it would answer (RFC 6455, section 5.5.2: not behind a Close).
+    /// Whether a Ping would reach the client and be answered (RFC 6455, section 5.5.2: not after a Close).
     fn can_ping_client(&self) -> bool {
         let client = &self.endpoints[CLIENT];
-        let is_open = !(client.ended || client.finished || client.broken);
-        is_open && self.deadline == u64::MAX && self.pipes.iter().all(|pipe| pipe.close_code().is_none())
+        let is_open = !(client.has_ended() || client.is_finished() || client.is_broken());
+        is_open && !self.is_closing() && self.pipes.iter().all(|pipe| pipe.close_code().is_none())
     }
 
     fn check_client(&mut self, tick: &TickContext<'_>) {
         let pipe = &mut self.pipes[NODE];
         let client = &mut self.endpoints[CLIENT];
-        let way = match (client.has_unsent(), pipe.has_queued_frame()) {
+        let path = match (client.has_unsent(), pipe.has_queued_frame()) {
             (true, _) => PingPath::Backlog(pipe.bytes()),
             (false, true) => PingPath::MidFrame,
             (false, false) => PingPath::Clear,
         };
-        match self.keepalive.check(tick.now, way) {
+        match self.keepalive.check(tick.now, path) {
             KeepaliveCheck::Alive => {}
             KeepaliveCheck::SendPing(payload) => {
                 let ping = frame::encode_control(frame::opcode::PING, &payload, None);
@@ -124,21 +129,22 @@ impl ActiveTunnel {
         }
     }
 
-    /// The node is told and may answer; the client is told, too, in case it hears, but not waited for.
+    /// Closes a tunnel whose client does not answer. The node may answer the Close; the client gets one, too, but is not
+    /// waited for.
     fn close_unresponsive(&mut self, tick: &TickContext<'_>) {
-        self.cause.get_or_insert((CloseSide::Client, close::ABNORMAL, CloseReason::Silent));
+        self.set_cause(CloseSide::Client, close::ABNORMAL, CloseReason::Silent);
         self.begin_close(&CloseFrame::NO_PONG, tick);
-        self.endpoints[CLIENT].broken = true;
-        // What it has not taken is dropped at the next flush, so that the node's answer is read.
-        self.endpoints[CLIENT].set_ready(false, true, false);
+        // What waits for the client is dropped at the next flush, so that the node's answer is read.
+        self.endpoints[CLIENT].set_broken();
     }
 
-    /// Both streams have ended and all went out; or the balancer closes, and both peers have answered.
+    /// Whether both streams have ended and everything is sent, or the balancer closes and both peers have answered.
     pub(super) fn is_finished(&self) -> bool {
-        if self.endpoints.iter().all(|endpoint| (endpoint.ended && endpoint.finished) || endpoint.broken) {
+        let is_done = |end: &Endpoint| (end.has_ended() && end.is_finished()) || end.is_broken();
+        if self.endpoints.iter().all(is_done) {
             return true;
         }
-        if self.endpoints.iter().any(|endpoint| endpoint.broken && endpoint.ended) {
+        if self.endpoints.iter().any(|end| end.is_broken() && end.has_ended()) {
             return true;
         }
         self.is_close_sent && [CLIENT, NODE].iter().all(|&index| self.has_answered(index))
@@ -146,7 +152,7 @@ impl ActiveTunnel {
 
     fn has_answered(&self, index: usize) -> bool {
         let endpoint = &self.endpoints[index];
-        let heard = self.pipes[index].close_code().is_some() || endpoint.ended;
-        (heard && !endpoint.has_unsent()) || endpoint.broken
+        let has_closed = self.pipes[index].close_code().is_some() || endpoint.has_ended();
+        (has_closed && !endpoint.has_unsent()) || endpoint.is_broken()
     }
 }

@@ -2,14 +2,14 @@
 //! go for ever, between the moment when the kernel names sockets and the moment when that is acted on.
 //!
 //! It is the engine itself, with its epoll and real sockets; only the loop around it is the test's, so that events are
-//! as stale as can be. Places in the slab are used again at once, and descriptors that went to another process stay
+//! as stale as can be. ConnectionLimiter in the slab are used again at once, and descriptors that went to another process stay
 //! open in this one's hands. What it does not explore: two threads at a time (they share nothing but counters), faults
 //! of the kernel's, TLS.
 
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::relay::migration::ThreadBatch;
+use crate::relay::command::ThreadBatch;
 
 /// Something that happens. Sessions go by their ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl World {
             }
             Act::Cut(id) if lives(self, id) && self.slot(id).is_some_and(|slot| !self.is_frozen(slot)) => {
                 let slot = self.slot(id).unwrap();
-                self.bench.engine.with_tunnel(slot, |_, _| TunnelProgress::Ended);
+                self.bench.engine.serve(slot, |_, _| TunnelProgress::Ended);
                 self.fates[id] = Fate::Ended;
             }
             Act::Adopt if self.fates.len() < MOST => {
@@ -145,8 +145,8 @@ impl World {
 
     fn freeze(&mut self) -> bool {
         let budget = Arc::new(AtomicUsize::new(1));
-        let (request, mut answer) =
-            FreezeRequest::new(&budget, &self.bench.commands, &self.bench.engine.wake);
+        let (reply, mut answer) = oneshot::channel();
+        let request = FreezeRequest::new(&budget, &self.bench.sender, reply);
         self.bench.engine.freeze(request);
         self.frozen = answer.try_recv().ok().filter(|batch| !batch.tunnels.is_empty());
         self.frozen.is_some()
@@ -154,7 +154,7 @@ impl World {
 
     fn resume(&mut self) {
         drop(self.frozen.take());
-        self.bench.engine.receive_commands();
+        self.bench.engine.run_commands();
     }
 
     fn let_go(&mut self) {

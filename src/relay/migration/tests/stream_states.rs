@@ -97,7 +97,7 @@ async fn an_end_that_comes_while_a_tunnel_is_frozen_is_seen_where_it_goes_on() {
         peers.client.shut(Shutdown::Write);
         let staged = new.hold(&frozen);
         frozen.release();
-        staged.activate(&new.relay);
+        new.relay.activate(staged);
         assert_eq!(peers.node.rest(), (text(b"last words", MASK), true));
         peers.node.shut(Shutdown::Write);
         assert_eq!(peers.client.rest(), (vec![], true));
@@ -124,11 +124,11 @@ async fn i10_what_a_slow_reader_has_not_taken_goes_along() {
         }
         let frozen = old.relay.freeze(usize::MAX).await;
         let tunnel = frozen.tunnels().next().unwrap();
-        assert!(tunnel.bytes().len() > 2_000, "{} bytes wait", tunnel.bytes().len());
-        assert_eq!(format!("{tunnel:?}"), format!("FrozenTunnel(1, {} bytes hidden)", tunnel.bytes().len()));
+        assert!(tunnel.state().len() > 2_000, "{} bytes wait", tunnel.state().len());
+        assert_eq!(format!("{tunnel:?}"), format!("FrozenTunnel(1, {} bytes hidden)", tunnel.state().len()));
         let staged = new.hold(&frozen);
         frozen.release();
-        staged.activate(&new.relay);
+        new.relay.activate(staged);
         // The client reads while the rest of the node's last message is written.
         let Peers { mut client, mut node } = peers;
         let node = std::thread::spawn(move || {

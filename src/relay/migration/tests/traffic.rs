@@ -136,7 +136,7 @@ async fn nothing_is_lost_or_doubled_or_out_of_order_in_twenty_moves_under_traffi
             continue;
         }
         frozen.release();
-        staged.activate(&there.relay);
+        there.relay.activate(staged);
         mem::swap(&mut here, &mut there);
     }
     stop.store(true, Ordering::Relaxed);

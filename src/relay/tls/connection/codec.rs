@@ -1,11 +1,13 @@
-//! A TLS connection as fields of a parcel: both directions' keys, what was received and not opened, and how far the
-//! conversation beside the data has come.
+//! A TLS connection as fields of a tunnel state: the keys of both directions, what is received and not opened, and the
+//! states of both directions.
 
-use super::alert::RecordError as Broken;
-use super::record::{CipherSpec, RecordCipher};
-use super::{ReceiveState, SendState, TlsConnection, TlsRole};
+use super::TlsConnection;
 use crate::net::tls::extracted::{CipherSuite, TlsProtocolVersion};
-use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter, TunnelStateError};
+use crate::relay::tls::alert::RecordError;
+use crate::relay::tls::record::{CipherSpec, RecordCipher};
+use crate::relay::tls::state::{ReceiveState, SendState, TlsRole};
+use crate::relay::tunnel_state::TunnelStateError;
+use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter};
 
 const VERSION: FieldTag = FieldTag(1, "version");
 const SUITE: FieldTag = FieldTag(2, "suite");
@@ -31,12 +33,12 @@ const HEARDS: [ReceiveState; 9] = [
     ReceiveState::Open,
     ReceiveState::CloseNotify,
     ReceiveState::Truncated,
-    ReceiveState::Failed(Broken::BadRecord),
-    ReceiveState::Failed(Broken::NotTls),
-    ReceiveState::Failed(Broken::Unexpected),
-    ReceiveState::Failed(Broken::TooLong),
-    ReceiveState::Failed(Broken::IllegalValue),
-    ReceiveState::Failed(Broken::AlertReceived),
+    ReceiveState::Failed(RecordError::BadRecord),
+    ReceiveState::Failed(RecordError::NotTls),
+    ReceiveState::Failed(RecordError::Unexpected),
+    ReceiveState::Failed(RecordError::TooLong),
+    ReceiveState::Failed(RecordError::IllegalValue),
+    ReceiveState::Failed(RecordError::AlertReceived),
 ];
 
 impl TlsConnection {
