@@ -1,104 +1,104 @@
-//! Which release of a pool is the new one, while its nodes are replaced one after another.
+//! A rolling upgrade of a pool: which release is the new one while its nodes are replaced one after another.
 //!
-//! A client that has to move goes to a node of the new release, so that it moves once and not again when the next
-//! node is replaced. Releases have no order that could be read from their names, so the history says which is new: the
-//! one that a node changed to last (going back is such a change), or that came with a node and had not been there. Of
-//! those that the process found at its start none is newer, until a node that is drained or taken out tells which is
-//! old. A pool whose newest release is itself drained has none that is preferred: somebody is going back.
+//! A client that has to move is sent to a node of the new release, so that it does not move again when the next node is
+//! replaced. The names of releases have no order, so the history says which one is new: the one that a node changed to
+//! last (a rollback is such a change), or that came with a new node. Of the releases that the process found at its start
+//! none is newer, until a node that is drained or removed shows which one is old. When a node of the new release is
+//! drained, no release is preferred any more: that is a rollback.
 
 use std::sync::Arc;
 
 use super::{Node, NodeId};
 
-/// What has been seen of a pool's releases.
+/// The releases that the nodes of a pool have been seen with.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Releases {
-    /// The nodes as they were seen last.
-    nodes: Vec<Seen>,
-    /// The new one; `None` while there is one only, or nobody knows.
+pub struct ReleaseHistory {
+    /// The nodes as they were observed last.
+    nodes: Vec<ObservedNode>,
+    /// The new release; `None` while there is only one, or it is not known.
     newest: Option<Arc<str>>,
-    /// The pool has been looked at before: what comes from now on has come later.
-    is_begun: bool,
+    /// The pool was observed before: nodes that are new from now on have joined later.
+    has_observed: bool,
 }
 
-/// A node as it was seen last.
+/// A node as it was observed last.
 #[derive(Debug, Clone, PartialEq)]
-struct Seen {
+struct ObservedNode {
     id: NodeId,
-    /// What it runs; `None` until it has said so.
+    /// The release that it runs; `None` until it has said so.
     release: Option<Arc<str>>,
-    /// It was not there at the start.
-    has_joined: bool,
+    /// It was not there at the start of the process.
+    joined_later: bool,
 }
 
-/// A rollout that is under way, as a pick needs it.
+/// A rollout that is under way, as node selection needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {
-    /// By the index of the node: it runs the new release.
+    /// By the index of the node: whether it runs the new release.
     newest: Box<[bool]>,
-    /// Nodes that were taken out are still being left.
-    pub is_departing: bool,
+    /// Clients of removed nodes still have to move.
+    pub has_removed_nodes: bool,
 }
 
-impl Releases {
+impl ReleaseHistory {
     /// The new release, while there is one.
     pub fn newest(&self) -> Option<&str> {
         self.newest.as_deref()
     }
 
-    /// The nodes of the pool now, each with what it says that it runs, as far as that is known. Gives the rollout that
-    /// is under way.
-    pub fn note(&mut self, nodes: &[(&Node, Option<&str>)]) -> Option<Rollout> {
+    /// Observes the nodes of the pool, each with the release that it says it runs, as far as that is known. Gives the
+    /// rollout that is under way.
+    pub fn observe(&mut self, nodes: &[(&Node, Option<&str>)]) -> Option<Rollout> {
         for (node, release) in nodes {
-            self.see(node, *release);
+            self.observe_node(node, *release);
         }
-        let is_there = |seen: &Seen| nodes.iter().any(|(node, _)| node.id == seen.id);
+        let is_there = |seen: &ObservedNode| nodes.iter().any(|(node, _)| node.id == seen.id);
         let (there, gone) = std::mem::take(&mut self.nodes).into_iter().partition(is_there);
         self.nodes = there;
         for seen in gone {
-            self.leaves(&seen.id, seen.release.as_deref());
+            self.record_leaving(&seen.id, seen.release.as_deref());
         }
-        self.is_begun = true;
-        if self.others_than(None).is_none_or(|first| self.others_than(Some(&first)).is_none()) {
-            // One release, or none: nothing is being rolled out.
+        self.has_observed = true;
+        if self.other_release(None).is_none_or(|first| self.other_release(Some(&first)).is_none()) {
+            // With one release or none there is no rollout.
             self.newest = None;
             return None;
         }
-        self.rollout(nodes)
+        self.current_rollout(nodes)
     }
 
-    fn see(&mut self, node: &Node, release: Option<&str>) {
+    fn observe_node(&mut self, node: &Node, release: Option<&str>) {
         let release = release.map(Arc::<str>::from);
-        let is_known = |release: &Arc<str>, nodes: &[Seen]| {
+        let is_known = |release: &Arc<str>, nodes: &[ObservedNode]| {
             nodes.iter().any(|seen| seen.release.as_ref() == Some(release))
         };
         let was_there = release.as_ref().is_some_and(|release| is_known(release, &self.nodes));
-        let is_begun = self.is_begun;
+        let has_observed = self.has_observed;
         let known = self.nodes.iter_mut().find(|seen| seen.id == node.id);
-        let (before, has_joined) = match known {
+        let (before, joined_later) = match known {
             Some(seen) => {
                 let before = seen.release.clone();
                 if release.is_some() {
                     seen.release.clone_from(&release);
                 }
-                (before, seen.has_joined)
+                (before, seen.joined_later)
             }
             None => {
                 let (id, release) = (node.id.clone(), release.clone());
-                self.nodes.push(Seen { id, release, has_joined: is_begun });
-                (None, is_begun)
+                self.nodes.push(ObservedNode { id, release, joined_later: has_observed });
+                (None, has_observed)
             }
         };
         let Some(release) = release.filter(|release| before.as_ref() != Some(release)) else { return };
-        // A node that only adds to what is there may be of any release.
-        let is_news = before.is_some() || (has_joined && (!was_there || self.newest.is_none()));
-        if is_news {
+        // A node that joins with a release that is there already says nothing about which is new.
+        let changes_newest = before.is_some() || (joined_later && (!was_there || self.newest.is_none()));
+        if changes_newest {
             self.newest = Some(release);
         }
     }
 
-    /// A node is drained or was taken out: its release is not the one that clients should go to.
-    pub fn leaves(&mut self, id: &NodeId, release: Option<&str>) {
+    /// Records that a node is drained or was removed: its release is not the one that clients should be sent to.
+    pub fn record_leaving(&mut self, id: &NodeId, release: Option<&str>) {
         let Some(release) = release else { return };
         let others = self.nodes.iter().filter(|seen| seen.id != *id).filter_map(|seen| seen.release.as_ref());
         let mut others = others.filter(|other| ***other != *release);
@@ -111,18 +111,18 @@ impl Releases {
     }
 
     /// A release of the nodes that is not this one.
-    fn others_than(&self, release: Option<&Arc<str>>) -> Option<Arc<str>> {
+    fn other_release(&self, release: Option<&Arc<str>>) -> Option<Arc<str>> {
         let mut releases = self.nodes.iter().filter_map(|seen| seen.release.as_ref());
         releases.find(|other| Some(*other) != release).cloned()
     }
 
-    fn rollout(&self, nodes: &[(&Node, Option<&str>)]) -> Option<Rollout> {
+    fn current_rollout(&self, nodes: &[(&Node, Option<&str>)]) -> Option<Rollout> {
         let newest = self.newest.as_ref()?;
         let runs_it = |(node, _): &(&Node, Option<&str>)| {
             self.nodes.iter().any(|seen| seen.id == node.id && seen.release.as_ref() == Some(newest))
         };
         let newest: Box<[bool]> = nodes.iter().map(runs_it).collect();
-        newest.contains(&true).then_some(Rollout { newest, is_departing: false })
+        newest.contains(&true).then_some(Rollout { newest, has_removed_nodes: false })
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     /// `a:v7 b:v8 c:`, where c has not said what it runs.
-    fn note(releases: &mut Releases, text: &str) -> Option<Vec<bool>> {
+    fn note(releases: &mut ReleaseHistory, text: &str) -> Option<Vec<bool>> {
         let nodes: Vec<(Node, Option<&str>)> = text
             .split(' ')
             .map(|node| node.split_once(':').unwrap())
@@ -156,12 +156,12 @@ mod tests {
             .collect();
         let nodes: Vec<(&Node, Option<&str>)> =
             nodes.iter().map(|(node, release)| (node, *release)).collect();
-        releases.note(&nodes).map(|rollout| rollout.newest.to_vec())
+        releases.observe(&nodes).map(|rollout| rollout.newest.to_vec())
     }
 
     /// What is newest after each of these.
     fn newest(steps: &[&str]) -> Vec<Option<String>> {
-        let mut releases = Releases::default();
+        let mut releases = ReleaseHistory::default();
         let step = |text: &&str| {
             note(&mut releases, text);
             releases.newest().map(str::to_owned)
@@ -200,9 +200,9 @@ mod tests {
     fn of_those_that_are_found_at_the_start_none_is_new_until_one_leaves() {
         assert_eq!(newest(&["a: b: c:", "a:v7 b: c:", "a:v7 b:v8 c:v8"]), [None, None, None]);
         assert_eq!(newest(&["a:v7 b:v8 c:v8", "b:v8 c:v8"]), [None, None], "nothing is left to be replaced");
-        let mut releases = Releases::default();
+        let mut releases = ReleaseHistory::default();
         note(&mut releases, "a:v7 b:v8 c:v7");
-        releases.leaves(&"a".parse().unwrap(), Some("v7"));
+        releases.record_leaving(&"a".parse().unwrap(), Some("v7"));
         assert_eq!(note(&mut releases, "a:v7 b:v8 c:v7"), Some(vec![false, true, false]));
     }
 
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pool_without_releases_has_no_rollout() {
-        let mut releases = Releases::default();
+        let mut releases = ReleaseHistory::default();
         assert_eq!((note(&mut releases, "a: b:"), note(&mut releases, "a: c:")), (None, None));
         assert_eq!(note(&mut releases, "a:v1 c:"), None);
     }

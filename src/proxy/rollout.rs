@@ -1,7 +1,8 @@
-//! The rollout of a pool, from one generation to the next: which release is new, and whether nodes are departing.
+//! The rollout of a pool, from one generation to the next: which release is new, and whether removed nodes still have
+//! clients.
 //!
-//! It is worked out when something about it changes (a node reports another release, the config changes, a node is
-//! drained or removed), never for a session.
+//! It is determined when something about it changes (a node says that it runs another release, the config changes, a node
+//! is drained or removed), never for a session, which only reads it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -9,64 +10,71 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::pool::rollout::{Releases, Rollout};
-use crate::pool::{Node, NodeId};
-
-/// What is shared by the generations of a pool.
-#[derive(Debug, Default)]
-pub struct RolloutHistory {
-    releases: Mutex<Releases>,
-    /// Removed nodes whose tunnels are still being closed.
-    departing: AtomicUsize,
-}
+use super::upstream::Upstream;
+use crate::pool::Node;
+use crate::pool::rollout::{ReleaseHistory, Rollout};
 
 /// The rollout of a pool in one generation.
 #[derive(Debug, Default)]
-pub struct RolloutTracker {
-    history: Arc<RolloutHistory>,
+pub struct PoolRollout {
+    shared: Arc<SharedRollout>,
     /// The rollout that is under way, with the indices of this generation.
-    present: ArcSwapOption<Rollout>,
+    current: ArcSwapOption<Rollout>,
 }
 
-impl RolloutTracker {
-    /// The same history for the next generation.
+/// What the generations of a pool share.
+#[derive(Debug, Default)]
+struct SharedRollout {
+    releases: Mutex<ReleaseHistory>,
+    /// Removed nodes whose clients still have to move.
+    removed_nodes: AtomicUsize,
+}
+
+impl PoolRollout {
+    /// The same history, for the next generation.
     pub fn next(&self) -> Self {
-        Self { history: Arc::clone(&self.history), present: ArcSwapOption::empty() }
+        Self { shared: Arc::clone(&self.shared), current: ArcSwapOption::empty() }
     }
 
     /// The rollout that is under way.
-    pub fn present(&self) -> Option<Arc<Rollout>> {
-        self.present.load_full()
+    pub fn current(&self) -> Option<Arc<Rollout>> {
+        self.current.load_full()
     }
 
-    /// Works the rollout out anew from the nodes of `pool` and the releases that they run.
-    pub fn update(&self, pool: &str, nodes: &[(&Node, Option<&str>)]) {
-        let mut releases = self.history.releases.lock();
+    /// Determines the rollout anew from the releases that the nodes run now.
+    pub fn update(&self, pool: &str, upstreams: &[Arc<Upstream>]) {
+        let mut releases = self.shared.releases.lock();
         let before = releases.newest().map(str::to_owned);
-        let mut rollout = releases.note(nodes);
+        let running: Vec<Option<String>> =
+            upstreams.iter().map(|upstream| upstream.running_release()).collect();
+        let nodes = upstreams.iter().zip(&running);
+        let nodes: Vec<(&Node, Option<&str>)> =
+            nodes.map(|(upstream, release)| (&upstream.node, release.as_deref())).collect();
+        let mut rollout = releases.observe(&nodes);
         if let Some(rollout) = &mut rollout {
-            rollout.is_departing = self.history.departing.load(Relaxed) > 0;
+            rollout.has_removed_nodes = self.shared.removed_nodes.load(Relaxed) > 0;
         }
-        self.present.store(rollout.map(Arc::new));
+        self.current.store(rollout.map(Arc::new));
         if let Some(release) = releases.newest().filter(|newest| Some(*newest) != before.as_deref()) {
-            tracing::info!(pool, release, "rollout detected: clients that move prefer this release");
+            tracing::info!(pool, release, "new release found, clients that move are sent to its nodes");
         }
     }
 
-    /// A node that runs this release is being drained.
-    pub fn note_drained(&self, node: &NodeId, release: Option<&str>) {
-        self.history.releases.lock().leaves(node, release);
+    /// Records that a node is drained. The caller then [updates](Self::update) the rollout, as after the next two.
+    pub fn record_drain(&self, upstream: &Upstream) {
+        let release = upstream.running_release();
+        self.shared.releases.lock().record_leaving(&upstream.node.id, release.as_deref());
     }
 
-    /// The tunnels of a removed node are being closed, or have been.
-    pub fn note_departing(&self, is_departing: bool) {
-        let departing = &self.history.departing;
-        if is_departing {
-            departing.fetch_add(1, Relaxed);
-        } else {
-            // A pool that was not in the config for a while has counted none of those that it had before.
-            let less = |count: usize| Some(count.saturating_sub(1));
-            let _ = departing.fetch_update(Relaxed, Relaxed, less);
-        }
+    /// Records that a node was removed and its clients have to move.
+    pub fn begin_removal(&self) {
+        self.shared.removed_nodes.fetch_add(1, Relaxed);
+    }
+
+    /// Records that the clients of a removed node have moved.
+    pub fn end_removal(&self) {
+        // A pool that was removed for a while has not counted the removals of the time before.
+        let less = |count: usize| Some(count.saturating_sub(1));
+        let _ = self.shared.removed_nodes.fetch_update(Relaxed, Relaxed, less);
     }
 }

@@ -91,7 +91,7 @@ impl ProxySession {
             id: context.next_id(),
             load_bound: pool.load_bound(opens, is_upgrade),
             draining_pin: pool.draining_pin(&wishes, query.and_then(engine_io::session_key)),
-            rollout: pool.rollout.present(),
+            rollout: pool.rollout.current(),
             state,
             pool,
             route: name,

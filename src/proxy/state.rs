@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::idle_timeout_lint::IdleTimeoutLint;
-use super::rollout::RolloutTracker;
+use super::rollout::PoolRollout;
 use super::upstream::Upstream;
 use crate::affinity::{AffinitySource, NodeDirectory as _};
 use crate::config::{self, Budget, Config, Supply};
@@ -50,7 +50,7 @@ pub struct UpstreamPool {
     /// Its counters.
     pub(crate) meter: Arc<PoolMeter>,
     /// Which release its nodes are being replaced by.
-    pub(super) rollout: RolloutTracker,
+    pub rollout: PoolRollout,
     /// Compares its idle timeout with what its nodes say.
     pub(super) idle_timeout_lint: IdleTimeoutLint,
     /// Sessions that the balance rule has placed so far.
@@ -101,7 +101,7 @@ impl ProxyState {
         metrics.set_generation(self.generation.into());
         for pool in self.pools.values() {
             pool.upstreams.iter().for_each(|upstream| upstream.activate(&pool.config, now));
-            pool.note_releases();
+            pool.update_rollout();
         }
     }
 
@@ -149,7 +149,7 @@ impl UpstreamPool {
             upstreams,
             nodes: NodeSet::new(&config.name, config.nodes.clone()),
             meter: metrics.pool(&config.name),
-            rollout: RolloutTracker::default(),
+            rollout: PoolRollout::default(),
             idle_timeout_lint: IdleTimeoutLint::default(),
             placements: AtomicU64::new(0),
             passive_lock: Arc::default(),
@@ -164,26 +164,9 @@ impl UpstreamPool {
         (known.node.address == node.address).then_some(known)
     }
 
-    /// Looks at what the nodes run now.
-    pub(crate) fn note_releases(&self) {
-        let releases: Vec<Option<String>> =
-            self.upstreams.iter().map(|upstream| upstream.running_release()).collect();
-        let nodes = self.upstreams.iter().zip(&releases);
-        let nodes: Vec<(&Node, Option<&str>)> =
-            nodes.map(|(upstream, release)| (&upstream.node, release.as_deref())).collect();
-        self.rollout.update(&self.config.name, &nodes);
-    }
-
-    /// This node is being drained.
-    pub(super) fn note_drained(&self, upstream: &Upstream) {
-        self.rollout.note_drained(&upstream.node.id, upstream.running_release().as_deref());
-        self.note_releases();
-    }
-
-    /// The tunnels of a removed node are being closed, or have been.
-    pub(crate) fn note_departing(&self, is_departing: bool) {
-        self.rollout.note_departing(is_departing);
-        self.note_releases();
+    /// Determines anew which release its nodes are being replaced by.
+    pub fn update_rollout(&self) {
+        self.rollout.update(&self.config.name, &self.upstreams);
     }
 
     /// Closes the idle connections for plain HTTP.

@@ -47,7 +47,7 @@ impl<'a, L: Fn(usize) -> NodeLoad> Candidates<'a, L> {
             return true;
         }
         let is_drained = |node| (self.loads)(node).state == NodeState::Draining;
-        rollout.is_departing || (0..self.nodes.len()).any(is_drained)
+        rollout.has_removed_nodes || (0..self.nodes.len()).any(is_drained)
     }
 
     /// Whether a node is one of those that are preferred now.
@@ -64,7 +64,7 @@ impl<'a, L: Fn(usize) -> NodeLoad> Candidates<'a, L> {
 mod tests {
     use super::super::{BalancePolicy, SelectRequest, select_candidates};
     use crate::affinity::{AffinityHints, AffinityRequest, AffinitySource, collect_hints};
-    use crate::pool::rollout::Releases;
+    use crate::pool::rollout::ReleaseHistory;
     use crate::pool::{Node, NodeSet};
 
     use super::*;
@@ -86,7 +86,7 @@ mod tests {
         balance: BalancePolicy,
         load_bound: f64,
         nodes: Vec<(Node, NodeState)>,
-        releases: Releases,
+        releases: ReleaseHistory,
         rollout: Option<Rollout>,
         /// For each client: its node, and how often it was moved.
         clients: Vec<(String, u32)>,
@@ -114,7 +114,7 @@ mod tests {
         /// What the balancer does when nodes come or go.
         fn look(&mut self) {
             let nodes: Vec<_> = self.nodes.iter().map(|(node, _)| (node, node.release.as_deref())).collect();
-            self.rollout = self.releases.note(&nodes);
+            self.rollout = self.releases.observe(&nodes);
         }
 
         fn live(&self, id: &str) -> u32 {
@@ -187,7 +187,7 @@ mod tests {
             let at = self.nodes.iter().position(|(node, _)| node.id.as_str() == id).unwrap();
             self.nodes[at].1 = NodeState::Draining;
             let node = self.nodes[at].0.clone();
-            self.releases.leaves(&node.id, node.release.as_deref());
+            self.releases.record_leaving(&node.id, node.release.as_deref());
             self.look();
             self.move_off(id);
         }
@@ -196,7 +196,7 @@ mod tests {
             self.nodes.retain(|(node, _)| node.id.as_str() != id);
             self.look();
             if let Some(rollout) = &mut self.rollout {
-                rollout.is_departing = true;
+                rollout.has_removed_nodes = true;
             }
             self.move_off(id);
             self.look();

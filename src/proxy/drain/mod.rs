@@ -192,7 +192,8 @@ fn begin_drain(
     arrived: Option<CancellationToken>,
 ) -> Option<Arc<ActiveDrain>> {
     // Before any tunnel is closed, so that clients that reconnect are sent to nodes of the new release first.
-    pool.note_drained(upstream);
+    pool.rollout.record_drain(upstream);
+    pool.update_rollout();
     let mut slot = upstream.drain_slot();
     if !upstream.health().is_draining() || upstream.is_removed() {
         return None;
