@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::context::AdminContext;
 use super::response::{self, AdminResponse};
 use crate::config::{self, show_duration};
-use crate::control::rebalance::{Outlook, Progress, RebalanceFault};
+use crate::control::rebalance::{RebalanceError, RebalancePlan, RebalanceProgress};
 use crate::log;
 
 /// The plan of a rebalance that was ordered.
@@ -50,12 +50,12 @@ pub struct RebalanceStatus {
 }
 
 impl RebalanceResponse {
-    fn new(pool: &str, rule: &config::Rebalance, outlook: &Outlook) -> Self {
-        let nodes = outlook.stands.iter().map(|stand| NodeMoves {
-            id: stand.node.to_string(),
-            connections: stand.live,
-            share: stand.share,
-            moves: stand.surplus,
+    fn new(pool: &str, rule: &config::Rebalance, plan: &RebalancePlan) -> Self {
+        let nodes = plan.nodes.iter().map(|share| NodeMoves {
+            id: share.node.to_string(),
+            connections: share.tunnels,
+            share: share.share,
+            moves: share.surplus,
         });
         let config::Rebalance { over, tolerance, quiet_first } = *rule;
         Self {
@@ -63,15 +63,15 @@ impl RebalanceResponse {
             over: show_duration(&over),
             tolerance,
             quiet_first,
-            moves: outlook.moves(),
+            moves: plan.moves(),
             nodes: nodes.collect(),
         }
     }
 }
 
-impl From<Progress> for RebalanceStatus {
-    fn from(progress: Progress) -> Self {
-        let Progress { planned, closed, deadline } = progress;
+impl From<RebalanceProgress> for RebalanceStatus {
+    fn from(progress: RebalanceProgress) -> Self {
+        let RebalanceProgress { planned, closed, deadline } = progress;
         let left = if deadline < SystemTime::now() { 0 } else { planned.saturating_sub(closed) };
         Self { planned, closed, left, deadline: log::format_time(deadline) }
     }
@@ -86,18 +86,18 @@ pub(super) fn parse_path(path: &str) -> Option<&str> {
 /// Begins a rebalance.
 pub(super) fn begin(pool: &str, body: &[u8], context: &AdminContext) -> AdminResponse {
     let wish = if body.is_empty() { json!({}) } else { serde_json::from_slice(body).unwrap_or(Value::Null) };
-    match context.reload.rebalances().order(pool, &wish) {
-        Ok((rule, outlook)) => {
-            let plan = RebalanceResponse::new(pool, &rule, &outlook);
+    match context.reload.rebalancer().order(pool, &wish) {
+        Ok((settings, plan)) => {
+            let plan = RebalanceResponse::new(pool, &settings, &plan);
             let status = if plan.moves > 0 { StatusCode::ACCEPTED } else { StatusCode::OK };
             response::json(status, &plan)
         }
         Err(fault) => {
             let status = match fault {
-                RebalanceFault::NoPool(..) => StatusCode::NOT_FOUND,
-                RebalanceFault::Wish(_) => StatusCode::BAD_REQUEST,
-                RebalanceFault::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-                RebalanceFault::TakenOver => StatusCode::CONFLICT,
+                RebalanceError::NoPool(..) => StatusCode::NOT_FOUND,
+                RebalanceError::Wish(_) => StatusCode::BAD_REQUEST,
+                RebalanceError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                RebalanceError::TakenOver => StatusCode::CONFLICT,
             };
             response::error(status, &fault.to_string())
         }

@@ -139,7 +139,7 @@ pub(super) fn status(context: &AdminContext) -> StatusResponse {
 fn pool_status(context: &AdminContext, pool: &UpstreamPool) -> PoolStatus {
     let nodes = pool.upstreams.iter().map(|upstream| node_status(context.proxy(), upstream));
     let name = pool.config.name.to_string();
-    let rebalance = context.reload.rebalances().progress(&name).map(RebalanceStatus::from);
+    let rebalance = context.reload.rebalancer().progress(&name).map(RebalanceStatus::from);
     PoolStatus { name, nodes: nodes.collect(), rebalance }
 }
 

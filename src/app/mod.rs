@@ -14,7 +14,7 @@ use crate::admin::{self, AdminContext};
 use crate::config::{Config, Fault, Faults, ListenAddress};
 use crate::control::upgrade::{Program, Takeover, UpgradeChannel, Upgrader};
 use crate::control::watch::Watch;
-use crate::control::{self, Bound, ListenSpec, Reload, ServeAdmin, pages, report};
+use crate::control::{self, Bound, ListenSpec, Reload, ServeAdmin, pages, service_status};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::{Metrics, PanicLocation};
@@ -64,7 +64,7 @@ impl App {
         let (app, bound) = Self::ready(config, path, inherited, None)?;
         app.reload.start(bound).await;
         tracing::info!("serving");
-        service::notify_ready(&report::status(&app.front));
+        service::notify_ready(&service_status::status_line(&app.front));
         Ok(app.reporting())
     }
 
@@ -125,8 +125,8 @@ impl App {
     }
 
     fn reporting(mut self) -> Self {
-        self.servers.spawn(report::run(Arc::clone(&self.front)));
-        self.servers.spawn(Arc::clone(self.reload.rebalances()).watch());
+        self.servers.spawn(service_status::run(Arc::clone(&self.front)));
+        self.servers.spawn(Arc::clone(self.reload.rebalancer()).watch_nodes());
         self
     }
 
@@ -178,7 +178,7 @@ impl App {
         tracing::info!(tunnels = front.relay.tunnel_count(), "stopping");
         front.shutdown.begin();
         self.reload.end_sockets();
-        service::notify_stopping(&report::status(&front));
+        service::notify_stopping(&service_status::status_line(&front));
         let grace = CLOSE_GRACE.min(drain / 2);
         let over = drain - grace - LAST_STEPS.min(drain / 10);
         front.relay.shut_down(close_all(close::GOING_AWAY, "going away").over(over).with_grace(grace));

@@ -12,7 +12,7 @@ pub mod pages;
 pub mod probe;
 pub mod rebalance;
 mod removal;
-pub mod report;
+pub mod service_status;
 pub mod upgrade;
 pub mod watch;
 

@@ -121,7 +121,7 @@ async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstre
         release: answer.as_ref().ok().and_then(|answer| answer.release.clone()),
     });
     if node.running_release() != before {
-        pool.note_releases();
+        pool.update_rollout();
     }
     let now = front.now();
     let found = Found { probe: &health.probe, answer: &answer };

@@ -1,45 +1,45 @@
-//! How many tunnels a node has too many: its surplus over a fair share of what the pool carries.
+//! The surplus of a node: the tunnels that it has above its fair share of the pool's tunnels.
 //!
-//! A share is by weight, and no larger than the node takes; what a full node cannot take is shared among the others.
-//! A node gives up tunnels only when it has more than the tolerance allows, and then down to its share, so that not
-//! one more is moved than the others have room for below theirs.
+//! A share is by weight, and at most the node's connection limit; what a full node cannot take is shared among the
+//! others. A node gives up tunnels only when it has more than the tolerance allows, and then down to its share, so that
+//! no more tunnels are moved than the other nodes have room for below their shares.
 
-/// What counts about a node that is up.
+/// The tunnels of a node that is up, and what it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct NodeOccupancy {
     /// Its tunnels.
-    pub live: u32,
+    pub tunnels: u32,
     /// Its weight, at least 1.
     pub weight: u16,
-    /// The most tunnels that it takes; `None` is no limit.
+    /// Its connection limit; `None` is no limit.
     pub max: Option<u32>,
 }
 
-/// The share of each node in whole tunnels, rounded up: together they have room for all.
-pub fn shares(nodes: &[Standing]) -> Vec<u32> {
-    parts(nodes).into_iter().map(whole).collect()
+/// The share of each node in whole tunnels, rounded up: together the shares have room for all tunnels.
+pub fn shares(nodes: &[NodeOccupancy]) -> Vec<u32> {
+    exact_shares(nodes).into_iter().map(round_up).collect()
 }
 
-/// How many tunnels each node is to give up: none where it has at most `tolerance` (1 and more) times its share.
-pub fn surplus(nodes: &[Standing], tolerance: f64) -> Vec<u32> {
-    let over = |(node, part): (&Standing, f64)| {
-        let is_over = f64::from(node.live) > tolerance.max(1.0) * part;
-        if is_over { node.live.saturating_sub(whole(part)) } else { 0 }
+/// The surplus of each node: 0 where it has at most `tolerance` (1 or more) times its share.
+pub fn surplus(nodes: &[NodeOccupancy], tolerance: f64) -> Vec<u32> {
+    let over = |(node, part): (&NodeOccupancy, f64)| {
+        let is_over = f64::from(node.tunnels) > tolerance.max(1.0) * part;
+        if is_over { node.tunnels.saturating_sub(round_up(part)) } else { 0 }
     };
-    nodes.iter().zip(parts(nodes)).map(over).collect()
+    nodes.iter().zip(exact_shares(nodes)).map(over).collect()
 }
 
-/// The shares as they are by weight. Nodes whose share would be more than they take get what they take, one round
-/// after the other, until what is left fits the rest.
-fn parts(nodes: &[Standing]) -> Vec<f64> {
-    let weight = |node: &Standing| f64::from(node.weight.max(1));
+/// The exact shares by weight. Nodes whose share would exceed their limit get their limit, round by round, until the
+/// rest fits the other nodes.
+fn exact_shares(nodes: &[NodeOccupancy]) -> Vec<f64> {
+    let weight = |node: &NodeOccupancy| f64::from(node.weight.max(1));
     let mut parts: Vec<Option<f64>> = vec![None; nodes.len()];
     loop {
         let open = || nodes.iter().zip(&parts).filter(|(_, part)| part.is_none());
-        let total: f64 = nodes.iter().map(|node| f64::from(node.live)).sum();
+        let total: f64 = nodes.iter().map(|node| f64::from(node.tunnels)).sum();
         let taken: f64 = parts.iter().flatten().sum();
         let weights: f64 = open().map(|(node, _)| weight(node)).sum();
-        let part = |node: &Standing| (total - taken).max(0.0) * weight(node) / weights;
+        let part = |node: &NodeOccupancy| (total - taken).max(0.0) * weight(node) / weights;
         let full: Vec<bool> = nodes
             .iter()
             .zip(&parts)
@@ -58,8 +58,8 @@ fn parts(nodes: &[Standing]) -> Vec<f64> {
     }
 }
 
-/// Rounded up, but for what only the arithmetic has added.
-fn whole(part: f64) -> u32 {
+/// Rounds up, ignoring what only the arithmetic has added.
+fn round_up(part: f64) -> u32 {
     (part - 1e-6).ceil().max(0.0) as u32
 }
 
@@ -69,8 +69,8 @@ mod tests {
 
     use super::*;
 
-    fn nodes(live: &[u32]) -> Vec<Standing> {
-        live.iter().map(|live| Standing { live: *live, weight: 1, max: None }).collect()
+    fn nodes(live: &[u32]) -> Vec<NodeOccupancy> {
+        live.iter().map(|live| NodeOccupancy { tunnels: *live, weight: 1, max: None }).collect()
     }
 
     #[test]
@@ -98,14 +98,14 @@ mod tests {
         nodes[2].max = Some(20);
         assert_eq!(shares(&nodes), [435, 145, 20]);
         // More than all of them together take: nobody has room, and nobody is moved but down to what may be.
-        let full = Standing { live: 50, weight: 1, max: Some(10) };
+        let full = NodeOccupancy { tunnels: 50, weight: 1, max: Some(10) };
         assert_eq!(shares(&[full, full]), [10, 10]);
     }
 
-    fn fleet() -> impl Strategy<Value = Vec<Standing>> {
+    fn fleet() -> impl Strategy<Value = Vec<NodeOccupancy>> {
         let node = (0_u32..5_000, 1_u16..5, proptest::option::weighted(0.3, 1_u32..8_000));
-        let node = node.prop_map(|(live, weight, max)| Standing {
-            live: max.map_or(live, |max| live.min(max)),
+        let node = node.prop_map(|(live, weight, max)| NodeOccupancy {
+            tunnels: max.map_or(live, |max| live.min(max)),
             weight,
             max,
         });
@@ -118,11 +118,11 @@ mod tests {
             nodes in fleet(), tolerance in 1.0_f64..2.0,
         ) {
             let (shares, surplus) = (shares(&nodes), surplus(&nodes, tolerance));
-            let room: u64 = nodes.iter().zip(&shares).map(|(node, share)| u64::from(share.saturating_sub(node.live))).sum();
+            let room: u64 = nodes.iter().zip(&shares).map(|(node, share)| u64::from(share.saturating_sub(node.tunnels))).sum();
             prop_assert!(surplus.iter().map(|count| u64::from(*count)).sum::<u64>() <= room);
             for ((node, share), surplus) in nodes.iter().zip(&shares).zip(&surplus) {
-                prop_assert!(*surplus == 0 || node.live - surplus == *share);
-                prop_assert!(f64::from(node.live - surplus) <= f64::from(*share) * tolerance);
+                prop_assert!(*surplus == 0 || node.tunnels - surplus == *share);
+                prop_assert!(f64::from(node.tunnels - surplus) <= f64::from(*share) * tolerance);
                 prop_assert!(node.max.is_none_or(|max| *share <= max));
             }
         }

@@ -50,7 +50,7 @@ pub struct UpstreamPool {
     /// Its counters.
     pub(crate) meter: Arc<PoolMeter>,
     /// Which release its nodes are being replaced by.
-    pub rollout: PoolRollout,
+    pub(crate) rollout: PoolRollout,
     /// Compares its idle timeout with what its nodes say.
     pub(super) idle_timeout_lint: IdleTimeoutLint,
     /// Sessions that the balance rule has placed so far.

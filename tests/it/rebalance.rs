@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use mainstay::app::App;
-use mainstay::control::rebalance::Unfinished;
+use mainstay::control::rebalance::PendingRebalance;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -286,20 +286,18 @@ async fn another_process_goes_on_with_what_is_left_and_moves_nobody_who_came_lat
     fleet.fill(20).await;
     fleet.grow(2, "rebalance: null").await;
     assert_eq!(fleet.order("{\"over\": \"1h\", \"quiet_first\": false}").await.0, 202);
-    let rebalances = Arc::clone(fleet.app.reload().rebalances());
-    let [unfinished] = &rebalances.leave_off().await[..] else { panic!("one is under way") };
+    let rebalancer = Arc::clone(fleet.app.reload().rebalancer());
+    let [pending] = &rebalancer.suspend().await[..] else { panic!("one is under way") };
     assert_eq!(fleet.status().await, Value::Null);
-    let left = unfinished.left["ws1"];
-    assert!(
-        (9..=10).contains(&left) && unfinished.is_ordered && unfinished.over > Duration::from_secs(3_500)
-    );
+    let left = pending.left["ws1"];
+    assert!((9..=10).contains(&left) && pending.is_ordered && pending.over > Duration::from_secs(3_500));
     // Nobody was there before 1970.
-    rebalances.resume(&Unfinished { begun: Duration::ZERO, over: Duration::ZERO, ..unfinished.clone() });
+    rebalancer.resume(&PendingRebalance { begun: Duration::ZERO, over: Duration::ZERO, ..pending.clone() });
     fleet.settled().await;
     assert!(fleet.closed() <= 1);
-    rebalances.resume(&Unfinished { pool: "gone".into(), ..unfinished.clone() });
+    rebalancer.resume(&PendingRebalance { pool: "gone".into(), ..pending.clone() });
     assert_eq!(fleet.status().await, Value::Null);
-    rebalances.resume(&Unfinished { over: Duration::from_millis(300), ..unfinished.clone() });
+    rebalancer.resume(&PendingRebalance { over: Duration::from_millis(300), ..pending.clone() });
     fleet.until(|counts| counts.values().sum::<usize>() == 20 && counts["ws1"] <= 11).await;
     fleet.settled().await;
     assert!((9..=10).contains(&fleet.closed()), "{}", fleet.closed());

@@ -29,9 +29,9 @@ use super::doors::{Bound, Doors};
 use super::load::{Reading, read};
 use super::pages;
 use super::probe::{self, Probes};
-use super::rebalance::Rebalances;
+use super::rebalance::Rebalancer;
 use super::removal::Removals;
-use super::report;
+use super::service_status;
 use crate::config::{Change, Config, Fault, Faults, diff};
 use crate::net::listener::Listener;
 use crate::proxy::acceptor::Acceptor;
@@ -54,7 +54,7 @@ pub type ServeAdmin =
 pub struct Reload {
     front: Arc<ProxyContext>,
     /// What evens the pools out.
-    rebalances: Arc<Rebalances>,
+    rebalancer: Arc<Rebalancer>,
     /// The config file; `None` where the config did not come from one.
     path: Option<PathBuf>,
     serve_admin: ServeAdmin,
@@ -103,7 +103,7 @@ impl Reload {
         serve_admin: ServeAdmin,
     ) -> Arc<Self> {
         Arc::new(Self {
-            rebalances: Rebalances::new(Arc::clone(&front)),
+            rebalancer: Rebalancer::new(Arc::clone(&front)),
             front,
             files: Mutex::new(path.iter().cloned().collect()),
             path,
@@ -147,8 +147,8 @@ impl Reload {
     }
 
     /// What evens the pools out.
-    pub fn rebalances(&self) -> &Arc<Rebalances> {
-        &self.rebalances
+    pub fn rebalancer(&self) -> &Arc<Rebalancer> {
+        &self.rebalancer
     }
 
     /// The config file and all that it names, as they were read last.
@@ -336,7 +336,7 @@ impl Reload {
     fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
         self.front.metrics.record_reload(outcome.is_ok());
         // Also after a reload that was refused: the service goes on.
-        service::notify_ready(&report::status(&self.front));
+        service::notify_ready(&service_status::status_line(&self.front));
         match outcome {
             Ok(changes) => {
                 for change in changes {

@@ -1,17 +1,16 @@
-//! Rebalancing: the surplus of crowded nodes, and no more, moves to those that joined or came back.
+//! Rebalancing: the surplus of overfull nodes, and no more, moves to nodes that joined or came back.
 //!
-//! A node that comes up in a pool that wants it begins one as soon as its slow start is over; an operator begins one at
-//! once. One at a time in a pool: another order takes the place of what is under way, a node that comes up meanwhile
-//! waits for its end and is looked at then.
+//! In a pool whose config wants it, a rebalance begins when the slow start of a node that came up is over; an operator
+//! begins one at once. A pool has at most one: another order replaces the one that is under way, and a node that comes up
+//! meanwhile is considered at its end.
 //!
-//! Who is moved: first everybody who comes anyway. While a node is crowded, a session that opens goes elsewhere whatever
-//! its pin says ([`crate::pool::select`]), so that nobody who was closed comes back to it, no state is kept of anybody, and
-//! each reconnect that would have happened anyway spares another client a close. What is left of the surplus is closed
-//! by `course`, slice by slice.
+//! Clients that reconnect anyway move first: while a node is overfull, new sessions go to other nodes whatever their pins
+//! say ([`crate::pool::select`]). So no closed client comes back to it, no state is kept of any client, and each reconnect
+//! spares another client a close. The rest of the surplus is closed slice by slice ([`RebalanceRun`]).
 
-mod course;
-mod outlook;
-mod unfinished;
+mod plan;
+mod resume;
+mod run;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,16 +25,18 @@ use crate::pool::NodeAddress;
 use crate::proxy::{ProxyContext, UpstreamPool};
 use crate::shutdown::Phase;
 
-pub use course::{Course, Progress};
-pub use outlook::{Outlook, Stand};
-pub use unfinished::Unfinished;
+use run::{RebalanceOrder, RebalanceRun};
 
-/// How often it is looked at whether a node has come up.
-const LOOK: Duration = Duration::from_secs(1);
+pub use plan::{NodeShare, RebalancePlan};
+pub use resume::PendingRebalance;
+pub use run::RebalanceProgress;
+
+/// How often it is checked whether a node has come up.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a rebalance was not begun.
 #[derive(Debug, thiserror::Error)]
-pub enum RebalanceFault {
+pub enum RebalanceError {
     /// No such pool.
     #[error("there is no pool `{0}`; the pools are: {1}")]
     NoPool(String, String),
@@ -45,155 +46,157 @@ pub enum RebalanceFault {
     /// The process ends, and with it every tunnel.
     #[error("the balancer is stopping; every tunnel is being closed")]
     Stopping,
-    /// What is begun here now, the process that takes over does not hear of.
+    /// The process that takes over would not know of it.
     #[error("another process is taking over from this one; ask again, and that one answers")]
     TakenOver,
 }
 
-/// The rebalances of the process.
-pub struct Rebalances {
+/// Begins, resumes and ends the rebalances of the process.
+pub struct Rebalancer {
     front: Arc<ProxyContext>,
-    /// The last of each pool, until nobody needs to be kept from a crowded node any more.
-    courses: Mutex<HashMap<Arc<str>, Arc<Course>>>,
+    /// The last one of each pool, until the tunnels of its overfull nodes are not limited any more.
+    runs: Mutex<HashMap<Arc<str>, Arc<RebalanceRun>>>,
 }
 
-impl Rebalances {
+impl Rebalancer {
     /// None is under way.
     pub fn new(front: Arc<ProxyContext>) -> Arc<Self> {
-        Arc::new(Self { front, courses: Mutex::default() })
+        Arc::new(Self { front, runs: Mutex::default() })
     }
 
     /// Begins one in a pool at once, as an operator wishes: what the `wish` does not say is as the pool's `rebalance`
-    /// says. What there is to move is nothing where no node is above the tolerance.
+    /// says. Where no node is above the tolerance, the plan moves no tunnel and none is begun.
     ///
     /// # Errors
     ///
-    /// See [`RebalanceFault`].
-    pub fn order(self: &Arc<Self>, pool: &str, wish: &Value) -> Result<(Rebalance, Outlook), RebalanceFault> {
+    /// See [`RebalanceError`].
+    pub fn order(
+        self: &Arc<Self>,
+        pool: &str,
+        wish: &Value,
+    ) -> Result<(Rebalance, RebalancePlan), RebalanceError> {
         let state = self.front.state.load_full();
         let Some(pool) = state.pools.get(pool) else {
             let mut known: Vec<&str> = state.pools.keys().map(|name| &**name).collect();
             known.sort_unstable();
-            return Err(RebalanceFault::NoPool(pool.to_owned(), known.join(", ")));
+            return Err(RebalanceError::NoPool(pool.to_owned(), known.join(", ")));
         };
         let usual = pool.config.rebalance.unwrap_or_default();
-        let rule = usual.with(wish).map_err(RebalanceFault::Wish)?;
+        let settings = usual.with(wish).map_err(RebalanceError::Wish)?;
         if self.front.shutdown.phase() != Phase::Serving {
-            return Err(RebalanceFault::Stopping);
+            return Err(RebalanceError::Stopping);
         }
-        let _governing = self.front.shutdown.govern().ok_or(RebalanceFault::TakenOver)?;
-        let outlook = Outlook::of(pool, rule.tolerance, self.front.now());
-        if outlook.moves() > 0 {
-            self.begin(pool, rule, &outlook, (true, SystemTime::now()));
+        let _governing = self.front.shutdown.govern().ok_or(RebalanceError::TakenOver)?;
+        let plan = RebalancePlan::new(pool, settings.tolerance, self.front.now());
+        if plan.moves() > 0 {
+            self.begin(pool, RebalanceOrder { settings, is_ordered: true, begun: SystemTime::now() }, &plan);
         }
-        Ok((rule, outlook))
+        Ok((settings, plan))
     }
 
-    /// How far the one of this pool is; `None` when none is under way.
-    pub fn progress(&self, pool: &str) -> Option<Progress> {
-        self.courses.lock().get(pool).filter(|course| !course.is_over()).map(|course| course.progress())
+    /// How far the rebalance of this pool is; `None` when none is under way.
+    pub fn progress(&self, pool: &str) -> Option<RebalanceProgress> {
+        self.runs.lock().get(pool).filter(|run| !run.is_over()).map(|run| run.progress())
     }
 
-    /// Leaves those off that are under way, and gives what they had still to do, for whoever goes on with it: another
-    /// process, which begins only what is new meanwhile, or this one, when the other fails. None begins here before
-    /// nobody takes over any more ([`Shutdown::hand_over`](crate::shutdown::Shutdown::hand_over)).
-    pub async fn leave_off(&self) -> Vec<Unfinished> {
-        let courses: Vec<Arc<Course>> = self.courses.lock().values().cloned().collect();
-        let under_way = courses.iter().filter(|course| !course.is_over());
-        let unfinished = under_way.map(|course| course.unfinished()).collect();
-        for course in courses {
-            course.stop().await;
+    /// Suspends the rebalances that are under way, and gives what they had still to do: another process resumes them, or
+    /// this one when the other fails. None begins here while the other process is taking over
+    /// ([`Shutdown::hand_over`](crate::shutdown::Shutdown::hand_over)).
+    pub async fn suspend(&self) -> Vec<PendingRebalance> {
+        let runs: Vec<Arc<RebalanceRun>> = self.runs.lock().values().cloned().collect();
+        let pending = runs.iter().filter(|run| !run.is_over()).map(|run| run.pending()).collect();
+        for run in runs {
+            run.stop().await;
         }
-        unfinished
+        pending
     }
 
-    /// Goes on with one that was left off, once the tunnels are here; not where another is under way since, which was
-    /// wanted later, nor in a pool that the config does not have any more.
-    pub fn resume(self: &Arc<Self>, unfinished: &Unfinished) {
+    /// Resumes a suspended one, once the tunnels are here; not where another one has begun since, nor in a pool that the
+    /// config does not have any more.
+    pub fn resume(self: &Arc<Self>, pending: &PendingRebalance) {
         let state = self.front.state.load_full();
-        let Some(pool) = state.pools.get(&*unfinished.pool) else { return };
+        let Some(pool) = state.pools.get(&*pending.pool) else { return };
         if self.progress(&pool.config.name).is_some() {
             return;
         }
-        let rule = unfinished.rule();
-        let mut outlook = Outlook::of(pool, rule.tolerance, self.front.now());
-        unfinished.limit(&mut outlook);
-        if outlook.moves() > 0 {
-            self.begin(pool, rule, &outlook, (unfinished.is_ordered, unfinished.begun()));
+        let (settings, is_ordered, begun) = (pending.settings(), pending.is_ordered, pending.begun());
+        let mut plan = RebalancePlan::new(pool, settings.tolerance, self.front.now());
+        pending.limit(&mut plan);
+        if plan.moves() > 0 {
+            self.begin(pool, RebalanceOrder { settings, is_ordered, begun }, &plan);
         }
     }
 
-    /// Whether an operator wants it, and when it began.
-    fn begin(
-        self: &Arc<Self>,
-        pool: &UpstreamPool,
-        rule: Rebalance,
-        outlook: &Outlook,
-        (is_ordered, begun): (bool, SystemTime),
-    ) {
+    /// Begins one in place of the one that is under way.
+    fn begin(self: &Arc<Self>, pool: &UpstreamPool, order: RebalanceOrder, plan: &RebalancePlan) {
         let name = Arc::clone(&pool.config.name);
-        let course = Course::new(Arc::clone(&name), rule, outlook, (is_ordered, begun));
-        let before = self.courses.lock().insert(Arc::clone(&name), Arc::clone(&course));
-        tracing::info!(pool = %name, moves = outlook.moves(), over = ?rule.over, "rebalancing");
+        let run = RebalanceRun::new(Arc::clone(&name), order, plan);
+        let before = self.runs.lock().insert(Arc::clone(&name), Arc::clone(&run));
+        let (moves, over) = (plan.moves(), order.settings.over);
+        tracing::info!(pool = %name, moves, ?over, "rebalance started");
         let this = Arc::clone(self);
         self.front.tasks.spawn(async move {
             if let Some(before) = before {
                 before.stop().await;
             }
-            course.run(&this.front).await;
-            let mut courses = this.courses.lock();
-            if courses.get(&name).is_some_and(|last| Arc::ptr_eq(last, &course)) {
-                courses.remove(&name);
+            run.run(&this.front).await;
+            let mut runs = this.runs.lock();
+            if runs.get(&name).is_some_and(|last| Arc::ptr_eq(last, &run)) {
+                runs.remove(&name);
             }
         });
     }
 
-    /// Looks out for nodes that come up, until draining begins.
-    pub async fn watch(self: Arc<Self>) {
-        let mut lookout = Lookout::default();
-        let mut ticks = interval(LOOK);
+    /// Begins a rebalance after nodes have come up, until draining begins.
+    pub async fn watch_nodes(self: Arc<Self>) {
+        let mut tracker = UpNodeTracker::default();
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.look(&mut lookout),
+                _ = ticks.tick() => self.check_nodes(&mut tracker),
                 () = self.front.shutdown.wait_for(Phase::Draining) => return,
                 () = self.front.shutdown.wait_until_superseded() => return,
             }
         }
     }
 
-    fn look(self: &Arc<Self>, lookout: &mut Lookout) {
+    fn check_nodes(self: &Arc<Self>, tracker: &mut UpNodeTracker) {
         let Some(_governing) = self.front.shutdown.govern() else { return };
         let (state, now) = (self.front.state.load_full(), self.front.now());
-        lookout.note(state.pools.values().map(|pool| &**pool), now);
+        tracker.update(state.pools.values().map(|pool| &**pool), now);
         for (name, pool) in &state.pools {
-            let Some(rule) = pool.config.rebalance else { continue };
-            let is_due = lookout.due.get(name).is_some_and(|due| *due <= now);
+            let Some(settings) = pool.config.rebalance else { continue };
+            let is_due = tracker.due.get(name).is_some_and(|due| *due <= now);
             if !is_due || self.progress(name).is_some() {
                 continue;
             }
-            lookout.due.remove(name);
-            let outlook = Outlook::of(pool, rule.tolerance, now);
-            if outlook.moves() > 0 {
-                self.begin(pool, rule, &outlook, (false, SystemTime::now()));
+            tracker.due.remove(name);
+            let plan = RebalancePlan::new(pool, settings.tolerance, now);
+            if plan.moves() > 0 {
+                self.begin(
+                    pool,
+                    RebalanceOrder { settings, is_ordered: false, begun: SystemTime::now() },
+                    &plan,
+                );
             }
         }
     }
 }
 
-/// Which nodes were up at the last look, and which pools are to be looked at.
+/// Which nodes were up at the last check, and which pools are due for a rebalance.
 #[derive(Default)]
-struct Lookout {
-    /// By pool; a node at another place is another node.
+struct UpNodeTracker {
+    /// By pool; a node at another address is another node.
     up: HashMap<Arc<str>, Vec<NodeAddress>>,
     /// When the slow start of the first node that came up is over, on the clock of health.
     due: HashMap<Arc<str>, Duration>,
 }
 
-impl Lookout {
-    /// Compares with the last look. Of a pool that is seen for the first time, and of one that had no node up, none
-    /// has come up: there is nobody to move.
-    fn note<'a>(&mut self, pools: impl Iterator<Item = &'a UpstreamPool>, now: Duration) {
+impl UpNodeTracker {
+    /// Compares with the last check. In a pool that is new, or that had no node up, no node counts as having come up:
+    /// there is no client to move.
+    fn update<'a>(&mut self, pools: impl Iterator<Item = &'a UpstreamPool>, now: Duration) {
         let mut seen = HashMap::new();
         for pool in pools {
             let name = &pool.config.name;
@@ -202,7 +205,7 @@ impl Lookout {
             let before = self.up.get(name).filter(|before| !before.is_empty());
             let has_new = before.is_some_and(|before| up.iter().any(|address| !before.contains(address)));
             if has_new && pool.config.rebalance.is_some() {
-                // One that flaps does not put it off for ever.
+                // A node that flaps does not postpone it for ever.
                 self.due.entry(Arc::clone(name)).or_insert(now + pool.config.rule.slow_start);
             }
             seen.insert(Arc::clone(name), up);
@@ -241,22 +244,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_looked_at_when_the_slow_start_of_a_node_that_came_back_is_over() {
+    fn a_pool_is_due_when_the_slow_start_of_a_node_that_came_back_is_over() {
         for (pool, due) in [("rebalance: {}", Some(s(17))), ("rebalance: null", None)] {
             let state = state(pool);
             let pool = &state.pools["chat"];
-            let mut lookout = Lookout::default();
-            let mut note = |now| {
-                lookout.note([&**pool].into_iter(), now);
-                lookout.due.get("chat").copied()
+            let mut tracker = UpNodeTracker::default();
+            let mut update = |now| {
+                tracker.update([&**pool].into_iter(), now);
+                tracker.due.get("chat").copied()
             };
-            assert_eq!(note(s(0)), None, "whoever is up at the first look has not come up");
+            assert_eq!(update(s(0)), None, "a node that is up at the first check has not come up");
             fail(pool, s(1));
-            assert_eq!(note(s(2)), None);
-            assert_eq!(note(s(12)), due);
+            assert_eq!(update(s(2)), None);
+            assert_eq!(update(s(12)), due);
             // It flaps, and that puts nothing off.
             fail(pool, s(13));
-            assert_eq!((note(s(14)), note(s(24))), (due, due));
+            assert_eq!((update(s(14)), update(s(24))), (due, due));
         }
     }
 }

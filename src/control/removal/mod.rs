@@ -24,7 +24,7 @@ use crate::config::{self, Config};
 use crate::metrics::NodeMeter;
 use crate::pool::{Node, NodeId, NodeState};
 use crate::proxy::drain::{ActiveDrain, DrainProgress};
-use crate::proxy::{ProxyContext, ProxyState};
+use crate::proxy::{ProxyContext, ProxyState, UpstreamPool};
 use crate::relay::TunnelSelector;
 use crate::shutdown::Phase;
 
@@ -239,19 +239,20 @@ struct NodeRemoval {
 impl NodeRemoval {
     fn begin(front: &Arc<ProxyContext>, pool: &Arc<str>) -> Self {
         let removal = Self { front: Arc::clone(front), pool: Arc::clone(pool) };
-        removal.note(true);
+        removal.record(|pool| pool.rollout.begin_removal());
         removal
     }
 
-    fn note(&self, is_under_way: bool) {
+    fn record(&self, change: fn(&UpstreamPool)) {
         if let Some(pool) = self.front.state.load().pools.get(&self.pool) {
-            pool.note_departing(is_under_way);
+            change(pool);
+            pool.update_rollout();
         }
     }
 }
 
 impl Drop for NodeRemoval {
     fn drop(&mut self) {
-        self.note(false);
+        self.record(|pool| pool.rollout.end_removal());
     }
 }

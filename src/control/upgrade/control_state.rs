@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::protocol::{DrainRecord, FinalReport, HandedState, NodeRecord};
 use crate::config::{self, Drain};
 use crate::control::Reload;
-use crate::control::rebalance::Unfinished;
+use crate::control::rebalance::PendingRebalance;
 use crate::control::removal::RemovalSnapshot;
 use crate::proxy::drain::{self, ActiveDrain, DrainProgress, DrainSnapshot};
 
@@ -33,7 +33,7 @@ pub(super) struct ControlState {
     /// The drains that go on here, each with what it had closed.
     drains: Vec<(DrainRecord, Arc<ActiveDrain>)>,
     /// To go on with when the tunnels are here.
-    rebalances: Vec<Unfinished>,
+    rebalances: Vec<PendingRebalance>,
     /// What was gone from the config of the old process.
     left: Vec<RemovalSnapshot>,
     /// The nodes of the old process.
@@ -98,7 +98,7 @@ impl ControlState {
     /// All tunnels have come that were there: the rebalances go on.
     pub fn settle(&mut self) {
         for one in std::mem::take(&mut self.rebalances) {
-            self.reload.rebalances().resume(&one);
+            self.reload.rebalancer().resume(&one);
         }
         self.settled.cancel();
     }

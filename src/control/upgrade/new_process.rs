@@ -12,7 +12,7 @@ use super::control_state::ControlState;
 use super::program::VARIABLE;
 use super::protocol::{HandedState, Hello, NodeRecord, Ready, VERSION, kind};
 use crate::control::probe::nodes;
-use crate::control::{Bound, Reload, report};
+use crate::control::{Bound, Reload, service_status};
 use crate::net::handover_socket::{HandoverError, HandoverSocket, encode_frame, take_parent_socket};
 use crate::net::inherited_sockets::InheritedSockets;
 use crate::proxy::ProxyContext;
@@ -117,7 +117,7 @@ impl Takeover {
         receiver.until_serving().await?;
         reload.open_all(bound).await;
         receiver.serves();
-        service::notify_taken_over(&report::status(&front));
+        service::notify_taken_over(&service_status::status_line(&front));
         Ok(receiver.finish())
     }
 

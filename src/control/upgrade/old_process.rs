@@ -18,8 +18,8 @@ use super::program::Program;
 use super::protocol::{DrainRecord, FinalReport, HandedState, Hello, NodeRecord, Ready, VERSION, kind};
 use crate::control::apply::Still;
 use crate::control::probe::nodes;
-use crate::control::rebalance::Unfinished;
-use crate::control::{Reload, report};
+use crate::control::rebalance::PendingRebalance;
+use crate::control::{Reload, service_status};
 use crate::net::handover_socket::HandoverSocket;
 use crate::proxy::drain::{self, DrainSnapshot};
 use crate::proxy::upstream::Upstream;
@@ -45,7 +45,7 @@ pub(super) struct OldProcess<'a> {
     /// Requests for another upgrade.
     requests: &'a mut mpsc::Receiver<UpgradeRequest>,
     /// The rebalances that this process has suspended.
-    unfinished: Vec<Unfinished>,
+    unfinished: Vec<PendingRebalance>,
 }
 
 impl<'a> OldProcess<'a> {
@@ -142,7 +142,7 @@ impl<'a> OldProcess<'a> {
     /// Everything up to the moment that the tunnels have gone over and this process has settled.
     async fn hand_over(&mut self, sender: &mut BatchSender, still: &Still<'_>) -> Result<(), UpgradeError> {
         self.front().shutdown.set_handing_over(true);
-        self.unfinished = self.reload.rebalances().leave_off().await;
+        self.unfinished = self.reload.rebalancer().suspend().await;
         self.reload.rest().await;
         let state = self.handed_state(still);
         let sent = timeout(REPLY_TIME, send(&mut sender.child.link, kind::STATE, &state)).await;
@@ -259,7 +259,7 @@ impl<'a> OldProcess<'a> {
         front.metrics.unfreeze();
         front.shutdown.set_handing_over(false);
         for one in std::mem::take(&mut self.unfinished) {
-            self.reload.rebalances().resume(&one);
+            self.reload.rebalancer().resume(&one);
         }
         self.reload.accept_again();
         if let Some(moved) = sender.moved {
@@ -269,7 +269,7 @@ impl<'a> OldProcess<'a> {
                 "the new process is dead"
             );
             // The new process had reported to the service manager.
-            service::notify_taken_over(&report::status(&front));
+            service::notify_taken_over(&service_status::status_line(&front));
         }
         error
     }
@@ -278,7 +278,7 @@ impl<'a> OldProcess<'a> {
     pub fn fail(&mut self, error: UpgradeError) {
         tracing::error!(fault = %error, "upgrade failed, this process serves on");
         self.front().metrics.record_upgrade(false);
-        service::notify_ready(&report::status(self.front()));
+        service::notify_ready(&service_status::status_line(self.front()));
         if let Some(request) = self.request.take() {
             // Whoever asked may have stopped waiting.
             let _ = request.send(Err(Arc::new(error)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::rebalance::Unfinished;
+use crate::control::rebalance::PendingRebalance;
 use crate::control::removal::RemovalSnapshot;
 use crate::metrics::snapshot::CounterSnapshot;
 use crate::pool::health::HealthState;
@@ -84,7 +84,7 @@ pub struct HandedState {
     /// The nodes and routes that are gone from the config and whose tunnels are still being closed.
     pub left: Vec<RemovalSnapshot>,
     /// The rebalances that were under way; they go on when the tunnels have come.
-    pub rebalances: Vec<Unfinished>,
+    pub rebalances: Vec<PendingRebalance>,
 }
 
 /// What is known of one node.
@@ -111,7 +111,7 @@ pub struct FinalReport {
     /// been named before.
     pub drains: Vec<DrainRecord>,
     /// The rebalances that were under way at the takeover, where [`Ready`] did not say that they can come earlier.
-    pub rebalances: Vec<Unfinished>,
+    pub rebalances: Vec<PendingRebalance>,
 }
 
 /// A drain under way.
