@@ -1,11 +1,17 @@
 //! A close that the balancer begins: its code and reason, and how long it waits for the answers.
 
+use std::time::Duration;
+
 use super::close_reason::CloseReason;
 use super::pipe::PipeError;
 use crate::ws::close;
 
-/// How long both peers have, after both have sent a Close, to end their streams. In milliseconds.
-pub const DEFAULT_GRACE: u64 = 5_000;
+/// How long a tunnel waits for its peers to answer a Close, and then to end their streams, unless the close says
+/// otherwise.
+pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// [`CLOSE_GRACE`] in milliseconds.
+pub const CLOSE_GRACE_MILLIS: u64 = CLOSE_GRACE.as_millis() as u64;
 
 /// A close that the balancer begins.
 #[derive(Debug, Clone, Copy)]
@@ -21,41 +27,26 @@ pub struct CloseFrame<'a> {
 }
 
 impl CloseFrame<'static> {
-    /// No byte for the idle time.
-    pub const IDLE: Self =
-        Self { code: close::GOING_AWAY, reason: "idle", cause: CloseReason::Idle, grace: DEFAULT_GRACE };
-    /// No answer to a Ping.
-    pub const NO_PONG: Self = Self {
-        code: close::GOING_AWAY,
-        reason: "no answer to a ping",
-        cause: CloseReason::Silent,
-        grace: DEFAULT_GRACE,
-    };
-    /// TLS keys that are used up.
-    pub const KEYS_USED_UP: Self = Self {
-        code: close::GOING_AWAY,
-        reason: "TLS keys used up",
-        cause: CloseReason::TlsKeysUsedUp,
-        grace: DEFAULT_GRACE,
-    };
+    /// After the idle timeout.
+    pub const IDLE: Self = Self::new(close::GOING_AWAY, "idle", CloseReason::Idle);
+    /// After a Ping without an answer.
+    pub const NO_PONG: Self = Self::new(close::GOING_AWAY, "no answer to a ping", CloseReason::Silent);
+    /// For TLS keys that are nearly used up.
+    pub const KEYS_USED_UP: Self =
+        Self::new(close::GOING_AWAY, "TLS keys used up", CloseReason::TlsKeysUsedUp);
 
-    /// After lost framing, or a message over the limit.
-    pub fn for_error(fault: PipeError) -> Self {
-        match fault {
-            PipeError::MessageTooBig => Self {
-                code: close::TOO_BIG,
-                reason: "message too big",
-                cause: CloseReason::MessageTooBig,
-                grace: DEFAULT_GRACE,
-            },
+    const fn new(code: u16, reason: &'static str, cause: CloseReason) -> Self {
+        Self { code, reason, cause, grace: CLOSE_GRACE_MILLIS }
+    }
+
+    /// After an error in a peer's stream.
+    pub fn for_error(error: PipeError) -> Self {
+        match error {
+            PipeError::MessageTooBig => {
+                Self::new(close::TOO_BIG, "message too big", CloseReason::MessageTooBig)
+            }
             PipeError::InvalidFrame => {
-                let reason = "not a WebSocket frame";
-                Self {
-                    code: close::PROTOCOL_ERROR,
-                    reason,
-                    cause: CloseReason::Garbage,
-                    grace: DEFAULT_GRACE,
-                }
+                Self::new(close::PROTOCOL_ERROR, "not a WebSocket frame", CloseReason::Garbage)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Why a tunnel ended, in a word.
+//! Why a tunnel ended.
 
 /// Why a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum CloseReason {
     Idle,
     /// A message over the limit.
     MessageTooBig,
-    /// The framing was lost.
+    /// A peer sent bytes that are no WebSocket frame.
     Garbage,
     /// TLS 1.2 keys have sealed almost as many records as they may.
     TlsKeysUsedUp,
@@ -21,7 +21,7 @@ pub enum CloseReason {
     Shutdown,
     /// The tunnel's node, or pool, is drained.
     Drained,
-    /// Its node had more than its share; it is to come back to another one.
+    /// Its node had more than its share; the client is to come back to another one.
     Rebalanced,
     /// An operator ended this session.
     Killed,
@@ -29,7 +29,7 @@ pub enum CloseReason {
     Silent,
     /// One side had closed or ended its stream, and the other did not within `timeouts.close`.
     CloseTimeout,
-    /// The balancer's own fault: its work on this tunnel broke off in a panic.
+    /// The balancer's work on this tunnel panicked.
     Panicked,
 }
 
@@ -52,12 +52,12 @@ impl CloseReason {
         Self::Panicked,
     ];
 
-    /// The one with this [word](Self::as_str); what a later version may have words for is only known to be an end.
-    pub(super) fn parse(word: &str) -> Self {
-        Self::ALL.into_iter().find(|why| why.as_str() == word).unwrap_or(Self::Broken)
+    /// The reason with this [name](Self::as_str). One that only a later version knows is read as `Broken`.
+    pub(super) fn parse(name: &str) -> Self {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name).unwrap_or(Self::Broken)
     }
 
-    /// The word in the access log, and in a parcel.
+    /// The name in the access log, and in a tunnel state.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",

@@ -23,52 +23,52 @@ pub struct Keepalive {
     interval: u32,
     /// From the last answered Ping to its Pong.
     round_trip: u32,
-    /// When a byte of the client's was last read.
+    /// When a byte of the client was last read.
     pub last_received: u64,
-    /// When the client was last asked, or has last taken something while the Ping was behind it.
+    /// Since when an answer is awaited: the last Ping, or the last time that the client took bytes before it. 0: never.
     waiting_since: u64,
-    /// Bytes from the node, when that was.
+    /// How many bytes had come from the node at that time.
     backlog_mark: u64,
 }
 
-/// The fields of a pulse in a parcel. The times are distances from the moment of writing.
+/// The fields of a keepalive in a tunnel state. The times are relative to the time of writing.
 mod tag {
     use crate::relay::tunnel_state::field::FieldTag;
 
     pub const TOKEN: FieldTag = FieldTag(1, "token");
-    pub const EVERY: FieldTag = FieldTag(2, "every");
+    pub const INTERVAL: FieldTag = FieldTag(2, "interval");
     pub const ROUND_TRIP: FieldTag = FieldTag(3, "round trip");
-    pub const HEARD: FieldTag = FieldTag(4, "heard");
-    pub const ASKED: FieldTag = FieldTag(5, "asked");
-    pub const TAKEN: FieldTag = FieldTag(6, "taken");
+    pub const LAST_RECEIVED: FieldTag = FieldTag(4, "last received");
+    pub const WAITING_SINCE: FieldTag = FieldTag(5, "waiting since");
+    pub const BACKLOG_MARK: FieldTag = FieldTag(6, "backlog mark");
 }
 
-/// What stands between the balancer's Ping and the client.
+/// What a Ping of the balancer's has before it on its way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PingPath {
-    /// The kernel has it.
+    /// Nothing: the kernel takes it.
     Clear,
-    /// It waits for the end of a frame of the node's.
+    /// The rest of a frame of the node's.
     MidFrame,
-    /// It waits until the client takes what is before it; so many bytes have come from the node.
+    /// Bytes that the client has not taken; that many have come from the node so far.
     Backlog(u64),
 }
 
-/// What a look at a client says.
+/// The result of a check of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepaliveCheck {
-    /// It was heard, or has time left.
+    /// It has sent something, or has time left.
     Alive,
-    /// It is asked with this payload.
+    /// It is due a Ping with this payload.
     SendPing([u8; 8]),
-    /// It is gone.
+    /// It has not answered in time.
     Unresponsive,
 }
 
 impl Keepalive {
-    /// Of the session `id`, adopted at `now`; without `every` its client is never asked.
-    pub fn new(every: Option<Duration>, id: u64, now: u64) -> Self {
-        let interval = every.map_or(NONE, |every| millis(every).clamp(1, u64::from(NONE - 1)) as u32);
+    /// The keepalive of the session `id`, adopted at `now`; without an interval its client gets no Pings.
+    pub fn new(interval: Option<Duration>, id: u64, now: u64) -> Self {
+        let interval = interval.map_or(NONE, |time| millis(time).clamp(1, u64::from(NONE - 1)) as u32);
         Self {
             token: PingToken(mix(id)),
             interval,
@@ -79,29 +79,29 @@ impl Keepalive {
         }
     }
 
-    /// What marks the answers in the client's stream.
+    /// The token that marks the Pongs in the client's stream.
     #[inline]
     pub fn token(&self) -> Option<PingToken> {
         (self.interval != NONE).then_some(self.token)
     }
 
-    /// Whether a [look](Self::look) at `now` has something to look at.
+    /// Whether a [check](Self::check) at `now` may have a result.
     pub fn is_due(&self, now: u64) -> bool {
         self.interval != NONE && now.saturating_sub(self.last_received) >= u64::from(self.interval)
     }
 
-    /// Looks at the client at `now`.
-    pub fn check(&mut self, now: u64, way: PingPath) -> KeepaliveCheck {
+    /// Checks the client at `now`.
+    pub fn check(&mut self, now: u64, path: PingPath) -> KeepaliveCheck {
         if !self.is_due(now) {
             return KeepaliveCheck::Alive;
         }
         if self.last_received >= self.waiting_since {
-            if let PingPath::Backlog(taken) = way {
+            if let PingPath::Backlog(taken) = path {
                 self.backlog_mark = taken;
             }
             return self.send_ping(now);
         }
-        match way {
+        match path {
             PingPath::MidFrame => self.restart_wait(now),
             PingPath::Backlog(taken) if taken != self.backlog_mark => {
                 self.backlog_mark = taken;
@@ -122,13 +122,13 @@ impl Keepalive {
         KeepaliveCheck::SendPing(self.token.payload())
     }
 
-    /// The time for the answer begins anew; as it is not the answer's time any more, it is no round trip.
+    /// Restarts the wait for an answer. The Ping's Pong gives no round-trip time then, so it gets another number.
     fn restart_wait(&mut self, now: u64) {
         self.token = self.token.next();
         self.waiting_since = now;
     }
 
-    /// The client has answered the Ping of this number.
+    /// The client has answered the Ping with this number.
     pub fn record_pong(&mut self, number: u8, now: u64) {
         if number == self.token.number() {
             let trip = now.saturating_sub(self.waiting_since).min(u64::from(NONE - 1));
@@ -136,32 +136,34 @@ impl Keepalive {
         }
     }
 
-    /// Writes down where it stands at `now`.
+    /// Writes its state at `now`.
     pub fn encode(&self, writer: &mut FieldWriter, now: u64) {
         writer.number(tag::TOKEN, self.token.0);
-        writer.number(tag::EVERY, self.interval);
+        writer.number(tag::INTERVAL, self.interval);
         writer.number(tag::ROUND_TRIP, self.round_trip);
-        writer.number(tag::HEARD, now.saturating_sub(self.last_received));
-        writer
-            .optional(tag::ASKED, (self.waiting_since != 0).then(|| now.saturating_sub(self.waiting_since)));
-        writer.number(tag::TAKEN, self.backlog_mark);
+        writer.number(tag::LAST_RECEIVED, now.saturating_sub(self.last_received));
+        writer.optional(
+            tag::WAITING_SINCE,
+            (self.waiting_since != 0).then(|| now.saturating_sub(self.waiting_since)),
+        );
+        writer.number(tag::BACKLOG_MARK, self.backlog_mark);
     }
 
-    /// Reads what [`pack`](Self::pack) wrote, at `now`.
+    /// Reads what [`encode`](Self::encode) wrote, at `now`.
     pub fn decode(mut fields: FieldReader<'_>, now: u64) -> Result<Self, TunnelStateError> {
         let keepalive = Self {
             token: PingToken(fields.number(tag::TOKEN)?),
-            interval: fields.number(tag::EVERY)?,
+            interval: fields.number(tag::INTERVAL)?,
             round_trip: fields.number(tag::ROUND_TRIP)?,
-            last_received: now.saturating_sub(fields.number(tag::HEARD)?),
-            waiting_since: fields.optional(tag::ASKED)?.map_or(0, |ago| now.saturating_sub(ago)),
-            backlog_mark: fields.number(tag::TAKEN)?,
+            last_received: now.saturating_sub(fields.number(tag::LAST_RECEIVED)?),
+            waiting_since: fields.optional(tag::WAITING_SINCE)?.map_or(0, |ago| now.saturating_sub(ago)),
+            backlog_mark: fields.number(tag::BACKLOG_MARK)?,
         };
         fields.finish()?;
         Ok(keepalive)
     }
 
-    /// The clock that its times are on is `by` ahead of the one that they were read on.
+    /// Moves its times to a clock that is `by` ahead.
     pub fn shift_clock(&mut self, by: u64) {
         self.last_received = self.last_received.saturating_add(by);
         if self.waiting_since != 0 {
@@ -169,7 +171,7 @@ impl Keepalive {
         }
     }
 
-    /// How long the last answer took.
+    /// The round-trip time of the last answered Ping.
     pub fn round_trip(&self) -> Option<Duration> {
         (self.round_trip != NONE).then(|| Duration::from_millis(u64::from(self.round_trip)))
     }
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_is_never_asked() {
+    fn a_client_that_sends_gets_no_ping() {
         let mut keepalive = keepalive();
         for now in (0..600_000).step_by(1_000) {
             keepalive.last_received = now - now % (EVERY - 1_000);
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_client_is_asked_once_and_given_up_when_it_is_quiet_for_as_long_again() {
+    fn a_quiet_client_gets_one_ping_and_is_unresponsive_after_another_interval() {
         let mut keepalive = keepalive();
         let looks: Vec<u64> = (0..=2 * EVERY).step_by(1_000).collect();
         let seen: Vec<_> =
@@ -209,7 +211,7 @@ mod tests {
     fn any_byte_answers_and_only_the_pong_of_the_last_ping_is_a_round_trip() {
         let mut keepalive = keepalive();
         let KeepaliveCheck::SendPing(first) = keepalive.check(EVERY, PingPath::Clear) else {
-            panic!("asked")
+            panic!("a Ping")
         };
         keepalive.last_received = EVERY + 10;
         assert_eq!(
@@ -217,7 +219,7 @@ mod tests {
             (KeepaliveCheck::Alive, None)
         );
         let KeepaliveCheck::SendPing(second) = keepalive.check(2 * EVERY + 10, PingPath::Clear) else {
-            panic!("asked again")
+            panic!("another Ping")
         };
         assert_ne!(first, second);
         keepalive.record_pong(first[7], 2 * EVERY + 20);
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_a_backlog_is_there_as_long_as_it_takes_some_of_it() {
+    fn a_client_with_a_backlog_is_alive_as_long_as_it_takes_some_of_it() {
         let mut keepalive = keepalive();
         assert_ne!(keepalive.check(EVERY, PingPath::Backlog(100)), KeepaliveCheck::Alive);
         for now in (EVERY + 1_000..10 * EVERY).step_by(1_000) {
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_interval_nobody_is_asked() {
+    fn without_an_interval_no_client_gets_a_ping() {
         let mut keepalive = Keepalive::new(None, 7, 0);
         assert_eq!(
             (keepalive.check(u64::MAX, PingPath::Clear), keepalive.token()),

@@ -38,16 +38,17 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::oneshot;
 
+pub use close_frame::CLOSE_GRACE;
 pub use close_reason::CloseReason;
 pub use migration::{FrozenBatch, FrozenTunnel, KeptTunnel, ReceivedTunnel, StageError, StagedTunnels};
-pub use paced_close::{CLOSE_GRACE, CloseHandle, PacedClose, TunnelSelector};
+pub use paced_close::{CloseHandle, PacedClose, TunnelSelector};
 pub use session::{CloseObserver, SessionEnd, SessionInfo, Tunnel, TunnelLimits};
 pub use session_list::{ChoiceOrder, SessionSnapshot, TunnelChoice};
 
 use close_share::CloseShare;
 use command::{FreezeRequest, RelayCommand};
 use paced_close::SharedClose;
-use session_list::{ListJob, RankedSession, SessionQuery, merge_page};
+use session_list::{ListJob, ListQuery, RankedSession, merge_page};
 use thread::RelayThread;
 
 /// The relay threads.
@@ -82,7 +83,7 @@ impl Relay {
         after: Option<u64>,
         limit: usize,
     ) -> impl Future<Output = Vec<SessionSnapshot>> + Send + use<> {
-        let page = self.query(SessionQuery::page(selector, after, limit));
+        let page = self.query(ListQuery::page(selector, after, limit));
         async { page.await.into_iter().map(|ranked| ranked.snapshot).collect() }
     }
 
@@ -93,11 +94,11 @@ impl Relay {
         choice: TunnelChoice,
         limit: usize,
     ) -> impl Future<Output = Vec<u64>> + Send + use<> {
-        let chosen = self.query(SessionQuery::choice(choice, limit));
+        let chosen = self.query(ListQuery::choice(choice, limit));
         async { chosen.await.into_iter().map(|ranked| ranked.snapshot.id).collect() }
     }
 
-    fn query(&self, query: SessionQuery) -> impl Future<Output = Vec<RankedSession>> + Send + use<> {
+    fn query(&self, query: ListQuery) -> impl Future<Output = Vec<RankedSession>> + Send + use<> {
         let limit = query.limit;
         let query = Arc::new(query);
         let list =

@@ -16,14 +16,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::close_frame::CLOSE_GRACE;
 use super::close_reason::CloseReason;
 use super::session::SessionInfo;
 use super::thread_waker::ThreadWaker;
 use crate::affinity::hash::mix;
 use crate::pace::CloseSchedule;
-
-/// How long a tunnel waits for its peers to answer a Close, unless the close says otherwise.
-pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// A predicate over tunnels. It sees what the caller said of a tunnel when it gave it to the relay; the relay itself
 /// does not know what that means.
@@ -32,7 +30,7 @@ pub struct TunnelSelector(Arc<dyn Fn(&SessionInfo) -> bool + Send + Sync>);
 
 impl TunnelSelector {
     /// Selects the tunnels for which `predicate` is true. It is called on relay threads, for hundreds of tunnels in one
-    /// turn of the loop, so it must be quick.
+    /// tick, so it must be quick.
     pub fn new(predicate: impl Fn(&SessionInfo) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(predicate))
     }

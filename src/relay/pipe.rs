@@ -1,41 +1,41 @@
-//! One direction of a tunnel, without I/O: tracker, frames waiting to be injected, counts.
+//! One direction of a tunnel, without I/O: frame tracker, frames to be injected, counts.
 //!
-//! Bytes come in as they were read; what may go on is handed to `out`, in order. A frame of the balancer's own
-//! goes between two frames of the peer's (invariant I6): at once if the stream stands at a boundary, otherwise
-//! when the current frame's payload has gone by. After the balancer's Close, or a fault that will bring one, nothing
-//! of the peer goes on any more; it is still read, to see the peer's Close.
+//! Bytes come in as they are read; what may be forwarded is handed to `out`, in order. A frame of the balancer's own
+//! goes between two frames of the peer's (invariant I6): at once if the stream is at a boundary, otherwise after the
+//! payload of the current frame. After the balancer's Close, or an error that causes one, nothing of the peer is
+//! forwarded any more; it is still read, to see the peer's Close.
 
 use super::tunnel_state::TunnelStateError;
 use super::tunnel_state::field::{FieldReader, FieldWriter};
 use crate::ws::tracker::{MessageCounts, ScanEnd, ScanOptions, Tracker};
 
-/// Room that the reader keeps in front of what it reads, for bytes held from the read before. A multiple of 16: the
-/// kernel copies slower to an address that is not aligned.
+/// Room that the reader keeps before what it reads, for the bytes that are held back from the read before. A multiple
+/// of 16, because the kernel copies slower to an address that is not aligned.
 pub const HEADROOM: usize = crate::ws::frame::MAX_HEADER.next_multiple_of(16);
 
-/// What makes a balancer end a tunnel by itself, seen in the stream.
+/// What makes the balancer close a tunnel, seen in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PipeError {
     /// A message longer than the limit.
     MessageTooBig,
-    /// The framing is lost.
+    /// Bytes that are no frame: the framing is lost.
     InvalidFrame,
 }
 
-/// What was seen in a piece.
+/// What was seen in a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PipeEvents {
-    /// The first fault.
+    /// The first error.
     pub error: Option<PipeError>,
-    /// The number of the last Ping of the balancer's own that was answered.
+    /// The number of the last Ping of the balancer's that was answered.
     pub pong: Option<u8>,
 }
 
-/// See the module.
+/// One direction of a tunnel.
 #[derive(Debug, Default)]
 pub struct Pipe {
     tracker: Tracker,
-    /// A frame of the balancer's own, waiting for a boundary, and whether it is the last thing to go out.
+    /// A frame of the balancer's own that waits for a boundary.
     queued: Option<Box<InjectedFrame>>,
     /// Bytes read from the source.
     bytes: u64,
@@ -43,25 +43,25 @@ pub struct Pipe {
     messages: u64,
     /// Code of the first Close frame seen from the source.
     close_code: Option<u16>,
-    /// How far this direction is open.
+    /// Whether the source's bytes are forwarded.
     flow: PipeFlow,
-    /// The framing is lost: what the source still sends is only counted.
+    /// What the source still sends is only counted.
     is_framing_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum PipeFlow {
-    /// The source's bytes go on.
+    /// They are.
     #[default]
     Open,
-    /// What went on ended between two frames, and nothing more of the source goes on.
+    /// What was forwarded ends between two frames; nothing more is.
     Stopped,
-    /// As `Stopped`, and the balancer's Close is out, or the way to the peer is gone.
+    /// As `Stopped`, and the balancer's Close is sent, or the peer cannot be reached.
     Closed,
 }
 
 impl PipeFlow {
-    /// By the numbers that they have in a parcel.
+    /// In the order of their numbers in a tunnel state.
     const ALL: [Self; 3] = [Self::Open, Self::Stopped, Self::Closed];
 }
 
@@ -71,7 +71,7 @@ struct InjectedFrame {
     is_last: bool,
 }
 
-/// The fields of a pipe in a parcel.
+/// The fields of a pipe in a tunnel state.
 mod tag {
     use crate::relay::tunnel_state::field::FieldTag;
 
@@ -86,7 +86,7 @@ mod tag {
     pub const MESSAGE: FieldTag = FieldTag(9, "message");
     pub const HELD: FieldTag = FieldTag(10, "held");
     pub const CLOSED: FieldTag = FieldTag(11, "closed");
-    /// The message under way. In `MESSAGE` earlier versions leave that of a message which has ended.
+    /// The message under way. Earlier versions leave that of an ended message in `MESSAGE`.
     pub const UNDER_WAY: FieldTag = FieldTag(128, "message under way");
 }
 
@@ -101,17 +101,17 @@ impl Pipe {
         self.messages
     }
 
-    /// Code of the Close frame that the source sent, once it has.
+    /// The code of the Close frame that the source has sent.
     pub fn close_code(&self) -> Option<u16> {
         self.close_code
     }
 
-    /// The bytes that the reader must put in front of its next read.
+    /// The bytes that the reader must put before its next read.
     pub fn held(&self) -> &[u8] {
         self.tracker.held()
     }
 
-    /// Takes a piece that was read (held bytes in front, `fresh` bytes new) and hands on what may go on.
+    /// Takes bytes that were read, after the [held](Self::held) ones, and hands to `out` what may be forwarded.
     #[inline]
     pub fn feed(
         &mut self,
@@ -165,7 +165,7 @@ impl Pipe {
         seen
     }
 
-    /// Stops the flow at the boundary where it stands; a fault counts only while the flow is open.
+    /// Stops the flow at the boundary; an error counts only while the flow is open.
     fn stop(&mut self, error: PipeError) -> Option<PipeError> {
         if self.flow != PipeFlow::Open {
             return None;
@@ -174,13 +174,13 @@ impl Pipe {
         Some(error)
     }
 
-    /// A frame of the balancer's own waits for a boundary.
+    /// Whether a frame of the balancer's own waits for a boundary.
     pub fn has_queued_frame(&self) -> bool {
         self.queued.is_some()
     }
 
-    /// Puts a frame in at the next boundary, now if the stream stands at one. With `last` it is the balancer's
-    /// Close, and takes the place of whatever waits. Behind a Close of the source nothing is put in.
+    /// Injects a frame at the next boundary, now if the stream is at one. With `is_last` it is the balancer's Close and
+    /// replaces a frame that waits. Nothing is injected after a Close of the source.
     pub fn inject(&mut self, frame: Vec<u8>, last: bool, mut out: impl FnMut(&[u8])) {
         if self.flow == PipeFlow::Closed
             || (!last && (self.flow == PipeFlow::Stopped || self.has_queued_frame()))
@@ -203,20 +203,20 @@ impl Pipe {
         }
     }
 
-    /// The source has ended its stream: a held piece of a header goes on as it is.
+    /// The source has ended its stream: the held part of a header is forwarded as it is.
     pub fn finish(&mut self, mut out: impl FnMut(&[u8])) {
         if self.flow == PipeFlow::Open && !self.tracker.held().is_empty() {
             out(self.tracker.held());
         }
     }
 
-    /// Nothing of the source goes on any more: the way to the peer is gone.
+    /// Forwards nothing more of the source: the peer cannot be reached.
     pub fn shut(&mut self) {
         self.flow = PipeFlow::Closed;
         self.queued = None;
     }
 
-    /// Writes down where the direction stands.
+    /// Writes the state of the direction.
     pub fn encode(&self, writer: &mut FieldWriter) {
         writer.number(tag::BYTES, self.bytes);
         writer.number(tag::MESSAGES, self.messages);
@@ -235,7 +235,7 @@ impl Pipe {
         writer.optional(tag::UNDER_WAY, (message != 0).then_some(message));
     }
 
-    /// Reads what [`pack`](Self::pack) wrote.
+    /// Reads what [`encode`](Self::encode) wrote.
     pub fn decode(mut fields: FieldReader<'_>) -> Result<Self, TunnelStateError> {
         let (bytes, messages) = (fields.count(tag::BYTES)?, fields.count(tag::MESSAGES)?);
         let close = fields.optional(tag::CLOSE)?;
@@ -245,7 +245,7 @@ impl Pipe {
         let last = fields.flag(tag::WAITING_IS_LAST)?;
         let waiting = frame.map(|frame| Box::new(InjectedFrame { frame, is_last: last }));
         let left = fields.number(tag::LEFT)?;
-        // It must be there, and what it says is only told by `UNDER_WAY`.
+        // Mandatory for earlier versions; `UNDER_WAY` has the value that counts.
         fields.number::<u64>(tag::MESSAGE)?;
         let (held, closed) = (fields.bytes(tag::HELD)?, fields.flag(tag::CLOSED)?);
         let message = fields.optional(tag::UNDER_WAY)?.unwrap_or(0);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn i6_a_close_waits_for_the_end_of_the_frame_that_is_passing() {
+    fn i6_a_close_waits_for_the_end_of_the_current_frame() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let hello = text("hello");
         assert_eq!(feed(&mut pipe, &hello[..4], &mut out), None);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_of_our_own_lets_the_stream_go_on_behind_it() {
+    fn the_stream_goes_on_after_a_ping_of_the_balancers() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let (one, two) = (text("one"), text("two"));
         feed(&mut pipe, &one[..3], &mut out);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_close_of_the_peer_nothing_is_put_in() {
+    fn nothing_is_injected_after_a_close_of_the_peer() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let bye = close::encode_close(1000, "", None);
         feed(&mut pipe, &bye, &mut out);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_muted_pipe_still_sees_the_answer_to_its_close() {
+    fn a_closed_pipe_still_sees_the_answer_to_its_close() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         pipe.inject(close::encode_close(1001, "", None), true, |bytes| out.extend_from_slice(bytes));
         let sent = out.len();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_stream_gives_up_the_piece_of_a_header_it_held() {
+    fn an_ended_stream_forwards_the_part_of_a_header_it_held() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         feed(&mut pipe, &[0x82, 126, 1], &mut out);
         pipe.finish(|bytes| out.extend_from_slice(bytes));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_goes_nowhere_and_the_close_behind_it_is_seen() {
+    fn a_message_over_the_limit_is_not_forwarded_and_the_close_after_it_is_seen() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let good = text("good");
         let big = [&[0x82, 126, 1, 0][..], &[0; 256]].concat();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_framing_is_one_fault_and_then_silence() {
+    fn lost_framing_is_one_error_and_then_nothing_is_forwarded() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         assert_eq!(feed(&mut pipe, &[0x88, 0x7f, 1, 2, 3], &mut out), Some(PipeError::InvalidFrame));
         pipe.inject(close::encode_close(1002, "", None), true, |bytes| out.extend_from_slice(bytes));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_does_not_take_the_place_of_a_close_that_waits() {
+    fn a_ping_does_not_replace_a_close_that_waits() {
         let (mut pipe, mut out) = (Pipe::default(), Vec::new());
         let hello = text("hello");
         feed(&mut pipe, &hello[..4], &mut out);
@@ -441,7 +441,7 @@ mod tests {
         }
 
         #[test]
-        fn i6_wherever_a_frame_is_put_in_both_streams_stay_whole(
+        fn i6_wherever_a_frame_is_injected_both_streams_stay_whole(
             sizes in prop::collection::vec(0usize..125, 1..10), cut in 0usize..1000, chunk in 1usize..50
         ) {
             let frames: Vec<Vec<u8>> = sizes.iter().map(|size| text(&"x".repeat(*size))).collect();

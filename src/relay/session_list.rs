@@ -67,7 +67,7 @@ pub struct SessionSnapshot {
 }
 
 /// What a listing asks for.
-pub(super) struct SessionQuery {
+pub(super) struct ListQuery {
     selector: TunnelSelector,
     /// Only ids above this.
     after: Option<u64>,
@@ -77,7 +77,7 @@ pub(super) struct SessionQuery {
     pub limit: usize,
 }
 
-impl SessionQuery {
+impl ListQuery {
     pub fn page(selector: TunnelSelector, after: Option<u64>, limit: usize) -> Self {
         Self { selector, after, order: None, limit }
     }
@@ -102,7 +102,7 @@ impl SessionQuery {
 
 /// A thread's part in a listing.
 pub(super) struct ListJob {
-    query: Arc<SessionQuery>,
+    query: Arc<ListQuery>,
     reply: oneshot::Sender<Vec<RankedSession>>,
     /// Slots below have been scanned.
     next_slot: usize,
@@ -111,7 +111,7 @@ pub(super) struct ListJob {
 }
 
 impl ListJob {
-    pub fn new(query: Arc<SessionQuery>, reply: oneshot::Sender<Vec<RankedSession>>) -> Self {
+    pub fn new(query: Arc<ListQuery>, reply: oneshot::Sender<Vec<RankedSession>>) -> Self {
         Self { query, reply, next_slot: 0, found: BinaryHeap::new() }
     }
 

@@ -1,8 +1,8 @@
-//! AEAD contexts that are ready: a few per thread, for the connections that are busy just now.
+//! A cache of AEAD contexts: a few per thread, for the connections that are busy just now.
 //!
-//! A context takes 600 bytes and 200 ns to set up, so a connection keeps only its key (44 bytes with the IV), and
-//! the thread keeps the contexts it used last, a bounded number. What is busy finds its own; what was idle sets one
-//! up, and another one makes room. A context goes, wiped, with the keys it was made from ([`forget`]).
+//! A context takes 600 bytes, and 200 ns to set up. So a connection keeps only its key (44 bytes with the IV), and the
+//! thread keeps the contexts that it used last, a bounded number. A busy connection finds its own; one that was idle
+//! sets one up in the place of another. A context is wiped and dropped with the keys it was made from ([`evict`]).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,11 +11,11 @@ use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, 
 
 use crate::net::tls::extracted::{CipherSuite, TrafficKeys};
 
-/// Contexts that a thread keeps at most: 160 KiB of them.
+/// The most contexts that a thread keeps: 160 KiB of them.
 const CAPACITY: usize = 256;
 
 thread_local! {
-    /// Each by its number, at the place that the number gives; made when the thread's first record comes.
+    /// Contexts in the slots of their key ids; allocated with the thread's first record.
     static CACHE: RefCell<Vec<Option<CachedContext>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -24,16 +24,16 @@ struct CachedContext {
     context: LessSafeKey,
 }
 
-/// A number for keys, unique in the process, so that no thread can find another key's context under it.
+/// An id for keys. It is unique in the process, so that no thread finds another key's context by it.
 pub fn next_key_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// Lends the context of `keys`, which have this `number`.
+/// Lends the context of `keys`, whose id is `key_id`.
 #[inline]
 pub fn with_context<T>(
-    number: u64,
+    key_id: u64,
     suite: CipherSuite,
     keys: &TrafficKeys,
     work: impl FnOnce(&LessSafeKey) -> T,
@@ -42,30 +42,28 @@ pub fn with_context<T>(
         if kept.is_empty() {
             kept.resize_with(CAPACITY, || None);
         }
-        match &mut kept[slot_of(number)] {
-            Some(found) if found.key_id == number => work(&found.context),
-            other => work(
-                &other.insert(CachedContext { key_id: number, context: new_context(suite, keys) }).context,
-            ),
+        match &mut kept[slot_of(key_id)] {
+            Some(found) if found.key_id == key_id => work(&found.context),
+            other => work(&other.insert(CachedContext { key_id, context: new_context(suite, keys) }).context),
         }
     })
 }
 
 /// Drops the context of keys that are no longer used.
-pub fn evict(number: u64) {
+pub fn evict(key_id: u64) {
     // A thread that ends has dropped its contexts already.
     let _ = CACHE.try_with(|kept| {
-        if let Some(kept) = kept.borrow_mut().get_mut(slot_of(number))
-            && kept.as_ref().is_some_and(|kept| kept.key_id == number)
+        if let Some(kept) = kept.borrow_mut().get_mut(slot_of(key_id))
+            && kept.as_ref().is_some_and(|kept| kept.key_id == key_id)
         {
             *kept = None;
         }
     });
 }
 
-/// Numbers are given in order, so the newest connections never share a place.
-fn slot_of(number: u64) -> usize {
-    (number % CAPACITY as u64) as usize
+/// Ids are given in order, so the newest connections never share a slot.
+fn slot_of(key_id: u64) -> usize {
+    (key_id % CAPACITY as u64) as usize
 }
 
 fn new_context(suite: CipherSuite, keys: &TrafficKeys) -> LessSafeKey {
@@ -87,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn contexts_are_kept_up_to_a_bound_and_go_with_their_keys() {
+    fn contexts_are_kept_up_to_a_bound_and_dropped_with_their_keys() {
         let keys = TrafficKeys { secret: [0; 48], key: [7; 32], iv: [0; 12], seq: 0 };
         let numbers: Vec<u64> = (0..10 * CAPACITY).map(|_| next_key_id()).collect();
-        for &number in &numbers {
-            with_context(number, CipherSuite::Aes256Gcm, &keys, |_| ());
+        for &key_id in &numbers {
+            with_context(key_id, CipherSuite::Aes256Gcm, &keys, |_| ());
         }
         assert!((CAPACITY / 2..=CAPACITY).contains(&kept()), "{}", kept());
-        numbers.iter().for_each(|&number| evict(number));
+        numbers.iter().for_each(|&key_id| evict(key_id));
         assert_eq!(kept(), 0);
     }
 }

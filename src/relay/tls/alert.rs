@@ -1,26 +1,26 @@
-//! Alerts: what answers which fault of the peer, and what an alert of the peer's comes to.
+//! Alerts: which one answers an error of the peer's, and what an alert of the peer's means.
 //!
 //! The table is what rustls does; the sections are those of RFC 8446 and, for TLS 1.2, RFC 5246.
 
 use crate::net::tls::extracted::TlsProtocolVersion;
 
-/// An alert that says goodbye (RFC 8446 section 6.1).
+/// The alert that closes a direction (RFC 8446 section 6.1).
 pub const CLOSE_NOTIFY: [u8; 2] = [WARNING, 0];
-/// TLS 1.2: the answer to a wish to renegotiate (RFC 5246 section 7.2.2).
+/// TLS 1.2: the answer to a request to renegotiate (RFC 5246 section 7.2.2).
 pub const NO_RENEGOTIATION: [u8; 2] = [WARNING, 100];
 
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 const USER_CANCELED: u8 = 90;
 
-/// What a peer did that ends the connection.
+/// An error of a peer's that ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordError {
     /// A record that does not decrypt: wrong tag, replayed, too short, or behind the last sequence number.
     BadRecord,
     /// Bytes that are no TLS record, or a message of a wrong length.
     NotTls,
-    /// A record, a message or an alert that has no place here; or too many that carry nothing.
+    /// A record, a message or an alert that is not allowed here; or too many that carry nothing.
     Unexpected,
     /// A record over the limit of section 5.1 or 5.2.
     TooLong,
@@ -45,16 +45,16 @@ impl RecordError {
     }
 }
 
-/// What an alert of the peer's comes to.
+/// What an alert of the peer's means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlertKind {
-    /// close_notify: the peer sends nothing more.
+    /// The peer sends nothing more.
     CloseNotify,
-    /// A warning that changes nothing; only a few are put up with.
+    /// A warning that changes nothing; only a few are tolerated.
     Warning,
 }
 
-/// Reads an alert (RFC 8446 section 6: in TLS 1.3 all but two are fatal, whatever their level says).
+/// Parses an alert (RFC 8446 section 6: in TLS 1.3 all but two are fatal, whatever their level says).
 pub fn parse(version: TlsProtocolVersion, alert: &[u8]) -> Result<AlertKind, RecordError> {
     let &[level, description] = alert else { return Err(RecordError::NotTls) };
     if level != WARNING && level != FATAL {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_goodbyes_and_harmless_warnings_leave_the_connection_open() {
+    fn only_close_notify_and_harmless_warnings_leave_the_connection_open() {
         for version in [TlsProtocolVersion::Tls12, TlsProtocolVersion::Tls13] {
             assert_eq!(parse(version, &CLOSE_NOTIFY), Ok(AlertKind::CloseNotify));
             assert_eq!(parse(version, &[FATAL, 0]), Ok(AlertKind::CloseNotify));

@@ -1,7 +1,7 @@
 //! One record: sealed, or opened. TLS 1.3 (RFC 8446 section 5) and the AEAD suites of TLS 1.2 (RFC 5246 section
 //! 6.2.3.3, RFC 5288, RFC 7905).
 //!
-//! That a nonce is never used twice with a key is proved here: the sequence number is private to [`Direction`], the
+//! No nonce is used twice with a key: the sequence number is private to [`RecordCipher`], the
 //! one function that seals counts it up, and new keys begin at 0.
 
 use std::fmt;
@@ -88,7 +88,7 @@ pub fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, R
     if len > cipher.max_length() { Err(RecordError::TooLong) } else { Ok(Some(HEADER + len)) }
 }
 
-/// The fields of a direction in a parcel.
+/// The fields of a direction in a tunnel state.
 mod tag {
     use crate::relay::tunnel_state::field::FieldTag;
 
@@ -101,7 +101,7 @@ mod tag {
 /// One direction's keys and its place in the sequence.
 pub struct RecordCipher {
     keys: TrafficKeys,
-    /// What the thread knows the keys' context by.
+    /// The id of the keys in the context cache.
     key_id: u64,
 }
 
@@ -118,7 +118,7 @@ impl Drop for RecordCipher {
 }
 
 impl RecordCipher {
-    /// Goes on with `keys`.
+    /// A cipher with these keys.
     #[cfg(test)]
     pub fn new(keys: TrafficKeys) -> Self {
         let mut direction = Self::blank();
@@ -126,12 +126,12 @@ impl RecordCipher {
         direction
     }
 
-    /// Without keys, to be given some where it stays: keys that are moved are left behind where they were.
+    /// A cipher without keys, to get some where it stays: keys that are moved leave a copy behind.
     pub fn blank() -> Self {
         Self { keys: TrafficKeys::BLANK, key_id: aead_cache::next_key_id() }
     }
 
-    /// Goes on with `keys`; whoever gives them up wipes its own.
+    /// Copies the keys in; their owner wipes its own.
     pub fn set_keys(&mut self, keys: &TrafficKeys) {
         self.keys.secret.copy_from_slice(&keys.secret);
         self.keys.key.copy_from_slice(&keys.key);
@@ -139,7 +139,7 @@ impl RecordCipher {
         self.keys.seq = keys.seq;
     }
 
-    /// Writes down the keys and the place in the sequence. Whoever goes on from there must be the only one.
+    /// Writes the keys and the sequence number. Only one process may continue from them.
     pub fn encode(&self, writer: &mut FieldWriter) {
         writer.bytes(tag::SECRET, &self.keys.secret);
         writer.bytes(tag::KEY, &self.keys.key);
@@ -147,7 +147,7 @@ impl RecordCipher {
         writer.number(tag::SEQ, self.keys.seq);
     }
 
-    /// Reads what [`pack`](Self::pack) wrote.
+    /// Reads what [`encode`](Self::encode) wrote.
     pub fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), TunnelStateError> {
         let keys = &mut self.keys;
         keys.secret.copy_from_slice(fields.array::<MAX_SECRET_LEN>(tag::SECRET)?);
@@ -171,7 +171,7 @@ impl RecordCipher {
         self.keys.seq = 0;
     }
 
-    /// Appends one record with `plain`, at most [`MOST_PLAIN`] bytes of this kind, to `out`.
+    /// Appends one record with `plain`, at most [`MAX_PLAINTEXT`] bytes of this kind, to `out`.
     #[inline]
     pub fn seal(&mut self, cipher: CipherSpec, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
         let nonce = self.nonce();
@@ -198,8 +198,8 @@ impl RecordCipher {
         self.keys.seq += 1;
     }
 
-    /// Opens `record`, a whole one with its header, into `plain`, which is as long at least. Gives the content's
-    /// type and length.
+    /// Opens `record`, a whole one with its header, into `plain`, which is at least as long. Returns the type and the
+    /// length of the content.
     #[inline]
     pub fn open(
         &mut self,
@@ -241,7 +241,7 @@ impl RecordCipher {
     }
 }
 
-/// Type and length of what a record held.
+/// The type and the length of a record's content.
 #[inline]
 fn parse_content(version: TlsProtocolVersion, outer: u8, plain: &[u8]) -> Result<(u8, usize), RecordError> {
     match version {
@@ -257,7 +257,7 @@ fn parse_content(version: TlsProtocolVersion, outer: u8, plain: &[u8]) -> Result
     }
 }
 
-/// What a record's tag covers beside its content.
+/// What a record's tag covers besides its content.
 struct AdditionalData {
     bytes: [u8; 13],
     len: usize,

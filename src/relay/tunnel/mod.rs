@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 
-use super::close_frame::{CloseFrame, DEFAULT_GRACE};
+use super::close_frame::{CLOSE_GRACE_MILLIS, CloseFrame};
 use super::close_reason::CloseReason;
 use super::endpoint::{Endpoint, ReadOutcome};
 use super::keepalive::Keepalive;
@@ -244,7 +244,7 @@ impl ActiveTunnel {
             self.set_cause(side(from), code, CloseReason::Closed);
         }
         if self.has_closed_both_ways() {
-            self.deadline = self.deadline.min(now + DEFAULT_GRACE);
+            self.deadline = self.deadline.min(now + CLOSE_GRACE_MILLIS);
         }
     }
 

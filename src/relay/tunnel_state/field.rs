@@ -1,37 +1,36 @@
-//! Fields: the form in which a tunnel is written down.
+//! Fields, of which tunnel states are made.
 //!
-//! A field is a tag (one byte), a length (four bytes, big endian) and so many bytes; a section is a field of fields.
-//! Tags rise within a section, so that each is there at most once and a reader goes through once. Numbers are eight
-//! bytes, big endian; a mark is a field without bytes.
+//! A field is a tag (one byte), a length (four bytes, big endian) and that many bytes; a section is a field of fields.
+//! Tags rise within a section, so that each occurs at most once and one pass reads them. A number is eight bytes, big
+//! endian; a flag is a field without bytes.
 //!
-//! What one version may add to the form of another: a field without which the tunnel would go wrong gets a tag below
-//! [`SKIPPED`], and a reader that does not know it refuses the tunnel; what may be left out gets a tag from there on,
-//! and such a reader skips it. A tag is never used again for something else, and a field that an earlier version
-//! does not write is read with a default.
+//! How a version extends the form: a field that the tunnel cannot do without gets a tag below [`FIRST_OPTIONAL_TAG`],
+//! and a reader that does not know it refuses the tunnel; an optional field gets a tag from there on, and such a reader
+//! skips it. A tag is never reused, and a field that an earlier version does not write is read with a default.
 //!
-//! The bytes may hold keys: a writer that needs more room wipes what it leaves behind.
+//! The bytes may hold keys: a writer that grows wipes its old buffer.
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The first tag that a reader who does not know it skips.
+/// The first tag that readers skip when they do not know it.
 pub const FIRST_OPTIONAL_TAG: u8 = 128;
 
-/// Length of a field's tag and length.
+/// The length of a field's tag and length.
 const HEADER_LEN: usize = 5;
-/// Room that a writer begins with: most tunnels need no more.
+/// The first capacity of a writer: most tunnels need no more.
 const INITIAL_CAPACITY: usize = 1024;
-/// More than any counter comes to, so that counting on cannot overflow.
+/// More than any counter reaches, so that counting on from it cannot overflow.
 const MAX_COUNT: u64 = 1 << 62;
 
-/// Why bytes are not a tunnel. It is the writer's fault, or that of its version.
+/// Why bytes are not decoded as a tunnel. The writer is to blame, or its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TunnelStateError {
-    /// The bytes do not begin like a parcel.
-    #[error("these bytes are no tunnel's: a parcel begins with `MSTN`")]
+    /// The bytes do not begin like a tunnel state.
+    #[error("not a tunnel state: it does not begin with `MSTN`")]
     NotTunnelState,
     /// Another version of the form.
-    #[error("the tunnel is written in version {found} of the form, and this program reads version {read}")]
+    #[error("tunnel state has version {found}, and this build reads version {read}")]
     Version {
         /// The one that was found.
         found: u16,
@@ -39,38 +38,38 @@ pub enum TunnelStateError {
         read: u16,
     },
     /// The bytes end within a field.
-    #[error("the bytes of {within} end within a field")]
+    #[error("{section} ends within a field")]
     Truncated {
         /// The section.
-        within: &'static str,
+        section: &'static str,
     },
-    /// A field that this version does not know and may not skip, or one that does not stand in its order.
-    #[error("{within} has a field {tag} that this program does not know: the version that wrote it is newer")]
+    /// A field that this version does not know and may not skip, or one that is out of order.
+    #[error("{section} has a field {tag} that this build does not know")]
     UnknownField {
         /// The section.
-        within: &'static str,
+        section: &'static str,
         /// The field's tag.
         tag: u8,
     },
-    /// A field that has to be there.
-    #[error("{within} lacks its field `{name}`")]
+    /// A mandatory field is missing.
+    #[error("{section} lacks its field `{name}`")]
     MissingField {
         /// The section.
-        within: &'static str,
+        section: &'static str,
         /// The field.
         name: &'static str,
     },
-    /// A field whose bytes say nothing that this version understands.
-    #[error("the field `{name}` of {within} has no value that this program understands")]
+    /// A field whose value this version does not understand.
+    #[error("the field `{name}` of {section} has an invalid value")]
     InvalidValue {
         /// The section.
-        within: &'static str,
+        section: &'static str,
         /// The field.
         name: &'static str,
     },
 }
 
-/// A field's tag, and its name in faults.
+/// A field's tag, and its name in errors.
 #[derive(Debug, Clone, Copy)]
 pub struct FieldTag(pub u8, pub &'static str);
 
@@ -79,7 +78,7 @@ pub struct FieldTag(pub u8, pub &'static str);
 pub struct FieldWriter(Zeroizing<Vec<u8>>);
 
 impl FieldWriter {
-    /// Writes bytes that are no field.
+    /// Writes bytes that are not a field.
     pub fn raw(&mut self, bytes: &[u8]) {
         let (len, more) = (self.0.len(), bytes.len());
         if self.0.capacity() - len < more {
@@ -90,33 +89,33 @@ impl FieldWriter {
         self.0.extend_from_slice(bytes);
     }
 
-    /// A field with these bytes.
+    /// Writes a field with these bytes.
     pub fn bytes(&mut self, tag: FieldTag, value: &[u8]) {
         self.raw(&[tag.0]);
         self.raw(&length(value.len()));
         self.raw(value);
     }
 
-    /// A field with a number.
+    /// Writes a field with a number.
     pub fn number(&mut self, tag: FieldTag, value: impl Into<u64>) {
         self.bytes(tag, &value.into().to_be_bytes());
     }
 
-    /// A field with a number, or none.
+    /// Writes a field with a number, if there is one.
     pub fn optional(&mut self, tag: FieldTag, value: Option<impl Into<u64>>) {
         if let Some(value) = value {
             self.number(tag, value);
         }
     }
 
-    /// A field that is there when it is so.
+    /// Writes a field without bytes, if `is_so`.
     pub fn flag(&mut self, tag: FieldTag, is_so: bool) {
         if is_so {
             self.bytes(tag, &[]);
         }
     }
 
-    /// A field of fields.
+    /// Writes a field of fields.
     pub fn section(&mut self, tag: FieldTag, write: impl FnOnce(&mut Self)) {
         self.bytes(tag, &[]);
         let start = self.0.len();
@@ -125,17 +124,17 @@ impl FieldWriter {
         self.0[start - len.len()..start].copy_from_slice(&len);
     }
 
-    /// What was written.
+    /// The bytes that were written.
     pub fn finish(self) -> Zeroizing<Vec<u8>> {
         self.0
     }
 }
 
 fn length(len: usize) -> [u8; 4] {
-    u32::try_from(len).expect("a tunnel of more than `tunnel_state::MOST` bytes is not written").to_be_bytes()
+    u32::try_from(len).expect("a state of more than `MAX_SIZE` bytes is not written").to_be_bytes()
 }
 
-/// One field, and what follows it.
+/// A field, and the bytes that follow it.
 struct RawField<'a> {
     tag: u8,
     value: &'a [u8],
@@ -146,19 +145,19 @@ struct RawField<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct FieldReader<'a> {
     rest: &'a [u8],
-    /// The section, for faults.
-    section_name: &'static str,
+    /// The section, for errors.
+    section: &'static str,
     /// The tag of the field that was read last.
     last: Option<u8>,
 }
 
 impl<'a> FieldReader<'a> {
-    /// Of these bytes, which are `within` what the words say.
-    pub fn new(bytes: &'a [u8], section_name: &'static str) -> Self {
-        Self { rest: bytes, section_name, last: None }
+    /// A reader of these bytes, the section of this name.
+    pub fn new(bytes: &'a [u8], section: &'static str) -> Self {
+        Self { rest: bytes, section, last: None }
     }
 
-    /// The bytes of a field, if it is there.
+    /// Reads the bytes of an optional field.
     pub fn find(&mut self, tag: FieldTag) -> Result<Option<&'a [u8]>, TunnelStateError> {
         while let Some(next) = self.peek()? {
             if next.tag > tag.0 {
@@ -169,61 +168,61 @@ impl<'a> FieldReader<'a> {
                 return Ok(Some(next.value));
             }
             if next.tag < FIRST_OPTIONAL_TAG {
-                return Err(TunnelStateError::UnknownField { within: self.section_name, tag: next.tag });
+                return Err(TunnelStateError::UnknownField { section: self.section, tag: next.tag });
             }
         }
         Ok(None)
     }
 
-    /// The field that comes next.
+    /// The next field, which is not consumed.
     fn peek(&self) -> Result<Option<RawField<'a>>, TunnelStateError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let short = TunnelStateError::Truncated { within: self.section_name };
+        let short = TunnelStateError::Truncated { section: self.section };
         let (&[tag, a, b, c, d], behind) = self.rest.split_first_chunk::<HEADER_LEN>().ok_or(short)?;
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
         let (value, behind) = behind.split_at_checked(len).ok_or(short)?;
         if self.last.is_some_and(|last| last >= tag) {
-            return Err(TunnelStateError::UnknownField { within: self.section_name, tag });
+            return Err(TunnelStateError::UnknownField { section: self.section, tag });
         }
         Ok(Some(RawField { tag, value, rest: behind }))
     }
 
-    /// The bytes of a field that has to be there.
+    /// Reads the bytes of a field.
     pub fn bytes(&mut self, tag: FieldTag) -> Result<&'a [u8], TunnelStateError> {
-        self.find(tag)?.ok_or(TunnelStateError::MissingField { within: self.section_name, name: tag.1 })
+        self.find(tag)?.ok_or(TunnelStateError::MissingField { section: self.section, name: tag.1 })
     }
 
-    /// The bytes of a field that has to be there and to be so long.
+    /// Reads the bytes of a field of fixed length.
     pub fn array<const N: usize>(&mut self, tag: FieldTag) -> Result<&'a [u8; N], TunnelStateError> {
         self.bytes(tag)?.try_into().map_err(|_| self.invalid(tag))
     }
 
-    /// The words of a field that has to be there.
+    /// Reads the text of a field.
     pub fn text(&mut self, tag: FieldTag) -> Result<&'a str, TunnelStateError> {
         str::from_utf8(self.bytes(tag)?).map_err(|_| self.invalid(tag))
     }
 
-    /// The number of a field that has to be there.
+    /// Reads the number of a field.
     pub fn number<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<T, TunnelStateError> {
-        self.optional(tag)?.ok_or(TunnelStateError::MissingField { within: self.section_name, name: tag.1 })
+        self.optional(tag)?.ok_or(TunnelStateError::MissingField { section: self.section, name: tag.1 })
     }
 
-    /// The number of a field, if it is there.
+    /// Reads the number of an optional field.
     pub fn optional<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<Option<T>, TunnelStateError> {
         let Some(value) = self.find(tag)? else { return Ok(None) };
         let value = <[u8; 8]>::try_from(value).ok().map(u64::from_be_bytes);
         value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or(self.invalid(tag))
     }
 
-    /// A number that is counted on from.
+    /// Reads a number that is counted on from.
     pub fn count(&mut self, tag: FieldTag) -> Result<u64, TunnelStateError> {
         let count = self.number(tag)?;
         if count < MAX_COUNT { Ok(count) } else { Err(self.invalid(tag)) }
     }
 
-    /// Whether it is so.
+    /// Reads a flag.
     pub fn flag(&mut self, tag: FieldTag) -> Result<bool, TunnelStateError> {
         match self.find(tag)? {
             None => Ok(false),
@@ -232,25 +231,25 @@ impl<'a> FieldReader<'a> {
         }
     }
 
-    /// What the number of a field stands for, among `all` in the order of their numbers.
+    /// Reads a field whose number is an index into `all`.
     pub fn variant<T: Copy>(&mut self, tag: FieldTag, all: &[T]) -> Result<T, TunnelStateError> {
         let number: usize = self.number(tag)?;
         all.get(number).copied().ok_or(self.invalid(tag))
     }
 
-    /// The fields of a section that has to be there.
+    /// Reads the fields of a section.
     pub fn section(&mut self, tag: FieldTag) -> Result<Self, TunnelStateError> {
         self.bytes(tag).map(|bytes| Self::new(bytes, tag.1))
     }
 
-    /// Nothing may be left but what may be skipped.
+    /// Checks that only optional fields are left.
     pub fn finish(mut self) -> Result<(), TunnelStateError> {
         self.find(FieldTag(u8::MAX, "the end")).map(drop)
     }
 
-    /// The fault of a field without a value that is understood.
+    /// The error for a field with an invalid value.
     pub fn invalid(&self, tag: FieldTag) -> TunnelStateError {
-        TunnelStateError::InvalidValue { within: self.section_name, name: tag.1 }
+        TunnelStateError::InvalidValue { section: self.section, name: tag.1 }
     }
 }
 
@@ -288,7 +287,7 @@ mod tests {
         let missing = fields(&bytes).bytes(TWO).unwrap_err();
         assert_eq!(
             missing,
-            TunnelStateError::UnknownField { within: "the test", tag: 1 },
+            TunnelStateError::UnknownField { section: "the test", tag: 1 },
             "what is before it was not asked for"
         );
         let mut read = fields(&bytes);
@@ -313,7 +312,7 @@ mod tests {
         });
         let mut read = fields(&stricter);
         read.bytes(ONE).unwrap();
-        let unknown = Err(TunnelStateError::UnknownField { within: "the test", tag: 3 });
+        let unknown = Err(TunnelStateError::UnknownField { section: "the test", tag: 3 });
         assert_eq!(({ read }.find(FOUR), read.finish()), (unknown, unknown.map(drop)));
     }
 
@@ -323,7 +322,7 @@ mod tests {
             let bytes = written(|writer| tags.into_iter().for_each(|tag| writer.flag(tag, true)));
             let mut read = fields(&bytes);
             read.bytes(tags[0]).unwrap();
-            assert_eq!(read.finish(), Err(TunnelStateError::UnknownField { within: "the test", tag: 1 }));
+            assert_eq!(read.finish(), Err(TunnelStateError::UnknownField { section: "the test", tag: 1 }));
         }
     }
 
@@ -333,11 +332,11 @@ mod tests {
         for cut in 1..bytes.len() {
             assert_eq!(
                 fields(&bytes[..cut]).finish(),
-                Err(TunnelStateError::Truncated { within: "the test" }),
+                Err(TunnelStateError::Truncated { section: "the test" }),
                 "{cut}"
             );
         }
-        let wrong = TunnelStateError::InvalidValue { within: "the test", name: "one" };
+        let wrong = TunnelStateError::InvalidValue { section: "the test", name: "one" };
         assert_eq!(fields(&bytes).number::<u8>(ONE), Err(wrong));
         assert_eq!(fields(&bytes).array::<7>(ONE), Err(wrong));
         assert_eq!(fields(&bytes).flag(ONE), Err(wrong));

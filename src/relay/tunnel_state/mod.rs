@@ -1,14 +1,14 @@
-//! A parcel: one live tunnel as bytes, for the process that takes it over together with its two sockets.
+//! The tunnel state: one tunnel in serialised form, for the process that takes it over together with its two sockets.
 //!
-//! It says all that the tunnel is: who it is, what it is held to, where in its streams it stands, what was read and
-//! not written yet, how far it has come with its end, and for TLS the keys and sequence numbers of both directions.
-//! Times are told as distances (so long ago, in so long): clocks stay where they are.
+//! It is complete: the session, its limits, the position in both streams, bytes that are read and not written yet, how
+//! far the tunnel has come with its end, and for TLS the keys and sequence numbers of both directions. Times are
+//! relative (how long ago, in how long), because the clocks of two processes differ.
 //!
-//! The form is versioned ([`VERSION`]) and made of [fields](field), so that a process of another build can refuse or
-//! skip what it does not know. Reading is strict and bounded: any bytes give a tunnel or a [`Fault`].
+//! The form has a [`VERSION`] and is made of [fields](field), so that a process of another build can refuse or skip
+//! what it does not know. Decoding is strict and bounded: any bytes give a tunnel or a [`TunnelStateError`].
 //!
-//! A parcel holds live keys. It is wiped when dropped and never printed, and it is one owner's at a time: whoever
-//! holds a copy sends nothing until the other has let go.
+//! A state holds live keys. It is wiped when dropped, never printed, and belongs to one process at a time: a process
+//! that holds a copy sends nothing until the other has released the tunnel.
 
 pub mod field;
 
@@ -22,16 +22,16 @@ use crate::metrics::{Metrics, NodeMeter, NodePermit};
 use crate::net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use field::{FieldReader, FieldWriter};
 
-/// The version of the form that is written and read here.
+/// The version of the form that this build writes and reads.
 pub const VERSION: u16 = 1;
 
-/// The most bytes of one parcel. A tunnel that holds more for a slow reader stays where it is until that has read.
+/// The most bytes of one state. A tunnel that holds more for a slow reader is kept until that has read.
 pub const MAX_SIZE: usize = 4 << 20;
 
-/// What a parcel begins with, before its version.
+/// The first bytes of a state, before its version.
 const MAGIC: [u8; 4] = *b"MSTN";
 
-/// A parcel to be filled.
+/// A state to be filled.
 pub(super) fn start_state() -> FieldWriter {
     let mut writer = FieldWriter::default();
     writer.raw(&MAGIC);
@@ -39,7 +39,7 @@ pub(super) fn start_state() -> FieldWriter {
     writer
 }
 
-/// The fields of a parcel.
+/// The fields of a state.
 pub(super) fn read_header(bytes: &[u8]) -> Result<FieldReader<'_>, TunnelStateError> {
     let (magic, bytes) = bytes.split_first_chunk().ok_or(TunnelStateError::NotTunnelState)?;
     if *magic != MAGIC {
@@ -52,16 +52,16 @@ pub(super) fn read_header(bytes: &[u8]) -> Result<FieldReader<'_>, TunnelStateEr
     }
 }
 
-/// What a tunnel that arrives is counted in.
+/// Where tunnels that come from another process are counted.
 #[derive(Clone, Copy)]
 pub struct TunnelCounters<'a> {
-    /// Where its seat is.
+    /// Counts a tunnel on its node.
     pub metrics: &'a Metrics,
-    /// Where its client's connection is counted, whatever the limits say: it was let in long ago.
+    /// Counts the client's connection, without a limit: it was admitted long ago.
     pub limiter: &'a Arc<ConnectionLimiter>,
 }
 
-/// What the tunnels of one batch share, looked up once.
+/// Lookups that the tunnels of one batch share.
 pub(super) struct BatchCache<'a> {
     counters: TunnelCounters<'a>,
     meters: HashMap<(&'a str, &'a str), Arc<NodeMeter>>,
@@ -73,22 +73,22 @@ impl<'a> BatchCache<'a> {
         Self { counters, meters: HashMap::new(), routes: HashMap::new() }
     }
 
-    /// A seat on this node.
+    /// Counts a tunnel on this node.
     pub fn node_connection(&mut self, pool: &'a str, node: &'a str) -> NodePermit {
         let meter = || self.counters.metrics.node(pool, node);
         self.meters.entry((pool, node)).or_insert_with(meter).acquire_permit()
     }
 
-    /// The name of a route.
+    /// The shared name of a route.
     pub fn route(&mut self, route: &'a str) -> Arc<str> {
         Arc::clone(self.routes.entry(route).or_insert_with(|| Arc::from(route)))
     }
 
-    /// A place for a connection of this client, or of nobody's yet.
+    /// Counts a connection of this client, or of a client that is not known.
     pub fn permit(&self, client: Option<IpAddr>) -> Option<ConnectionPermit> {
         let mut permit = self.counters.limiter.acquire(u32::MAX)?;
         if let Some(client) = client {
-            // Without a limit it is always true.
+            // Without a limit this always succeeds.
             let _ = permit.acquire_for_client(client, 0);
         }
         Some(permit)
@@ -103,10 +103,7 @@ mod tests {
     fn another_version_is_refused_and_says_which() {
         let fault = read_header(b"MSTN\0\x02and more").unwrap_err();
         assert_eq!(fault, TunnelStateError::Version { found: 2, read: VERSION });
-        assert_eq!(
-            fault.to_string(),
-            "the tunnel is written in version 2 of the form, and this program reads version 1"
-        );
+        assert_eq!(fault.to_string(), "tunnel state has version 2, and this build reads version 1");
         for foreign in [&b""[..], b"MST", b"MSTN\0", b"HTTP/1.1 200 OK"] {
             assert_eq!(read_header(foreign).unwrap_err(), TunnelStateError::NotTunnelState);
         }

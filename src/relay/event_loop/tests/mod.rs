@@ -19,7 +19,7 @@ use crate::relay::command::{CommandSender, FreezeRequest};
 use crate::relay::migration::frozen::FrozenTunnel;
 use crate::relay::paced_close::{CloseHandle, PacedClose, SharedClose, TunnelSelector};
 use crate::relay::session::{SessionEnd, SessionInfo, Tunnel, TunnelLimits};
-use crate::relay::session_list::{ChoiceOrder, SessionQuery, TunnelChoice};
+use crate::relay::session_list::{ChoiceOrder, ListQuery, TunnelChoice};
 
 /// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
 struct Bench {
@@ -247,7 +247,7 @@ fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
         let (selector, order) = (TunnelSelector::new(wanted), ChoiceOrder::Shuffled(1));
         let choice = TunnelChoice { selector, order };
         let (reply, answer) = oneshot::channel();
-        bench.engine.list_jobs.push_back(ListJob::new(Arc::new(SessionQuery::choice(choice, 9)), reply));
+        bench.engine.list_jobs.push_back(ListJob::new(Arc::new(ListQuery::choice(choice, 9)), reply));
         answer
     };
     let (mut broken, mut whole) = (ask(|_| panic!("as a test wants it")), ask(|_| true));

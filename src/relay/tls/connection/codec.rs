@@ -12,24 +12,24 @@ use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter};
 const VERSION: FieldTag = FieldTag(1, "version");
 const SUITE: FieldTag = FieldTag(2, "suite");
 const ROLE: FieldTag = FieldTag(3, "role");
-const TX: FieldTag = FieldTag(4, "the keys that TLS sends with");
-const RX: FieldTag = FieldTag(5, "the keys that TLS receives with");
-const BEGUN: FieldTag = FieldTag(6, "begun");
-const IS_BEHIND: FieldTag = FieldTag(7, "is behind");
-const HEARD: FieldTag = FieldTag(8, "heard");
-const LAST_WORD: FieldTag = FieldTag(9, "last word");
-const OWES_UPDATE: FieldTag = FieldTag(10, "owes an update");
-const HAS_RENEGOTIATED: FieldTag = FieldTag(11, "has renegotiated");
-const UPDATES: FieldTag = FieldTag(12, "updates");
-const EMPTIES: FieldTag = FieldTag(13, "empties");
+const TX: FieldTag = FieldTag(4, "sending keys");
+const RX: FieldTag = FieldTag(5, "receiving keys");
+const PARTIAL: FieldTag = FieldTag(6, "partial record");
+const HAS_UNOPENED: FieldTag = FieldTag(7, "has unopened records");
+const RECEIVE_STATE: FieldTag = FieldTag(8, "receive state");
+const SEND_CLOSED: FieldTag = FieldTag(9, "send closed");
+const OWES_UPDATE: FieldTag = FieldTag(10, "owes a key update");
+const HAS_RENEGOTIATED: FieldTag = FieldTag(11, "has refused renegotiation");
+const UPDATES: FieldTag = FieldTag(12, "messages without data");
+const EMPTIES: FieldTag = FieldTag(13, "empty records");
 const WARNINGS: FieldTag = FieldTag(14, "warnings");
 
-/// By the numbers that they have in a parcel, as the three below: the order stays, and new ones come last.
+/// In the order of their numbers in a tunnel state, as the three below: the order stays, and new ones come last.
 const VERSIONS: [TlsProtocolVersion; 2] = [TlsProtocolVersion::Tls12, TlsProtocolVersion::Tls13];
 const SUITES: [CipherSuite; 3] =
     [CipherSuite::Aes128Gcm, CipherSuite::Aes256Gcm, CipherSuite::Chacha20Poly1305];
 const ROLES: [TlsRole; 2] = [TlsRole::Server, TlsRole::Client];
-const HEARDS: [ReceiveState; 9] = [
+const RECEIVE_STATES: [ReceiveState; 9] = [
     ReceiveState::Open,
     ReceiveState::CloseNotify,
     ReceiveState::Truncated,
@@ -42,17 +42,17 @@ const HEARDS: [ReceiveState; 9] = [
 ];
 
 impl TlsConnection {
-    /// Writes the connection down. It holds live keys from then on: see [`parcel`](crate::relay::parcel).
+    /// Writes the connection. The state holds live keys from then on: see [`tunnel_state`](crate::relay::tunnel_state).
     pub fn encode(&self, writer: &mut FieldWriter) {
         writer.number(VERSION, index_of(&VERSIONS, &self.cipher.version));
         writer.number(SUITE, index_of(&SUITES, &self.cipher.suite));
         writer.number(ROLE, index_of(&ROLES, &self.role));
         writer.section(TX, |writer| self.tx.encode(writer));
         writer.section(RX, |writer| self.rx.encode(writer));
-        writer.bytes(BEGUN, &self.partial);
-        writer.flag(IS_BEHIND, self.has_unopened);
-        writer.number(HEARD, index_of(&HEARDS, &self.receive_state));
-        writer.flag(LAST_WORD, self.send_state == SendState::Closed);
+        writer.bytes(PARTIAL, &self.partial);
+        writer.flag(HAS_UNOPENED, self.has_unopened);
+        writer.number(RECEIVE_STATE, index_of(&RECEIVE_STATES, &self.receive_state));
+        writer.flag(SEND_CLOSED, self.send_state == SendState::Closed);
         writer.flag(OWES_UPDATE, self.owes_key_update);
         writer.flag(HAS_RENEGOTIATED, self.has_refused_renegotiation);
         writer.number(UPDATES, self.messages_without_data);
@@ -60,17 +60,17 @@ impl TlsConnection {
         writer.number(WARNINGS, self.warnings);
     }
 
-    /// Reads what [`pack`](Self::pack) wrote.
+    /// Reads what [`encode`](Self::encode) wrote.
     pub fn decode(mut fields: FieldReader<'_>) -> Result<Box<Self>, TunnelStateError> {
         let version = fields.variant(VERSION, &VERSIONS)?;
         let cipher = CipherSpec { version, suite: fields.variant(SUITE, &SUITES)? };
         let mut tls = Box::new(Self::without_keys(cipher, fields.variant(ROLE, &ROLES)?));
         tls.tx.decode_into(fields.section(TX)?)?;
         tls.rx.decode_into(fields.section(RX)?)?;
-        tls.partial = fields.bytes(BEGUN)?.to_vec();
-        tls.has_unopened = fields.flag(IS_BEHIND)?;
-        tls.receive_state = fields.variant(HEARD, &HEARDS)?;
-        tls.send_state = if fields.flag(LAST_WORD)? { SendState::Closed } else { SendState::Open };
+        tls.partial = fields.bytes(PARTIAL)?.to_vec();
+        tls.has_unopened = fields.flag(HAS_UNOPENED)?;
+        tls.receive_state = fields.variant(RECEIVE_STATE, &RECEIVE_STATES)?;
+        tls.send_state = if fields.flag(SEND_CLOSED)? { SendState::Closed } else { SendState::Open };
         tls.owes_key_update = fields.flag(OWES_UPDATE)?;
         tls.has_refused_renegotiation = fields.flag(HAS_RENEGOTIATED)?;
         tls.messages_without_data = fields.number(UPDATES)?;
@@ -80,7 +80,7 @@ impl TlsConnection {
         Ok(tls)
     }
 
-    /// Without keys, and nothing has happened on it.
+    /// A connection without keys, before anything has happened on it.
     pub(super) fn without_keys(cipher: CipherSpec, role: TlsRole) -> Self {
         let (tx, rx) = (RecordCipher::blank(), RecordCipher::blank());
         Self {
@@ -101,13 +101,13 @@ impl TlsConnection {
         }
     }
 
-    /// Bytes that make the parcel longer than that of a connection at rest.
+    /// How many bytes longer the state is than that of a connection at rest.
     pub fn extra_state_len(&self) -> usize {
         self.partial.len()
     }
 }
 
-/// The place of `it`, which is among `all`.
+/// The index of `it`, which is among `all`.
 fn index_of<T: PartialEq>(all: &[T], it: &T) -> u64 {
     all.iter().position(|known| known == it).expect("all there are have a number") as u64
 }
