@@ -184,7 +184,7 @@ async fn reload(body: &[u8], context: &AdminContext) -> AdminResponse {
         let what = "a reload takes no body; leave it out, or send `{}`";
         return response::error(StatusCode::BAD_REQUEST, what);
     }
-    match context.reload.from_file().await {
+    match context.reload.reload_from_file().await {
         Ok(changes) => {
             let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
             response::json(StatusCode::OK, &json!({ "changes": changes }))

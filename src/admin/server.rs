@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::control::upgrade::{Program, Upgrader};
-    use crate::control::{Bound, Reload};
+    use crate::control::{BoundListeners, Reload};
     use crate::log::access::AccessLog;
     use crate::metrics::Metrics;
     use crate::proxy::{ProxyContext, ProxyState};
@@ -273,7 +273,7 @@ mod tests {
         let state = ProxyState::new(&config, &metrics);
         let proxy = ProxyContext::new(state, Relay::start(1, &observer).unwrap(), metrics, log, 7);
         let reload = Reload::new(Arc::new(proxy), config, None, Box::new(|_, _| Box::pin(async {})));
-        reload.start(Bound { clients: Vec::new(), entrances: Vec::new(), admin: None }).await;
+        reload.start(BoundListeners { clients: Vec::new(), acceptors: Vec::new(), admin: None }).await;
         let (upgrader, _) = Upgrader::new(Program::own().unwrap()).unwrap();
         Arc::new(AdminContext { reload, upgrader, started_at: SystemTime::now() })
     }

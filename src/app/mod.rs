@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use crate::admin::{self, AdminContext};
 use crate::config::{Config, Fault, Faults, ListenAddress};
 use crate::control::upgrade::{Program, Takeover, UpgradeChannel, Upgrader};
-use crate::control::watch::Watch;
-use crate::control::{self, Bound, ListenSpec, Reload, ServeAdmin, pages, service_status};
+use crate::control::watch::ConfigWatcher;
+use crate::control::{self, BoundListeners, ListenSpec, Reload, ServeAdmin, log_rotation, service_status};
 use crate::log::access::{self, AccessLog};
 use crate::log::{self, Format};
 use crate::metrics::{Metrics, PanicLocation};
@@ -29,10 +29,10 @@ use crate::ws::close;
 use mainstay_core::open_files;
 
 /// The part of the drain time, at most, that is kept for what comes after the last tunnel.
-const LAST_STEPS: Duration = Duration::from_millis(500);
+const FINISH_RESERVE: Duration = Duration::from_millis(500);
 
 /// How much later than that a relay thread may be, before the end goes on without it.
-const LATE: Duration = Duration::from_secs(1);
+const JOIN_MARGIN: Duration = Duration::from_secs(1);
 
 /// A running balancer.
 pub struct App {
@@ -61,17 +61,17 @@ impl App {
         path: Option<&Path>,
         inherited: InheritedSockets,
     ) -> io::Result<Self> {
-        let (app, bound) = Self::ready(config, path, inherited, None)?;
+        let (app, bound) = Self::prepare(config, path, inherited, None)?;
         app.reload.start(bound).await;
         tracing::info!("serving");
         service::notify_ready(&service_status::status_line(&app.front));
-        Ok(app.reporting())
+        Ok(app.spawn_reports())
     }
 
     /// Takes over from another process, which goes on if this fails.
     pub async fn take_over(config: &Config, path: &Path, mut takeover: Takeover) -> io::Result<Self> {
         let inherited = takeover.inherited();
-        let (mut app, bound) = match Self::ready(config, Some(path), inherited, Some(&takeover)) {
+        let (mut app, bound) = match Self::prepare(config, Some(path), inherited, Some(&takeover)) {
             Ok(ready) => ready,
             Err(error) => {
                 takeover.refuse(&error.to_string()).await;
@@ -81,25 +81,29 @@ impl App {
         let coming = takeover.take_over(&app.reload, bound).await.map_err(io::Error::other)?;
         app.servers.spawn(coming);
         tracing::info!("serving, another process has handed over");
-        Ok(app.reporting())
+        Ok(app.spawn_reports())
     }
 
     /// Everything but the opening.
-    fn ready(
+    fn prepare(
         config: &Config,
         path: Option<&Path>,
         mut inherited: InheritedSockets,
         takeover: Option<&Takeover>,
-    ) -> io::Result<(Self, Bound)> {
+    ) -> io::Result<(Self, BoundListeners)> {
         open_files::raise_limit();
-        let bound = Bound::all(config, |spec| open(spec, &mut inherited));
-        let bound = bound.map_err(|faults| cannot_start(path, faults))?;
+        let bound = BoundListeners::all(config, |spec| open_listener(spec, &mut inherited));
+        let bound = bound.map_err(|faults| start_error(path, faults))?;
         inherited.close_unused();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let metrics = Metrics::new(threads);
-        let access = AccessLog::start(pages::wish(&config.access_log), metrics.access_log_dropped());
+        let access =
+            AccessLog::start(log_rotation::log_config(&config.access_log), metrics.access_log_dropped());
         let access = access.map_err(|error| {
-            cannot_start(path, vec![Fault::of_file(pages::not_opened(&config.access_log, &error))])
+            start_error(
+                path,
+                vec![Fault::of_file(log_rotation::explain_open_error(&config.access_log, &error))],
+            )
         })?;
         let access = Arc::new(access);
         let relay = Relay::start(threads, &ledger(&access, &metrics))?;
@@ -119,29 +123,29 @@ impl App {
         });
         let reload = Reload::new(Arc::clone(&front), config.clone(), path.map(Path::to_owned), serve_admin);
         let mut servers = JoinSet::new();
-        servers.spawn(pages::turn_on_usr1(Arc::clone(&front))?);
+        servers.spawn(log_rotation::reopen_on_sigusr1(Arc::clone(&front))?);
         servers.spawn(upgrades.run(Arc::clone(&reload)));
         Ok((Self { front, reload, upgrader, servers }, bound))
     }
 
-    fn reporting(mut self) -> Self {
+    fn spawn_reports(mut self) -> Self {
         self.servers.spawn(service_status::run(Arc::clone(&self.front)));
         self.servers.spawn(Arc::clone(self.reload.rebalancer()).watch_nodes());
         self
     }
 
-    /// Waits until another process has taken over everything; then [`leave`](Self::leave).
-    pub async fn relieved(&self) {
+    /// Waits until another process has taken over everything; then [`finish_replaced`](Self::finish_replaced).
+    pub async fn wait_until_replaced(&self) {
         self.upgrader.done().await;
     }
 
     /// Ends when there is nothing left to do, because another process does it.
-    pub async fn leave(mut self) {
+    pub async fn finish_replaced(mut self) {
         let front = Arc::clone(&self.front);
         front.relay.shut_down(close_all(close::SERVICE_RESTART, "restart"));
         let relay = Arc::clone(&front);
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
-        if !matches!(tokio::time::timeout(CLOSE_GRACE + LATE, joined).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(CLOSE_GRACE + JOIN_MARGIN, joined).await, Ok(Ok(()))) {
             tracing::error!("a relay thread did not end in time");
         }
         front.shutdown.stop();
@@ -152,7 +156,7 @@ impl App {
     }
 
     /// Reloads whenever the file that the config was read from changes, or SIGHUP asks for it.
-    pub fn watch(&mut self, watch: Watch) {
+    pub fn watch(&mut self, watch: ConfigWatcher) {
         self.servers.spawn(watch.run(Arc::clone(&self.reload), self.front.shutdown.clone()));
     }
 
@@ -177,10 +181,10 @@ impl App {
         let drain = self.reload.config().shutdown.drain;
         tracing::info!(tunnels = front.relay.tunnel_count(), "stopping");
         front.shutdown.begin();
-        self.reload.end_sockets();
+        self.reload.drop_spare_sockets();
         service::notify_stopping(&service_status::status_line(&front));
         let grace = CLOSE_GRACE.min(drain / 2);
-        let over = drain - grace - LAST_STEPS.min(drain / 10);
+        let over = drain - grace - FINISH_RESERVE.min(drain / 10);
         front.relay.shut_down(close_all(close::GOING_AWAY, "going away").over(over).with_grace(grace));
         front.tasks.close();
         for pool in front.state.load().pools.values() {
@@ -189,7 +193,7 @@ impl App {
         let finishing = tokio::time::timeout(drain, front.tasks.wait());
         let relay = Arc::clone(&front);
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
-        let (finished, joined) = tokio::join!(finishing, tokio::time::timeout(drain + LATE, joined));
+        let (finished, joined) = tokio::join!(finishing, tokio::time::timeout(drain + JOIN_MARGIN, joined));
         if finished.is_err() {
             tracing::warn!("some requests were cut at the end of the drain time");
         }
@@ -208,7 +212,7 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         self.front.shutdown.stop();
-        self.reload.end_sockets();
+        self.reload.drop_spare_sockets();
     }
 }
 
@@ -218,7 +222,7 @@ fn close_all(code: u16, reason: &str) -> PacedClose {
 }
 
 /// The faults of the file that the config is from; without one, their sentences.
-fn cannot_start(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
+fn start_error(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
     match path {
         Some(path) => io::Error::other(Faults::new(&path.display().to_string(), faults)),
         None => {
@@ -229,15 +233,15 @@ fn cannot_start(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
 }
 
 /// A listener: the inherited one, or one that is bound.
-fn open(spec: ListenSpec, inherited: &mut InheritedSockets) -> io::Result<Listener> {
+fn open_listener(spec: ListenSpec, inherited: &mut InheritedSockets) -> io::Result<Listener> {
     let address = spec.address;
-    let name = control::handed_name(address, spec.is_admin);
+    let name = control::handover_name(address, spec.is_admin);
     let found = match address {
         ListenAddress::Tcp(_) => inherited.take_named(&name, None),
         ListenAddress::Unix(path) => inherited.take_named(&name, Some(path)),
     };
     if let Some(listener) = found {
-        spec.permit(&listener)?;
+        spec.apply_permissions(&listener)?;
         return Ok(listener);
     }
     let found = match address {
@@ -284,7 +288,7 @@ pub fn run(path: &Path, config: &Config, channel: Option<UpgradeChannel>) -> io:
     let inherited = InheritedSockets::from_env();
     run_until(async move {
         // Before anything takes time: SIGHUP would end the process.
-        let watch = Watch::new()?;
+        let watch = ConfigWatcher::new()?;
         let mut app = match channel {
             None => App::start_on(config, Some(path), inherited).await?,
             Some(channel) => {
@@ -316,21 +320,21 @@ pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()>
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
-            () = app.relieved() => {
-                app.leave().await;
+            () = app.wait_until_replaced() => {
+                app.finish_replaced().await;
                 return Ok(());
             }
         }
         tokio::select! {
             () = app.stop() => Ok(()),
-            _ = term.recv() => Err(cut_short()),
-            _ = int.recv() => Err(cut_short()),
+            _ = term.recv() => Err(second_signal_error()),
+            _ = int.recv() => Err(second_signal_error()),
         }
     });
     runtime.shutdown_background();
     outcome
 }
 
-fn cut_short() -> io::Error {
+fn second_signal_error() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "ended at once, as asked by a second signal")
 }

@@ -12,14 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::bind::ListenSpec;
+use super::listen_spec::ListenSpec;
 use crate::config::{self, AdminPlace, Config, Fault, Faults, LARGEST_FILE};
 
 /// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
-const LARGEST_NAMED: usize = 1 << 20;
+const MAX_NAMED_FILE: usize = 1 << 20;
 
 /// What reading a config came to, and from which files.
-pub struct Reading {
+pub struct LoadedConfig {
     /// The config, or everything that is wrong with it.
     pub config: Result<Config, Faults>,
     /// The config file and all that it names, as far as they were asked for.
@@ -34,23 +34,23 @@ pub struct Reading {
 ///
 /// The faults of the config, or the one fault that the file cannot be read.
 pub fn load(path: &Path) -> Result<Config, Faults> {
-    read(path).config
+    read_config(path).config
 }
 
 /// Reads the config in the file at `path`, and remembers what was read.
-pub fn read(path: &Path) -> Reading {
+pub fn read_config(path: &Path) -> LoadedConfig {
     let file = path.display().to_string();
     let directory = path.parent().unwrap_or(Path::new(""));
-    let seen = RefCell::new(Seen::default());
+    let seen = RefCell::new(FileLog::default());
     // One byte more than it may have is enough to see that it has too many.
     let text = seen.borrow_mut().read(path, LARGEST_FILE + 1);
     let read = |named: &Path| {
         let path = directory.join(named);
-        let content = seen.borrow_mut().read(&path, LARGEST_NAMED + 1).and_then(fits);
-        content.map_err(|error| looked_for(named, &path, error))
+        let content = seen.borrow_mut().read(&path, MAX_NAMED_FILE + 1).and_then(within_limit);
+        content.map_err(|error| with_tried_path(named, &path, error))
     };
     let mut config = match text {
-        Ok(text) => config::resolve_at(&file, unix(), &text, &|name| std::env::var(name).ok(), &read),
+        Ok(text) => config::resolve_at(&file, unix_time(), &text, &|name| std::env::var(name).ok(), &read),
         Err(error) => {
             let what = unreadable(path, error);
             let message = format!("{what}; name another file with -c FILE, or in MAINSTAY_CONFIG");
@@ -58,17 +58,17 @@ pub fn read(path: &Path) -> Reading {
         }
     };
     if let Ok(config) = &mut config {
-        let warning = open_token_file(config, directory);
+        let warning = token_file_warning(config, directory);
         let unknown = unknown_groups(config);
         config.warnings.extend(warning.into_iter().chain(unknown));
     }
-    let Seen { files, digest } = seen.into_inner();
-    Reading { config, files, digest: digest.digest() }
+    let FileLog { files, digest } = seen.into_inner();
+    LoadedConfig { config, files, digest: digest.digest() }
 }
 
-impl Reading {
+impl LoadedConfig {
     /// What there is to say where the reading itself broke off.
-    pub(super) fn broken_off(path: &Path) -> Self {
+    pub(super) fn aborted(path: &Path) -> Self {
         let fault = Fault::of_file("reading the config broke off; this is a bug");
         let config = Err(Faults::new(&path.display().to_string(), vec![fault]));
         Self { config, files: vec![path.to_owned()], digest: 0 }
@@ -77,12 +77,12 @@ impl Reading {
 
 /// What was read so far.
 #[derive(Default)]
-struct Seen {
+struct FileLog {
     files: Vec<PathBuf>,
     digest: Xxh3,
 }
 
-impl Seen {
+impl FileLog {
     fn read(&mut self, path: &Path, most: usize) -> io::Result<Vec<u8>> {
         let content = read_at_most(path, most);
         // Lengths between the parts, so that no two readings give the same bytes.
@@ -100,7 +100,7 @@ impl Seen {
     }
 }
 
-fn unix() -> i64 {
+fn unix_time() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
@@ -110,7 +110,7 @@ fn unix() -> i64 {
 /// # Errors
 ///
 /// The faults of the section `admin`, or the one fault that the file cannot be read.
-pub fn admin_place(path: &Path) -> Result<AdminPlace, Faults> {
+pub fn load_admin_address(path: &Path) -> Result<AdminPlace, Faults> {
     let file = path.display().to_string();
     let text = read_at_most(path, LARGEST_FILE + 1).map_err(|error| {
         let message = format!(
@@ -126,11 +126,11 @@ pub fn admin_place(path: &Path) -> Result<AdminPlace, Faults> {
 
 /// That a config cannot be read, and where it was looked for.
 fn unreadable(path: &Path, error: io::Error) -> String {
-    format!("the config cannot be read: {}", looked_for(path, path, error))
+    format!("the config cannot be read: {}", with_tried_path(path, path, error))
 }
 
 /// The error, with the whole path where what is written is only a part of it.
-fn looked_for(written: &Path, path: &Path, error: io::Error) -> io::Error {
+fn with_tried_path(written: &Path, path: &Path, error: io::Error) -> io::Error {
     match std::path::absolute(path) {
         Ok(tried) if written.is_relative() => {
             io::Error::new(error.kind(), format!("{error}, looked for at {}", tried.display()))
@@ -145,18 +145,18 @@ fn looked_for(written: &Path, path: &Path, error: io::Error) -> io::Error {
 ///
 /// It cannot be read, or is larger than a file of secrets can be.
 pub fn secret(path: &Path) -> io::Result<Vec<u8>> {
-    fits(read_at_most(path, LARGEST_NAMED + 1)?)
+    within_limit(read_at_most(path, MAX_NAMED_FILE + 1)?)
 }
 
-fn fits(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
-    if bytes.len() > LARGEST_NAMED {
+fn within_limit(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    if bytes.len() > MAX_NAMED_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }
     Ok(bytes)
 }
 
 /// A token file that others can read is said: who reads it can do all that the API can.
-fn open_token_file(config: &Config, directory: &Path) -> Option<Fault> {
+fn token_file_warning(config: &Config, directory: &Path) -> Option<Fault> {
     let named = config.admin.as_ref()?.token_file.as_ref()?;
     let mode = std::fs::metadata(directory.join(named)).ok()?.permissions().mode();
     let shown = named.display();
@@ -234,12 +234,12 @@ mod tests {
             std::fs::set_permissions(&token, std::fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(load(&path).unwrap().warnings.len(), warnings, "{mode:o}");
         }
-        assert_eq!(admin_place(&path).unwrap().token_file, Some(token));
+        assert_eq!(load_admin_address(&path).unwrap().token_file, Some(token));
     }
 
     #[test]
     fn what_is_too_large_is_not_read_whole() {
-        let faults = faults_of(SIGNED, Some(&vec![b'#'; LARGEST_NAMED + 1]));
+        let faults = faults_of(SIGNED, Some(&vec![b'#'; MAX_NAMED_FILE + 1]));
         assert!(faults.contains("larger than 1 MiB"), "{faults}");
         assert!(faults_of(&vec![b'#'; LARGEST_FILE + 1], None).contains("larger than 1 MiB"));
         let endless = load(Path::new("/dev/zero")).unwrap_err().to_string();

@@ -3,12 +3,12 @@
 //!
 //! [`Reload`] is the way in: it has the running config, and whoever wants another one asks it.
 
-mod apply;
-pub mod ask;
-mod bind;
-mod doors;
+mod reload;
+pub mod health_check;
+mod listen_spec;
+mod listeners;
 pub mod load;
-pub mod pages;
+pub mod log_rotation;
 pub mod probe;
 pub mod rebalance;
 mod removal;
@@ -16,6 +16,6 @@ pub mod service_status;
 pub mod upgrade;
 pub mod watch;
 
-pub use apply::{Reload, ServeAdmin, handed_name};
-pub use bind::ListenSpec;
-pub use doors::Bound;
+pub use listen_spec::ListenSpec;
+pub use listeners::BoundListeners;
+pub use reload::{Reload, ServeAdmin, handover_name};

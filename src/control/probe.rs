@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::ask::{Answer, AskFault, ask, asked};
+use super::health_check::{HealthCheckError, HealthReport, asked, check_health};
 use crate::affinity::hash::mix;
 use crate::config::Probe;
 use crate::pace::jitter;
@@ -20,20 +20,20 @@ use crate::proxy::{ProxyContext, ProxyState, UpstreamPool};
 use crate::shutdown::Phase;
 
 /// Probes are spread by this part of their interval, so that balancers do not ask in step.
-const SPREAD: f64 = 0.2;
+const JITTER: f64 = 0.2;
 
 /// Asks each of these once; returns when each has answered or failed to.
-pub async fn first_round(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>, Arc<Upstream>)>) {
+pub async fn probe_once(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>, Arc<Upstream>)>) {
     let mut round = JoinSet::new();
     for (pool, node) in nodes.into_iter().filter(|(pool, _)| pool.config.health.probe != Probe::Off) {
         let front = Arc::clone(front);
-        round.spawn(async move { probe(&front, &pool, &node).await });
+        round.spawn(async move { probe_node(&front, &pool, &node).await });
     }
     while round.join_next().await.is_some() {}
 }
 
 /// Every node of a generation, with its pool.
-pub fn nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> {
+pub fn all_nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> {
     let of = |pool: &Arc<UpstreamPool>| {
         let pool = Arc::clone(pool);
         let upstreams = pool.upstreams.clone();
@@ -44,21 +44,21 @@ pub fn nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> {
 
 /// The tasks that probe the nodes of the present generation. They end when draining begins, too.
 #[derive(Default)]
-pub struct Probes {
+pub struct ProbeTasks {
     /// One for each probed node.
-    tasks: Vec<Task>,
+    tasks: Vec<ProbeTask>,
 }
 
-struct Task {
+struct ProbeTask {
     node: Arc<Upstream>,
     stop: CancellationToken,
 }
 
-impl Probes {
+impl ProbeTasks {
     /// Probes the nodes of the present generation from now on, and no others. A task whose node is the same goes on.
-    pub fn follow(&mut self, front: &Arc<ProxyContext>) {
+    pub fn follow_state(&mut self, front: &Arc<ProxyContext>) {
         let mut before = mem::take(&mut self.tasks);
-        for (pool, node) in nodes(&front.state.load()) {
+        for (pool, node) in all_nodes(&front.state.load()) {
             if pool.config.health.probe == Probe::Off {
                 continue;
             }
@@ -67,14 +67,14 @@ impl Probes {
                 continue;
             }
             let stop = CancellationToken::new();
-            front.tasks.spawn(watch(Arc::clone(front), pool, Arc::clone(&node), stop.clone()));
-            self.tasks.push(Task { node, stop });
+            front.tasks.spawn(probe_until_stopped(Arc::clone(front), pool, Arc::clone(&node), stop.clone()));
+            self.tasks.push(ProbeTask { node, stop });
         }
         before.iter().for_each(|task| task.stop.cancel());
     }
 }
 
-async fn watch(
+async fn probe_until_stopped(
     front: Arc<ProxyContext>,
     pool: Arc<UpstreamPool>,
     node: Arc<Upstream>,
@@ -83,18 +83,18 @@ async fn watch(
     let mut draw = front.now().as_nanos() as u64 ^ Arc::as_ptr(&node) as u64;
     loop {
         draw = mix(draw.wrapping_add(1));
-        let pause = jitter(pool.config.health.interval, SPREAD, draw);
+        let pause = jitter(pool.config.health.interval, JITTER, draw);
         // A reload may have begun this task between two probes: their time goes on.
         let since = node.last_probe_sent().map_or(Duration::ZERO, |asked| front.now().saturating_sub(asked));
-        if is_over(&front, &stop, pause.saturating_sub(since)).await {
+        if is_stopped_within(&front, &stop, pause.saturating_sub(since)).await {
             return;
         }
-        probe(&front, &pool, &node).await;
+        probe_node(&front, &pool, &node).await;
     }
 }
 
 /// After the pause, whether the node is to be asked no more.
-async fn is_over(front: &ProxyContext, stop: &CancellationToken, pause: Duration) -> bool {
+async fn is_stopped_within(front: &ProxyContext, stop: &CancellationToken, pause: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(pause) => false,
         () = stop.cancelled() => true,
@@ -103,15 +103,16 @@ async fn is_over(front: &ProxyContext, stop: &CancellationToken, pause: Duration
     }
 }
 
-async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstream>) {
+async fn probe_node(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstream>) {
     let health = &pool.config.health;
     node.record_probe_sent(front.now());
     let answer =
-        ask(node.dial_probe(health.timeout), &node.node.address, &health.probe, health.timeout).await;
-    let answer = forgiven(&health.probe, node.answers_probes(), answer);
+        check_health(node.dial_probe(health.timeout), &node.node.address, &health.probe, health.timeout)
+            .await;
+    let answer = judge_auto(&health.probe, node.answers_probes(), answer);
     node.meter.record_probe(answer.is_ok());
     if let Err(fault) = &answer {
-        note_fault(pool, node, fault);
+        log_error(pool, node, fault);
     }
     let before = node.running_release();
     node.record_probe(ProbeResult {
@@ -124,7 +125,7 @@ async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstre
         pool.update_rollout();
     }
     let now = front.now();
-    let found = Found { probe: &health.probe, answer: &answer };
+    let found = ProbeReason { probe: &health.probe, answer: &answer };
     node.update_health(now, &found, |health| health.record_probe(answer.is_ok(), now));
     match &answer {
         Ok(said) => {
@@ -139,10 +140,10 @@ async fn probe(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<Upstre
     }
 }
 
-fn note_fault(pool: &UpstreamPool, node: &Upstream, fault: &AskFault) {
+fn log_error(pool: &UpstreamPool, node: &Upstream, fault: &HealthCheckError) {
     let (pool, node) = (&pool.config.name, &node.node.id);
     match fault {
-        AskFault::Request(_) => tracing::warn!(%pool, %node, %fault, "probe not sent"),
+        HealthCheckError::Request(_) => tracing::warn!(%pool, %node, %fault, "probe not sent"),
         fault => tracing::debug!(%pool, %node, %fault, "probe failed"),
     }
 }
@@ -150,35 +151,37 @@ fn note_fault(pool: &UpstreamPool, node: &Upstream, fault: &AskFault) {
 /// What [`Probe::Auto`] makes of an answer. Servers are well that answer no plain request at all, such as a Socket.IO
 /// server with nothing beside it; so a node that was reached and has not answered is good, until it has answered once.
 /// Then no answer is a fault, as it is of a process that hangs.
-fn forgiven(
+fn judge_auto(
     probe: &Probe,
     answers: &AtomicBool,
-    answer: Result<Answer, AskFault>,
-) -> Result<Answer, AskFault> {
+    answer: Result<HealthReport, HealthCheckError>,
+) -> Result<HealthReport, HealthCheckError> {
     if *probe != Probe::Auto {
         return answer;
     }
     match &answer {
-        Err(AskFault::Http(_) | AskFault::Timeout(_)) if !answers.load(Relaxed) => {
-            return Ok(Answer::default());
+        Err(HealthCheckError::Http(_) | HealthCheckError::Timeout(_)) if !answers.load(Relaxed) => {
+            return Ok(HealthReport::default());
         }
-        Err(AskFault::Dial(_)) => answers.store(false, Relaxed),
-        Ok(_) | Err(AskFault::Status { .. }) => answers.store(true, Relaxed),
+        Err(HealthCheckError::Dial(_)) => answers.store(false, Relaxed),
+        Ok(_) | Err(HealthCheckError::Status { .. }) => answers.store(true, Relaxed),
         Err(_) => {}
     }
     answer
 }
 
 /// What a probe has found, in words.
-struct Found<'a> {
+struct ProbeReason<'a> {
     probe: &'a Probe,
-    answer: &'a Result<Answer, AskFault>,
+    answer: &'a Result<HealthReport, HealthCheckError>,
 }
 
-impl fmt::Display for Found<'_> {
+impl fmt::Display for ProbeReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.answer {
-            Ok(Answer { status: Some(status), .. }) => write!(f, "{} answered {status}", asked(self.probe)),
+            Ok(HealthReport { status: Some(status), .. }) => {
+                write!(f, "{} answered {status}", asked(self.probe))
+            }
             Ok(_) => f.write_str("connected"),
             Err(fault) => fault.fmt(f),
         }
@@ -193,12 +196,12 @@ mod tests {
     #[test]
     fn a_server_that_answers_no_plain_request_is_well_and_one_that_has_stopped_to_is_not() {
         let answers = AtomicBool::new(false);
-        let forgive = |probe, answer| forgiven(probe, &answers, answer).is_ok();
-        let silent = || Err(AskFault::Timeout(Duration::from_secs(1)));
+        let forgive = |probe, answer| judge_auto(probe, &answers, answer).is_ok();
+        let silent = || Err(HealthCheckError::Timeout(Duration::from_secs(1)));
         assert_eq!([silent(), silent()].map(|answer| forgive(&Probe::Auto, answer)), [true; 2]);
-        assert!(forgive(&Probe::Auto, Ok(Answer::default())));
+        assert!(forgive(&Probe::Auto, Ok(HealthReport::default())));
         assert_eq!([silent(), silent()].map(|answer| forgive(&Probe::Auto, answer)), [false; 2]);
-        assert!(!forgive(&Probe::Auto, Err(AskFault::Dial(DialError::Refused))));
+        assert!(!forgive(&Probe::Auto, Err(HealthCheckError::Dial(DialError::Refused))));
         assert!(forgive(&Probe::Auto, silent()), "another process may be there by now");
         assert!(!forgive(&Probe::Tcp, silent()), "who names a probe is taken at his word");
     }

@@ -22,14 +22,14 @@ use crate::shutdown::{Phase, Shutdown};
 /// Files are read when nothing has happened in their directories for this long...
 const QUIET: Duration = Duration::from_millis(250);
 /// ...or when something has been happening for this long.
-const LONGEST: Duration = Duration::from_secs(2);
+const MAX_QUIET_WAIT: Duration = Duration::from_secs(2);
 /// From one look without any event to the next.
-const LOOK: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// The most symbolic links on the way to a file; the kernel follows 40 (path_resolution(7)).
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// What makes a running balancer look at its config again.
-pub struct Watch {
+pub struct ConfigWatcher {
     /// Asks for a reload.
     hangup: Signal,
     /// `None` where the kernel gives no watch: then the slow look has to do.
@@ -40,7 +40,7 @@ pub struct Watch {
     directories: BTreeSet<PathBuf>,
 }
 
-impl Watch {
+impl ConfigWatcher {
     /// Takes SIGHUP over from now on, and is ready to watch. Must be called within a tokio runtime.
     ///
     /// # Errors
@@ -64,23 +64,23 @@ impl Watch {
 
     /// Reloads whenever the files have changed or SIGHUP asks for it, until draining begins.
     pub async fn run(mut self, reload: Arc<Reload>, shutdown: Shutdown) {
-        let mut look = interval(LOOK);
+        let mut look = interval(POLL_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.wait_for(Phase::Draining) => return,
                 () = shutdown.wait_until_superseded() => return,
                 _ = look.tick() => {
-                    self.forget();
-                    self.look(&reload).await;
+                    self.unwatch_all();
+                    self.reload_if_changed(&reload).await;
                 }
                 Some(()) = self.events.recv() => {
-                    self.quiet().await;
-                    self.look(&reload).await;
+                    self.wait_until_quiet().await;
+                    self.reload_if_changed(&reload).await;
                 }
                 Some(()) = self.hangup.recv() => {
                     tracing::info!("reload asked for by SIGHUP");
-                    reload.on_signal().await;
+                    reload.reload_on_signal().await;
                     self.watch(&reload);
                 }
             }
@@ -88,8 +88,8 @@ impl Watch {
     }
 
     /// Waits until no event comes any more.
-    async fn quiet(&mut self) {
-        let longest = Instant::now() + LONGEST;
+    async fn wait_until_quiet(&mut self) {
+        let longest = Instant::now() + MAX_QUIET_WAIT;
         loop {
             let until = longest.min(Instant::now() + QUIET);
             if !matches!(timeout_at(until, self.events.recv()).await, Ok(Some(()))) {
@@ -99,16 +99,16 @@ impl Watch {
     }
 
     /// Watches before it reads, so that nothing happens in between unseen; again when the reading has named others.
-    async fn look(&mut self, reload: &Arc<Reload>) {
+    async fn reload_if_changed(&mut self, reload: &Arc<Reload>) {
         self.watch(reload);
-        reload.if_changed().await;
+        reload.reload_if_changed().await;
         if self.watch(reload) {
-            reload.if_changed().await;
+            reload.reload_if_changed().await;
         }
     }
 
     /// Ends all watches, so that they begin anew: a directory that was deleted and made again is another one.
-    fn forget(&mut self) {
+    fn unwatch_all(&mut self) {
         for directory in std::mem::take(&mut self.directories) {
             if let Some(watcher) = &mut self.watcher {
                 // It may be gone, and the watch with it.
@@ -122,7 +122,7 @@ impl Watch {
         let Some(watcher) = &mut self.watcher else { return false };
         let mut wanted = BTreeSet::new();
         for file in reload.files() {
-            directories(&file, &mut wanted, &mut { MOST_LINKS });
+            watched_directories(&file, &mut wanted, &mut { MAX_LINKS });
         }
         for gone in self.directories.difference(&wanted) {
             let _ = watcher.unwatch(gone);
@@ -142,7 +142,7 @@ impl Watch {
 
 /// The directories in which something happens when `file` becomes another: its own, and that of each symbolic link
 /// on the way to it.
-fn directories(file: &Path, found: &mut BTreeSet<PathBuf>, links: &mut usize) {
+fn watched_directories(file: &Path, found: &mut BTreeSet<PathBuf>, links: &mut usize) {
     let Ok(file) = std::path::absolute(file) else { return };
     for path in file.ancestors() {
         let (Ok(target), Some(parent)) = (std::fs::read_link(path), path.parent()) else { continue };
@@ -155,7 +155,7 @@ fn directories(file: &Path, found: &mut BTreeSet<PathBuf>, links: &mut usize) {
         let target = parent.join(target);
         // Joining an empty rest would add a slash.
         let target = if rest.as_os_str().is_empty() { target } else { target.join(rest) };
-        directories(&target, found, links);
+        watched_directories(&target, found, links);
     }
     found.extend(file.parent().map(Path::to_owned));
 }
@@ -168,7 +168,7 @@ mod tests {
 
     fn found(file: &Path) -> Vec<PathBuf> {
         let mut found = BTreeSet::new();
-        directories(file, &mut found, &mut { MOST_LINKS });
+        watched_directories(file, &mut found, &mut { MAX_LINKS });
         found.into_iter().collect()
     }
 

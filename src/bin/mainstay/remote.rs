@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use mainstay::admin::client::{AdminAddress, AdminClient, ClientError};
 use mainstay::admin::sessions::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
 use mainstay::config::{Fault, Faults, Tokens, yaml};
-use mainstay::control::load::{admin_place, secret};
+use mainstay::control::load::{load_admin_address, secret};
 use mainstay::pool::NodeId;
 
 use crate::error::CliError;
@@ -186,7 +186,7 @@ impl RemoteArgs {
             (Some(address), None) => return Ok((address.clone(), None)),
             (_, config) => config.as_deref().unwrap_or(Path::new("balancer.yaml")),
         };
-        let found = admin_place(named)?;
+        let found = load_admin_address(named)?;
         let address = match (&admin, &found.address) {
             (Some(address), _) => address.clone(),
             (None, Some(address)) => AdminAddress::of(address).ok_or_else(|| {

@@ -46,7 +46,7 @@ impl ControlState {
     /// Nothing has come yet. `is_early` is the old process's [`Hello::settles`](super::protocol::Hello::settles), and
     /// `generation` that of its config.
     pub fn new(reload: &Arc<Reload>, is_early: bool, generation: u32) -> Self {
-        let (settled, ended) = reload.predecessor().is_there();
+        let (settled, ended) = reload.predecessor().start();
         if !is_early {
             // It does not say when.
             settled.cancel();
@@ -107,7 +107,7 @@ impl ControlState {
     pub fn end(&mut self) {
         self.settle();
         self.ended.cancel();
-        self.reload.forget_strangers();
+        self.reload.retain_known_metrics();
     }
 
     /// Begins to close the tunnels whose node or route the new config does not have, as a reload would: those that have

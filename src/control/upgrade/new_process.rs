@@ -11,8 +11,8 @@ use super::channel::{ChannelError, decode, expect, send};
 use super::control_state::ControlState;
 use super::program::VARIABLE;
 use super::protocol::{HandedState, Hello, NodeRecord, Ready, VERSION, kind};
-use crate::control::probe::nodes;
-use crate::control::{Bound, Reload, service_status};
+use crate::control::probe::all_nodes;
+use crate::control::{BoundListeners, Reload, service_status};
 use crate::net::handover_socket::{HandoverError, HandoverSocket, encode_frame, take_parent_socket};
 use crate::net::inherited_sockets::InheritedSockets;
 use crate::proxy::ProxyContext;
@@ -103,7 +103,7 @@ impl Takeover {
     pub async fn take_over(
         mut self,
         reload: &Arc<Reload>,
-        bound: Bound,
+        bound: BoundListeners,
     ) -> Result<impl Future<Output = ()> + Send + use<>, ChannelError> {
         reload.prepare().await;
         let front = Arc::clone(reload.front());
@@ -137,7 +137,7 @@ impl Takeover {
 }
 
 fn restore_health(front: &ProxyContext, record: &NodeRecord) {
-    let found = nodes(&front.state.load()).into_iter().find(|(pool, node)| {
+    let found = all_nodes(&front.state.load()).into_iter().find(|(pool, node)| {
         *pool.config.name == *record.pool
             && node.node.id.as_str() == record.node
             && node.node.address.to_string() == record.address

@@ -16,9 +16,9 @@ use super::child::ChildProcess;
 use super::outcome::{Replaced, UpgradeError, UpgradeRequest};
 use super::program::Program;
 use super::protocol::{DrainRecord, FinalReport, HandedState, Hello, NodeRecord, Ready, VERSION, kind};
-use crate::control::apply::Still;
-use crate::control::probe::nodes;
+use crate::control::probe::all_nodes;
 use crate::control::rebalance::PendingRebalance;
+use crate::control::reload::ReloadLock;
 use crate::control::{Reload, service_status};
 use crate::net::handover_socket::HandoverSocket;
 use crate::proxy::drain::{self, DrainSnapshot};
@@ -85,7 +85,7 @@ impl<'a> OldProcess<'a> {
     }
 
     async fn try_once(&mut self, program: &Program) -> Result<(), UpgradeError> {
-        let settled = timeout(SETTLE_TIME, self.reload.predecessor().settled()).await;
+        let settled = timeout(SETTLE_TIME, self.reload.predecessor().wait_until_settled()).await;
         settled.map_err(|_| UpgradeError::PredecessorBusy)?;
         if self.front().shutdown.phase() != Phase::Serving {
             return Err(UpgradeError::Ending);
@@ -93,7 +93,7 @@ impl<'a> OldProcess<'a> {
         let (mut new, generation) = self.start(program).await?;
         let reload = Arc::clone(self.reload);
         let still = match self.until_ready(&mut new).await {
-            Ok(()) => reload.still().await,
+            Ok(()) => reload.lock().await,
             Err(error) => return Err(new.dismiss(error).await),
         };
         if self.front().state.load().generation != generation {
@@ -115,8 +115,11 @@ impl<'a> OldProcess<'a> {
         let front = self.front();
         let (generation, sockets) = {
             // A change under way is complete then.
-            let _still = self.reload.still().await;
-            (front.state.load().generation, self.reload.sockets().ok_or(UpgradeError::NoDescriptors)?)
+            let _still = self.reload.lock().await;
+            (
+                front.state.load().generation,
+                self.reload.sockets_to_hand_over().ok_or(UpgradeError::NoDescriptors)?,
+            )
         };
         let (listeners, sockets): (Vec<String>, Vec<OwnedFd>) = sockets.into_iter().unzip();
         let (link, theirs) = HandoverSocket::pair()?;
@@ -140,10 +143,14 @@ impl<'a> OldProcess<'a> {
     }
 
     /// Everything up to the moment that the tunnels have gone over and this process has settled.
-    async fn hand_over(&mut self, sender: &mut BatchSender, still: &Still<'_>) -> Result<(), UpgradeError> {
+    async fn hand_over(
+        &mut self,
+        sender: &mut BatchSender,
+        still: &ReloadLock<'_>,
+    ) -> Result<(), UpgradeError> {
         self.front().shutdown.set_handing_over(true);
         self.unfinished = self.reload.rebalancer().suspend().await;
-        self.reload.rest().await;
+        self.reload.pause_accepting().await;
         let state = self.handed_state(still);
         let sent = timeout(REPLY_TIME, send(&mut sender.child.link, kind::STATE, &state)).await;
         sent.map_err(|_| ChannelError::TimedOut(REPLY_TIME))??;
@@ -170,7 +177,7 @@ impl<'a> OldProcess<'a> {
     }
 
     /// What the new process continues from; it is what is shown here from now on.
-    fn handed_state(&self, still: &Still<'_>) -> HandedState {
+    fn handed_state(&self, still: &ReloadLock<'_>) -> HandedState {
         let front = self.front();
         let record = |(pool, node): (Arc<UpstreamPool>, Arc<Upstream>)| NodeRecord {
             pool: pool.config.name.to_string(),
@@ -180,7 +187,7 @@ impl<'a> OldProcess<'a> {
         };
         HandedState {
             counted: front.metrics.freeze(),
-            nodes: nodes(&front.state.load()).into_iter().map(record).collect(),
+            nodes: all_nodes(&front.state.load()).into_iter().map(record).collect(),
             drains: drain_records(front),
             left: still.removals(),
             rebalances: self.unfinished.clone(),
@@ -197,7 +204,7 @@ impl<'a> OldProcess<'a> {
         let front = Arc::clone(self.front());
         front.shutdown.supersede();
         front.state.load().pools.values().for_each(|pool| pool.close_idle_connections());
-        self.reload.leave_sockets();
+        self.reload.release_sockets();
         if sender.child.settles && sender.is_open() {
             // Where this does not get through, nothing after it does.
             let _ = sender.child.link.send(kind::SETTLED, &[], &[]).await;
@@ -261,7 +268,7 @@ impl<'a> OldProcess<'a> {
         for one in std::mem::take(&mut self.unfinished) {
             self.reload.rebalancer().resume(&one);
         }
-        self.reload.accept_again();
+        self.reload.resume_accepting();
         if let Some(moved) = sender.moved {
             tracing::error!(
                 lost = moved.tunnels,

@@ -75,7 +75,7 @@ async fn i8_a_reload_with_any_fault_changes_nothing_and_says_all_of_them() {
 
     // What reading sees.
     std::fs::write(&path, good.replace("over: 0s", "over: 0").replace("drain: 1s", "drian: 1s")).unwrap();
-    let faults = soon(app.reload().from_file()).await.unwrap_err().to_string();
+    let faults = soon(app.reload().reload_from_file()).await.unwrap_err().to_string();
     assert_eq!(faults.lines().count(), 2, "{faults}");
     assert!(faults.lines().all(|line| line.starts_with(path.to_str().unwrap())), "{faults}");
 
@@ -83,16 +83,16 @@ async fn i8_a_reload_with_any_fault_changes_nothing_and_says_all_of_them() {
     let both = format!("127.0.0.1:0\" }}, {{ address: \"{in_use}");
     let text = config(&[("two", &node)], &Rest { listeners: &both, ..REST });
     std::fs::write(&path, text).unwrap();
-    let faults = soon(app.reload().from_file()).await.unwrap_err().to_string();
+    let faults = soon(app.reload().reload_from_file()).await.unwrap_err().to_string();
     assert!(faults.contains(&format!("balancer.yaml:1:52: cannot listen on {in_use}: ")), "{faults}");
 
     let log = format!("access_log: {{ path: \"{}\" }}", directory.path().display());
     std::fs::write(&path, good.replace("access_log: { format: off }", &log)).unwrap();
-    let faults = soon(app.reload().from_file()).await.unwrap_err().to_string();
+    let faults = soon(app.reload().reload_from_file()).await.unwrap_err().to_string();
     assert!(faults.contains("access_log: cannot be opened: "), "{faults}");
 
     std::fs::remove_file(&path).unwrap();
-    let faults = soon(app.reload().from_file()).await.unwrap_err().to_string();
+    let faults = soon(app.reload().reload_from_file()).await.unwrap_err().to_string();
     assert!(faults.contains("the config cannot be read: No such file"), "{faults}");
 
     assert_eq!(*app.reload().config(), *config_before);
@@ -138,7 +138,7 @@ async fn a_secret_that_is_replaced_in_its_file_counts_at_once() {
     let before = first.head().await;
     assert!(signed_by(&before, "k1"), "{before}");
     std::fs::write(&secret, format!("k2:{}=\n", "E".repeat(43))).unwrap();
-    let changes = soon(app.reload().from_file()).await.unwrap();
+    let changes = soon(app.reload().reload_from_file()).await.unwrap();
     let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
     assert_eq!(said, ["pool chat: keys of cookie pin replaced"]);
     let mut second = client(&app, "x").await;

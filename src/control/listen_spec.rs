@@ -23,7 +23,7 @@ pub struct ListenSpec<'a> {
 }
 
 /// The mode of the admin API's Unix socket unless told.
-const PRIVATE: u32 = 0o600;
+const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 impl<'a> ListenSpec<'a> {
     /// For clients.
@@ -48,7 +48,7 @@ impl<'a> ListenSpec<'a> {
                 self.permissions().and_then(|wanted| Listener::bind_unix(path, &wanted))
             }
         };
-        bound.map_err(|error| self.explained(&error))
+        bound.map_err(|error| self.explain(&error))
     }
 
     /// Gives the file of a socket that was taken over its mode and its group, where the config says them: an operator
@@ -57,16 +57,16 @@ impl<'a> ListenSpec<'a> {
     /// # Errors
     ///
     /// As [`bind`](Self::bind).
-    pub fn permit(&self, listener: &Listener) -> io::Result<()> {
+    pub fn apply_permissions(&self, listener: &Listener) -> io::Result<()> {
         if *self.access == FileAccess::default() {
             return Ok(());
         }
         let changed = self.permissions().and_then(|wanted| listener.set_permissions(&wanted));
-        changed.map_err(|error| self.explained(&error))
+        changed.map_err(|error| self.explain(&error))
     }
 
     /// The error with the address, and what would be right.
-    pub(super) fn explained(&self, error: &io::Error) -> io::Error {
+    pub(super) fn explain(&self, error: &io::Error) -> io::Error {
         let what = format!("cannot listen on {}: {}", self.address, reason(self.address, error));
         io::Error::new(error.kind(), what)
     }
@@ -77,7 +77,7 @@ impl<'a> ListenSpec<'a> {
     ///
     /// There is no such group.
     pub(super) fn permissions(&self) -> io::Result<SocketPermissions> {
-        let mode = self.access.effective_mode().or(self.is_admin.then_some(PRIVATE));
+        let mode = self.access.effective_mode().or(self.is_admin.then_some(ADMIN_SOCKET_MODE));
         Ok(SocketPermissions { mode, group: self.access.group.as_deref().map(group).transpose()? })
     }
 }
@@ -100,7 +100,7 @@ fn group(name: &str) -> io::Result<u32> {
 fn reason(address: &ListenAddress, error: &io::Error) -> String {
     match (address, error.kind()) {
         (ListenAddress::Tcp(address), ErrorKind::AddrInUse) => match ListeningProcess::on_tcp(*address) {
-            Some(found) => format!("the port is in use: {found}; {}", stop(&found, "port")),
+            Some(found) => format!("the port is in use: {found}; {}", advise(&found, "port")),
             None => "the port is in use; stop who listens on it, or write another port".into(),
         },
         (ListenAddress::Tcp(_), ErrorKind::AddrNotAvailable) => {
@@ -120,7 +120,7 @@ fn unix_reason(path: &Path, kind: ErrorKind, error: &io::Error) -> String {
     let folder = path.parent().unwrap_or(Path::new("")).display();
     match kind {
         ErrorKind::AddrInUse => match ListeningProcess::on_unix(path) {
-            Some(found) => format!("the path is in use: {found}; {}", stop(&found, "path")),
+            Some(found) => format!("the path is in use: {found}; {}", advise(&found, "path")),
             None => "a file that is no socket is there, or somebody listens on it; remove it, or write another path".into(),
         },
         // A group that is not there has said so.
@@ -137,7 +137,7 @@ fn unix_reason(path: &Path, kind: ErrorKind, error: &io::Error) -> String {
     }
 }
 
-fn stop(found: &ListeningProcess, what: &str) -> String {
+fn advise(found: &ListeningProcess, what: &str) -> String {
     match &found.process {
         Some((_, name)) if name == "mainstay" => {
             format!("`mainstay upgrade` replaces a balancer that runs; or stop it, or write another {what}")
@@ -147,7 +147,7 @@ fn stop(found: &ListeningProcess, what: &str) -> String {
 }
 
 /// A failed bind as a fault of the config, with what to do where the running config itself is in the way.
-pub(super) fn fault(
+pub(super) fn bind_fault(
     running: Option<&Config>,
     address: &ListenAddress,
     at: Option<&Position>,

@@ -30,23 +30,23 @@ use crate::ws::close::encode_close;
 use crate::ws::handshake::{self, UpgradeResponseError};
 
 /// The most bytes of a body that is read for `{"status":"draining"}`.
-const LARGEST_BODY: usize = 64 << 10;
+const MAX_BODY_SIZE: usize = 64 << 10;
 /// The most bytes of an answer's head.
-const LARGEST_HEAD: usize = 64 << 10;
+const MAX_HEAD_SIZE: usize = 64 << 10;
 /// The longest release that a node may report, in bytes.
-const LONGEST_RELEASE: usize = 64;
+const MAX_RELEASE_LENGTH: usize = 64;
 /// Who asks.
-const AGENT: &str = concat!("mainstay/", env!("CARGO_PKG_VERSION"));
+const PROBE_USER_AGENT: &str = concat!("mainstay/", env!("CARGO_PKG_VERSION"));
 /// What is asked for where the config names no path.
-pub const USUAL_PATH: &str = "/health";
+pub const DEFAULT_PATH: &str = "/health";
 /// What servers answer that have nothing at a path, or nothing that a plain GET may have.
-const NOTHING_THERE: [u16; 7] = [400, 401, 403, 404, 405, 426, 501];
+const UNSUPPORTED_STATUSES: [u16; 7] = [400, 401, 403, 404, 405, 426, 501];
 /// RFC 6455, section 7.4.1: normal closure.
-const NORMAL: u16 = 1000;
+const NORMAL_CLOSURE: u16 = 1000;
 
 /// What a well node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Answer {
+pub struct HealthReport {
     /// The status; `None` where nothing was asked.
     pub status: Option<u16>,
     /// It asks to be drained.
@@ -59,7 +59,7 @@ pub struct Answer {
 
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
-pub enum AskFault {
+pub enum HealthCheckError {
     /// There is no connection.
     #[error(transparent)]
     Dial(DialError),
@@ -77,7 +77,7 @@ pub enum AskFault {
         "the node refuses the TLS handshake: with TLS 1.2 that is also how it asks for a client certificate (`cert:` and \
          `key:` in the `tls` of the pool); else it has no version or cipher in common with the balancer"
     )]
-    Handshaking,
+    TlsHandshake,
     /// There is a connection, and no whole answer within this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -102,27 +102,27 @@ pub enum AskFault {
     Request(String),
 }
 
-impl AskFault {
+impl HealthCheckError {
     /// Where it is about the certificate of the balancer, that.
-    fn of_certificate(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+    fn from_certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         CertificateRefusal::find_in(error).map(|refusal| match refusal {
             CertificateRefusal::Missing => Self::NoCertificate,
             CertificateRefusal::Untrusted => Self::Certificate,
-            CertificateRefusal::Unspecified => Self::Handshaking,
+            CertificateRefusal::Unspecified => Self::TlsHandshake,
         })
     }
 }
 
-impl From<hyper::Error> for AskFault {
+impl From<hyper::Error> for HealthCheckError {
     fn from(error: hyper::Error) -> Self {
-        Self::of_certificate(&error).unwrap_or(Self::Http(error))
+        Self::from_certificate_error(&error).unwrap_or(Self::Http(error))
     }
 }
 
-impl From<DialError> for AskFault {
+impl From<DialError> for HealthCheckError {
     fn from(fault: DialError) -> Self {
         match &fault {
-            DialError::Tls(error) => Self::of_certificate(error).unwrap_or(Self::Dial(fault)),
+            DialError::Tls(error) => Self::from_certificate_error(error).unwrap_or(Self::Dial(fault)),
             _ => Self::Dial(fault),
         }
     }
@@ -131,7 +131,7 @@ impl From<DialError> for AskFault {
 /// What is wrong with a status, and what would be right where the node knows nothing of the path.
 fn advice(expected: Option<u16>, got: u16) -> String {
     match expected {
-        Some(expected) if expected != handshake::YES.as_u16() && NOTHING_THERE.contains(&got) => {
+        Some(expected) if expected != handshake::YES.as_u16() && UNSUPPORTED_STATUSES.contains(&got) => {
             format!(", not {expected}; `health: {{ tcp: {{}} }}` asks for no path")
         }
         Some(expected) => format!(", not {expected}"),
@@ -142,7 +142,7 @@ fn advice(expected: Option<u16>, got: u16) -> String {
 /// What a probe asks, in words: `GET /health`.
 pub fn asked(probe: &Probe) -> String {
     match probe {
-        Probe::Auto => format!("GET {USUAL_PATH}"),
+        Probe::Auto => format!("GET {DEFAULT_PATH}"),
         Probe::Http { path, .. } => format!("GET {path}"),
         Probe::WebSocket { path } => format!("a WebSocket handshake at {path}"),
         Probe::Tcp | Probe::Off => "a connection".to_owned(),
@@ -156,54 +156,61 @@ pub fn asked(probe: &Probe) -> String {
 ///
 /// # Errors
 ///
-/// See [`AskFault`]; all but the last are the node's.
-pub async fn ask(
+/// See [`HealthCheckError`]; all but the last are the node's.
+pub async fn check_health(
     dial: impl Future<Output = Result<Stream, DialError>>,
     address: &NodeAddress,
     probe: &Probe,
     timeout: Duration,
-) -> Result<Answer, AskFault> {
+) -> Result<HealthReport, HealthCheckError> {
     if *probe == Probe::Off {
-        return Ok(Answer::default());
+        return Ok(HealthReport::default());
     }
     let begun = Instant::now();
     let stream = dial.await?;
     let asked = async {
         match probe {
-            Probe::Auto => ask_http(stream, request(address, USUAL_PATH)?, None).await,
-            Probe::Http { path, status } => ask_http(stream, request(address, path)?, Some(*status)).await,
-            Probe::WebSocket { path } => ask_websocket(stream, request(address, path)?).await,
-            Probe::Tcp | Probe::Off => Ok(Answer::default()),
+            Probe::Auto => check_http(stream, request(address, DEFAULT_PATH)?, None).await,
+            Probe::Http { path, status } => check_http(stream, request(address, path)?, Some(*status)).await,
+            Probe::WebSocket { path } => check_websocket(stream, request(address, path)?).await,
+            Probe::Tcp | Probe::Off => Ok(HealthReport::default()),
         }
     };
     let left = timeout.saturating_sub(begun.elapsed());
-    tokio::time::timeout(left, asked).await.unwrap_or(Err(AskFault::Timeout(timeout)))
+    tokio::time::timeout(left, asked).await.unwrap_or(Err(HealthCheckError::Timeout(timeout)))
 }
 
-type Question = Request<Empty<Bytes>>;
+type HealthRequest = Request<Empty<Bytes>>;
 
-fn request(address: &NodeAddress, path: &str) -> Result<Question, AskFault> {
+fn request(address: &NodeAddress, path: &str) -> Result<HealthRequest, HealthCheckError> {
     let host = match address {
         NodeAddress::Tcp { .. } => address.to_string(),
         // A path is no host (RFC 9110, section 7.2).
         NodeAddress::Unix(_) => "localhost".to_owned(),
     };
-    let request = Request::get(path).header(HOST, host).header(USER_AGENT, AGENT).header(CONNECTION, "close");
-    request.body(Empty::new()).map_err(|error| AskFault::Request(error.to_string()))
+    let request = Request::get(path)
+        .header(HOST, host)
+        .header(USER_AGENT, PROBE_USER_AGENT)
+        .header(CONNECTION, "close");
+    request.body(Empty::new()).map_err(|error| HealthCheckError::Request(error.to_string()))
 }
 
 /// Without an expected status, every one but 5xx is good.
-async fn ask_http(stream: Stream, question: Question, expected: Option<u16>) -> Result<Answer, AskFault> {
+async fn check_http(
+    stream: Stream,
+    question: HealthRequest,
+    expected: Option<u16>,
+) -> Result<HealthReport, HealthCheckError> {
     let asked = format!("GET {}", question.uri());
     let (mut sender, connection) = builder().handshake(TokioIo::new(stream)).await?;
     let answered = async {
         let response = sender.send_request(question).await?;
         let got = response.status().as_u16();
         let is_good = expected.map_or(got < 500, |expected| got == expected);
-        let fault = AskFault::Status { asked, expected, got };
-        let mut answer = answer_of(&response);
+        let fault = HealthCheckError::Status { asked, expected, got };
+        let mut answer = read_head(&response);
         if !answer.draining && may_be_json(response.headers()) {
-            match small_body(response).await {
+            match read_body(response).await {
                 Ok(body) => answer.draining = says_draining(&body),
                 // A wrong status says more than a body that breaks off behind it.
                 Err(_) if !is_good => {}
@@ -212,44 +219,51 @@ async fn ask_http(stream: Stream, question: Question, expected: Option<u16>) -> 
         }
         if is_good || answer.draining { Ok(answer) } else { Err(fault) }
     };
-    beside(connection, answered).await
+    drive_connection(connection, answered).await
 }
 
-async fn ask_websocket(stream: Stream, mut question: Question) -> Result<Answer, AskFault> {
+async fn check_websocket(
+    stream: Stream,
+    mut question: HealthRequest,
+) -> Result<HealthReport, HealthCheckError> {
     let asked = format!("a WebSocket handshake at {}", question.uri());
     let headers = question.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    headers.insert(SEC_WEBSOCKET_KEY, key()?);
+    headers.insert(SEC_WEBSOCKET_KEY, websocket_key()?);
     let offer = handshake::check_request(&Method::GET, Version::HTTP_11, headers)
-        .map_err(|fault| AskFault::Request(fault.to_string()))?;
+        .map_err(|fault| HealthCheckError::Request(fault.to_string()))?;
     let (mut sender, connection) = builder().handshake(TokioIo::new(stream)).await?;
     let answered = async {
         let mut response = sender.send_request(question).await?;
-        let answer = answer_of(&response);
+        let answer = read_head(&response);
         if response.status() != handshake::YES {
             let (expected, got) = (Some(handshake::YES.as_u16()), response.status().as_u16());
-            return if answer.draining { Ok(answer) } else { Err(AskFault::Status { asked, expected, got }) };
+            return if answer.draining {
+                Ok(answer)
+            } else {
+                Err(HealthCheckError::Status { asked, expected, got })
+            };
         }
         offer.check_response(response.headers())?;
         let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await?);
         // The handshake was good; a node that cannot take the Close any more has still answered.
-        let _ = tunnel.write_all(&encode_close(NORMAL, "", Some(random()?))).await;
+        let _ = tunnel.write_all(&encode_close(NORMAL_CLOSURE, "", Some(random_bytes()?))).await;
         let _ = tunnel.shutdown().await;
         Ok(answer)
     };
-    beside(connection.with_upgrades(), answered).await
+    drive_connection(connection.with_upgrades(), answered).await
 }
 
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(LARGEST_HEAD);
+    builder.max_buf_size(MAX_HEAD_SIZE);
     builder
 }
 
 /// The result of `work`, while `connection` moves its bytes. A connection may end before its answer is read.
-async fn beside<T>(connection: impl Future, work: impl Future<Output = T>) -> T {
+async fn drive_connection<T>(connection: impl Future, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
@@ -260,20 +274,20 @@ async fn beside<T>(connection: impl Future, work: impl Future<Output = T>) -> T 
 }
 
 /// What the head of an answer says, whatever its status.
-fn answer_of(response: &Response<Incoming>) -> Answer {
+fn read_head(response: &Response<Incoming>) -> HealthReport {
     let headers = response.headers();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
-    let release = |text: &&str| (1..=LONGEST_RELEASE).contains(&text.len());
-    Answer {
+    let release = |text: &&str| (1..=MAX_RELEASE_LENGTH).contains(&text.len());
+    HealthReport {
         status: Some(response.status().as_u16()),
         draining: text("x-mainstay-state").is_some_and(|state| state.eq_ignore_ascii_case("draining")),
-        load: text("x-mainstay-load").and_then(load),
+        load: text("x-mainstay-load").and_then(parse_load),
         release: text("x-mainstay-release").filter(release).map(str::to_owned),
     }
 }
 
 /// `1234/50000`; a node that takes none at all cannot say so here, and nobody has to divide by zero.
-fn load(text: &str) -> Option<(u64, u64)> {
+fn parse_load(text: &str) -> Option<(u64, u64)> {
     let number = |text: &str| {
         let text = text.trim();
         text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -290,12 +304,12 @@ fn may_be_json(headers: &HeaderMap) -> bool {
 }
 
 /// The body, or nothing when it is longer than [`LARGEST_BODY`].
-async fn small_body(response: Response<Incoming>) -> Result<Vec<u8>, hyper::Error> {
+async fn read_body(response: Response<Incoming>) -> Result<Vec<u8>, hyper::Error> {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if bytes.len() + data.len() > LARGEST_BODY {
+        if bytes.len() + data.len() > MAX_BODY_SIZE {
             return Ok(Vec::new());
         }
         bytes.extend_from_slice(&data);
@@ -308,14 +322,15 @@ fn says_draining(body: &[u8]) -> bool {
 }
 
 /// A Sec-WebSocket-Key: 16 random bytes in base64 (RFC 6455, section 4.1).
-fn key() -> Result<HeaderValue, AskFault> {
-    let key = STANDARD.encode(random::<16>()?);
-    HeaderValue::try_from(key).map_err(|error| AskFault::Request(error.to_string()))
+fn websocket_key() -> Result<HeaderValue, HealthCheckError> {
+    let key = STANDARD.encode(random_bytes::<16>()?);
+    HeaderValue::try_from(key).map_err(|error| HealthCheckError::Request(error.to_string()))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], AskFault> {
+fn random_bytes<const N: usize>() -> Result<[u8; N], HealthCheckError> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| AskFault::Request("the system has no randomness".to_owned()))?;
+    rand::fill(&mut bytes)
+        .map_err(|_| HealthCheckError::Request("the system has no randomness".to_owned()))?;
     Ok(bytes)
 }
 
@@ -336,14 +351,18 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(100);
 
     /// As it is asked in real life, on a plain connection.
-    async fn ask(address: &NodeAddress, probe: &Probe, timeout: Duration) -> Result<Answer, AskFault> {
+    async fn ask(
+        address: &NodeAddress,
+        probe: &Probe,
+        timeout: Duration,
+    ) -> Result<HealthReport, HealthCheckError> {
         let target = match address {
             NodeAddress::Tcp { host, port } => DialTarget::Tcp { host, port: *port },
             NodeAddress::Unix(path) => DialTarget::Unix(path),
         };
-        let answer = super::ask(dial(target, timeout), address, probe, timeout).await;
+        let answer = super::check_health(dial(target, timeout), address, probe, timeout).await;
         // What most tests ask is what the answer says; one asks for the status.
-        answer.map(|answer| Answer { status: None, ..answer })
+        answer.map(|answer| HealthReport { status: None, ..answer })
     }
 
     fn http() -> Probe {
@@ -387,7 +406,7 @@ mod tests {
         (address, task)
     }
 
-    async fn asked_of(answer: impl Into<Vec<u8>>) -> Result<Answer, AskFault> {
+    async fn asked_of(answer: impl Into<Vec<u8>>) -> Result<HealthReport, HealthCheckError> {
         let (address, task) = node(answer).await;
         let result = ask(&address, &http(), SOON).await;
         task.await.unwrap();
@@ -401,12 +420,12 @@ mod tests {
     #[tokio::test]
     async fn a_good_answer_is_good_and_the_question_says_who_asks() {
         let (address, task) = node("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-        assert_eq!(ask(&address, &http(), SOON).await.unwrap(), Answer::default());
+        assert_eq!(ask(&address, &http(), SOON).await.unwrap(), HealthReport::default());
         let head = task.await.unwrap();
         assert!(head.starts_with("GET /health?deep=1 HTTP/1.1\r\n"), "{head}");
         assert_eq!(field(&head, "host"), address.to_string());
         assert_eq!(field(&head, "connection"), "close");
-        assert_eq!(field(&head, "user-agent"), AGENT);
+        assert_eq!(field(&head, "user-agent"), PROBE_USER_AGENT);
     }
 
     #[tokio::test]
@@ -418,7 +437,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
             "HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
         ] {
-            assert_eq!(asked_of(answer).await.unwrap(), Answer::default(), "{answer:?}");
+            assert_eq!(asked_of(answer).await.unwrap(), HealthReport::default(), "{answer:?}");
         }
     }
 
@@ -448,7 +467,7 @@ mod tests {
             let (address, task) = node(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")).await;
             let NodeAddress::Tcp { host, port } = &address else { panic!() };
             let dialled = dial(DialTarget::Tcp { host, port: *port }, SOON);
-            let answer = super::ask(dialled, &address, &Probe::Auto, SOON).await.unwrap();
+            let answer = super::check_health(dialled, &address, &Probe::Auto, SOON).await.unwrap();
             assert_eq!(answer.status, Some(status));
             assert!(task.await.unwrap().starts_with("GET /health HTTP/1.1\r\n"));
         }
@@ -523,7 +542,7 @@ mod tests {
         static BLOCK: [u8; 16 << 10] = [b'['; 16 << 10];
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n";
         let (address, task) = endless(head, &BLOCK).await;
-        assert_eq!(ask(&address, &http(), SOON).await.unwrap(), Answer::default());
+        assert_eq!(ask(&address, &http(), SOON).await.unwrap(), HealthReport::default());
         task.await.unwrap();
     }
 
@@ -531,7 +550,7 @@ mod tests {
     async fn a_body_that_is_not_json_is_not_waited_for() {
         let (address, task) =
             endless(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", b"").await;
-        assert_eq!(ask(&address, &http(), SOON).await.unwrap(), Answer::default());
+        assert_eq!(ask(&address, &http(), SOON).await.unwrap(), HealthReport::default());
         task.await.unwrap();
     }
 
@@ -540,19 +559,19 @@ mod tests {
         for start in [b"".as_slice(), b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhal"] {
             let (address, task) = endless(start, b"").await;
             let fault = ask(&address, &http(), SHORT).await.unwrap_err();
-            assert!(matches!(fault, AskFault::Timeout(SHORT)), "{fault:?}");
+            assert!(matches!(fault, HealthCheckError::Timeout(SHORT)), "{fault:?}");
             assert_eq!(fault.to_string(), "no answer within 100ms");
             task.await.unwrap();
         }
         let (address, task) = endless(b"HTTP/1.1 101 Swi", b"").await;
-        assert!(matches!(ask(&address, &websocket(), SHORT).await, Err(AskFault::Timeout(SHORT))));
+        assert!(matches!(ask(&address, &websocket(), SHORT).await, Err(HealthCheckError::Timeout(SHORT))));
         task.await.unwrap();
     }
 
     #[tokio::test]
     async fn an_answer_that_drips_is_a_timeout() {
         let (address, task) = endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n").await;
-        assert!(matches!(ask(&address, &http(), SHORT).await, Err(AskFault::Timeout(_))));
+        assert!(matches!(ask(&address, &http(), SHORT).await, Err(HealthCheckError::Timeout(_))));
         task.await.unwrap();
     }
 
@@ -590,8 +609,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_does_not_say_draining_plainly_says_nothing() {
-        let deep = "[".repeat(LARGEST_BODY);
-        let long = format!("{{\"status\":\"draining\",\"x\":\"{}\"}}", "y".repeat(LARGEST_BODY));
+        let deep = "[".repeat(MAX_BODY_SIZE);
+        let long = format!("{{\"status\":\"draining\",\"x\":\"{}\"}}", "y".repeat(MAX_BODY_SIZE));
         for body in [
             "",
             "draining",
@@ -606,7 +625,7 @@ mod tests {
             &long,
         ] {
             let shown = &body[..body.len().min(40)];
-            assert_eq!(asked_of(json("", body)).await.unwrap(), Answer::default(), "{shown}");
+            assert_eq!(asked_of(json("", body)).await.unwrap(), HealthReport::default(), "{shown}");
         }
     }
 
@@ -614,29 +633,29 @@ mod tests {
     async fn load_and_release_are_read_from_a_good_answer() {
         let answer = "HTTP/1.1 200 OK\r\nX-Mainstay-Load: 1234/50000\r\nX-Mainstay-Release: v7\r\n\r\n";
         let (load, release) = (Some((1234, 50000)), Some("v7".into()));
-        let expected = Answer { load, release, ..Answer::default() };
+        let expected = HealthReport { load, release, ..HealthReport::default() };
         assert_eq!(asked_of(answer).await.unwrap(), expected);
     }
 
     #[tokio::test]
     async fn load_and_release_that_make_no_sense_are_left_out() {
-        let long = "v".repeat(LONGEST_RELEASE + 1);
+        let long = "v".repeat(MAX_RELEASE_LENGTH + 1);
         for (load, release) in [("12", ""), ("a/b", " "), ("-1/5", &long), ("1/0", "v\u{e9}")] {
             let answer = format!(
                 "HTTP/1.1 200 OK\r\nX-Mainstay-Load: {load}\r\nX-Mainstay-Release: {release}\r\n\r\n"
             );
-            assert_eq!(asked_of(answer).await.unwrap(), Answer::default(), "{load} {release}");
+            assert_eq!(asked_of(answer).await.unwrap(), HealthReport::default(), "{load} {release}");
         }
     }
 
     #[test]
     fn a_load_is_two_numbers_of_which_the_second_is_not_0() {
-        assert_eq!(load("0/1"), Some((0, 1)));
-        assert_eq!(load(" 7 / 5 "), Some((7, 5)));
-        assert_eq!(load(&format!("{0}/{0}", u64::MAX)), Some((u64::MAX, u64::MAX)));
+        assert_eq!(parse_load("0/1"), Some((0, 1)));
+        assert_eq!(parse_load(" 7 / 5 "), Some((7, 5)));
+        assert_eq!(parse_load(&format!("{0}/{0}", u64::MAX)), Some((u64::MAX, u64::MAX)));
         let beyond = format!("1{}/5", u64::MAX);
         for bad in ["", "/", "1/", "/1", "1/2/3", "+1/2", "1/+2", "1/0", "1.5/2", "0x1/2", &beyond] {
-            assert_eq!(load(bad), None, "{bad:?}");
+            assert_eq!(parse_load(bad), None, "{bad:?}");
         }
     }
 
@@ -644,14 +663,14 @@ mod tests {
         #[test]
         fn any_body_and_any_load_is_read_without_a_panic(body: Vec<u8>, text: String) {
             prop_assert!(!says_draining(&body) || body.contains(&123));
-            prop_assert!(load(&text).is_none_or(|load| load.1 > 0));
+            prop_assert!(parse_load(&text).is_none_or(|load| load.1 > 0));
         }
     }
 
     #[tokio::test]
     async fn a_connection_is_all_that_tcp_asks() {
         let (listener, address) = listener().await;
-        assert_eq!(ask(&address, &Probe::Tcp, SOON).await.unwrap(), Answer::default());
+        assert_eq!(ask(&address, &Probe::Tcp, SOON).await.unwrap(), HealthReport::default());
         let (mut stream, _) = listener.accept().await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "nothing is sent");
     }
@@ -665,7 +684,7 @@ mod tests {
         for probe in [Probe::Tcp, http(), websocket()] {
             assert_eq!(ask(&address, &probe, SOON).await.unwrap_err().to_string(), "connection refused");
         }
-        assert_eq!(ask(&address, &Probe::Off, SOON).await.unwrap(), Answer::default());
+        assert_eq!(ask(&address, &Probe::Off, SOON).await.unwrap(), HealthReport::default());
     }
 
     #[tokio::test]
@@ -676,7 +695,7 @@ mod tests {
                 [Probe::Http { path: path.into(), status: 200 }, Probe::WebSocket { path: path.into() }]
             {
                 let fault = ask(&address, &probe, SOON).await.unwrap_err();
-                assert!(matches!(fault, AskFault::Request(_)), "{path:?}: {fault:?}");
+                assert!(matches!(fault, HealthCheckError::Request(_)), "{path:?}: {fault:?}");
             }
         }
     }
@@ -695,7 +714,7 @@ mod tests {
         rest
     }
 
-    async fn shaken(answer: fn(&str) -> String) -> (Result<Answer, AskFault>, Vec<u8>) {
+    async fn shaken(answer: fn(&str) -> String) -> (Result<HealthReport, HealthCheckError>, Vec<u8>) {
         let (listener, address) = listener().await;
         let task = tokio::spawn(async move { shake(listener.accept().await.unwrap().0, answer).await });
         let result = ask(&address, &websocket(), SOON).await;
@@ -715,7 +734,7 @@ mod tests {
         let (result, rest) =
             shaken(|accept| format!("{YES}X-Mainstay-Load: 1/2\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"))
                 .await;
-        assert_eq!(result.unwrap(), Answer { load: Some((1, 2)), ..Answer::default() });
+        assert_eq!(result.unwrap(), HealthReport { load: Some((1, 2)), ..HealthReport::default() });
         assert_is_normal_close(&rest);
     }
 
@@ -723,7 +742,7 @@ mod tests {
     async fn a_node_that_speaks_first_is_good_too() {
         let (result, rest) =
             shaken(|accept| format!("{YES}Sec-WebSocket-Accept: {accept}\r\n\r\n\u{1}\u{2}hi")).await;
-        assert_eq!(result.unwrap(), Answer::default());
+        assert_eq!(result.unwrap(), HealthReport::default());
         assert_is_normal_close(&rest);
     }
 
@@ -733,12 +752,18 @@ mod tests {
         assert_eq!(result.unwrap_err().to_string(), "the node's 101 has a wrong Sec-WebSocket-Accept");
         assert_eq!(rest, b"", "nothing is sent on a tunnel that is none");
         let (result, _) = shaken(|_| format!("{YES}\r\n")).await;
-        assert!(matches!(result, Err(AskFault::Handshake(UpgradeResponseError::Accept))), "{result:?}");
+        assert!(
+            matches!(result, Err(HealthCheckError::Handshake(UpgradeResponseError::Accept))),
+            "{result:?}"
+        );
         let (result, _) = shaken(|accept| {
             format!("{YES}Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n")
         })
         .await;
-        assert!(matches!(result, Err(AskFault::Handshake(UpgradeResponseError::Protocol))), "{result:?}");
+        assert!(
+            matches!(result, Err(HealthCheckError::Handshake(UpgradeResponseError::Protocol))),
+            "{result:?}"
+        );
     }
 
     #[tokio::test]

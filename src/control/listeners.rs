@@ -10,31 +10,31 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::bind::{ListenSpec, fault};
+use super::listen_spec::{ListenSpec, bind_fault};
 use crate::config::{Config, Fault, Position, same_listeners};
 use crate::net::listener::{Listener, ListenerHandle};
 use crate::proxy::acceptor::Acceptor;
 
 /// The open doors of the present config.
 #[derive(Default)]
-pub(super) struct Doors {
+pub(super) struct ListenerSet {
     /// As `listeners` in the config, in its order.
-    clients: Vec<Door>,
-    admin: Option<Door>,
+    clients: Vec<OpenListener>,
+    admin: Option<OpenListener>,
 }
 
 /// Sockets that are bound and on which nobody accepts yet.
-pub struct Bound {
+pub struct BoundListeners {
     /// One for each of `listeners`; `None` where the open door stays.
     pub clients: Vec<Option<Listener>>,
     /// What connections go through, one for each of `listeners`, also of the doors that stay.
-    pub entrances: Vec<Acceptor>,
+    pub acceptors: Vec<Acceptor>,
     /// `None` where the open door stays, or there is none to be.
     pub admin: Option<Listener>,
 }
 
 /// A socket whose file another config wants otherwise.
-struct Permitted<'a> {
+struct PermissionChange<'a> {
     old: ListenSpec<'a>,
     new: ListenSpec<'a>,
     spare: &'a ListenerHandle,
@@ -42,13 +42,13 @@ struct Permitted<'a> {
 }
 
 /// One socket and its task.
-struct Door {
+struct OpenListener {
     /// As bound.
     local: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
     /// What clients go through here; none for the admin API.
-    entrance: Option<Arc<Acceptor>>,
+    acceptor: Option<Arc<Acceptor>>,
     /// Keeps the socket, and those who wait in its queue, when nobody accepts for a moment. `None` where there was no
     /// descriptor left for it.
     spare: Option<ListenerHandle>,
@@ -60,9 +60,9 @@ pub(super) type AcceptClients<'a> = &'a dyn Fn(Listener, Arc<Acceptor>, Cancella
 pub(super) type AcceptAdmin<'a> = &'a dyn Fn(Listener, CancellationToken) -> JoinHandle<()>;
 
 /// Doors that are closing.
-pub(super) struct Closing(Vec<Door>);
+pub(super) struct ClosingListeners(Vec<OpenListener>);
 
-impl Bound {
+impl BoundListeners {
     /// Binds everything that `config` names, for a start. `bind` makes one listener.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Bound {
     ) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut try_bind = |spec: ListenSpec, at: Option<&Position>| {
-            bind(spec).map_err(|error| faults.push(fault(None, spec.address, at, &error))).ok()
+            bind(spec).map_err(|error| faults.push(bind_fault(None, spec.address, at, &error))).ok()
         };
         let places = |index: usize| config.places.listeners.get(index);
         let listeners = config.listeners.iter().enumerate();
@@ -83,13 +83,13 @@ impl Bound {
         let clients = clients.collect();
         let admin = config.admin.as_ref().map(ListenSpec::for_admin);
         let admin = admin.and_then(|spec| try_bind(spec, config.places.admin.as_ref()));
-        let entrances = entrances(config, &mut faults);
-        if faults.is_empty() { Ok(Self { clients, entrances, admin }) } else { Err(faults) }
+        let entrances = build_acceptors(config, &mut faults);
+        if faults.is_empty() { Ok(Self { clients, acceptors: entrances, admin }) } else { Err(faults) }
     }
 }
 
 /// What connections go through, one for each of `listeners` whose TLS can be spoken.
-fn entrances(config: &Config, faults: &mut Vec<Fault>) -> Vec<Acceptor> {
+fn build_acceptors(config: &Config, faults: &mut Vec<Fault>) -> Vec<Acceptor> {
     let mut entrances = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         match (Acceptor::new(listener), config.places.listeners.get(index)) {
@@ -101,16 +101,16 @@ fn entrances(config: &Config, faults: &mut Vec<Fault>) -> Vec<Acceptor> {
     entrances
 }
 
-impl Doors {
+impl ListenerSet {
     /// Binds what `new` names and `old`, the present config, does not.
     ///
     /// # Errors
     ///
     /// A fault for each address that cannot be bound, or whose TLS cannot be spoken; nothing stays bound then.
-    pub fn bind(&self, old: &Config, new: &Config) -> Result<Bound, Vec<Fault>> {
+    pub fn bind(&self, old: &Config, new: &Config) -> Result<BoundListeners, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut try_bind = |spec: ListenSpec, at: Option<&Position>| {
-            spec.bind().map_err(|error| faults.push(fault(Some(old), spec.address, at, &error))).ok()
+            spec.bind().map_err(|error| faults.push(bind_fault(Some(old), spec.address, at, &error))).ok()
         };
         let places = same_listeners(&old.listeners, &new.listeners);
         let wanted = new.listeners.iter().zip(places).enumerate();
@@ -123,8 +123,12 @@ impl Doors {
         let wanted = new.admin.as_ref().filter(|admin| present != Some(&admin.address));
         let admin =
             wanted.and_then(|admin| try_bind(ListenSpec::for_admin(admin), new.places.admin.as_ref()));
-        let entrances = entrances(new, &mut faults);
-        if faults.is_empty() { Ok(Bound { clients, entrances, admin }) } else { Err(faults) }
+        let entrances = build_acceptors(new, &mut faults);
+        if faults.is_empty() {
+            Ok(BoundListeners { clients, acceptors: entrances, admin })
+        } else {
+            Err(faults)
+        }
     }
 
     /// Gives the files of the Unix sockets that stay open the mode and the group that `new` says.
@@ -132,22 +136,23 @@ impl Doors {
     /// # Errors
     ///
     /// A fault for each that cannot be changed; all are as they were then.
-    pub fn permit(&self, old: &Config, new: &Config) -> Result<(), Vec<Fault>> {
+    pub fn apply_permissions(&self, old: &Config, new: &Config) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
-        for Permitted { new: spec, spare, at, .. } in self.permitted(old, new) {
+        for PermissionChange { new: spec, spare, at, .. } in self.permission_changes(old, new) {
             let changed = spec.permissions().and_then(|wanted| spare.set_permissions(&wanted));
-            faults.extend(changed.err().map(|error| fault(None, spec.address, at, &spec.explained(&error))));
+            faults
+                .extend(changed.err().map(|error| bind_fault(None, spec.address, at, &spec.explain(&error))));
         }
         if faults.is_empty() {
             return Ok(());
         }
-        self.permit_no_longer(old, new);
+        self.restore_permissions(old, new);
         Err(faults)
     }
 
     /// Takes [`permit`](Self::permit) back.
-    pub fn permit_no_longer(&self, old: &Config, new: &Config) {
-        for Permitted { old: spec, spare, .. } in self.permitted(old, new) {
+    pub fn restore_permissions(&self, old: &Config, new: &Config) {
+        for PermissionChange { old: spec, spare, .. } in self.permission_changes(old, new) {
             if let Err(error) = spec.permissions().and_then(|wanted| spare.set_permissions(&wanted)) {
                 tracing::warn!(address = %spec.address, %error, "the permissions of a listener are not as they were");
             }
@@ -155,11 +160,11 @@ impl Doors {
     }
 
     /// The sockets that stay open and whose files are to be other ones.
-    fn permitted<'a>(&'a self, old: &'a Config, new: &'a Config) -> Vec<Permitted<'a>> {
+    fn permission_changes<'a>(&'a self, old: &'a Config, new: &'a Config) -> Vec<PermissionChange<'a>> {
         let mut changed = Vec::new();
-        let mut consider = |old, new, door: &'a Door, at| {
+        let mut consider = |old, new, door: &'a OpenListener, at| {
             if let Some(spare) = door.spare.as_ref().filter(|_| old != new) {
-                changed.push(Permitted { old, new, spare, at });
+                changed.push(PermissionChange { old, new, spare, at });
             }
         };
         let places = same_listeners(&old.listeners, &new.listeners);
@@ -182,27 +187,27 @@ impl Doors {
     /// Opens what was bound for `new`, and then begins to close what only `old` names.
     pub fn open(
         &mut self,
-        bound: Bound,
+        bound: BoundListeners,
         (old, new): (&Config, &Config),
         (clients, admin): (AcceptClients, AcceptAdmin),
-    ) -> Closing {
-        let mut before: Vec<Option<Door>> = self.clients.drain(..).map(Some).collect();
+    ) -> ClosingListeners {
+        let mut before: Vec<Option<OpenListener>> = self.clients.drain(..).map(Some).collect();
         let places = same_listeners(&old.listeners, &new.listeners);
-        for ((listener, entrance), place) in bound.clients.into_iter().zip(bound.entrances).zip(places) {
+        for ((listener, entrance), place) in bound.clients.into_iter().zip(bound.acceptors).zip(places) {
             let kept = place.and_then(|at| before.get_mut(at)?.take());
-            if let Some(kept) = kept.as_ref().and_then(|door| door.entrance.as_ref()) {
+            if let Some(kept) = kept.as_ref().and_then(|door| door.acceptor.as_ref()) {
                 kept.replace_with(&entrance);
             }
-            let opened = || Some(Door::for_clients(listener?, entrance, clients));
+            let opened = || Some(OpenListener::for_clients(listener?, entrance, clients));
             self.clients.extend(kept.or_else(opened));
         }
-        let mut closing: Vec<Door> = before.into_iter().flatten().collect();
+        let mut closing: Vec<OpenListener> = before.into_iter().flatten().collect();
         if bound.admin.is_some() || new.admin.is_none() {
             closing.extend(self.admin.take());
-            self.admin = bound.admin.map(|listener| Door::for_admin(listener, admin));
+            self.admin = bound.admin.map(|listener| OpenListener::for_admin(listener, admin));
         }
         closing.iter().for_each(|door| door.stop.cancel());
-        Closing(closing)
+        ClosingListeners(closing)
     }
 
     /// Where clients come in, as bound, in the order of the config.
@@ -217,7 +222,7 @@ impl Doors {
 
     /// Accepts no clients for now: they wait in the kernel's queue. Gives the tasks that are ending. The admin server
     /// rests by itself when another process takes over, and has answers to finish.
-    pub fn rest(&mut self) -> Vec<JoinHandle<()>> {
+    pub fn pause(&mut self) -> Vec<JoinHandle<()>> {
         let (stops, tasks): (Vec<_>, Vec<_>) = self
             .clients
             .iter_mut()
@@ -228,7 +233,7 @@ impl Doors {
     }
 
     /// Accepts again, also at the admin server.
-    pub fn accept_again(&mut self, (clients, admin): (AcceptClients, AcceptAdmin)) {
+    pub fn resume(&mut self, (clients, admin): (AcceptClients, AcceptAdmin)) {
         for door in self.clients.iter_mut().chain(&mut self.admin) {
             let Some(spare) = &door.spare else { continue };
             let listener = match spare.listener() {
@@ -239,7 +244,7 @@ impl Doors {
                 }
             };
             door.stop = CancellationToken::new();
-            door.task = match &door.entrance {
+            door.task = match &door.acceptor {
                 Some(entrance) => clients(listener, Arc::clone(entrance), door.stop.clone()),
                 None => admin(listener, door.stop.clone()),
             };
@@ -247,12 +252,12 @@ impl Doors {
     }
 
     /// Nobody is going to go on with the sockets: each closes with its task.
-    pub fn end(&mut self) {
+    pub fn drop_spares(&mut self) {
         self.clients.iter_mut().chain(&mut self.admin).for_each(|door| door.spare = None);
     }
 
     /// Another process goes on with the sockets: they are closed here, where everything rests, and their files stay.
-    pub fn leave(&mut self) {
+    pub fn release(&mut self) {
         let spares = self.clients.iter_mut().chain(&mut self.admin).filter_map(|door| door.spare.take());
         spares.for_each(|spare| spare.keep_file());
     }
@@ -263,20 +268,20 @@ impl Doors {
     }
 }
 
-impl Door {
+impl OpenListener {
     fn for_clients(listener: Listener, entrance: Acceptor, accept: AcceptClients) -> Self {
         let (local, stop, entrance) =
             (listener.local_address(), CancellationToken::new(), Arc::new(entrance));
         let spare = spare(&listener);
         let task = accept(listener, Arc::clone(&entrance), stop.clone());
-        Self { local, stop, task, entrance: Some(entrance), spare }
+        Self { local, stop, task, acceptor: Some(entrance), spare }
     }
 
     fn for_admin(listener: Listener, accept: AcceptAdmin) -> Self {
         let (local, stop) = (listener.local_address(), CancellationToken::new());
         let spare = spare(&listener);
         let task = accept(listener, stop.clone());
-        Self { local, stop, task, entrance: None, spare }
+        Self { local, stop, task, acceptor: None, spare }
     }
 }
 
@@ -291,7 +296,7 @@ fn idle() -> JoinHandle<()> {
     tokio_util::task::TaskTracker::new().spawn(async {})
 }
 
-impl Closing {
+impl ClosingListeners {
     /// Waits until the sockets are closed, so that their addresses are free.
     pub async fn wait(self) {
         for mut door in self.0 {

@@ -12,7 +12,7 @@ use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
 /// What the config says, in the log's own words; `None` is off.
-pub fn wish(config: &config::AccessLog) -> Option<AccessLogSettings> {
+pub fn log_config(config: &config::AccessLog) -> Option<AccessLogSettings> {
     let format = match config.format {
         LogFormat::Json => Format::Json,
         LogFormat::Text => Format::Text,
@@ -26,7 +26,7 @@ pub fn wish(config: &config::AccessLog) -> Option<AccessLogSettings> {
 }
 
 /// That the access log cannot be opened, and what would be right.
-pub fn not_opened(config: &config::AccessLog, error: &io::Error) -> String {
+pub fn explain_open_error(config: &config::AccessLog, error: &io::Error) -> String {
     match &config.path {
         LogPath::Stdout => format!("access_log: cannot be opened: {error}"),
         LogPath::File(path) => format!(
@@ -43,21 +43,21 @@ pub fn not_opened(config: &config::AccessLog, error: &io::Error) -> String {
 /// # Errors
 ///
 /// The signal cannot be listened for.
-pub fn turn_on_usr1(front: Arc<ProxyContext>) -> io::Result<impl Future<Output = ()>> {
+pub fn reopen_on_sigusr1(front: Arc<ProxyContext>) -> io::Result<impl Future<Output = ()>> {
     let signals = signal(SignalKind::user_defined1())?;
-    Ok(turn_at_each(signals, front))
+    Ok(reopen_at_each(signals, front))
 }
 
-async fn turn_at_each(mut signals: Signal, front: Arc<ProxyContext>) {
+async fn reopen_at_each(mut signals: Signal, front: Arc<ProxyContext>) {
     loop {
         tokio::select! {
-            _ = signals.recv() => turn(&front),
+            _ = signals.recv() => reopen(&front),
             () = front.shutdown.wait_for(Phase::Stopped) => return,
         }
     }
 }
 
-fn turn(front: &ProxyContext) {
+fn reopen(front: &ProxyContext) {
     match front.access_log.reopen() {
         Ok(()) => tracing::info!("access log reopened"),
         Err(fault) => tracing::error!(%fault, "access log cannot be reopened, the old file is written on"),

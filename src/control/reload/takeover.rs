@@ -7,23 +7,23 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Reload, Turn, warn_of_budget};
+use super::{Reload, ReloadState, log_file_budget};
 use crate::config::{Faults, ListenAddress};
-use crate::control::doors::Bound;
+use crate::control::listeners::BoundListeners;
 use crate::control::probe;
 use crate::control::removal::{RemovalSnapshot, is_in_config};
 
 /// What two processes call the same listener.
-pub fn handed_name(address: &ListenAddress, is_admin: bool) -> String {
+pub fn handover_name(address: &ListenAddress, is_admin: bool) -> String {
     format!("{} {address}", if is_admin { "admin" } else { "clients" })
 }
 
 /// How far the process before this one is, if there was one.
 #[derive(Debug, Default)]
-pub(in crate::control) struct Predecessor(OnceLock<Going>);
+pub(in crate::control) struct Predecessor(OnceLock<PredecessorProgress>);
 
 #[derive(Debug, Clone)]
-struct Going {
+struct PredecessorProgress {
     settled: CancellationToken,
     ended: CancellationToken,
 }
@@ -31,14 +31,15 @@ struct Going {
 impl Predecessor {
     /// There is one: cancel the first when it holds no listener any more and its tunnels have come, but for those whose
     /// handshakes it has begun; the second when nothing comes from it any more.
-    pub fn is_there(&self) -> (CancellationToken, CancellationToken) {
-        let begin = || Going { settled: CancellationToken::new(), ended: CancellationToken::new() };
+    pub fn start(&self) -> (CancellationToken, CancellationToken) {
+        let begin =
+            || PredecessorProgress { settled: CancellationToken::new(), ended: CancellationToken::new() };
         let going = self.0.get_or_init(begin).clone();
         (going.settled, going.ended)
     }
 
     /// Waits until it holds no listener, and would never serve again.
-    pub async fn settled(&self) {
+    pub async fn wait_until_settled(&self) {
         if let Some(going) = self.0.get() {
             going.settled.cancelled().await;
         }
@@ -51,14 +52,14 @@ impl Predecessor {
 }
 
 /// See [`Reload::still`].
-pub(in crate::control) struct Still<'a> {
-    turn: tokio::sync::MutexGuard<'a, Turn>,
+pub(in crate::control) struct ReloadLock<'a> {
+    state: tokio::sync::MutexGuard<'a, ReloadState>,
 }
 
-impl Still<'_> {
+impl ReloadLock<'_> {
     /// The removals that are under way.
     pub fn removals(&self) -> Vec<RemovalSnapshot> {
-        self.turn.removals.snapshots()
+        self.state.removals.snapshots()
     }
 }
 
@@ -66,22 +67,22 @@ impl Reload {
     /// As [`start`](Self::start) for a process that takes over from another one, in two steps: here every node is asked
     /// once, and [`open_all`](Self::open_all) opens.
     pub(in crate::control) async fn prepare(self: &Arc<Self>) {
-        warn_of_budget(&self.config());
-        probe::first_round(&self.front, probe::nodes(&self.front.state.load_full())).await;
+        log_file_budget(&self.config());
+        probe::probe_once(&self.front, probe::all_nodes(&self.front.state.load_full())).await;
     }
 
     /// The second step.
-    pub(in crate::control) async fn open_all(self: &Arc<Self>, bound: Bound) {
+    pub(in crate::control) async fn open_all(self: &Arc<Self>, bound: BoundListeners) {
         let config = self.config();
-        let mut turn = self.turn.lock().await;
-        turn.probes.follow(&self.front);
+        let mut turn = self.state.lock().await;
+        turn.probes.follow_state(&self.front);
         self.open(bound, &config, &config);
         self.is_open.store(true, Relaxed);
     }
 
     /// No reload runs, and none begins while this is kept.
-    pub(in crate::control) async fn still(&self) -> Still<'_> {
-        Still { turn: self.turn.lock().await }
+    pub(in crate::control) async fn lock(&self) -> ReloadLock<'_> {
+        ReloadLock { state: self.state.lock().await }
     }
 
     /// The process before this one.
@@ -96,7 +97,7 @@ impl Reload {
         snapshots: &[RemovalSnapshot],
         arrived: &CancellationToken,
     ) {
-        let mut turn = self.turn.lock().await;
+        let mut turn = self.state.lock().await;
         let config = self.config();
         for snapshot in snapshots {
             turn.removals.resume(&self.front, &config, snapshot, arrived);
@@ -104,13 +105,13 @@ impl Reload {
     }
 
     /// What is counted for nodes that are gone ends with their last tunnel.
-    pub(in crate::control) fn forget_strangers(&self) {
+    pub(in crate::control) fn retain_known_metrics(&self) {
         let config = self.config();
         self.front.metrics.retain(&|pool, node| is_in_config(&config, pool, node));
     }
 
     /// Whether the running config is this process's to change.
-    pub(super) fn is_owner(&self) -> Result<(), Faults> {
+    pub(super) fn ensure_owner(&self) -> Result<(), Faults> {
         if self.front.shutdown.is_superseded() {
             return Err(self.fault("another process has taken over; ask again, and that one answers"));
         }
@@ -118,17 +119,17 @@ impl Reload {
     }
 
     /// The sockets, for another process, with what the config calls each. `None` where one cannot be handed over.
-    pub(in crate::control) fn sockets(&self) -> Option<Vec<(String, OwnedFd)>> {
-        let (config, doors) = (self.config(), self.doors.lock());
-        let clients = config.listeners.iter().map(|listener| handed_name(&listener.address, false));
-        let admin = config.admin.as_ref().map(|admin| handed_name(&admin.address, true));
+    pub(in crate::control) fn sockets_to_hand_over(&self) -> Option<Vec<(String, OwnedFd)>> {
+        let (config, doors) = (self.config(), self.listener_set.lock());
+        let clients = config.listeners.iter().map(|listener| handover_name(&listener.address, false));
+        let admin = config.admin.as_ref().map(|admin| handover_name(&admin.address, true));
         let sockets = doors.spares()?.into_iter().map(|spare| spare.socket().try_clone_to_owned().ok());
         clients.chain(admin).zip(sockets).map(|(name, socket)| Some((name, socket?))).collect()
     }
 
     /// Accepts nobody until [`accept_again`](Self::accept_again); they wait meanwhile.
-    pub(in crate::control) async fn rest(&self) {
-        let tasks = self.doors.lock().rest();
+    pub(in crate::control) async fn pause_accepting(&self) {
+        let tasks = self.listener_set.lock().pause();
         for task in tasks {
             // A panic of the task has been said.
             let _ = task.await;
@@ -136,20 +137,20 @@ impl Reload {
     }
 
     /// Accepts again.
-    pub(in crate::control) fn accept_again(self: &Arc<Self>) {
-        let clients = |listener, entrance, stop| self.accept(listener, entrance, stop);
-        let admin = |listener, stop| self.administer(listener, stop);
-        self.doors.lock().accept_again((&clients, &admin));
+    pub(in crate::control) fn resume_accepting(self: &Arc<Self>) {
+        let clients = |listener, entrance, stop| self.serve_clients_on(listener, entrance, stop);
+        let admin = |listener, stop| self.serve_admin_on(listener, stop);
+        self.listener_set.lock().resume((&clients, &admin));
     }
 
     /// The process ends: the sockets close when nobody accepts on them any more.
-    pub fn end_sockets(&self) {
-        self.doors.lock().end();
+    pub fn drop_spare_sockets(&self) {
+        self.listener_set.lock().drop_spares();
     }
 
     /// Another process goes on with the sockets; none is open here any more. Only while this process accepts nobody.
-    pub(in crate::control) fn leave_sockets(&self) {
-        self.doors.lock().leave();
+    pub(in crate::control) fn release_sockets(&self) {
+        self.listener_set.lock().release();
     }
 
     /// Whether there is a file to read the config from.

@@ -7,7 +7,7 @@
 //!
 //! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
 
-mod succession;
+mod takeover;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use succession::handed_name;
-pub(in crate::control) use succession::{Predecessor, Still};
+pub use takeover::handover_name;
+pub(in crate::control) use takeover::{Predecessor, ReloadLock};
 
-use super::doors::{Bound, Doors};
-use super::load::{Reading, read};
-use super::pages;
-use super::probe::{self, Probes};
+use super::listeners::{BoundListeners, ListenerSet};
+use super::load::{LoadedConfig, read_config};
+use super::log_rotation;
+use super::probe::{self, ProbeTasks};
 use super::rebalance::Rebalancer;
 use super::removal::Removals;
 use super::service_status;
@@ -41,10 +41,10 @@ use crate::shutdown::Phase;
 
 /// How long after a fault the files are read once more: a certificate and its key, or a file that is written in
 /// pieces, do not change at one moment.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A change waits so long at most until the process before this one has let go of its listeners: else one that is taken
 /// out here would be open there, and one whose address comes back could not be bound.
-const SETTLING: Duration = Duration::from_secs(30);
+const SETTLE_TIME: Duration = Duration::from_secs(30);
 
 /// Serves the admin API on a listener until the process has stopped.
 pub type ServeAdmin =
@@ -61,9 +61,9 @@ pub struct Reload {
     /// What is in effect.
     config: ArcSwap<Config>,
     /// Held for a whole reload: one at a time.
-    turn: tokio::sync::Mutex<Turn>,
+    state: tokio::sync::Mutex<ReloadState>,
     /// The sockets. Locked only for a moment, never across a wait.
-    doors: Mutex<Doors>,
+    listener_set: Mutex<ListenerSet>,
     /// Owns the admin servers, which outlive the draining.
     servers: TaskTracker,
     /// What the last reading read.
@@ -76,16 +76,16 @@ pub struct Reload {
 
 /// What only the reload whose turn it is needs.
 #[derive(Default)]
-struct Turn {
-    probes: Probes,
+struct ReloadState {
+    probes: ProbeTasks,
     removals: Removals,
     /// What the last reading of the files found; `None` before the first.
-    seen: Option<u64>,
+    last_digest: Option<u64>,
 }
 
 /// Why a reload reads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+enum ReloadTrigger {
     /// Somebody asked and waits for the answer.
     Asked,
     /// A signal; nobody waits.
@@ -109,8 +109,8 @@ impl Reload {
             path,
             serve_admin,
             config: ArcSwap::from_pointee(config),
-            turn: tokio::sync::Mutex::default(),
-            doors: Mutex::default(),
+            state: tokio::sync::Mutex::default(),
+            listener_set: Mutex::default(),
             servers: TaskTracker::new(),
             predecessor: Predecessor::default(),
             is_open: AtomicBool::new(false),
@@ -118,16 +118,16 @@ impl Reload {
     }
 
     /// Opens for the first time. The admin API answers at once, clients are accepted when every node was asked once.
-    pub async fn start(self: &Arc<Self>, bound: Bound) {
+    pub async fn start(self: &Arc<Self>, bound: BoundListeners) {
         let config = self.config();
-        warn_of_budget(&config);
-        let admin = Bound { clients: Vec::new(), entrances: Vec::new(), admin: bound.admin };
-        let mut turn = self.turn.lock().await;
+        log_file_budget(&config);
+        let admin = BoundListeners { clients: Vec::new(), acceptors: Vec::new(), admin: bound.admin };
+        let mut turn = self.state.lock().await;
         self.open(admin, &config, &config);
         let state = self.front.state.load_full();
-        probe::first_round(&self.front, probe::nodes(&state)).await;
-        turn.probes.follow(&self.front);
-        self.open(Bound { admin: None, ..bound }, &config, &config);
+        probe::probe_once(&self.front, probe::all_nodes(&state)).await;
+        turn.probes.follow_state(&self.front);
+        self.open(BoundListeners { admin: None, ..bound }, &config, &config);
         self.is_open.store(true, Relaxed);
     }
 
@@ -158,12 +158,12 @@ impl Reload {
 
     /// Where clients come in, as bound.
     pub fn listeners(&self) -> Vec<String> {
-        self.doors.lock().clients()
+        self.listener_set.lock().clients()
     }
 
     /// Where the admin API is, as bound.
     pub fn admin(&self) -> Option<String> {
-        self.doors.lock().admin()
+        self.listener_set.lock().admin()
     }
 
     /// Waits for the admin servers, which end when the process has stopped.
@@ -178,19 +178,19 @@ impl Reload {
     /// # Errors
     ///
     /// Everything that is wrong; nothing has changed then.
-    pub async fn from_file(self: &Arc<Self>) -> Result<Vec<Change>, Faults> {
-        self.run(Cause::Asked).await.unwrap_or_else(|| Ok(Vec::new()))
+    pub async fn reload_from_file(self: &Arc<Self>) -> Result<Vec<Change>, Faults> {
+        self.run(ReloadTrigger::Asked).await.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// The same for a signal: what is wrong is looked at twice, because files may be in the middle of a change, and
     /// then logged.
-    pub(super) async fn on_signal(self: &Arc<Self>) {
-        self.run(Cause::Signal).await;
+    pub(super) async fn reload_on_signal(self: &Arc<Self>) {
+        self.run(ReloadTrigger::Signal).await;
     }
 
     /// The same when the files may have changed; nothing happens when they have not.
-    pub(super) async fn if_changed(self: &Arc<Self>) {
-        self.run(Cause::Watch).await;
+    pub(super) async fn reload_if_changed(self: &Arc<Self>) {
+        self.run(ReloadTrigger::Watch).await;
     }
 
     /// Puts `config` into effect, whatever the file says.
@@ -201,58 +201,58 @@ impl Reload {
     pub async fn apply(self: &Arc<Self>, config: Config) -> Result<Vec<Change>, Faults> {
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
-            let mut turn = this.turn().await;
-            this.is_owner()?;
+            let mut turn = this.lock_state().await;
+            this.ensure_owner()?;
             service::notify_reloading();
             let outcome = this.put_into_effect(&mut turn, config).await;
-            this.tell(&outcome);
+            this.report_outcome(&outcome);
             outcome
         });
         task.await.unwrap_or_else(|_| Err(self.fault("the reload broke off; this is a bug")))
     }
 
     /// In a task of its own, so that it is done whole; `None` when the files are as they were.
-    async fn run(self: &Arc<Self>, cause: Cause) -> Option<Result<Vec<Change>, Faults>> {
+    async fn run(self: &Arc<Self>, cause: ReloadTrigger) -> Option<Result<Vec<Change>, Faults>> {
         let Some(path) = self.path.clone() else {
             return Some(Err(self.fault("this balancer was not started from a file")));
         };
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
             // Whoever asked is told at once; else nobody has to hear of a moment's fault.
-            if cause != Cause::Asked && read_aside(&path).await.config.is_err() {
-                tokio::time::sleep(SECOND_LOOK).await;
+            if cause != ReloadTrigger::Asked && read_in_background(&path).await.config.is_err() {
+                tokio::time::sleep(RETRY_DELAY).await;
             }
-            let mut turn = this.turn().await;
-            if let Err(faults) = this.is_owner() {
+            let mut turn = this.lock_state().await;
+            if let Err(faults) = this.ensure_owner() {
                 return Some(Err(faults));
             }
-            let outcome = this.reload(&mut turn, cause, read_aside(&path).await).await?;
-            this.tell(&outcome);
+            let outcome = this.reload(&mut turn, cause, read_in_background(&path).await).await?;
+            this.report_outcome(&outcome);
             Some(outcome)
         });
         task.await.unwrap_or_else(|_| Some(Err(self.fault("the reload broke off; this is a bug"))))
     }
 
     /// The turn of a change.
-    async fn turn(&self) -> tokio::sync::MutexGuard<'_, Turn> {
+    async fn lock_state(&self) -> tokio::sync::MutexGuard<'_, ReloadState> {
         // Out of time: it hangs, and a change must not.
-        let _ = tokio::time::timeout(SETTLING, self.predecessor.settled()).await;
-        self.turn.lock().await
+        let _ = tokio::time::timeout(SETTLE_TIME, self.predecessor.wait_until_settled()).await;
+        self.state.lock().await
     }
 
     async fn reload(
         self: &Arc<Self>,
-        turn: &mut Turn,
-        cause: Cause,
-        reading: Reading,
+        turn: &mut ReloadState,
+        cause: ReloadTrigger,
+        reading: LoadedConfig,
     ) -> Option<Result<Vec<Change>, Faults>> {
-        let seen = turn.seen.replace(reading.digest);
+        let seen = turn.last_digest.replace(reading.digest);
         *self.files.lock() = reading.files;
-        if cause == Cause::Watch && seen == Some(reading.digest) {
+        if cause == ReloadTrigger::Watch && seen == Some(reading.digest) {
             return None;
         }
         let is_same = |config: &Config| diff(&self.config(), config).is_empty();
-        if cause == Cause::Watch && seen.is_none() && reading.config.as_ref().is_ok_and(is_same) {
+        if cause == ReloadTrigger::Watch && seen.is_none() && reading.config.as_ref().is_ok_and(is_same) {
             // Between the start of the process and the first look nothing has changed.
             return None;
         }
@@ -265,7 +265,11 @@ impl Reload {
     }
 
     /// All steps but the reading.
-    async fn put_into_effect(self: &Arc<Self>, turn: &mut Turn, new: Config) -> Result<Vec<Change>, Faults> {
+    async fn put_into_effect(
+        self: &Arc<Self>,
+        turn: &mut ReloadState,
+        new: Config,
+    ) -> Result<Vec<Change>, Faults> {
         let front = &self.front;
         let old = self.config();
         let changes = diff(&old, &new);
@@ -274,22 +278,23 @@ impl Reload {
             self.config.store(Arc::new(new));
             return Ok(changes);
         }
-        let bound = self.doors.lock().bind(&old, &new).map_err(|faults| Faults::new(&self.file(), faults))?;
+        let bound =
+            self.listener_set.lock().bind(&old, &new).map_err(|faults| Faults::new(&self.file(), faults))?;
         let before = front.state.load_full();
         let next = Arc::new(before.next(&new, &front.metrics));
-        let mut joining = probe::nodes(&next);
+        let mut joining = probe::all_nodes(&next);
         joining.retain(|(pool, node)| before.upstream(&pool.config.name, &node.node).is_none());
-        probe::first_round(front, joining).await;
+        probe::probe_once(front, joining).await;
         if front.shutdown.phase() != Phase::Serving {
             return Err(self.fault("the balancer is stopping"));
         }
-        let permitted = self.doors.lock().permit(&old, &new);
+        let permitted = self.listener_set.lock().apply_permissions(&old, &new);
         let logged = permitted.map_err(|faults| Faults::new(&self.file(), faults)).and_then(|()| {
-            let logged = front.access_log.reconfigure(pages::wish(&new.access_log));
-            logged.map_err(|error| self.fault(pages::not_opened(&new.access_log, &error)))
+            let logged = front.access_log.reconfigure(log_rotation::log_config(&new.access_log));
+            logged.map_err(|error| self.fault(log_rotation::explain_open_error(&new.access_log, &error)))
         });
         if logged.is_err() {
-            self.doors.lock().permit_no_longer(&old, &new);
+            self.listener_set.lock().restore_permissions(&old, &new);
         }
         logged?;
         let new = Arc::new(new);
@@ -297,21 +302,26 @@ impl Reload {
         // No wait from here to the doors: a change is whole at any moment.
         turn.removals.swap(front, (&old, &new), &before, next);
         drop(before);
-        turn.probes.follow(front);
+        turn.probes.follow_state(front);
         let closing = self.open(bound, &old, &new);
         closing.wait().await;
         Ok(changes)
     }
 
-    fn open(self: &Arc<Self>, bound: Bound, old: &Config, new: &Config) -> super::doors::Closing {
+    fn open(
+        self: &Arc<Self>,
+        bound: BoundListeners,
+        old: &Config,
+        new: &Config,
+    ) -> super::listeners::ClosingListeners {
         let clients = |listener: Listener, entrance: Arc<Acceptor>, stop: CancellationToken| {
-            self.accept(listener, entrance, stop)
+            self.serve_clients_on(listener, entrance, stop)
         };
-        let admin = |listener: Listener, stop: CancellationToken| self.administer(listener, stop);
-        self.doors.lock().open(bound, (old, new), (&clients, &admin))
+        let admin = |listener: Listener, stop: CancellationToken| self.serve_admin_on(listener, stop);
+        self.listener_set.lock().open(bound, (old, new), (&clients, &admin))
     }
 
-    fn administer(self: &Arc<Self>, listener: Listener, stop: CancellationToken) -> JoinHandle<()> {
+    fn serve_admin_on(self: &Arc<Self>, listener: Listener, stop: CancellationToken) -> JoinHandle<()> {
         tracing::info!(address = %listener.local_address(), "admin listening");
         let serving = (self.serve_admin)(self, listener);
         self.servers.spawn(async move {
@@ -322,7 +332,12 @@ impl Reload {
         })
     }
 
-    fn accept(&self, listener: Listener, entrance: Arc<Acceptor>, stop: CancellationToken) -> JoinHandle<()> {
+    fn serve_clients_on(
+        &self,
+        listener: Listener,
+        entrance: Arc<Acceptor>,
+        stop: CancellationToken,
+    ) -> JoinHandle<()> {
         tracing::info!(address = %listener.local_address(), "listening");
         let front = Arc::clone(&self.front);
         self.front.tasks.spawn(async move {
@@ -333,7 +348,7 @@ impl Reload {
         })
     }
 
-    fn tell(&self, outcome: &Result<Vec<Change>, Faults>) {
+    fn report_outcome(&self, outcome: &Result<Vec<Change>, Faults>) {
         self.front.metrics.record_reload(outcome.is_ok());
         // Also after a reload that was refused: the service goes on.
         service::notify_ready(&service_status::status_line(&self.front));
@@ -344,8 +359,8 @@ impl Reload {
                 }
                 let generation = self.front.state.load().generation;
                 tracing::info!(generation, changes = changes.len(), "config reloaded");
-                warn_of(&self.config(), &self.file());
-                warn_of_budget(&self.config());
+                log_warnings(&self.config(), &self.file());
+                log_file_budget(&self.config());
             }
             Err(faults) => {
                 for fault in faults.lines() {
@@ -365,22 +380,22 @@ impl Reload {
 }
 
 /// Logs what of a config does not fit into the file limit.
-fn warn_of_budget(config: &Config) {
+fn log_file_budget(config: &Config) {
     for warning in proxy::budget(config).warnings {
         tracing::warn!(%warning, "config does not fit");
     }
 }
 
 /// Logs what is unwise in a config.
-fn warn_of(config: &Config, file: &str) {
+fn log_warnings(config: &Config, file: &str) {
     for warning in &config.warnings {
         tracing::warn!(warning = %warning.line(file, ""), "config is unwise");
     }
 }
 
 /// Reads without holding up the tasks of this thread.
-async fn read_aside(path: &Path) -> Reading {
+async fn read_in_background(path: &Path) -> LoadedConfig {
     let owned = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read(&owned)).await;
-    reading.unwrap_or_else(|_| Reading::broken_off(path))
+    let reading = tokio::task::spawn_blocking(move || read_config(&owned)).await;
+    reading.unwrap_or_else(|_| LoadedConfig::aborted(path))
 }
