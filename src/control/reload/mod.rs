@@ -1,11 +1,9 @@
-//! A reload: another config takes effect in the running process, or nothing changes.
+//! A reload: another config takes effect in the running process, or nothing changes (invariant I8).
 //!
-//! Its steps: read and check the file whole; bind what is new; build the next generation and probe the nodes that
-//! join; then, without a wait in between, swap the generation in and open and close doors; at last see off the
-//! tunnels whose node or route was removed ([`super::removal`]). Up to the swap any fault ends it with nothing changed
-//! (invariant I8).
-//!
-//! A tunnel keeps the rules that it was opened under: another `idle` or `max_size` holds for new tunnels.
+//! Its steps: read and check the file; bind the new listeners; build the next state and probe the nodes that join; then,
+//! without a wait in between, swap the state and open and close listeners; at last close the tunnels whose node or route
+//! was removed ([`super::removal`]). A fault before the swap ends the reload with nothing changed. A tunnel keeps the
+//! settings that it was opened under: another `idle` or `max_size` holds for new tunnels.
 
 mod takeover;
 
