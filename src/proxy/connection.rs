@@ -15,13 +15,12 @@ use super::client_connection::ClientConnection;
 use super::context::ProxyContext;
 use super::forward;
 use super::handoff::{Handoff, PendingTunnel, accept_upgrade};
-use super::node_handshake::{self, UpgradeAnswer};
+use super::node_handshake::{UpgradeAnswer, WebSocketUpgrade, ask_nodes};
 use super::request_body::RequestBody;
 use super::request_outcome::RequestOutcome;
 use super::response::PendingResponse;
 use super::routing;
 use super::session::ProxySession;
-use super::upgrade::UpgradeRequest;
 use crate::http::reply::ProxyError;
 use crate::http::request_stream::RequestStream;
 use crate::http::server::{self, Reply};
@@ -126,11 +125,11 @@ async fn open_tunnel(
     session: &ProxySession,
     request: Request<RequestBody>,
 ) -> Result<Reply<PendingTunnel>, ProxyError> {
-    let mut upgrade = UpgradeRequest::check(request)?;
+    let mut upgrade = WebSocketUpgrade::check(request)?;
     // 6. A turn among the handshakes; then select: the candidates in order of preference.
     session.admit_upgrade(connection).await?;
     // 7. Dial the candidates in turn, send the upgrade, validate the answer.
-    match node_handshake::ask_nodes(connection, session, &mut upgrade).await? {
+    match ask_nodes(connection, session, &mut upgrade).await? {
         // 8. Answer the client; the tunnel is adopted once that answer is out.
         UpgradeAnswer::Accepted(node) => Ok(accept_upgrade(connection, session, &upgrade, *node)),
         UpgradeAnswer::Rejected(node) => Ok(node.into_response(session).into()),

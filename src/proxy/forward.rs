@@ -38,7 +38,7 @@ struct PollingHandshake {
 }
 
 /// A node's response, and what it came on.
-struct NodeResponse {
+struct ForwardedResponse {
     candidate: Candidate,
     response: Response<Incoming>,
     connection: PooledConnection,
@@ -64,7 +64,7 @@ pub async fn forward(
     let within = session.pool.config.timeouts.request;
     let sent = tokio::time::timeout(within, send(connection, session, request)).await;
     let sent = sent.unwrap_or(Err(ProxyError::NodeTimeout));
-    let NodeResponse { candidate, response, connection } =
+    let ForwardedResponse { candidate, response, connection } =
         sent.inspect_err(|_| polling.permit.iter().for_each(PollingPermit::cancel))?;
     session.pool.meter.record_affinity(candidate.source_label(), candidate.outcome.as_str());
     let upstream = Arc::clone(&session.pool.upstreams[candidate.node]);
@@ -106,7 +106,7 @@ async fn send(
     connection: &ClientConnection,
     session: &ProxySession,
     request: Request<Body>,
-) -> Result<NodeResponse, ProxyError> {
+) -> Result<ForwardedResponse, ProxyError> {
     let context = &connection.context;
     let spare = spare(&request);
     let mut request = Some(request);
@@ -135,7 +135,7 @@ async fn send(
                 }
                 Ok(response) => {
                     session.record_success(context, candidate.node);
-                    return Ok(NodeResponse { candidate, response, connection: node });
+                    return Ok(ForwardedResponse { candidate, response, connection: node });
                 }
                 Err(mut error) => {
                     request = error.take_message();

@@ -12,10 +12,9 @@ use http_body_util::{BodyExt, Empty};
 
 use super::client_connection::ClientConnection;
 use super::context::ProxyContext;
-use super::node_handshake::AcceptedUpgrade;
+use super::node_handshake::{AcceptedUpgrade, WebSocketUpgrade, set_upgrade};
 use super::session::ProxySession;
 use super::state::ProxyState;
-use super::upgrade::{UpgradeRequest, set_upgrade};
 use crate::http::headers;
 use crate::http::server::Reply;
 use crate::log::access;
@@ -67,7 +66,7 @@ impl Drop for HandshakeOutcome {
 pub fn accept_upgrade(
     connection: &ClientConnection,
     session: &ProxySession,
-    upgrade: &UpgradeRequest,
+    upgrade: &WebSocketUpgrade,
     accepted: AcceptedUpgrade,
 ) -> Reply<PendingTunnel> {
     let AcceptedUpgrade { candidate, seat, node, from_node, mut fields } = accepted;

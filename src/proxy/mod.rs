@@ -28,7 +28,6 @@ mod routing;
 mod session;
 mod session_admission;
 mod state;
-mod upgrade;
 pub(crate) mod upstream;
 
 pub use context::ProxyContext;

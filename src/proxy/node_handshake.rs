@@ -1,17 +1,17 @@
 //! The handshake with a node: the candidates are dialled and asked one after the other.
 //!
-//! Nothing of the client's goes to a node before the client has been told 101, so another node can be asked as long as
-//! none has accepted: when one cannot be reached, breaks off before its answer, or answers 502, 503 or 504. If no node
-//! does better, the client gets the answer of the last one. How many nodes are asked is bounded for each handshake and
-//! for all of the pool ([`crate::pool::retry`]). A request of an Engine.IO session is sent to its own node alone: no
-//! other knows the session.
+//! A node gets the request head alone: what the client sent behind it stays in the request stream until the client has
+//! been told 101 (invariant I5). So another node can be asked as long as none has accepted: when one cannot be reached,
+//! breaks off before its answer, or answers 502, 503 or 504. If no node does better, the client gets the answer of the
+//! last one. How many nodes are asked is bounded for each handshake and for all of the pool ([`crate::pool::retry`]). A
+//! request of an Engine.IO session is sent to its own node alone: no other knows the session.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -20,14 +20,56 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client_connection::ClientConnection;
 use super::session::ProxySession;
-use super::upgrade::UpgradeRequest;
 use super::upstream::MAX_RESPONSE_HEAD;
 use crate::http::reply::ProxyError;
 use crate::http::{Body, headers};
 use crate::metrics::NodePermit;
 use crate::net::stream::Stream;
 use crate::pool::select::Candidate;
-use crate::ws::handshake::{self, UpgradeResponseError};
+use crate::ws::handshake::{self, UpgradeOffer, UpgradeResponseError};
+
+/// A valid upgrade request.
+pub struct WebSocketUpgrade {
+    target: Uri,
+    fields: HeaderMap,
+    /// What a 101 is checked against.
+    offer: UpgradeOffer,
+}
+
+impl WebSocketUpgrade {
+    /// Checks the request of a client.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyError::Upgrade`] when it is no valid WebSocket handshake.
+    pub fn check<B>(request: Request<B>) -> Result<Self, ProxyError> {
+        let (parts, _) = request.into_parts();
+        let offer = handshake::check_request(&parts.method, parts.version, &parts.headers);
+        Ok(Self { offer: offer.map_err(ProxyError::Upgrade)?, target: parts.uri, fields: parts.headers })
+    }
+
+    /// Makes its fields those that nodes get.
+    fn forward_for(&mut self, connection: &ClientConnection, session: &ProxySession) {
+        headers::strip_hop_by_hop(&mut self.fields);
+        headers::set_forwarded(&mut self.fields, connection.peer, &session.client);
+        headers::set_client_subject(&mut self.fields, connection.subject.as_ref());
+        set_upgrade(&mut self.fields);
+    }
+
+    /// The request for one node.
+    fn to_request(&self) -> Request<Empty<Bytes>> {
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = self.target.clone();
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.fields.clone();
+        request
+    }
+
+    /// The query of its target.
+    pub fn query(&self) -> Option<&str> {
+        self.target.query()
+    }
+}
 
 /// The answer of a node.
 pub enum UpgradeAnswer {
@@ -76,7 +118,7 @@ type NodeConnection = http1::Connection<TokioIo<Stream>, Empty<Bytes>>;
 struct NodeHandshake<'a> {
     connection: &'a ClientConnection,
     session: &'a ProxySession,
-    upgrade: &'a UpgradeRequest,
+    upgrade: &'a WebSocketUpgrade,
     /// When an answer must be there.
     deadline: Instant,
 }
@@ -89,7 +131,7 @@ struct NodeHandshake<'a> {
 pub async fn ask_nodes(
     connection: &ClientConnection,
     session: &ProxySession,
-    upgrade: &mut UpgradeRequest,
+    upgrade: &mut WebSocketUpgrade,
 ) -> Result<UpgradeAnswer, ProxyError> {
     upgrade.forward_for(connection, session);
     let pool = &session.pool;
@@ -269,4 +311,10 @@ impl RejectedUpgrade {
 /// The node cannot serve at the moment, which is not the client's fault.
 fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// Sets the fields of this hop that every upgrade has.
+pub fn set_upgrade(fields: &mut HeaderMap) {
+    fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
