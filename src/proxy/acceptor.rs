@@ -89,9 +89,9 @@ impl Acceptor {
     ///
     /// When rustls cannot do what it says.
     pub fn new(config: &config::Listener) -> Result<Self, rustls::Error> {
-        let terminator = config.tls.as_ref().map(|tls| TlsServer::new(&terminator_terms(tls))).transpose()?;
+        let server = config.tls.as_ref().map(|tls| TlsServer::new(&server_settings(tls))).transpose()?;
         let proxy_protocol = AtomicBool::new(config.proxy_protocol);
-        Ok(Self { proxy_protocol, tls: ArcSwapOption::new(terminator.map(Arc::new)) })
+        Ok(Self { proxy_protocol, tls: ArcSwapOption::new(server.map(Arc::new)) })
     }
 
     /// Takes over the rules of `next`.
@@ -124,8 +124,8 @@ impl Acceptor {
             return None;
         }
         let first = first_byte(context, &accepted.stream, time.deadline()).await;
-        if let Some(terminator) = self.tls.load_full() {
-            let secured = accept_tls(context, &terminator, accepted.stream, first, time);
+        if let Some(server) = self.tls.load_full() {
+            let secured = accept_tls(context, &server, accepted.stream, first, time);
             accepted.stream = catch_panic(&context.metrics, secured).await??;
             time = StepTime::begin(time.limit);
         } else if first != FirstByte::Arrived {
@@ -221,7 +221,7 @@ async fn read_proxy_header(
     Some(accepted)
 }
 
-fn terminator_terms(tls: &ListenerTls) -> ServerTlsSettings {
+fn server_settings(tls: &ListenerTls) -> ServerTlsSettings {
     let certificate = |identity: &config::Identity| ServerCertificate {
         names: identity.names.clone(),
         certified: Arc::clone(&identity.certified),
@@ -240,7 +240,7 @@ fn terminator_terms(tls: &ListenerTls) -> ServerTlsSettings {
 
 async fn accept_tls(
     context: &ProxyContext,
-    terminator: &TlsServer,
+    server: &TlsServer,
     stream: Stream,
     first: FirstByte,
     time: StepTime,
@@ -248,7 +248,7 @@ async fn accept_tls(
     let peer = stream.peer_addr();
     let accepted = match first {
         FirstByte::Arrived => tokio::select! {
-            accepted = tokio::time::timeout_at(time.deadline(), terminator.accept(stream)) => accepted.ok(),
+            accepted = tokio::time::timeout_at(time.deadline(), server.accept(stream)) => accepted.ok(),
             () = context.shutdown.wait_for(Phase::Draining) => return None,
         },
         FirstByte::TimedOut => None,

@@ -31,7 +31,7 @@ impl DialExhaustion {
         &self,
         meter: &NodeMeter,
         address: &NodeAddress,
-        way: &Dialer,
+        dialer: &Dialer,
         error: Option<&DialError>,
     ) {
         let (pool, node) = (&*meter.pool, &*meter.node);
@@ -41,7 +41,7 @@ impl DialExhaustion {
             tracing::error!(pool, node, %error, "dial failed: the balancer is out of resources");
         }
         let NodeAddress::Tcp { host, .. } = address else { return };
-        let (tunnels, ports) = (u64::from(meter.live()), way.available_ports(host.parse::<IpAddr>().ok()));
+        let (tunnels, ports) = (u64::from(meter.live()), dialer.available_ports(host.parse::<IpAddr>().ok()));
         if self.should_warn_ports(tunnels, ports) {
             tracing::warn!(
                 pool,

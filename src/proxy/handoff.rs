@@ -69,7 +69,7 @@ pub fn accept_upgrade(
     upgrade: &WebSocketUpgrade,
     accepted: AcceptedUpgrade,
 ) -> Reply<PendingTunnel> {
-    let AcceptedUpgrade { candidate, seat, node, from_node, mut fields } = accepted;
+    let AcceptedUpgrade { candidate, permit, node, from_node, mut fields } = accepted;
     let (pool, query) = (&session.pool, upgrade.query());
     session.end_polling(connection, query);
     pool.idle_timeout_lint.check_first_frame(&pool.config, query, &from_node);
@@ -88,7 +88,7 @@ pub fn accept_upgrade(
             ping_interval: pool.config.messages.ping,
             close_timeout: pool.config.timeouts.close,
         },
-        info: session_info(session, &candidate, seat),
+        info: session_info(session, &candidate, permit),
         begun: session.begun,
         outcome: HandshakeOutcome { meter: Arc::clone(&pool.meter), result: HandshakeResult::Failed },
         _state: Arc::clone(&session.state),
@@ -96,11 +96,11 @@ pub fn accept_upgrade(
     Reply { response, upgrade: Some(tunnel) }
 }
 
-fn session_info(session: &ProxySession, candidate: &Candidate, seat: NodePermit) -> SessionInfo {
+fn session_info(session: &ProxySession, candidate: &Candidate, permit: NodePermit) -> SessionInfo {
     SessionInfo {
         id: session.id,
         client: session.client.address,
-        node_connection: seat,
+        node_connection: permit,
         route: Arc::clone(&session.route),
         generation: session.state.generation,
         opened_at: session.opened_at,

@@ -84,7 +84,7 @@ pub struct AcceptedUpgrade {
     /// The node.
     pub candidate: Candidate,
     /// Counts the tunnel on it.
-    pub seat: NodePermit,
+    pub permit: NodePermit,
     /// The connection to it.
     pub node: Stream,
     /// What it has sent behind its head.
@@ -102,7 +102,7 @@ pub struct RejectedUpgrade {
 /// A candidate with room for the tunnel.
 struct ReservedNode {
     candidate: Candidate,
-    seat: NodePermit,
+    permit: NodePermit,
 }
 
 /// What one node answered.
@@ -170,8 +170,8 @@ impl NodeHandshake<'_> {
     /// Room for a tunnel on the candidate, which may have filled up since it was selected: others ask at the same time.
     fn reserve(&self, candidate: Candidate) -> Option<ReservedNode> {
         let upstream = &self.session.pool.upstreams[candidate.node];
-        let seat = upstream.meter.try_acquire_permit(upstream.node.max_connections.unwrap_or(u32::MAX))?;
-        Some(ReservedNode { candidate, seat })
+        let permit = upstream.meter.try_acquire_permit(upstream.node.max_connections.unwrap_or(u32::MAX))?;
+        Some(ReservedNode { candidate, permit })
     }
 
     /// Whether one more node may be asked after so many.
@@ -279,7 +279,7 @@ impl NodeHandshake<'_> {
         response: Response<Incoming>,
         mut http: NodeConnection,
     ) -> Result<UpgradeAnswer, ProxyError> {
-        let ReservedNode { candidate, seat } = node;
+        let ReservedNode { candidate, permit } = node;
         if let Err(error) = self.upgrade.offer.check_response(response.headers()) {
             // Whether a subprotocol fits is between the client and the node's application.
             if error != UpgradeResponseError::Protocol {
@@ -293,7 +293,7 @@ impl NodeHandshake<'_> {
         self.session.record_success(&self.connection.context, candidate.node);
         let (parts, fields) = (http.into_parts(), response.into_parts().0.headers);
         let (node, from_node) = (parts.io.into_inner(), parts.read_buf);
-        Ok(UpgradeAnswer::Accepted(Box::new(AcceptedUpgrade { candidate, seat, node, from_node, fields })))
+        Ok(UpgradeAnswer::Accepted(Box::new(AcceptedUpgrade { candidate, permit, node, from_node, fields })))
     }
 }
 

@@ -41,7 +41,7 @@ pub struct ProxySession {
     /// The trace that it is part of; its node is told.
     pub trace: [u8; 16],
     /// What the affinity sources say.
-    pub wishes: AffinityHints,
+    pub hints: AffinityHints,
     /// It may live on any node: nothing of it is anywhere yet.
     pub opens: bool,
     /// It belongs to an Engine.IO session, which lives on one node and is unknown to every other.
@@ -83,14 +83,14 @@ impl ProxySession {
             now: unix_seconds(opened_at),
             pool: &pool.config.name,
         };
-        let wishes = affinity::collect_hints(&pool.config.affinity, &asked, &pool.nodes);
+        let hints = affinity::collect_hints(&pool.config.affinity, &asked, &pool.nodes);
         let in_session = engine_io::has_session(query);
         let opens =
             if is_upgrade { !in_session } else { engine_io::is_polling_handshake(request.method(), query) };
         let session = Self {
             id: context.next_id(),
             load_bound: pool.load_bound(opens, is_upgrade),
-            draining_pin: pool.draining_pin(&wishes, query.and_then(engine_io::session_key)),
+            draining_pin: pool.draining_pin(&hints, query.and_then(engine_io::session_key)),
             rollout: pool.rollout.current(),
             state,
             pool,
@@ -98,7 +98,7 @@ impl ProxySession {
             is_upgrade,
             client,
             trace,
-            wishes,
+            hints,
             opens,
             in_session,
             begun: Instant::now(),
@@ -134,7 +134,7 @@ impl ProxySession {
         context: &ProxyContext,
     ) -> Candidates<'a, impl Fn(usize) -> NodeLoad + use<'a>> {
         let ask = SelectRequest {
-            hints: &self.wishes,
+            hints: &self.hints,
             balance: self.pool.config.balance,
             load_bound: self.load_bound,
             client: self.client.address,
@@ -144,7 +144,7 @@ impl ProxySession {
             draining_pin: self.draining_pin,
             rollout: self.rollout.as_deref(),
             random: self.id,
-            sequence: self.pool.next_placement(self.wishes.as_slice().is_empty()),
+            sequence: self.pool.next_placement(self.hints.as_slice().is_empty()),
         };
         let now = context.now();
         select_candidates(&self.pool.nodes, ask, move |node| self.pool.upstreams[node].load(now))
@@ -157,7 +157,7 @@ impl ProxySession {
         if sets_pin || matches!(candidate.outcome, SelectOutcome::Kept) {
             return None;
         }
-        match self.wishes.as_slice().last() {
+        match self.hints.as_slice().last() {
             Some(AffinityHint::Key { hash, .. }) => Some(*hash),
             _ if self.pool.config.balance == BalancePolicy::ClientIp => {
                 Some(affinity::hash_client(self.client.address, ClientPrefixes::default()))
@@ -182,7 +182,7 @@ impl ProxySession {
         if headers::is_shared_cacheable(headers) {
             return;
         }
-        for rule in self.wishes.cookies_to_set(&self.pool.config.affinity, candidate.node) {
+        for rule in self.hints.cookies_to_set(&self.pool.config.affinity, candidate.node) {
             let now = unix_seconds(self.opened_at);
             if let Some(cookie) = rule.set_cookie(&self.pool.config.name, tag, now, self.client.is_https) {
                 headers.append(http::header::SET_COOKIE, cookie);

@@ -75,7 +75,7 @@ impl ProxyState {
     }
 
     /// The generation after this one. A pool that is the same stays as it is; of a pool that changed, the nodes that
-    /// are still at their place keep what is known of them. Nothing has an effect before [`ProxyState::activate`].
+    /// are still at their address keep what is known of them. Nothing has an effect before [`ProxyState::activate`].
     pub(crate) fn next(&self, config: &Config, metrics: &Metrics) -> Self {
         Self::build(config, self.generation + 1, |pool| match self.pools.get(&pool.name) {
             Some(known) if known.config == *pool => Arc::clone(known),
