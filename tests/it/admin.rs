@@ -9,7 +9,7 @@ use mainstay::control::load::load;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::play::{Raw, Stage, asked, client, masked, plain, soon};
+use crate::harness::{Harness, RawStream, accept_request, client_frame, connect_client, node_frame, soon};
 
 /// What came back.
 pub struct Answer {
@@ -32,9 +32,9 @@ impl Answer {
 
 /// Sends these bytes, and gives the one answer.
 pub async fn raw(app: &App, request: impl AsRef<[u8]>) -> Answer {
-    let mut admin = Raw(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
+    let mut admin = RawStream(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
     admin.send(request).await;
-    let text = String::from_utf8(admin.rest().await).unwrap();
+    let text = String::from_utf8(admin.read_to_end().await).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap() };
@@ -73,17 +73,17 @@ async fn sessions(app: &App, query: &str, count: usize) -> Vec<Value> {
 
 #[tokio::test]
 async fn the_status_names_the_process_its_pools_and_its_nodes() {
-    let stage = Stage::set("").await;
-    let _tunnel = stage.tunnel().await;
-    sessions(&stage.app, "", 1).await;
-    let status = gets(&stage.app, "/api/status").await;
+    let harness = Harness::start("").await;
+    let _tunnel = harness.open_tunnel().await;
+    sessions(&harness.app, "", 1).await;
+    let status = gets(&harness.app, "/api/status").await;
     let expected =
         ["version", "pid", "started_at", "generation", "phase", "listeners", "tunnels", "pools", "totals"];
     assert_eq!(keys(&status), BTreeSet::from(expected));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["pid"], std::process::id());
     assert_eq!((&status["generation"], &status["phase"]), (&json!(1), &json!("serving")));
-    assert_eq!(status["listeners"], json!(stage.app.listeners()));
+    assert_eq!(status["listeners"], json!(harness.app.listeners()));
     assert_eq!(status["totals"], json!({ "pools": 1, "nodes": 1, "up": 1, "connections": 1 }));
     assert!(humantime::parse_rfc3339(status["started_at"].as_str().unwrap()).is_ok());
     let pool = &status["pools"][0];
@@ -92,7 +92,7 @@ async fn the_status_names_the_process_its_pools_and_its_nodes() {
         pool["nodes"][0],
         json!({
             "id": "ws1",
-            "address": stage.node.local_addr().unwrap().to_string(),
+            "address": harness.node.local_addr().unwrap().to_string(),
             "state": "up",
             "weight": 1,
             "connections": 1,
@@ -119,8 +119,8 @@ async fn a_node_under_status_has_what_its_last_probe_brought() {
     );
     drop(gone);
     let probed = async {
-        let mut probe = Raw(soon(node.accept()).await.unwrap().0);
-        assert!(probe.head().await.starts_with("GET /health HTTP/1.1\r\n"));
+        let mut probe = RawStream(soon(node.accept()).await.unwrap().0);
+        assert!(probe.read_head().await.starts_with("GET /health HTTP/1.1\r\n"));
         probe.send("HTTP/1.1 200 OK\r\nX-Mainstay-Load: 12/48\r\nX-Mainstay-Release: v7\r\nContent-Length: 0\r\n\r\n").await;
     };
     let (app, ()) = tokio::join!(app_of(&text, &|_| Err(std::io::ErrorKind::NotFound.into())), probed);
@@ -143,15 +143,15 @@ async fn app_of(text: &str, read: config::ReadFile<'_>) -> App {
 
 #[tokio::test]
 async fn a_session_is_shown_with_all_that_the_contract_names() {
-    let stage = Stage::set("").await;
-    let (mut client, mut node) = stage.tunnel().await;
-    let before = sessions(&stage.app, "", 1).await;
+    let harness = Harness::start("").await;
+    let (mut client, mut node) = harness.open_tunnel().await;
+    let before = sessions(&harness.app, "", 1).await;
     assert_eq!((&before[0]["last_message_at"], &before[0]["round_trip"]), (&Value::Null, &Value::Null));
-    client.send(masked(1, b"hello")).await;
-    node.expect(&masked(1, b"hello")).await;
-    node.send(plain(2, b"you")).await;
-    client.expect(&plain(2, b"you")).await;
-    let session = &sessions(&stage.app, "pool=chat&node=ws1&limit=1", 1).await[0];
+    client.send(client_frame(1, b"hello")).await;
+    node.expect(&client_frame(1, b"hello")).await;
+    node.send(node_frame(2, b"you")).await;
+    client.expect(&node_frame(2, b"you")).await;
+    let session = &sessions(&harness.app, "pool=chat&node=ws1&limit=1", 1).await[0];
     let expected = [
         "id",
         "client",
@@ -184,15 +184,15 @@ async fn a_session_is_shown_with_all_that_the_contract_names() {
 
 #[tokio::test]
 async fn pages_have_each_session_once() {
-    let stage = Stage::set("").await;
+    let harness = Harness::start("").await;
     let mut tunnels = Vec::new();
     for _ in 0..5 {
-        tunnels.push(stage.tunnel().await);
+        tunnels.push(harness.open_tunnel().await);
     }
-    sessions(&stage.app, "", 5).await;
+    sessions(&harness.app, "", 5).await;
     let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let page = gets(&stage.app, &format!("/api/sessions?limit=2&after={after}")).await;
+        let page = gets(&harness.app, &format!("/api/sessions?limit=2&after={after}")).await;
         assert_eq!(keys(&page), BTreeSet::from(["sessions", "next"]));
         pages += 1;
         seen.extend(
@@ -209,7 +209,7 @@ async fn pages_have_each_session_once() {
 
 #[tokio::test]
 async fn a_query_that_is_wrong_is_400_with_words() {
-    let stage = Stage::set("").await;
+    let harness = Harness::start("").await;
     for (query, said) in [
         ("pol=chat", "the keys are"),
         ("limit=0", "from 1 to 1000"),
@@ -220,31 +220,31 @@ async fn a_query_that_is_wrong_is_400_with_words() {
         ("after=xyz", "`next` of a page"),
         ("pool=a&pool=b", "twice"),
     ] {
-        let answer = asks(&stage.app, "GET", &format!("/api/sessions?{query}"), "").await;
+        let answer = asks(&harness.app, "GET", &format!("/api/sessions?{query}"), "").await;
         assert_eq!(answer.status, 400, "{query}");
         assert!(answer.error().contains(said), "{query}: {}", answer.error());
     }
-    assert_eq!(gets(&stage.app, "/api/sessions").await, json!({ "sessions": [], "next": null }));
+    assert_eq!(gets(&harness.app, "/api/sessions").await, json!({ "sessions": [], "next": null }));
 }
 
 #[tokio::test]
 async fn a_deleted_session_is_closed_with_1012_on_both_sides_and_no_other_is() {
-    let stage = Stage::set("").await;
-    let (mut client, mut node) = stage.tunnel().await;
-    let id = sessions(&stage.app, "", 1).await[0]["id"].as_str().unwrap().to_owned();
-    let (mut other_client, mut other_node) = stage.tunnel().await;
-    sessions(&stage.app, "", 2).await;
-    let answer = asks(&stage.app, "DELETE", &format!("/api/sessions/{id}"), "").await;
+    let harness = Harness::start("").await;
+    let (mut client, mut node) = harness.open_tunnel().await;
+    let id = sessions(&harness.app, "", 1).await[0]["id"].as_str().unwrap().to_owned();
+    let (mut other_client, mut other_node) = harness.open_tunnel().await;
+    sessions(&harness.app, "", 2).await;
+    let answer = asks(&harness.app, "DELETE", &format!("/api/sessions/{id}"), "").await;
     assert_eq!((answer.status, &answer.body), (202, &json!({ "closing": id })));
-    assert_eq!((client.close_code().await, node.close_code().await), (1012, 1012));
-    client.send(masked(8, &1012u16.to_be_bytes())).await;
-    node.send(plain(8, &1012u16.to_be_bytes())).await;
-    client.gone().await;
-    sessions(&stage.app, "", 1).await;
-    other_client.send(masked(1, b"still here")).await;
-    other_node.expect(&masked(1, b"still here")).await;
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (1012, 1012));
+    client.send(client_frame(8, &1012u16.to_be_bytes())).await;
+    node.send(node_frame(8, &1012u16.to_be_bytes())).await;
+    client.wait_closed().await;
+    sessions(&harness.app, "", 1).await;
+    other_client.send(client_frame(1, b"still here")).await;
+    other_node.expect(&client_frame(1, b"still here")).await;
     for unknown in [id.as_str(), "0000000000000000", "x", "", "../status", "%2e%2e"] {
-        let answer = asks(&stage.app, "DELETE", &format!("/api/sessions/{unknown}"), "").await;
+        let answer = asks(&harness.app, "DELETE", &format!("/api/sessions/{unknown}"), "").await;
         assert_eq!(answer.status, 404, "{unknown}");
         assert!(answer.error().contains("no such session"));
     }
@@ -252,8 +252,8 @@ async fn a_deleted_session_is_closed_with_1012_on_both_sides_and_no_other_is() {
 
 #[tokio::test]
 async fn the_effective_config_has_every_default_and_no_secret() {
-    let stage = Stage::set("").await;
-    let config = gets(&stage.app, "/api/config").await;
+    let harness = Harness::start("").await;
+    let config = gets(&harness.app, "/api/config").await;
     let expected =
         ["listeners", "admin", "trusted_proxies", "limits", "access_log", "shutdown", "pools", "routes"];
     assert!(keys(&config).is_superset(&BTreeSet::from(expected)), "{config}");
@@ -288,11 +288,11 @@ async fn a_reload_says_every_change_or_every_fault() {
     let admin = "{ address: \"127.0.0.1:0\" }";
     let app = app_in(directory.path(), &config_with(admin, &ws1)).await;
     let path = directory.path().join("balancer.yaml");
-    let mut tunnel = client(&app).await;
-    tunnel.send(crate::play::REQUEST).await;
-    let mut at_node = asked(&node).await;
-    at_node.send(crate::play::YES).await;
-    tunnel.head().await;
+    let mut tunnel = connect_client(&app).await;
+    tunnel.send(crate::harness::UPGRADE_REQUEST).await;
+    let mut at_node = accept_request(&node).await;
+    at_node.send(crate::harness::SWITCHING_PROTOCOLS).await;
+    tunnel.read_head().await;
 
     let same = asks(&app, "POST", "/api/reload", "").await;
     assert_eq!((same.status, &same.body), (200, &json!({ "changes": [] })));
@@ -320,7 +320,7 @@ async fn a_reload_says_every_change_or_every_fault() {
         assert_eq!((&fault["file"], &fault["line"]), (&json!(path.display().to_string()), &json!(4)));
     }
     assert_eq!(gets(&app, "/api/status").await["generation"], 2);
-    tunnel.send(masked(1, b"through all of it")).await;
-    at_node.expect(&masked(1, b"through all of it")).await;
+    tunnel.send(client_frame(1, b"through all of it")).await;
+    at_node.expect(&client_frame(1, b"through all of it")).await;
     app.stop().await;
 }

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::play::{Raw, client, soon, start};
+use crate::harness::{RawStream, connect_client, soon, start};
 
 const GET: &str = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 /// An upload that never ends, with some of its body.
@@ -13,7 +13,7 @@ const UPLOAD: &str = "POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A balancer and its node, which nothing pins.
-async fn stage() -> (App, TcpListener) {
+async fn harness() -> (App, TcpListener) {
     let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nodes = format!("{{ id: a, address: \"{}\" }}", node.local_addr().unwrap());
     let app = start("{ format: off }", &nodes, "    affinity: []\n").await;
@@ -44,90 +44,90 @@ async fn serve_early(mut stream: TcpStream) {
 }
 
 /// The node's side of the next connection.
-async fn accepted(node: &TcpListener) -> Raw {
-    Raw(soon(node.accept()).await.unwrap().0)
+async fn accepted(node: &TcpListener) -> RawStream {
+    RawStream(soon(node.accept()).await.unwrap().0)
 }
 
 #[tokio::test]
 async fn a_request_never_waits_for_another_clients_upload() {
-    let (app, node) = stage().await;
+    let (app, node) = harness().await;
     let _node = answer_early(node);
     let mut uploads = Vec::new();
     for _ in 0..10 {
-        let mut upload = client(&app).await;
+        let mut upload = connect_client(&app).await;
         upload.send(UPLOAD).await;
-        let head = upload.head().await;
+        let head = upload.read_head().await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         upload.expect(b"ok").await;
         uploads.push((upload, head));
     }
     for _ in 0..12 {
-        let mut honest = client(&app).await;
+        let mut honest = connect_client(&app).await;
         honest.send(GET).await;
-        assert!(honest.head().await.starts_with("HTTP/1.1 200 "));
+        assert!(honest.read_head().await.starts_with("HTTP/1.1 200 "));
         honest.expect(b"ok").await;
     }
     // It was told that the balancer reads no more, and then it does not.
     for (mut upload, head) in uploads {
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-        upload.gone().await;
+        upload.wait_closed().await;
     }
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_node_connection_is_kept_only_when_its_request_was_sent_whole() {
-    let (app, node) = stage().await;
-    let mut whole = client(&app).await;
+    let (app, node) = harness().await;
+    let mut whole = connect_client(&app).await;
     whole.send("POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nwhole").await;
     let mut first = accepted(&node).await;
-    first.head().await;
+    first.read_head().await;
     first.expect(b"whole").await;
     first.send(OK).await;
-    assert!(!whole.head().await.contains("connection: close"), "it asked to stay");
+    assert!(!whole.read_head().await.contains("connection: close"), "it asked to stay");
     whole.expect(b"ok").await;
     whole.send(UPLOAD).await;
     // On the same connection.
-    first.head().await;
+    first.read_head().await;
     first.expect(b"only a little of it").await;
     first.send(OK).await;
-    assert!(whole.head().await.contains("\r\nconnection: close\r\n"));
+    assert!(whole.read_head().await.contains("\r\nconnection: close\r\n"));
     whole.expect(b"ok").await;
     // Cut off within the body: nobody can take what comes next for its rest.
-    first.gone().await;
-    let mut next = client(&app).await;
+    first.wait_closed().await;
+    let mut next = connect_client(&app).await;
     next.send(GET).await;
     let mut second = accepted(&node).await;
-    second.head().await;
+    second.read_head().await;
     second.send(OK).await;
-    next.head().await;
-    whole.gone().await;
+    next.read_head().await;
+    whole.wait_closed().await;
     app.stop().await;
 }
 
 #[tokio::test]
 async fn an_upload_goes_on_while_its_answer_does() {
-    let (app, node) = stage().await;
-    let mut client = client(&app).await;
+    let (app, node) = harness().await;
+    let mut client = connect_client(&app).await;
     client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst").await;
     let mut node = accepted(&node).await;
-    node.head().await;
+    node.read_head().await;
     node.expect(b"first").await;
     node.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst").await;
-    let head = client.head().await;
+    let head = client.read_head().await;
     client.expect(b"first").await;
     client.send(b"later").await;
     node.expect(b"later").await;
     node.send(b"later").await;
     client.expect(b"later").await;
     assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-    client.gone().await;
+    client.wait_closed().await;
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_refusal_of_the_balancers_own_that_leaves_the_body_unread_is_the_last_answer() {
-    let app = crate::play::run(
+    let app = crate::harness::run(
         "listeners: [{ address: \"127.0.0.1:0\" }]\nadmin: { address: \"127.0.0.1:0\" }\n\
          access_log: { format: off }\n\
          pools: { chat: { nodes: [{ id: a, address: \"127.0.0.1:1\" }], health: null } }\n\
@@ -135,12 +135,12 @@ async fn a_refusal_of_the_balancers_own_that_leaves_the_body_unread_is_the_last_
     )
     .await;
     for (path, status) in [("/elsewhere", "404"), ("/chat", "502")] {
-        let mut client = client(&app).await;
+        let mut client = connect_client(&app).await;
         client.send(UPLOAD.replace("/up", path)).await;
-        let head = client.head().await;
+        let head = client.read_head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-        client.gone().await;
+        client.wait_closed().await;
     }
     app.stop().await;
 }
@@ -152,10 +152,10 @@ async fn the_early_answer_of_a_node_that_closes_behind_it_reaches_the_client() {
     let pool = "    affinity: []\n    passive: { failures: 1, eject: 1h }\n";
     let app = start("{ format: off }", &nodes, pool).await;
     for _ in 0..20 {
-        let mut client = client(&app).await;
+        let mut client = connect_client(&app).await;
         client.send("POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n").await;
         let mut asked = accepted(&node).await;
-        asked.head().await;
+        asked.read_head().await;
         asked
             .send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
             .await;
@@ -183,62 +183,62 @@ async fn the_early_answer_of_a_node_that_closes_behind_it_reaches_the_client() {
 
 #[tokio::test]
 async fn what_a_node_sends_behind_its_answer_is_nobodys_answer() {
-    let (app, node) = stage().await;
+    let (app, node) = harness().await;
     for behind in ["HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", "\r\n", "junk"] {
-        let mut first = client(&app).await;
+        let mut first = connect_client(&app).await;
         first.send(GET).await;
         let mut talkative = accepted(&node).await;
-        talkative.head().await;
+        talkative.read_head().await;
         talkative.send(format!("{OK}{behind}")).await;
-        first.head().await;
+        first.read_head().await;
         first.expect(b"ok").await;
         // On a connection of its own, or it would wait for an answer that has been.
-        let mut next = client(&app).await;
+        let mut next = connect_client(&app).await;
         next.send(GET).await;
         let mut honest = accepted(&node).await;
-        honest.head().await;
+        honest.read_head().await;
         honest.send(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
-        assert!(next.head().await.contains("content-length: 2\r\n"), "after {behind:?}");
+        assert!(next.read_head().await.contains("content-length: 2\r\n"), "after {behind:?}");
         next.expect(b"ok").await;
-        talkative.gone().await;
+        talkative.wait_closed().await;
     }
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_in_its_upload_takes_the_node_connection_with_it() {
-    let (app, node) = stage().await;
-    let mut leaving = client(&app).await;
+    let (app, node) = harness().await;
+    let mut leaving = connect_client(&app).await;
     leaving.send(UPLOAD).await;
     let mut cut = accepted(&node).await;
-    cut.head().await;
+    cut.read_head().await;
     cut.expect(b"only a little of it").await;
     drop(leaving);
-    cut.gone().await;
-    let mut next = client(&app).await;
+    cut.wait_closed().await;
+    let mut next = connect_client(&app).await;
     next.send(GET).await;
     let mut fresh = accepted(&node).await;
-    assert!(fresh.head().await.starts_with("GET /x "));
+    assert!(fresh.read_head().await.starts_with("GET /x "));
     fresh.send(OK).await;
-    assert!(next.head().await.starts_with("HTTP/1.1 200 "));
+    assert!(next.read_head().await.starts_with("HTTP/1.1 200 "));
     app.stop().await;
 }
 
 #[tokio::test]
 async fn who_waits_for_a_100_gets_it_or_a_last_answer() {
-    let (app, node) = stage().await;
+    let (app, node) = harness().await;
     let expecting = "POST /up HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
-    let mut waiting = client(&app).await;
+    let mut waiting = connect_client(&app).await;
     waiting.send(expecting).await;
-    assert!(waiting.head().await.starts_with("HTTP/1.1 100 "));
+    assert!(waiting.read_head().await.starts_with("HTTP/1.1 100 "));
     let mut asked = accepted(&node).await;
-    assert!(!asked.head().await.to_ascii_lowercase().contains("expect"), "it is answered here");
+    assert!(!asked.read_head().await.to_ascii_lowercase().contains("expect"), "it is answered here");
     asked.send(OK).await;
     // The node has answered without the body, and nobody knows whether it comes.
-    let head = waiting.head().await;
+    let head = waiting.read_head().await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("\r\nconnection: close\r\n"), "{head}");
     waiting.expect(b"ok").await;
-    asked.gone().await;
-    waiting.gone().await;
+    asked.wait_closed().await;
+    waiting.wait_closed().await;
     app.stop().await;
 }

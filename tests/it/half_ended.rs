@@ -7,8 +7,11 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::papers::connect;
-use crate::play::{self, REQUEST, Raw, Stage, YES, asked, masked, plain, soon};
+use crate::certs::connect;
+use crate::harness::{
+    self, Harness, RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame,
+    soon,
+};
 use crate::tls;
 
 const CLOSE: &str = "    timeouts: { close: 1s }\n";
@@ -27,23 +30,25 @@ async fn a_tunnel_of_which_one_side_is_done_ends_by_timeouts_close_and_the_log_s
     for (way, side, code) in WAYS {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
-        let stage = Stage::logging(&format!("{{ format: json, path: \"{}\" }}", path.display()), CLOSE).await;
-        let (mut client, mut node) = stage.tunnel().await;
+        let harness =
+            Harness::with_access_log(&format!("{{ format: json, path: \"{}\" }}", path.display()), CLOSE)
+                .await;
+        let (mut client, mut node) = harness.open_tunnel().await;
         let begun = Instant::now();
         match way {
-            "the node closes" => node.send(plain(8, &3000u16.to_be_bytes())).await,
-            "the client closes" => client.send(masked(8, &1000u16.to_be_bytes())).await,
+            "the node closes" => node.send(node_frame(8, &3000u16.to_be_bytes())).await,
+            "the client closes" => client.send(client_frame(8, &1000u16.to_be_bytes())).await,
             "the node ends its stream" => soon(node.0.shutdown()).await.unwrap(),
             "the client ends its stream" => soon(client.0.shutdown()).await.unwrap(),
             _ => {
-                node.send(plain(8, &3000u16.to_be_bytes())).await;
+                node.send(node_frame(8, &3000u16.to_be_bytes())).await;
                 soon(node.0.shutdown()).await.unwrap();
             }
         }
         // Who ignores it all still talks: that keeps nothing open.
         let (peer, word) = match side {
-            "node" => (&mut client, masked(1, b"well?")),
-            _ => (&mut node, plain(1, b"well?")),
+            "node" => (&mut client, client_frame(1, b"well?")),
+            _ => (&mut node, node_frame(1, b"well?")),
         };
         let talk = async {
             let mut ticks = tokio::time::interval(Duration::from_millis(50));
@@ -53,7 +58,7 @@ async fn a_tunnel_of_which_one_side_is_done_ends_by_timeouts_close_and_the_log_s
         };
         soon(talk).await;
         assert!(begun.elapsed() >= Duration::from_secs(1), "{way}");
-        soon(stage.app.stop()).await;
+        soon(harness.app.stop()).await;
         let log = std::fs::read_to_string(path).unwrap();
         let close: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
         let end = (&close["event"], &close["side"], &close["code"], &close["why"]);
@@ -65,35 +70,36 @@ async fn a_tunnel_of_which_one_side_is_done_ends_by_timeouts_close_and_the_log_s
 async fn who_answers_in_time_is_closed_as_ever() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let stage = Stage::logging(&format!("{{ format: json, path: \"{}\" }}", path.display()), "").await;
-    let (mut client, mut node) = stage.tunnel().await;
-    node.send(plain(8, &3000u16.to_be_bytes())).await;
-    assert_eq!(client.close_code().await, 3000);
-    client.send(masked(8, &3000u16.to_be_bytes())).await;
-    assert_eq!(node.close_code().await, 3000);
+    let harness =
+        Harness::with_access_log(&format!("{{ format: json, path: \"{}\" }}", path.display()), "").await;
+    let (mut client, mut node) = harness.open_tunnel().await;
+    node.send(node_frame(8, &3000u16.to_be_bytes())).await;
+    assert_eq!(client.read_close_code().await, 3000);
+    client.send(client_frame(8, &3000u16.to_be_bytes())).await;
+    assert_eq!(node.read_close_code().await, 3000);
     drop((client, node));
-    soon(stage.app.stop()).await;
+    soon(harness.app.stop()).await;
     let log = std::fs::read_to_string(path).unwrap();
     assert!(log.contains("\"why\":\"closed\""), "{log}");
 }
 
 /// A client is let in, sooner or later; those before it were full.
-async fn is_let_in(app: &App, node: &TcpListener) -> Raw {
+async fn is_let_in(app: &App, node: &TcpListener) -> RawStream {
     let entering = async {
         loop {
-            let mut client = play::client(app).await;
-            client.send(REQUEST).await;
+            let mut client = harness::connect_client(app).await;
+            client.send(UPGRADE_REQUEST).await;
             let mut first = [0; 12];
             let answered = tokio::select! {
                 read = client.0.read_exact(&mut first) => { read.unwrap(); None }
-                at_node = asked(node) => Some(at_node),
+                at_node = accept_request(node) => Some(at_node),
             };
             let Some(mut at_node) = answered else {
                 assert_eq!(&first, b"HTTP/1.1 503");
                 continue;
             };
-            at_node.send(YES).await;
-            assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+            at_node.send(SWITCHING_PROTOCOLS).await;
+            assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
             return client;
         }
     };
@@ -101,17 +107,17 @@ async fn is_let_in(app: &App, node: &TcpListener) -> Raw {
 }
 
 /// A balancer before one node that takes twenty, all there.
-async fn full() -> (App, TcpListener, Vec<(Raw, Raw)>) {
+async fn full() -> (App, TcpListener, Vec<(RawStream, RawStream)>) {
     let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nodes = format!("{{ id: ws1, address: \"{}\", max_connections: 20 }}", node.local_addr().unwrap());
-    let app = play::start("{ format: off }", &nodes, CLOSE).await;
+    let app = harness::start("{ format: off }", &nodes, CLOSE).await;
     let mut tunnels = Vec::new();
     for _ in 0..20 {
-        let mut client = play::client(&app).await;
-        client.send(REQUEST).await;
-        let mut at_node = asked(&node).await;
-        at_node.send(YES).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let mut client = harness::connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        let mut at_node = accept_request(&node).await;
+        at_node.send(SWITCHING_PROTOCOLS).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
         tunnels.push((client, at_node));
     }
     (app, node, tunnels)
@@ -122,7 +128,7 @@ async fn clients_that_a_node_kicked_and_that_ignore_it_keep_nobody_out() {
     let (app, node, tunnels) = full().await;
     let mut kicked = Vec::new();
     for (client, mut at_node) in tunnels {
-        at_node.send(plain(8, &3000u16.to_be_bytes())).await;
+        at_node.send(node_frame(8, &3000u16.to_be_bytes())).await;
         kicked.push(client);
     }
     let mut let_in = Vec::new();
@@ -138,7 +144,7 @@ async fn a_node_that_has_stopped_gives_back_the_places_of_clients_that_have_left
     let (app, node, tunnels) = full().await;
     let mut stopped = Vec::new();
     for (mut client, at_node) in tunnels {
-        client.send(masked(1, b"is anybody there?")).await;
+        client.send(client_frame(1, b"is anybody there?")).await;
         stopped.push(at_node);
     }
     let mut let_in = Vec::new();
@@ -151,8 +157,8 @@ async fn a_node_that_has_stopped_gives_back_the_places_of_clients_that_have_left
 
 #[tokio::test]
 async fn who_takes_nothing_is_reset_when_its_time_is_over() {
-    let stage = Stage::set(CLOSE).await;
-    let (mut client, mut node) = stage.tunnel().await;
+    let harness = Harness::start(CLOSE).await;
+    let (mut client, mut node) = harness.open_tunnel().await;
     soon(client.0.shutdown()).await.unwrap();
     // More than all buffers on the way hold, in one message that never ends.
     node.send([0x82, 0x7f, 0, 0, 1, 0, 0, 0, 0, 0]).await;
@@ -165,22 +171,22 @@ async fn who_takes_nothing_is_reset_when_its_time_is_over() {
 
 #[tokio::test]
 async fn over_tls_half_ended_tunnels_end_by_timeouts_close_as_well() {
-    let (papers, node) = (tls::papers(), tls::node().await);
-    let app = papers.start(tls::SITE, &node, CLOSE).await;
+    let (certs, node) = (tls::certs(), tls::node().await);
+    let app = certs.start(tls::SITE, &node, CLOSE).await;
     for ends in [false, true] {
-        let config = papers.client(rustls::ALL_VERSIONS, None);
+        let config = certs.client_config(rustls::ALL_VERSIONS, None);
         let mut client = connect(&app, &config, "site.example").await.unwrap();
-        client.send(REQUEST).await;
-        let mut at_node = asked(&node).await;
-        at_node.send(YES).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        client.send(UPGRADE_REQUEST).await;
+        let mut at_node = accept_request(&node).await;
+        at_node.send(SWITCHING_PROTOCOLS).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
         if ends {
             soon(client.0.shutdown()).await.unwrap();
-            at_node.gone().await;
+            at_node.wait_closed().await;
         } else {
-            at_node.send(plain(8, &3000u16.to_be_bytes())).await;
-            assert_eq!(client.close_code().await, 3000);
-            client.gone().await;
+            at_node.send(node_frame(8, &3000u16.to_be_bytes())).await;
+            assert_eq!(client.read_close_code().await, 3000);
+            client.wait_closed().await;
         }
     }
     soon(app.stop()).await;

@@ -2,72 +2,75 @@
 
 use tokio::net::TcpListener;
 
-use crate::play::{REQUEST, Stage, YES, asked, client, masked, not_soon, plain, soon, start};
+use crate::harness::{
+    Harness, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, connect_client, node_frame,
+    not_soon, soon, start,
+};
 
 #[tokio::test]
 async fn i5_nothing_a_client_sends_early_reaches_a_node_before_its_101_and_all_of_it_after() {
-    let stage = Stage::set("").await;
-    let early = [masked(1, b"one"), masked(2, b"two"), masked(1, b"three")].concat();
-    let mut client = stage.client().await;
-    client.send([REQUEST.as_bytes(), &early].concat()).await;
-    let mut node = stage.asked().await;
+    let harness = Harness::start("").await;
+    let early = [client_frame(1, b"one"), client_frame(2, b"two"), client_frame(1, b"three")].concat();
+    let mut client = harness.connect().await;
+    client.send([UPGRADE_REQUEST.as_bytes(), &early].concat()).await;
+    let mut node = harness.accept_request().await;
     not_soon(node.0.peek(&mut [0])).await;
     not_soon(client.0.peek(&mut [0])).await;
-    node.send([YES.as_bytes(), &plain(1, b"hello")].concat()).await;
+    node.send([SWITCHING_PROTOCOLS.as_bytes(), &node_frame(1, b"hello")].concat()).await;
     node.expect(&early).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-    client.expect(&plain(1, b"hello")).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
+    client.expect(&node_frame(1, b"hello")).await;
 }
 
 #[tokio::test]
 async fn a_refusal_is_passed_with_its_body_and_nothing_after_the_head_reaches_the_node() {
-    let stage = Stage::set("").await;
-    let mut client = stage.client().await;
-    client.send([REQUEST.as_bytes(), &masked(1, b"early")].concat()).await;
-    let mut node = stage.asked().await;
+    let harness = Harness::start("").await;
+    let mut client = harness.connect().await;
+    client.send([UPGRADE_REQUEST.as_bytes(), &client_frame(1, b"early")].concat()).await;
+    let mut node = harness.accept_request().await;
     node.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\nX-Why: because\r\n\r\nnope").await;
-    let head = client.head().await.to_lowercase();
+    let head = client.read_head().await.to_lowercase();
     assert!(head.starts_with("http/1.1 403 ") && head.contains("x-why: because\r\n"), "{head}");
-    assert_eq!(client.rest().await, b"nope");
-    assert_eq!(node.rest().await, b"");
+    assert_eq!(client.read_to_end().await, b"nope");
+    assert_eq!(node.read_to_end().await, b"");
 }
 
 #[tokio::test]
 async fn a_bogus_101_is_a_502() {
-    let stage = Stage::set("").await;
-    let protocol = YES.replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\n\r\n");
-    for answer in [YES.replace("s3pP", "AAAA"), protocol] {
-        let mut client = stage.client().await;
-        client.send([REQUEST.as_bytes(), &masked(1, b"early")].concat()).await;
-        let mut node = stage.asked().await;
+    let harness = Harness::start("").await;
+    let protocol = SWITCHING_PROTOCOLS.replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\n\r\n");
+    for answer in [SWITCHING_PROTOCOLS.replace("s3pP", "AAAA"), protocol] {
+        let mut client = harness.connect().await;
+        client.send([UPGRADE_REQUEST.as_bytes(), &client_frame(1, b"early")].concat()).await;
+        let mut node = harness.accept_request().await;
         node.send(&answer).await;
-        let head = client.head().await;
+        let head = client.read_head().await;
         assert!(head.starts_with("HTTP/1.1 502 "), "{answer}{head}");
-        client.gone().await;
-        assert_eq!(node.rest().await, b"");
+        client.wait_closed().await;
+        assert_eq!(node.read_to_end().await, b"");
     }
 }
 
 /// Sends each request, and asserts its status, the end of the stream, and that no node was asked.
 async fn assert_refused(cases: &[(String, &str)]) {
-    let stage = Stage::set("").await;
+    let harness = Harness::start("").await;
     for (request, status) in cases {
-        let mut client = stage.client().await;
+        let mut client = harness.connect().await;
         client.send(request).await;
-        let answer = String::from_utf8(client.rest().await).unwrap();
+        let answer = String::from_utf8(client.read_to_end().await).unwrap();
         assert_eq!(answer.get(9..12), Some(*status), "{request}{answer}");
         if *status == "426" {
             assert!(answer.to_lowercase().contains("\r\nsec-websocket-version: 13\r\n"), "{answer}");
         }
     }
-    not_soon(stage.node.accept()).await;
+    not_soon(harness.node.accept()).await;
 }
 
 #[tokio::test]
 async fn each_bad_upgrade_gets_its_own_4xx_and_the_end() {
     let with = |from: &str, to: &str| {
-        let request = REQUEST.replace(from, to);
-        assert_ne!(request, REQUEST);
+        let request = UPGRADE_REQUEST.replace(from, to);
+        assert_ne!(request, UPGRADE_REQUEST);
         request
     };
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -109,11 +112,11 @@ async fn a_node_that_refuses_is_skipped_invisibly() {
     drop(gone);
     let app = start("{ format: off }", &nodes, "    balance: round_robin\n").await;
     for _ in 0..4 {
-        let mut client = client(&app).await;
-        client.send(REQUEST).await;
-        let mut node = asked(&node).await;
-        node.send(YES).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let mut client = connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        let mut node = accept_request(&node).await;
+        node.send(SWITCHING_PROTOCOLS).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     }
 }
 
@@ -122,13 +125,13 @@ async fn no_node_is_503_with_retry_after() {
     let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nodes = format!("{{ id: full, address: \"{}\", max_connections: 1 }}", node.local_addr().unwrap());
     let app = start("{ format: off }", &nodes, "").await;
-    let mut first = client(&app).await;
-    first.send(REQUEST).await;
-    let mut at_node = soon(asked(&node)).await;
-    at_node.send(YES).await;
-    first.head().await;
-    let mut second = client(&app).await;
-    second.send(REQUEST).await;
-    let answer = String::from_utf8(second.rest().await).unwrap().to_lowercase();
+    let mut first = connect_client(&app).await;
+    first.send(UPGRADE_REQUEST).await;
+    let mut at_node = soon(accept_request(&node)).await;
+    at_node.send(SWITCHING_PROTOCOLS).await;
+    first.read_head().await;
+    let mut second = connect_client(&app).await;
+    second.send(UPGRADE_REQUEST).await;
+    let answer = String::from_utf8(second.read_to_end().await).unwrap().to_lowercase();
     assert!(answer.starts_with("http/1.1 503 ") && answer.contains("\r\nretry-after: "), "{answer}");
 }

@@ -7,7 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::play::{REQUEST, Raw, YES, asked, client, masked, not_soon, run, soon};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, connect_client, not_soon,
+    run, soon,
+};
 use crate::scrape::Scrape;
 
 /// The one node of a config.
@@ -51,9 +54,9 @@ fn serve(node: TcpListener) -> JoinSet<()> {
         let mut open = JoinSet::new();
         while let Ok((stream, _)) = node.accept().await {
             open.spawn(async move {
-                let mut node = Raw(stream);
-                node.head().await;
-                node.send(YES).await;
+                let mut node = RawStream(stream);
+                node.read_head().await;
+                node.send(SWITCHING_PROTOCOLS).await;
                 let _ = node.0.read_to_end(&mut Vec::new()).await;
             });
         }
@@ -67,21 +70,21 @@ fn told(answer: &str) -> (u16, Option<u64>) {
     (answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0), after)
 }
 
-async fn answer(mut client: Raw) -> String {
-    String::from_utf8(client.rest().await).unwrap()
+async fn answer(mut client: RawStream) -> String {
+    String::from_utf8(client.read_to_end().await).unwrap()
 }
 
 #[tokio::test]
 async fn over_the_limit_of_connections_a_client_is_told_at_once_and_a_place_that_is_free_is_given() {
     let (app, node) = with("limits: { connections: 2 }\n", "").await;
     let _nodes = serve(node);
-    let mut first = client(&app).await;
-    first.send(REQUEST).await;
-    assert!(first.head().await.starts_with("HTTP/1.1 101 "));
-    let mut second = client(&app).await;
+    let mut first = connect_client(&app).await;
+    first.send(UPGRADE_REQUEST).await;
+    assert!(first.read_head().await.starts_with("HTTP/1.1 101 "));
+    let mut second = connect_client(&app).await;
     second.send("GET / HTTP/1.1\r\n").await;
     // Nobody has to ask: there is no place even for the question.
-    let text = answer(client(&app).await).await;
+    let text = answer(connect_client(&app).await).await;
     let (status, after) = told(&text);
     assert!(status == 503 && after.is_some_and(|after| (1..=5).contains(&after)), "{text}");
     assert!(text.ends_with("too many connections\n") && text.contains("connection: close\r\n"), "{text}");
@@ -90,9 +93,9 @@ async fn over_the_limit_of_connections_a_client_is_told_at_once_and_a_place_that
     drop(first);
     soon(async {
         loop {
-            let mut third = client(&app).await;
-            third.send(REQUEST).await;
-            if third.head().await.starts_with("HTTP/1.1 101 ") {
+            let mut third = connect_client(&app).await;
+            third.send(UPGRADE_REQUEST).await;
+            if third.read_head().await.starts_with("HTTP/1.1 101 ") {
                 return;
             }
         }
@@ -108,11 +111,11 @@ async fn each_client_has_its_own_limit_counted_behind_the_proxy_protocol() {
     let (app, node) = with(top, "").await;
     let _nodes = serve(node);
     let of = async |address: &str| {
-        let mut proxy = client(&app).await;
+        let mut proxy = connect_client(&app).await;
         let family = if address.contains(':') { "TCP6" } else { "TCP4" };
         let here = if address.contains(':') { "::1" } else { "127.0.0.1" };
-        proxy.send(format!("PROXY {family} {address} {here} 1 2\r\n{REQUEST}")).await;
-        let head = proxy.head().await;
+        proxy.send(format!("PROXY {family} {address} {here} 1 2\r\n{UPGRADE_REQUEST}")).await;
+        let head = proxy.read_head().await;
         (told(&head).0, proxy)
     };
     let mut held = Vec::new();
@@ -143,9 +146,11 @@ async fn behind_a_trusted_proxy_each_upgrade_counts_for_its_own_client() {
     let _nodes = serve(node);
     let mut held = Vec::new();
     for (address, status) in [("192.0.2.1", 101), ("192.0.2.2", 101), ("192.0.2.1", 429)] {
-        let mut proxy = client(&app).await;
-        proxy.send(REQUEST.replace("\r\n\r\n", &format!("\r\nX-Forwarded-For: {address}\r\n\r\n"))).await;
-        let head = proxy.head().await;
+        let mut proxy = connect_client(&app).await;
+        proxy
+            .send(UPGRADE_REQUEST.replace("\r\n\r\n", &format!("\r\nX-Forwarded-For: {address}\r\n\r\n")))
+            .await;
+        let head = proxy.read_head().await;
         assert_eq!(told(&head).0, status, "{head}");
         held.push(proxy);
     }
@@ -159,10 +164,10 @@ async fn a_storm_is_let_in_at_the_pace_and_the_rest_hears_when_to_come_back() {
     let _nodes = serve(node);
     let mut clients = JoinSet::new();
     for _ in 0..400 {
-        let mut client = client(&app).await;
+        let mut client = connect_client(&app).await;
         clients.spawn(async move {
-            client.send(REQUEST).await;
-            let head = client.head().await;
+            client.send(UPGRADE_REQUEST).await;
+            let head = client.read_head().await;
             (told(&head), client)
         });
     }
@@ -195,16 +200,16 @@ async fn silent_and_trickling_clients_are_cut_by_the_deadline_while_honest_ones_
     let _nodes = serve(node);
     let mut silent = Vec::new();
     for number in 0..SILENT {
-        let mut client = client(&app).await;
+        let mut client = connect_client(&app).await;
         if number % 3 == 1 {
             client.send("GET /chat HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
         }
         silent.push(client);
     }
     for _ in 0..50 {
-        let mut honest = client(&app).await;
-        honest.send(REQUEST).await;
-        assert!(honest.head().await.starts_with("HTTP/1.1 101 "));
+        let mut honest = connect_client(&app).await;
+        honest.send(UPGRADE_REQUEST).await;
+        assert!(honest.read_head().await.starts_with("HTTP/1.1 101 "));
     }
     let mut late = 0;
     for (number, mut client) in silent.into_iter().enumerate() {
@@ -222,10 +227,10 @@ async fn silent_and_trickling_clients_are_cut_by_the_deadline_while_honest_ones_
 async fn a_body_that_trickles_gets_408_and_blames_no_node() {
     let (app, node) =
         with("limits: { keep_alive: 300ms }\n", "    passive: { failures: 1, eject: 1h }\n").await;
-    let mut slow = client(&app).await;
+    let mut slow = connect_client(&app).await;
     slow.send("POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n").await;
-    let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
-    at_node.head().await;
+    let mut at_node = RawStream(soon(node.accept()).await.unwrap().0);
+    at_node.read_head().await;
     let trickle = async {
         while slow.0.write_all(b"x").await.is_ok() {
             let mut some = [0; 4096];
@@ -245,10 +250,10 @@ async fn a_body_that_trickles_gets_408_and_blames_no_node() {
 #[tokio::test]
 async fn an_answer_that_is_not_taken_is_cut() {
     let (app, node) = with("limits: { keep_alive: 300ms }\n", "").await;
-    let mut idle = client(&app).await;
+    let mut idle = connect_client(&app).await;
     idle.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
-    at_node.head().await;
+    let mut at_node = RawStream(soon(node.accept()).await.unwrap().0);
+    at_node.read_head().await;
     at_node.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
     // What the kernels between hold is taken; then the balancer must let go of both sides.
     let mut sent = 0_usize;
@@ -277,10 +282,10 @@ async fn a_client_that_leaves_while_its_node_is_dialled_is_noticed_at_once() {
          \x20   nodes: [{{ id: ws1, address: \"{address}\" }}]\n    timeouts: {{ connect: 1h, handshake: 1h }}\n"
     );
     let app = run(&text).await;
-    for early in [vec![], masked(1, b"early")] {
+    for early in [vec![], client_frame(1, b"early")] {
         let before = handshakes(&app, "failed").await;
-        let mut leaving = client(&app).await;
-        leaving.send([REQUEST.as_bytes(), &early].concat()).await;
+        let mut leaving = connect_client(&app).await;
+        leaving.send([UPGRADE_REQUEST.as_bytes(), &early].concat()).await;
         not_soon(leaving.0.read_u8()).await;
         drop(leaving);
         Scrape::until(&app, |scrape| {
@@ -303,18 +308,18 @@ async fn a_page_of_a_foreign_site_gets_403_and_no_node_hears_of_it() {
     let (app, node) = with(routes, "").await;
     let of = async |request: &str, origins: &[&str]| {
         let fields: String = origins.iter().map(|origin| format!("Origin: {origin}\r\n")).collect();
-        let mut page = client(&app).await;
+        let mut page = connect_client(&app).await;
         page.send(request.replace("\r\n\r\n", &format!("\r\n{fields}\r\n"))).await;
         page
     };
-    let elsewhere = REQUEST.replace("/chat", "/other");
+    let elsewhere = UPGRADE_REQUEST.replace("/chat", "/other");
     for (request, origins) in [
-        (REQUEST, &["https://evil.example"][..]),
-        (REQUEST, &["http://example.com"]),
-        (REQUEST, &["https://example.org"]),
-        (REQUEST, &["https://example.com", "https://example.com"]),
+        (UPGRADE_REQUEST, &["https://evil.example"][..]),
+        (UPGRADE_REQUEST, &["http://example.com"]),
+        (UPGRADE_REQUEST, &["https://example.org"]),
+        (UPGRADE_REQUEST, &["https://example.com", "https://example.com"]),
         (&elsewhere, &["null"]),
-        (REQUEST, &[""]),
+        (UPGRADE_REQUEST, &[""]),
     ] {
         let text = answer(of(request, origins).await).await;
         assert!(text.starts_with("HTTP/1.1 403 "), "{origins:?}: {text}");
@@ -322,24 +327,24 @@ async fn a_page_of_a_foreign_site_gets_403_and_no_node_hears_of_it() {
     not_soon(node.accept()).await;
     assert_eq!(handshakes(&app, "refused").await, 6.0);
     for origins in [&["https://EXAMPLE.com:443"][..], &["https://a.example.org"], &["null"], &[]] {
-        let mut page = of(REQUEST, origins).await;
-        let mut at_node = asked(&node).await;
-        at_node.send(YES).await;
-        assert!(page.head().await.starts_with("HTTP/1.1 101 "), "{origins:?}");
+        let mut page = of(UPGRADE_REQUEST, origins).await;
+        let mut at_node = accept_request(&node).await;
+        at_node.send(SWITCHING_PROTOCOLS).await;
+        assert!(page.read_head().await.starts_with("HTTP/1.1 101 "), "{origins:?}");
     }
     // For a plain request the browser asks the node itself (CORS).
     let mut page = of("GET /x HTTP/1.1\r\nHost: a\r\n\r\n", &["https://evil.example"]).await;
-    let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
-    assert!(at_node.head().await.contains("origin: https://evil.example\r\n"));
+    let mut at_node = RawStream(soon(node.accept()).await.unwrap().0);
+    assert!(at_node.read_head().await.contains("origin: https://evil.example\r\n"));
     at_node.send("HTTP/1.1 204 No Content\r\n\r\n").await;
-    assert!(page.head().await.starts_with("HTTP/1.1 204 "));
+    assert!(page.read_head().await.starts_with("HTTP/1.1 204 "));
     app.stop().await;
 }
 
 #[tokio::test]
 async fn trailers_that_frame_or_route_do_not_reach_the_node() {
     let (app, node) = with("", "").await;
-    let mut client = client(&app).await;
+    let mut client = connect_client(&app).await;
     client
         .send(
             "POST /up HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
@@ -348,13 +353,13 @@ async fn trailers_that_frame_or_route_do_not_reach_the_node() {
              Content-Length: 5\r\nTransfer-Encoding: chunked\r\nUnannounced: 1\r\n\r\n",
         )
         .await;
-    let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
-    let head = at_node.head().await;
+    let mut at_node = RawStream(soon(node.accept()).await.unwrap().0);
+    let head = at_node.read_head().await;
     assert!(head.contains("trailer: x-sum\r\n"), "{head}");
-    let body = at_node.head().await;
+    let body = at_node.read_head().await;
     assert_eq!(body.to_lowercase(), "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n");
     at_node.send("HTTP/1.1 204 No Content\r\n\r\n").await;
-    assert!(client.head().await.starts_with("HTTP/1.1 204 "));
+    assert!(client.read_head().await.starts_with("HTTP/1.1 204 "));
     app.stop().await;
 }
 
@@ -362,7 +367,7 @@ async fn trailers_that_frame_or_route_do_not_reach_the_node() {
 async fn too_many_headers_and_too_large_a_head_are_431() {
     let (app, node) = with("", "").await;
     for fields in ["X: 1\r\n".repeat(101), format!("X: {}\r\n", "x".repeat(20_000))] {
-        let mut client = client(&app).await;
+        let mut client = connect_client(&app).await;
         client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
         let text = answer(client).await;
         assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
@@ -377,14 +382,14 @@ async fn a_reload_brings_other_limits_and_what_is_counted_stays() {
     let _nodes = serve(node);
     let mut held = Vec::new();
     for _ in 0..2 {
-        let mut client = client(&app).await;
-        client.send(REQUEST).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let mut client = connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
         held.push(client);
     }
     let mut config = (*app.reload().config()).clone();
     config.limits.connections = Some(2);
     soon(app.reload().apply(config)).await.unwrap();
-    assert_eq!(told(&answer(client(&app).await).await).0, 503);
+    assert_eq!(told(&answer(connect_client(&app).await).await).0, 503);
     app.stop().await;
 }

@@ -8,9 +8,12 @@ use tokio::net::TcpListener;
 
 use crate::admin::asks;
 use crate::contract::{CONTRACT, VALUES, metric};
-use crate::play::{REQUEST, Raw, Stage, YES, asked, client, masked, plain, resolved, run, soon};
+use crate::harness::{
+    Harness, RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, connect_client,
+    node_frame, resolve, run, soon,
+};
+use crate::http_node::HttpNode;
 use crate::scrape::Scrape;
-use crate::server::Server;
 
 /// A balancer whose pools are written in `pools`, each line with four spaces before it.
 async fn balancer(pools: &str, routes: &str) -> App {
@@ -26,35 +29,35 @@ fn config(pools: &str, routes: &str) -> String {
 
 /// Sends one plain request with these fields, and gives the whole answer.
 async fn ask(app: &App, target: &str, fields: &str) -> String {
-    let mut client = client(app).await;
+    let mut client = connect_client(app).await;
     client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n")).await;
-    String::from_utf8(client.rest().await).unwrap()
+    String::from_utf8(client.read_to_end().await).unwrap()
 }
 
 /// Sends one upgrade request, and gives the client once its answer's head is here, with its status.
-async fn upgrade(app: &App, path: &str) -> (Raw, String) {
-    let mut client = client(app).await;
-    client.send(REQUEST.replace("/chat", path)).await;
-    let head = client.head().await;
+async fn upgrade(app: &App, path: &str) -> (RawStream, String) {
+    let mut client = connect_client(app).await;
+    client.send(UPGRADE_REQUEST.replace("/chat", path)).await;
+    let head = client.read_head().await;
     let status = head[9..12].to_owned();
     (client, status)
 }
 
 #[tokio::test]
 async fn every_metric_of_the_contract_is_exposed_with_its_type_and_labels() {
-    let server = Server::start(Some("1/2")).await;
-    let stage = Stage::set("").await;
+    let server = HttpNode::start(Some("1/2")).await;
+    let harness = Harness::start("").await;
     let pools = format!(
         "  chat: {{ nodes: [{{ id: a, address: \"{}\" }}], health: null }}\n  \
          web: {{ nodes: [{{ id: b, address: \"{}\" }}], health: {{ http: {{ path: / }} }} }}\n",
-        stage.node.local_addr().unwrap(),
+        harness.node.local_addr().unwrap(),
         server.address
     );
     let app = balancer(&pools, "{ path: /chat, pool: chat }, { path: /, pool: web }").await;
     ask(&app, "/", "").await;
     let (opened, at_node) = tokio::join!(upgrade(&app, "/chat"), async {
-        let mut node = asked(&stage.node).await;
-        node.send(YES).await;
+        let mut node = accept_request(&harness.node).await;
+        node.send(SWITCHING_PROTOCOLS).await;
         node
     });
     drop((opened, at_node));
@@ -83,23 +86,23 @@ async fn every_metric_of_the_contract_is_exposed_with_its_type_and_labels() {
 
 #[tokio::test]
 async fn handshakes_are_counted_by_how_they_end() {
-    let stage = Stage::set("").await;
+    let harness = Harness::start("").await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let pools = format!(
         "  chat: {{ nodes: [{{ id: a, address: \"{}\", max_connections: 1 }}], health: null }}\n  \
          lost: {{ nodes: [{{ id: b, address: \"{closed}\" }}], health: null }}\n",
-        stage.node.local_addr().unwrap()
+        harness.node.local_addr().unwrap()
     );
     let app = balancer(&pools, "{ path: /chat, pool: chat }, { path: /lost, pool: lost }").await;
     let answers = [
         ("HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n".to_owned(), "403"),
-        (YES.replace("s3pP", "AAAA"), "502"),
-        (YES.to_owned(), "101"),
+        (SWITCHING_PROTOCOLS.replace("s3pP", "AAAA"), "502"),
+        (SWITCHING_PROTOCOLS.to_owned(), "101"),
     ];
     let mut open = Vec::new();
     for (answer, expected) in answers {
         let node = async {
-            let mut node = asked(&stage.node).await;
+            let mut node = accept_request(&harness.node).await;
             node.send(answer).await;
             node
         };
@@ -110,15 +113,15 @@ async fn handshakes_are_counted_by_how_they_end() {
             open.push((client, node));
         } else {
             let mut client = client;
-            client.gone().await;
+            client.wait_closed().await;
         }
     }
     assert_eq!(upgrade(&app, "/chat").await.1, "503", "it is full");
     assert_eq!(upgrade(&app, "/lost").await.1, "502");
     assert_eq!(upgrade(&app, "/nowhere").await.1, "404");
-    let mut wrong = client(&app).await;
-    wrong.send(REQUEST.replace("Version: 13", "Version: 8")).await;
-    assert!(wrong.head().await.starts_with("HTTP/1.1 426 "));
+    let mut wrong = connect_client(&app).await;
+    wrong.send(UPGRADE_REQUEST.replace("Version: 13", "Version: 8")).await;
+    assert!(wrong.read_head().await.starts_with("HTTP/1.1 426 "));
 
     let scrape = Scrape::of(&app).await;
     let counted = |pool: &str| {
@@ -159,23 +162,23 @@ const WAYS: [(&str, &str); 6] = [
 
 #[tokio::test]
 async fn i7_every_session_that_opened_is_counted_once_when_it_ends() {
-    let stage = Stage::set("    messages: { max_size: 1KiB }\n").await;
+    let harness = Harness::start("    messages: { max_size: 1KiB }\n").await;
     for round in 0..5 * WAYS.len() {
-        let (mut client, mut node) = stage.tunnel().await;
+        let (mut client, mut node) = harness.open_tunnel().await;
         match round % WAYS.len() {
-            0 => client.send(masked(8, &1000u16.to_be_bytes())).await,
-            1 => node.send(plain(8, &3999u16.to_be_bytes())).await,
-            2 => client.send(masked(8, &4000u16.to_be_bytes())).await,
+            0 => client.send(client_frame(8, &1000u16.to_be_bytes())).await,
+            1 => node.send(node_frame(8, &3999u16.to_be_bytes())).await,
+            2 => client.send(client_frame(8, &4000u16.to_be_bytes())).await,
             3 => {}
             // A Ping in fragments, and the header of a message of 2000 bytes.
             4 => client.send([0x09, 0x80, 0, 0, 0, 0]).await,
             _ => client.send([0x82, 0xfe, 0x07, 0xd0, 0, 0, 0, 0]).await,
         }
         drop(node);
-        client.gone().await;
+        client.wait_closed().await;
     }
     let scrape =
-        Scrape::until(&stage.app, |scrape| scrape.sum("mainstay_websocket_connections", &[]) == 0.0).await;
+        Scrape::until(&harness.app, |scrape| scrape.sum("mainstay_websocket_connections", &[]) == 0.0).await;
     let upgraded = scrape.sum("mainstay_handshakes_total", &[("result", "upgraded")]);
     assert_eq!(upgraded, (5 * WAYS.len()) as f64);
     assert_eq!(scrape.sum("mainstay_closes_total", &[]), upgraded);
@@ -189,28 +192,34 @@ async fn i7_every_session_that_opened_is_counted_once_when_it_ends() {
 
 #[tokio::test]
 async fn bytes_and_messages_are_counted_by_direction_and_kind() {
-    let stage = Stage::set("").await;
-    let mut client = stage.client().await;
-    let early = masked(1, b"early");
-    client.send([REQUEST.as_bytes(), &early].concat()).await;
-    let mut node = stage.asked().await;
-    let greeting = plain(2, b"greeting");
-    node.send([YES.as_bytes(), &greeting].concat()).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    let harness = Harness::start("").await;
+    let mut client = harness.connect().await;
+    let early = client_frame(1, b"early");
+    client.send([UPGRADE_REQUEST.as_bytes(), &early].concat()).await;
+    let mut node = harness.accept_request().await;
+    let greeting = node_frame(2, b"greeting");
+    node.send([SWITCHING_PROTOCOLS.as_bytes(), &greeting].concat()).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     // A message in two frames is one.
-    let from_client =
-        [&masked(1, b"a")[..], &[0x01, 0x81, 0, 0, 0, 0, b'b'], &masked(9, b""), &masked(0, b"c")].concat();
+    let from_client = [
+        &client_frame(1, b"a")[..],
+        &[0x01, 0x81, 0, 0, 0, 0, b'b'],
+        &client_frame(9, b""),
+        &client_frame(0, b"c"),
+    ]
+    .concat();
     client.send(&from_client).await;
     node.expect(&[&early[..], &from_client].concat()).await;
-    let from_node = [plain(10, b""), plain(1, b"d"), plain(8, &1000u16.to_be_bytes())].concat();
+    let from_node =
+        [node_frame(10, b""), node_frame(1, b"d"), node_frame(8, &1000u16.to_be_bytes())].concat();
     node.send(&from_node).await;
     client.expect(&[&greeting[..], &from_node].concat()).await;
-    let close = masked(8, &1000u16.to_be_bytes());
+    let close = client_frame(8, &1000u16.to_be_bytes());
     client.send(&close).await;
     node.expect(&close).await;
     drop(node);
-    client.gone().await;
-    let scrape = Scrape::until(&stage.app, |scrape| scrape.sum("mainstay_closes_total", &[]) == 1.0).await;
+    client.wait_closed().await;
+    let scrape = Scrape::until(&harness.app, |scrape| scrape.sum("mainstay_closes_total", &[]) == 1.0).await;
     let bytes = |direction| scrape.value("mainstay_bytes_total", &[("direction", direction)]).unwrap();
     let sent = [early.len() + from_client.len() + close.len(), greeting.len() + from_node.len()];
     assert_eq!(["in", "out"].map(bytes), sent.map(|len| len as f64));
@@ -225,7 +234,7 @@ async fn bytes_and_messages_are_counted_by_direction_and_kind() {
 
 #[tokio::test]
 async fn plain_requests_are_counted_by_the_class_of_their_status() {
-    let server = Server::start(None).await;
+    let server = HttpNode::start(None).await;
     let pools = format!("  web: {{ nodes: [{{ id: a, address: \"{}\" }}], health: null }}\n", server.address);
     let app = balancer(&pools, "{ path: /status/, pool: web }").await;
     for (status, times) in [("200", 3), ("204", 1), ("302", 1), ("404", 2), ("500", 1), ("503", 1)] {
@@ -249,7 +258,7 @@ async fn plain_requests_are_counted_by_the_class_of_their_status() {
 
 #[tokio::test]
 async fn affinity_is_counted_for_each_source_and_outcome() {
-    let servers = [Server::start(None).await, Server::start(None).await];
+    let servers = [HttpNode::start(None).await, HttpNode::start(None).await];
     let [a, b] = [servers[0].address, servers[1].address];
     let nodes =
         format!("nodes: [{{ id: a, address: \"{a}\" }}, {{ id: b, address: \"{b}\" }}], health: null");
@@ -294,8 +303,8 @@ async fn affinity_is_counted_for_each_source_and_outcome() {
 
 #[tokio::test]
 async fn probes_states_and_the_nodes_own_load_are_shown() {
-    let server = Server::start(Some("30/40")).await;
-    let silent = Server::start(None).await;
+    let server = HttpNode::start(Some("30/40")).await;
+    let silent = HttpNode::start(None).await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let pools = format!(
         "  web:\n    nodes: [{{ id: says, address: \"{}\", max_connections: 1000 }}, \
@@ -325,7 +334,7 @@ async fn probes_states_and_the_nodes_own_load_are_shown() {
 
 #[tokio::test]
 async fn counters_survive_a_reload_and_what_was_removed_leaves_the_exposition() {
-    let servers = [Server::start(None).await, Server::start(None).await];
+    let servers = [HttpNode::start(None).await, HttpNode::start(None).await];
     let [a, b] = [servers[0].address, servers[1].address];
     let nodes = |names: &str| {
         let all = [("a", a), ("b", b)].into_iter().filter(|(id, _)| names.contains(id));
@@ -337,7 +346,7 @@ async fn counters_survive_a_reload_and_what_was_removed_leaves_the_exposition() 
     for _ in 0..4 {
         ask(&app, "/", "").await;
     }
-    soon(app.reload().apply(resolved(&nodes("a")))).await.unwrap();
+    soon(app.reload().apply(resolve(&nodes("a")))).await.unwrap();
     ask(&app, "/", "").await;
     let has_left =
         |scrape: &Scrape| !scrape.samples.iter().any(|s| s.labels.get("node").is_some_and(|n| n == "b"));
@@ -350,7 +359,7 @@ async fn counters_survive_a_reload_and_what_was_removed_leaves_the_exposition() 
     };
     assert_eq!(reloads(&scrape), (1.0, 0.0, 1.0));
     let taken = nodes("ab").replacen("127.0.0.1:0", &b.to_string(), 1);
-    assert!(soon(app.reload().apply(resolved(&taken))).await.is_err(), "the address is in use");
+    assert!(soon(app.reload().apply(resolve(&taken))).await.is_err(), "the address is in use");
     let scrape = Scrape::of(&app).await;
     assert_eq!(reloads(&scrape), (1.0, 1.0, 0.0));
     assert_eq!(scrape.value("mainstay_config_generation", &[]), Some(2.0));

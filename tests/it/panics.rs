@@ -14,7 +14,9 @@ use mainstay::relay::{CloseObserver, Relay};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::play::{REQUEST, Raw, YES, asked, masked, plain, resolved, soon};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, resolve, soon,
+};
 
 /// A front desk whose pool `broken` panics at each session, with room for five connections.
 struct Desk {
@@ -29,7 +31,7 @@ impl Desk {
         let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let nodes =
             format!("nodes: [{{ id: ws1, address: \"{}\" }}], health: null", node.local_addr().unwrap());
-        let config = resolved(&format!(
+        let config = resolve(&format!(
             "listeners: [{{ address: \"127.0.0.1:0\" }}]\naccess_log: {{ format: off }}\nlimits: {{ connections: 5 }}\n\
              pools: {{ chat: {{ {nodes} }}, broken: {{ {nodes} }} }}\n\
              routes: [{{ path: /broken/, pool: broken }}, {{ pool: chat }}]\n"
@@ -43,8 +45,8 @@ impl Desk {
         Self { front, address, node, _accepting: accepting }
     }
 
-    async fn client(&self) -> Raw {
-        Raw(soon(TcpStream::connect(&self.address)).await.unwrap())
+    async fn client(&self) -> RawStream {
+        RawStream(soon(TcpStream::connect(&self.address)).await.unwrap())
     }
 
     fn counts(&self, line: &str) -> bool {
@@ -66,25 +68,25 @@ fn front(config: &Config) -> ProxyContext {
 async fn a_panic_in_one_session_ends_that_session_alone() {
     let desk = Desk::set().await;
     let mut client = desk.client().await;
-    client.send(REQUEST).await;
-    let mut node = asked(&desk.node).await;
-    node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    client.send(UPGRADE_REQUEST).await;
+    let mut node = accept_request(&desk.node).await;
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     // More than there are places: each gives its own back.
     for round in 0..12 {
         let mut broken = desk.client().await;
         let request = if round % 2 == 0 {
-            REQUEST.replace("/chat", "/broken/")
+            UPGRADE_REQUEST.replace("/chat", "/broken/")
         } else {
             "GET /broken/ HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()
         };
         broken.send(request).await;
-        let answer = String::from_utf8(broken.rest().await).unwrap();
+        let answer = String::from_utf8(broken.read_to_end().await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
         assert!(answer.ends_with("the balancer failed at this request\n"), "{answer}");
         drop(broken);
-        client.send(masked(1, b"still here")).await;
-        node.expect(&masked(1, b"still here")).await;
+        client.send(client_frame(1, b"still here")).await;
+        node.expect(&client_frame(1, b"still here")).await;
     }
     for line in [
         "mainstay_panics_total{part=\"front_desk\"} 12",
@@ -96,7 +98,7 @@ async fn a_panic_in_one_session_ends_that_session_alone() {
     ] {
         assert!(desk.counts(line), "{line} in\n{}", desk.front.metrics.render());
     }
-    node.send(plain(1, b"and here")).await;
-    client.expect(&plain(1, b"and here")).await;
+    node.send(node_frame(1, b"and here")).await;
+    client.expect(&node_frame(1, b"and here")).await;
     desk.front.shutdown.stop();
 }

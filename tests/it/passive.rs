@@ -7,7 +7,7 @@ use mainstay::app::App;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::play::{REQUEST, Raw, YES, client, soon, start};
+use crate::harness::{RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, connect_client, soon, start};
 use crate::scrape::Scrape;
 
 /// How a node can take an upgrade badly.
@@ -59,8 +59,8 @@ impl Refusing {
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             loop {
-                let mut stream = Raw(listener.accept().await.unwrap().0);
-                stream.head().await;
+                let mut stream = RawStream(listener.accept().await.unwrap().0);
+                stream.read_head().await;
                 count.fetch_add(1, Relaxed);
                 match how {
                     Refusal::Close => {}
@@ -97,9 +97,9 @@ async fn up(app: &App) -> Vec<String> {
 async fn status_for(app: &App, client: u8, request: &str) -> String {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, client], 0).into()).unwrap();
-    let mut client = Raw(soon(socket.connect(app.listeners()[0].parse().unwrap())).await.unwrap());
+    let mut client = RawStream(soon(socket.connect(app.listeners()[0].parse().unwrap())).await.unwrap());
     client.send(request).await;
-    let head = client.head().await;
+    let head = client.read_head().await;
     head.split(' ').nth(1).unwrap().to_owned()
 }
 
@@ -111,9 +111,9 @@ async fn no_sequence_of_requests_from_one_client_ejects_a_node() {
         let pool = "    affinity: []\n    balance: round_robin\n    passive: { failures: 2, eject: 1h }\n";
         let app = start("{ format: off }", &listed, pool).await;
         for attempt in 0..30 {
-            let request = if attempt % 2 == 0 { REQUEST } else { PLAIN };
+            let request = if attempt % 2 == 0 { UPGRADE_REQUEST } else { PLAIN };
             let status = status_for(&app, 1, request).await;
-            assert!(request != REQUEST || status != "101", "{how:?}");
+            assert!(request != UPGRADE_REQUEST || status != "101", "{how:?}");
         }
         assert_eq!(up(&app).await, ["ws0", "ws1", "ws2"], "{how:?}");
         app.stop().await;
@@ -131,7 +131,7 @@ async fn several_clients_eject_a_node_that_fails_all_of_them_and_never_more_than
         let app = start("{ format: off }", &listed, &pool).await;
         for round in 0..4 {
             for who in 1..=8 {
-                assert_eq!(status_for(&app, who, REQUEST).await, "502", "{round}");
+                assert_eq!(status_for(&app, who, UPGRADE_REQUEST).await, "502", "{round}");
             }
         }
         assert_eq!(up(&app).await.len(), left, "{max_ejected}");
@@ -151,15 +151,15 @@ async fn a_node_that_hangs_at_upgrades_is_ejected_by_several_clients() {
     serving.spawn(async move {
         let mut tunnels = Vec::new();
         loop {
-            let mut node = Raw(well.accept().await.unwrap().0);
-            node.head().await;
-            node.send(YES).await;
+            let mut node = RawStream(well.accept().await.unwrap().0);
+            node.read_head().await;
+            node.send(SWITCHING_PROTOCOLS).await;
             tunnels.push(node);
         }
     });
     let mut statuses = Vec::new();
     for who in 1..=8 {
-        statuses.push(status_for(&app, who, REQUEST).await);
+        statuses.push(status_for(&app, who, UPGRADE_REQUEST).await);
     }
     assert_eq!(up(&app).await, ["ws1"], "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| *status == "504").count(), 3, "{statuses:?}");
@@ -177,16 +177,16 @@ async fn an_ejected_node_says_in_its_status_why_and_until_when_and_serves_when_n
     let pool = "    affinity: []\n    balance: round_robin\n    passive: { failures: 2, eject: 1h }\n";
     let app = start("{ format: off }", &listed(addresses.iter().map(String::as_str)), pool).await;
     for _ in 0..8 {
-        let mut client = client(&app).await;
-        client.send(REQUEST).await;
-        let mut node = Raw(soon(well.accept()).await.unwrap().0);
-        node.head().await;
-        node.send(YES).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let mut client = connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        let mut node = RawStream(soon(well.accept()).await.unwrap().0);
+        node.read_head().await;
+        node.send(SWITCHING_PROTOCOLS).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     }
-    let mut admin = Raw(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
+    let mut admin = RawStream(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
     admin.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-    let text = String::from_utf8(admin.rest().await).unwrap();
+    let text = String::from_utf8(admin.read_to_end().await).unwrap();
     let status: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
     let [dead, alive] = [0, 1].map(|node| status["pools"][0]["nodes"][node]["health"]["ejected"].clone());
     assert_eq!(dead["reason"], "2 failures in a row, the last: connection refused", "{text}");
@@ -195,11 +195,11 @@ async fn an_ejected_node_says_in_its_status_why_and_until_when_and_serves_when_n
     // The other one is gone now, and what was ejected is back: it is asked, though its time is not over.
     drop(well);
     let back = TcpListener::bind(address).await.unwrap();
-    let mut client = client(&app).await;
-    client.send(REQUEST).await;
-    let mut node = Raw(soon(back.accept()).await.unwrap().0);
-    node.head().await;
-    node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    let mut client = connect_client(&app).await;
+    client.send(UPGRADE_REQUEST).await;
+    let mut node = RawStream(soon(back.accept()).await.unwrap().0);
+    node.read_head().await;
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     app.stop().await;
 }

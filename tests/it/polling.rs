@@ -5,8 +5,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::harness::{RawStream, SWITCHING_PROTOCOLS, connect_client, soon};
 use crate::limits::with;
-use crate::play::{Raw, YES, client, soon};
 use crate::scrape::Scrape;
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -40,7 +40,7 @@ async fn answer(mut stream: TcpStream, connection: u32) {
                 )
             };
             let answer = if head.contains("\r\nupgrade: websocket\r\n") {
-                YES.to_owned()
+                SWITCHING_PROTOCOLS.to_owned()
             } else {
                 format!(
                     "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
@@ -53,9 +53,9 @@ async fn answer(mut stream: TcpStream, connection: u32) {
 }
 
 /// The status of a GET with this query, and its body.
-async fn get(raw: &mut Raw, query: &str, fields: &str) -> (u16, String) {
+async fn get(raw: &mut RawStream, query: &str, fields: &str) -> (u16, String) {
     raw.send(format!("GET /socket.io/?{query} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
-    let head = raw.head().await;
+    let head = raw.read_head().await;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     soon(raw.0.read_exact(&mut body)).await.unwrap();
@@ -64,7 +64,7 @@ async fn get(raw: &mut Raw, query: &str, fields: &str) -> (u16, String) {
 
 /// The same on a connection of its own.
 async fn asked_once(app: &App, query: &str, fields: &str) -> (u16, String) {
-    get(&mut client(app).await, query, fields).await
+    get(&mut connect_client(app).await, query, fields).await
 }
 
 fn sid(body: &str) -> &str {
@@ -93,7 +93,7 @@ async fn a_client_cannot_open_sessions_by_polling_past_its_limit_however_it_writ
     ];
     let (mut asked, mut opened) = (0, 0);
     while asked < 2_000 {
-        let mut raw = client(&app).await;
+        let mut raw = connect_client(&app).await;
         // Its last connection may still count; then it is told so before it has asked.
         let query = spellings[asked % spellings.len()];
         let request = format!("GET /socket.io/?{query} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -115,7 +115,7 @@ async fn sessions_opened_by_polling_are_paced_like_upgrades() {
     let begun = std::time::Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..100 {
-        let mut raw = client(&app).await;
+        let mut raw = connect_client(&app).await;
         clients.spawn(async move { get(&mut raw, "EIO=4&transport=polling", "").await.0 });
     }
     let statuses = soon(clients.join_all()).await;
@@ -144,7 +144,7 @@ async fn a_session_counts_for_its_client_until_it_is_a_tunnel_and_its_polls_neve
             assert_eq!(asked_once(&app, query, &of(1)).await.0, 200, "{query}");
         }
     }
-    let mut tunnel = client(&app).await;
+    let mut tunnel = connect_client(&app).await;
     let query = format!("EIO=4&transport=websocket&sid={}", sid(&first));
     assert_eq!(get(&mut tunnel, &query, &format!("{}{UPGRADE}", of(1))).await.0, 101);
     assert_eq!(asked_once(&app, open, &of(1)).await.0, 200, "the first session is a connection now");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
-use crate::play::{Stage, soon};
+use crate::harness::{Harness, soon};
 
 /// More than the kernel's buffers on both sides and the balancer's own hold together.
 const MOST: usize = 64 << 20;
@@ -21,8 +21,8 @@ fn numbered(number: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn i10_what_a_slow_reader_does_not_take_is_bounded() {
-    let stage = Stage::set("").await;
-    let (mut client, node) = stage.tunnel().await;
+    let harness = Harness::start("").await;
+    let (mut client, node) = harness.open_tunnel().await;
     let (mut frame, mut number, mut sent, mut total) = (numbered(0), 0, 0, 0);
     while tokio::time::timeout(FULL, node.0.writable()).await.is_ok() {
         match node.0.try_write(&frame[sent..]) {

@@ -14,7 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::admin::{asks, gets, raw};
-use crate::play::{REQUEST, Raw, YES, masked, plain, resolved, soon};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, client_frame, node_frame, resolve, soon,
+};
 use crate::scrape::Scrape;
 
 /// Nodes `ws1`, `ws2`, …, of which the first are in the config, and clients that never leave.
@@ -46,7 +48,7 @@ impl Fleet {
             tasks.spawn(serve(listener, number));
         }
         let text = config(&nodes[..first], pool);
-        let app = soon(App::start(&resolved(&text))).await.unwrap();
+        let app = soon(App::start(&resolve(&text))).await.unwrap();
         Self { app, nodes, clients: Vec::new(), tasks }
     }
 
@@ -71,7 +73,7 @@ impl Fleet {
     /// The first `count` nodes are in the config now.
     async fn grow(&self, count: usize, pool: &str) {
         let text = config(&self.nodes[..count], pool);
-        soon(self.app.reload().apply(resolved(&text))).await.unwrap();
+        soon(self.app.reload().apply(resolve(&text))).await.unwrap();
     }
 
     /// Tunnels by node, once they are so.
@@ -129,13 +131,13 @@ async fn serve(listener: TcpListener, number: usize) {
     let mut tunnels = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         tunnels.spawn(async move {
-            let mut node = Raw(stream);
+            let mut node = RawStream(stream);
             if until_blank_line(&mut node).await.is_none() {
                 return;
             }
-            let greeting = [YES.as_bytes(), &plain(1, &[number as u8])].concat();
+            let greeting = [SWITCHING_PROTOCOLS.as_bytes(), &node_frame(1, &[number as u8])].concat();
             if node.0.write_all(&greeting).await.is_ok() && closed_with(&mut node).await.is_some() {
-                let _ = node.0.write_all(&plain(8, &1012_u16.to_be_bytes())).await;
+                let _ = node.0.write_all(&node_frame(8, &1012_u16.to_be_bytes())).await;
             }
         });
     }
@@ -146,9 +148,9 @@ async fn live(address: String, number: usize, client: Arc<Client>) {
     let mut cookie = String::new();
     loop {
         let Ok(stream) = TcpStream::connect(&address).await else { return };
-        let mut tunnel = Raw(stream);
+        let mut tunnel = RawStream(stream);
         let fields = format!("\r\nx-user-id: user-{number}\r\n{cookie}\r\n");
-        let request = REQUEST.replace("\r\n\r\n", &fields);
+        let request = UPGRADE_REQUEST.replace("\r\n\r\n", &fields);
         if tunnel.0.write_all(request.as_bytes()).await.is_err() {
             return;
         }
@@ -168,11 +170,11 @@ async fn live(address: String, number: usize, client: Arc<Client>) {
         }
         client.left.store(client.node.swap(0, Relaxed), Relaxed);
         client.closed.fetch_add(1, Relaxed);
-        let _ = tunnel.0.write_all(&masked(8, &1012_u16.to_be_bytes())).await;
+        let _ = tunnel.0.write_all(&client_frame(8, &1012_u16.to_be_bytes())).await;
     }
 }
 
-async fn until_blank_line(stream: &mut Raw) -> Option<String> {
+async fn until_blank_line(stream: &mut RawStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.0.read_u8().await.ok()?);
@@ -181,7 +183,7 @@ async fn until_blank_line(stream: &mut Raw) -> Option<String> {
 }
 
 /// The code of the Close frame that comes, masked or not; `None` when the stream ends without one.
-async fn closed_with(stream: &mut Raw) -> Option<u16> {
+async fn closed_with(stream: &mut RawStream) -> Option<u16> {
     let head = [stream.0.read_u8().await.ok()?, stream.0.read_u8().await.ok()?];
     assert_eq!(head[0], 0x88);
     let mut rest = vec![0; usize::from(head[1] & 0x7f) + if head[1] & 0x80 == 0 { 0 } else { 4 }];

@@ -10,47 +10,52 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server;
 
-use crate::papers::{Client, Papers, accept, connect};
-use crate::play::{REQUEST, Raw, YES, asked, masked, plain, soon};
+use crate::certs::{TestCertificates, TlsClient, accept, connect};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, soon,
+};
 
 const SITE: &str = "{ certificates: [{ cert: DIR/site.pem, key: DIR/site.key }] }";
 const TO_NODE: &str = "    tls: { ca: DIR/ca.pem, server_name: site.example }\n";
 
 /// A balancer whose listener speaks TLS, and its node.
-struct Stage {
-    papers: Papers,
+struct TlsHarness {
+    certs: TestCertificates,
     node: TcpListener,
     app: App,
 }
 
-impl Stage {
-    async fn set(pool: &str) -> Self {
-        let (papers, node) = (Papers::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
-        papers.issue("site", &["site.example"]);
-        let app = papers.start(SITE, &node, pool).await;
-        Self { papers, node, app }
+impl TlsHarness {
+    async fn start(pool: &str) -> Self {
+        let (certs, node) = (TestCertificates::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        certs.issue("site", &["site.example"]);
+        let app = certs.start(SITE, &node, pool).await;
+        Self { certs, node, app }
     }
 
-    async fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Client {
-        let config = self.papers.client(versions, None);
+    async fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> TlsClient {
+        let config = self.certs.client_config(versions, None);
         let mut client = connect(&self.app, &config, "site.example").await.unwrap();
-        client.send(REQUEST).await;
+        client.send(UPGRADE_REQUEST).await;
         client
     }
 
     /// An open tunnel to a node without TLS.
-    async fn tunnel(&self, versions: &[&'static SupportedProtocolVersion]) -> (Client, Raw<TcpStream>) {
+    async fn tunnel(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> (TlsClient, RawStream<TcpStream>) {
         let mut client = self.client(versions).await;
-        let mut node = asked(&self.node).await;
+        let mut node = accept_request(&self.node).await;
         open(&mut client, &mut node).await;
         (client, node)
     }
 
     /// An open tunnel to a node with TLS.
-    async fn tls_tunnel(&self) -> (Client, Raw<server::TlsStream<TcpStream>>) {
+    async fn tls_tunnel(&self) -> (TlsClient, RawStream<server::TlsStream<TcpStream>>) {
         let mut client = self.client(ALL_VERSIONS).await;
-        let mut node = accept(&self.node, &self.papers.node("site", false)).await;
-        node.head().await;
+        let mut node = accept(&self.node, &self.certs.node("site", false)).await;
+        node.read_head().await;
         open(&mut client, &mut node).await;
         (client, node)
     }
@@ -62,9 +67,9 @@ impl Stage {
         );
         soon(async {
             loop {
-                let mut admin = Raw(TcpStream::connect(self.app.admin().unwrap()).await.unwrap());
+                let mut admin = RawStream(TcpStream::connect(self.app.admin().unwrap()).await.unwrap());
                 admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-                if String::from_utf8(admin.rest().await).unwrap().contains(&line) {
+                if String::from_utf8(admin.read_to_end().await).unwrap().contains(&line) {
                     return;
                 }
             }
@@ -74,62 +79,62 @@ impl Stage {
 }
 
 /// The node says yes, and something goes both ways over the record layer that is not rustls.
-async fn open(client: &mut Client, node: &mut Raw<impl AsyncRead + AsyncWrite + Unpin>) {
-    node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-    client.send(masked(1, b"up")).await;
-    node.expect(&masked(1, b"up")).await;
-    node.send(plain(1, b"down")).await;
-    client.expect(&plain(1, b"down")).await;
+async fn open(client: &mut TlsClient, node: &mut RawStream<impl AsyncRead + AsyncWrite + Unpin>) {
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
+    client.send(client_frame(1, b"up")).await;
+    node.expect(&client_frame(1, b"up")).await;
+    node.send(node_frame(1, b"down")).await;
+    client.expect(&node_frame(1, b"down")).await;
 }
 
 #[tokio::test]
 async fn a_goodbye_ends_one_direction_and_the_other_goes_on_until_it_ends_too() {
-    let stage = Stage::set("").await;
-    let (mut client, mut node) = stage.tunnel(&[&TLS13]).await;
-    client.send(masked(1, b"last")).await;
+    let harness = TlsHarness::start("").await;
+    let (mut client, mut node) = harness.tunnel(&[&TLS13]).await;
+    client.send(client_frame(1, b"last")).await;
     soon(client.0.shutdown()).await.unwrap();
-    assert_eq!(node.rest().await, masked(1, b"last"));
-    node.send(plain(1, b"still here")).await;
-    client.expect(&plain(1, b"still here")).await;
+    assert_eq!(node.read_to_end().await, client_frame(1, b"last"));
+    node.send(node_frame(1, b"still here")).await;
+    client.expect(&node_frame(1, b"still here")).await;
     drop(node);
     // The end of the reader is a goodbye: rustls makes an error of a stream that is cut.
-    assert_eq!(client.rest().await, b"");
-    stage.closes("client", 1006).await;
+    assert_eq!(client.read_to_end().await, b"");
+    harness.closes("client", 1006).await;
 }
 
 #[tokio::test]
 async fn a_goodbye_in_tls_1_2_is_answered_at_once_and_the_node_is_told() {
-    let stage = Stage::set("").await;
-    let (mut client, mut node) = stage.tunnel(&[&TLS12]).await;
-    client.send(masked(1, b"last")).await;
+    let harness = TlsHarness::start("").await;
+    let (mut client, mut node) = harness.tunnel(&[&TLS12]).await;
+    client.send(client_frame(1, b"last")).await;
     client.0.get_mut().1.send_close_notify();
     soon(client.0.flush()).await.unwrap();
-    assert_eq!(client.rest().await, b"");
-    assert_eq!(node.rest().await, masked(1, b"last"));
+    assert_eq!(client.read_to_end().await, b"");
+    assert_eq!(node.read_to_end().await, client_frame(1, b"last"));
     drop((client, node));
-    stage.closes("client", 1006).await;
+    harness.closes("client", 1006).await;
 }
 
 #[tokio::test]
 async fn an_end_without_goodbye_is_passed_on_as_one() {
-    let stage = Stage::set(TO_NODE).await;
-    let (mut client, mut node) = stage.tls_tunnel().await;
-    client.send(masked(1, b"last")).await;
+    let harness = TlsHarness::start(TO_NODE).await;
+    let (mut client, mut node) = harness.tls_tunnel().await;
+    client.send(client_frame(1, b"last")).await;
     soon(client.0.get_mut().0.shutdown()).await.unwrap();
-    node.expect(&masked(1, b"last")).await;
+    node.expect(&client_frame(1, b"last")).await;
     let cut = soon(node.0.read_u8()).await.unwrap_err();
     assert!(cut.to_string().contains("close_notify"), "{cut}");
     drop((client, node));
-    stage.closes("client", 1006).await;
-    let (mut client, mut node) = stage.tls_tunnel().await;
+    harness.closes("client", 1006).await;
+    let (mut client, mut node) = harness.tls_tunnel().await;
     soon(node.0.shutdown()).await.unwrap();
-    assert_eq!(client.rest().await, b"", "an end with goodbye is passed on as such");
+    assert_eq!(client.read_to_end().await, b"", "an end with goodbye is passed on as such");
 }
 
 /// Sends `bytes` below the TLS connection, and more than fits into the kernel's buffers, until the balancer has hung
 /// up; gives the alert that came.
-async fn break_tls(client: Client, bytes: &[u8]) -> rustls::Error {
+async fn break_tls(client: TlsClient, bytes: &[u8]) -> rustls::Error {
     let (mut socket, mut tls) = client.0.into_inner();
     let flood = vec![0; 1 << 20];
     let mut answer = Vec::new();
@@ -154,37 +159,37 @@ fn sealed(tls: &mut ClientConnection, plain: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_peer_that_breaks_tls_reads_why_and_nothing_of_it_reaches_the_node() {
-    let stage = Stage::set("").await;
+    let harness = TlsHarness::start("").await;
     let told =
         [AlertDescription::DecodeError, AlertDescription::BadRecordMac, AlertDescription::BadRecordMac];
     for (way, told) in told.into_iter().enumerate() {
-        let (mut client, mut node) = stage.tunnel(ALL_VERSIONS).await;
-        let good = sealed(client.0.get_mut().1, &masked(1, b"good"));
+        let (mut client, mut node) = harness.tunnel(ALL_VERSIONS).await;
+        let good = sealed(client.0.get_mut().1, &client_frame(1, b"good"));
         let wire = match way {
             0 => [&good[..], b"GET / HTTP/1.1\r\n\r\n"].concat(),
             1 => good.repeat(2),
             _ => {
-                let mut flipped = sealed(client.0.get_mut().1, &masked(1, b"flipped"));
+                let mut flipped = sealed(client.0.get_mut().1, &client_frame(1, b"flipped"));
                 flipped[9] ^= 1;
                 [good, flipped].concat()
             }
         };
         assert_eq!(break_tls(client, &wire).await, rustls::Error::AlertReceived(told));
-        assert_eq!(node.rest().await, masked(1, b"good"));
+        assert_eq!(node.read_to_end().await, client_frame(1, b"good"));
     }
 }
 
 #[tokio::test]
 async fn a_close_of_the_balancers_ends_with_goodbye() {
-    let stage = Stage::set(TO_NODE).await;
-    let (mut client, mut node) = stage.tls_tunnel().await;
+    let harness = TlsHarness::start(TO_NODE).await;
+    let (mut client, mut node) = harness.tls_tunnel().await;
     let peers = async {
-        assert_eq!((client.close_code().await, node.close_code().await), (1001, 1001));
-        client.send(masked(8, &1001u16.to_be_bytes())).await;
-        node.send(plain(8, &1001u16.to_be_bytes())).await;
-        assert_eq!((client.rest().await, node.rest().await), (vec![], vec![]));
+        assert_eq!((client.read_close_code().await, node.read_close_code().await), (1001, 1001));
+        client.send(client_frame(8, &1001u16.to_be_bytes())).await;
+        node.send(node_frame(8, &1001u16.to_be_bytes())).await;
+        assert_eq!((client.read_to_end().await, node.read_to_end().await), (vec![], vec![]));
     };
-    tokio::join!(soon(stage.app.stop()), peers);
+    tokio::join!(soon(harness.app.stop()), peers);
 }
 
 /// A binary frame whose every byte tells its number.
@@ -196,8 +201,8 @@ fn numbered(number: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn i10_what_a_slow_tls_client_does_not_take_is_bounded_and_comes_in_order() {
-    let stage = Stage::set("").await;
-    let (mut client, node) = stage.tunnel(ALL_VERSIONS).await;
+    let harness = TlsHarness::start("").await;
+    let (mut client, node) = harness.tunnel(ALL_VERSIONS).await;
     let (mut number, mut sent, mut total) = (0, 0, 0);
     while tokio::time::timeout(Duration::from_millis(500), node.0.writable()).await.is_ok() {
         let frame = numbered(number);
@@ -213,7 +218,7 @@ async fn i10_what_a_slow_tls_client_does_not_take_is_bounded_and_comes_in_order(
     // Meanwhile the client wishes for new keys, again and again; the answer waits behind what it has not read.
     for _ in 0..100 {
         client.0.get_mut().1.refresh_traffic_keys().unwrap();
-        client.send(masked(2, b"x")).await;
+        client.send(client_frame(2, b"x")).await;
     }
     let mut left = total;
     for number in 0.. {
@@ -229,8 +234,8 @@ async fn i10_what_a_slow_tls_client_does_not_take_is_bounded_and_comes_in_order(
 
 #[tokio::test]
 async fn large_messages_pass_both_ways_at_once_over_tls_on_both_sides() {
-    let stage = Stage::set(TO_NODE).await;
-    let (client, node) = stage.tls_tunnel().await;
+    let harness = TlsHarness::start(TO_NODE).await;
+    let (client, node) = harness.tls_tunnel().await;
     let (mut client_reads, mut client_writes) = tokio::io::split(client.0);
     let (mut node_reads, mut node_writes) = tokio::io::split(node.0);
     let send = async |to: &mut (dyn AsyncWrite + Unpin + Send), mask: bool| {

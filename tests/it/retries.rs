@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use mainstay::app::App;
 use tokio::net::TcpListener;
 
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, connect_client, not_soon, soon, start,
+};
 use crate::passive::{Refusal, Refusing, listed};
-use crate::play::{REQUEST, Raw, YES, client, not_soon, soon, start};
 use crate::scrape::Scrape;
 
 const BUSY: Refusal = Refusal::Says("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nX-From: node\r\n\r\nbusy");
@@ -32,12 +34,12 @@ async fn an_upgrade_that_a_node_refuses_is_taken_by_the_next_one() {
         let address = well.local_addr().unwrap().to_string();
         let app = start("{ format: off }", &listed([refusing.address.as_str(), &address]), POOL).await;
         for _ in 0..2 {
-            let mut client = client(&app).await;
-            client.send(REQUEST).await;
-            let mut node = Raw(soon(well.accept()).await.unwrap().0);
-            assert!(node.head().await.starts_with("GET /chat HTTP/1.1\r\n"));
-            node.send(YES).await;
-            assert!(client.head().await.starts_with("HTTP/1.1 101 "), "{how:?}");
+            let mut client = connect_client(&app).await;
+            client.send(UPGRADE_REQUEST).await;
+            let mut node = RawStream(soon(well.accept()).await.unwrap().0);
+            assert!(node.read_head().await.starts_with("GET /chat HTTP/1.1\r\n"));
+            node.send(SWITCHING_PROTOCOLS).await;
+            assert!(client.read_head().await.starts_with("HTTP/1.1 101 "), "{how:?}");
             node.send(b"\x81\x02hi").await;
             client.expect(b"\x81\x02hi").await;
         }
@@ -64,9 +66,9 @@ async fn what_is_the_clients_fault_is_its_own_to_hear_and_goes_to_no_other_node(
             [Refusing::start(Refusal::Says(answer)).await, Refusing::start(Refusal::Says(answer)).await];
         let app =
             start("{ format: off }", &listed(nodes.iter().map(|node| node.address.as_str())), POOL).await;
-        let mut client = client(&app).await;
-        client.send(REQUEST).await;
-        assert!(client.head().await.starts_with(&format!("HTTP/1.1 {status}\r\n")));
+        let mut client = connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        assert!(client.read_head().await.starts_with(&format!("HTTP/1.1 {status}\r\n")));
         assert_eq!(nodes.iter().map(|node| node.asked.load(Relaxed)).sum::<usize>(), 1);
         app.stop().await;
     }
@@ -84,9 +86,9 @@ async fn when_all_refuse_the_client_hears_the_last_node_in_its_own_words() {
         let pool = format!("{POOL}    retries: {{ attempts: {attempts} }}\n");
         let app =
             start("{ format: off }", &listed(nodes.iter().map(|node| node.address.as_str())), &pool).await;
-        let mut client = client(&app).await;
-        client.send(REQUEST).await;
-        let head = client.head().await;
+        let mut client = connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        let head = client.read_head().await;
         assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("x-from: node\r\n"), "{head}");
         client.expect(b"busy").await;
         assert_eq!(nodes.iter().map(|node| node.asked.load(Relaxed)).sum::<usize>(), asked, "{attempts}");
@@ -100,9 +102,9 @@ async fn retries_are_at_most_the_part_of_the_handshakes_that_the_config_allows()
     let pool = format!("{POOL}    retries: {{ attempts: 3, of_handshakes: 20% }}\n");
     let app = start("{ format: off }", &listed(nodes.iter().map(|node| node.address.as_str())), &pool).await;
     for _ in 0..100 {
-        let mut client = client(&app).await;
-        client.send(REQUEST).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 503 "));
+        let mut client = connect_client(&app).await;
+        client.send(UPGRADE_REQUEST).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 503 "));
     }
     let asked = nodes.iter().map(|node| node.asked.load(Relaxed)).sum::<usize>();
     // A fifth, three at once, and what the floor gives while this runs, which is within the deadline.
@@ -120,18 +122,20 @@ async fn a_request_of_a_socket_io_session_goes_to_its_node_alone() {
     let app = start("{ format: off }", &listed([refusing.address.as_str(), &address]), pool).await;
     let of_session = |sid: &str| {
         let target = format!("/socket.io/?EIO=4&transport=websocket{sid}");
-        REQUEST.replace("/chat", &target).replace("Host: a.example", "Host: a.example\r\nCookie: io=ws0")
+        UPGRADE_REQUEST
+            .replace("/chat", &target)
+            .replace("Host: a.example", "Host: a.example\r\nCookie: io=ws0")
     };
-    let mut first = client(&app).await;
+    let mut first = connect_client(&app).await;
     first.send(of_session("&sid=abc")).await;
-    assert!(first.head().await.starts_with("HTTP/1.1 503 "));
+    assert!(first.read_head().await.starts_with("HTTP/1.1 503 "));
     not_soon(other.accept()).await;
     // One that opens there is pinned by its cookie as well, and can live elsewhere.
-    let mut second = client(&app).await;
+    let mut second = connect_client(&app).await;
     second.send(of_session("")).await;
-    let mut node = Raw(soon(other.accept()).await.unwrap().0);
-    node.head().await;
-    node.send(YES).await;
-    assert!(second.head().await.starts_with("HTTP/1.1 101 "));
+    let mut node = RawStream(soon(other.accept()).await.unwrap().0);
+    node.read_head().await;
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(second.read_head().await.starts_with("HTTP/1.1 101 "));
     app.stop().await;
 }

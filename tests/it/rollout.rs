@@ -9,7 +9,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use crate::admin::{asks, gets};
-use crate::play::{REQUEST, Raw, YES, masked, plain, resolved, soon};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, client_frame, node_frame, resolve, soon,
+};
 
 const CLIENTS: usize = 24;
 
@@ -28,37 +30,37 @@ impl Chat {
         tasks.spawn(async move {
             let mut tunnels = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tunnels.spawn(serve(Raw(stream), name, release));
+                tunnels.spawn(serve(RawStream(stream), name, release));
             }
         });
         Self { name, address, _tasks: tasks }
     }
 }
 
-async fn serve(mut client: Raw, name: &str, release: &str) {
-    if client.head().await.starts_with("GET /health ") {
+async fn serve(mut client: RawStream, name: &str, release: &str) {
+    if client.read_head().await.starts_with("GET /health ") {
         let answer = format!("HTTP/1.1 200 OK\r\nX-Mainstay-Release: {release}\r\nContent-Length: 0\r\n\r\n");
         return client.send(answer).await;
     }
-    client.send(YES.replace("\r\n\r\n", &format!("\r\nX-Node: {name}\r\n\r\n"))).await;
+    client.send(SWITCHING_PROTOCOLS.replace("\r\n\r\n", &format!("\r\nX-Node: {name}\r\n\r\n"))).await;
     let Some(code) = closed(&mut client).await else { return };
-    client.send(plain(8, &code.to_be_bytes())).await;
+    client.send(node_frame(8, &code.to_be_bytes())).await;
 }
 
 /// The code of the Close that comes some time; `None` when the stream ends without one.
-async fn closed(peer: &mut Raw) -> Option<u16> {
+async fn closed(peer: &mut RawStream) -> Option<u16> {
     peer.0.readable().await.ok()?;
     (peer.0.peek(&mut [0]).await.ok()? > 0).then_some(())?;
-    Some(peer.close_code().await)
+    Some(peer.read_close_code().await)
 }
 
 /// A client that comes back whenever it is closed, with the cookie that it has, and says where it is.
 async fn client(number: usize, front: String, says: UnboundedSender<(usize, String, Option<u16>)>) {
     let (mut cookie, mut code) = (String::new(), None);
     loop {
-        let mut tunnel = Raw(soon(TcpStream::connect(&front)).await.unwrap());
-        tunnel.send(REQUEST.replace("\r\n\r\n", &format!("\r\nCookie: {cookie}\r\n\r\n"))).await;
-        let head = tunnel.head().await;
+        let mut tunnel = RawStream(soon(TcpStream::connect(&front)).await.unwrap());
+        tunnel.send(UPGRADE_REQUEST.replace("\r\n\r\n", &format!("\r\nCookie: {cookie}\r\n\r\n"))).await;
+        let head = tunnel.read_head().await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let field = |name: &str| {
             let line = head.lines().find(|line| line.to_lowercase().starts_with(name))?;
@@ -70,8 +72,8 @@ async fn client(number: usize, front: String, says: UnboundedSender<(usize, Stri
         }
         code = closed(&mut tunnel).await;
         let Some(code) = code else { return };
-        tunnel.send(masked(8, &code.to_be_bytes())).await;
-        tunnel.gone().await;
+        tunnel.send(client_frame(8, &code.to_be_bytes())).await;
+        tunnel.wait_closed().await;
     }
 }
 
@@ -124,7 +126,7 @@ fn config(nodes: &[&Chat], pool: &str, releases: bool) -> mainstay::config::Conf
         format!("{{ id: {}, address: \"{}\"{release} }}", node.name, node.address)
     };
     let nodes: Vec<String> = nodes.iter().map(node).collect();
-    resolved(&format!(
+    resolve(&format!(
         "listeners: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ address: \"127.0.0.1:0\" }}\n\
          access_log: {{ format: off }}\nshutdown: {{ drain: 1s }}\npools: {{ chat: {{ nodes: [{}], {pool} }} }}\n",
         nodes.join(", ")

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mainstay::app::App;
 use tokio::net::TcpStream;
 
-use crate::play::{Raw, soon};
+use crate::harness::{RawStream, soon};
 
 /// One scrape.
 #[derive(Debug, Default)]
@@ -28,9 +28,9 @@ pub struct Sample {
 impl Scrape {
     /// What `app` says now.
     pub async fn of(app: &App) -> Self {
-        let mut admin = Raw(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
+        let mut admin = RawStream(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
         admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        let answer = String::from_utf8(admin.rest().await).unwrap();
+        let answer = String::from_utf8(admin.read_to_end().await).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
         Self::read(body).unwrap_or_else(|fault| panic!("{fault}"))

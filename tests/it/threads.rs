@@ -12,7 +12,7 @@ use mainstay::relay::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::play::{Raw, masked, plain, soon};
+use crate::harness::{RawStream, client_frame, node_frame, soon};
 
 const TUNNELS: u64 = 1_000;
 const RULES: TunnelLimits = TunnelLimits {
@@ -26,7 +26,7 @@ const RULES: TunnelLimits = TunnelLimits {
 struct Threads {
     relay: Relay,
     /// Client and node of each tunnel; its id is its place.
-    peers: Vec<[Raw; 2]>,
+    peers: Vec<[RawStream; 2]>,
     drained: Arc<AtomicUsize>,
 }
 
@@ -82,10 +82,10 @@ impl Threads {
 }
 
 /// The relay's socket and the peer's.
-async fn connect(listener: &TcpListener) -> (TcpStream, Raw) {
+async fn connect(listener: &TcpListener) -> (TcpStream, RawStream) {
     let peer = TcpStream::connect(listener.local_addr().unwrap());
     let (peer, accepted) = tokio::join!(peer, listener.accept());
-    (accepted.unwrap().0, Raw(peer.unwrap()))
+    (accepted.unwrap().0, RawStream(peer.unwrap()))
 }
 
 fn on_node(node: &'static str) -> TunnelSelector {
@@ -104,10 +104,10 @@ fn raise_descriptors() {
 async fn a_thousand_tunnels_are_listed_page_by_page_with_what_they_carried() {
     let mut threads = Threads::set().await;
     for [client, node] in threads.peers.iter_mut().step_by(100) {
-        client.send(masked(2, b"ping me")).await;
-        node.expect(&masked(2, b"ping me")).await;
-        node.send(plain(1, b"ok")).await;
-        client.expect(&plain(1, b"ok")).await;
+        client.send(client_frame(2, b"ping me")).await;
+        node.expect(&client_frame(2, b"ping me")).await;
+        node.send(node_frame(1, b"ok")).await;
+        client.expect(&node_frame(1, b"ok")).await;
     }
     let (mut ids, mut after) = (Vec::new(), None);
     loop {
@@ -132,7 +132,7 @@ async fn a_thousand_tunnels_are_listed_page_by_page_with_what_they_carried() {
 async fn one_nodes_tunnels_are_closed_between_frames_and_the_others_carry_on() {
     let mut threads = Threads::set().await;
     // A frame that is half way through when the Close comes.
-    let frame = plain(2, &[7; 100]);
+    let frame = node_frame(2, &[7; 100]);
     threads.peers[0][1].send(&frame[..50]).await;
     threads.peers[0][0].expect(&frame[..50]).await;
     let close = PacedClose::new(on_node("ws1"), CloseReason::Drained, 1012, "moved");
@@ -142,18 +142,18 @@ async fn one_nodes_tunnels_are_closed_between_frames_and_the_others_carry_on() {
     for (id, peers) in threads.peers.iter_mut().enumerate() {
         let [client, node] = peers;
         if id % 2 == 1 {
-            client.send(masked(1, b"still here")).await;
-            node.expect(&masked(1, b"still here")).await;
+            client.send(client_frame(1, b"still here")).await;
+            node.expect(&client_frame(1, b"still here")).await;
             continue;
         }
-        assert_eq!(node.close_code().await, 1012);
+        assert_eq!(node.read_close_code().await, 1012);
         if id == 0 {
             node.send(&frame[50..]).await;
             client.expect(&frame[50..]).await;
         }
-        assert_eq!(client.close_code().await, 1012);
-        client.send(masked(8, &1012u16.to_be_bytes())).await;
-        node.send(plain(8, &1012u16.to_be_bytes())).await;
+        assert_eq!(client.read_close_code().await, 1012);
+        client.send(client_frame(8, &1012u16.to_be_bytes())).await;
+        node.send(node_frame(8, &1012u16.to_be_bytes())).await;
     }
     soon(handle.finished()).await;
     assert_eq!((handle.closed(), handle.left(), threads.relay.tunnel_count()), (500, 0, 500));
@@ -169,12 +169,12 @@ async fn one_session_is_killed_and_its_neighbours_are_not() {
     let kill = PacedClose::new(TunnelSelector::sessions([500].into()), CloseReason::Killed, 1012, "");
     let handle = threads.relay.close(kill.with_grace(Duration::from_secs(60)));
     let [client, node] = &mut threads.peers[500];
-    assert_eq!((client.close_code().await, node.close_code().await), (1012, 1012));
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (1012, 1012));
     let page = soon(threads.relay.list_sessions(TunnelSelector::all(), Some(498), 3)).await;
     let closing: Vec<_> = page.iter().map(|session| (session.id, session.is_closing)).collect();
     assert_eq!(closing, [(499, false), (500, true), (501, false)]);
-    client.send(masked(8, &1012u16.to_be_bytes())).await;
-    node.send(plain(8, &1012u16.to_be_bytes())).await;
+    client.send(client_frame(8, &1012u16.to_be_bytes())).await;
+    node.send(node_frame(8, &1012u16.to_be_bytes())).await;
     soon(handle.finished()).await;
     assert_eq!(threads.relay.tunnel_count(), TUNNELS as usize - 1);
     threads.end();

@@ -9,8 +9,8 @@ use rustls::{ALL_VERSIONS, ClientConfig, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::papers::{Client, Papers, connect};
-use crate::play::{REQUEST, Raw, soon};
+use crate::certs::{TestCertificates, TlsClient, connect};
+use crate::harness::{RawStream, UPGRADE_REQUEST, soon};
 
 pub const SITE: &str = "{ certificates: [{ cert: DIR/site.pem, key: DIR/site.key }] }";
 pub const GET: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nX-Client-Cert-Subject: CN=admin\r\n\r\n";
@@ -19,46 +19,46 @@ pub async fn node() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-pub fn papers() -> Papers {
-    let papers = Papers::new();
-    papers.issue("site", &["site.example"]);
-    papers
+pub fn certs() -> TestCertificates {
+    let certs = TestCertificates::new();
+    certs.issue("site", &["site.example"]);
+    certs
 }
 
 /// A request on `client` and its answer of `node`'s; what the node and the client read.
 async fn exchange(
-    client: &mut Raw<impl AsyncRead + AsyncWrite + Unpin>,
+    client: &mut RawStream<impl AsyncRead + AsyncWrite + Unpin>,
     node: &TcpListener,
 ) -> (String, String) {
     client.send(GET).await;
-    let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
-    let head = at_node.head().await;
+    let mut at_node = RawStream(soon(node.accept()).await.unwrap().0);
+    let head = at_node.read_head().await;
     at_node.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    let answer = client.head().await;
+    let answer = client.read_head().await;
     client.expect(b"ok").await;
     (head.to_lowercase(), answer.to_lowercase())
 }
 
-fn kind(client: &Client) -> HandshakeKind {
+fn kind(client: &TlsClient) -> HandshakeKind {
     client.0.get_ref().1.handshake_kind().unwrap()
 }
 
-fn certificate(client: &Client) -> &[u8] {
+fn certificate(client: &TlsClient) -> &[u8] {
     &client.0.get_ref().1.peer_certificates().unwrap()[0]
 }
 
 pub async fn metrics(app: &App) -> String {
-    let mut admin = Raw(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
+    let mut admin = RawStream(soon(TcpStream::connect(app.admin().unwrap())).await.unwrap());
     admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-    String::from_utf8(admin.rest().await).unwrap()
+    String::from_utf8(admin.read_to_end().await).unwrap()
 }
 
 #[tokio::test]
 async fn plain_requests_over_both_versions_reach_the_node_as_https_with_a_secure_cookie() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
     for (version, spoken) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
-        let mut client = connect(&app, &papers.client(&[version], None), "site.example").await.unwrap();
+        let mut client = connect(&app, &certs.client_config(&[version], None), "site.example").await.unwrap();
         assert_eq!(client.0.get_ref().1.protocol_version(), Some(spoken));
         let (head, answer) = exchange(&mut client, &node).await;
         assert!(head.contains("\r\nx-forwarded-proto: https\r\n"), "{head}");
@@ -71,12 +71,12 @@ async fn plain_requests_over_both_versions_reach_the_node_as_https_with_a_secure
 
 #[tokio::test]
 async fn a_version_below_the_lowest_is_refused_and_counted() {
-    let (papers, node) = (papers(), node().await);
+    let (certs, node) = (certs(), node().await);
     let tls = SITE.replace(" }] }", " }], min_version: \"1.3\" }");
-    let app = papers.start(&tls, &node, "").await;
-    let refused = connect(&app, &papers.client(&[&TLS12], None), "site.example").await;
+    let app = certs.start(&tls, &node, "").await;
+    let refused = connect(&app, &certs.client_config(&[&TLS12], None), "site.example").await;
     assert!(refused.unwrap_err().to_string().contains("ProtocolVersion"));
-    let mut client = connect(&app, &papers.client(ALL_VERSIONS, None), "site.example").await.unwrap();
+    let mut client = connect(&app, &certs.client_config(ALL_VERSIONS, None), "site.example").await.unwrap();
     exchange(&mut client, &node).await;
     assert!(metrics(&app).await.contains("mainstay_handshakes_total{pool=\"\",result=\"refused\"} 1\n"));
     app.stop().await;
@@ -84,14 +84,14 @@ async fn a_version_below_the_lowest_is_refused_and_counted() {
 
 #[tokio::test]
 async fn a_host_gets_its_own_certificate_or_that_of_its_level_or_the_first() {
-    let (papers, node) = (Papers::new(), node().await);
-    papers.issue("first", &["first.example", "127.0.0.1"]);
-    papers.issue("wild", &["*.wild.example"]);
-    papers.issue("own", &["own.example"]);
+    let (certs, node) = (TestCertificates::new(), node().await);
+    certs.issue("first", &["first.example", "127.0.0.1"]);
+    certs.issue("wild", &["*.wild.example"]);
+    certs.issue("own", &["own.example"]);
     let one = |name: &str| format!("{{ cert: DIR/{name}.pem, key: DIR/{name}.key }}");
     let tls = format!("{{ certificates: [{}, {}, {}] }}", one("first"), one("wild"), one("own"));
-    let app = papers.start(&tls, &node, "").await;
-    let config = papers.client(ALL_VERSIONS, None);
+    let app = certs.start(&tls, &node, "").await;
+    let config = certs.client_config(ALL_VERSIONS, None);
     for (host, expected) in [
         ("first.example", "first"),
         ("own.example", "own"),
@@ -100,7 +100,7 @@ async fn a_host_gets_its_own_certificate_or_that_of_its_level_or_the_first() {
         ("127.0.0.1", "first"),
     ] {
         let client = connect(&app, &config, host).await.unwrap();
-        assert_eq!(certificate(&client), &papers.certificate(expected)[..], "{host}");
+        assert_eq!(certificate(&client), &certs.certificate(expected)[..], "{host}");
     }
     for host in ["a.b.wild.example", "wild.example", "elsewhere.test"] {
         let refused = connect(&app, &config, host).await.unwrap_err();
@@ -114,29 +114,29 @@ async fn a_host_gets_its_own_certificate_or_that_of_its_level_or_the_first() {
 
 #[tokio::test]
 async fn a_client_must_show_a_certificate_where_one_is_asked_for_and_the_node_hears_whose() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("alice", &[]);
+    let (certs, node) = (certs(), node().await);
+    certs.issue("alice", &[]);
     let tls = SITE.replace(" }] }", " }], client_ca: DIR/ca.pem }");
-    let app = papers.start(&tls, &node, "").await;
+    let app = certs.start(&tls, &node, "").await;
     for version in [&TLS12, &TLS13] {
         let mut client =
-            connect(&app, &papers.client(&[version], Some("alice")), "site.example").await.unwrap();
+            connect(&app, &certs.client_config(&[version], Some("alice")), "site.example").await.unwrap();
         let (head, _) = exchange(&mut client, &node).await;
         assert_eq!(head.matches("x-client-cert-subject").count(), 1, "{head}");
         assert!(head.contains("\r\nx-client-cert-subject: o=tests\\, inc.,cn=alice\r\n"), "{head}");
-        client.send(REQUEST.replace("\r\n\r\n", "\r\nX_Client_Cert_Subject: CN=admin\r\n\r\n")).await;
-        let mut at_node = Raw(soon(node.accept()).await.unwrap().0);
-        let head = at_node.head().await.to_lowercase();
+        client.send(UPGRADE_REQUEST.replace("\r\n\r\n", "\r\nX_Client_Cert_Subject: CN=admin\r\n\r\n")).await;
+        let mut at_node = RawStream(soon(node.accept()).await.unwrap().0);
+        let head = at_node.read_head().await.to_lowercase();
         assert_eq!(head.matches("client").count(), 1, "{head}");
         assert!(head.contains("cn=alice\r\n"), "{head}");
     }
-    let stranger = Papers::new();
+    let stranger = TestCertificates::new();
     stranger.issue("mallory", &[]);
     for shown in [None, Some("mallory")] {
-        let shown_by = if shown.is_some() { &stranger } else { &papers };
-        let mut config = ClientConfig::clone(&papers.client(ALL_VERSIONS, None));
+        let shown_by = if shown.is_some() { &stranger } else { &certs };
+        let mut config = ClientConfig::clone(&certs.client_config(ALL_VERSIONS, None));
         config.client_auth_cert_resolver =
-            shown_by.client(ALL_VERSIONS, shown).client_auth_cert_resolver.clone();
+            shown_by.client_config(ALL_VERSIONS, shown).client_auth_cert_resolver.clone();
         // In TLS 1.3 the client is done before the balancer has looked at its certificate.
         let Ok(mut client) = connect(&app, &Arc::new(config), "site.example").await else { continue };
         let _ = client.0.write_all(GET.as_bytes()).await;
@@ -147,12 +147,12 @@ async fn a_client_must_show_a_certificate_where_one_is_asked_for_and_the_node_he
 
 #[tokio::test]
 async fn a_session_resumes_on_every_balancer_with_the_same_ticket_secret_and_on_no_other() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("alice", &[]);
+    let (certs, node) = (certs(), node().await);
+    certs.issue("alice", &[]);
     let secret = |letter: &str| format!("{letter}:{}A=\n", letter.repeat(42));
-    papers.write("one", secret("A"));
-    papers.write("rotated", secret("B") + &secret("A"));
-    papers.write("other", secret("C"));
+    certs.write("one", secret("A"));
+    certs.write("rotated", secret("B") + &secret("A"));
+    certs.write("other", secret("C"));
     let with = |more: &str| SITE.replace(" }] }", &format!(" }}], {more} }}"));
     let mut apps = Vec::new();
     for more in [
@@ -161,11 +161,11 @@ async fn a_session_resumes_on_every_balancer_with_the_same_ticket_secret_and_on_
         "ticket_secret_file: DIR/other",
         "ticket_secret_file: DIR/one, client_ca: DIR/ca.pem",
     ] {
-        apps.push(papers.start(&with(more), &node, "").await);
+        apps.push(certs.start(&with(more), &node, "").await);
     }
     let [first, rotated, other, asking] = &apps[..] else { unreachable!() };
     for version in [&TLS12, &TLS13] {
-        let config = papers.client(&[version], Some("alice"));
+        let config = certs.client_config(&[version], Some("alice"));
         let visit = async |app: &App| {
             let mut client = connect(app, &config, "site.example").await.unwrap();
             let (head, _) = exchange(&mut client, &node).await;
@@ -189,12 +189,12 @@ async fn a_session_resumes_on_every_balancer_with_the_same_ticket_secret_and_on_
 
 #[tokio::test]
 async fn without_a_ticket_secret_a_session_resumes_also_after_a_reload() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
-    let config = papers.client(ALL_VERSIONS, None);
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
+    let config = certs.client_config(ALL_VERSIONS, None);
     exchange(&mut connect(&app, &config, "site.example").await.unwrap(), &node).await;
-    papers.issue("site", &["site.example"]);
-    soon(app.reload().apply(papers.config(SITE, &node, ""))).await.unwrap();
+    certs.issue("site", &["site.example"]);
+    soon(app.reload().apply(certs.config(SITE, &node, ""))).await.unwrap();
     let mut again = connect(&app, &config, "site.example").await.unwrap();
     assert_eq!(kind(&again), HandshakeKind::Resumed);
     exchange(&mut again, &node).await;
@@ -203,22 +203,22 @@ async fn without_a_ticket_secret_a_session_resumes_also_after_a_reload() {
 
 #[tokio::test]
 async fn a_renewed_certificate_is_swapped_in_and_connections_go_on() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
-    let fresh = || papers.client(ALL_VERSIONS, None);
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
+    let fresh = || certs.client_config(ALL_VERSIONS, None);
     let mut before = connect(&app, &fresh(), "site.example").await.unwrap();
-    let old = papers.certificate("site");
-    papers.issue("site", &["site.example", "new.example"]);
-    let changes = soon(app.reload().apply(papers.config(SITE, &node, ""))).await.unwrap();
+    let old = certs.certificate("site");
+    certs.issue("site", &["site.example", "new.example"]);
+    let changes = soon(app.reload().apply(certs.config(SITE, &node, ""))).await.unwrap();
     let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains("certificate") && said[0].ends_with("replaced"), "{said:?}");
     let after = connect(&app, &fresh(), "new.example").await.unwrap();
-    assert_eq!((certificate(&before), certificate(&after)), (&old[..], &papers.certificate("site")[..]));
+    assert_eq!((certificate(&before), certificate(&after)), (&old[..], &certs.certificate("site")[..]));
     exchange(&mut before, &node).await;
     // And off, on the same socket.
-    soon(app.reload().apply(papers.config("null", &node, ""))).await.unwrap();
-    let mut bare = Raw(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap());
+    soon(app.reload().apply(certs.config("null", &node, ""))).await.unwrap();
+    let mut bare = RawStream(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap());
     let (head, _) = exchange(&mut bare, &node).await;
     assert!(head.contains("\r\nx-forwarded-proto: http\r\n"), "{head}");
     app.stop().await;
@@ -226,9 +226,9 @@ async fn a_renewed_certificate_is_swapped_in_and_connections_go_on() {
 
 #[tokio::test]
 async fn only_http_1_1_is_agreed_on() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
-    let mut config = ClientConfig::clone(&papers.client(ALL_VERSIONS, None));
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
+    let mut config = ClientConfig::clone(&certs.client_config(ALL_VERSIONS, None));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let client = connect(&app, &Arc::new(config.clone()), "site.example").await.unwrap();
     assert_eq!(client.0.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -240,14 +240,14 @@ async fn only_http_1_1_is_agreed_on() {
 
 #[tokio::test]
 async fn who_says_nothing_or_half_a_hello_or_something_else_is_cut() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
     // The beginning of a hello that says it has 512 bytes.
     let half = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
     for said in [&b""[..], &half[..3], &half, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
-        let mut client = Raw(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap());
+        let mut client = RawStream(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap());
         client.send(said).await;
-        let rest = client.rest().await;
+        let rest = client.read_to_end().await;
         assert!(rest.len() <= 7, "at most an alert: {rest:?}");
     }
     // A byte now and then does not help, either: the time is for all of the hello.

@@ -5,44 +5,46 @@ use rustls::ALL_VERSIONS;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::papers::{accept, connect};
-use crate::play::{REQUEST, Raw, YES, asked, masked, plain, soon};
-use crate::tls::{GET, SITE, metrics, node, papers};
+use crate::certs::{accept, connect};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, soon,
+};
+use crate::tls::{GET, SITE, certs, metrics, node};
 
 const TO_NODE: &str = "    tls: { ca: DIR/ca.pem, server_name: node.example";
 
 #[tokio::test]
 async fn a_node_is_spoken_to_over_tls_for_requests_tunnels_and_probes() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("node", &["node.example"]);
-    papers.issue("balancer", &[]);
+    let (certs, node) = (certs(), node().await);
+    certs.issue("node", &["node.example"]);
+    certs.issue("balancer", &[]);
     let shown = format!("{TO_NODE}, cert: DIR/balancer.pem, key: DIR/balancer.key }}\n");
-    let app = papers.start("null", &node, &shown).await;
-    let tls = papers.node("node", true);
-    let mut client = crate::play::client(&app).await;
+    let app = certs.start("null", &node, &shown).await;
+    let tls = certs.node("node", true);
+    let mut client = crate::harness::connect_client(&app).await;
     client.send(GET).await;
     let mut at_node = accept(&node, &tls).await;
     assert_eq!(at_node.0.get_ref().1.server_name(), Some("node.example"));
-    assert_eq!(at_node.0.get_ref().1.peer_certificates().unwrap()[0], papers.certificate("balancer"));
-    let head = at_node.head().await;
+    assert_eq!(at_node.0.get_ref().1.peer_certificates().unwrap()[0], certs.certificate("balancer"));
+    let head = at_node.read_head().await;
     assert!(head.starts_with("GET /chat HTTP/1.1\r\n"), "{head}");
     at_node.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    assert!(client.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(client.read_head().await.starts_with("HTTP/1.1 200 OK\r\n"));
     client.expect(b"ok").await;
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_probe_speaks_tls_too() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("node", &["node.example"]);
-    let config = papers.config("null", &node, &format!("{TO_NODE} }}\n"));
+    let (certs, node) = (certs(), node().await);
+    certs.issue("node", &["node.example"]);
+    let config = certs.config("null", &node, &format!("{TO_NODE} }}\n"));
     let mut config = config;
     config.pools[0].health = mainstay::config::Health::default();
-    let tls = papers.node("node", false);
+    let tls = certs.node("node", false);
     let answering = async {
         let mut asked = accept(&node, &tls).await;
-        assert!(asked.head().await.starts_with("GET /health HTTP/1.1\r\n"));
+        assert!(asked.read_head().await.starts_with("GET /health HTTP/1.1\r\n"));
         asked.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     };
     let (app, ()) = tokio::join!(soon(App::start(&config)), answering);
@@ -54,19 +56,19 @@ async fn a_probe_speaks_tls_too() {
 
 #[tokio::test]
 async fn a_node_that_asks_for_a_certificate_is_said_to_ask_for_one() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("node", &["node.example"]);
-    papers.issue("balancer", &[]);
-    let strangers = crate::tls::papers();
+    let (certs, node) = (certs(), node().await);
+    certs.issue("node", &["node.example"]);
+    certs.issue("balancer", &[]);
+    let strangers = crate::tls::certs();
     strangers.issue("stranger", &[]);
     let stranger = ["pem", "key"].map(|kind| strangers.path(&format!("stranger.{kind}")));
     let stranger = format!(", cert: {}, key: {}", stranger[0], stranger[1]);
-    let tls = papers.node("node", true);
+    let tls = certs.node("node", true);
     for (shown, said) in [
         ("", "the node asks for a client certificate; write `cert:` and `key:` in the `tls` of the pool"),
         (&stranger, "the node refuses the client certificate that it is shown"),
     ] {
-        let mut config = papers.config("null", &node, &format!("{TO_NODE}{shown} }}\n"));
+        let mut config = certs.config("null", &node, &format!("{TO_NODE}{shown} }}\n"));
         config.pools[0].health = mainstay::config::Health::default();
         let refusing = async {
             let (stream, _) = soon(node.accept()).await.unwrap();
@@ -84,16 +86,16 @@ async fn a_node_that_asks_for_a_certificate_is_said_to_ask_for_one() {
 
 #[tokio::test]
 async fn a_node_that_cannot_prove_its_name_gets_nothing() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("node", &["node.example"]);
-    papers.issue("impostor", &["elsewhere.example"]);
-    let app = papers.start("null", &node, &format!("{TO_NODE} }}\n")).await;
+    let (certs, node) = (certs(), node().await);
+    certs.issue("node", &["node.example"]);
+    certs.issue("impostor", &["elsewhere.example"]);
+    let app = certs.start("null", &node, &format!("{TO_NODE} }}\n")).await;
     for (tls, request) in [
-        (Some(papers.node("impostor", false)), GET),
-        (Some(papers.node("impostor", false)), REQUEST),
+        (Some(certs.node("impostor", false)), GET),
+        (Some(certs.node("impostor", false)), UPGRADE_REQUEST),
         (None, GET),
     ] {
-        let mut client = crate::play::client(&app).await;
+        let mut client = crate::harness::connect_client(&app).await;
         client.send(request).await;
         let (mut stream, _) = soon(node.accept()).await.unwrap();
         match tls {
@@ -101,7 +103,7 @@ async fn a_node_that_cannot_prove_its_name_gets_nothing() {
             // It does not speak TLS.
             None => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap(),
         }
-        let head = client.head().await;
+        let head = client.read_head().await;
         assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
     }
     app.stop().await;
@@ -109,79 +111,79 @@ async fn a_node_that_cannot_prove_its_name_gets_nothing() {
 
 /// Both ends of a tunnel say something and close.
 async fn talk(
-    client: &mut Raw<impl AsyncRead + AsyncWrite + Unpin>,
-    node: &mut Raw<impl AsyncRead + AsyncWrite + Unpin>,
+    client: &mut RawStream<impl AsyncRead + AsyncWrite + Unpin>,
+    node: &mut RawStream<impl AsyncRead + AsyncWrite + Unpin>,
 ) {
     for size in [0, 1, 125] {
-        let (up, down) = (masked(2, &vec![7; size]), plain(2, &vec![8; size]));
+        let (up, down) = (client_frame(2, &vec![7; size]), node_frame(2, &vec![8; size]));
         client.send(&up).await;
         node.expect(&up).await;
         node.send(&down).await;
         client.expect(&down).await;
     }
-    client.send(masked(8, &1000_u16.to_be_bytes())).await;
-    assert_eq!(node.close_code().await, 1000);
-    node.send(plain(8, &1000_u16.to_be_bytes())).await;
-    assert_eq!(client.close_code().await, 1000);
+    client.send(client_frame(8, &1000_u16.to_be_bytes())).await;
+    assert_eq!(node.read_close_code().await, 1000);
+    node.send(node_frame(8, &1000_u16.to_be_bytes())).await;
+    assert_eq!(client.read_close_code().await, 1000);
 }
 
 #[tokio::test]
 async fn a_websocket_goes_on_over_tls_after_its_upgrade_with_what_was_sent_early() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
     for version in [&TLS12, &TLS13] {
-        let mut client = connect(&app, &papers.client(&[version], None), "site.example").await.unwrap();
-        let early = masked(1, b"early");
-        client.send([REQUEST.as_bytes(), &early].concat()).await;
-        let mut at_node = asked(&node).await;
-        client.send(masked(1, b"while it is asked")).await;
-        at_node.send([YES.as_bytes(), &plain(1, b"hello")].concat()).await;
+        let mut client = connect(&app, &certs.client_config(&[version], None), "site.example").await.unwrap();
+        let early = client_frame(1, b"early");
+        client.send([UPGRADE_REQUEST.as_bytes(), &early].concat()).await;
+        let mut at_node = accept_request(&node).await;
+        client.send(client_frame(1, b"while it is asked")).await;
+        at_node.send([SWITCHING_PROTOCOLS.as_bytes(), &node_frame(1, b"hello")].concat()).await;
         at_node.expect(&early).await;
-        at_node.expect(&masked(1, b"while it is asked")).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-        client.expect(&plain(1, b"hello")).await;
+        at_node.expect(&client_frame(1, b"while it is asked")).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
+        client.expect(&node_frame(1, b"hello")).await;
         talk(&mut client, &mut at_node).await;
         client.0.get_mut().1.send_close_notify();
         client.send("").await;
-        at_node.gone().await;
+        at_node.wait_closed().await;
     }
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_websocket_goes_on_over_tls_on_both_sides() {
-    let (papers, node) = (papers(), node().await);
-    papers.issue("node", &["node.example"]);
-    let app = papers.start(SITE, &node, &format!("{TO_NODE} }}\n")).await;
-    let tls = papers.node("node", false);
-    let mut client = connect(&app, &papers.client(ALL_VERSIONS, None), "site.example").await.unwrap();
-    client.send([REQUEST.as_bytes(), &masked(1, b"early")].concat()).await;
+    let (certs, node) = (certs(), node().await);
+    certs.issue("node", &["node.example"]);
+    let app = certs.start(SITE, &node, &format!("{TO_NODE} }}\n")).await;
+    let tls = certs.node("node", false);
+    let mut client = connect(&app, &certs.client_config(ALL_VERSIONS, None), "site.example").await.unwrap();
+    client.send([UPGRADE_REQUEST.as_bytes(), &client_frame(1, b"early")].concat()).await;
     let mut at_node = accept(&node, &tls).await;
-    at_node.head().await;
-    at_node.send([YES.as_bytes(), &plain(1, b"hello")].concat()).await;
-    at_node.expect(&masked(1, b"early")).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-    client.expect(&plain(1, b"hello")).await;
+    at_node.read_head().await;
+    at_node.send([SWITCHING_PROTOCOLS.as_bytes(), &node_frame(1, b"hello")].concat()).await;
+    at_node.expect(&client_frame(1, b"early")).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
+    client.expect(&node_frame(1, b"hello")).await;
     talk(&mut client, &mut at_node).await;
     app.stop().await;
 }
 
 #[tokio::test]
 async fn a_key_update_before_and_after_the_upgrade_breaks_nothing() {
-    let (papers, node) = (papers(), node().await);
-    let app = papers.start(SITE, &node, "").await;
-    let mut client = connect(&app, &papers.client(&[&TLS13], None), "site.example").await.unwrap();
+    let (certs, node) = (certs(), node().await);
+    let app = certs.start(SITE, &node, "").await;
+    let mut client = connect(&app, &certs.client_config(&[&TLS13], None), "site.example").await.unwrap();
     client.0.get_mut().1.refresh_traffic_keys().unwrap();
-    client.send(REQUEST).await;
-    let mut at_node = asked(&node).await;
-    at_node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    client.send(UPGRADE_REQUEST).await;
+    let mut at_node = accept_request(&node).await;
+    at_node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     for _ in 0..3 {
         client.0.get_mut().1.refresh_traffic_keys().unwrap();
-        client.send(masked(1, b"up")).await;
-        at_node.expect(&masked(1, b"up")).await;
-        at_node.send(plain(1, b"down")).await;
-        client.expect(&plain(1, b"down")).await;
+        client.send(client_frame(1, b"up")).await;
+        at_node.expect(&client_frame(1, b"up")).await;
+        at_node.send(node_frame(1, b"down")).await;
+        client.expect(&node_frame(1, b"down")).await;
     }
     talk(&mut client, &mut at_node).await;
     app.stop().await;

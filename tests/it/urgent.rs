@@ -2,7 +2,7 @@
 
 use rustix::net::{SendFlags, send};
 
-use crate::play::{Raw, Stage};
+use crate::harness::{Harness, RawStream};
 
 /// A frame of a client's, with a payload that differs at each place.
 fn masked(len: u16) -> Vec<u8> {
@@ -18,7 +18,7 @@ fn plain(len: u16) -> Vec<u8> {
 }
 
 /// Sends `frame` with urgent data ending at each of `marks`.
-fn send_urgent(peer: &Raw, frame: &[u8], marks: &[usize]) {
+fn send_urgent(peer: &RawStream, frame: &[u8], marks: &[usize]) {
     let mut at = 0;
     for mark in marks {
         send(&peer.0, &frame[at..*mark], SendFlags::OOB).unwrap();
@@ -29,10 +29,10 @@ fn send_urgent(peer: &Raw, frame: &[u8], marks: &[usize]) {
 
 #[tokio::test]
 async fn urgent_data_in_the_midst_of_traffic_arrives_in_its_place_and_stalls_no_tunnel() {
-    let stage = Stage::set("").await;
+    let harness = Harness::start("").await;
     let mut tunnels = Vec::new();
     for _ in 0..40 {
-        tunnels.push(stage.tunnel().await);
+        tunnels.push(harness.open_tunnel().await);
     }
     let (to_node, to_client) = (masked(1500), plain(1500));
     for round in 0..10 {

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::{Answer, asks, gets, raw};
-use crate::play::{REQUEST, Raw, YES, asked, masked, plain, resolved, soon};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, resolve, soon,
+};
 
 /// Two nodes behind a balancer; a client names its node in the cookie `io`.
 struct Pair {
@@ -39,23 +41,23 @@ fn config(nodes: &[TcpListener; 2], pool: &str) -> String {
 impl Pair {
     async fn set(pool: &str) -> Self {
         let nodes = [bound().await, bound().await];
-        let app = soon(App::start(&resolved(&config(&nodes, pool)))).await.unwrap();
+        let app = soon(App::start(&resolve(&config(&nodes, pool)))).await.unwrap();
         Self { app, nodes }
     }
 
     /// A client that names a node, and the connection at the node that it comes to.
-    async fn tunnel(&self, named: usize, comes_to: usize) -> (Raw, Raw) {
+    async fn tunnel(&self, named: usize, comes_to: usize) -> (RawStream, RawStream) {
         let mut client = self.client(named).await;
-        let mut node = asked(&self.nodes[comes_to]).await;
-        node.send(YES).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+        let mut node = accept_request(&self.nodes[comes_to]).await;
+        node.send(SWITCHING_PROTOCOLS).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
         (client, node)
     }
 
-    async fn client(&self, named: usize) -> Raw {
-        let mut client = Raw(soon(TcpStream::connect(&self.app.listeners()[0])).await.unwrap());
+    async fn client(&self, named: usize) -> RawStream {
+        let mut client = RawStream(soon(TcpStream::connect(&self.app.listeners()[0])).await.unwrap());
         let cookie = format!("\r\nCookie: io={}\r\n\r\n", NAMES[named]);
-        client.send(REQUEST.replace("\r\n\r\n", &cookie)).await;
+        client.send(UPGRADE_REQUEST.replace("\r\n\r\n", &cookie)).await;
         client
     }
 
@@ -82,9 +84,9 @@ impl Pair {
     }
 
     async fn metrics(&self) -> String {
-        let mut admin = Raw(soon(TcpStream::connect(self.app.admin().unwrap())).await.unwrap());
+        let mut admin = RawStream(soon(TcpStream::connect(self.app.admin().unwrap())).await.unwrap());
         admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        String::from_utf8(admin.rest().await).unwrap()
+        String::from_utf8(admin.read_to_end().await).unwrap()
     }
 }
 
@@ -94,20 +96,20 @@ async fn tells(app: &App, path: &str, body: &str) -> Answer {
     raw(app, format!("POST /api/pools/{path} {head} {length}\r\n\r\n{body}")).await
 }
 
-async fn carries((client, node): &mut (Raw, Raw)) {
-    client.send(masked(1, b"up")).await;
-    node.expect(&masked(1, b"up")).await;
-    node.send(plain(1, b"down")).await;
-    client.expect(&plain(1, b"down")).await;
+async fn carries((client, node): &mut (RawStream, RawStream)) {
+    client.send(client_frame(1, b"up")).await;
+    node.expect(&client_frame(1, b"up")).await;
+    node.send(node_frame(1, b"down")).await;
+    client.expect(&node_frame(1, b"down")).await;
 }
 
 /// Both sides hear a Close with this code, and answer it.
-async fn leaves((mut client, mut node): (Raw, Raw), code: u16) {
-    assert_eq!((client.close_code().await, node.close_code().await), (code, code));
-    client.send(masked(8, &code.to_be_bytes())).await;
-    node.send(plain(8, &code.to_be_bytes())).await;
-    client.gone().await;
-    node.gone().await;
+async fn leaves((mut client, mut node): (RawStream, RawStream), code: u16) {
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (code, code));
+    client.send(client_frame(8, &code.to_be_bytes())).await;
+    node.send(node_frame(8, &code.to_be_bytes())).await;
+    client.wait_closed().await;
+    node.wait_closed().await;
 }
 
 #[tokio::test]
@@ -156,8 +158,8 @@ async fn i11_a_client_that_never_answers_is_gone_by_the_deadline_of_the_drain() 
     let pair = Pair::set("drain: { over: 0s }").await;
     let (mut client, mut node) = pair.tunnel(0, 0).await;
     assert_eq!(pair.tells("chat/nodes/one/drain", "").await.status, 202);
-    assert_eq!((client.close_code().await, node.close_code().await), (1012, 1012));
-    client.gone().await;
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (1012, 1012));
+    client.wait_closed().await;
     let done = pair.sees(0, |node| node["drain"]["left"] == 0).await;
     assert_eq!(done["drain"]["closed"], 1);
     pair.app.stop().await;
@@ -167,11 +169,11 @@ async fn i11_a_client_that_never_answers_is_gone_by_the_deadline_of_the_drain() 
 async fn a_session_on_its_way_when_the_drain_begins_arrives_and_leaves_with_the_others() {
     let pair = Pair::set("drain: { over: 0s }").await;
     let mut client = pair.client(0).await;
-    let mut node = asked(&pair.nodes[0]).await;
+    let mut node = accept_request(&pair.nodes[0]).await;
     let begun = pair.tells("chat/nodes/one/drain", "").await;
     assert_eq!(begun.body["drain"]["left"], 1, "who is on the way is left, too");
-    node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     leaves((client, node), 1012).await;
     pair.sees(0, |node| node["drain"]["left"] == 0 && node["drain"]["closed"] == 1).await;
     pair.app.stop().await;
@@ -205,7 +207,7 @@ async fn an_undrain_keeps_those_who_have_not_been_told_to_leave_and_a_second_dra
     assert!(at(&first) <= at(&again) && at(&sooner) < at(&first));
     let mut codes = Vec::new();
     for (mut client, _) in kept {
-        codes.push(client.close_code().await);
+        codes.push(client.read_close_code().await);
     }
     let of_the_first = codes.iter().filter(|code| **code == 1012).count();
     assert!(of_the_first <= 1 && codes.iter().all(|code| [1012, 4001].contains(code)), "{codes:?}");
@@ -220,7 +222,7 @@ async fn a_drain_survives_a_reload_that_names_the_node_and_ends_with_one_that_do
     pair.tells("chat/nodes/one/drain", r#"{"over":"50m"}"#).await;
     let before = pair.status(0).await;
     let text = config(&pair.nodes, "drain: { over: 30m }, balance: random_two");
-    soon(pair.app.reload().apply(resolved(&text))).await.unwrap();
+    soon(pair.app.reload().apply(resolve(&text))).await.unwrap();
     let after = pair.status(0).await;
     assert_eq!(
         (&after["state"], &after["drain"]["deadline"]),
@@ -233,7 +235,7 @@ async fn a_drain_survives_a_reload_that_names_the_node_and_ends_with_one_that_do
         "",
         1,
     );
-    soon(pair.app.reload().apply(resolved(&text))).await.unwrap();
+    soon(pair.app.reload().apply(resolve(&text))).await.unwrap();
     let metrics = pair.metrics().await;
     assert!(
         metrics.contains("mainstay_node_state{pool=\"chat\",node=\"one\",state=\"removed\"} 1\n"),
@@ -247,7 +249,7 @@ async fn a_drain_survives_a_reload_that_names_the_node_and_ends_with_one_that_do
     }
     assert!((1..=3).contains(&still), "{still}");
     // Named again: it is no longer drained.
-    soon(pair.app.reload().apply(resolved(&config(&pair.nodes, "drain: { over: 30m }")))).await.unwrap();
+    soon(pair.app.reload().apply(resolve(&config(&pair.nodes, "drain: { over: 30m }")))).await.unwrap();
     assert_eq!(
         (&pair.status(0).await["state"], &pair.status(0).await["drain"]),
         (&json!("up"), &Value::Null)

@@ -9,12 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Pair, bound, config, leaves};
-use crate::play::{Raw, YES, not_soon, resolved, soon};
+use crate::harness::{RawStream, SWITCHING_PROTOCOLS, not_soon, resolve, soon};
 
 /// Answers the next probe of a node.
 async fn answer_probe(node: &TcpListener, state: &str) {
-    let mut probe = Raw(soon(node.accept()).await.unwrap().0);
-    assert!(probe.head().await.starts_with("GET /health HTTP/1.1\r\n"));
+    let mut probe = RawStream(soon(node.accept()).await.unwrap().0);
+    assert!(probe.read_head().await.starts_with("GET /health HTTP/1.1\r\n"));
     probe.send(format!("HTTP/1.1 200 OK\r\nX-Mainstay-State: {state}\r\nContent-Length: 0\r\n\r\n")).await;
 }
 
@@ -22,7 +22,7 @@ async fn answer_probe(node: &TcpListener, state: &str) {
 async fn a_node_that_asks_for_it_in_its_health_is_drained_as_its_pool_says_until_it_says_otherwise() {
     let nodes = [bound().await, bound().await];
     let pool = "health: { interval: 20ms, timeout: 9s, rise: 1 }, drain: { over: 0s, code: 3333 }";
-    let config = resolved(&config(&nodes, pool));
+    let config = resolve(&config(&nodes, pool));
     let (app, ..) =
         tokio::join!(App::start(&config), answer_probe(&nodes[0], "well"), answer_probe(&nodes[1], "well"));
     let pair = Pair { app: app.unwrap(), nodes };
@@ -30,16 +30,16 @@ async fn a_node_that_asks_for_it_in_its_health_is_drained_as_its_pool_says_until
     let mut client = pair.client(0).await;
     let mut node = soon(async {
         loop {
-            let mut met = Raw(pair.nodes[0].accept().await.unwrap().0);
-            if met.head().await.starts_with("GET /chat ") {
+            let mut met = RawStream(pair.nodes[0].accept().await.unwrap().0);
+            if met.read_head().await.starts_with("GET /chat ") {
                 break met;
             }
             met.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         }
     })
     .await;
-    node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     answer_probe(&pair.nodes[0], "draining").await;
     leaves((client, node), 3333).await;
     let drained = pair.sees(0, |node| node["drain"]["left"] == 0).await;
@@ -66,14 +66,14 @@ async fn a_drain_that_meets_the_end_of_the_process_yields_to_it() {
     pair.tells("chat/nodes/one/drain", "").await;
     // The first of the hour is told by the drain, either of them, the other by the end.
     let (code, is_first) = tokio::select! {
-        code = client.close_code() => (code, true),
-        code = second.close_code() => (code, false),
+        code = client.read_close_code() => (code, true),
+        code = second.read_close_code() => (code, false),
     };
     let (told, stays) = if is_first { (node, [second, second_node]) } else { (second_node, [client, node]) };
     let ends = async {
         let mut codes = vec![code];
         for mut side in [told].into_iter().chain(stays) {
-            codes.push(side.close_code().await);
+            codes.push(side.read_close_code().await);
         }
         codes
     };
@@ -82,8 +82,8 @@ async fn a_drain_that_meets_the_end_of_the_process_yields_to_it() {
 }
 
 /// A request of the Socket.IO session `sid`, by polling, of a client of the first node.
-async fn polls(pair: &Pair, sid: &str) -> Raw {
-    let mut client = Raw(soon(TcpStream::connect(&pair.app.listeners()[0])).await.unwrap());
+async fn polls(pair: &Pair, sid: &str) -> RawStream {
+    let mut client = RawStream(soon(TcpStream::connect(&pair.app.listeners()[0])).await.unwrap());
     let target = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
     client.send(format!("GET {target} HTTP/1.1\r\nHost: a.example\r\nCookie: io=one\r\n\r\n")).await;
     client
@@ -96,7 +96,7 @@ async fn a_polling_session_stays_until_its_time_in_the_window_and_a_plain_reques
     // Of an hour hardly anything has passed: the sessions that are there stay.
     let _staying = polls(&pair, "lv_VI97HAXpY6yYWAAAB").await;
     soon(pair.nodes[0].accept()).await.unwrap();
-    let mut plain = Raw(soon(TcpStream::connect(&pair.app.listeners()[0])).await.unwrap());
+    let mut plain = RawStream(soon(TcpStream::connect(&pair.app.listeners()[0])).await.unwrap());
     plain.send("GET /page HTTP/1.1\r\nHost: a.example\r\nCookie: io=one\r\n\r\n").await;
     soon(pair.nodes[1].accept()).await.unwrap();
     pair.tells("chat/nodes/one/drain", r#"{"over":"0s"}"#).await;
@@ -118,7 +118,7 @@ async fn a_drain_goes_on_in_another_process_as_it_was_wanted() {
     let snapshot = &snapshots[0];
     assert_eq!((snapshot.pool.as_str(), snapshot.node.as_str(), snapshot.is_ordered), ("chat", "one", true));
     assert_eq!((snapshot.order.code, snapshot.progress.closed), (4321, 1));
-    let other = soon(App::start(&resolved(&config(&pair.nodes, "drain: { over: 1h }")))).await.unwrap();
+    let other = soon(App::start(&resolve(&config(&pair.nodes, "drain: { over: 1h }")))).await.unwrap();
     let other = Pair { app: other, nodes: pair.nodes };
     let arrived = CancellationToken::new();
     assert!(resume(other.app.reload().front(), snapshot, arrived.clone()).is_some());

@@ -6,7 +6,7 @@ use mainstay::app::App;
 use tokio::net::TcpStream;
 
 use super::{Fleet, REST, Rest, bound, carries, client, config, tunnel};
-use crate::play::{Raw, YES, asked, resolved, soon};
+use crate::harness::{RawStream, SWITCHING_PROTOCOLS, accept_request, resolve, soon};
 
 #[tokio::test]
 async fn listeners_come_and_go_and_a_tunnel_outlives_the_one_it_came_by() {
@@ -38,14 +38,14 @@ async fn the_admin_api_moves_and_the_one_who_asked_still_gets_the_answer() {
     std::fs::write(&path, text("127.0.0.1:0")).unwrap();
     let app = started(&path).await;
     let old = app.admin().unwrap();
-    let mut admin = Raw(soon(TcpStream::connect(&old)).await.unwrap());
+    let mut admin = RawStream(soon(TcpStream::connect(&old)).await.unwrap());
     std::fs::write(&path, text("127.0.0.78:0")).unwrap();
     admin
         .send(
             "POST /api/reload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         )
         .await;
-    let answer = String::from_utf8(admin.rest().await).unwrap();
+    let answer = String::from_utf8(admin.read_to_end().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     // The watcher of the file may have been faster.
     let change = "admin: address is 127.0.0.78:0 now, was 127.0.0.1:0";
@@ -111,10 +111,10 @@ async fn a_listener_that_the_running_one_is_in_the_way_of_is_refused_with_the_re
     fleet.app.stop().await;
     let (one, two) = (bound().await, bound().await);
     let nodes = [("one", &one), ("two", &two)];
-    let running = resolved(&config(&nodes, &Rest { listeners: &wide, ..REST }));
+    let running = resolve(&config(&nodes, &Rest { listeners: &wide, ..REST }));
     let app = soon(App::start(&running)).await.unwrap();
     let narrow = config(&nodes, &Rest { listeners: &format!("127.0.0.1:{port}"), ..REST });
-    let faults = soon(app.reload().apply(resolved(&narrow))).await.unwrap_err().to_string();
+    let faults = soon(app.reload().apply(resolve(&narrow))).await.unwrap_err().to_string();
     let remedy = format!(
         "the balancer itself listens on {wide}: take that out, reload, and then add 127.0.0.1:{port}"
     );
@@ -134,16 +134,16 @@ async fn a_secret_that_is_replaced_in_its_file_counts_at_once() {
     let app = started(&path).await;
     let signed_by = |head: &str, key: &str| head.contains(&format!(".{key}."));
     let mut first = client(&app, "x").await;
-    asked(&node).await.send(YES).await;
-    let before = first.head().await;
+    accept_request(&node).await.send(SWITCHING_PROTOCOLS).await;
+    let before = first.read_head().await;
     assert!(signed_by(&before, "k1"), "{before}");
     std::fs::write(&secret, format!("k2:{}=\n", "E".repeat(43))).unwrap();
     let changes = soon(app.reload().reload_from_file()).await.unwrap();
     let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
     assert_eq!(said, ["pool chat: keys of cookie pin replaced"]);
     let mut second = client(&app, "x").await;
-    asked(&node).await.send(YES).await;
-    let after = second.head().await;
+    accept_request(&node).await.send(SWITCHING_PROTOCOLS).await;
+    let after = second.read_head().await;
     assert!(signed_by(&after, "k2") && !signed_by(&after, "k1"), "{after}");
     app.stop().await;
 }

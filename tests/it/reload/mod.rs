@@ -7,7 +7,10 @@ use std::time::Duration;
 use mainstay::app::App;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::play::{REQUEST, Raw, YES, asked, masked, not_soon, plain, resolved, soon};
+use crate::harness::{
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, not_soon,
+    resolve, soon,
+};
 
 /// Two nodes, `one` and `two`, and a balancer in front of them.
 struct Fleet {
@@ -52,7 +55,7 @@ impl Fleet {
     async fn set(rest: &Rest<'_>) -> Self {
         let (one, two) = (bound().await, bound().await);
         let text = config(&[("one", &one), ("two", &two)], rest);
-        let app = soon(App::start(&resolved(&text))).await.unwrap();
+        let app = soon(App::start(&resolve(&text))).await.unwrap();
         Self { app, one, two }
     }
 
@@ -63,51 +66,51 @@ impl Fleet {
 
     /// The changes, as they are said.
     async fn reload(&self, text: &str) -> Vec<String> {
-        let changes = soon(self.app.reload().apply(resolved(text))).await.unwrap();
+        let changes = soon(self.app.reload().apply(resolve(text))).await.unwrap();
         changes.iter().map(ToString::to_string).collect()
     }
 
     /// A tunnel to the node that the client names.
-    async fn tunnel(&self, id: &str) -> (Raw, Raw) {
+    async fn tunnel(&self, id: &str) -> (RawStream, RawStream) {
         tunnel(&self.app, id, if id == "one" { &self.one } else { &self.two }).await
     }
 
     async fn metrics(&self) -> String {
-        let mut admin = Raw(soon(TcpStream::connect(self.app.admin().unwrap())).await.unwrap());
+        let mut admin = RawStream(soon(TcpStream::connect(self.app.admin().unwrap())).await.unwrap());
         admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        String::from_utf8(admin.rest().await).unwrap()
+        String::from_utf8(admin.read_to_end().await).unwrap()
     }
 }
 
-async fn client(app: &App, id: &str) -> Raw {
-    let mut client = Raw(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap());
-    client.send(REQUEST.replace("\r\n\r\n", &format!("\r\nCookie: io={id}\r\n\r\n"))).await;
+async fn client(app: &App, id: &str) -> RawStream {
+    let mut client = RawStream(soon(TcpStream::connect(&app.listeners()[0])).await.unwrap());
+    client.send(UPGRADE_REQUEST.replace("\r\n\r\n", &format!("\r\nCookie: io={id}\r\n\r\n"))).await;
     client
 }
 
-async fn tunnel(app: &App, id: &str, node: &TcpListener) -> (Raw, Raw) {
+async fn tunnel(app: &App, id: &str, node: &TcpListener) -> (RawStream, RawStream) {
     let mut client = client(app, id).await;
-    let mut node = asked(node).await;
-    node.send(YES).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    let mut node = accept_request(node).await;
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     (client, node)
 }
 
 /// Bytes pass both ways.
-async fn carries((client, node): &mut (Raw, Raw)) {
-    client.send(masked(1, b"up")).await;
-    node.expect(&masked(1, b"up")).await;
-    node.send(plain(1, b"down")).await;
-    client.expect(&plain(1, b"down")).await;
+async fn carries((client, node): &mut (RawStream, RawStream)) {
+    client.send(client_frame(1, b"up")).await;
+    node.expect(&client_frame(1, b"up")).await;
+    node.send(node_frame(1, b"down")).await;
+    client.expect(&node_frame(1, b"down")).await;
 }
 
 /// Both sides hear a Close with this code, and answer it.
-async fn leaves((mut client, mut node): (Raw, Raw), code: u16) {
-    assert_eq!((client.close_code().await, node.close_code().await), (code, code));
-    client.send(masked(8, &code.to_be_bytes())).await;
-    node.send(plain(8, &code.to_be_bytes())).await;
-    client.gone().await;
-    node.gone().await;
+async fn leaves((mut client, mut node): (RawStream, RawStream), code: u16) {
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (code, code));
+    client.send(client_frame(8, &code.to_be_bytes())).await;
+    node.send(node_frame(8, &code.to_be_bytes())).await;
+    client.wait_closed().await;
+    node.wait_closed().await;
 }
 
 #[tokio::test]
@@ -134,10 +137,10 @@ async fn i9_a_reload_closes_no_tunnel_whose_route_and_node_are_still_there() {
     })
     .await
     .unwrap();
-    let mut node = Raw(node);
-    node.head().await;
-    node.send(YES).await;
-    assert!(moved.head().await.starts_with("HTTP/1.1 101 "));
+    let mut node = RawStream(node);
+    node.read_head().await;
+    node.send(SWITCHING_PROTOCOLS).await;
+    assert!(moved.read_head().await.starts_with("HTTP/1.1 101 "));
     not_soon(fleet.two.accept()).await;
     fleet.app.stop().await;
 }
@@ -264,22 +267,22 @@ async fn tunnels_of_a_route_that_is_gone_leave_and_those_of_a_wider_or_another_p
         )
     };
     let narrow = "{ host: a.example, path: /chat, pool: a }, { path: /, pool: b }";
-    let app = soon(App::start(&resolved(&text(narrow)))).await.unwrap();
+    let app = soon(App::start(&resolve(&text(narrow)))).await.unwrap();
     let mut first = tunnel(&app, "x", &one).await;
     // A route that takes all that the narrow one took, to the same pool.
     let wider = "{ host: a.example, pool: a }, { path: /, pool: b }";
-    soon(app.reload().apply(resolved(&text(wider)))).await.unwrap();
+    soon(app.reload().apply(resolve(&text(wider)))).await.unwrap();
     carries(&mut first).await;
     let mut second = tunnel(&app, "x", &one).await;
     // The same host and path lead to another pool: new clients go there.
     let other = "{ host: a.example, pool: b }, { path: /other, pool: a }";
-    let changes = soon(app.reload().apply(resolved(&text(other)))).await.unwrap();
+    let changes = soon(app.reload().apply(resolve(&text(other)))).await.unwrap();
     assert!(changes.iter().any(|change| change.to_string() == "route a.example: pool is b now, was a"));
     let mut third = tunnel(&app, "x", &two).await;
     carries(&mut second).await;
     carries(&mut third).await;
     // Nothing leads there any more.
-    soon(app.reload().apply(resolved(&text("{ path: /other, pool: a }, { path: /b, pool: b }"))))
+    soon(app.reload().apply(resolve(&text("{ path: /other, pool: a }, { path: /b, pool: b }"))))
         .await
         .unwrap();
     leaves(third, 3001).await;
@@ -298,17 +301,17 @@ async fn i3_a_session_sees_one_generation_from_its_request_to_its_adoption() {
             node.local_addr().unwrap()
         )
     };
-    let app = soon(App::start(&resolved(&text("before")))).await.unwrap();
+    let app = soon(App::start(&resolve(&text("before")))).await.unwrap();
     let mut early = client(&app, "x").await;
-    let mut at_node = asked(&node).await;
-    soon(app.reload().apply(resolved(&text("after")))).await.unwrap();
-    at_node.send(YES).await;
-    let head = early.head().await.to_lowercase();
+    let mut at_node = accept_request(&node).await;
+    soon(app.reload().apply(resolve(&text("after")))).await.unwrap();
+    at_node.send(SWITCHING_PROTOCOLS).await;
+    let head = early.read_head().await.to_lowercase();
     assert!(head.contains("set-cookie: before=") && !head.contains("after="), "{head}");
     let mut late = client(&app, "x").await;
-    let mut late_at_node = asked(&node).await;
-    late_at_node.send(YES).await;
-    assert!(late.head().await.to_lowercase().contains("set-cookie: after="));
+    let mut late_at_node = accept_request(&node).await;
+    late_at_node.send(SWITCHING_PROTOCOLS).await;
+    assert!(late.read_head().await.to_lowercase().contains("set-cookie: after="));
     carries(&mut (early, at_node)).await;
     app.stop().await;
 }
@@ -317,10 +320,10 @@ async fn i3_a_session_sees_one_generation_from_its_request_to_its_adoption() {
 async fn i3_a_session_on_its_way_to_a_node_that_is_taken_out_arrives_and_then_leaves_with_the_others() {
     let fleet = Fleet::set(&REST).await;
     let mut early = client(&fleet.app, "two").await;
-    let mut at_node = asked(&fleet.two).await;
+    let mut at_node = accept_request(&fleet.two).await;
     fleet.reload(&config(&[("one", &fleet.one)], &REST)).await;
-    at_node.send(YES).await;
-    assert!(early.head().await.starts_with("HTTP/1.1 101 "));
+    at_node.send(SWITCHING_PROTOCOLS).await;
+    assert!(early.read_head().await.starts_with("HTTP/1.1 101 "));
     leaves((early, at_node), 1012).await;
     fleet.app.stop().await;
 }

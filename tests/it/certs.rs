@@ -15,23 +15,23 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::play::{Raw, soon};
+use crate::harness::{RawStream, soon};
 
 /// A folder with an authority, `ca.pem`, and what it has signed.
-pub struct Papers {
+pub struct TestCertificates {
     folder: TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
-impl Papers {
+impl TestCertificates {
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an authority of the tests");
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let papers = Self { folder: tempfile::tempdir().unwrap(), authority };
-        papers.write("ca.pem", papers.authority.pem());
-        papers
+        let certs = Self { folder: tempfile::tempdir().unwrap(), authority };
+        certs.write("ca.pem", certs.authority.pem());
+        certs
     }
 
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
@@ -69,7 +69,7 @@ impl Papers {
     }
 
     /// A client that speaks these versions and shows the certificate of this name.
-    pub fn client(
+    pub fn client_config(
         &self,
         versions: &[&'static SupportedProtocolVersion],
         shown: Option<&str>,
@@ -123,17 +123,17 @@ impl Papers {
 }
 
 /// A TLS client.
-pub type Client = Raw<client::TlsStream<TcpStream>>;
+pub type TlsClient = RawStream<client::TlsStream<TcpStream>>;
 
 /// A TLS client of `app` that asks for `host`.
-pub async fn connect(app: &App, config: &Arc<ClientConfig>, host: &str) -> std::io::Result<Client> {
+pub async fn connect(app: &App, config: &Arc<ClientConfig>, host: &str) -> std::io::Result<TlsClient> {
     let stream = soon(TcpStream::connect(&app.listeners()[0])).await.unwrap();
     let name = ServerName::try_from(host.to_owned()).unwrap();
-    soon(TlsConnector::from(Arc::clone(config)).connect(name, stream)).await.map(Raw)
+    soon(TlsConnector::from(Arc::clone(config)).connect(name, stream)).await.map(RawStream)
 }
 
 /// A node's side of the next connection, with its TLS handshake done.
-pub async fn accept(node: &TcpListener, tls: &TlsAcceptor) -> Raw<server::TlsStream<TcpStream>> {
+pub async fn accept(node: &TcpListener, tls: &TlsAcceptor) -> RawStream<server::TlsStream<TcpStream>> {
     let (stream, _) = soon(node.accept()).await.unwrap();
-    Raw(soon(tls.accept(stream)).await.unwrap())
+    RawStream(soon(tls.accept(stream)).await.unwrap())
 }

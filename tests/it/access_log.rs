@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::play::{REQUEST, Raw, Stage, YES, masked, plain, soon};
+use crate::harness::{
+    Harness, RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, client_frame, node_frame, soon,
+};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -14,12 +16,12 @@ fn parent() -> String {
     format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n")
 }
 
-async fn logging(path: &Path, format: &str) -> Stage {
-    Stage::logging(&format!("{{ format: {format}, path: \"{}\" }}", path.display()), "").await
+async fn start_with_log(path: &Path, format: &str) -> Harness {
+    Harness::with_access_log(&format!("{{ format: {format}, path: \"{}\" }}", path.display()), "").await
 }
 
 /// A request with these fields at the end of its head.
-fn with(request: &str, fields: &str) -> String {
+fn with_fields(request: &str, fields: &str) -> String {
     request.strip_suffix("\r\n").unwrap().to_owned() + fields + "\r\n"
 }
 
@@ -30,19 +32,19 @@ fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 /// Runs one session from `request` to a Close from the client; gives the head that the node saw.
-async fn session(stage: &Stage, request: &str) -> String {
-    let mut client = stage.client().await;
+async fn run_session(harness: &Harness, request: &str) -> String {
+    let mut client = harness.connect().await;
     client.send(request).await;
-    let mut node = Raw(soon(stage.node.accept()).await.unwrap().0);
-    let head = node.head().await;
-    node.send([YES.as_bytes(), &plain(1, b"hi")].concat()).await;
-    client.head().await;
-    client.send([masked(2, b"binary"), masked(8, &1000u16.to_be_bytes())].concat()).await;
-    client.expect(&plain(1, b"hi")).await;
-    node.expect(&masked(2, b"binary")).await;
-    assert_eq!(node.close_code().await, 1000);
+    let mut node = RawStream(soon(harness.node.accept()).await.unwrap().0);
+    let head = node.read_head().await;
+    node.send([SWITCHING_PROTOCOLS.as_bytes(), &node_frame(1, b"hi")].concat()).await;
+    client.read_head().await;
+    client.send([client_frame(2, b"binary"), client_frame(8, &1000u16.to_be_bytes())].concat()).await;
+    client.expect(&node_frame(1, b"hi")).await;
+    node.expect(&client_frame(2, b"binary")).await;
+    assert_eq!(node.read_close_code().await, 1000);
     drop(node);
-    client.gone().await;
+    client.wait_closed().await;
     head
 }
 
@@ -50,10 +52,14 @@ async fn session(stage: &Stage, request: &str) -> String {
 async fn the_two_lines_of_a_session_have_these_fields_and_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let stage = logging(&path, "json").await;
-    let request = REQUEST.replace("GET /chat ", "GET /chat/secret?token=secret ");
-    session(&stage, &with(&request, &format!("Cookie: a=secret\r\nX-Id: secret\r\n{}", parent()))).await;
-    soon(stage.app.stop()).await;
+    let harness = start_with_log(&path, "json").await;
+    let request = UPGRADE_REQUEST.replace("GET /chat ", "GET /chat/secret?token=secret ");
+    run_session(
+        &harness,
+        &with_fields(&request, &format!("Cookie: a=secret\r\nX-Id: secret\r\n{}", parent())),
+    )
+    .await;
+    soon(harness.app.stop()).await;
     let log = fs::read_to_string(path).unwrap();
     assert!(!log.contains("secret"), "of a request, only the client's address is written down: {log}");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -87,9 +93,9 @@ async fn the_two_lines_of_a_session_have_these_fields_and_no_other() {
 async fn text_lines_say_the_same_in_words() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let stage = logging(&path, "text").await;
-    session(&stage, &with(REQUEST, &parent())).await;
-    soon(stage.app.stop()).await;
+    let harness = start_with_log(&path, "text").await;
+    run_session(&harness, &with_fields(UPGRADE_REQUEST, &parent())).await;
+    soon(harness.app.stop()).await;
     let log = fs::read_to_string(path).unwrap();
     let keys = |line: &str| -> Vec<String> {
         line.split(' ').skip(2).map(|pair| pair.split_once('=').unwrap().0.to_owned()).collect()
@@ -108,7 +114,7 @@ async fn text_lines_say_the_same_in_words() {
 async fn a_trace_is_passed_on_or_made_and_node_and_log_hear_the_same_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let stage = logging(&path, "json").await;
+    let harness = start_with_log(&path, "json").await;
     let state = "tracestate: rojo=1\r\n";
     let mut traces = Vec::new();
     for (sent, is_kept) in [
@@ -118,7 +124,7 @@ async fn a_trace_is_passed_on_or_made_and_node_and_log_hear_the_same_one() {
         (parent().replace("00-4", "00-X") + state, false),
         (parent() + state + "Connection: traceparent, tracestate\r\n", true),
     ] {
-        let head = session(&stage, &with(REQUEST, &sent)).await;
+        let head = run_session(&harness, &with_fields(UPGRADE_REQUEST, &sent)).await;
         let parents = fields(&head, "traceparent");
         let [parent] = parents[..] else { panic!("{head}") };
         assert_eq!(parent.contains(TRACE), is_kept, "{sent}{head}");
@@ -126,7 +132,7 @@ async fn a_trace_is_passed_on_or_made_and_node_and_log_hear_the_same_one() {
         assert!(parent.starts_with("00-") && parent.len() == 55, "{parent}");
         traces.push(parent[3..35].to_owned());
     }
-    soon(stage.app.stop()).await;
+    soon(harness.app.stop()).await;
     let log = fs::read_to_string(path).unwrap();
     let logged: Vec<String> = log
         .lines()
@@ -140,12 +146,12 @@ async fn a_trace_is_passed_on_or_made_and_node_and_log_hear_the_same_one() {
 
 #[tokio::test]
 async fn a_plain_request_carries_a_trace_as_well() {
-    let stage = Stage::set("").await;
+    let harness = Harness::start("").await;
     for (sent, is_kept) in [(parent(), true), (String::new(), false)] {
-        let mut client = stage.client().await;
+        let mut client = harness.connect().await;
         client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{sent}\r\n")).await;
-        let mut node = Raw(soon(stage.node.accept()).await.unwrap().0);
-        let head = node.head().await;
+        let mut node = RawStream(soon(harness.node.accept()).await.unwrap().0);
+        let head = node.read_head().await;
         assert_eq!(fields(&head, "traceparent").len(), 1, "{head}");
         assert_eq!(head.contains(TRACE), is_kept, "{head}");
     }

@@ -5,15 +5,15 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{accept_async, client_async};
 
-use crate::play::{Stage, masked, plain, soon};
+use crate::harness::{Harness, client_frame, node_frame, soon};
 
-const ASKING: &str = "    messages: { ping: 1s }\n";
+const PING: &str = "    messages: { ping: 1s }\n";
 
 #[tokio::test]
 async fn the_pong_of_a_client_library_stays_at_the_balancer() {
-    let stage = Stage::set(ASKING).await;
-    let client = stage.client().await.0;
-    let node = async { accept_async(soon(stage.node.accept()).await.unwrap().0).await.unwrap() };
+    let harness = Harness::start(PING).await;
+    let client = harness.connect().await.0;
+    let node = async { accept_async(soon(harness.node.accept()).await.unwrap().0).await.unwrap() };
     let (client, mut node) = tokio::join!(client_async("ws://a.example/chat", client), node);
     let mut client = client.unwrap().0;
     for round in ["one", "two"] {
@@ -34,33 +34,34 @@ async fn the_pong_of_a_client_library_stays_at_the_balancer() {
 
 #[tokio::test]
 async fn a_pong_in_pieces_stays_at_the_balancer_and_one_of_another_payload_does_not() {
-    let stage = Stage::set(ASKING).await;
-    let (mut client, mut node) = stage.tunnel().await;
+    let harness = Harness::start(PING).await;
+    let (mut client, mut node) = harness.open_tunnel().await;
     client.expect(&[0x89, 8]).await;
     let mut payload = [0; 8];
     soon(tokio::io::AsyncReadExt::read_exact(&mut client.0, &mut payload)).await.unwrap();
-    let pong = masked(0xa, &payload);
+    let pong = client_frame(0xa, &payload);
     for byte in pong.chunks(1) {
         client.send(byte).await;
     }
     payload[3] ^= 1;
-    client.send([masked(0xa, &payload), masked(1, b"behind")].concat()).await;
-    node.expect(&[masked(0xa, &payload), masked(1, b"behind")].concat()).await;
+    client.send([client_frame(0xa, &payload), client_frame(1, b"behind")].concat()).await;
+    node.expect(&[client_frame(0xa, &payload), client_frame(1, b"behind")].concat()).await;
 }
 
 #[tokio::test]
 async fn a_client_that_never_answers_is_closed_and_the_log_says_silent() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let stage = Stage::logging(&format!("{{ format: json, path: \"{}\" }}", path.display()), ASKING).await;
-    let (mut client, mut node) = stage.tunnel().await;
-    assert_eq!(node.close_code().await, 1001);
-    node.send(plain(8, &1001u16.to_be_bytes())).await;
-    node.gone().await;
+    let harness =
+        Harness::with_access_log(&format!("{{ format: json, path: \"{}\" }}", path.display()), PING).await;
+    let (mut client, mut node) = harness.open_tunnel().await;
+    assert_eq!(node.read_close_code().await, 1001);
+    node.send(node_frame(8, &1001u16.to_be_bytes())).await;
+    node.wait_closed().await;
     // It could have read a Ping and a Close, and then the end.
-    let unread = client.rest().await;
+    let unread = client.read_to_end().await;
     assert_eq!((&unread[..2], unread[10]), (&[0x89, 8][..], 0x88));
-    soon(stage.app.stop()).await;
+    soon(harness.app.stop()).await;
     let log = std::fs::read_to_string(path).unwrap();
     let close: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
     let end = (&close["event"], &close["side"], &close["code"], &close["why"]);

@@ -8,12 +8,12 @@ use tokio::task::JoinSet;
 
 /// A node that answers by the path: `/status/404` with this status, a polling handshake with an open packet, all
 /// else with 200; and on each answer it says its load, if it has one.
-pub struct Server {
+pub struct HttpNode {
     pub address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
-impl Server {
+impl HttpNode {
     pub async fn start(load: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
