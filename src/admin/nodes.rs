@@ -29,7 +29,7 @@ pub(super) struct NodeAction<'a> {
 
 /// The node after the action.
 #[derive(Debug, Serialize)]
-pub struct NodeResponse {
+pub struct NodeActionResponse {
     /// The pool's name.
     pub pool: String,
     /// The node's name.
@@ -42,7 +42,7 @@ pub struct NodeResponse {
     pub warnings: Vec<String>,
 }
 
-impl NodeResponse {
+impl NodeActionResponse {
     fn new(proxy: &ProxyContext, change: DrainChange) -> Self {
         let DrainChange { upstream, warnings } = change;
         Self {
@@ -81,7 +81,7 @@ pub(super) async fn perform(action: NodeAction<'_>, body: &[u8], context: &Admin
     };
     let status = if operation == Operation::Drain { StatusCode::ACCEPTED } else { StatusCode::OK };
     match change {
-        Ok(change) => response::json(status, &NodeResponse::new(proxy, change)),
+        Ok(change) => response::json(status, &NodeActionResponse::new(proxy, change)),
         Err(error) => response::error(error_status(&error), &error.to_string()),
     }
 }

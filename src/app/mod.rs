@@ -1,4 +1,4 @@
-//! The process: from a config to bound sockets, threads and tasks, and phase by phase to the end.
+//! The process: binds, starts threads and tasks, serves, and shuts down phase by phase.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -28,24 +28,24 @@ use crate::service;
 use crate::ws::close;
 use mainstay_core::open_files;
 
-/// The part of the drain time, at most, that is kept for what comes after the last tunnel.
+/// The most of the drain time that is reserved for what comes after the last tunnel.
 const FINISH_RESERVE: Duration = Duration::from_millis(500);
 
-/// How much later than that a relay thread may be, before the end goes on without it.
+/// How long after the drain time a relay thread is waited for.
 const JOIN_MARGIN: Duration = Duration::from_secs(1);
 
 /// A running balancer.
 pub struct App {
     front: Arc<ProxyContext>,
     reload: Arc<Reload>,
-    /// The way to another binary.
+    /// Replaces the binary.
     upgrader: Upgrader,
-    /// The watch of the files, the pages of the access log, and the reports to the service manager.
+    /// The tasks that watch the files, rotate the access log, run upgrades and report to the service manager.
     servers: JoinSet<()>,
 }
 
 impl App {
-    /// Binds, asks every node once, and serves.
+    /// Binds, probes every node once, and serves.
     pub async fn start(config: &Config) -> io::Result<Self> {
         Self::start_on(config, None, InheritedSockets::default()).await
     }
@@ -84,7 +84,7 @@ impl App {
         Ok(app.spawn_reports())
     }
 
-    /// Everything but the opening.
+    /// Everything up to the opening of the listeners.
     fn prepare(
         config: &Config,
         path: Option<&Path>,
@@ -139,7 +139,7 @@ impl App {
         self.upgrader.done().await;
     }
 
-    /// Ends when there is nothing left to do, because another process does it.
+    /// Ends a process that another one has replaced.
     pub async fn finish_replaced(mut self) {
         let front = Arc::clone(&self.front);
         front.relay.shut_down(close_all(close::SERVICE_RESTART, "restart"));
@@ -160,17 +160,17 @@ impl App {
         self.servers.spawn(watch.run(Arc::clone(&self.reload), self.front.shutdown.clone()));
     }
 
-    /// The running config, and the way to another one.
+    /// The running config, and how another one takes effect.
     pub fn reload(&self) -> &Arc<Reload> {
         &self.reload
     }
 
-    /// Where clients come in, as bound, in the order of the config.
+    /// The addresses for clients, as bound, in the order of the config.
     pub fn listeners(&self) -> Vec<String> {
         self.reload.listeners()
     }
 
-    /// Where metrics and health are, as bound.
+    /// The address of the admin API, as bound.
     pub fn admin(&self) -> Option<String> {
         self.reload.admin()
     }
@@ -195,7 +195,7 @@ impl App {
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
         let (finished, joined) = tokio::join!(finishing, tokio::time::timeout(drain + JOIN_MARGIN, joined));
         if finished.is_err() {
-            tracing::warn!("some requests were cut at the end of the drain time");
+            tracing::warn!("requests aborted at the end of the drain time");
         }
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("a relay thread did not end in time");
@@ -208,7 +208,7 @@ impl App {
     }
 }
 
-/// Without its orderly end it takes nobody new, and what it serves ends when it can.
+/// Without an orderly end it accepts no more, and what it serves ends by itself.
 impl Drop for App {
     fn drop(&mut self) {
         self.front.shutdown.stop();
@@ -221,7 +221,7 @@ fn close_all(code: u16, reason: &str) -> PacedClose {
     PacedClose::new(TunnelSelector::all(), CloseReason::Shutdown, code, reason)
 }
 
-/// The faults of the file that the config is from; without one, their sentences.
+/// The faults with the config file's name; without a file, their messages.
 fn start_error(path: Option<&Path>, faults: Vec<Fault>) -> io::Error {
     match path {
         Some(path) => io::Error::other(Faults::new(&path.display().to_string(), faults)),
@@ -255,7 +255,7 @@ fn open_listener(spec: ListenSpec, inherited: &mut InheritedSockets) -> io::Resu
     spec.bind()
 }
 
-/// Where each tunnel's one outcome is counted and written down (invariant I7).
+/// Counts and logs the one end of each session (invariant I7).
 fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> CloseObserver {
     let (access, metrics) = (Arc::clone(access), Arc::clone(metrics));
     Arc::new(move |record, outcome| {

@@ -1,8 +1,8 @@
-//! One health probe: what is asked of a node, and what its answer says.
+//! One health check: the request to a node, and what its response says.
 //!
-//! One deadline covers the whole of it. What a node sends is never trusted: its head and what is read of its body are
-//! bounded, and an answer that makes no sense is a fault, not an error of the balancer. Whether a node is up is not
-//! decided here; [`crate::pool::health`] counts the answers.
+//! One deadline covers all of it. What a node sends is not trusted: the head and what is read of the body are bounded, and
+//! a malformed response is a failed check. Whether a node is up is not decided here: [`crate::pool::health`] counts the
+//! results.
 
 use std::time::{Duration, Instant};
 
@@ -31,25 +31,25 @@ use crate::ws::handshake::{self, UpgradeResponseError};
 
 /// The most bytes of a body that is read for `{"status":"draining"}`.
 const MAX_BODY_SIZE: usize = 64 << 10;
-/// The most bytes of an answer's head.
+/// The most bytes of a response's head.
 const MAX_HEAD_SIZE: usize = 64 << 10;
 /// The longest release that a node may report, in bytes.
 const MAX_RELEASE_LENGTH: usize = 64;
-/// Who asks.
+/// The User-Agent of a check.
 const PROBE_USER_AGENT: &str = concat!("mainstay/", env!("CARGO_PKG_VERSION"));
-/// What is asked for where the config names no path.
+/// The path where the config names none.
 pub const DEFAULT_PATH: &str = "/health";
-/// What servers answer that have nothing at a path, or nothing that a plain GET may have.
+/// The statuses of servers that have nothing at a path, or nothing for a plain GET.
 const UNSUPPORTED_STATUSES: [u16; 7] = [400, 401, 403, 404, 405, 426, 501];
 /// RFC 6455, section 7.4.1: normal closure.
 const NORMAL_CLOSURE: u16 = 1000;
 
-/// What a well node says about itself.
+/// What a healthy node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthReport {
-    /// The status; `None` where nothing was asked.
+    /// The status; `None` where only a connection was made.
     pub status: Option<u16>,
-    /// It asks to be drained.
+    /// The node asks to be drained.
     pub draining: bool,
     /// Its connections and the most that it takes, all balancers together (`X-Mainstay-Load: 1234/50000`).
     pub load: Option<(u64, u64)>,
@@ -57,22 +57,22 @@ pub struct HealthReport {
     pub release: Option<String>,
 }
 
-/// Why a probe failed.
+/// Why a check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthCheckError {
     /// There is no connection.
     #[error(transparent)]
     Dial(DialError),
-    /// The node asks for a certificate, and there is none to show.
+    /// The node asks for a client certificate, and none is configured.
     #[error("the node asks for a client certificate; write `cert:` and `key:` in the `tls` of the pool")]
     NoCertificate,
-    /// The node does not believe the certificate that it is shown.
+    /// The node does not trust the client certificate.
     #[error(
         "the node refuses the client certificate that it is shown; write one in the `tls` of the pool that its authority \
          signed"
     )]
     Certificate,
-    /// The node breaks the TLS handshake off, and does not say why.
+    /// The node aborts the TLS handshake without a reason.
     #[error(
         "the node refuses the TLS handshake: with TLS 1.2 that is also how it asks for a client certificate (`cert:` and \
          `key:` in the `tls` of the pool); else it has no version or cipher in common with the balancer"
@@ -91,7 +91,7 @@ pub enum HealthCheckError {
         /// The status of this one.
         got: u16,
     },
-    /// What came is no whole HTTP answer.
+    /// The response is no valid HTTP.
     #[error("the answer is no valid HTTP: {0}")]
     Http(hyper::Error),
     /// The node's 101 is not the answer to the handshake.
@@ -103,7 +103,7 @@ pub enum HealthCheckError {
 }
 
 impl HealthCheckError {
-    /// Where it is about the certificate of the balancer, that.
+    /// The error, where it is about the client certificate.
     fn from_certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         CertificateRefusal::find_in(error).map(|refusal| match refusal {
             CertificateRefusal::Missing => Self::NoCertificate,
@@ -128,7 +128,7 @@ impl From<DialError> for HealthCheckError {
     }
 }
 
-/// What is wrong with a status, and what would be right where the node knows nothing of the path.
+/// What is wrong with a status, with advice where the node has nothing at the path.
 fn advice(expected: Option<u16>, got: u16) -> String {
     match expected {
         Some(expected) if expected != handshake::YES.as_u16() && UNSUPPORTED_STATUSES.contains(&got) => {
@@ -139,7 +139,7 @@ fn advice(expected: Option<u16>, got: u16) -> String {
     }
 }
 
-/// What a probe asks, in words: `GET /health`.
+/// What a probe sends, in words: `GET /health`.
 pub fn asked(probe: &Probe) -> String {
     match probe {
         Probe::Auto => format!("GET {DEFAULT_PATH}"),
@@ -149,10 +149,10 @@ pub fn asked(probe: &Probe) -> String {
     }
 }
 
-/// Asks the node at `address` on the connection that `dial` makes; the answer must be whole within `timeout`.
-/// [`Probe::Off`] asks nothing.
+/// Checks the node at `address` on the connection that `dial` makes; the response must be complete within `timeout`.
+/// [`Probe::Off`] sends nothing.
 ///
-/// A node that asks to be drained has answered well, whatever its status is.
+/// A node that asks to be drained is healthy, whatever its status is.
 ///
 /// # Errors
 ///
@@ -212,7 +212,7 @@ async fn check_http(
         if !answer.draining && may_be_json(response.headers()) {
             match read_body(response).await {
                 Ok(body) => answer.draining = says_draining(&body),
-                // A wrong status says more than a body that breaks off behind it.
+                // A wrong status says more than a body that is cut.
                 Err(_) if !is_good => {}
                 Err(error) => return Err(error.into()),
             }
@@ -248,7 +248,7 @@ async fn check_websocket(
         }
         offer.check_response(response.headers())?;
         let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await?);
-        // The handshake was good; a node that cannot take the Close any more has still answered.
+        // The handshake was good, whether or not the node can still take the Close.
         let _ = tunnel.write_all(&encode_close(NORMAL_CLOSURE, "", Some(random_bytes()?))).await;
         let _ = tunnel.shutdown().await;
         Ok(answer)
@@ -273,7 +273,7 @@ async fn drive_connection<T>(connection: impl Future, work: impl Future<Output =
     work.await
 }
 
-/// What the head of an answer says, whatever its status.
+/// What the head of a response says, whatever its status.
 fn read_head(response: &Response<Incoming>) -> HealthReport {
     let headers = response.headers();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
@@ -286,7 +286,7 @@ fn read_head(response: &Response<Incoming>) -> HealthReport {
     }
 }
 
-/// `1234/50000`; a node that takes none at all cannot say so here, and nobody has to divide by zero.
+/// `1234/50000`; a maximum of 0 is not valid.
 fn parse_load(text: &str) -> Option<(u64, u64)> {
     let number = |text: &str| {
         let text = text.trim();
@@ -296,7 +296,7 @@ fn parse_load(text: &str) -> Option<(u64, u64)> {
     Some((number(connections)?, number(max).filter(|max| *max > 0)?))
 }
 
-/// Whether a body can be JSON: one that is declared as something else is not worth reading.
+/// Whether a body may be JSON; one of another declared type is not read.
 fn may_be_json(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_none_or(|kind| {
         kind.to_str().is_ok_and(|kind| kind.to_ascii_lowercase().split(';').any(|part| part.contains("json")))

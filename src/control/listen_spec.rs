@@ -1,5 +1,5 @@
-//! Listening on an address of the config, and what to say when that fails: where it is written, who is in the way, and
-//! what would be right.
+//! Binds an address of the config, and explains a failure: where the address is written, what process has it, and what to
+//! do.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -10,19 +10,18 @@ use crate::config::{Admin, Config, Fault, FileAccess, ListenAddress, Listener as
 use crate::net::listener::{Listener, SocketPermissions};
 use mainstay_core::listening_process::ListeningProcess;
 
-/// What there is to listen on.
+/// An address to bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenSpec<'a> {
     /// Where.
     pub address: &'a ListenAddress,
     /// Who may connect to the file of a Unix socket.
     access: &'a FileAccess,
-    /// Whether it is for the admin API: without a word about it, the file is its owner's alone, because who can connect
-    /// to it needs no token.
+    /// Whether it is for the admin API. Its Unix socket is private by default, because who can connect needs no token.
     pub is_admin: bool,
 }
 
-/// The mode of the admin API's Unix socket unless told.
+/// The default mode of the admin API's Unix socket.
 const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 impl<'a> ListenSpec<'a> {
@@ -40,7 +39,7 @@ impl<'a> ListenSpec<'a> {
     ///
     /// # Errors
     ///
-    /// As in bind(2), chmod(2) and chown(2), with the address and what would be right.
+    /// As in bind(2), chmod(2) and chown(2), with the address and advice.
     pub fn bind(&self) -> io::Result<Listener> {
         let bound = match self.address {
             ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
@@ -65,13 +64,13 @@ impl<'a> ListenSpec<'a> {
         changed.map_err(|error| self.explain(&error))
     }
 
-    /// The error with the address, and what would be right.
+    /// The error with the address and advice.
     pub(super) fn explain(&self, error: &io::Error) -> io::Error {
         let what = format!("cannot listen on {}: {}", self.address, reason(self.address, error));
         io::Error::new(error.kind(), what)
     }
 
-    /// What the file of a Unix socket is to be.
+    /// The mode and group of the file of a Unix socket.
     ///
     /// # Errors
     ///
@@ -96,7 +95,7 @@ fn group(name: &str) -> io::Result<u32> {
     }
 }
 
-/// Why it cannot be listened on, and what would be right.
+/// Why the address cannot be bound, with advice.
 fn reason(address: &ListenAddress, error: &io::Error) -> String {
     match (address, error.kind()) {
         (ListenAddress::Tcp(address), ErrorKind::AddrInUse) => match ListeningProcess::on_tcp(*address) {
@@ -146,7 +145,7 @@ fn advise(found: &ListeningProcess, what: &str) -> String {
     }
 }
 
-/// A failed bind as a fault of the config, with what to do where the running config itself is in the way.
+/// A failed bind as a fault of the config, with advice where the running config itself has the address.
 pub(super) fn bind_fault(
     running: Option<&Config>,
     address: &ListenAddress,

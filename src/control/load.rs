@@ -1,7 +1,7 @@
 //! Loading the config: the file, the environment and the files that the config names.
 //!
-//! This is the only place where the config touches the world. A relative path in the config counts from the
-//! directory of the config file, so that it means the same whatever directory the balancer is started in.
+//! No other module does I/O for the config. A relative path in the config counts from the directory of the config file,
+//! whatever directory the balancer is started in.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -15,16 +15,16 @@ use xxhash_rust::xxh3::Xxh3;
 use super::listen_spec::ListenSpec;
 use crate::config::{self, AdminPlace, Config, Fault, Faults, LARGEST_FILE};
 
-/// The most bytes of a file that the config names: all the authorities that browsers believe are a quarter of it.
+/// The most bytes of a file that the config names: the certificate authorities of browsers take a quarter of it.
 const MAX_NAMED_FILE: usize = 1 << 20;
 
-/// What reading a config came to, and from which files.
+/// A config that was read, and its files.
 pub struct LoadedConfig {
     /// The config, or everything that is wrong with it.
     pub config: Result<Config, Faults>,
     /// The config file and all that it names, as far as they were asked for.
     pub files: Vec<PathBuf>,
-    /// Of the names of these files and of what is in them: two readings with the same digest read the same.
+    /// Of the names and contents of these files: with the same digest nothing has changed.
     pub digest: u64,
 }
 
@@ -37,7 +37,7 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
     read_config(path).config
 }
 
-/// Reads the config in the file at `path`, and remembers what was read.
+/// Reads the config in the file at `path`, and records which files were read.
 pub fn read_config(path: &Path) -> LoadedConfig {
     let file = path.display().to_string();
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -67,7 +67,7 @@ pub fn read_config(path: &Path) -> LoadedConfig {
 }
 
 impl LoadedConfig {
-    /// What there is to say where the reading itself broke off.
+    /// The fault where the reading itself was aborted.
     pub(super) fn aborted(path: &Path) -> Self {
         let fault = Fault::of_file("reading the config broke off; this is a bug");
         let config = Err(Faults::new(&path.display().to_string(), vec![fault]));
@@ -75,7 +75,7 @@ impl LoadedConfig {
     }
 }
 
-/// What was read so far.
+/// The files that were read so far.
 #[derive(Default)]
 struct FileLog {
     files: Vec<PathBuf>,
@@ -105,7 +105,7 @@ fn unix_time() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Where the admin API of the config in the file at `path` is, whatever else is wrong with the config.
+/// The admin address in the config file at `path`, whatever else is wrong with the config.
 ///
 /// # Errors
 ///
@@ -124,12 +124,12 @@ pub fn load_admin_address(path: &Path) -> Result<AdminPlace, Faults> {
     Ok(AdminPlace { token_file: place.token_file.map(|named| directory.join(named)), ..place })
 }
 
-/// That a config cannot be read, and where it was looked for.
+/// The message for a config that cannot be read, with the path that was tried.
 fn unreadable(path: &Path, error: io::Error) -> String {
     format!("the config cannot be read: {}", with_tried_path(path, path, error))
 }
 
-/// The error, with the whole path where what is written is only a part of it.
+/// The error, with the absolute path where the written one is relative.
 fn with_tried_path(written: &Path, path: &Path, error: io::Error) -> io::Error {
     match std::path::absolute(path) {
         Ok(tried) if written.is_relative() => {
@@ -155,7 +155,7 @@ fn within_limit(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A token file that others can read is said: who reads it can do all that the API can.
+/// The warning of a token file that others can read: who reads it may use the whole API.
 fn token_file_warning(config: &Config, directory: &Path) -> Option<Fault> {
     let named = config.admin.as_ref()?.token_file.as_ref()?;
     let mode = std::fs::metadata(directory.join(named)).ok()?.permissions().mode();
@@ -164,7 +164,7 @@ fn token_file_warning(config: &Config, directory: &Path) -> Option<Fault> {
     (mode & 0o004 != 0).then(|| Fault::of_file(what))
 }
 
-/// Groups of Unix sockets that this machine does not have: here, they could not be listened on.
+/// The warnings of groups of Unix sockets that this machine does not have: binding would fail.
 fn unknown_groups(config: &Config) -> Vec<Fault> {
     let listeners = config.listeners.iter().map(ListenSpec::for_clients);
     let listeners = listeners.zip(config.places.listeners.iter().copied().map(Some));

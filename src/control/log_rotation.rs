@@ -1,4 +1,4 @@
-//! The access log's pages: what the config wishes, and a new one whenever SIGUSR1 says that the file was moved away.
+//! Rotation of the access log: its settings from the config, and a new file on SIGUSR1, after the old one was moved away.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +11,7 @@ use crate::log::{AccessLogSettings, Format, LogTarget};
 use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
-/// What the config says, in the log's own words; `None` is off.
+/// The settings of the log; `None` is off.
 pub fn log_config(config: &config::AccessLog) -> Option<AccessLogSettings> {
     let format = match config.format {
         LogFormat::Json => Format::Json,
@@ -25,7 +25,7 @@ pub fn log_config(config: &config::AccessLog) -> Option<AccessLogSettings> {
     Some(AccessLogSettings { format, target: to })
 }
 
-/// That the access log cannot be opened, and what would be right.
+/// The message for an access log that cannot be opened, with advice.
 pub fn explain_open_error(config: &config::AccessLog, error: &io::Error) -> String {
     match &config.path {
         LogPath::Stdout => format!("access_log: cannot be opened: {error}"),
@@ -37,8 +37,8 @@ pub fn explain_open_error(config: &config::AccessLog, error: &io::Error) -> Stri
     }
 }
 
-/// Opens the access log's file anew at each SIGUSR1, until everything has stopped. From this call on the signal ends
-/// the process no more.
+/// Reopens the access log's file on each SIGUSR1, until everything has stopped. From this call on the signal does not end
+/// the process.
 ///
 /// # Errors
 ///
@@ -60,6 +60,6 @@ async fn reopen_at_each(mut signals: Signal, front: Arc<ProxyContext>) {
 fn reopen(front: &ProxyContext) {
     match front.access_log.reopen() {
         Ok(()) => tracing::info!("access log reopened"),
-        Err(fault) => tracing::error!(%fault, "access log cannot be reopened, the old file is written on"),
+        Err(fault) => tracing::error!(%fault, "access log cannot be reopened, the old file stays in use"),
     }
 }

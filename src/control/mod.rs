@@ -1,7 +1,6 @@
-//! The control plane: loading the config and putting another one into effect, watching the nodes, and telling the
-//! service manager.
+//! The control plane: loads and reloads the config, checks the health of the nodes, and reports to the service manager.
 //!
-//! [`Reload`] is the way in: it has the running config, and whoever wants another one asks it.
+//! [`Reload`] is the entry: it owns the running config and applies another one.
 
 mod reload;
 pub mod health_check;

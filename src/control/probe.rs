@@ -1,5 +1,5 @@
-//! Probing: one task per node asks it how it is, from before it takes clients until the config names it no more or
-//! the balancer drains or another process has taken over.
+//! Probing: one task per node checks its health, from before it takes clients until it leaves the config, the balancer
+//! drains, or another process has taken over.
 
 use std::fmt;
 use std::mem;
@@ -19,10 +19,10 @@ use crate::proxy::upstream::{ProbeResult, Upstream};
 use crate::proxy::{ProxyContext, ProxyState, UpstreamPool};
 use crate::shutdown::Phase;
 
-/// Probes are spread by this part of their interval, so that balancers do not ask in step.
+/// Intervals vary by this part, so that several balancers do not probe at the same moment.
 const JITTER: f64 = 0.2;
 
-/// Asks each of these once; returns when each has answered or failed to.
+/// Probes each of these once; returns when each has answered or failed.
 pub async fn probe_once(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>, Arc<Upstream>)>) {
     let mut round = JoinSet::new();
     for (pool, node) in nodes.into_iter().filter(|(pool, _)| pool.config.health.probe != Probe::Off) {
@@ -42,7 +42,7 @@ pub fn all_nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> 
     state.pools.values().flat_map(of).collect()
 }
 
-/// The tasks that probe the nodes of the present generation. They end when draining begins, too.
+/// The tasks that probe the nodes of the present state. They end when draining begins, too.
 #[derive(Default)]
 pub struct ProbeTasks {
     /// One for each probed node.
@@ -55,7 +55,7 @@ struct ProbeTask {
 }
 
 impl ProbeTasks {
-    /// Probes the nodes of the present generation from now on, and no others. A task whose node is the same goes on.
+    /// Probes the nodes of the present state from now on, and no others. A task whose node stays goes on.
     pub fn follow_state(&mut self, front: &Arc<ProxyContext>) {
         let mut before = mem::take(&mut self.tasks);
         for (pool, node) in all_nodes(&front.state.load()) {
@@ -84,7 +84,7 @@ async fn probe_until_stopped(
     loop {
         draw = mix(draw.wrapping_add(1));
         let pause = jitter(pool.config.health.interval, JITTER, draw);
-        // A reload may have begun this task between two probes: their time goes on.
+        // A reload may have begun this task between two probes: the interval continues.
         let since = node.last_probe_sent().map_or(Duration::ZERO, |asked| front.now().saturating_sub(asked));
         if is_stopped_within(&front, &stop, pause.saturating_sub(since)).await {
             return;
@@ -93,7 +93,7 @@ async fn probe_until_stopped(
     }
 }
 
-/// After the pause, whether the node is to be asked no more.
+/// Waits; true when the node is not to be probed any more.
 async fn is_stopped_within(front: &ProxyContext, stop: &CancellationToken, pause: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(pause) => false,
@@ -130,11 +130,12 @@ async fn probe_node(front: &Arc<ProxyContext>, pool: &UpstreamPool, node: &Arc<U
     match &answer {
         Ok(said) => {
             node.meter.set_reported_load(said.load);
-            let reason = if said.draining { "the node asks for it" } else { "the node asks no longer" };
+            let reason =
+                if said.draining { "the node asks for it" } else { "the node no longer asks for it" };
             node.update_health(now, &reason, |health| health.set_drain_requested(said.draining, now));
             drain::follow_node(front, pool, node);
         }
-        // One failed probe may be the network's; what a node that is down had said is of no use to anybody.
+        // One failed probe may be the network's fault; the report of a node that is down is out of date.
         Err(_) if !node.is_up(now) => node.meter.set_reported_load(None),
         Err(_) => {}
     }
@@ -148,9 +149,9 @@ fn log_error(pool: &UpstreamPool, node: &Upstream, fault: &HealthCheckError) {
     }
 }
 
-/// What [`Probe::Auto`] makes of an answer. Servers are well that answer no plain request at all, such as a Socket.IO
-/// server with nothing beside it; so a node that was reached and has not answered is good, until it has answered once.
-/// Then no answer is a fault, as it is of a process that hangs.
+/// The result of [`Probe::Auto`]. Some servers answer no plain request at all, such as a Socket.IO server with nothing
+/// beside it. So a node that was reached and has not answered is healthy, until it has answered once: then no answer is a
+/// failure, as of a process that hangs.
 fn judge_auto(
     probe: &Probe,
     answers: &AtomicBool,
@@ -170,7 +171,7 @@ fn judge_auto(
     answer
 }
 
-/// What a probe has found, in words.
+/// The result of a probe, in words.
 struct ProbeReason<'a> {
     probe: &'a Probe,
     answer: &'a Result<HealthReport, HealthCheckError>,

@@ -1,9 +1,9 @@
-//! Watching the files of the config: when they have changed, the config is reloaded.
+//! Watches the files of the config, and reloads it when they have changed.
 //!
 //! inotify watches directories, not files: an editor renames a new file over the old one, and Kubernetes swaps a
 //! symbolic link (`..data`) beside it, so a watch on the file itself would see one change and then nothing. Events
-//! only say that something happened there; whether the files are others is decided by what is in them. A slow look
-//! every half a minute stands behind it, for file systems that tell nothing. SIGHUP reloads, too.
+//! only say that something happened there; whether the files have changed is decided by their contents. A check every
+//! 30 s covers file systems without events. SIGHUP reloads, too.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,29 +23,29 @@ use crate::shutdown::{Phase, Shutdown};
 const QUIET: Duration = Duration::from_millis(250);
 /// ...or when something has been happening for this long.
 const MAX_QUIET_WAIT: Duration = Duration::from_secs(2);
-/// From one look without any event to the next.
+/// The interval of the check without events.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// The most symbolic links on the way to a file; the kernel follows 40 (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// What makes a running balancer look at its config again.
+/// Reloads the config of a running balancer.
 pub struct ConfigWatcher {
-    /// Asks for a reload.
+    /// SIGHUP.
     hangup: Signal,
-    /// `None` where the kernel gives no watch: then the slow look has to do.
+    /// `None` where the kernel gives no watch: then only the interval counts.
     watcher: Option<RecommendedWatcher>,
-    /// One waiting event stands for all.
+    /// One pending event stands for all.
     events: Receiver<()>,
-    /// What is watched.
+    /// The directories that are watched.
     directories: BTreeSet<PathBuf>,
 }
 
 impl ConfigWatcher {
-    /// Takes SIGHUP over from now on, and is ready to watch. Must be called within a tokio runtime.
+    /// Handles SIGHUP from now on, and is ready to watch. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// When the signal cannot be taken over.
+    /// The signal cannot be handled.
     pub fn new() -> io::Result<Self> {
         let (tell, events) = channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -56,7 +56,7 @@ impl ConfigWatcher {
             }
         });
         let watcher = watcher.inspect_err(|error| {
-            tracing::warn!(%error, "files cannot be watched, changes are found by a look every 30 s");
+            tracing::warn!(%error, "files cannot be watched, they are checked every 30 s");
         });
         let hangup = signal(SignalKind::hangup())?;
         Ok(Self { hangup, watcher: watcher.ok(), events, directories: BTreeSet::new() })
@@ -79,7 +79,7 @@ impl ConfigWatcher {
                     self.reload_if_changed(&reload).await;
                 }
                 Some(()) = self.hangup.recv() => {
-                    tracing::info!("reload asked for by SIGHUP");
+                    tracing::info!("reload on SIGHUP");
                     reload.reload_on_signal().await;
                     self.watch(&reload);
                 }
@@ -87,7 +87,7 @@ impl ConfigWatcher {
         }
     }
 
-    /// Waits until no event comes any more.
+    /// Waits until events stop.
     async fn wait_until_quiet(&mut self) {
         let longest = Instant::now() + MAX_QUIET_WAIT;
         loop {
@@ -98,7 +98,7 @@ impl ConfigWatcher {
         }
     }
 
-    /// Watches before it reads, so that nothing happens in between unseen; again when the reading has named others.
+    /// Watches before it reads, so that no change is missed; again when the config names other files.
     async fn reload_if_changed(&mut self, reload: &Arc<Reload>) {
         self.watch(reload);
         reload.reload_if_changed().await;
@@ -107,7 +107,7 @@ impl ConfigWatcher {
         }
     }
 
-    /// Ends all watches, so that they begin anew: a directory that was deleted and made again is another one.
+    /// Ends all watches, to begin them anew: a directory that was deleted and created again is another one.
     fn unwatch_all(&mut self) {
         for directory in std::mem::take(&mut self.directories) {
             if let Some(watcher) = &mut self.watcher {
@@ -117,7 +117,7 @@ impl ConfigWatcher {
         }
     }
 
-    /// Watches what the files are in now; true when that is somewhere else than before.
+    /// Watches the directories of the files; true when there are others than before.
     fn watch(&mut self, reload: &Reload) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
         let mut wanted = BTreeSet::new();
@@ -131,7 +131,7 @@ impl ConfigWatcher {
         for directory in wanted.difference(&self.directories) {
             is_new = true;
             if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
-                // It may come back; the slow look will see.
+                // It may come back; the interval finds it then.
                 tracing::debug!(%error, directory = %directory.display(), "directory is not watched");
             }
         }

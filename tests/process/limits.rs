@@ -50,7 +50,7 @@ fn at_the_file_limit_everybody_is_answered_in_the_end_and_no_node_is_blamed() {
     let node = node();
     let text = config(&node, "1s", "health: null, passive: { failures: 1, eject: 1h }");
     let mut balancer = with_300_files(&format!("limits: {{ connections: 1000 }}\n{text}"));
-    let warned = balancer.line("config does not fit");
+    let warned = balancer.line("config exceeds the file limit");
     assert!(warned.contains("1000 connections need 2081 file descriptors, the limit is 300"), "{warned}");
     let _nodes = answer_all(node);
     let mut clients: Vec<Raw> = (0..400).map(|_| balancer.client()).collect();

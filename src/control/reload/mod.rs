@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 pub use takeover::handover_name;
 pub(in crate::control) use takeover::{Predecessor, ReloadLock};
 
-use super::listeners::{BoundListeners, ListenerSet};
+use super::listeners::{AcceptTasks, BoundListeners, ListenerSet};
 use super::load::{LoadedConfig, read_config};
 use super::log_rotation;
 use super::probe::{self, ProbeTasks};
@@ -48,15 +48,15 @@ const SETTLE_TIME: Duration = Duration::from_secs(30);
 pub type ServeAdmin =
     Box<dyn Fn(&Arc<Reload>, Listener) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The running config and the way to another one.
+/// The running config, and how another one takes effect.
 pub struct Reload {
     front: Arc<ProxyContext>,
-    /// What evens the pools out.
+    /// The rebalances of the pools.
     rebalancer: Arc<Rebalancer>,
     /// The config file; `None` where the config did not come from one.
     path: Option<PathBuf>,
     serve_admin: ServeAdmin,
-    /// What is in effect.
+    /// The running config.
     config: ArcSwap<Config>,
     /// Held for a whole reload: one at a time.
     state: tokio::sync::Mutex<ReloadState>,
@@ -64,7 +64,7 @@ pub struct Reload {
     listener_set: Mutex<ListenerSet>,
     /// Owns the admin servers, which outlive the draining.
     servers: TaskTracker,
-    /// What the last reading read.
+    /// The files that the last reload read.
     files: Mutex<Vec<PathBuf>>,
     /// The process before this one.
     predecessor: Predecessor,
@@ -72,23 +72,23 @@ pub struct Reload {
     is_open: AtomicBool,
 }
 
-/// What only the reload whose turn it is needs.
+/// What a reload needs while it runs.
 #[derive(Default)]
 struct ReloadState {
     probes: ProbeTasks,
     removals: Removals,
-    /// What the last reading of the files found; `None` before the first.
+    /// The digest of the files when they were read last; `None` before that.
     last_digest: Option<u64>,
 }
 
 /// Why a reload reads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReloadTrigger {
-    /// Somebody asked and waits for the answer.
+    /// A caller waits for the outcome.
     Asked,
-    /// A signal; nobody waits.
+    /// A signal; no caller waits.
     Signal,
-    /// They may have changed.
+    /// The files may have changed.
     Watch,
 }
 
@@ -115,26 +115,26 @@ impl Reload {
         })
     }
 
-    /// Opens for the first time. The admin API answers at once, clients are accepted when every node was asked once.
+    /// Opens the listeners. The admin API answers at once; clients are accepted when every node has been probed once.
     pub async fn start(self: &Arc<Self>, bound: BoundListeners) {
         let config = self.config();
         log_file_budget(&config);
         let admin = BoundListeners { clients: Vec::new(), acceptors: Vec::new(), admin: bound.admin };
-        let mut turn = self.state.lock().await;
+        let mut state = self.state.lock().await;
         self.open(admin, &config, &config);
-        let state = self.front.state.load_full();
-        probe::probe_once(&self.front, probe::all_nodes(&state)).await;
-        turn.probes.follow_state(&self.front);
+        let nodes = probe::all_nodes(&self.front.state.load_full());
+        probe::probe_once(&self.front, nodes).await;
+        state.probes.follow_state(&self.front);
         self.open(BoundListeners { admin: None, ..bound }, &config, &config);
         self.is_open.store(true, Relaxed);
     }
 
-    /// Whether the listeners have been opened. Before that, a node that is up makes nobody ready.
+    /// Whether the listeners have been opened. Before that the process is not ready, whatever its nodes are.
     pub fn is_open(&self) -> bool {
         self.is_open.load(Relaxed)
     }
 
-    /// What is in effect.
+    /// The running config.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }
@@ -144,7 +144,7 @@ impl Reload {
         &self.front
     }
 
-    /// What evens the pools out.
+    /// The rebalances of the pools.
     pub fn rebalancer(&self) -> &Arc<Rebalancer> {
         &self.rebalancer
     }
@@ -154,12 +154,12 @@ impl Reload {
         self.files.lock().clone()
     }
 
-    /// Where clients come in, as bound.
+    /// The addresses for clients, as bound.
     pub fn listeners(&self) -> Vec<String> {
         self.listener_set.lock().clients()
     }
 
-    /// Where the admin API is, as bound.
+    /// The address of the admin API, as bound.
     pub fn admin(&self) -> Option<String> {
         self.listener_set.lock().admin()
     }
@@ -191,7 +191,7 @@ impl Reload {
         self.run(ReloadTrigger::Watch).await;
     }
 
-    /// Puts `config` into effect, whatever the file says.
+    /// Applies `config`, whatever the file says.
     ///
     /// # Errors
     ///
@@ -199,10 +199,10 @@ impl Reload {
     pub async fn apply(self: &Arc<Self>, config: Config) -> Result<Vec<Change>, Faults> {
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
-            let mut turn = this.lock_state().await;
+            let mut state = this.lock_state().await;
             this.ensure_owner()?;
             service::notify_reloading();
-            let outcome = this.put_into_effect(&mut turn, config).await;
+            let outcome = this.put_into_effect(&mut state, config).await;
             this.report_outcome(&outcome);
             outcome
         });
@@ -216,35 +216,35 @@ impl Reload {
         };
         let this = Arc::clone(self);
         let task = self.front.tasks.spawn(async move {
-            // Whoever asked is told at once; else nobody has to hear of a moment's fault.
+            // A caller is answered at once; otherwise a fault of a moment is not worth a log line.
             if cause != ReloadTrigger::Asked && read_in_background(&path).await.config.is_err() {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
-            let mut turn = this.lock_state().await;
+            let mut state = this.lock_state().await;
             if let Err(faults) = this.ensure_owner() {
                 return Some(Err(faults));
             }
-            let outcome = this.reload(&mut turn, cause, read_in_background(&path).await).await?;
+            let outcome = this.reload(&mut state, cause, read_in_background(&path).await).await?;
             this.report_outcome(&outcome);
             Some(outcome)
         });
         task.await.unwrap_or_else(|_| Some(Err(self.fault("the reload broke off; this is a bug"))))
     }
 
-    /// The turn of a change.
+    /// Waits until no other change runs.
     async fn lock_state(&self) -> tokio::sync::MutexGuard<'_, ReloadState> {
-        // Out of time: it hangs, and a change must not.
+        // After that time the predecessor hangs, and a change must not.
         let _ = tokio::time::timeout(SETTLE_TIME, self.predecessor.wait_until_settled()).await;
         self.state.lock().await
     }
 
     async fn reload(
         self: &Arc<Self>,
-        turn: &mut ReloadState,
+        state: &mut ReloadState,
         cause: ReloadTrigger,
         reading: LoadedConfig,
     ) -> Option<Result<Vec<Change>, Faults>> {
-        let seen = turn.last_digest.replace(reading.digest);
+        let seen = state.last_digest.replace(reading.digest);
         *self.files.lock() = reading.files;
         if cause == ReloadTrigger::Watch && seen == Some(reading.digest) {
             return None;
@@ -257,22 +257,22 @@ impl Reload {
         // Also when it is refused: a service manager that asked for it waits for this word, and for the one of `tell`.
         service::notify_reloading();
         match reading.config {
-            Ok(config) => Some(self.put_into_effect(turn, config).await),
+            Ok(config) => Some(self.put_into_effect(state, config).await),
             Err(faults) => Some(Err(faults)),
         }
     }
 
-    /// All steps but the reading.
+    /// All steps after the reading.
     async fn put_into_effect(
         self: &Arc<Self>,
-        turn: &mut ReloadState,
+        state: &mut ReloadState,
         new: Config,
     ) -> Result<Vec<Change>, Faults> {
         let front = &self.front;
         let old = self.config();
         let changes = diff(&old, &new);
         if changes.is_empty() {
-            // Comments, spelling, other places in the file.
+            // Only comments or the layout of the file differ.
             self.config.store(Arc::new(new));
             return Ok(changes);
         }
@@ -297,10 +297,10 @@ impl Reload {
         logged?;
         let new = Arc::new(new);
         self.config.store(Arc::clone(&new));
-        // No wait from here to the doors: a change is whole at any moment.
-        turn.removals.swap(front, (&old, &new), &before, next);
+        // No wait from here until the listeners are open: a change is never seen in part.
+        state.removals.swap(front, (&old, &new), &before, next);
         drop(before);
-        turn.probes.follow_state(front);
+        state.probes.follow_state(front);
         let closing = self.open(bound, &old, &new);
         closing.wait().await;
         Ok(changes)
@@ -312,11 +312,11 @@ impl Reload {
         old: &Config,
         new: &Config,
     ) -> super::listeners::ClosingListeners {
-        let clients = |listener: Listener, entrance: Arc<Acceptor>, stop: CancellationToken| {
-            self.serve_clients_on(listener, entrance, stop)
+        let clients = |listener: Listener, acceptor: Arc<Acceptor>, stop: CancellationToken| {
+            self.serve_clients_on(listener, acceptor, stop)
         };
         let admin = |listener: Listener, stop: CancellationToken| self.serve_admin_on(listener, stop);
-        self.listener_set.lock().open(bound, (old, new), (&clients, &admin))
+        self.listener_set.lock().open(bound, old, new, &AcceptTasks { clients: &clients, admin: &admin })
     }
 
     fn serve_admin_on(self: &Arc<Self>, listener: Listener, stop: CancellationToken) -> JoinHandle<()> {
@@ -333,14 +333,14 @@ impl Reload {
     fn serve_clients_on(
         &self,
         listener: Listener,
-        entrance: Arc<Acceptor>,
+        acceptor: Arc<Acceptor>,
         stop: CancellationToken,
     ) -> JoinHandle<()> {
         tracing::info!(address = %listener.local_address(), "listening");
         let front = Arc::clone(&self.front);
         self.front.tasks.spawn(async move {
             tokio::select! {
-                () = proxy::connection::serve_listener(front, listener, entrance) => {}
+                () = proxy::connection::serve_listener(front, listener, acceptor) => {}
                 () = stop.cancelled() => {}
             }
         })
@@ -348,12 +348,12 @@ impl Reload {
 
     fn report_outcome(&self, outcome: &Result<Vec<Change>, Faults>) {
         self.front.metrics.record_reload(outcome.is_ok());
-        // Also after a reload that was refused: the service goes on.
+        // Also after a refused reload: the service goes on.
         service::notify_ready(&service_status::status_line(&self.front));
         match outcome {
             Ok(changes) => {
                 for change in changes {
-                    tracing::info!(%change, "config changed");
+                    tracing::info!(%change, "config change");
                 }
                 let generation = self.front.state.load().generation;
                 tracing::info!(generation, changes = changes.len(), "config reloaded");
@@ -377,21 +377,21 @@ impl Reload {
     }
 }
 
-/// Logs what of a config does not fit into the file limit.
+/// Logs what of a config exceeds the file limit into the file limit.
 fn log_file_budget(config: &Config) {
     for warning in proxy::budget(config).warnings {
-        tracing::warn!(%warning, "config does not fit");
+        tracing::warn!(%warning, "config exceeds the file limit");
     }
 }
 
-/// Logs what is unwise in a config.
+/// Logs the warnings of a config.
 fn log_warnings(config: &Config, file: &str) {
     for warning in &config.warnings {
-        tracing::warn!(warning = %warning.line(file, ""), "config is unwise");
+        tracing::warn!(warning = %warning.line(file, ""), "config warning");
     }
 }
 
-/// Reads without holding up the tasks of this thread.
+/// Reads on a blocking thread.
 async fn read_in_background(path: &Path) -> LoadedConfig {
     let owned = path.to_owned();
     let reading = tokio::task::spawn_blocking(move || read_config(&owned)).await;

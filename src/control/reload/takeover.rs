@@ -1,5 +1,5 @@
-//! The running config and its sockets when one process takes over from another: what the old one lends and rests, and how
-//! the new one opens.
+//! The running config and its sockets while one process takes over from another: what the old one hands over and pauses,
+//! and how the new one opens.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Reload, ReloadState, log_file_budget};
 use crate::config::{Faults, ListenAddress};
-use crate::control::listeners::BoundListeners;
+use crate::control::listeners::{AcceptTasks, BoundListeners};
 use crate::control::probe;
 use crate::control::removal::{RemovalSnapshot, is_in_config};
 
-/// What two processes call the same listener.
+/// The name of a listener between two processes.
 pub fn handover_name(address: &ListenAddress, is_admin: bool) -> String {
     format!("{} {address}", if is_admin { "admin" } else { "clients" })
 }
@@ -29,29 +29,29 @@ struct PredecessorProgress {
 }
 
 impl Predecessor {
-    /// There is one: cancel the first when it holds no listener any more and its tunnels have come, but for those whose
+    /// A predecessor exists. Cancel the first when it holds no listener any more and its tunnels have come, except those whose
     /// handshakes it has begun; the second when nothing comes from it any more.
     pub fn start(&self) -> (CancellationToken, CancellationToken) {
         let begin =
             || PredecessorProgress { settled: CancellationToken::new(), ended: CancellationToken::new() };
-        let going = self.0.get_or_init(begin).clone();
-        (going.settled, going.ended)
+        let progress = self.0.get_or_init(begin).clone();
+        (progress.settled, progress.ended)
     }
 
     /// Waits until it holds no listener, and would never serve again.
     pub async fn wait_until_settled(&self) {
-        if let Some(going) = self.0.get() {
-            going.settled.cancelled().await;
+        if let Some(progress) = self.0.get() {
+            progress.settled.cancelled().await;
         }
     }
 
     /// Nothing comes from it any more.
     pub fn has_ended(&self) -> bool {
-        self.0.get().is_none_or(|going| going.ended.is_cancelled())
+        self.0.get().is_none_or(|progress| progress.ended.is_cancelled())
     }
 }
 
-/// See [`Reload::still`].
+/// See [`Reload::lock`].
 pub(in crate::control) struct ReloadLock<'a> {
     state: tokio::sync::MutexGuard<'a, ReloadState>,
 }
@@ -64,7 +64,7 @@ impl ReloadLock<'_> {
 }
 
 impl Reload {
-    /// As [`start`](Self::start) for a process that takes over from another one, in two steps: here every node is asked
+    /// As [`start`](Self::start) for a process that takes over from another one, in two steps: here every node is probed
     /// once, and [`open_all`](Self::open_all) opens.
     pub(in crate::control) async fn prepare(self: &Arc<Self>) {
         log_file_budget(&self.config());
@@ -74,13 +74,13 @@ impl Reload {
     /// The second step.
     pub(in crate::control) async fn open_all(self: &Arc<Self>, bound: BoundListeners) {
         let config = self.config();
-        let mut turn = self.state.lock().await;
-        turn.probes.follow_state(&self.front);
+        let mut state = self.state.lock().await;
+        state.probes.follow_state(&self.front);
         self.open(bound, &config, &config);
         self.is_open.store(true, Relaxed);
     }
 
-    /// No reload runs, and none begins while this is kept.
+    /// While this is held, no reload runs.
     pub(in crate::control) async fn lock(&self) -> ReloadLock<'_> {
         ReloadLock { state: self.state.lock().await }
     }
@@ -97,20 +97,20 @@ impl Reload {
         snapshots: &[RemovalSnapshot],
         arrived: &CancellationToken,
     ) {
-        let mut turn = self.state.lock().await;
+        let mut state = self.state.lock().await;
         let config = self.config();
         for snapshot in snapshots {
-            turn.removals.resume(&self.front, &config, snapshot, arrived);
+            state.removals.resume(&self.front, &config, snapshot, arrived);
         }
     }
 
-    /// What is counted for nodes that are gone ends with their last tunnel.
+    /// Drops the metrics of nodes that are gone from the config.
     pub(in crate::control) fn retain_known_metrics(&self) {
         let config = self.config();
         self.front.metrics.retain(&|pool, node| is_in_config(&config, pool, node));
     }
 
-    /// Whether the running config is this process's to change.
+    /// Fails when another process owns the running config.
     pub(super) fn ensure_owner(&self) -> Result<(), Faults> {
         if self.front.shutdown.is_superseded() {
             return Err(self.fault("another process has taken over; ask again, and that one answers"));
@@ -118,7 +118,7 @@ impl Reload {
         Ok(())
     }
 
-    /// The sockets, for another process, with what the config calls each. `None` where one cannot be handed over.
+    /// The sockets for another process, with their names. `None` where one cannot be handed over.
     pub(in crate::control) fn sockets_to_hand_over(&self) -> Option<Vec<(String, OwnedFd)>> {
         let (config, doors) = (self.config(), self.listener_set.lock());
         let clients = config.listeners.iter().map(|listener| handover_name(&listener.address, false));
@@ -127,28 +127,28 @@ impl Reload {
         clients.chain(admin).zip(sockets).map(|(name, socket)| Some((name, socket?))).collect()
     }
 
-    /// Accepts nobody until [`accept_again`](Self::accept_again); they wait meanwhile.
+    /// Stops accepting until [`resume_accepting`](Self::resume_accepting); clients wait in the kernel's queue.
     pub(in crate::control) async fn pause_accepting(&self) {
         let tasks = self.listener_set.lock().pause();
         for task in tasks {
-            // A panic of the task has been said.
+            // A panic of the task has been logged.
             let _ = task.await;
         }
     }
 
     /// Accepts again.
     pub(in crate::control) fn resume_accepting(self: &Arc<Self>) {
-        let clients = |listener, entrance, stop| self.serve_clients_on(listener, entrance, stop);
+        let clients = |listener, acceptor, stop| self.serve_clients_on(listener, acceptor, stop);
         let admin = |listener, stop| self.serve_admin_on(listener, stop);
-        self.listener_set.lock().resume((&clients, &admin));
+        self.listener_set.lock().resume(&AcceptTasks { clients: &clients, admin: &admin });
     }
 
-    /// The process ends: the sockets close when nobody accepts on them any more.
+    /// The process ends: each socket closes with the task that accepts on it.
     pub fn drop_spare_sockets(&self) {
         self.listener_set.lock().drop_spares();
     }
 
-    /// Another process goes on with the sockets; none is open here any more. Only while this process accepts nobody.
+    /// Another process has the sockets now; they are closed here. Only while accepting is paused.
     pub(in crate::control) fn release_sockets(&self) {
         self.listener_set.lock().release();
     }

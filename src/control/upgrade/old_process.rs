@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::batch_sender::BatchSender;
 use super::channel::{ChannelError, borrow_all, decode, expect, send};
 use super::child::ChildProcess;
-use super::outcome::{Replaced, UpgradeError, UpgradeRequest};
+use super::outcome::{Replaced, UpgradeError, UpgradeOrder};
 use super::program::Program;
 use super::protocol::{DrainRecord, FinalReport, HandedState, Hello, NodeRecord, Ready, VERSION, kind};
 use crate::control::probe::all_nodes;
@@ -41,9 +41,9 @@ const STARTS: usize = 5;
 /// The old process in one upgrade.
 pub(super) struct OldProcess<'a> {
     reload: &'a Arc<Reload>,
-    request: Option<UpgradeRequest>,
+    request: Option<UpgradeOrder>,
     /// Requests for another upgrade.
-    requests: &'a mut mpsc::Receiver<UpgradeRequest>,
+    requests: &'a mut mpsc::Receiver<UpgradeOrder>,
     /// The rebalances that this process has suspended.
     unfinished: Vec<PendingRebalance>,
 }
@@ -52,8 +52,8 @@ impl<'a> OldProcess<'a> {
     /// Before the upgrade; `request` is the one that it answers.
     pub fn new(
         reload: &'a Arc<Reload>,
-        request: Option<UpgradeRequest>,
-        requests: &'a mut mpsc::Receiver<UpgradeRequest>,
+        request: Option<UpgradeOrder>,
+        requests: &'a mut mpsc::Receiver<UpgradeOrder>,
     ) -> Self {
         Self { reload, request, requests, unfinished: Vec::new() }
     }
@@ -76,7 +76,7 @@ impl<'a> OldProcess<'a> {
         for _ in 0..STARTS {
             match self.try_once(program).await {
                 Err(UpgradeError::Reloaded) => {
-                    tracing::info!("the config has changed meanwhile, a new process is started anew");
+                    tracing::info!("the config has changed meanwhile, another new process is started");
                 }
                 outcome => return outcome,
             }
@@ -244,7 +244,7 @@ impl<'a> OldProcess<'a> {
                 break;
             }
             if is_last && Instant::now() >= deadline && (sender.is_open() || live == 0) {
-                tracing::warn!(connections = places, "requests are cut at the end of the drain time");
+                tracing::warn!(connections = places, "requests aborted at the end of the drain time");
                 break;
             }
             tokio::time::sleep(FINISH_CHECK).await;

@@ -52,4 +52,4 @@ pub enum UpgradeError {
 }
 
 /// Somebody asks for an upgrade and waits for the outcome.
-pub(super) type UpgradeRequest = oneshot::Sender<Result<Replaced, Arc<UpgradeError>>>;
+pub(super) type UpgradeOrder = oneshot::Sender<Result<Replaced, Arc<UpgradeError>>>;

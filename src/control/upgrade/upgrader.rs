@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::old_process::OldProcess;
-use super::outcome::{Replaced, UpgradeError, UpgradeRequest};
+use super::outcome::{Replaced, UpgradeError, UpgradeOrder};
 use super::program::Program;
 use crate::control::Reload;
 use crate::shutdown::Phase;
@@ -16,7 +16,7 @@ use crate::shutdown::Phase;
 /// Requests upgrades, which run one after the other.
 #[derive(Clone)]
 pub struct Upgrader {
-    requests: mpsc::Sender<UpgradeRequest>,
+    requests: mpsc::Sender<UpgradeOrder>,
     /// Cancelled when everything has gone over.
     done: CancellationToken,
 }
@@ -56,7 +56,7 @@ impl Upgrader {
 /// Performs the upgrades that are requested.
 pub struct UpgradeTask {
     program: Program,
-    requests: mpsc::Receiver<UpgradeRequest>,
+    requests: mpsc::Receiver<UpgradeOrder>,
     signal: Signal,
     done: CancellationToken,
 }

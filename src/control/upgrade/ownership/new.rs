@@ -60,7 +60,7 @@ pub enum NewAction {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum State {
+enum NewState {
     /// Not all of a batch is here, and what is here is not touched.
     Receiving,
     /// A batch is here, and no byte of it is touched.
@@ -76,7 +76,7 @@ enum State {
 /// What the new process owns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NewOwnership {
-    state: State,
+    state: NewState,
     /// This process accepts clients, or is about to: the first batch is carried, or the old process has ended.
     serves: bool,
 }
@@ -84,34 +84,34 @@ pub struct NewOwnership {
 impl NewOwnership {
     /// Nothing has come yet; the action to begin with is [`NewAction::Receive`].
     pub fn new() -> Self {
-        Self { state: State::Receiving, serves: false }
+        Self { state: NewState::Receiving, serves: false }
     }
 
     /// The next action, after this event.
     pub fn on(&mut self, event: NewEvent) -> NewAction {
         use {NewAction as Action, NewEvent as Event};
         let (next, action) = match (self.state, event) {
-            (State::Receiving, Event::Pinged) => (State::Receiving, Action::SayAlive),
-            (State::Receiving, Event::Piece) => (State::Receiving, Action::Receive),
-            (State::Receiving, Event::Whole) => (State::Holding, Action::SayHeld),
-            (State::Receiving | State::Holding, Event::Revoked) => (State::Revoked, Action::Discard),
-            (State::Receiving, Event::Settled) if self.serves => (State::Receiving, Action::Resume),
-            (State::Receiving, Event::LastWord) if self.serves => (State::Ended, Action::Finish),
-            (State::Receiving, Event::End) => (State::Ended, Action::Discard),
-            (State::Holding, Event::Said) => (State::Holding, Action::Receive),
-            (State::Holding, Event::Go) => (State::Receiving, Action::Carry),
-            (State::Holding, Event::End) => (State::Ended, Action::Carry),
-            (State::Receiving | State::Ended, Event::Carried | Event::Discarded) if !self.serves => {
+            (NewState::Receiving, Event::Pinged) => (NewState::Receiving, Action::SayAlive),
+            (NewState::Receiving, Event::Piece) => (NewState::Receiving, Action::Receive),
+            (NewState::Receiving, Event::Whole) => (NewState::Holding, Action::SayHeld),
+            (NewState::Receiving | NewState::Holding, Event::Revoked) => (NewState::Revoked, Action::Discard),
+            (NewState::Receiving, Event::Settled) if self.serves => (NewState::Receiving, Action::Resume),
+            (NewState::Receiving, Event::LastWord) if self.serves => (NewState::Ended, Action::Finish),
+            (NewState::Receiving, Event::End) => (NewState::Ended, Action::Discard),
+            (NewState::Holding, Event::Said) => (NewState::Holding, Action::Receive),
+            (NewState::Holding, Event::Go) => (NewState::Receiving, Action::Carry),
+            (NewState::Holding, Event::End) => (NewState::Ended, Action::Carry),
+            (NewState::Receiving | NewState::Ended, Event::Carried | Event::Discarded) if !self.serves => {
                 (self.state, Action::Serve)
             }
-            (State::Receiving, Event::Said | Event::Carried | Event::Serving | Event::Resumed) => {
-                (State::Receiving, Action::Receive)
+            (NewState::Receiving, Event::Said | Event::Carried | Event::Serving | Event::Resumed) => {
+                (NewState::Receiving, Action::Receive)
             }
-            (State::Revoked, Event::Discarded) => (State::Revoked, Action::SayFreed),
-            (State::Revoked, _) => (State::Receiving, Action::Receive),
+            (NewState::Revoked, Event::Discarded) => (NewState::Revoked, Action::SayFreed),
+            (NewState::Revoked, _) => (NewState::Receiving, Action::Receive),
             // Nothing else is said by a process that keeps to the protocol.
-            (State::Receiving | State::Holding, _) => (State::Refused, Action::Refuse),
-            (State::Ended | State::Refused, _) => (self.state, Action::Finish),
+            (NewState::Receiving | NewState::Holding, _) => (NewState::Refused, Action::Refuse),
+            (NewState::Ended | NewState::Refused, _) => (self.state, Action::Finish),
         };
         self.serves |= action == Action::Serve;
         self.state = next;

@@ -73,7 +73,7 @@ pub enum OldAction {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum State {
+enum OldState {
     /// Every tunnel that has not gone over is carried here.
     Idle,
     /// The same; the new process has been asked whether it is alive.
@@ -95,7 +95,7 @@ enum State {
 /// What the old process owns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OldOwnership {
-    state: State,
+    state: OldState,
     /// The new process carries tunnels, which its end would close.
     has_given: bool,
     /// The new process knows [ping](OldAction::Ping) and [revoke](OldAction::Revoke). One that does not is waited for
@@ -106,41 +106,48 @@ pub struct OldOwnership {
 impl OldOwnership {
     /// Everything is carried here.
     pub fn new(can_revoke: bool) -> Self {
-        Self { state: State::Idle, has_given: false, can_revoke }
+        Self { state: OldState::Idle, has_given: false, can_revoke }
     }
 
     /// Whether the new process can be told more.
     pub fn is_open(&self) -> bool {
-        self.state != State::Closed
+        self.state != OldState::Closed
     }
 
     /// The next action, after this event.
     pub fn on(&mut self, event: OldEvent) -> OldAction {
         use {OldAction as Action, OldEvent as Event};
         let (next, action) = match (self.state, event) {
-            (State::Idle, Event::Offer) if self.has_given && self.can_revoke => (State::Pinged, Action::Ping),
-            (State::Idle, Event::Offer) | (State::Pinged, Event::Alive) => {
-                (State::Offered, Action::SendBatch { within: self.answer_time() })
+            (OldState::Idle, Event::Offer) if self.has_given && self.can_revoke => {
+                (OldState::Pinged, Action::Ping)
             }
-            (State::Offered, Event::Held) => (State::Releasing, Action::Release),
-            (State::Offered, Event::Refused) => (State::Closed, Action::Resume),
-            (State::Offered, Event::Late) if self.has_given => (State::Revoking, Action::Revoke),
-            (State::Offered, Event::Stuck) if self.has_given => (State::Closed, Action::Resume),
+            (OldState::Idle, Event::Offer) | (OldState::Pinged, Event::Alive) => {
+                (OldState::Offered, Action::SendBatch { within: self.answer_time() })
+            }
+            (OldState::Offered, Event::Held) => (OldState::Releasing, Action::Release),
+            (OldState::Offered, Event::Refused) => (OldState::Closed, Action::Resume),
+            (OldState::Offered, Event::Late) if self.has_given => (OldState::Revoking, Action::Revoke),
+            (OldState::Offered, Event::Stuck) if self.has_given => (OldState::Closed, Action::Resume),
             // The batch stays frozen to the end of this process; then it is the new one's.
-            (State::Offered, Event::ShuttingDown) if self.has_given => (State::Closed, Action::Stop),
-            (State::Revoking, Event::Revoked) => (State::Revoked, Action::Resume),
+            (OldState::Offered, Event::ShuttingDown) if self.has_given => (OldState::Closed, Action::Stop),
+            (OldState::Revoking, Event::Revoked) => (OldState::Revoked, Action::Resume),
             // An answer counts until the word is in the socket.
-            (State::Revoking, Event::NoRoom) => (State::Offered, Action::AwaitAnswer),
-            (State::Offered | State::Revoking, _) => (State::Killing, Action::Kill),
+            (OldState::Revoking, Event::NoRoom) => (OldState::Offered, Action::AwaitAnswer),
+            (OldState::Offered | OldState::Revoking, _) => (OldState::Killing, Action::Kill),
             // It may have said that it holds the batch before it read that it was revoked.
-            (State::Revoked, Event::Resumed | Event::Held) => (State::Revoked, Action::AwaitFreed),
-            (State::Revoked, Event::Freed) => (State::Idle, Action::Done),
-            (State::Killing, Event::Dead) => (State::Closed, Action::Resume),
-            (State::Killing, _) => (State::Closed, Action::Forfeit),
-            (State::Releasing, Event::Released) => (State::Idle, Action::Done),
-            (State::Idle | State::Pinged | State::Revoked | State::Releasing | State::Closed, _) => {
-                (State::Closed, Action::Stop)
-            }
+            (OldState::Revoked, Event::Resumed | Event::Held) => (OldState::Revoked, Action::AwaitFreed),
+            (OldState::Revoked, Event::Freed) => (OldState::Idle, Action::Done),
+            (OldState::Killing, Event::Dead) => (OldState::Closed, Action::Resume),
+            (OldState::Killing, _) => (OldState::Closed, Action::Forfeit),
+            (OldState::Releasing, Event::Released) => (OldState::Idle, Action::Done),
+            (
+                OldState::Idle
+                | OldState::Pinged
+                | OldState::Revoked
+                | OldState::Releasing
+                | OldState::Closed,
+                _,
+            ) => (OldState::Closed, Action::Stop),
         };
         self.has_given |= action == Action::Release;
         self.state = next;
