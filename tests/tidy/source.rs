@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// The crates whose modules have an order and bands, by their folders.
-pub const CRATES: [&str; 2] = ["", "crates/mainstay-core/"];
+pub const CRATES: [&str; 3] = ["", "crates/mainstay-core/", "crates/mainstay-node/"];
 
 /// The files of a crate's library and programs.
 pub fn sources(krate: &str) -> Vec<File> {

@@ -22,7 +22,7 @@ use crate::app::request::check_room;
 use crate::auth::User;
 use crate::presence::UserConnection;
 use crate::response::{self, HttpResponse};
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// The longest body.
 const MAX_BODY: usize = 1 << 20;

@@ -14,8 +14,8 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use crate::hub::adapter::BusState;
 use crate::response::{self, HttpResponse};
+use socketio_redis::adapter::BusState;
 
 const LOAD: HeaderName = HeaderName::from_static("x-mainstay-load");
 const STATE: HeaderName = HeaderName::from_static("x-mainstay-state");

@@ -136,7 +136,7 @@ mod tests {
 
     impl RequestHandler for Hello {
         async fn respond(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> HttpResponse {
-            response::text(StatusCode::OK, request.uri().path().to_owned())
+            response::with_content_type(StatusCode::OK, "text/plain", request.uri().path().to_owned())
         }
     }
 

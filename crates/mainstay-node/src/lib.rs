@@ -6,26 +6,29 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod api;
-pub mod app;
-pub mod auth;
+// pure: data and arithmetic; time and randomness come in as arguments
+mod response;
 mod bearer;
-mod chat;
-pub mod config;
-pub mod engine_io;
-pub mod health;
-pub mod http_server;
-pub mod hub;
-mod lifecycle;
+
+// mechanism: I/O without policy
+pub mod auth;
 pub mod limits;
 pub mod metrics;
 mod paced_close;
-pub mod presence;
-pub mod response;
-mod routes;
+mod http_server;
+pub mod engine_io;
+pub mod hub;
+mod presence;
 pub mod socketio;
-pub mod ws_json;
+mod ws_json;
 
-pub use socketio_redis::value;
+// planes and wiring
+mod app;
+pub mod config;
+mod api;
+mod health;
+mod chat_page;
+mod routes;
+mod lifecycle;
 
 pub use lifecycle::{InProcessCluster, Node, StartError};

@@ -31,13 +31,13 @@ use crate::config::NodeSettings;
 use crate::engine_io;
 use crate::http_server;
 use crate::hub::Hub;
-use crate::hub::adapter::{Bus, BusState};
 use crate::limits::ConnectionLimiter;
 use crate::metrics::Metrics;
 use crate::presence::{Presence, PresenceSettings, Roster};
 use crate::routes::Routes;
 use crate::socketio::{self, SocketIoServer};
 use crate::ws_json::{WsJsonServer, WsJsonSettings};
+use socketio_redis::adapter::{Bus, BusState};
 
 /// How much later than the drain time the end may be.
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
@@ -223,7 +223,7 @@ fn connect_peers(
         let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roster));
         return (world.memory.fellow(), presence);
     };
-    let bus = RedisBus::start(redis.0.clone(), wanted, Arc::new(metrics.clone()));
+    let bus = RedisBus::start(redis.0.clone(), wanted, Arc::new(metrics.adapter.clone()));
     let place = PresenceSettings {
         prefix: &cluster.presence_prefix,
         is_cluster: redis.0.is_cluster(),
@@ -243,7 +243,7 @@ fn socketio_settings(
         pending: settings.clients.pending,
         origins: settings.clients.origins.clone(),
         rates: settings.clients.rates,
-        seats: Arc::clone(seats),
+        limiter: Arc::clone(seats),
         metrics: metrics.clone(),
     }
 }

@@ -14,7 +14,7 @@ use prometheus::{
 use mainstay_core::process_metrics::ProcessConstants;
 use socketio_redis::metrics::AdapterMetrics;
 
-use super::limits::ConnectionLimiter;
+use crate::limits::ConnectionLimiter;
 
 /// Seconds: a hop through Redis on the same network up to one that is in trouble.
 const LATENCY: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -22,7 +22,7 @@ const LATENCY: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.
 /// Why a client is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// No seat.
+    /// The node has all the clients it may have.
     Capacity,
     /// Its token.
     Auth,
@@ -68,33 +68,18 @@ pub struct Metrics {
     pub slow_consumers: IntCounter,
     /// Rooms with a client of this node in them.
     pub rooms: IntGauge,
-    /// Requests for the rest of the fleet that could not be sent because Redis is away.
-    pub unpublished: IntCounter,
-    /// Payloads from other nodes that said nothing to this one.
-    pub unreadable: IntCounter,
-    /// Messages of other nodes that were lost before this node read them: trimmed from the stream, or without room.
-    pub missed: IntCounter,
-    /// 1 while Redis answers, or none is used.
-    pub redis_up: IntGauge,
-    /// From a broadcast's start to Redis' answer.
-    pub publish_seconds: Histogram,
-    /// From a broadcast's entry into Redis to its delivery here; on streams.
-    pub delivery_seconds: Histogram,
-    /// How far this node's reading of the stream is behind, seconds; 0 on other adapters.
-    pub lag_seconds: Gauge,
+    /// What the Redis adapter counts.
+    pub(crate) adapter: AdapterCounters,
     refused: IntCounterVec,
     cut: IntCounterVec,
 }
 
 impl Metrics {
-    /// All at zero; the connections are the seats that are taken.
-    pub fn new(seats: &Arc<ConnectionLimiter>) -> Self {
+    /// All at zero; the connections are those that `limiter` counts.
+    pub fn new(limiter: &Arc<ConnectionLimiter>) -> Self {
         let registry = Registry::new();
         let most = int_gauge(&registry, "mainstay_node_connections_max", "The most clients there may be.");
-        most.set(i64::try_from(seats.max()).unwrap_or(i64::MAX));
-        let redis_up =
-            int_gauge(&registry, "mainstay_node_redis_up", "1 while Redis answers, or none is used.");
-        redis_up.set(1);
+        most.set(i64::try_from(limiter.max()).unwrap_or(i64::MAX));
         Self {
             connections: int_gauge(&registry, "websocket_connections", "Clients that are connected."),
             messages_in: counter(&registry, "messages_received_total", "Messages from clients."),
@@ -109,39 +94,11 @@ impl Metrics {
                 "Clients that were cut because they do not read.",
             ),
             rooms: int_gauge(&registry, "mainstay_node_rooms", "Rooms with a client of this node in them."),
-            unpublished: counter(
-                &registry,
-                "unpublished_total",
-                "Broadcasts that did not reach the other nodes because Redis was away.",
-            ),
-            unreadable: counter(
-                &registry,
-                "unreadable_total",
-                "Payloads from other nodes that said nothing to this one.",
-            ),
-            missed: counter(
-                &registry,
-                "missed_total",
-                "Messages of other nodes that were lost before this node read them.",
-            ),
-            publish_seconds: histogram(&registry, "publish_seconds", "From a broadcast to Redis' answer."),
-            delivery_seconds: histogram(
-                &registry,
-                "delivery_seconds",
-                "From a broadcast's entry into Redis to its delivery here; on streams only.",
-            ),
-            lag_seconds: registered(
-                &registry,
-                Gauge::new(
-                    "mainstay_node_adapter_lag_seconds",
-                    "Age of the newest stream entry when it was read; on streams only.",
-                ),
-            ),
+            adapter: AdapterCounters::new(&registry),
             refused: counters(&registry, "refused_total", "Clients that were not let in, by reason."),
             cut: counters(&registry, "closed_total", "Clients that the node closed, by reason."),
             process: Arc::new(ProcessConstants::read()),
-            limiter: Arc::clone(seats),
-            redis_up,
+            limiter: Arc::clone(limiter),
             registry,
         }
     }
@@ -198,7 +155,65 @@ impl Metrics {
     }
 }
 
-impl AdapterMetrics for Metrics {
+/// What the Redis adapter counts. Clones count the same.
+#[derive(Debug, Clone)]
+pub(crate) struct AdapterCounters {
+    /// Requests for the rest of the fleet that could not be sent because Redis is away.
+    pub(crate) unpublished: IntCounter,
+    /// Payloads from other nodes that said nothing to this one.
+    unreadable: IntCounter,
+    /// Messages of other nodes that were lost before this node read them: trimmed from the stream, or without room.
+    missed: IntCounter,
+    /// 1 while Redis answers, or none is used.
+    redis_up: IntGauge,
+    /// From a broadcast's start to Redis' answer.
+    publish_seconds: Histogram,
+    /// From a broadcast's entry into Redis to its delivery here; on streams.
+    delivery_seconds: Histogram,
+    /// How far this node's reading of the stream is behind, seconds; 0 on other adapters.
+    lag_seconds: Gauge,
+}
+
+impl AdapterCounters {
+    fn new(registry: &Registry) -> Self {
+        let redis_up =
+            int_gauge(registry, "mainstay_node_redis_up", "1 while Redis answers, or none is used.");
+        redis_up.set(1);
+        Self {
+            redis_up,
+            unpublished: counter(
+                registry,
+                "unpublished_total",
+                "Broadcasts that did not reach the other nodes because Redis was away.",
+            ),
+            unreadable: counter(
+                registry,
+                "unreadable_total",
+                "Payloads from other nodes that said nothing to this one.",
+            ),
+            missed: counter(
+                registry,
+                "missed_total",
+                "Messages of other nodes that were lost before this node read them.",
+            ),
+            publish_seconds: histogram(registry, "publish_seconds", "From a broadcast to Redis' answer."),
+            delivery_seconds: histogram(
+                registry,
+                "delivery_seconds",
+                "From a broadcast's entry into Redis to its delivery here; on streams only.",
+            ),
+            lag_seconds: registered(
+                registry,
+                Gauge::new(
+                    "mainstay_node_adapter_lag_seconds",
+                    "Age of the newest stream entry when it was read; on streams only.",
+                ),
+            ),
+        }
+    }
+}
+
+impl AdapterMetrics for AdapterCounters {
     fn record_publish(&self, took: Duration) {
         self.publish_seconds.observe(took.as_secs_f64());
     }

@@ -18,11 +18,6 @@ pub fn error(status: StatusCode, words: &str) -> HttpResponse {
     json(status, &serde_json::json!({ "error": words }))
 }
 
-/// Plain text.
-pub fn text(status: StatusCode, words: impl Into<Bytes>) -> HttpResponse {
-    with_content_type(status, "text/plain; charset=utf-8", words)
-}
-
 /// This method is none of the path's.
 pub fn not_allowed(allowed: &'static str) -> HttpResponse {
     let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path is for {allowed}"));

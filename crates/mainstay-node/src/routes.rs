@@ -31,7 +31,7 @@ use crate::presence::Presence;
 use crate::response::{self, HttpResponse};
 use crate::socketio::SocketIoServer;
 use crate::ws_json::{self, WsJsonServer};
-use crate::{api, chat, http_server};
+use crate::{api, chat_page, http_server};
 
 /// What the answers are made of.
 pub(crate) struct Routes {
@@ -71,7 +71,7 @@ impl http_server::RequestHandler for Routes {
             "/ws/schema.json" => for_reading(&request, || {
                 response::with_content_type(StatusCode::OK, "application/schema+json", ws_json::SCHEMA)
             }),
-            "/" if self.settings.page => for_reading(&request, || chat::page(&self.settings.id)),
+            "/" if self.settings.page => for_reading(&request, || chat_page::page(&self.settings.id)),
             "/health" => for_reading(&request, || self.health()),
             "/metrics" => for_reading(&request, || self.metrics()),
             path if path.starts_with("/api/") => self.api(request).await,

@@ -16,10 +16,10 @@ use crate::app::presence_queries::PresenceQueries;
 use crate::app::publication::{Publication, PublishTarget};
 use crate::app::request::{AppRequest, USER_ROOM_PREFIX};
 use crate::auth::User;
-use crate::hub::adapter::{Room, SocketFacts};
 use crate::hub::{Hub, Socket};
 use crate::presence::{Presence, UserConnection};
-use crate::value::Value;
+use socketio_redis::adapter::{Room, SocketFacts};
+use socketio_redis::value::Value;
 
 /// The most members of a room in one answer: some 100 KiB.
 const PAGE_SIZE: usize = 1000;

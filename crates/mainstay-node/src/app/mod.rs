@@ -10,4 +10,4 @@ pub mod request;
 pub mod socketio_app;
 pub mod ws_json_app;
 
-pub use application::{ChatApp, RequestResult};
+pub use application::ChatApp;

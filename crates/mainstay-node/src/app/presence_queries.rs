@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use crate::hub::adapter::SocketFacts;
+use socketio_redis::adapter::SocketFacts;
 
 /// Questions of one client that are under way at a time.
 const MAX_RUNNING: usize = 4;
@@ -157,7 +157,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::value::Value;
+    use socketio_redis::value::Value;
 
     fn socket(id: &str) -> SocketFacts {
         SocketFacts { id: id.into(), handshake: Value::Null, rooms: Vec::new(), data: Value::Null }

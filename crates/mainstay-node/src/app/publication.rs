@@ -1,7 +1,7 @@
 //! What back-end code publishes to clients.
 
 use crate::auth::User;
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// What is published, and to whom.
 #[derive(Debug, Clone, PartialEq)]

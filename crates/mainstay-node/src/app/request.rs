@@ -14,7 +14,7 @@
 //! the node uses itself cannot be joined: `user:…` (a user's connections) and 20 characters of base64url (one socket).
 
 use crate::auth::User;
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// The most bytes of a room's name.
 const MAX_ROOM_NAME: usize = 128;

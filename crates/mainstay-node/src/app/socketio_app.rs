@@ -21,7 +21,7 @@ use crate::engine_io::Handshake;
 use crate::hub::{Namespace, Socket};
 use crate::metrics::{Metrics, RefusalReason};
 use crate::socketio::{self, Admission, ConnectError, ConnectRequest, Reply};
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// See the module.
 pub struct SocketIoApp {

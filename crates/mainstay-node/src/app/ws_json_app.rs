@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use crate::app::application::ChatApp;
 use crate::app::request::AppRequest;
 use crate::hub::{Hub, NewSocket, Socket};
-use crate::value::Value;
 use crate::ws_json::{ReplyFuture, WsJsonClient, WsJsonHandler};
+use socketio_redis::value::Value;
 
 /// The clients of the JSON protocol, in the node's hub.
 pub struct WsJsonApp {

@@ -9,7 +9,7 @@ use crate::limits::RateLimits;
 use crate::socketio::PendingLimits;
 use mainstay_core::origin::{Origin, Origins};
 
-use super::ClientFlags;
+use super::flags::ClientFlags;
 
 /// What clients may do.
 #[derive(Debug, Clone)]

@@ -11,7 +11,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::{AdapterKind, RedisUrl, read};
+use super::cluster::{AdapterKind, RedisUrl};
+use super::read;
 use crate::auth::JwtAlgorithm;
 use socketio_redis::settings::Mode;
 

@@ -5,11 +5,10 @@
 //! function that is given, so that tests need none.
 
 mod clients;
-mod adapter;
+mod cluster;
 mod flags;
 mod read;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,10 +17,11 @@ use std::time::Duration;
 
 use mainstay_core::{bearer_tokens::Tokens, units::show_duration};
 
-use super::auth::{AuthSettings, JwtKey};
+use crate::auth::{AuthSettings, JwtKey};
 use socketio_redis::connection::Place;
 
 pub use clients::ClientSettings;
+pub use cluster::{AdapterKind, ClusterSettings, RedisPlace, RedisUrl};
 pub use flags::{AuthFlags, ClientFlags, ClusterFlags, NodeFlags};
 
 /// How long a lost session may be recovered where the adapter can, as Socket.IO's `maxDisconnectionDuration`.
@@ -48,87 +48,6 @@ pub struct NodeSettings {
     pub auth: AuthSettings,
     /// What opens `/api`; `None`: it is closed.
     pub api: Option<Tokens>,
-}
-
-/// How the node meets the others.
-#[derive(Debug, Clone)]
-pub struct ClusterSettings {
-    /// Where they meet; `None` with [`AdapterKind::Memory`].
-    pub redis: Option<RedisPlace>,
-    /// How broadcasts travel.
-    pub adapter: AdapterKind,
-    /// Of the channels.
-    pub prefix: String,
-    /// Of the streams adapter.
-    pub stream_name: String,
-    /// Over how many streams the namespaces spread.
-    pub stream_count: u32,
-    /// About how many entries a stream keeps.
-    pub stream_max_len: u64,
-    /// The most entries of one read.
-    pub read_count: u32,
-    /// The streams adapter's questions and answers go over sharded channels.
-    pub sharded_pubsub: bool,
-    /// Which rooms have a channel of their own in the sharded adapter.
-    pub subscription_mode: socketio_redis::settings::Mode,
-    /// How long a lost session may be recovered; `None`: it may not.
-    pub recovery: Option<Duration>,
-    /// Of the presence keys.
-    pub presence_prefix: String,
-    /// After how long the presence of a silent node is removed.
-    pub presence_lease: Duration,
-}
-
-/// How broadcasts travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdapterKind {
-    /// Within the process.
-    Memory,
-    /// As `@socket.io/redis-streams-adapter`.
-    Streams,
-    /// As `@socket.io/redis-adapter`, `createAdapter`.
-    Pubsub,
-    /// As `@socket.io/redis-adapter`, `createShardedAdapter`.
-    Sharded,
-}
-
-impl AdapterKind {
-    /// As it is written.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Streams => "streams",
-            Self::Pubsub => "pubsub",
-            Self::Sharded => "sharded",
-        }
-    }
-}
-
-/// What `--redis` says. It may hold a password, so it is not shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
-
-impl RedisUrl {
-    /// A text that was found to be one.
-    pub(super) fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisUrl(hidden)")
-    }
-}
-
-/// Where Redis is, shown without its password.
-#[derive(Clone)]
-pub struct RedisPlace(pub Place);
-
-impl fmt::Debug for RedisPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisPlace({})", self.0.name())
-    }
 }
 
 /// Everything that is wrong with the flags; there is at least one.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use mainstay_core::units;
 use socketio_redis::connection::Place;
 
-use super::RedisUrl;
+use super::cluster::RedisUrl;
 
 /// `500ms`, `2s`, `1h`; at most a day, which no time of a node needs.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -32,7 +32,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 /// A place of Redis, in one of the forms of [`Place`].
 pub(super) fn redis(text: &str) -> Result<RedisUrl, String> {
     Place::parse(text, false).map_err(|fault| fault.to_string())?;
-    Ok(RedisUrl::new(text))
+    Ok(RedisUrl(text.into()))
 }
 
 /// A name that may stand in headers, keys and labels.

@@ -29,13 +29,13 @@ mod transport;
 
 pub use cors::Cors;
 pub use server::EngineServer;
-pub use session::binding::SessionBinding;
 pub use session::connection::Connection;
-pub use session::context::EngineStats;
+pub use session::connection_handler::ConnectionHandler;
+pub use session::counters::EngineStats;
 pub use session::ending::{CloseKind, CloseReason};
 pub use session::frame::Frame;
-pub use session::handler::{ConnectionHandler, MessageHandler};
 pub use session::handshake::{ClientAddress, Handshake};
+pub use session::message_handler::MessageHandler;
 pub use session::packet::{Message, Revision};
 pub use session::sid::Sid;
-pub use settings::{EngineSettings, Transports};
+pub use settings::{EngineSettings, SessionBinding, Transports};

@@ -1,12 +1,11 @@
 //! The server's outside: a request comes in, an answer goes out, sessions live in between.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SET_COOKIE, UPGRADE};
+use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Body;
@@ -16,13 +15,15 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::engine_io::response::{RequestError, empty_response, response, unavailable};
+use crate::engine_io::response::{RequestError, empty_response, unavailable};
 use crate::engine_io::session::binding;
 use crate::engine_io::session::connection::Connection;
-use crate::engine_io::session::context::{EngineContext, EngineStats};
+use crate::engine_io::session::connection_handler::ConnectionHandler;
+use crate::engine_io::session::context::EngineContext;
+use crate::engine_io::session::counters::EngineStats;
 use crate::engine_io::session::ending::{CloseKind, CloseReason};
-use crate::engine_io::session::handler::{ConnectionHandler, MessageHandler};
 use crate::engine_io::session::handshake::{ClientAddress, Handshake};
+use crate::engine_io::session::message_handler::MessageHandler;
 use crate::engine_io::session::packet::Revision;
 use crate::engine_io::session::sid::Sid;
 use crate::engine_io::session::state::{PollingState, Transport};
@@ -30,6 +31,7 @@ use crate::engine_io::session::urlencoded;
 use crate::engine_io::settings::EngineSettings;
 use crate::engine_io::transport::polling::jsonp;
 use crate::engine_io::transport::polling::requests;
+use crate::engine_io::transport::websocket::accept::{registered_anew, switch_protocols};
 use crate::engine_io::transport::websocket::socket::WebSocketTransport;
 use crate::engine_io::transport::websocket::upgrade;
 use crate::paced_close::close_paced;
@@ -45,7 +47,9 @@ const LAST: Duration = Duration::from_secs(5);
 /// An Engine.IO server. A clone is the same server.
 #[derive(Clone)]
 pub struct EngineServer {
-    shared: Arc<EngineContext>,
+    shared: Arc<EngineContext<Connection>>,
+    /// The layer above.
+    handler: Arc<dyn ConnectionHandler>,
     /// Ends the wheel.
     end: CancellationToken,
     /// Ends it with the last clone, too.
@@ -69,11 +73,13 @@ enum EngineRequest {
 impl EngineServer {
     /// A server whose sessions go to `handler`. Needs a tokio runtime with its timer.
     pub fn new(settings: EngineSettings, handler: Arc<dyn ConnectionHandler>) -> Self {
-        let shared = Arc::new(EngineContext::new(settings, handler));
+        let shared = Arc::new(EngineContext::new(settings));
         let end = CancellationToken::new();
         let (turning, ended) = (shared.clone(), end.clone());
-        shared.tasks.spawn(async move { ended.run_until_cancelled(turning.timer_wheel.run()).await });
-        Self { shared, end: end.clone(), _guard: Arc::new(end.drop_guard()) }
+        shared.tasks.spawn(async move {
+            ended.run_until_cancelled(turning.timer_wheel.run(Connection::check_timers)).await
+        });
+        Self { shared, handler, end: end.clone(), _guard: Arc::new(end.drop_guard()) }
     }
 
     /// Answers one request that came from `peer`. A WebSocket goes on in a task of the server's own; a poll waits in
@@ -181,7 +187,12 @@ impl EngineServer {
                 let (answer, upgrade) = switch_protocols(parts)?;
                 (
                     answer,
-                    self.shared.tasks.spawn(run_websocket(self.shared.clone(), upgrade, facts, revision)),
+                    self.shared.tasks.spawn(run_websocket(
+                        (self.shared.clone(), self.handler.clone()),
+                        upgrade,
+                        facts,
+                        revision,
+                    )),
                 )
             }
         };
@@ -200,7 +211,7 @@ impl EngineServer {
     /// The facts of a handshake that the layer above lets in.
     fn admit(&self, parts: &Parts, peer: SocketAddr, revision: Revision) -> Result<Handshake, RequestError> {
         let facts = Handshake::from_request(parts, peer);
-        self.shared.handler.admit(&facts).map_err(RequestError::Forbidden)?;
+        self.handler.admit(&facts).map_err(RequestError::Forbidden)?;
         match revision {
             Revision::Three if !self.shared.settings.revision_3 => Err(RequestError::Unsupported),
             _ => Ok(facts),
@@ -217,7 +228,7 @@ impl EngineServer {
         let connection =
             Connection::new(&self.shared, facts, Transport::Polling(Box::new(polling)), revision);
         let mut answer = requests::open_response(&connection, parts);
-        if register(&self.shared, &connection).is_none() {
+        if register(&self.shared, &*self.handler, &connection).is_none() {
             return unavailable("Server at capacity");
         }
         if let Some(name) = &self.shared.settings.cookie {
@@ -256,58 +267,46 @@ impl EngineServer {
     }
 }
 
-/// The 101 to a WebSocket's request, and what comes after it.
-fn switch_protocols(parts: &mut Parts) -> Result<(HttpResponse, OnUpgrade), RequestError> {
-    handshake::check_request(&parts.method, parts.version, &parts.headers)
-        .map_err(|_| RequestError::BadRequest)?;
-    let key = parts.headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
-    let accept = key
-        .and_then(|key| HeaderValue::try_from(handshake::accept(key)).ok())
-        .ok_or(RequestError::BadRequest)?;
-    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or(RequestError::BadRequest)?;
-    let headers = [(CONNECTION, "Upgrade"), (UPGRADE, "websocket")];
-    let mut answer = response(StatusCode::SWITCHING_PROTOCOLS, &headers, "");
-    answer.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
-    Ok((answer, upgrade))
-}
-
 /// A WebSocket-only session, from its 101 to the task that carries it.
-async fn run_websocket(shared: Arc<EngineContext>, upgrade: OnUpgrade, facts: Handshake, revision: Revision) {
+async fn run_websocket(
+    (shared, layer): (Arc<EngineContext<Connection>>, Arc<dyn ConnectionHandler>),
+    upgrade: OnUpgrade,
+    facts: Handshake,
+    revision: Revision,
+) {
     let Ok(upgraded) = upgrade.await else {
         return; // The client left before it read the 101.
     };
     let connection = Connection::new(&shared, facts, Transport::WebSocket, revision);
     connection.queue_open_packet();
-    let Some(inbox) = register(&shared, &connection) else { return };
+    let Some(handler) = register(&shared, &*layer, &connection) else { return };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => match registered_anew(parts.io.into_inner()) {
             Ok(stream) => {
-                let socket = WebSocketTransport::new(stream, connection, inbox);
+                let socket = WebSocketTransport::new(stream, connection, handler);
                 shared.tasks.spawn(socket.with_early_bytes(parts.read_buf.into()).into_task());
             }
             Err(_) => connection.finish(CloseReason::TransportError),
         },
         Err(upgraded) => {
-            let socket = WebSocketTransport::new(TokioIo::new(upgraded), connection, inbox);
+            let socket = WebSocketTransport::new(TokioIo::new(upgraded), connection, handler);
             shared.tasks.spawn(socket.into_task());
         }
     }
 }
 
-/// The stream, registered with the runtime anew: in its old registration it would hold the waker of hyper's task, and so
-/// the 2 KiB of that task, for as long as the socket lives.
-pub(crate) fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(stream.into_std()?)
-}
-
 /// Takes a session into the table and tells the layer above; `None` when the table has become full.
-fn register(shared: &Arc<EngineContext>, connection: &Arc<Connection>) -> Option<Arc<dyn MessageHandler>> {
-    if !shared.sessions.insert(connection.clone()) {
+fn register(
+    shared: &Arc<EngineContext<Connection>>,
+    layer: &dyn ConnectionHandler,
+    connection: &Arc<Connection>,
+) -> Option<Arc<dyn MessageHandler>> {
+    if !shared.sessions.insert(connection.sid(), connection.clone()) {
         return None;
     }
     shared.counters.opened(connection.is_websocket());
-    let inbox = shared.handler.opened(connection);
-    connection.listen(inbox.clone());
+    let handler = layer.opened(connection);
+    connection.listen(handler.clone());
     shared.timer_wheel.insert(connection, 0);
-    Some(inbox)
+    Some(handler)
 }

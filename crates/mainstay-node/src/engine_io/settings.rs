@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use crate::engine_io::cors::Cors;
-use crate::engine_io::session::binding::SessionBinding;
 
 /// The settings of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +49,15 @@ pub struct Transports {
     pub polling: bool,
     /// WebSocket, at once or as an upgrade of polling.
     pub websocket: bool,
+}
+
+/// What a polling session is bound to, beside the credentials of its handshake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionBinding {
+    /// The client's address.
+    pub address: bool,
+    /// A cookie that says who the client is.
+    pub cookie: Option<String>,
 }
 
 impl Default for EngineSettings {

@@ -5,9 +5,9 @@ use std::cell::OnceCell;
 use bytes::Bytes;
 use socketio_redis::packet::{self, Frames};
 
-use super::adapter::Missed;
 use crate::engine_io::Frame;
-use crate::value::Value;
+use socketio_redis::adapter::Missed;
+use socketio_redis::value::Value;
 
 /// See the module. Lives as long as its delivery.
 pub struct Event<'a> {

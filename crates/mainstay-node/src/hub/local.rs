@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::adapter::{Flags, Local, Offset, Operation, Room, SocketFacts, Target};
+use super::event::Event;
 use super::namespace::{Namespace, ServerEvent};
-use super::{Event, Socket, offset};
-use crate::value::Value;
-
-/// How long answers are waited for when nobody said. Node gives up after 1 ms, which no answer can meet.
-pub(super) const ACK_TIME: Duration = Duration::from_secs(5);
+use super::pending_acks::ACK_TIMEOUT;
+use super::socket::Socket;
+use socketio_redis::adapter::{Flags, Local, Offset, Operation, Room, SocketFacts, Target};
+use socketio_redis::offset;
+use socketio_redis::value::Value;
 
 impl Local for Namespace {
     fn deliver(&self, operation: Operation, offset: Option<Offset>) {
@@ -30,7 +30,7 @@ impl Local for Namespace {
             self.room_index.select(target).into_iter().partition(|socket| socket.client().can_answer());
         let heard = self.pending_acks.register(number, &able, false);
         if !able.is_empty() {
-            self.give_up_after(flags.timeout.unwrap_or(ACK_TIME), number);
+            self.give_up_after(flags.timeout.unwrap_or(ACK_TIMEOUT), number);
         }
         self.send(&able, &Event::asking(self.name(), &data, number), false);
         self.send(&unable, &Event::new(self.name(), &data, None), false);

@@ -1,10 +1,10 @@
-//! The hub: what the clients of a node and of its fellows share, whichever protocol they speak.
+//! The hub: what the clients of a node and of its peers share, whichever protocol they speak.
 //!
 //! # The life of an event
 //!
 //! 1. somebody names who is meant: [`Namespace::to`], [`Namespace::all`], and emits ([`Selection::emit`]).
-//! 2. the other nodes get it through the namespace's [`adapter::Adapter`].
-//! 3. this node's sockets that are meant are looked up, each once (`members`).
+//! 2. the other nodes get it through the namespace's [`socketio_redis::adapter::Adapter`].
+//! 3. this node's sockets that are meant are looked up, each once (`room_index`).
 //! 4. it is encoded once ([`Event`]) and put into each client's queue ([`ClientConnection::event`]).
 //!
 //! On a bus that delivers own broadcasts, 3 and 4 happen when the event comes back, so that all nodes see one order.
@@ -20,52 +20,42 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::adapter::{Bus, BusState};
-use super::metrics::Metrics;
+use self::context::HubContext;
+use crate::metrics::Metrics;
+use socketio_redis::adapter::{Bus, BusState};
 
-mod direct;
+mod ack_collector;
+mod active_replays;
+mod context;
 mod event;
 mod local;
-mod members;
 mod namespace;
 mod pending_acks;
-mod restore;
-mod rooms;
+mod publish_future;
+mod room_index;
 mod selection;
 mod session_checkpoint;
+mod session_recovery;
 mod socket;
+mod socket_rooms;
 #[cfg(test)]
 mod tests;
 
-pub use socketio_redis::adapter;
-pub(crate) use socketio_redis::offset;
-
+pub use ack_collector::{AckError, AckResult};
 pub use event::Event;
 pub use namespace::{Namespace, ServerEvent, ServerEventListener};
-pub use restore::RecoveryRequest;
-pub use selection::{AckError, AckResult, PublishFuture, Selection};
+pub use publish_future::PublishFuture;
+pub use selection::Selection;
+pub use session_recovery::SessionRecovery;
 pub use socket::{ClientConnection, NewSocket, Socket};
 
-/// The namespaces of one node. See the module.
+/// The namespaces of one node.
 pub struct Hub {
     namespaces: HashMap<Arc<str>, Arc<Namespace>>,
     /// `/`, which every hub has.
     main: Arc<Namespace>,
     bus: Arc<dyn Bus>,
     shared: Arc<HubContext>,
-}
-
-/// What the namespaces of a hub have in common.
-struct HubContext {
-    metrics: Metrics,
-    /// Everything that the hub has under way.
-    tasks: TaskTracker,
-    /// Cancelled when the hub closes.
-    end: CancellationToken,
-    /// See [`Bus::delivers_own`].
-    delivers_own: bool,
-    /// See [`Bus::recovers`].
-    recovers: bool,
 }
 
 impl Hub {

@@ -7,16 +7,20 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::adapter::{Adapter, Bus, Local, Pending, Room, Session};
-use super::members::RoomIndex;
+use super::active_replays::ActiveReplays;
+use super::context::HubContext;
+use super::event::Event;
 use super::pending_acks::PendingAcks;
-use super::restore::ActiveReplays;
-use super::selection::Selection;
-use super::session_checkpoint::SessionCheckpoint;
+use super::publish_future::PublishFuture;
+use super::room_index::RoomIndex;
+use super::session_checkpoint::{CHECKPOINT_INTERVAL, SessionCheckpoint};
 use super::socket::{NewSocket, Socket};
-use super::{Event, HubContext};
-use crate::value::Value;
+use socketio_redis::adapter::{
+    Adapter, Answers, Bus, Local, Operation, Pending, RequestFault, Room, Session,
+};
+use socketio_redis::value::Value;
 
 /// An event of another server.
 pub struct ServerEvent {
@@ -29,7 +33,7 @@ pub struct ServerEvent {
 /// Hears the events of other servers. Must not block.
 pub type ServerEventListener = Arc<dyn Fn(ServerEvent) + Send + Sync>;
 
-/// See the module.
+/// One namespace of one node.
 pub struct Namespace {
     /// With its slash.
     name: Arc<str>,
@@ -72,21 +76,6 @@ impl Namespace {
         &self.name
     }
 
-    /// Every socket of every node.
-    pub fn all(&self) -> Selection<'_> {
-        Selection::new(self)
-    }
-
-    /// The sockets in a room. More rooms can be named; a socket in several of them is meant once.
-    pub fn to(&self, room: &str) -> Selection<'_> {
-        self.all().to(room)
-    }
-
-    /// Every socket that is not in a room.
-    pub fn except(&self, room: &str) -> Selection<'_> {
-        self.all().except(room)
-    }
-
     /// A client comes in. `greet` is called before it can get an event.
     pub fn connect(&self, arrival: NewSocket, greet: impl FnOnce(&Arc<Socket>)) -> Arc<Socket> {
         let socket = self.new_socket(arrival);
@@ -118,6 +107,52 @@ impl Namespace {
         true
     }
 
+    /// What a socket that can be claimed by `pid` leaves behind.
+    pub(super) fn session_of(&self, socket: &Socket, pid: &str) -> Session {
+        Session {
+            sid: (**socket.id()).into(),
+            pid: pid.into(),
+            rooms: socket.rooms(),
+            data: socket.data(),
+            user: socket.user().map(|user| user.as_str().into()),
+            namespace: Some((**self.name()).into()),
+        }
+    }
+
+    /// Writes sessions ahead until the hub closes.
+    fn spawn_checkpoints(self: &Arc<Self>) {
+        if self.checkpoint.is_none() {
+            return;
+        }
+        let (me, end) = (self.weak_self.clone(), self.shared.end.clone());
+        let writing = async move {
+            let mut ticks = interval(CHECKPOINT_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(namespace) = me.upgrade() else { return };
+                namespace.write_checkpoints();
+            }
+        };
+        self.shared.tasks.spawn(async move { end.run_until_cancelled(writing).await });
+    }
+
+    fn write_checkpoints(&self) {
+        for socket in self.checkpoint.iter().flat_map(SessionCheckpoint::take_due) {
+            if let Some(pid) = socket.pid().filter(|_| !socket.state.lock().is_gone) {
+                // What is not written now is when its time comes again.
+                self.drive(self.adapter.save_session(self.session_of(&socket, pid)), drop);
+            }
+        }
+    }
+
+    /// A client has said good-bye: nobody is to take its session up.
+    fn discard_checkpoint(&self, socket: &Socket) {
+        if let Some(pid) = socket.pid().filter(|_| self.checkpoint.is_some()) {
+            self.drive(self.adapter.forget_session(pid), drop);
+        }
+    }
+
     /// What a socket would leave behind has changed.
     pub(super) fn mark_changed(&self, socket: &Arc<Socket>) {
         if let Some(ahead) = &self.checkpoint {
@@ -127,7 +162,7 @@ impl Namespace {
 
     fn save(&self, session: Session) {
         let saving = self.adapter.save_session(session);
-        let unpublished = self.shared.metrics.unpublished.clone();
+        let unpublished = self.shared.metrics.adapter.unpublished.clone();
         self.drive(saving, move |saved| {
             if saved.is_err() {
                 unpublished.inc();
@@ -186,6 +221,46 @@ impl Namespace {
     /// From now on `listener` hears the events of other servers, and nobody else does.
     pub fn listen(&self, listener: ServerEventListener) {
         *self.listener.write() = Some(listener);
+    }
+
+    /// An event for the other servers.
+    pub fn server_side_emit(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> PublishFuture {
+        let data = std::iter::once(Value::from(event)).chain(arguments).collect();
+        self.publish(Operation::ServerSideEmit { data }, None)
+    }
+
+    /// An event for the other servers, and their answers.
+    pub async fn ask_servers(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> Answers {
+        let data = std::iter::once(Value::from(event)).chain(arguments).collect();
+        self.adapter.ask_servers(data).await
+    }
+
+    /// How many servers there are, this one included.
+    pub async fn servers(&self) -> Result<usize, RequestFault> {
+        self.adapter.servers().await
+    }
+
+    /// The rooms of all nodes, the sockets' own among them.
+    pub async fn all_rooms(&self) -> Result<Vec<Room>, RequestFault> {
+        let mut rooms = self.adapter.rooms().await?;
+        rooms.extend(Local::rooms(self));
+        rooms.sort_unstable();
+        rooms.dedup();
+        Ok(rooms)
+    }
+
+    /// Sends an operation to the other nodes. What cannot be sent is counted by the adapter, and `spare` is done here
+    /// instead.
+    pub(super) fn publish(&self, operation: Operation, spare: Option<Operation>) -> PublishFuture {
+        let (told, waiting) = oneshot::channel();
+        let me = self.weak_self.clone();
+        self.drive(self.adapter.send(operation), move |sent| {
+            if let (Err(_), Some(namespace), Some(spare)) = (&sent, me.upgrade(), spare) {
+                namespace.apply(&spare);
+            }
+            told.send(sent).ok();
+        });
+        PublishFuture::waiting(waiting)
     }
 
     /// Sends an event to sockets of this node, and counts them.

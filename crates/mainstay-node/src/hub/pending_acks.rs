@@ -6,15 +6,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::socket::Socket;
-use crate::value::Value;
+use socketio_redis::value::Value;
 
-/// See the module.
+/// How long answers are waited for when nobody said. Node gives up after 1 ms, which no answer can meet.
+pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The events of one namespace that wait for answers.
 #[derive(Default)]
 pub(super) struct PendingAcks {
     next: AtomicU64,

@@ -12,24 +12,21 @@
 //! # }
 //! ```
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::adapter::{
-    Acks, Answers, Flags, Local, NotSent, Offset, Operation, RemoteAck, RequestFault, Room, SocketFacts,
-    Target,
-};
-use super::local::ACK_TIME;
+use super::ack_collector::{AckCollector, AckError, AckResult};
+use super::event::Event;
 use super::namespace::Namespace;
-use crate::value::Value;
+use super::pending_acks::ACK_TIMEOUT;
+use super::publish_future::PublishFuture;
+use super::socket::Socket;
+use socketio_redis::adapter::{Flags, Local, Operation, RequestFault, Room, SocketFacts, Target};
+use socketio_redis::value::Value;
 
-/// Sockets of all nodes, by rooms. See the module.
+/// Sockets of all nodes, by rooms.
 #[derive(Clone)]
 pub struct Selection<'a> {
     namespace: &'a Namespace,
@@ -39,27 +36,63 @@ pub struct Selection<'a> {
     is_local: bool,
 }
 
-/// Whether what was done here is on its way to the other nodes. May be dropped: nothing is taken back by that.
-pub struct PublishFuture(PublishState);
+impl Namespace {
+    /// Every socket of every node.
+    pub fn all(&self) -> Selection<'_> {
+        Selection::new(self)
+    }
 
-enum PublishState {
-    Known(Result<Option<Offset>, NotSent>),
-    Waiting(oneshot::Receiver<Result<Option<Offset>, NotSent>>),
+    /// The sockets in a room. More rooms can be named; a socket in several of them is meant once.
+    pub fn to(&self, room: &str) -> Selection<'_> {
+        self.all().to(room)
+    }
+
+    /// Every socket that is not in a room.
+    pub fn except(&self, room: &str) -> Selection<'_> {
+        self.all().except(room)
+    }
+
+    /// Sends an event to one socket of this node. Where sessions can be taken up again it goes through the log, so that
+    /// it is not lost with the connection.
+    pub fn emit_to(&self, socket: &Arc<Socket>, event: &str, arguments: impl IntoIterator<Item = Value>) {
+        if self.shared.recovers {
+            let data = std::iter::once(Value::from(event)).chain(arguments).collect();
+            drop(self.to(socket.id()).emit_data(data));
+        } else {
+            self.emit_to_unlogged(socket, event, arguments);
+        }
+    }
+
+    /// Sends an event to one socket of this node, and to nothing that would keep it: it is lost with the connection.
+    pub fn emit_to_unlogged(
+        &self,
+        socket: &Arc<Socket>,
+        event: &str,
+        arguments: impl IntoIterator<Item = Value>,
+    ) {
+        let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
+        self.send(std::slice::from_ref(socket), &Event::new(self.name(), &data, None), false);
+    }
+
+    /// Sends an event to one socket of this node and waits for its answer, with all its arguments.
+    pub async fn emit_to_with_ack(
+        &self,
+        socket: &Arc<Socket>,
+        time: Duration,
+        event: &str,
+        arguments: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<Value>, AckError> {
+        let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
+        let (number, sockets) = (self.pending_acks.next_id(), std::slice::from_ref(socket));
+        let mut heard = self.pending_acks.register(number, sockets, true);
+        self.give_up_after(time, number);
+        self.send(sockets, &Event::asking(self.name(), &data, number), false);
+        match heard.recv().await {
+            Some(Value::List(answer)) => Ok(answer),
+            _ => Err(AckError::Timeout),
+        }
+    }
 }
-
-/// Why not every client that was asked has answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum AckError {
-    /// The time is over.
-    #[error("operation has timed out")]
-    Timeout,
-    /// The other nodes were not asked.
-    #[error(transparent)]
-    NotSent(#[from] NotSent),
-}
-
-/// The answers of clients; with a fault come those that were heard.
-pub type AckResult = Result<Vec<Value>, (AckError, Vec<Value>)>;
 
 impl<'a> Selection<'a> {
     pub(super) fn new(namespace: &'a Namespace) -> Self {
@@ -122,7 +155,7 @@ impl<'a> Selection<'a> {
         let Self { namespace, target, flags, is_local } = self;
         if is_local {
             namespace.broadcast(&data, &target, &flags);
-            return PublishFuture(PublishState::Known(Ok(None)));
+            return PublishFuture::not_needed();
         }
         if namespace.shared.delivers_own {
             let spare =
@@ -137,7 +170,7 @@ impl<'a> Selection<'a> {
     pub async fn emit_with_ack(self, event: &str, arguments: impl IntoIterator<Item = Value>) -> AckResult {
         let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
         let Self { namespace, target, flags, is_local } = self;
-        let end = Instant::now() + flags.timeout.unwrap_or(ACK_TIME);
+        let end = Instant::now() + flags.timeout.unwrap_or(ACK_TIMEOUT);
         let remote = (!is_local).then(|| namespace.adapter.ask(data.clone(), target.clone(), flags.clone()));
         let (count, heard) = namespace.ask(data, &target, &flags);
         let mut answers = AckCollector { end, is_single: flags.expect_single_response, heard: Vec::new() };
@@ -188,136 +221,6 @@ impl<'a> Selection<'a> {
 
     fn change(self, operation: Operation) -> PublishFuture {
         self.namespace.apply(&operation);
-        if self.is_local {
-            PublishFuture(PublishState::Known(Ok(None)))
-        } else {
-            self.namespace.publish(operation, None)
-        }
+        if self.is_local { PublishFuture::not_needed() } else { self.namespace.publish(operation, None) }
     }
-}
-
-impl Namespace {
-    /// An event for the other servers.
-    pub fn server_side_emit(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> PublishFuture {
-        let data = std::iter::once(Value::from(event)).chain(arguments).collect();
-        self.publish(Operation::ServerSideEmit { data }, None)
-    }
-
-    /// An event for the other servers, and their answers.
-    pub async fn ask_servers(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> Answers {
-        let data = std::iter::once(Value::from(event)).chain(arguments).collect();
-        self.adapter.ask_servers(data).await
-    }
-
-    /// How many servers there are, this one included.
-    pub async fn servers(&self) -> Result<usize, RequestFault> {
-        self.adapter.servers().await
-    }
-
-    /// The rooms of all nodes, the sockets' own among them.
-    pub async fn all_rooms(&self) -> Result<Vec<Room>, RequestFault> {
-        let mut rooms = self.adapter.rooms().await?;
-        rooms.extend(Local::rooms(self));
-        rooms.sort_unstable();
-        rooms.dedup();
-        Ok(rooms)
-    }
-
-    /// Sends an operation to the other nodes. What cannot be sent is counted by the adapter, and `spare` is done here
-    /// instead.
-    fn publish(&self, operation: Operation, spare: Option<Operation>) -> PublishFuture {
-        let (told, waiting) = oneshot::channel();
-        let me = self.weak_self.clone();
-        self.drive(self.adapter.send(operation), move |sent| {
-            if let (Err(_), Some(namespace), Some(spare)) = (&sent, me.upgrade(), spare) {
-                namespace.apply(&spare);
-            }
-            told.send(sent).ok();
-        });
-        PublishFuture(PublishState::Waiting(waiting))
-    }
-}
-
-impl Future for PublishFuture {
-    type Output = Result<Option<Offset>, NotSent>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            PublishState::Known(result) => Poll::Ready(result.clone()),
-            // The sender is dropped unheard only when the runtime ends.
-            PublishState::Waiting(waiting) => {
-                Pin::new(waiting).poll(context).map(|told| told.unwrap_or(Err(NotSent::Away)))
-            }
-        }
-    }
-}
-
-/// Answers as they come in, up to a time.
-struct AckCollector {
-    end: Instant,
-    /// The first is enough.
-    is_single: bool,
-    heard: Vec<Value>,
-}
-
-impl AckCollector {
-    fn is_enough(&self) -> bool {
-        self.is_single && !self.heard.is_empty()
-    }
-
-    /// Those of this node's clients.
-    async fn local(&mut self, count: u64, mut heard: mpsc::Receiver<Value>) -> Result<(), AckError> {
-        for _ in 0..count {
-            if self.is_enough() {
-                break;
-            }
-            match timeout_at(self.end, heard.recv()).await {
-                Ok(Some(answer)) => self.heard.push(answer),
-                Ok(None) | Err(_) => return Err(AckError::Timeout),
-            }
-        }
-        Ok(())
-    }
-
-    /// Those of all nodes: every node's count, and as many answers as the counts say. Both sources are heard at the same
-    /// time, so that what is partial is so because of the time alone.
-    async fn all(
-        &mut self,
-        asked: Option<Acks>,
-        count: u64,
-        mut heard: mpsc::Receiver<Value>,
-    ) -> Result<(), AckError> {
-        let Some(Acks { nodes, heard: mut remote }) = asked else { return self.local(count, heard).await };
-        let (mut counts, mut wanted) = (0, count);
-        let (mut is_local_over, mut is_remote_over) = (false, false);
-        while (counts < nodes || (self.heard.len() as u64) < wanted) && !self.is_enough() {
-            if is_local_over && is_remote_over {
-                return Err(AckError::Timeout);
-            }
-            let next = async {
-                tokio::select! {
-                    answer = heard.recv(), if !is_local_over => AckEvent::Local(answer),
-                    told = remote.recv(), if !is_remote_over => AckEvent::Remote(told),
-                }
-            };
-            match timeout_at(self.end, next).await.map_err(|_| AckError::Timeout)? {
-                AckEvent::Local(Some(answer)) | AckEvent::Remote(Some(RemoteAck::Ack(answer))) => {
-                    self.heard.push(answer)
-                }
-                AckEvent::Remote(Some(RemoteAck::Count(more))) => {
-                    counts += 1;
-                    wanted += more;
-                }
-                AckEvent::Local(None) => is_local_over = true,
-                AckEvent::Remote(None) => is_remote_over = true,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What came next; `None`: nothing more comes from there.
-enum AckEvent {
-    Local(Option<Value>),
-    Remote(Option<RemoteAck>),
 }

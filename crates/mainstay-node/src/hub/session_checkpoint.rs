@@ -1,4 +1,5 @@
-//! Sessions are kept before they are needed, so that clients of a node that dies without a word go on elsewhere.
+//! Sessions are written to the bus while their connections are alive, so that the clients of a node that crashes can go
+//! on elsewhere.
 //!
 //! Node.js writes a session when its connection ends, which a killed process does not live to do. Where the bus outlives
 //! the node, each socket's session is written a moment after it came or its rooms changed, and again before the bus
@@ -10,23 +11,21 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
-use super::adapter::Session;
-use super::namespace::Namespace;
 use super::socket::Socket;
 
 /// How long changes are collected: a client that joins ten rooms at once is written once.
-const PACE: Duration = Duration::from_millis(500);
+pub(super) const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A session is written whole. With many rooms it is written again only after so much time for each of them, so that a
 /// socket that goes on joining writes some 15 KiB a second at most, however many rooms it is in.
-const PACE_PER_ROOM: Duration = Duration::from_millis(2);
+const INTERVAL_PER_ROOM: Duration = Duration::from_millis(2);
 
-/// Rooms for which [`PACE`] is pace enough.
+/// Rooms for which [`CHECKPOINT_INTERVAL`] is long enough.
 const FEW_ROOMS: usize = 250;
 
-/// See the module.
+/// Which sockets have to be written, and when.
 pub(super) struct SessionCheckpoint {
     /// How long the bus keeps a session.
     retention: Duration,
@@ -69,7 +68,7 @@ impl SessionCheckpoint {
             state.needs_checkpoint = false;
             let rooms = state.rooms.len();
             if rooms > FEW_ROOMS {
-                let pause = PACE_PER_ROOM * u32::try_from(rooms).unwrap_or(u32::MAX);
+                let pause = INTERVAL_PER_ROOM * u32::try_from(rooms).unwrap_or(u32::MAX);
                 queues.paced.insert(socket.serial, now + pause.min(self.retention / 4));
             }
             if !std::mem::replace(&mut state.has_checkpoint, true) {
@@ -87,57 +86,13 @@ impl SessionCheckpoint {
     }
 }
 
-impl Namespace {
-    /// Writes sessions ahead until the hub closes.
-    pub(super) fn spawn_checkpoints(self: &Arc<Self>) {
-        if self.checkpoint.is_none() {
-            return;
-        }
-        let (me, end) = (self.weak_self.clone(), self.shared.end.clone());
-        let writing = async move {
-            let mut ticks = interval(PACE);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                let Some(namespace) = me.upgrade() else { return };
-                namespace.write_checkpoints();
-            }
-        };
-        self.shared.tasks.spawn(async move { end.run_until_cancelled(writing).await });
-    }
-
-    fn write_checkpoints(&self) {
-        for socket in self.checkpoint.iter().flat_map(SessionCheckpoint::take_due) {
-            if let Some(session) = self.session(&socket) {
-                // What is not written now is when its time comes again.
-                self.drive(self.adapter.save_session(session), drop);
-            }
-        }
-    }
-
-    /// A client has said good-bye: nobody is to take its session up.
-    pub(super) fn discard_checkpoint(&self, socket: &Socket) {
-        if let Some(pid) = socket.pid().filter(|_| self.checkpoint.is_some()) {
-            self.drive(self.adapter.forget_session(pid), drop);
-        }
-    }
-
-    /// What a socket would leave behind; `None` when it has gone, or has no secret to be claimed by.
-    fn session(&self, socket: &Socket) -> Option<Session> {
-        if socket.state.lock().is_gone {
-            return None;
-        }
-        Some(self.session_of(socket, socket.pid()?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Event;
-    use super::super::adapter::Room;
     use super::super::socket::{ClientConnection, NewSocket};
     use super::*;
-    use crate::value::Value;
+    use socketio_redis::adapter::Room;
+    use socketio_redis::value::Value;
 
     /// Takes everything and says nothing.
     struct Silent;
@@ -188,7 +143,7 @@ mod tests {
             for socket in ahead.take_due() {
                 written[socket.serial as usize - 1] += 1;
             }
-            tokio::time::advance(PACE).await;
+            tokio::time::advance(CHECKPOINT_INTERVAL).await;
         }
         // 30 s: the small one at every look, the large one every four seconds or so.
         assert_eq!(written[0], 60);

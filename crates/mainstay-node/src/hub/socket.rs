@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::adapter::{Room, SocketFacts};
 use super::event::Event;
-use super::rooms::SocketRooms;
+use super::socket_rooms::SocketRooms;
 use crate::auth::User;
-use crate::value::Value;
+use socketio_redis::adapter::{Room, SocketFacts};
+use socketio_redis::value::Value;
 
 /// The way to a client, whichever protocol it speaks. Nothing here blocks.
 pub trait ClientConnection: Send + Sync {

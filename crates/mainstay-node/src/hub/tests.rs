@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::adapter::{Room, Target};
-use super::restore::RecoveryRequest;
 use super::*;
 use crate::limits::ConnectionLimiter;
-use crate::value::Value;
+use socketio_redis::adapter::{Room, Target};
 use socketio_redis::memory::Memory;
+use socketio_redis::value::Value;
 
 /// A client that writes down what it gets.
 #[derive(Default)]
@@ -243,9 +242,9 @@ async fn a_session_is_written_ahead_once_for_all_changes_and_again_in_time() {
 /// Takes up the session of `a1` on a node.
 async fn back(node: &Hub, offset: &str) -> (Option<Arc<Socket>>, Vec<String>) {
     let pad = Pad::new();
-    let back = RecoveryRequest { pid: "p-a1".into(), offset: offset.into(), client: pad.clone(), user: None };
+    let back = SessionRecovery { pid: "p-a1".into(), offset: offset.into(), client: pad.clone(), user: None };
     let greeted = pad.clone();
-    let socket = node.main().restore(back, move |_| greeted.got.lock().push("greeted".into())).await;
+    let socket = back.run(node.main(), move |_| greeted.got.lock().push("greeted".into())).await;
     (socket, pad.take())
 }
 
@@ -285,7 +284,7 @@ async fn no_session_is_taken_up_by_a_wrong_offset_or_too_late_or_after_a_farewel
 
 #[test]
 fn a_target_without_rooms_is_everybody() {
-    let members = members::RoomIndex::new(Metrics::new(&ConnectionLimiter::new(1)).rooms);
-    assert!(members.select(&Target::default()).is_empty());
-    assert_eq!(members.len(), 0);
+    let index = room_index::RoomIndex::new(Metrics::new(&ConnectionLimiter::new(1)).rooms);
+    assert!(index.select(&Target::default()).is_empty());
+    assert_eq!(index.len(), 0);
 }

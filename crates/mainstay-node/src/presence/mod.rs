@@ -7,52 +7,26 @@
 //! Rules: [`Presence::add`], [`Presence::set_status`] and [`Presence::remove`] never wait. While Redis is away the node knows its own
 //! connections, and writes all of them anew when it is back.
 
+mod local_presence;
 mod scripts;
+mod user_connection;
 mod writer;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::ConnectionLike;
-use serde::{Deserialize, Serialize};
 
-use super::auth::User;
+use crate::auth::User;
+use local_presence::LocalPresence;
 use scripts::PresenceKeys;
-use writer::{LocalPresence, PresenceWriter};
+use writer::PresenceWriter;
 
-/// One connection of a user, as the API and Redis tell it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UserConnection {
-    /// The Socket.IO id, or that of a plain WebSocket.
-    pub socket_id: String,
-    /// The node that it is on.
-    pub node_id: String,
-    /// Since when: ISO 8601, UTC, milliseconds.
-    pub connected_at: String,
-    /// `online`, until the client says something else.
-    pub status: String,
-}
-
-impl UserConnection {
-    fn new(socket: &str, node: &str) -> Self {
-        Self {
-            socket_id: socket.into(),
-            node_id: node.into(),
-            connected_at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            status: "online".into(),
-        }
-    }
-}
-
-/// Redis cannot be asked at the moment.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("presence is not known while Redis is away")]
-pub struct PresenceError;
+pub use user_connection::{PresenceError, UserConnection};
 
 /// What the nodes of one process know together.
 pub type Roster = Mutex<HashMap<User, Vec<UserConnection>>>;

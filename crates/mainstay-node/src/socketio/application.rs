@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use crate::auth::User;
 use crate::engine_io::{Connection, Handshake};
 use crate::hub::{Namespace, Socket};
-use crate::value::Value;
 use socketio_redis::packet;
+use socketio_redis::value::Value;
 
 /// A client that wants into a namespace.
 pub struct ConnectRequest<'a> {

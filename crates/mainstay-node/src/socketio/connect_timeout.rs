@@ -15,8 +15,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::session::SocketIoClient;
-
 /// How many connections may be in no namespace yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PendingLimits {
@@ -26,10 +24,10 @@ pub struct PendingLimits {
     pub per_address: usize,
 }
 
-/// See the module.
-pub(super) struct PendingConnections {
+/// The connections of one server that are in no namespace yet.
+pub(super) struct PendingConnections<C> {
     limits: PendingLimits,
-    queue: Mutex<PendingQueue<Weak<SocketIoClient>>>,
+    queue: Mutex<PendingQueue<Weak<C>>>,
     /// The queue is not empty any more.
     added: Notify,
 }
@@ -49,20 +47,15 @@ struct PendingEntry<T> {
     session: T,
 }
 
-impl PendingConnections {
+impl<C> PendingConnections<C> {
     pub(super) fn new(limits: PendingLimits) -> Self {
         Self { limits, queue: Mutex::new(PendingQueue::default()), added: Notify::new() }
     }
 
     /// A connection from `address` has so much time from now on. Gives its number, and those that have to make way.
-    pub(super) fn add(
-        &self,
-        time: Duration,
-        address: IpAddr,
-        session: &Arc<SocketIoClient>,
-    ) -> (u64, Vec<Arc<SocketIoClient>>) {
+    pub(super) fn add(&self, time: Duration, address: IpAddr, client: &Arc<C>) -> (u64, Vec<Arc<C>>) {
         let mut queue = self.queue.lock();
-        let number = queue.push(Instant::now() + time, network(address), Arc::downgrade(session));
+        let number = queue.push(Instant::now() + time, network(address), Arc::downgrade(client));
         let over = queue.evict_excess(self.limits, network(address));
         drop(queue);
         self.added.notify_one();
@@ -74,8 +67,8 @@ impl PendingConnections {
         self.queue.lock().remove(number);
     }
 
-    /// Closes whoever is late, for ever.
-    pub(super) async fn close_late(&self) {
+    /// Closes every connection that is late, for ever.
+    pub(super) async fn close_late(&self, close: impl Fn(&C)) {
         loop {
             let first = self.queue.lock().first();
             let Some((number, deadline)) = first else {
@@ -84,8 +77,8 @@ impl PendingConnections {
             };
             sleep_until(deadline).await;
             let late = self.queue.lock().remove(number);
-            if let Some(session) = late.and_then(|session| session.upgrade()) {
-                session.connect_timed_out();
+            if let Some(client) = late.and_then(|client| client.upgrade()) {
+                close(&client);
             }
         }
     }

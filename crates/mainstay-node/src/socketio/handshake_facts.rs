@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::engine_io::Handshake;
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// With Node's keys in Node's order.
 pub(super) fn of(handshake: &Handshake, auth: Option<&Value>) -> Value {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::auth::Identity;
 use crate::hub::{self, Event, Socket};
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 use super::message;
 use super::outbox::{Outbox, OutboxEnd};

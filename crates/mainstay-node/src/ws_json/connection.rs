@@ -17,7 +17,7 @@ use yawc::{Frame, HttpWebSocket, OpCode, UpgradeFut};
 use crate::auth::Identity;
 use crate::limits::{AT_CAPACITY, ClientRateLimiter, TOO_MANY_MESSAGES};
 use crate::metrics::{ForcedCloseReason, RefusalReason};
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 use super::client::WsJsonClient;
 use super::context::WsJsonContext;

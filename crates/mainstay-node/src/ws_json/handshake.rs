@@ -7,7 +7,7 @@ use http::Request;
 use http::header::ORIGIN;
 
 use crate::bearer;
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// With Node's keys. Tokens do not travel: neither the query nor
 /// the fields that can carry one.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 /// The JSON Schema of every message, served on `/ws/schema.json`.
 pub const SCHEMA: &str = include_str!("schema.json");

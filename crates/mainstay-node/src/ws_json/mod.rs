@@ -1,6 +1,6 @@
 //! `/ws`: clients without Socket.IO, with JSON messages over a WebSocket.
 //!
-//! A client is known by `?token=`, `Authorization: Bearer` or a subprotocol `bearer.TOKEN` beside [`PROTOCOL`] (what a
+//! A client is known by `?token=`, `Authorization: Bearer` or a subprotocol `bearer.TOKEN` beside `mainstay.v1` (what a
 //! browser can send); where no token is asked for, `?user=` names it. The first message is `welcome`. Then the client
 //! sends requests (`schema.json` has their form), and each is answered once. permessage-deflate is spoken without context
 //! takeover, so that an idle connection keeps no window.
@@ -28,8 +28,8 @@ mod server;
 
 pub use client::{ReplyFuture, WsJsonClient, WsJsonHandler};
 pub use context::WsJsonSettings;
-pub use message::{SCHEMA, event};
-pub use server::{PROTOCOL, WsJsonServer};
+pub use message::SCHEMA;
+pub use server::WsJsonServer;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ use yawc::{Options, WebSocket};
 
 use mainstay_core::origin::Origins;
 
+use super::message::event;
 use super::*;
 use crate::auth::tests::{SECRET, in_seconds, token};
 use crate::auth::{AuthSettings, Authenticator, JwtAlgorithm, JwtKey};
@@ -29,7 +30,7 @@ use crate::http_server;
 use crate::limits::{ConnectionLimiter, RateLimits};
 use crate::metrics::Metrics;
 use crate::response::HttpResponse;
-use crate::value::Value;
+use socketio_redis::value::Value;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 

@@ -21,7 +21,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mainstay_core::origin::Origins;
 use mainstay_node::engine_io::{self, EngineServer};
-use mainstay_node::hub::adapter::{Bus, BusState, Room, SocketFacts};
 use mainstay_node::hub::{Hub, Namespace, PublishFuture, Selection, ServerEvent, Socket};
 use mainstay_node::limits::{ConnectionLimiter, RateLimits};
 use mainstay_node::metrics::Metrics;
@@ -29,11 +28,12 @@ use mainstay_node::socketio::{
     self, Admission, Application, CONNECT_TIMEOUT, ConnectError, ConnectRequest, PendingLimits, Reply,
     SocketIoServer,
 };
-use mainstay_node::value::Value;
 use socketio_redis::RedisBus;
+use socketio_redis::adapter::{Bus, BusState, Room, SocketFacts};
 use socketio_redis::connection::Place;
 use socketio_redis::memory::Memory;
 use socketio_redis::settings::{Kind, Mode, Settings, Streams};
+use socketio_redis::value::Value;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let seats = ConnectionLimiter::new(10_000);
     let metrics = Metrics::new(&seats);
-    let bus = bus(&arguments, &metrics).await?;
+    let bus = bus(&arguments).await?;
     let hub = Hub::new(bus, &["/admin".into()], &metrics);
     for name in ["/", "/admin"] {
         let namespace = hub.namespace(name).expect("it was made with the hub");
@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         pending: PendingLimits { most: 10_000, per_address: 10_000 },
         origins: Origins::default(),
         rates: RateLimits { messages: 0, bytes: 0 },
-        seats,
+        limiter: seats,
         metrics,
     };
     let clients = SocketIoServer::new(&hub, settings, Arc::new(Peer::default()));
@@ -98,7 +98,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn bus(arguments: &Arguments, metrics: &Metrics) -> Result<Arc<dyn Bus>, Box<dyn std::error::Error>> {
+async fn bus(arguments: &Arguments) -> Result<Arc<dyn Bus>, Box<dyn std::error::Error>> {
     let recovery = (arguments.recovery > 0).then(|| Duration::from_secs(arguments.recovery));
     let kind = match &*arguments.adapter {
         "pubsub" => Kind::Pubsub,
@@ -108,7 +108,7 @@ async fn bus(arguments: &Arguments, metrics: &Metrics) -> Result<Arc<dyn Bus>, B
     };
     let place = Place::parse(&arguments.redis, arguments.cluster)?;
     let settings = Settings { prefix: arguments.prefix.as_str().into(), ..Settings::new(kind) };
-    let bus = RedisBus::start(place, settings, Arc::new(metrics.clone()));
+    let bus = RedisBus::start(place, settings, Arc::new(()));
     bus.ready().await;
     Ok(Arc::new(bus))
 }

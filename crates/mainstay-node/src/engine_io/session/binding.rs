@@ -17,15 +17,7 @@ use http::request::Parts;
 use crate::engine_io::session::connection::Connection;
 use crate::engine_io::session::handshake::Handshake;
 use crate::engine_io::session::urlencoded;
-
-/// What a polling session is bound to, beside the credentials of its handshake.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SessionBinding {
-    /// The client's address.
-    pub address: bool,
-    /// A cookie that says who the client is.
-    pub cookie: Option<String>,
-}
+use crate::engine_io::settings::SessionBinding;
 
 /// The credentials, in the order of their bits in [`PollingState::shown_credentials`](crate::engine_io::session::state::PollingState).
 type Credentials = [Option<String>; 3];

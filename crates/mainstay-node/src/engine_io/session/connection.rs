@@ -13,9 +13,9 @@ use tracing::debug;
 use crate::engine_io::session::context::EngineContext;
 use crate::engine_io::session::ending::{CloseKind, CloseReason, PendingClose};
 use crate::engine_io::session::frame::{Frame, FrameKind};
-use crate::engine_io::session::handler::MessageHandler;
 use crate::engine_io::session::handshake::Handshake;
 use crate::engine_io::session::heartbeat::{Heartbeat, HeartbeatAction};
+use crate::engine_io::session::message_handler::MessageHandler;
 use crate::engine_io::session::packet::EnginePacket;
 use crate::engine_io::session::packet::{Message, Revision};
 use crate::engine_io::session::sid::Sid;
@@ -37,7 +37,7 @@ pub struct Connection {
     /// What its first request said.
     handshake: Handshake,
     /// The server.
-    pub(crate) shared: Arc<EngineContext>,
+    pub(crate) shared: Arc<EngineContext<Connection>>,
     /// What changes.
     pub(crate) state: Mutex<ConnectionState>,
 }
@@ -55,7 +55,7 @@ pub(crate) enum WriteStep {
 impl Connection {
     /// A connection that nobody has been told of yet.
     pub(crate) fn new(
-        shared: &Arc<EngineContext>,
+        shared: &Arc<EngineContext<Connection>>,
         handshake: Handshake,
         transport: Transport,
         revision: Revision,
@@ -63,7 +63,7 @@ impl Connection {
         let state = ConnectionState {
             phase: ConnectionPhase::Open,
             transport,
-            inbox: None,
+            handler: None,
             queue: SendQueue::default(),
             waker: None,
             heartbeat: Heartbeat::new(revision, shared.timer_wheel.now(), &shared.times),
@@ -83,14 +83,14 @@ impl Connection {
         self.state.lock().queue.push(Frame::packet(b'0', &open));
     }
 
-    /// From now on `inbox` hears of the session; at once of its end, when that came while it was being opened.
-    pub(crate) fn listen(&self, inbox: Arc<dyn MessageHandler>) {
+    /// From now on `handler` hears of the session; at once of its end, when that came while it was being opened.
+    pub(crate) fn listen(&self, handler: Arc<dyn MessageHandler>) {
         let mut state = self.state.lock();
         if let ConnectionPhase::Ended(reason) = state.phase {
             drop(state);
-            return inbox.closed(self, reason);
+            return handler.closed(reason);
         }
-        state.inbox = Some(inbox);
+        state.handler = Some(handler);
     }
 
     /// The session's name; whoever knows it may speak for the client.
@@ -218,19 +218,19 @@ impl Connection {
         state.phase = ConnectionPhase::Ended(reason);
         state.queue.take();
         let is_websocket = matches!(state.transport, Transport::WebSocket);
-        let inbox = state.inbox.take();
+        let handler = state.handler.take();
         wake(state);
         self.shared.sessions.remove(self.sid);
         self.shared.counters.closed(is_websocket, reason);
-        if let Some(inbox) = inbox {
-            inbox.closed(self, reason);
+        if let Some(handler) = handler {
+            handler.closed(reason);
         }
     }
 
     /// Takes one packet of the client; `None` is something that was none. Says whether the next one is wanted.
     pub(crate) fn receive(
         self: &Arc<Self>,
-        inbox: &Arc<dyn MessageHandler>,
+        handler: &Arc<dyn MessageHandler>,
         packet: Option<EnginePacket<'_>>,
     ) -> WantsMore {
         let (now, times) = (self.shared.timer_wheel.now(), &self.shared.times);
@@ -256,16 +256,16 @@ impl Connection {
             (Some(packet), _) => {
                 state.heartbeat.packet_received(now, times);
                 drop(state);
-                self.deliver(inbox, packet);
+                self.deliver(handler, packet);
             }
         }
         true
     }
 
-    fn deliver(self: &Arc<Self>, inbox: &Arc<dyn MessageHandler>, packet: EnginePacket<'_>) {
+    fn deliver(self: &Arc<Self>, handler: &Arc<dyn MessageHandler>, packet: EnginePacket<'_>) {
         match packet {
-            EnginePacket::Message(message) => inbox.message(self, message),
-            EnginePacket::Bytes(data) => inbox.message(self, Message::Binary(&data)),
+            EnginePacket::Message(message) => handler.message(message),
+            EnginePacket::Bytes(data) => handler.message(Message::Binary(&data)),
             _ => return,
         }
         self.shared.counters.received();

@@ -1,30 +1,26 @@
 //! What the connections of one server share.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 
-use crate::engine_io::session::ending::CloseReason;
-use crate::engine_io::session::handler::ConnectionHandler;
+use crate::engine_io::session::counters::EngineCounters;
 use crate::engine_io::session::heartbeat::HeartbeatTimes;
 use crate::engine_io::session::sid::Sid;
 use crate::engine_io::session::table::SessionTable;
 use crate::engine_io::session::timer_wheel::TimerWheel;
 use crate::engine_io::settings::EngineSettings;
 
-/// The middle of a server.
-pub(crate) struct EngineContext {
+/// What the sessions share; `S` is a session.
+pub(crate) struct EngineContext<S> {
     /// As they were given.
     pub(crate) settings: EngineSettings,
     /// The heartbeat's share of the settings, in milliseconds.
     pub(crate) times: HeartbeatTimes,
-    /// The layer above.
-    pub(crate) handler: Arc<dyn ConnectionHandler>,
     /// The clock, and whoever waits for it.
-    pub(crate) timer_wheel: TimerWheel,
+    pub(crate) timer_wheel: TimerWheel<S>,
     /// The open sessions.
-    pub(crate) sessions: SessionTable,
+    pub(crate) sessions: SessionTable<S>,
     /// What has happened so far.
     pub(crate) counters: EngineCounters,
     /// Owns every WebSocket's task and the wheel's.
@@ -33,20 +29,19 @@ pub(crate) struct EngineContext {
     pub(crate) is_stopping: AtomicBool,
 }
 
-impl EngineContext {
-    /// A server's middle.
-    pub(crate) fn new(settings: EngineSettings, handler: Arc<dyn ConnectionHandler>) -> Self {
+impl<S> EngineContext<S> {
+    /// The context of a server with these settings.
+    pub(crate) fn new(settings: EngineSettings) -> Self {
         let millis = |time: std::time::Duration| time.as_millis() as u64;
         let times = HeartbeatTimes {
             interval: millis(settings.ping_interval),
             timeout: millis(settings.ping_timeout),
             idle: settings.idle.map_or(u64::MAX, millis),
         };
-        let beat = settings.ping_interval.min(settings.ping_timeout);
-        let shortest = settings.idle.map_or(beat, |idle| idle.min(beat));
+        let heartbeat = settings.ping_interval.min(settings.ping_timeout);
+        let shortest = settings.idle.map_or(heartbeat, |idle| idle.min(heartbeat));
         Self {
             times,
-            handler,
             timer_wheel: TimerWheel::new(shortest),
             sessions: SessionTable::new(settings.sessions),
             counters: EngineCounters::default(),
@@ -66,100 +61,10 @@ impl EngineContext {
         )
     }
 
-    /// Has the wheel look at a session at `due`, or soon when that has passed.
+    /// Has the session checked at `due`, or soon when that has passed.
     pub(crate) fn schedule_check(&self, sid: Sid, due: u64) {
-        if let Some(connection) = self.sessions.find(sid) {
-            self.timer_wheel.insert(&connection, due);
-        }
-    }
-}
-
-/// Sums since the start, for the scraper.
-#[derive(Debug, Default)]
-pub(crate) struct EngineCounters {
-    /// Sessions that were opened.
-    opened: AtomicU64,
-    /// Sessions that polling gave over to a WebSocket.
-    upgraded: AtomicU64,
-    /// WebSockets that carry a session now.
-    websockets: AtomicU64,
-    /// Messages that clients sent.
-    received: AtomicU64,
-    /// Packets that were queued for clients.
-    sent: AtomicU64,
-    /// Handshakes and requests that were refused.
-    refused: AtomicU64,
-    /// Sessions that ended, by [`CloseReason`] in its order.
-    closed: [AtomicU64; CloseReason::ALL.len()],
-}
-
-/// A look at the sums of a server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Sessions open now.
-    pub sessions: u64,
-    /// Of these, the ones that a WebSocket carries.
-    pub websockets: u64,
-    /// Sessions that were opened.
-    pub opened: u64,
-    /// Sessions that polling gave over to a WebSocket.
-    pub upgraded: u64,
-    /// Messages that clients sent.
-    pub received: u64,
-    /// Packets that were queued for clients.
-    pub sent: u64,
-    /// Handshakes and requests that were refused.
-    pub refused: u64,
-    /// Sessions that ended, by reason, in the order of [`CloseReason::ALL`].
-    pub closed: [u64; CloseReason::ALL.len()],
-}
-
-impl EngineCounters {
-    /// A session was opened.
-    pub(crate) fn opened(&self, is_websocket: bool) {
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        self.websockets.fetch_add(u64::from(is_websocket), Ordering::Relaxed);
-    }
-
-    /// A session moved to a WebSocket.
-    pub(crate) fn upgraded(&self) {
-        self.upgraded.fetch_add(1, Ordering::Relaxed);
-        self.websockets.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A session ended.
-    pub(crate) fn closed(&self, is_websocket: bool, reason: CloseReason) {
-        self.websockets.fetch_sub(u64::from(is_websocket), Ordering::Relaxed);
-        self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A client's message was taken in.
-    pub(crate) fn received(&self) {
-        self.received.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Packets were queued.
-    pub(crate) fn sent(&self, count: usize) {
-        self.sent.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    /// A request was refused.
-    pub(crate) fn refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The sums now; `sessions` is not one of them and is given.
-    pub(crate) fn stats(&self, sessions: usize) -> EngineStats {
-        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        EngineStats {
-            sessions: sessions as u64,
-            websockets: sum(&self.websockets),
-            opened: sum(&self.opened),
-            upgraded: sum(&self.upgraded),
-            received: sum(&self.received),
-            sent: sum(&self.sent),
-            refused: sum(&self.refused),
-            closed: std::array::from_fn(|index| sum(&self.closed[index])),
+        if let Some(session) = self.sessions.find(sid) {
+            self.timer_wheel.insert(&session, due);
         }
     }
 }

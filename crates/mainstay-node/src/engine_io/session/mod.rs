@@ -3,12 +3,14 @@
 
 pub(crate) mod binding;
 pub(crate) mod connection;
+pub(crate) mod connection_handler;
 pub(crate) mod context;
+pub(crate) mod counters;
 pub(crate) mod ending;
 pub(crate) mod frame;
-pub(crate) mod handler;
 pub(crate) mod handshake;
 pub(crate) mod heartbeat;
+pub(crate) mod message_handler;
 pub(crate) mod packet;
 pub(crate) mod sid;
 pub(crate) mod state;

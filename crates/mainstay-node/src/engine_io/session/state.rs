@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 
 use crate::engine_io::session::ending::{CloseReason, PendingClose};
 use crate::engine_io::session::frame::Frame;
-use crate::engine_io::session::handler::MessageHandler;
 use crate::engine_io::session::heartbeat::Heartbeat;
+use crate::engine_io::session::message_handler::MessageHandler;
 
 /// Frames that go into one write.
 pub(crate) const BATCH: usize = 16;
@@ -27,7 +27,7 @@ pub(crate) struct ConnectionState {
     /// What carries it now.
     pub(crate) transport: Transport,
     /// Where its messages go; gone once the connection has ended, because it may hold the connection in turn.
-    pub(crate) inbox: Option<Arc<dyn MessageHandler>>,
+    pub(crate) handler: Option<Arc<dyn MessageHandler>>,
     /// Packets that wait to be written.
     pub(crate) queue: SendQueue,
     /// The task that writes them, while it sleeps.

@@ -7,36 +7,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::engine_io::session::connection::Connection;
 use crate::engine_io::session::sid::Sid;
 
 /// How many parts the table has: one for each value of a sid's last character, which counts up.
 const SHARDS: usize = 64;
 
 /// The open sessions of one server.
-pub(crate) struct SessionTable {
+pub(crate) struct SessionTable<S> {
     /// The parts; a sid's last character says which.
-    shards: [Mutex<HashMap<Sid, Arc<Connection>>>; SHARDS],
+    shards: [Mutex<HashMap<Sid, Arc<S>>>; SHARDS],
     /// Sessions in all parts together.
     count: AtomicUsize,
     /// Sessions that may be open at once.
     most: usize,
 }
 
-impl SessionTable {
+impl<S> SessionTable<S> {
     /// An empty table for up to `most` sessions.
     pub(crate) fn new(most: usize) -> Self {
         Self { shards: std::array::from_fn(|_| Mutex::default()), count: AtomicUsize::new(0), most }
     }
 
     /// Takes a new session in; `false` when the table is full.
-    pub(crate) fn insert(&self, connection: Arc<Connection>) -> bool {
+    pub(crate) fn insert(&self, sid: Sid, session: Arc<S>) -> bool {
         if self.count.fetch_add(1, Ordering::Relaxed) >= self.most {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
-        let sid = connection.sid();
-        self.shard(sid).lock().insert(sid, connection);
+        self.shard(sid).lock().insert(sid, session);
         true
     }
 
@@ -48,7 +46,7 @@ impl SessionTable {
     }
 
     /// The session of that name.
-    pub(crate) fn find(&self, sid: Sid) -> Option<Arc<Connection>> {
+    pub(crate) fn find(&self, sid: Sid) -> Option<Arc<S>> {
         self.shard(sid).lock().get(&sid).cloned()
     }
 
@@ -63,11 +61,11 @@ impl SessionTable {
     }
 
     /// Every session that is open now.
-    pub(crate) fn snapshot(&self) -> Vec<Arc<Connection>> {
+    pub(crate) fn snapshot(&self) -> Vec<Arc<S>> {
         self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    fn shard(&self, sid: Sid) -> &Mutex<HashMap<Sid, Arc<Connection>>> {
+    fn shard(&self, sid: Sid) -> &Mutex<HashMap<Sid, Arc<S>>> {
         let last = sid.as_str().as_bytes().last().copied().unwrap_or_default();
         &self.shards[usize::from(last) % SHARDS]
     }

@@ -10,29 +10,27 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::engine_io::session::connection::Connection;
-
 /// Slots of the ring. A time further off than the ring is long is looked at when the ring has come round.
 const SLOTS: u64 = 256;
 
 /// The ring of slots and the clock that turns it.
-pub(crate) struct TimerWheel {
+pub(crate) struct TimerWheel<S> {
     /// The clock's zero.
     start: Instant,
     /// How much time one slot is.
     step: Duration,
     /// What waits.
-    ring: Mutex<Ring>,
+    ring: Mutex<Ring<S>>,
 }
 
-struct Ring {
+struct Ring<S> {
     /// A connection that has ended meanwhile is a name without a body here until its slot comes.
-    slots: Vec<Vec<Weak<Connection>>>,
+    slots: Vec<Vec<Weak<S>>>,
     /// The first step that has not been looked at.
     next: u64,
 }
 
-impl TimerWheel {
+impl<S> TimerWheel<S> {
     /// A wheel fine enough for times of `shortest`.
     pub(crate) fn new(shortest: Duration) -> Self {
         let step = (shortest / 16).clamp(Duration::from_millis(5), Duration::from_millis(250));
@@ -45,30 +43,30 @@ impl TimerWheel {
         self.start.elapsed().as_millis() as u64
     }
 
-    /// Looks at the connection when the clock says `due` or a step later.
-    pub(crate) fn insert(&self, connection: &Arc<Connection>, due: u64) {
-        self.put(Arc::downgrade(connection), due);
+    /// Has the session checked when the clock says `due` or a step later.
+    pub(crate) fn insert(&self, session: &Arc<S>, due: u64) {
+        self.put(Arc::downgrade(session), due);
     }
 
-    fn put(&self, connection: Weak<Connection>, due: u64) {
+    fn put(&self, session: Weak<S>, due: u64) {
         // Rounded up: a step is looked at when its time has come, so nobody is looked at too early.
         let step = due.div_ceil(self.step.as_millis() as u64);
         let mut ring = self.ring.lock();
         let step = step.clamp(ring.next, ring.next + SLOTS - 1);
-        ring.slots[(step % SLOTS) as usize].push(connection);
+        ring.slots[(step % SLOTS) as usize].push(session);
     }
 
-    /// Turns until it is dropped.
-    pub(crate) async fn run(&self) {
+    /// Runs until it is dropped. `check` does what is due for a session, and says when to check it again.
+    pub(crate) async fn run(&self, check: impl Fn(&Arc<S>, u64) -> Option<u64>) {
         let mut ticks = interval(self.step);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.advance();
+            self.advance(&check);
         }
     }
 
-    fn advance(&self) {
+    fn advance(&self, check: &impl Fn(&Arc<S>, u64) -> Option<u64>) {
         let last = self.now() / self.step.as_millis() as u64;
         loop {
             let mut ring = self.ring.lock();
@@ -80,8 +78,8 @@ impl TimerWheel {
             ring.next += 1;
             drop(ring);
             for waiting in due {
-                let Some(connection) = waiting.upgrade() else { continue };
-                if let Some(next) = connection.check_timers(self.now()) {
+                let Some(session) = waiting.upgrade() else { continue };
+                if let Some(next) = check(&session, self.now()) {
                     self.put(waiting, next);
                 }
             }

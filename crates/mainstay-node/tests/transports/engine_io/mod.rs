@@ -36,7 +36,7 @@ impl ConnectionHandler for Echo {
 
     fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn MessageHandler> {
         self.opened.send(connection.clone()).unwrap();
-        Arc::new(Ear(self.closed.clone()))
+        Arc::new(EchoHandler { connection: connection.clone(), closed: self.closed.clone() })
     }
 }
 
@@ -49,10 +49,14 @@ fn admits(handshake: &Handshake) -> Result<(), Cow<'static, str>> {
     }
 }
 
-struct Ear(mpsc::UnboundedSender<CloseReason>);
+struct EchoHandler {
+    connection: Arc<Connection>,
+    closed: mpsc::UnboundedSender<CloseReason>,
+}
 
-impl MessageHandler for Ear {
-    fn message(&self, connection: &Arc<Connection>, message: Message<'_>) {
+impl MessageHandler for EchoHandler {
+    fn message(&self, message: Message<'_>) {
+        let connection = &self.connection;
         match message {
             Message::Text("kick") => {
                 connection.send(&Frame::text("bye"));
@@ -67,8 +71,8 @@ impl MessageHandler for Ear {
         }
     }
 
-    fn closed(&self, _: &Connection, reason: CloseReason) {
-        let _ = self.0.send(reason);
+    fn closed(&self, reason: CloseReason) {
+        let _ = self.closed.send(reason);
     }
 }
 

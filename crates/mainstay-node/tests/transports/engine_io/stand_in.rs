@@ -24,19 +24,20 @@ impl ConnectionHandler for StandIn {
             connection.send(&Frame::text("0"));
         }
         let _ = self.0.send(connection.clone());
-        Arc::new(Talk::default())
+        Arc::new(Talk { connection: connection.clone(), begun: Mutex::default(), missing: Mutex::default() })
     }
 }
 
 /// One client: a packet whose attachments are still on their way.
-#[derive(Default)]
 struct Talk {
+    connection: Arc<Connection>,
     begun: Mutex<Vec<Frame>>,
     missing: Mutex<usize>,
 }
 
 impl MessageHandler for Talk {
-    fn message(&self, connection: &Arc<Connection>, message: Message<'_>) {
+    fn message(&self, message: Message<'_>) {
+        let connection = &self.connection;
         match message {
             Message::Text("0") => {
                 connection.send(&Frame::text(&format!("0{{\"sid\":\"{}\"}}", Sid::new())));
@@ -56,7 +57,7 @@ impl MessageHandler for Talk {
         }
     }
 
-    fn closed(&self, _: &Connection, _: CloseReason) {}
+    fn closed(&self, _: CloseReason) {}
 }
 
 /// `452-["echo",..]` as it is, `452-9["echo",..]` as the ack `462-9[..]`.

@@ -56,7 +56,7 @@ impl Node {
             pending: PendingLimits { most: 20, per_address: 20 },
             origins: Origins::default(),
             rates: wanted.rates,
-            seats,
+            limiter: seats,
             metrics,
         };
         let server = EngineServer::new(wanted.engine, SocketIoServer::new(&hub, settings, Talk::new(&hub)));

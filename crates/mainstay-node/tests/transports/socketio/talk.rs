@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mainstay_node::auth::User;
 use mainstay_node::hub::{Hub, Namespace, Socket};
 use mainstay_node::socketio::{Admission, Application, ConnectError, ConnectRequest, Reply};
-use mainstay_node::value::Value;
+use socketio_redis::value::Value;
 use tokio::task::JoinSet;
 
 pub struct Talk {
@@ -87,7 +87,7 @@ impl Application for Talk {
             (Some("askme"), _) => self.ask(namespace, socket, Value::from("x")),
             (Some("askbin"), _) => self.ask(namespace, socket, Value::Binary(Bytes::from_static(&[9]))),
             (Some("join"), _) => {
-                let room = mainstay_node::hub::adapter::Room::text(data[1].as_text().unwrap());
+                let room = socketio_redis::adapter::Room::text(data[1].as_text().unwrap());
                 drop(namespace.join(socket, &[room]));
             }
             _ => {}

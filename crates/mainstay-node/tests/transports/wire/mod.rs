@@ -1,6 +1,6 @@
 //! The recorded exchanges between clients and a real Node.js Socket.IO server, and their replay against a server of ours.
 //!
-//! `tests/adapters/wire/client-protocol.json` is the record. A replay says the client's lines and compares what comes back:
+//! `tests/transports/wire/client-protocol.json` is the record. A replay says the client's lines and compares what comes back:
 //! status, headers and body of each HTTP answer, each WebSocket frame, each close. Sids differ from run to run and are
 //! masked; everything else must be equal.
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// The cases of the record, in its order.
 pub fn cases() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/adapters/wire/client-protocol.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transports/wire/client-protocol.json");
     let mut record: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let cases = std::mem::take(record["cases"].as_array_mut().unwrap());
     assert_eq!(cases.len(), 83);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::engine_io::session::connection::{Connection, wake};
 use crate::engine_io::session::frame::Frame;
-use crate::engine_io::session::handler::MessageHandler;
+use crate::engine_io::session::message_handler::MessageHandler;
 use crate::engine_io::session::packet::Revision;
 use crate::engine_io::session::state::{ConnectionPhase, PollingState, Transport};
 use crate::engine_io::transport::polling::payload::PayloadFormat;
@@ -122,8 +122,8 @@ impl Connection {
     }
 
     /// Where the messages go, until the session has ended.
-    pub(crate) fn inbox(&self) -> Option<Arc<dyn MessageHandler>> {
-        self.state.lock().inbox.clone()
+    pub(crate) fn handler(&self) -> Option<Arc<dyn MessageHandler>> {
+        self.state.lock().handler.clone()
     }
 
     /// The form of the client's texts.

@@ -111,7 +111,7 @@ async fn answer_post<B: Body>(
 }
 
 fn deliver(connection: &Arc<Connection>, body: &[u8], form: PayloadFormat) {
-    let Some(inbox) = connection.inbox() else { return };
+    let Some(handler) = connection.handler() else { return };
     let is_script = connection.polling(|polling| polling.jsonp.is_some()) == Some(true);
     let unwrapped = is_script.then(|| jsonp::payload(&String::from_utf8_lossy(body)));
     let body = match &unwrapped {
@@ -125,7 +125,7 @@ fn deliver(connection: &Arc<Connection>, body: &[u8], form: PayloadFormat) {
             connection.finish(CloseReason::TransportClose);
             return false;
         }
-        connection.receive(&inbox, packet)
+        connection.receive(&handler, packet)
     });
     connection.finish_cut();
 }

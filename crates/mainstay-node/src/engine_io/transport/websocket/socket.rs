@@ -24,7 +24,7 @@ use tracing::debug;
 use crate::engine_io::session::connection::{Connection, WriteStep};
 use crate::engine_io::session::ending::{CloseReason, PendingClose};
 use crate::engine_io::session::frame::Frame;
-use crate::engine_io::session::handler::MessageHandler;
+use crate::engine_io::session::message_handler::MessageHandler;
 use crate::engine_io::session::packet::EnginePacket;
 use crate::engine_io::session::state::{BATCH, WriteBatch};
 use crate::engine_io::transport::websocket::reader::{
@@ -59,7 +59,7 @@ pub(crate) struct WebSocketTransport<S> {
 struct FrameListener {
     connection: Arc<Connection>,
     /// Where the messages go.
-    inbox: Arc<dyn MessageHandler>,
+    handler: Arc<dyn MessageHandler>,
     /// The client said Close.
     has_closed: bool,
     /// Whether the session is on this socket yet.
@@ -82,25 +82,25 @@ enum UpgradeStage {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketTransport<S> {
-    /// A session that is open on `stream`; `inbox` hears it.
-    pub(crate) fn new(stream: S, connection: Arc<Connection>, inbox: Arc<dyn MessageHandler>) -> Self {
-        Self::at(UpgradeStage::Live, stream, connection, inbox)
+    /// A session that is open on `stream`; `handler` hears it.
+    pub(crate) fn new(stream: S, connection: Arc<Connection>, handler: Arc<dyn MessageHandler>) -> Self {
+        Self::at(UpgradeStage::Live, stream, connection, handler)
     }
 
     /// A socket that probes: the session is elsewhere still.
-    pub(crate) fn probing(stream: S, connection: Arc<Connection>, inbox: Arc<dyn MessageHandler>) -> Self {
-        Self::at(UpgradeStage::Silent, stream, connection, inbox)
+    pub(crate) fn probing(stream: S, connection: Arc<Connection>, handler: Arc<dyn MessageHandler>) -> Self {
+        Self::at(UpgradeStage::Silent, stream, connection, handler)
     }
 
     fn at(
         stage: UpgradeStage,
         stream: S,
         connection: Arc<Connection>,
-        inbox: Arc<dyn MessageHandler>,
+        handler: Arc<dyn MessageHandler>,
     ) -> Self {
         let reader = MessageReader::new(connection.shared.settings.max_payload);
         let listener =
-            FrameListener { connection, inbox, has_closed: false, stage, owes_probe_answer: false };
+            FrameListener { connection, handler, has_closed: false, stage, owes_probe_answer: false };
         Self { stream, reader, listener, offset: 0 }
     }
 
@@ -308,10 +308,10 @@ impl FrameListener {
         let revision = self.connection.revision();
         match incoming {
             IncomingMessage::Text(text) => {
-                self.connection.receive(&self.inbox, EnginePacket::text(text, revision))
+                self.connection.receive(&self.handler, EnginePacket::text(text, revision))
             }
             IncomingMessage::Binary(data) => {
-                self.connection.receive(&self.inbox, EnginePacket::binary(data, revision))
+                self.connection.receive(&self.handler, EnginePacket::binary(data, revision))
             }
             IncomingMessage::Ping(data) => {
                 self.connection.transport_alive();

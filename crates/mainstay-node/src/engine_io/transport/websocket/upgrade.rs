@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-use crate::engine_io::server::registered_anew;
 use crate::engine_io::session::connection::Connection;
 use crate::engine_io::session::ending::{CloseReason, PendingClose};
+use crate::engine_io::transport::websocket::accept::registered_anew;
 use crate::engine_io::transport::websocket::socket::{WebSocketTransport, close_handshake};
 
 /// How often a waiting GET is released.
@@ -48,8 +48,8 @@ async fn run<S>(stream: S, mut early: Vec<u8>, connection: Arc<Connection>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(inbox) = connection.inbox() else { return };
-    let mut socket = WebSocketTransport::probing(stream, connection.clone(), inbox);
+    let Some(handler) = connection.handler() else { return };
+    let mut socket = WebSocketTransport::probing(stream, connection.clone(), handler);
     let probed = timeout(connection.shared.settings.upgrade_timeout, async {
         tokio::select! {
             lives = socket.run_probe(&mut early) => lives,

@@ -13,20 +13,21 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::application::{Admission, ConnectError, ConnectRequest, Reply};
-use super::{SocketIoContext, handshake_facts};
+use super::context::SocketIoContext;
+use super::handshake_facts;
 use crate::engine_io::{CloseKind, CloseReason, Connection, Message, MessageHandler, Revision, Sid};
-use crate::hub::{ClientConnection, Event, Namespace, NewSocket, RecoveryRequest, Socket};
+use crate::hub::{ClientConnection, Event, Namespace, NewSocket, SessionRecovery, Socket};
 use crate::limits::{AT_CAPACITY, ClientRateLimiter, ConnectionPermit};
 use crate::metrics::{ForcedCloseReason, RefusalReason};
-use crate::value::Value;
 use socketio_redis::packet::{self, Body, Packet, PacketFault, Partial};
+use socketio_redis::value::Value;
 
-mod seat;
+mod admission;
 
 /// See the module.
 pub struct SocketIoClient {
     me: Weak<SocketIoClient>,
-    shared: Arc<SocketIoContext>,
+    shared: Arc<SocketIoContext<SocketIoClient>>,
     connection: Arc<Connection>,
     state: Mutex<ClientState>,
 }
@@ -60,7 +61,10 @@ struct JoinedNamespace {
 }
 
 impl SocketIoClient {
-    pub(super) fn open(shared: &Arc<SocketIoContext>, connection: &Arc<Connection>) -> Arc<Self> {
+    pub(super) fn open(
+        shared: &Arc<SocketIoContext<SocketIoClient>>,
+        connection: &Arc<Connection>,
+    ) -> Arc<Self> {
         let state = ClientState {
             joined: SmallVec::new(),
             entering: Vec::new(),
@@ -227,10 +231,9 @@ impl SocketIoClient {
         let Some(me) = self.me.upgrade() else { return };
         self.state.lock().entering.push(namespace.name().clone());
         self.shared.tasks.spawn(async move {
-            let back = RecoveryRequest { pid, offset, client: me.clone(), user: admission.user.clone() };
+            let back = SessionRecovery { pid, offset, client: me.clone(), user: admission.user.clone() };
             let shown = auth.clone();
-            let socket =
-                namespace.restore(back, |socket| me.confirm_connect(&namespace, socket, shown)).await;
+            let socket = back.run(&namespace, |socket| me.confirm_connect(&namespace, socket, shown)).await;
             me.state.lock().entering.retain(|entering| entering != namespace.name());
             match socket {
                 Some(socket) => me.notify_connected(&namespace, &socket, true),
@@ -309,7 +312,7 @@ impl SocketIoClient {
 }
 
 impl MessageHandler for SocketIoClient {
-    fn message(&self, _: &Arc<Connection>, message: Message<'_>) {
+    fn message(&self, message: Message<'_>) {
         let settings = &self.shared.settings;
         settings.metrics.messages_in.inc();
         let size = match message {
@@ -327,7 +330,7 @@ impl MessageHandler for SocketIoClient {
         }
     }
 
-    fn closed(&self, _: &Connection, reason: CloseReason) {
+    fn closed(&self, reason: CloseReason) {
         let (places, expiry, pending) = {
             let mut state = self.state.lock();
             state.is_over = true;

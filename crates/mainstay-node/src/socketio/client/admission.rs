@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::SocketIoClient;
 use crate::engine_io::CloseKind;
 use crate::metrics::ForcedCloseReason;
-use crate::socketio::SocketIoContext;
+use crate::socketio::context::SocketIoContext;
 
 impl SocketIoClient {
     /// Begins to wait for its first admission; whoever is one too many then makes way.
@@ -33,7 +33,7 @@ impl SocketIoClient {
     pub(super) fn acquire_permit(&self) -> bool {
         let mut state = self.state.lock();
         if state.seat.is_none() && !state.is_over {
-            state.seat = self.shared.settings.seats.try_acquire();
+            state.seat = self.shared.settings.limiter.try_acquire();
         }
         let is_seated = state.seat.is_some() || state.is_over;
         let pending = state.pending.take_if(|_| is_seated);

@@ -3,7 +3,7 @@
 //! A sorted list: most sockets are in two or three rooms, for which it is the smallest, and one that is in thousands
 //! finds a room among them in a few steps.
 
-use super::adapter::Room;
+use socketio_redis::adapter::Room;
 
 /// See the module.
 #[derive(Debug, Default)]

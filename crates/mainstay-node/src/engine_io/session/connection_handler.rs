@@ -1,12 +1,11 @@
-//! What an Engine.IO server calls: the layer above, once for each session, and where that session's messages go.
+//! The layer above an Engine.IO server, which it calls once for each session.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::engine_io::session::connection::Connection;
-use crate::engine_io::session::ending::CloseReason;
 use crate::engine_io::session::handshake::Handshake;
-use crate::engine_io::session::packet::Message;
+use crate::engine_io::session::message_handler::MessageHandler;
 
 /// The layer above, asked once for each session.
 pub trait ConnectionHandler: Send + Sync + 'static {
@@ -18,13 +17,4 @@ pub trait ConnectionHandler: Send + Sync + 'static {
 
     /// A session is open; its open packet goes out before anything that is sent here. Returns where its messages go.
     fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn MessageHandler>;
-}
-
-/// Where the messages of one session go. May hold the connection: it is let go of when the session has ended.
-pub trait MessageHandler: Send + Sync + 'static {
-    /// A message, in the client's order, one at a time.
-    fn message(&self, connection: &Arc<Connection>, message: Message<'_>);
-
-    /// The session has ended. Called once, and never from within a call to the connection.
-    fn closed(&self, connection: &Connection, reason: CloseReason);
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use prometheus::IntGauge;
 
-use super::adapter::{Room, Target};
 use super::socket::Socket;
+use socketio_redis::adapter::{Room, Target};
 
 /// More than the cores of any machine that a node runs on, so two of them seldom want the same lock.
 const SHARDS: usize = 64;
