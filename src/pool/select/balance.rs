@@ -3,7 +3,9 @@
 //! Least connections, each in turn, the better of two, or the client's address as the key. Randomness and the
 //! turn come with the question, so that the answer is exact.
 
-use super::{BalancePolicy, Candidates, NodeLoad};
+use super::candidates::Candidates;
+use super::load::NodeLoad;
+use super::request::BalancePolicy;
 use crate::affinity::hash::{self, RendezvousKey};
 use crate::affinity::{ClientPrefixes, hash_client};
 

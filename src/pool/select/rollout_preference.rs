@@ -1,21 +1,21 @@
-//! Nodes of the new release come first for who has to move while a pool is rolled out.
+//! During a rollout, nodes of the new release come first for sessions that have to move.
 //!
-//! That is whoever carried a pin that cannot be met; and, while a node is drained or was taken out and is being left,
-//! whoever carries no pin: of those nobody knows who was moved, not even by a key, whose client may have been elsewhere
-//! than where the key falls now. Whoever is pinned to a node that is up stays with it, old or new. A first new node
-//! among many old ones is not flooded: it takes up to [`MOST`] times its part of the pool's tunnels, and the others are
-//! placed as usual.
+//! These are the sessions whose pin cannot be met and, while a node is drained or has been removed and still has
+//! tunnels, all sessions without a pin: nobody knows which of them had to move, not even from a key, whose client may
+//! have been on another node than the key hashes to now. A session that is pinned to a node that is up stays there,
+//! whatever its release. The first new node among many old ones is not flooded: above [`MAX_PART`] times its part of the
+//! pool's tunnels, sessions are placed as usual.
 
-use super::{Candidates, LOAD_BOUND_MIN_TUNNELS, NodeLoad, TotalLoad};
-use crate::pool::NodeState;
+use super::load::{LOAD_BOUND_MIN_TUNNELS, NodeLoad, TotalLoad};
 use crate::pool::rollout::Rollout;
+use crate::pool::{NodeSet, NodeState};
 
 /// A new node is preferred below this times its part of all tunnels, by weight of the nodes that are up. When nodes
 /// are replaced one by one, each new one gets the tunnels of one old one, which is about its part; twice that leaves
 /// room for nodes that were fuller than others.
 const MAX_PART: f64 = 2.0;
 
-/// While only nodes of the new release are looked at.
+/// Restricts a selection to nodes of the new release.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RolloutPreference<'a> {
     rollout: &'a Rollout,
@@ -23,46 +23,34 @@ pub(super) struct RolloutPreference<'a> {
     total: TotalLoad,
 }
 
-impl<'a, L: Fn(usize) -> NodeLoad> Candidates<'a, L> {
-    /// The preference that this session has now.
-    pub(super) fn rollout_preference(&self) -> Option<RolloutPreference<'a>> {
-        let rollout = self.request.rollout?;
-        if !self.must_move(rollout) {
-            return None;
-        }
+impl<'a> RolloutPreference<'a> {
+    /// The preference during `rollout`, from the loads of now.
+    pub(super) fn new(rollout: &'a Rollout, nodes: &NodeSet, loads: impl Fn(usize) -> NodeLoad) -> Self {
         let mut total = TotalLoad::default();
-        for (node, limits) in self.nodes.limits.iter().enumerate() {
-            let load = (self.loads)(node);
+        for (node, limits) in nodes.limits.iter().enumerate() {
+            let load = loads(node);
             match load.state {
                 NodeState::Up => total.add(load, limits.weight),
                 NodeState::Draining => total.add(load, 0),
                 NodeState::Down | NodeState::Removed => {}
             }
         }
-        Some(RolloutPreference { rollout, total })
+        Self { rollout, total }
     }
 
-    fn must_move(&self, rollout: &Rollout) -> bool {
-        if self.missed_pin.is_some() {
-            return true;
-        }
-        let is_drained = |node| (self.loads)(node).state == NodeState::Draining;
-        rollout.has_removed_nodes || (0..self.nodes.len()).any(is_drained)
-    }
-
-    /// Whether a node is one of those that are preferred now.
-    pub(super) fn is_preferred(&self, node: usize, load: NodeLoad) -> bool {
-        let Some(RolloutPreference { rollout, total }) = self.preference else { return true };
-        let part = f64::from(self.nodes.limits[node].weight) / f64::from(total.weight.max(1));
+    /// Whether a node of this weight runs the new release and is not flooded.
+    pub(super) fn includes(&self, node: usize, load: NodeLoad, weight: u32) -> bool {
+        let part = f64::from(weight) / f64::from(self.total.weight.max(1));
         let is_flooded = load.live >= LOAD_BOUND_MIN_TUNNELS
-            && f64::from(load.live) >= MAX_PART * (total.live as f64 + 1.0) * part;
-        rollout.is_newest(node) && !is_flooded
+            && f64::from(load.live) >= MAX_PART * (self.total.live as f64 + 1.0) * part;
+        self.rollout.is_newest(node) && !is_flooded
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BalancePolicy, SelectRequest, select_candidates};
+    use super::super::candidates::select_candidates;
+    use super::super::request::{BalancePolicy, SelectRequest};
     use crate::affinity::{AffinityHints, AffinityRequest, AffinitySource, collect_hints};
     use crate::pool::rollout::ReleaseHistory;
     use crate::pool::{Node, NodeSet};
