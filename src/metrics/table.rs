@@ -12,12 +12,15 @@ use prometheus::TextEncoder;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::meter::{
-    AFFINITY_OUTCOMES, AFFINITY_SOURCES, CLOSE_CODES, CloseSide, HandshakeResult, MESSAGE_KINDS, NODE_STATES,
-    NodeMeter, PoolMeter, RETRY_RESULTS, RelayedTotals, STATUS_CLASSES, TrafficDirection,
+use super::labels::{
+    AFFINITY_OUTCOMES, AFFINITY_SOURCES, CLOSE_CODES, CloseSide, ConnectionRefusal, HandshakeResult,
+    MESSAGE_KINDS, NODE_STATES, PanicLocation, RETRY_RESULTS, STATUS_CLASSES, TrafficDirection,
 };
+use super::meter_shard::RelayedTotals;
+use super::node_meter::NodeMeter;
+use super::pool_meter::PoolMeter;
+use super::registry::PoolEntry;
 use super::snapshot::CounterSnapshot;
-use super::{ConnectionRefusal, PanicLocation, PoolEntry};
 
 /// What the table reads.
 pub(super) struct Scrape<'a> {

@@ -5,8 +5,9 @@ use smallvec::SmallVec;
 
 use super::load::LOAD_BOUND_MIN_TUNNELS;
 use super::*;
+use crate::affinity::hash::{self, RendezvousKey};
 use crate::affinity::{AffinityHints, HintSource};
-use crate::affinity::{AffinityRequest, AffinitySource, NodeDirectory, collect_hints, hash};
+use crate::affinity::{AffinityRequest, AffinitySource, NodeDirectory, collect_hints};
 use crate::pool::{Node, NodeSet, NodeState};
 
 /// Nodes `ws0`, `ws1`, ... with these weights, all up and empty.

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::NodeMeter;
+use super::node_meter::NodeMeter;
 
 impl NodeMeter {
     /// Counts one tunnel as open until the seat is dropped.
@@ -17,11 +17,6 @@ impl NodeMeter {
     pub fn try_acquire_permit(self: &Arc<Self>, most: u32) -> Option<NodePermit> {
         let more = |live: u32| (live < most).then(|| live + 1);
         self.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| NodePermit(Arc::clone(self)))
-    }
-
-    /// Tunnels that are open now.
-    pub fn live(&self) -> u32 {
-        self.live.load(Relaxed)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::meter::{MESSAGE_KINDS, TrafficDirection};
+use super::labels::{MESSAGE_KINDS, TrafficDirection};
 
 /// What one relay thread has relayed for one node. Two cache lines of its own (processors fetch lines in pairs),
 /// so that no other thread's writes slow this thread's down.
