@@ -15,8 +15,8 @@ use crate::config::{Config, Fault, Faults, ListenAddress};
 use crate::control::upgrade::{Program, Takeover, UpgradeChannel, Upgrader};
 use crate::control::watch::ConfigWatcher;
 use crate::control::{self, BoundListeners, ListenSpec, Reload, ServeAdmin, log_rotation, service_status};
-use crate::log::access::{self, AccessLog};
-use crate::log::{self, Format};
+use crate::log::access::AccessLog;
+use crate::log::{self, Format, SessionClosed};
 use crate::metrics::{Metrics, PanicLocation};
 use crate::net::inherited_sockets::InheritedSockets;
 use crate::net::listener::Listener;
@@ -267,8 +267,8 @@ fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> CloseObserver {
     })
 }
 
-fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> access::SessionClosed {
-    access::SessionClosed {
+fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> SessionClosed {
+    SessionClosed {
         at: SystemTime::now(),
         session: record.to_log_session(),
         side: outcome.side.as_str(),

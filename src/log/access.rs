@@ -4,35 +4,30 @@
 //! formats and writes, and hands to the system what it has as soon as the queue is empty. When the queue is full,
 //! because a disk or a reader is slow, the event is dropped and counted: sessions never wait for their log.
 //!
-//! [`AccessLog::change`] and [`AccessLog::reopen`] turn the page: what is reported after they return is written to
-//! the new file, and nothing that was reported before is lost, though it may be written to either.
+//! [`AccessLog::reconfigure`] and [`AccessLog::reopen`] switch the output: what is reported after they return is written
+//! to the new file. Nothing that was reported before is lost, though it may be written to either file.
 //!
 //! Of a person, a line says the client's address and nothing else: no path, query, header or cookie, and nothing of
 //! what was sent. The fields are in `line`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::mem;
-use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::{self, SyncSender};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use prometheus::IntCounter;
 use tracing::warn;
 
-use super::{Format, line};
+use super::Format;
+use super::event::{AccessEvent, SessionClosed, SessionOpened};
+use super::writer::{LogOutput, PendingOutput, WriterThread};
 
 /// Events that may wait: the burst of a drain. The queue holds pointers, 16 bytes each.
 const QUEUE_CAPACITY: usize = 16 * 1024;
-
-/// Bytes that are handed to the system at once; a page or two more than a line always fits.
-const BATCH_SIZE: usize = 64 * 1024;
 
 /// How long the end of the process waits for a reader who does not read.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,157 +61,58 @@ pub struct AccessLogSettings {
     pub target: LogTarget,
 }
 
-/// What both lines of a session say about it.
-#[derive(Debug, Clone)]
-pub struct AccessSession {
-    /// The session's number in this process.
-    pub id: u64,
-    /// The trace that it is part of (W3C Trace Context, `trace-id`), which its node was told, too.
-    pub trace: [u8; 16],
-    /// The client's address, as far as it is believed; `None` behind a Unix socket that says none.
-    pub client: Option<IpAddr>,
-    /// The route that took it.
-    pub route: Arc<str>,
-    /// The pool.
-    pub pool: Arc<str>,
-    /// The node.
-    pub node: Arc<str>,
-    /// Which affinity source placed it, and how that went.
-    pub affinity: (&'static str, &'static str),
-}
-
-/// A session has a tunnel.
-#[derive(Debug, Clone)]
-pub struct SessionOpened {
-    /// When it opened.
-    pub at: SystemTime,
-    /// Whose line this is.
-    pub session: AccessSession,
-}
-
-/// A session's tunnel ended.
-#[derive(Debug, Clone)]
-pub struct SessionClosed {
-    /// When it ended.
-    pub at: SystemTime,
-    /// Whose line this is.
-    pub session: AccessSession,
-    /// Who ended it: client, node or balancer.
-    pub side: &'static str,
-    /// The close code; 1006 when there was none.
-    pub code: u16,
-    /// Why, in a word.
-    pub why: &'static str,
-    /// How long the tunnel was open.
-    pub duration: Duration,
-    /// Bytes from the client and from the node.
-    pub bytes: [u64; 2],
-    /// Messages from the client and from the node.
-    pub messages: [u64; 2],
-}
-
-/// What the queue holds.
-pub(super) enum AccessEvent {
-    Opened(SessionOpened),
-    Closed(SessionClosed),
-    /// Nothing to write: there is a [`Page`] to turn to.
-    SwitchOutput,
-}
-
 /// The access log. Shared by reference; the last to drop it, or [`AccessLog::finish`], writes what is queued.
 pub struct AccessLog {
     /// The way to the writer; `None` when the log is off or finished. Boxed events, so that the queue stays small.
     queue: RwLock<Option<SyncSender<Box<AccessEvent>>>>,
-    /// What is written now, and by whom. Locked while a page is turned, never by a session.
+    /// What is written, and by which thread. Locked while the output is switched, never by a session.
     state: Mutex<WriterState>,
-    /// The page that the writer has to turn to.
+    /// The output that the writer has to switch to.
     pending: Arc<PendingOutput>,
     /// Events that were not written.
     dropped: IntCounter,
 }
 
-/// Who writes what.
+/// What is written, and by which thread.
 struct WriterState {
-    /// As the log was told last; `None` when it is off.
+    /// The settings of now; `None` when the log is off.
     settings: Option<AccessLogSettings>,
     /// The writer, once there was something to write; `None` again when the log is finished.
     writer: Option<WriterThread>,
 }
 
-/// The thread that formats and writes.
-struct WriterThread {
-    thread: JoinHandle<()>,
-    /// The way to it, also while the log is off.
-    queue: SyncSender<Box<AccessEvent>>,
-    /// Hangs up when the thread is done.
-    done: Receiver<()>,
-}
-
-/// What lines are written to.
-struct LogOutput {
-    sink: Box<dyn Write + Send>,
-    format: Format,
-}
-
-/// A place for one page. A later one takes the place of one that the writer has not turned to yet.
-#[derive(Default)]
-struct PendingOutput {
-    output: Mutex<Option<LogOutput>>,
-    /// There is one: looked at for every event, so it is no lock. Set before an event of the new page is queued,
-    /// and seen by whoever takes that event out of the queue.
-    is_set: AtomicBool,
-}
-
-impl PendingOutput {
-    fn put(&self, page: LogOutput) {
-        let old = self.output.lock().replace(page);
-        self.is_set.store(true, Ordering::Release);
-        drop(old);
-    }
-
-    fn take(&self) -> Option<LogOutput> {
-        if !self.is_set.load(Ordering::Acquire) {
-            return None;
-        }
-        let mut page = self.output.lock();
-        self.is_set.store(false, Ordering::Release);
-        page.take()
-    }
-}
-
 impl AccessLog {
-    /// A log that writes nothing, until it is told something else. What does not get written then is counted in
-    /// `dropped`.
+    /// A log that writes nothing until it is reconfigured. What cannot be written then is counted in `dropped`.
     pub fn disabled(dropped: IntCounter) -> Self {
         let state = Mutex::new(WriterState { settings: None, writer: None });
         Self { queue: RwLock::new(None), state, pending: Arc::default(), dropped }
     }
 
-    /// A log that writes what is wished for. Fails as [`AccessLog::change`] does.
-    pub fn start(wish: Option<AccessLogSettings>, dropped: IntCounter) -> io::Result<Self> {
+    /// A log with these settings. Fails as [`AccessLog::reconfigure`] does.
+    pub fn start(settings: Option<AccessLogSettings>, dropped: IntCounter) -> io::Result<Self> {
         let log = Self::disabled(dropped);
-        log.reconfigure(wish)?;
+        log.reconfigure(settings)?;
         Ok(log)
     }
 
-    /// Writes what is wished for from now on; `None` is nothing. Does not wait for the writer. A wish that is
-    /// granted already changes nothing.
+    /// Writes by these settings from now on; `None` turns the log off. Does not wait for the writer. Settings that are in
+    /// force change nothing.
     ///
     /// # Errors
     ///
     /// The file cannot be opened, or no thread can be had; the log then goes on as before.
-    pub fn reconfigure(&self, wish: Option<AccessLogSettings>) -> io::Result<()> {
-        let mut desk = self.state.lock();
-        if desk.settings == wish {
+    pub fn reconfigure(&self, settings: Option<AccessLogSettings>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.settings == settings {
             return Ok(());
         }
-        match &wish {
+        match &settings {
             Some(AccessLogSettings { format, target }) => {
-                self.switch_output(&mut desk, LogOutput { sink: target.open()?, format: *format })?
+                self.switch_output(&mut state, LogOutput { sink: target.open()?, format: *format })?
             }
             None => drop(self.queue.write().take()),
         }
-        desk.settings = wish;
+        state.settings = settings;
         Ok(())
     }
 
@@ -226,12 +122,12 @@ impl AccessLog {
     ///
     /// The file cannot be opened; the log then goes on in the old one.
     pub fn reopen(&self) -> io::Result<()> {
-        let mut desk = self.state.lock();
-        let Some(AccessLogSettings { format, target: target @ LogTarget::File(_) }) = &desk.settings else {
+        let mut state = self.state.lock();
+        let Some(AccessLogSettings { format, target: target @ LogTarget::File(_) }) = &state.settings else {
             return Ok(());
         };
-        let page = LogOutput { sink: target.open()?, format: *format };
-        self.switch_output(&mut desk, page)
+        let output = LogOutput { sink: target.open()?, format: *format };
+        self.switch_output(&mut state, output)
     }
 
     /// Logs that a session has a tunnel. Never waits.
@@ -263,23 +159,23 @@ impl AccessLog {
         }
     }
 
-    /// Gives the page to the writer, which is started when there is none.
-    fn switch_output(&self, desk: &mut WriterState, page: LogOutput) -> io::Result<()> {
-        let queue = match &desk.writer {
+    /// Gives the output to the writer thread, which is started when there is none.
+    fn switch_output(&self, state: &mut WriterState, output: LogOutput) -> io::Result<()> {
+        let queue = match &state.writer {
             Some(writer) => {
-                self.pending.put(page);
+                self.pending.put(output);
                 // It wakes a writer that waits; in a full queue there is no room, and no need.
                 let _ = writer.queue.try_send(Box::new(AccessEvent::SwitchOutput));
                 writer.queue.clone()
             }
             None => {
                 let writer = WriterThread::start(
-                    page,
+                    output,
                     Arc::clone(&self.pending),
                     self.dropped.clone(),
                     QUEUE_CAPACITY,
                 )?;
-                desk.writer.insert(writer).queue.clone()
+                state.writer.insert(writer).queue.clone()
             }
         };
         *self.queue.write() = Some(queue);
@@ -301,115 +197,15 @@ impl Drop for AccessLog {
     }
 }
 
-impl WriterThread {
-    fn start(
-        page: LogOutput,
-        next: Arc<PendingOutput>,
-        dropped: IntCounter,
-        capacity: usize,
-    ) -> io::Result<Self> {
-        let (queue, events) = mpsc::sync_channel(capacity);
-        let (running, done) = mpsc::channel();
-        let pages = BatchWriter {
-            output: page,
-            pending: next,
-            batch: Vec::with_capacity(BATCH_SIZE),
-            lines: 0,
-            dropped,
-            is_failing: false,
-        };
-        let thread = thread::Builder::new().name("access-log".into()).spawn(move || {
-            pages.write_all(&events);
-            drop(running);
-        })?;
-        Ok(Self { thread, queue, done })
-    }
-}
-
-/// What the writer has formatted and not yet written.
-struct BatchWriter {
-    output: LogOutput,
-    pending: Arc<PendingOutput>,
-    /// Whole lines.
-    batch: Vec<u8>,
-    /// How many lines `batch` has.
-    lines: u64,
-    dropped: IntCounter,
-    /// The last batch could not be written, which has been said.
-    is_failing: bool,
-}
-
-impl BatchWriter {
-    /// Writes until the queue ends.
-    fn write_all(mut self, events: &Receiver<Box<AccessEvent>>) {
-        while let Ok(event) = events.recv() {
-            self.add(&event);
-            while self.batch.len() < BATCH_SIZE {
-                let Ok(event) = events.try_recv() else { break };
-                self.add(&event);
-            }
-            self.flush();
-        }
-    }
-
-    fn add(&mut self, event: &AccessEvent) {
-        if let Some(page) = self.pending.take() {
-            self.flush();
-            self.output = page;
-        }
-        if line::write_line(&mut self.batch, self.output.format, event) {
-            self.lines += 1;
-        }
-    }
-
-    fn flush(&mut self) {
-        let lines = mem::take(&mut self.lines);
-        let written = self.output.sink.write_all(&self.batch).and_then(|()| self.output.sink.flush());
-        self.batch.clear();
-        if let Err(fault) = &written {
-            self.dropped.inc_by(lines);
-            if !self.is_failing {
-                warn!(%fault, "access log cannot be written, its lines are dropped and counted");
-            }
-        }
-        self.is_failing = written.is_err();
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
     use std::path::Path;
-    use std::time::UNIX_EPOCH;
+    use std::sync::mpsc::Receiver;
+    use std::thread;
 
     use super::*;
-
-    pub(in crate::log) fn opened(id: u64) -> SessionOpened {
-        let session = AccessSession {
-            id,
-            trace: *b"0123456789abcdef",
-            client: Some("203.0.113.7".parse().unwrap()),
-            route: "chat.example.com/socket.io/".into(),
-            pool: "chat".into(),
-            node: "ws1".into(),
-            affinity: ("cookie", "kept"),
-        };
-        SessionOpened { at: UNIX_EPOCH + Duration::from_millis(1_795_515_630_045), session }
-    }
-
-    pub(in crate::log) fn closed(id: u64) -> SessionClosed {
-        let SessionOpened { at, session } = opened(id);
-        SessionClosed {
-            at,
-            session,
-            side: "client",
-            code: 1001,
-            why: "close frame",
-            duration: Duration::from_micros(1_234_567),
-            bytes: [10, 20],
-            messages: [1, 2],
-        }
-    }
+    use crate::log::event::fixtures::{closed, opened};
 
     fn to_file(format: Format, path: &Path) -> Option<AccessLogSettings> {
         Some(AccessLogSettings { format, target: LogTarget::File(path.to_owned()) })
@@ -418,9 +214,9 @@ pub(super) mod tests {
     /// A log on this sink whose queue has this room.
     fn log_on(sink: impl Write + Send + 'static, capacity: usize) -> AccessLog {
         let log = AccessLog::disabled(counter());
-        let page = LogOutput { sink: Box::new(sink), format: Format::Text };
+        let output = LogOutput { sink: Box::new(sink), format: Format::Text };
         let writer =
-            WriterThread::start(page, Arc::clone(&log.pending), log.dropped.clone(), capacity).unwrap();
+            WriterThread::start(output, Arc::clone(&log.pending), log.dropped.clone(), capacity).unwrap();
         *log.queue.write() = Some(writer.queue.clone());
         log.state.lock().writer = Some(writer);
         log

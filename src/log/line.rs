@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Format;
-use super::access::{AccessEvent, AccessSession, SessionClosed, SessionOpened};
+use super::event::{AccessEvent, AccessSession, AffinityLabels, SessionClosed, SessionOpened};
 
 /// Appends the event and a line feed; false for an event that is no line.
 pub(super) fn write_line(out: &mut Vec<u8>, format: Format, event: &AccessEvent) -> bool {
@@ -46,17 +46,11 @@ struct AccessLine<'a> {
     pool: &'a str,
     node: &'a str,
     /// What decided the node: the labels of `mainstay_affinity_total`.
-    affinity: Affinity,
+    affinity: AffinityLabels,
     /// The trace, in 32 hexadecimal digits.
     trace_id: String,
     #[serde(flatten)]
     close: Option<CloseFields>,
-}
-
-#[derive(Serialize)]
-struct Affinity {
-    source: &'static str,
-    outcome: &'static str,
 }
 
 /// What only a close has.
@@ -90,7 +84,6 @@ impl<'a> AccessLine<'a> {
         session: &'a AccessSession,
         close: Option<CloseFields>,
     ) -> Self {
-        let (source, outcome) = session.affinity;
         Self {
             event,
             time: format_time(at),
@@ -99,7 +92,7 @@ impl<'a> AccessLine<'a> {
             route: &session.route,
             pool: &session.pool,
             node: &session.node,
-            affinity: Affinity { source, outcome },
+            affinity: session.affinity,
             trace_id: format!("{:032x}", u128::from_be_bytes(session.trace)),
             close,
         }
@@ -173,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::super::access::tests::{closed, opened};
+    use super::super::event::fixtures::{closed, opened};
     use super::*;
 
     fn written(format: Format, event: &AccessEvent) -> String {

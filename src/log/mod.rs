@@ -5,8 +5,11 @@
 //! of its own; nothing of it goes through `tracing`.
 
 pub mod access;
+pub mod event;
 mod line;
+mod writer;
 
-pub use access::{AccessLog, AccessLogSettings, LogTarget, SessionClosed, SessionOpened};
+pub use access::{AccessLog, AccessLogSettings, LogTarget};
+pub use event::{AccessSession, AffinityLabels, SessionClosed, SessionOpened};
 pub use line::format_time;
 pub use mainstay_core::log::{Format, init, panics};

@@ -17,7 +17,7 @@ use super::session::ProxySession;
 use super::state::ProxyState;
 use crate::http::headers;
 use crate::http::server::Reply;
-use crate::log::access;
+use crate::log::SessionOpened;
 use crate::metrics::{HandshakeResult, NodePermit, PoolMeter};
 use crate::net::connection_limit::ConnectionPermit;
 use crate::net::stream::Stream;
@@ -130,7 +130,7 @@ impl Handoff {
         let info = SessionInfo { permit: Some(permit), ..tunnel.info };
         context
             .access_log
-            .log_opened(access::SessionOpened { at: SystemTime::now(), session: info.to_log_session() });
+            .log_opened(SessionOpened { at: SystemTime::now(), session: info.to_log_session() });
         let tunnel = Tunnel {
             client,
             node,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::close_reason::CloseReason;
-use crate::log::access::AccessSession;
+use crate::log::{AccessSession, AffinityLabels};
 use crate::metrics::{CloseSide, NodePermit};
 use crate::net::connection_limit::ConnectionPermit;
 use crate::net::tls::extracted::ExtractedTls;
@@ -48,7 +48,7 @@ impl SessionInfo {
             route: Arc::clone(&self.route),
             pool: Arc::clone(&self.node_connection.pool),
             node: Arc::clone(&self.node_connection.node),
-            affinity: self.affinity,
+            affinity: AffinityLabels { source: self.affinity.0, outcome: self.affinity.1 },
         }
     }
 }
