@@ -1,7 +1,7 @@
 //! One connection, over TCP or a Unix socket, perhaps with TLS on it, as the front desk reads and writes it.
 //!
-//! A plain socket is in tokio's hands and nothing is buffered here, so [`Stream::leave`] can take it out again without
-//! losing a byte. What a TLS connection holds leaves with it ([`super::tls`]).
+//! A plain socket is in tokio's hands and nothing is buffered here, so [`Stream::into_raw_parts`] can take it out again
+//! without losing a byte. What rustls holds of a TLS connection comes with it ([`super::tls`]).
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -37,7 +37,7 @@ const LINGER_BYTES: usize = 1 << 20;
 /// Bytes that one read of these may bring.
 const LINGER_READ: usize = 4096;
 
-/// See the module.
+/// A connection as the front desk reads and writes it.
 #[derive(Debug)]
 pub enum Stream {
     /// Over TCP.
@@ -45,7 +45,7 @@ pub enum Stream {
     /// Over a Unix socket.
     Unix(UnixStream),
     /// TLS over one of these.
-    Tls(Box<RustlsStream>),
+    Tls(Box<RustlsStream<Stream>>),
 }
 
 impl Stream {
@@ -68,7 +68,7 @@ impl Stream {
     }
 
     /// The TLS of the connection.
-    pub fn tls(&self) -> Option<&RustlsStream> {
+    pub fn tls(&self) -> Option<&RustlsStream<Stream>> {
         match self {
             Self::Tls(tls) => Some(tls),
             Self::Tcp(_) | Self::Unix(_) => None,

@@ -13,8 +13,9 @@ use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::record_reader::RecordReader;
+use super::rustls_stream::RustlsStream;
 use super::secret_log::TrafficSecretLog;
-use super::{HTTP_1_1, RustlsStream, provider};
+use super::{HTTP_1_1, provider};
 use crate::net::stream::Stream;
 
 /// What a node has against the certificate of the balancer. With TLS 1.3 it says so behind the handshake, so it comes as an

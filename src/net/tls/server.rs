@@ -19,9 +19,10 @@ use zeroize::Zeroizing;
 
 use super::extracted::TlsProtocolVersion;
 use super::record_reader::RecordReader;
+use super::rustls_stream::RustlsStream;
 use super::secret_log::TrafficSecretLog;
 use super::ticketer::SharedTicketer;
-use super::{HTTP_1_1, RustlsStream, provider};
+use super::{HTTP_1_1, provider};
 use crate::net::stream::Stream;
 
 /// What a listener offers.
