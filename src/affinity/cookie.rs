@@ -2,8 +2,8 @@
 //!
 //! Unsigned it is `v1.TAG`; signed it is `v1.KID.TAG.EXPIRY.MAC`, with the expiry in unix seconds (0: none) and
 //! an HMAC-SHA256 over the pool's name and the text before the MAC. The tag names a node and gives nothing
-//! away of its address. A rule with keys takes only signed values, a rule without takes only unsigned ones;
-//! whatever is wrong with a value, it is as no cookie.
+//! away of its address. A policy with keys takes only signed values, one without takes only unsigned ones. An invalid
+//! value counts as no cookie.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use zeroize::Zeroizing;
 
 use super::hash;
 
-/// The longest value that is looked at, in bytes; the longest that is ever set has about 110.
+/// The longest value that is read, in bytes; the longest that is ever set has about 110.
 pub const MAX_COOKIE_VALUE: usize = 256;
 /// Seed of a tag; changing it unpins every client of every fleet.
 const TAG_SEED: u64 = 0x7461_676f_666e_6f64;
 
-/// What stands for a node in a cookie or in a Socket.IO session id: a hash of its pool and its id.
+/// The name of a node in a cookie or in a Socket.IO session id: a hash of its pool and its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeTag(u64);
 
@@ -101,17 +101,17 @@ pub enum SecureAttribute {
     Never,
 }
 
-/// What a value that holds says.
+/// What a valid cookie says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CookiePin {
     /// The node that it names.
     pub tag: NodeTag,
-    /// It holds, but should be set anew: another key signs by now, or less than half of its time is left.
+    /// It is valid and has to be renewed: another key signs by now, or less than half of its time is left.
     pub renew: bool,
 }
 
 impl CookiePolicy {
-    /// What `value` (without quotes) says at `now` (unix seconds); `None` when it does not hold.
+    /// What `value` (without quotes) says at `now` (unix seconds); `None` when it is not valid.
     pub fn read(&self, pool: &str, value: &[u8], now: u64) -> Option<CookiePin> {
         let value = std::str::from_utf8(value).ok().filter(|value| value.len() <= MAX_COOKIE_VALUE)?;
         let rest = value.strip_prefix("v1.")?;
@@ -194,7 +194,7 @@ pub struct KeyRing {
     keys: Arc<SigningKeys>,
 }
 
-/// What a ring holds.
+/// The keys of a ring.
 #[derive(PartialEq)]
 struct SigningKeys {
     /// The key that signs.
@@ -250,7 +250,7 @@ impl KeyRing {
         Ok(Self { keys: Arc::new(SigningKeys { first, others: keys }) })
     }
 
-    /// The secrets themselves, the first first; for what else a secret file is good for.
+    /// The secrets, the signing one first, for other uses of a secret file.
     pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
         self.iter().map(|key| &key.bytes[..])
     }
@@ -319,7 +319,7 @@ mod tests {
         KeyRing::parse(&names.chars().map(line).collect::<String>()).unwrap()
     }
 
-    fn rule(keys: Option<KeyRing>, max_age: Option<u64>) -> CookiePolicy {
+    fn policy(keys: Option<KeyRing>, max_age: Option<u64>) -> CookiePolicy {
         CookiePolicy {
             name: "mainstay".into(),
             keys,
@@ -362,17 +362,17 @@ mod tests {
 
     #[test]
     fn an_unsigned_cookie_names_its_node() {
-        let rule = rule(None, None);
-        let value = rule.value("chat", tag(), NOW);
+        let policy = policy(None, None);
+        let value = policy.value("chat", tag(), NOW);
         assert_eq!(value, format!("v1.{}", tag()));
-        assert_eq!(rule.read("chat", value.as_bytes(), NOW), Some(CookiePin { tag: tag(), renew: false }));
+        assert_eq!(policy.read("chat", value.as_bytes(), NOW), Some(CookiePin { tag: tag(), renew: false }));
     }
 
     #[test]
     fn a_signed_cookie_holds_for_its_pool_until_it_expires() {
-        let rule = rule(Some(ring("a")), Some(DAY));
-        let value = rule.value("chat", tag(), NOW);
-        let at = |pool: &str, now: u64| rule.read(pool, value.as_bytes(), now).map(|reading| reading.tag);
+        let policy = policy(Some(ring("a")), Some(DAY));
+        let value = policy.value("chat", tag(), NOW);
+        let at = |pool: &str, now: u64| policy.read(pool, value.as_bytes(), now).map(|reading| reading.tag);
         assert_eq!(at("chat", NOW), Some(tag()));
         assert_eq!(at("chat", NOW + DAY - 1), Some(tag()));
         assert_eq!(at("chat", NOW + DAY), None);
@@ -382,44 +382,44 @@ mod tests {
 
     #[test]
     fn a_signed_cookie_without_max_age_never_expires() {
-        let rule = rule(Some(ring("a")), None);
-        let value = rule.value("chat", tag(), NOW);
+        let policy = policy(Some(ring("a")), None);
+        let value = policy.value("chat", tag(), NOW);
         assert!(value.contains(".0."));
         assert_eq!(
-            rule.read("chat", value.as_bytes(), u64::MAX),
+            policy.read("chat", value.as_bytes(), u64::MAX),
             Some(CookiePin { tag: tag(), renew: false })
         );
     }
 
     #[test]
     fn a_cookie_of_an_older_key_holds_and_is_renewed_until_the_key_is_gone() {
-        let old = rule(Some(ring("a")), Some(DAY));
+        let old = policy(Some(ring("a")), Some(DAY));
         let value = old.value("chat", tag(), NOW);
-        let rotated = rule(Some(ring("ba")), Some(DAY));
+        let rotated = policy(Some(ring("ba")), Some(DAY));
         assert_eq!(rotated.read("chat", value.as_bytes(), NOW), Some(CookiePin { tag: tag(), renew: true }));
         assert!(rotated.value("chat", tag(), NOW).starts_with("v1.b."));
-        assert_eq!(rule(Some(ring("b")), Some(DAY)).read("chat", value.as_bytes(), NOW), None);
+        assert_eq!(policy(Some(ring("b")), Some(DAY)).read("chat", value.as_bytes(), NOW), None);
     }
 
     #[test]
     fn a_cookie_is_renewed_in_the_second_half_of_its_life() {
-        let rule = rule(Some(ring("a")), Some(DAY));
-        let value = rule.value("chat", tag(), NOW);
-        let renew = |now: u64| rule.read("chat", value.as_bytes(), now).unwrap().renew;
+        let policy = policy(Some(ring("a")), Some(DAY));
+        let value = policy.value("chat", tag(), NOW);
+        let renew = |now: u64| policy.read("chat", value.as_bytes(), now).unwrap().renew;
         assert!(!renew(NOW) && !renew(NOW + DAY / 2) && renew(NOW + DAY / 2 + 1));
     }
 
     #[test]
-    fn a_rule_with_keys_takes_no_unsigned_value_and_one_without_takes_no_signed_one() {
-        let (plain, signing) = (rule(None, None), rule(Some(ring("a")), None));
+    fn a_policy_with_keys_takes_no_unsigned_value_and_one_without_takes_no_signed_one() {
+        let (plain, signing) = (policy(None, None), policy(Some(ring("a")), None));
         assert_eq!(signing.read("chat", plain.value("chat", tag(), NOW).as_bytes(), NOW), None);
         assert_eq!(plain.read("chat", signing.value("chat", tag(), NOW).as_bytes(), NOW), None);
     }
 
     #[test]
     fn a_forged_or_cut_value_is_as_no_cookie() {
-        let rule = rule(Some(ring("a")), Some(DAY));
-        let good = rule.value("chat", tag(), NOW);
+        let policy = policy(Some(ring("a")), Some(DAY));
+        let good = policy.value("chat", tag(), NOW);
         let parts: Vec<&str> = good.split('.').collect();
         let [version, kid, tag, expiry, mac] = parts[..] else { panic!("five fields") };
         let other = NodeTag::of("chat", "ws2").to_string();
@@ -444,37 +444,37 @@ mod tests {
             ".".repeat(200),
             String::new(),
         ] {
-            assert_eq!(rule.read("chat", forged.as_bytes(), NOW), None, "{forged}");
+            assert_eq!(policy.read("chat", forged.as_bytes(), NOW), None, "{forged}");
         }
-        assert_eq!(rule.read("chat", b"v1.\xff\xfe", NOW), None);
+        assert_eq!(policy.read("chat", b"v1.\xff\xfe", NOW), None);
     }
 
     #[test]
     fn set_cookie_carries_the_attributes_of_the_rule() {
         let value = format!("mainstay=v1.{}", tag());
-        let set = |rule: &CookiePolicy, https| {
-            let header = rule.set_cookie("chat", tag(), NOW, https).unwrap();
+        let set = |policy: &CookiePolicy, https| {
+            let header = policy.set_cookie("chat", tag(), NOW, https).unwrap();
             header.to_str().unwrap().strip_prefix(&value).unwrap().to_owned()
         };
-        let mut rule = rule(None, None);
-        assert_eq!(set(&rule, false), "; Path=/; HttpOnly; SameSite=Lax");
-        assert_eq!(set(&rule, true), "; Path=/; HttpOnly; SameSite=Lax; Secure");
-        rule.secure = SecureAttribute::Always;
-        rule.same_site = SameSite::None;
-        rule.partitioned = true;
-        rule.max_age = Some(Duration::from_secs(DAY));
-        rule.domain = Some("example.com".into());
-        rule.path = "/socket.io/".into();
+        let mut policy = policy(None, None);
+        assert_eq!(set(&policy, false), "; Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(set(&policy, true), "; Path=/; HttpOnly; SameSite=Lax; Secure");
+        policy.secure = SecureAttribute::Always;
+        policy.same_site = SameSite::None;
+        policy.partitioned = true;
+        policy.max_age = Some(Duration::from_secs(DAY));
+        policy.domain = Some("example.com".into());
+        policy.path = "/socket.io/".into();
         assert_eq!(
-            set(&rule, false),
+            set(&policy, false),
             "; Path=/socket.io/; Domain=example.com; Max-Age=86400; HttpOnly; SameSite=None; Secure; Partitioned"
         );
-        rule.secure = SecureAttribute::Never;
-        assert_eq!(set(&rule, true), "; Path=/socket.io/; Domain=example.com; Max-Age=86400; HttpOnly");
-        rule.same_site = SameSite::Strict;
-        assert!(set(&rule, true).ends_with("; SameSite=Strict"));
-        rule.path = "/\n".into();
-        assert_eq!(rule.set_cookie("chat", tag(), NOW, true), None);
+        policy.secure = SecureAttribute::Never;
+        assert_eq!(set(&policy, true), "; Path=/socket.io/; Domain=example.com; Max-Age=86400; HttpOnly");
+        policy.same_site = SameSite::Strict;
+        assert!(set(&policy, true).ends_with("; SameSite=Strict"));
+        policy.path = "/\n".into();
+        assert_eq!(policy.set_cookie("chat", tag(), NOW, true), None);
     }
 
     #[test]
@@ -516,18 +516,18 @@ mod tests {
     proptest! {
         #[test]
         fn no_value_makes_read_panic_or_believe(value in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(rule(Some(ring("a")), Some(DAY)).read("chat", &value, NOW), None);
+            prop_assert_eq!(policy(Some(ring("a")), Some(DAY)).read("chat", &value, NOW), None);
         }
 
         #[test]
         fn one_changed_byte_spoils_a_signed_cookie(at in 0_usize..80, byte in 0x20_u8..0x7f) {
-            let rule = rule(Some(ring("a")), Some(DAY));
-            let good = rule.value("chat", tag(), NOW);
+            let policy = policy(Some(ring("a")), Some(DAY));
+            let good = policy.value("chat", tag(), NOW);
             let mut value = good.clone().into_bytes();
             let at = at % value.len();
             prop_assume!(value[at] != byte);
             value[at] = byte;
-            prop_assert_eq!(rule.read("chat", &value, NOW), None);
+            prop_assert_eq!(policy.read("chat", &value, NOW), None);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! polling handshake becomes `SID.TAG`, and each later request names its node; the node sees the sid that it
 //! gave. Nothing is stored, and every replica reads the same.
 //!
-//! Whatever is not understood passes untouched. engine.io gives sids of 20 characters of base64url, engineioxide
+//! A request or response that is not understood passes unchanged. engine.io gives sids of 20 characters of base64url, engineioxide
 //! of 16, and a server can make its own; any sid of unreserved characters (RFC 3986 section 2.3) is understood,
 //! since clients put those into a query as they are. A sid that happens to end like a tag is told from a tagged
 //! one by the caller: strip only a tag that names a node of the pool.
@@ -21,13 +21,13 @@ use mainstay_core::query::{self, Occurrence};
 
 use super::hash;
 
-/// By how many bytes a tag makes a sid, and so an answer, longer.
+/// The bytes that a tag adds to a sid, and so to a response.
 pub const TAG_OVERHEAD: usize = 1 + NodeTag::LEN;
 /// The longest sid that is tagged, in bytes.
 const MAX_SID: usize = 128;
 
-/// Whether a request opens an Engine.IO 4 session by polling, so that its answer is to be tagged. `b64`, which
-/// Node's client sends, changes nothing about the answer; a JSONP request (`j`) is not understood.
+/// Whether a request opens an Engine.IO 4 session by polling, so that its response has to be tagged. `b64`, which the
+/// Node.js client sends, does not change the response; a JSONP request (`j`) is not understood.
 pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
     let Some(text) = query else { return false };
     let says = |name, value| query::find(text, name) == Occurrence::Once(value);
@@ -35,9 +35,9 @@ pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
     method == Method::GET && says("EIO", "4") && says("transport", "polling") && lacks("sid") && lacks("j")
 }
 
-/// Whether a request may open a session by polling at some node: a superset of [`is_polling_handshake`], for what must
-/// not be got round by a spelling. Other revisions of the protocol, JSONP, an encoded name, a `sid` that is empty are
-/// all understood by some node. POST is refused by engine.io, and may be taken by others.
+/// Whether a request may open a session by polling at some node: a superset of [`is_polling_handshake`], for limits
+/// that no spelling may evade. Some node understands other revisions of the protocol, JSONP, an encoded name and an empty
+/// `sid`. engine.io refuses POST; other servers may not.
 pub fn may_open_polling_session(method: &Method, query: Option<&str>) -> bool {
     let Some(text) = query else { return false };
     [Method::GET, Method::POST].contains(method)
@@ -45,13 +45,13 @@ pub fn may_open_polling_session(method: &Method, query: Option<&str>) -> bool {
         && query::all(text, "sid").all(|sid| sid.is_empty())
 }
 
-/// The hash of the session that a request names, however it is written.
+/// The hash of the session that a query names, in any encoding.
 pub fn session_in_query(query: &str) -> Option<u64> {
     let Occurrence::Once(sid) = query::find(query, "sid") else { return None };
     Some(hash::hash_key(&query::decode(sid))).filter(|_| !sid.is_empty())
 }
 
-/// The hash of the session that an open packet names, as [`named_session`] gives it; also of one of revision 3, whose
+/// The hash of the session that an open packet names, as [`session_in_query`] gives it; also of one of revision 3, whose
 /// packets stand behind their lengths. `None` when it is not understood.
 pub fn session_in_open_packet(payload: &[u8]) -> Option<u64> {
     let open: OpenPacket<'_> = serde_json::from_slice(open_packet(strip_v3_length(payload))?).ok()?;

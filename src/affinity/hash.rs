@@ -1,9 +1,9 @@
 //! Weighted rendezvous hashing with fixed seeds: the same answer in every process and on every machine (I4).
 //!
-//! For each pair of key and node there is one draw. Among equal weights the highest draw wins. With weights the
-//! draw becomes an arrival time, exponential with the weight as its rate, and the earliest wins: a node then
-//! gets exactly its share, and a node that comes or goes moves only what it wins or had won. Both rules put
-//! nodes of one weight in the same order.
+//! For each pair of key and node there is one draw. Among equal weights the highest draw wins. With weights the draw
+//! becomes a score, exponentially distributed with the weight as its rate, and the lowest wins: a node then gets exactly
+//! its share, and a node that is added or removed moves only the keys that it wins or had won. Both rules put nodes of
+//! one weight in the same order.
 //!
 //! Nothing here may differ between machines: bytes are laid out explicitly, seeds are constants, and the
 //! logarithm is a fixed sum of IEEE 754 products and quotients, which are exact to the bit everywhere; `f64::ln`
@@ -22,7 +22,7 @@ pub fn hash_key(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, KEY_SEED)
 }
 
-/// Where a node stands: all that rendezvous hashing needs to know of it.
+/// A node as rendezvous hashing sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RendezvousNode {
     /// The hash of its pool and its id.
@@ -34,29 +34,27 @@ pub struct RendezvousNode {
 }
 
 impl RendezvousNode {
-    /// Where the node `id` of `pool` stands; a weight of 0 counts as 1.
+    /// The node `id` of `pool`; a weight of 0 counts as 1.
     pub fn new(pool: &str, id: &str, weight: u16) -> Self {
         let weight = weight.max(1);
         let seed = xxh3_64_with_seed(&pool_and_id(pool, id), NODE_SEED);
         Self { seed, weight, inverse: (1 << 32) / u64::from(weight) }
     }
 
-    /// When this node arrives with this draw; the earliest wins. Never later with a higher draw.
+    /// The score of this node with this draw; the lowest wins. It never rises with the draw.
     pub fn score(&self, draw: u64) -> RendezvousScore {
         RendezvousScore { value: negative_ln(draw) / f64::from(self.weight), draw }
     }
 
-    /// A time, in units of 2^-64, before which this node does not arrive with this draw. It costs a product
-    /// instead of a logarithm and is close to the arrival of those that come early, for
-    /// -ln(u) >= 1 - u; both factors are rounded down.
+    /// A lower bound of the score with this draw, in units of 2^-64. It costs a product instead of a logarithm and is
+    /// close to low scores, because -ln(u) >= 1 - u; both factors are rounded down.
     #[inline]
     pub fn score_lower_bound(&self, draw: u64) -> u64 {
         (!draw >> 32) * self.inverse
     }
 
-    /// A time, in units of 2^-64, by which this node has arrived with this draw, and with some room for the
-    /// logarithm to be wrong (2^-20 of it, where 1e-9 would do): for up to 1/2, -ln(1 - x) <= x + x^2. Later
-    /// ones are not told from never.
+    /// An upper bound of the score with this draw, in units of 2^-64, with room for the error of the logarithm (2^-20 of
+    /// it, where 1e-9 would do): for up to 1/2, -ln(1 - x) <= x + x^2. Higher scores have no bound.
     #[inline]
     pub fn score_upper_bound(&self, draw: u64) -> u64 {
         let x = (!draw >> 32) + 1;
@@ -68,7 +66,7 @@ impl RendezvousNode {
     }
 }
 
-/// The race of the nodes for one key.
+/// A key as rendezvous hashing sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct RendezvousKey {
     hash: u64,
@@ -77,37 +75,37 @@ pub struct RendezvousKey {
 }
 
 impl RendezvousKey {
-    /// The race for the key with this hash.
+    /// The key with this hash.
     pub fn new(hash: u64) -> Self {
         Self { hash, factor: mix(hash) | 1 }
     }
 
-    /// What a node draws: uniform over 64 bits. The product is a bijection of the node's seed, so that no two
+    /// The draw of a node: uniform over 64 bits. The product is a bijection of the node's seed, so that no two
     /// nodes draw the same, and its upper bits, which decide, depend on every bit of key and seed. That a plain
     /// product is enough rests on both being hashes already and on the factor changing with the key.
     #[inline]
-    pub fn draw(&self, stand: &RendezvousNode) -> u64 {
-        (self.hash ^ stand.seed).wrapping_mul(self.factor)
+    pub fn draw(&self, node: &RendezvousNode) -> u64 {
+        (self.hash ^ node.seed).wrapping_mul(self.factor)
     }
 }
 
-/// When a node arrives, of those that race for a key.
+/// The score of a node for a key; the lowest wins.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RendezvousScore {
-    /// The time; of two nodes of one weight that with the higher draw is never the later.
+    /// Of two nodes of one weight, the one with the higher draw never has the higher value.
     value: f64,
     /// The draw that it came from.
     draw: u64,
 }
 
 impl RendezvousScore {
-    /// Whether this one wins; of two at the same time the higher draw does.
+    /// Whether this score wins; of two equal values the higher draw does.
     pub fn wins_over(self, other: Self) -> bool {
         self.value < other.value || (self.value == other.value && self.draw > other.draw)
     }
 
-    /// The time in units of 2^-64, rounded up by far more than the logarithm can be wrong (1e-9 of it): who is
-    /// [not before](Stand::not_before) this arrives later.
+    /// The value in units of 2^-64, rounded up by far more than the error of the logarithm (1e-9 of it): a node whose
+    /// [lower bound](RendezvousNode::score_lower_bound) is above this has a higher score.
     pub fn upper_bound(self) -> u64 {
         (self.value * (1.0 + 1.0 / 1_048_576.0) * 18_446_744_073_709_551_616.0) as u64
     }
@@ -141,7 +139,7 @@ mod tests {
     use super::*;
 
     /// The names `ws0`, `ws1`, ... of the pool `chat`.
-    fn stands(weights: &[u16]) -> Vec<RendezvousNode> {
+    fn nodes(weights: &[u16]) -> Vec<RendezvousNode> {
         weights
             .iter()
             .enumerate()
@@ -149,11 +147,11 @@ mod tests {
             .collect()
     }
 
-    fn order(stands: &[RendezvousNode], key: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..stands.len()).collect();
-        let arrival = |node: usize| stands[node].score(RendezvousKey::new(key).draw(&stands[node]));
+    fn order(nodes: &[RendezvousNode], key: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..nodes.len()).collect();
+        let score = |node: usize| nodes[node].score(RendezvousKey::new(key).draw(&nodes[node]));
         order.sort_by(|a, b| {
-            if arrival(*a).wins_over(arrival(*b)) {
+            if score(*a).wins_over(score(*b)) {
                 std::cmp::Ordering::Less
             } else {
                 std::cmp::Ordering::Greater
@@ -162,13 +160,13 @@ mod tests {
         order
     }
 
-    fn winner(stands: &[RendezvousNode], key: u64) -> usize {
-        order(stands, key)[0]
+    fn winner(nodes: &[RendezvousNode], key: u64) -> usize {
+        order(nodes, key)[0]
     }
 
     #[test]
     fn i4_the_same_key_and_the_same_nodes_give_the_same_order_on_every_machine() {
-        let (equal, mixed) = (stands(&[1; 8]), stands(&[1, 2, 3, 5, 8, 13, 100, 1000]));
+        let (equal, mixed) = (nodes(&[1; 8]), nodes(&[1, 2, 3, 5, 8, 13, 100, 1000]));
         for (name, hash, by_draw, by_weight) in GOLDEN {
             assert_eq!(hash_key(name.as_bytes()), hash, "{name:?}");
             assert_eq!(order(&equal, hash), by_draw, "{name:?}");
@@ -199,24 +197,24 @@ mod tests {
     #[test]
     fn nodes_of_one_weight_stand_in_the_order_of_their_draws_whatever_that_weight() {
         for weight in [1, 7, 1000] {
-            let stands = stands(&[weight; 16]);
+            let nodes = nodes(&[weight; 16]);
             for key in (0..500).map(mix) {
                 let mut by_draw: Vec<usize> = (0..16).collect();
-                by_draw.sort_by_key(|node| std::cmp::Reverse(RendezvousKey::new(key).draw(&stands[*node])));
-                assert_eq!(order(&stands, key), by_draw);
+                by_draw.sort_by_key(|node| std::cmp::Reverse(RendezvousKey::new(key).draw(&nodes[*node])));
+                assert_eq!(order(&nodes, key), by_draw);
             }
         }
     }
 
     #[test]
     fn a_node_arrives_between_the_times_that_spare_its_logarithm() {
-        let stands = stands(&[1, 2, 3, 5, 8, 13, 100, 1000, u16::MAX]);
+        let nodes = nodes(&[1, 2, 3, 5, 8, 13, 100, 1000, u16::MAX]);
         let ends = [0, 1, u64::MAX, u64::MAX - 1, u64::MAX << 32, 1 << 63, (1 << 63) - 1];
-        for stand in &stands {
+        for node in &nodes {
             for draw in (0..5_000).map(mix).chain(ends) {
-                let (early, deadline) = (stand.score_lower_bound(draw), stand.score(draw).upper_bound());
-                assert!(early <= deadline, "{stand:?} {draw:x}: {early} {deadline}");
-                assert!(deadline <= stand.score_upper_bound(draw), "{stand:?} {draw:x}: {deadline}");
+                let (early, deadline) = (node.score_lower_bound(draw), node.score(draw).upper_bound());
+                assert!(early <= deadline, "{node:?} {draw:x}: {early} {deadline}");
+                assert!(deadline <= node.score_upper_bound(draw), "{node:?} {draw:x}: {deadline}");
             }
         }
     }
@@ -225,10 +223,10 @@ mod tests {
     fn each_node_gets_the_share_of_its_weight() {
         const KEYS: u32 = 60_000;
         for weights in [vec![1; 10], vec![1, 2, 3, 4], vec![1000, 1, 500, 250], vec![3, 3, 1]] {
-            let stands = stands(&weights);
+            let nodes = nodes(&weights);
             let mut counts = vec![0_u32; weights.len()];
             for user in 0..KEYS {
-                counts[winner(&stands, hash_key(format!("user-{user}").as_bytes()))] += 1;
+                counts[winner(&nodes, hash_key(format!("user-{user}").as_bytes()))] += 1;
             }
             let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
             for (count, weight) in counts.iter().zip(&weights) {
@@ -242,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_node_that_comes_or_goes_moves_only_its_own_keys() {
-        let all = stands(&[1, 2, 3, 5, 8, 13]);
+        let all = nodes(&[1, 2, 3, 5, 8, 13]);
         let without_last = &all[..5];
         let mut moved = 0;
         for key in (0..20_000).map(mix) {
@@ -256,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_weight_that_rises_only_draws_keys_to_its_node() {
-        let (before, after) = (stands(&[2, 2, 2, 2]), stands(&[2, 2, 5, 2]));
+        let (before, after) = (nodes(&[2, 2, 2, 2]), nodes(&[2, 2, 5, 2]));
         for key in (0..10_000).map(mix) {
             let (was, is) = (winner(&before, key), winner(&after, key));
             assert!(is == was || is == 2);
@@ -267,7 +265,7 @@ mod tests {
     fn two_pools_with_the_same_nodes_hash_apart() {
         let other: Vec<RendezvousNode> =
             (0..4).map(|node| RendezvousNode::new("other", &format!("ws{node}"), 1)).collect();
-        let chat = stands(&[1; 4]);
+        let chat = nodes(&[1; 4]);
         let same = (0..4_000).map(mix).filter(|key| winner(&other, *key) == winner(&chat, *key)).count();
         assert!((850..1_150).contains(&same), "{same} of 4000, where chance gives 1000");
     }
