@@ -1,9 +1,11 @@
 //! The order of the candidates under every rule.
 
+mod balance;
+mod keyed;
+
 use proptest::prelude::*;
 use smallvec::SmallVec;
 
-use super::load::LOAD_BOUND_MIN_TUNNELS;
 use super::*;
 use crate::affinity::hash::{self, RendezvousKey};
 use crate::affinity::{AffinityHints, HintSource};
@@ -156,18 +158,6 @@ fn a_session_that_lives_on_an_ejected_node_stays_there_and_one_that_opens_does_n
 }
 
 #[test]
-fn without_a_load_bound_a_key_finds_its_node_however_full_it_is() {
-    let mut fleet = Fleet::new(&[1; 3]);
-    let user = fleet.wish(&[], Some("alice"));
-    let home = fleet.first(&user, 0).unwrap();
-    fleet.loads[home].live = 100_000;
-    assert_ne!(fleet.first(&user, 0), Some(home));
-    let ask = SelectRequest { load_bound: None, ..fleet.ask(&user, 0) };
-    let first = select_candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next();
-    assert_eq!(first.map(|first| first.node), Some(home));
-}
-
-#[test]
 fn a_pin_comes_first_and_is_kept() {
     let fleet = Fleet::new(&[1; 4]);
     let wishes = fleet.wish(&["ws2"], None);
@@ -235,13 +225,6 @@ fn pins_are_tried_in_the_order_of_the_wishes_each_once() {
 }
 
 #[test]
-fn a_pin_is_not_held_to_the_load_bound() {
-    let mut fleet = Fleet::new(&[1; 4]);
-    fleet.loads[2].live = 1_000_000;
-    assert_eq!(fleet.first(&fleet.wish(&["ws2"], Some("ann")), 0), Some(2));
-}
-
-#[test]
 fn a_full_node_is_passed_over_but_a_plain_request_follows_its_pin() {
     let mut fleet = Fleet::limited(&[1; 3], Some(10));
     fleet.loads[1].live = 10;
@@ -253,198 +236,6 @@ fn a_full_node_is_passed_over_but_a_plain_request_follows_its_pin() {
     assert!(!nodes_of(&fleet.all(&fleet.wish(&[], None), 0)).contains(&1));
     fleet.loads[1].state = NodeState::Draining;
     assert!(!nodes_of(&fleet.all(&wishes, 0)).contains(&1));
-}
-
-#[test]
-fn a_key_gives_rendezvous_order() {
-    for weights in [vec![1; 9], vec![5, 1, 1, 9, 2], vec![1; 200]] {
-        let fleet = Fleet { load_bound: f64::INFINITY, ..Fleet::new(&weights) };
-        for user in ["ann", "bob", "eve", "x", ""] {
-            let wishes = fleet.wish(&[], Some(user).filter(|user| !user.is_empty()));
-            let all = fleet.all(&wishes, 7);
-            if user.is_empty() {
-                assert!(all.iter().all(|candidate| candidate.source.is_none()));
-            } else {
-                assert_eq!(nodes_of(&all), fleet.order(user));
-                assert_eq!(labels(&all)[0], (fleet.order(user)[0], "query", "hashed"));
-                assert_eq!(labels(&all)[1].2, "moved", "the first failed");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_key_passes_over_a_node_above_the_load_bound_and_comes_back_to_it_last() {
-    for weights in [[1; 4], [1, 2, 3, 2]] {
-        let mut fleet = Fleet::new(&weights);
-        let order = fleet.order("ann");
-        for load in &mut fleet.loads {
-            load.live = 100;
-        }
-        fleet.loads[order[0]].live = 1000;
-        let wishes = fleet.wish(&[], Some("ann"));
-        let all = fleet.all(&wishes, 0);
-        assert_ne!(all[0].node, order[0]);
-        assert_eq!((all[0].outcome, all[3].node), (SelectOutcome::Hashed, order[0]));
-    }
-}
-
-#[test]
-fn a_node_with_few_tunnels_is_not_held_to_the_load_bound() {
-    let mut fleet = Fleet::new(&[1; 4]);
-    let home = fleet.order("ann")[0];
-    let wishes = fleet.wish(&[], Some("ann"));
-    fleet.loads[home].live = LOAD_BOUND_MIN_TUNNELS - 1;
-    assert_eq!(fleet.first(&wishes, 0), Some(home));
-    fleet.loads[home].live = LOAD_BOUND_MIN_TUNNELS;
-    assert_ne!(fleet.first(&wishes, 0), Some(home));
-}
-
-#[test]
-fn the_load_bound_is_a_ceiling_over_the_part_of_the_node() {
-    // One of four nodes, 1.25 times (39 + 1) / 4 is 12.5, rounded up 13.
-    let mut fleet = Fleet::new(&[1; 4]);
-    let first = fleet.order("ann")[0];
-    let wishes = fleet.wish(&[], Some("ann"));
-    let mut with = |live: u32| {
-        let others = [(39 - live) / 3, (39 - live) / 3, 39 - live - (39 - live) / 3 * 2];
-        let rest = (0..4).filter(|node| *node != first).zip(others).collect::<Vec<_>>();
-        for (node, live) in rest {
-            fleet.loads[node].live = live;
-        }
-        fleet.loads[first].live = live;
-        fleet.first(&wishes, 0)
-    };
-    assert_eq!(with(12), Some(first));
-    assert_ne!(with(13), Some(first));
-}
-
-#[test]
-fn with_every_node_above_the_bound_or_full_the_order_is_the_bare_one() {
-    let mut fleet = Fleet::limited(&[1; 3], Some(10));
-    let order = fleet.order("ann");
-    fleet.loads[order[0]].live = 9;
-    fleet.loads[order[1]].live = 10;
-    fleet.loads[order[2]].live = 10;
-    let wishes = fleet.wish(&[], Some("ann"));
-    assert_eq!(nodes_of(&fleet.all(&wishes, 0)), [order[0]]);
-    fleet.load_bound = 0.01;
-    assert_eq!(nodes_of(&fleet.all(&wishes, 0)), [order[0]]);
-}
-
-#[test]
-fn hashed_clients_never_load_a_node_above_the_bound() {
-    for weights in [vec![1; 8], vec![1, 2, 3, 4]] {
-        let mut fleet = Fleet::new(&weights);
-        let pin = Fleet::new(&weights);
-        let counts = fleet.fill(2_000, |client| pin.wish(&[], Some(&format!("user-{client}"))));
-        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-        for (count, weight) in counts.iter().zip(&weights) {
-            assert!(f64::from(*count) <= (1.25 * 2_000.0 * f64::from(*weight) / total).ceil(), "{counts:?}");
-        }
-    }
-}
-
-#[test]
-fn a_returned_node_gets_its_hashed_clients_back_at_once() {
-    let mut fleet = Fleet::new(&[1; 4]);
-    let wishes = fleet.wish(&[], Some("ann"));
-    let home = fleet.order("ann")[0];
-    fleet.loads[home].state = NodeState::Down;
-    assert_eq!(fleet.first(&wishes, 0), Some(fleet.order("ann")[1]));
-    fleet.loads[home].state = NodeState::Up;
-    fleet.loads[home].slow_start_factor = 0.1;
-    fleet.loads[home].live = 0;
-    assert_eq!(fleet.first(&wishes, 0), Some(home));
-}
-
-#[test]
-fn least_connections_fills_by_weight() {
-    let counts = Fleet::new(&[1, 2, 3]).fill(600, |_| AffinityHints::default());
-    assert_eq!(counts, [100, 200, 300]);
-    let placed = Fleet::new(&[1]).all(&AffinityHints::default(), 0);
-    assert_eq!(labels(&placed), [(0, "none", "placed")]);
-}
-
-#[test]
-fn ties_of_least_connections_fall_evenly() {
-    let mut fleet = Fleet::new(&[1; 4]);
-    fleet.loads[1].live = 1;
-    let mut counts = [0_u32; 4];
-    for random in 0..3_000 {
-        counts[fleet.first(&AffinityHints::default(), random).unwrap()] += 1;
-    }
-    assert_eq!(counts[1], 0);
-    assert!([0, 2, 3].iter().all(|node| (850..1_150).contains(&counts[*node])), "{counts:?}");
-}
-
-#[test]
-fn a_node_in_slow_start_gets_its_share_and_is_not_flooded() {
-    for balance in [BalancePolicy::LeastConnections, BalancePolicy::RandomTwo] {
-        let mut fleet = Fleet::balanced(&[1; 3], balance);
-        fleet.loads[0].slow_start_factor = 0.1;
-        let counts = fleet.fill(2_100, |_| AffinityHints::default());
-        assert!(counts[0] <= 110, "{balance:?}: {counts:?}");
-        assert!(counts[0] > 0);
-    }
-    let mut fleet = Fleet::new(&[1; 2]);
-    for odd in [0.0, -1.0, f32::NAN] {
-        fleet.loads[0].slow_start_factor = odd;
-        assert_eq!(fleet.all(&AffinityHints::default(), 3).len(), 2, "a share of {odd} is the smallest");
-    }
-}
-
-#[test]
-fn round_robin_takes_each_node_in_turn() {
-    let mut fleet = Fleet::balanced(&[7; 3], BalancePolicy::RoundRobin);
-    let turns = |fleet: &Fleet, count: u64| {
-        (0..count).map(|turn| fleet.first(&AffinityHints::default(), turn).unwrap()).collect::<Vec<_>>()
-    };
-    assert_eq!(turns(&fleet, 6), [0, 1, 2, 0, 1, 2]);
-    fleet.loads[1].state = NodeState::Down;
-    assert_eq!(turns(&fleet, 4), [0, 2, 0, 2]);
-    assert_eq!(fleet.first(&AffinityHints::default(), u64::MAX), Some(2));
-}
-
-#[test]
-fn round_robin_gives_each_node_its_weight_smoothly() {
-    let fleet = Fleet::balanced(&[5, 1, 2, 4], BalancePolicy::RoundRobin);
-    let turns: Vec<usize> =
-        (0..24).map(|turn| fleet.first(&AffinityHints::default(), turn).unwrap()).collect();
-    assert_eq!(turns[..12], turns[12..]);
-    let count = |node: usize| turns[..12].iter().filter(|at| **at == node).count();
-    assert_eq!([0, 1, 2, 3].map(count), [5, 1, 2, 4]);
-    assert!(turns.windows(3).all(|three| three[0] != three[1] || three[1] != three[2]), "{turns:?}");
-}
-
-#[test]
-fn random_two_prefers_the_less_loaded_and_never_takes_the_most_loaded() {
-    let mut fleet = Fleet::balanced(&[1; 4], BalancePolicy::RandomTwo);
-    for (node, load) in fleet.loads.iter_mut().enumerate() {
-        load.live = [10, 20, 30, 40][node];
-    }
-    let mut counts = [0; 4];
-    for random in 0..6_000 {
-        counts[fleet.first(&AffinityHints::default(), random).unwrap()] += 1;
-    }
-    // Of six pairs the least loaded node is the better in three, the next in two, the third in one.
-    assert!((2_800..3_200).contains(&counts[0]) && (1_850..2_150).contains(&counts[1]), "{counts:?}");
-    assert!((880..1_120).contains(&counts[2]) && counts[3] == 0, "{counts:?}");
-    assert_eq!(fleet.all(&AffinityHints::default(), 5).len(), 4);
-}
-
-#[test]
-fn random_two_draws_by_weight_and_finds_the_only_open_node() {
-    let counts =
-        Fleet::balanced(&[1, 2, 3], BalancePolicy::RandomTwo).fill(6_000, |_| AffinityHints::default());
-    for (count, expected) in counts.iter().zip([1_000, 2_000, 3_000]) {
-        assert!(count.abs_diff(expected) < 120, "{counts:?}");
-    }
-    let mut fleet = Fleet::balanced(&[1; 100], BalancePolicy::RandomTwo);
-    for (node, load) in fleet.loads.iter_mut().enumerate() {
-        load.state = if node == 77 { NodeState::Up } else { NodeState::Down };
-    }
-    assert!((0..200).all(|random| fleet.first(&AffinityHints::default(), random) == Some(77)));
 }
 
 #[test]
@@ -482,17 +273,6 @@ fn what_belongs_to_a_session_follows_its_pin_to_a_crowded_node() {
     let ask = SelectRequest { opens_session: false, ..fleet.ask(&wishes, 0) };
     let first = select_candidates(&fleet.nodes, ask, |node| fleet.loads[node]).next().unwrap();
     assert_eq!((first.node, first.outcome), (0, SelectOutcome::Kept));
-}
-
-#[test]
-fn a_key_finds_its_node_though_it_is_crowded_unless_a_pin_was_turned_away_there() {
-    let mut fleet = Fleet::new(&[1; 3]);
-    let home = fleet.order("ann")[0];
-    fleet.loads[home].is_above_share = true;
-    let first = fleet.all(&fleet.wish(&[], Some("ann")), 0)[0];
-    assert_eq!((first.node, first.outcome), (home, SelectOutcome::Hashed));
-    let first = fleet.all(&fleet.wish(&[&format!("ws{home}")], Some("ann")), 0)[0];
-    assert_eq!((first.node, first.outcome), (fleet.order("ann")[1], SelectOutcome::Moved));
 }
 
 #[test]
