@@ -7,7 +7,7 @@
 pub mod config;
 pub mod cookie;
 pub mod framing;
-pub mod guard;
+pub mod request_stream;
 pub mod input;
 pub mod packet;
 pub mod proxy;
@@ -29,7 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::run),
     ("cookie", cookie::run),
     ("framing", framing::run),
-    ("guard", guard::run),
+    ("request_stream", request_stream::run),
     ("handover", tunnel::handover),
     ("packet", packet::run),
     ("payload", reader::payload),

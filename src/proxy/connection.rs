@@ -33,7 +33,7 @@ enum ConnectionEnd {
     /// It ended; the stream is still to be closed, and counts until it is.
     Closed { stream: Stream, permit: ConnectionPermit },
     /// A node and the client have both been told 101.
-    Upgraded(Handoff),
+    Upgraded(Box<Handoff>),
 }
 
 /// Accepts on a listener until draining begins. Each connection is a task of its own.
@@ -82,7 +82,7 @@ async fn serve_requests(connection: ClientConnection, requests: RequestStream<St
     let (stream, permit) = (served.stream, connection.permit.into_inner());
     match served.upgrade {
         Some(tunnel) => {
-            ConnectionEnd::Upgraded(Handoff { tunnel, client: stream, early: served.early, permit })
+            ConnectionEnd::Upgraded(Box::new(Handoff { tunnel, client: stream, early: served.early, permit }))
         }
         None => ConnectionEnd::Closed { stream, permit },
     }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// What a test waits at most for anything that has to happen.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// A running balancer process.
 pub struct Balancer {
     child: Child,
     log: Receiver<String>,

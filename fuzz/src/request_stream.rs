@@ -1,5 +1,5 @@
-//! The guard in front of hyper: what it lets through is what the framer releases, whatever the pieces, with the
-//! stand-in in the place of a faulty head.
+//! The request stream in front of hyper: it yields what the framer releases, whatever the pieces, with the placeholder
+//! in place of a faulty head.
 
 use std::io;
 use std::ops::Range;
@@ -31,11 +31,11 @@ pub fn run(data: &[u8]) {
     let (seed, room) = (input.byte(), 1 + usize::from(input.byte()));
     let stream = input.rest();
     let (released, stop) = frame(stream);
-    let guarded = RUNTIME.with(|runtime| {
+    let yielded = RUNTIME.with(|runtime| {
         let _entered = runtime.enter();
-        guard(stream, seed, room)
+        read_all(stream, seed, room)
     });
-    let (whole, fault) = guarded;
+    let (whole, fault) = yielded;
     let is_body_fault = matches!(stop, FramingStep::BodyError(_));
     assert_eq!(fault, is_body_fault.then_some(io::ErrorKind::InvalidData), "{}", stream.escape_ascii());
     match stop {
@@ -63,17 +63,17 @@ fn frame(stream: &[u8]) -> (Vec<u8>, FramingStep) {
     }
 }
 
-/// What comes out of a guard when each request is answered as soon as it is there.
-fn guard(stream: &[u8], seed: u8, room: usize) -> (Vec<u8>, Option<io::ErrorKind>) {
+/// What a request stream yields when each request is answered at once.
+fn read_all(stream: &[u8], seed: u8, room: usize) -> (Vec<u8>, Option<io::ErrorKind>) {
     let source = Source { stream, pieces: Pieces::new(seed, stream.len()), piece: 0..0, is_pending: false };
-    let (mut guard, tracker) = RequestStream::new(source, LIMITS);
+    let (mut requests, tracker) = RequestStream::new(source, LIMITS);
     let (mut out, mut quiet) = (Vec::new(), 0);
     let mut buffer = vec![0; room];
     let mut cx = Context::from_waker(Waker::noop());
     // The source is pending between two pieces, and once more at its end.
     while quiet < 2 * stream.len() + 8 {
         let mut part = ReadBuf::new(&mut buffer);
-        match Pin::new(&mut guard).poll_read(&mut cx, &mut part) {
+        match Pin::new(&mut requests).poll_read(&mut cx, &mut part) {
             Poll::Ready(Ok(())) if part.filled().is_empty() => return (out, None),
             Poll::Ready(Ok(())) => {
                 out.extend_from_slice(part.filled());
