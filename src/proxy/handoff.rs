@@ -105,7 +105,7 @@ fn session_info(session: &ProxySession, candidate: &Candidate, permit: NodePermi
         generation: session.state.generation,
         opened_at: session.opened_at,
         affinity: (candidate.source_label(), candidate.outcome.as_str()),
-        key: session.key(candidate),
+        key: session.key(candidate).map(u64::into),
         trace: session.trace,
         permit: None,
     }

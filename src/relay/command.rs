@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::close_reason::CloseReason;
 use super::close_share::CloseShare;
-use super::migration::frozen::{FrozenTunnel, KeptTunnel};
+use super::migration::frozen::FrozenTunnel;
 use super::migration::staged::RestoredTunnels;
 use super::session::{CloseObserver, SessionEnd, Tunnel};
 use super::session_list::ListJob;
@@ -125,7 +125,7 @@ impl FreezeRequest {
 
     /// An empty batch.
     pub fn empty_batch(&self) -> ThreadBatch {
-        ThreadBatch { owner: self.owner.clone(), tunnels: Vec::new(), kept: Vec::new() }
+        ThreadBatch { owner: self.owner.clone(), tunnels: Vec::new() }
     }
 
     /// Answers with the batch. If nobody waits for it any more, it is dropped, which resumes it.
@@ -140,8 +140,6 @@ pub struct ThreadBatch {
     owner: CommandSender,
     /// The frozen tunnels.
     pub tunnels: Vec<FrozenTunnel>,
-    /// Tunnels that could not be frozen.
-    pub kept: Vec<KeptTunnel>,
 }
 
 impl ThreadBatch {

@@ -40,9 +40,9 @@ use tokio::sync::oneshot;
 
 pub use close_frame::CLOSE_GRACE;
 pub use close_reason::CloseReason;
-pub use migration::{FrozenBatch, FrozenTunnel, KeptTunnel, ReceivedTunnel, StageError, StagedTunnels};
+pub use migration::{FrozenBatch, FrozenTunnel, ReceivedTunnel, StageError, StagedTunnels};
 pub use paced_close::{CloseHandle, PacedClose, TunnelSelector};
-pub use session::{CloseObserver, SessionEnd, SessionInfo, Tunnel, TunnelLimits};
+pub use session::{CloseObserver, HashKey, SessionEnd, SessionInfo, Tunnel, TunnelLimits};
 pub use session_list::{ChoiceOrder, SessionSnapshot, TunnelChoice};
 
 use close_share::CloseShare;

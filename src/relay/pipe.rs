@@ -175,7 +175,7 @@ impl Pipe {
     }
 
     /// Whether a frame of the balancer's own waits for a boundary.
-    pub fn has_queued_frame(&self) -> bool {
+    pub(crate) fn has_queued_frame(&self) -> bool {
         self.queued.is_some()
     }
 
@@ -204,20 +204,20 @@ impl Pipe {
     }
 
     /// The source has ended its stream: the held part of a header is forwarded as it is.
-    pub fn finish(&mut self, mut out: impl FnMut(&[u8])) {
+    pub(crate) fn finish(&mut self, mut out: impl FnMut(&[u8])) {
         if self.flow == PipeFlow::Open && !self.tracker.held().is_empty() {
             out(self.tracker.held());
         }
     }
 
     /// Forwards nothing more of the source: the peer cannot be reached.
-    pub fn shut(&mut self) {
+    pub(crate) fn shut(&mut self) {
         self.flow = PipeFlow::Closed;
         self.queued = None;
     }
 
     /// Writes the state of the direction.
-    pub fn encode(&self, writer: &mut FieldWriter) {
+    pub(crate) fn encode(&self, writer: &mut FieldWriter) {
         writer.number(tag::BYTES, self.bytes);
         writer.number(tag::MESSAGES, self.messages);
         writer.optional(tag::CLOSE, self.close_code);
@@ -236,7 +236,7 @@ impl Pipe {
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
-    pub fn decode(mut fields: FieldReader<'_>) -> Result<Self, TunnelStateError> {
+    pub(crate) fn decode(mut fields: FieldReader<'_>) -> Result<Self, TunnelStateError> {
         let (bytes, messages) = (fields.count(tag::BYTES)?, fields.count(tag::MESSAGES)?);
         let close = fields.optional(tag::CLOSE)?;
         let flow = fields.variant(tag::FLOW, &PipeFlow::ALL)?;

@@ -31,16 +31,34 @@ pub struct SessionInfo {
     /// The affinity source that selected the node, and its outcome: the labels of `affinity_total`.
     pub affinity: (&'static str, &'static str),
     /// The key that the client is hashed by, where only a key decides on its node.
-    pub key: Option<u64>,
+    pub key: Option<HashKey>,
     /// The trace id that the node was sent.
     pub trace: [u8; 16],
     /// Counts the client's connection until it is dropped; `None` where connections are not counted.
     pub permit: Option<ConnectionPermit>,
 }
 
+/// The key that a client is hashed by. It has no alignment, so that an optional one takes 9 bytes and not 16: every idle
+/// tunnel has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKey([u8; 8]);
+
+impl HashKey {
+    /// The key as a number.
+    pub fn get(self) -> u64 {
+        u64::from_ne_bytes(self.0)
+    }
+}
+
+impl From<u64> for HashKey {
+    fn from(key: u64) -> Self {
+        Self(key.to_ne_bytes())
+    }
+}
+
 impl SessionInfo {
     /// The session as the access log names it.
-    pub fn to_log_session(&self) -> AccessSession {
+    pub(crate) fn to_log_session(&self) -> AccessSession {
         AccessSession {
             id: self.id,
             trace: self.trace,

@@ -19,7 +19,9 @@ use crate::config::Rebalance;
 use crate::pool::NodeId;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::{ProxyContext, UpstreamPool};
-use crate::relay::{ChoiceOrder, CloseHandle, CloseReason, PacedClose, TunnelChoice, TunnelSelector};
+use crate::relay::{
+    ChoiceOrder, CloseHandle, CloseReason, HashKey, PacedClose, TunnelChoice, TunnelSelector,
+};
 use crate::shutdown::Phase;
 use crate::ws::close;
 
@@ -264,7 +266,7 @@ impl RebalanceRun {
                 *record.node_connection.node == *node.as_str() && record.node_connection.pool == name;
             let moves_elsewhere =
                 |key| pool.nodes.owner_of_key(key, |node| up[node]).is_some_and(|owner| has_room[owner]);
-            is_on_node && record.opened_at < begun && record.key.is_none_or(moves_elsewhere)
+            is_on_node && record.opened_at < begun && record.key.map(HashKey::get).is_none_or(moves_elsewhere)
         })
     }
 }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::EventLoop;
 use super::slab::unregister;
 use crate::relay::command::FreezeRequest;
-use crate::relay::migration::frozen::{FrozenTunnel, KeptTunnel};
+use crate::relay::migration::frozen::FrozenTunnel;
 use crate::relay::tunnel::ActiveTunnel;
 
 impl EventLoop {
@@ -25,12 +25,8 @@ impl EventLoop {
     ) {
         let (mut batch, mut panicked) = (request.empty_batch(), Vec::new());
         for (slot, tunnel) in self.tunnels.iter_mut().enumerate() {
-            let Some(tunnel) = tunnel.as_mut().filter(|tunnel| !tunnel.is_frozen()) else { continue };
+            let Some(tunnel) = tunnel.as_mut().filter(|tunnel| tunnel.can_freeze()) else { continue };
             let id = tunnel.info.id;
-            if let Some(reason) = tunnel.freeze_refusal() {
-                batch.kept.push(KeptTunnel { id, reason });
-                continue;
-            }
             if !request.try_reserve() {
                 break;
             }

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::frozen::{FrozenTunnel, KeptTunnel};
+use super::frozen::FrozenTunnel;
 use crate::relay::command::ThreadBatch;
 
 /// A batch that is frozen. Dropped without a decision, it is resumed.
@@ -34,11 +34,6 @@ impl FrozenBatch {
     /// The tunnels.
     pub fn tunnels(&self) -> impl Iterator<Item = &FrozenTunnel> {
         self.0.iter().flat_map(|batch| &batch.tunnels)
-    }
-
-    /// Tunnels that could not be frozen. They run on; the next freeze tries them again.
-    pub fn kept(&self) -> impl Iterator<Item = KeptTunnel> {
-        self.0.iter().flat_map(|batch| batch.kept.iter().copied())
     }
 
     /// Gives every tunnel back to its thread, which picks up what has arrived meanwhile.

@@ -31,8 +31,7 @@ impl FrozenTunnel {
         self.id
     }
 
-    /// The whole [state](crate::relay::tunnel_state) of the tunnel. At most
-    /// [`MAX_SIZE`](crate::relay::tunnel_state::MAX_SIZE) bytes, and about 800 for a tunnel at rest, 500 without TLS.
+    /// The whole [state](crate::relay::tunnel_state) of the tunnel. At most 4 MiB, and about 800 for a tunnel at rest, 500 without TLS.
     pub fn state(&self) -> &[u8] {
         &self.state
     }
@@ -47,13 +46,4 @@ impl fmt::Debug for FrozenTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FrozenTunnel({}, {} bytes hidden)", self.id, self.state.len())
     }
-}
-
-/// A tunnel that cannot be frozen now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeptTunnel {
-    /// The session's id.
-    pub id: u64,
-    /// Why, for a log line.
-    pub reason: &'static str,
 }

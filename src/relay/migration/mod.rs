@@ -21,7 +21,7 @@ pub(super) mod frozen;
 pub(super) mod staged;
 
 pub use batch::FrozenBatch;
-pub use frozen::{FrozenTunnel, KeptTunnel};
+pub use frozen::FrozenTunnel;
 pub use staged::{ReceivedTunnel, StageError, StagedTunnels};
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::relay::close_reason::CloseReason;
 use crate::relay::endpoint::Endpoint;
 use crate::relay::keepalive::Keepalive;
 use crate::relay::pipe::Pipe;
-use crate::relay::session::SessionInfo;
+use crate::relay::session::{HashKey, SessionInfo};
 use crate::relay::tick::CLOCK_ORIGIN;
 use crate::relay::tunnel_state::field::{FieldReader, FieldTag, FieldWriter};
 use crate::relay::tunnel_state::{self, BatchCache, TunnelStateError};
@@ -67,10 +67,10 @@ impl ActiveTunnel {
         self.endpoints.iter().any(|endpoint| endpoint.socket().is_none())
     }
 
-    /// Why it cannot be frozen now, if it cannot.
-    pub fn freeze_refusal(&self) -> Option<&'static str> {
+    /// Whether it can be frozen now: it is not frozen, and does not hold too much for a slow reader.
+    pub fn can_freeze(&self) -> bool {
         let extra: usize = self.endpoints.iter().map(Endpoint::extra_state_len).sum();
-        (extra > tunnel_state::MAX_SIZE / 2).then_some("too much waits for a slow reader")
+        !self.is_frozen() && extra <= tunnel_state::MAX_SIZE / 2
     }
 
     /// The state of the tunnel at `now`.
@@ -95,7 +95,7 @@ impl ActiveTunnel {
         writer.section(NODE_ENDPOINT, |writer| self.endpoints[NODE].encode(writer));
         writer.section(FROM_CLIENT, |writer| self.pipes[CLIENT].encode(writer));
         writer.section(FROM_NODE, |writer| self.pipes[NODE].encode(writer));
-        writer.optional(KEY, self.info.key);
+        writer.optional(KEY, self.info.key.map(HashKey::get));
         writer.number(CLOSE_TIMEOUT, self.close_timeout);
         writer.finish()
     }
@@ -130,7 +130,7 @@ impl ActiveTunnel {
             is_queued: false,
             was_frozen: true,
         };
-        tunnel.info.key = fields.optional(KEY)?;
+        tunnel.info.key = fields.optional(KEY)?.map(u64::into);
         tunnel.close_timeout = fields.optional(CLOSE_TIMEOUT)?.unwrap_or(DEFAULT_CLOSE_TIMEOUT);
         fields.finish()?;
         Ok(tunnel)

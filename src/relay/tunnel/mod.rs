@@ -307,11 +307,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_tunnel_keeps_less_than_the_promised_512_bytes() {
-        assert!(
-            size_of::<ActiveTunnel>() + size_of::<Option<Box<ActiveTunnel>>>() <= 480,
-            "{}",
-            size_of::<ActiveTunnel>()
-        );
+    fn an_idle_tunnel_takes_less_than_the_promised_512_bytes() {
+        // With a word of the allocator's, a multiple of 16: a word more would cost two.
+        assert!(size_of::<ActiveTunnel>() <= 456, "{}", size_of::<ActiveTunnel>());
     }
 }

@@ -4,13 +4,13 @@
 //! far the tunnel has come with its end, and for TLS the keys and sequence numbers of both directions. Times are
 //! relative (how long ago, in how long), because the clocks of two processes differ.
 //!
-//! The form has a [`VERSION`] and is made of [fields](field), so that a process of another build can refuse or skip
+//! The form has a version and is made of fields (`field`), so that a process of another build can refuse or skip
 //! what it does not know. Decoding is strict and bounded: any bytes give a tunnel or a [`TunnelStateError`].
 //!
 //! A state holds live keys. It is wiped when dropped, never printed, and belongs to one process at a time: a process
 //! that holds a copy sends nothing until the other has released the tunnel.
 
-pub mod field;
+pub(super) mod field;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,10 +23,10 @@ use crate::net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use field::{FieldReader, FieldWriter};
 
 /// The version of the form that this build writes and reads.
-pub const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 
 /// The most bytes of one state. A tunnel that holds more for a slow reader is kept until that has read.
-pub const MAX_SIZE: usize = 4 << 20;
+pub(crate) const MAX_SIZE: usize = 4 << 20;
 
 /// The first bytes of a state, before its version.
 const MAGIC: [u8; 4] = *b"MSTN";

@@ -75,7 +75,7 @@ impl Process {
             generation: 3,
             opened_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
             affinity: ("cookie", "kept"),
-            key: Some(u64::MAX - id),
+            key: Some((u64::MAX - id).into()),
             trace: [9; 16],
             permit: Some(permit),
         }

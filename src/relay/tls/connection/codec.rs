@@ -43,7 +43,7 @@ const RECEIVE_STATES: [ReceiveState; 9] = [
 
 impl TlsConnection {
     /// Writes the connection. The state holds live keys from then on: see [`tunnel_state`](crate::relay::tunnel_state).
-    pub fn encode(&self, writer: &mut FieldWriter) {
+    pub(crate) fn encode(&self, writer: &mut FieldWriter) {
         writer.number(VERSION, index_of(&VERSIONS, &self.cipher.version));
         writer.number(SUITE, index_of(&SUITES, &self.cipher.suite));
         writer.number(ROLE, index_of(&ROLES, &self.role));
@@ -61,7 +61,7 @@ impl TlsConnection {
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
-    pub fn decode(mut fields: FieldReader<'_>) -> Result<Box<Self>, TunnelStateError> {
+    pub(crate) fn decode(mut fields: FieldReader<'_>) -> Result<Box<Self>, TunnelStateError> {
         let version = fields.variant(VERSION, &VERSIONS)?;
         let cipher = CipherSpec { version, suite: fields.variant(SUITE, &SUITES)? };
         let mut tls = Box::new(Self::without_keys(cipher, fields.variant(ROLE, &ROLES)?));
@@ -102,7 +102,7 @@ impl TlsConnection {
     }
 
     /// How many bytes longer the state is than that of a connection at rest.
-    pub fn extra_state_len(&self) -> usize {
+    pub(crate) fn extra_state_len(&self) -> usize {
         self.partial.len()
     }
 }

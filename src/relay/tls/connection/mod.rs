@@ -89,18 +89,18 @@ impl TlsConnection {
 
     /// TLS 1.2: a close_notify has to be answered at once (RFC 5246 section 7.2.1). In TLS 1.3 each direction ends by
     /// itself.
-    pub fn must_answer_close_notify(&self) -> bool {
+    pub(crate) fn must_answer_close_notify(&self) -> bool {
         self.cipher.version == TlsProtocolVersion::Tls12
     }
 
     /// The keys are nearly used up and cannot be changed: the connection has to end.
-    pub fn is_near_key_limit(&self) -> bool {
+    pub(crate) fn is_near_key_limit(&self) -> bool {
         self.cipher.version == TlsProtocolVersion::Tls12
             && self.tx.seq() >= self.limit.saturating_sub(KEY_LIMIT_MARGIN)
     }
 
     /// The keys are used up: what is still to be sealed is dropped, and close_notify has been sent.
-    pub fn is_at_key_limit(&self) -> bool {
+    pub(crate) fn is_at_key_limit(&self) -> bool {
         self.cipher.version == TlsProtocolVersion::Tls12 && self.tx.seq() >= self.limit
     }
 
@@ -243,7 +243,7 @@ impl TlsConnection {
     }
 
     /// Closes the direction without a close_notify: the stream that goes out on it was truncated.
-    pub fn suppress_close_notify(&mut self) {
+    pub(crate) fn suppress_close_notify(&mut self) {
         self.send_state = SendState::Closed;
     }
 
