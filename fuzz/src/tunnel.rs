@@ -1,4 +1,4 @@
-//! Tunnels as parcels, and the words of a handover: what another process wrote is never trusted, and what was read
+//! Tunnel states, and the words of a handover: what another process wrote is never trusted, and what was read
 //! is written again the same.
 
 use std::cell::RefCell;
@@ -46,14 +46,14 @@ fn sockets() -> [OwnedFd; 2] {
     [copy(), copy()]
 }
 
-/// One input: a parcel.
+/// One input: a tunnel state.
 pub fn run(data: &[u8]) {
     let Some(once) = packed(data) else { return };
     let twice = packed(&once).expect("what was written is read");
     assert_eq!(once, twice, "what was read is written the same");
 }
 
-/// A parcel read and written again; `None` when it is none.
+/// A tunnel state decoded and encoded again; `None` when it is none.
 fn packed(bytes: &[u8]) -> Option<Vec<u8>> {
     COUNTERS.with_borrow_mut(|counters| {
         counters.runs += 1;

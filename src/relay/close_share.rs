@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_to_another_process_has_not_ended_and_is_not_left() {
+    fn a_tunnel_that_migrates_has_not_ended_and_is_not_left() {
         let slabs = [slab(0..10)];
         let (mut shares, handle) = shares(&slabs, 10_000, 5_000);
         (0..3).for_each(|id| shares[0].remove(id));
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_gone_holds_up_nobody() {
+    fn a_thread_that_is_gone_delays_no_close() {
         let slabs = [slab(0..3), slab(3..6)];
         let (mut shares, handle) = shares(&slabs, 0, 0);
         shares.pop();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_adopted_after_the_thread_has_heard_is_not_counted() {
+    fn a_tunnel_that_is_adopted_after_the_thread_has_received_the_close_is_not_counted() {
         let mut slab = slab(0..3);
         slab[1].as_mut().unwrap().adopted_at = 1;
         assert_eq!(shares(&[slab], 0, 0).1.selected(), 2);
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_slab_is_counted_a_stretch_at_a_time() {
+    fn a_large_slab_is_counted_a_chunk_at_a_time() {
         let mut slab: Slab = (0..3 * SLAB_CHUNK).map(|_| None).collect();
         slab.extend(self::slab(0..2));
         let wakers = vec![waker()];
@@ -481,7 +481,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(50))]
         #[test]
-        fn i11_every_closing_is_over_by_its_window_and_its_grace(
+        fn i11_every_close_is_finished_by_its_window_and_its_grace(
             counts in prop::collection::vec(0_u64..6, 1..4), over in 0_u64..100_000, grace in 0_u64..10_000,
             late in 0_u64..1_000,
         ) {

@@ -18,7 +18,7 @@ use super::*;
 use crate::metrics::{CloseSide, Metrics};
 use crate::ws::{close, frame};
 
-/// What anything that has to happen may take at most.
+/// The most time that anything may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Limits that nothing reaches in a test.

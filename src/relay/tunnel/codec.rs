@@ -291,7 +291,7 @@ mod tests {
     }
 
     impl Bench {
-        /// With TLS at both ends, of the suite of this number, if there is one.
+        /// With TLS of this suite at both ends, if there is one.
         fn new(suite: Option<usize>, permit: Option<Option<IpAddr>>) -> Self {
             Self::with(|role| suite.map(|suite| meet(suites()[suite], role).1), permit)
         }
@@ -355,13 +355,13 @@ mod tests {
         /// What has come to a peer.
         fn heard(peer: &mut UnixStream) -> Vec<u8> {
             let mut heard = Vec::new();
-            // That there is no more now is no fault.
+            // That there is no more now is no error.
             let _ = peer.read_to_end(&mut heard);
             heard
         }
 
-        /// The tunnel goes over to another process, where the clock shows something else.
-        fn move_on(&mut self, now: u64) {
+        /// The tunnel migrates to another process, whose clock shows another time.
+        fn migrate(&mut self, now: u64) {
             let bytes = self.tunnel.encode(self.now);
             let sockets = self.tunnel.take_sockets().unwrap();
             assert!(self.tunnel.is_frozen());
@@ -381,7 +381,7 @@ mod tests {
         Wait(u64),
         Close,
         Shut { client: bool },
-        Move(u64),
+        Migrate(u64),
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -397,7 +397,7 @@ mod tests {
             2 => (0u64..20_000).prop_map(Act::Wait),
             1 => Just(Act::Close),
             1 => any::<bool>().prop_map(|client| Act::Shut { client }),
-            2 => (0u64..1 << 50).prop_map(|ahead| Act::Move(CLOCK_ORIGIN + ahead)),
+            2 => (0u64..1 << 50).prop_map(|ahead| Act::Migrate(CLOCK_ORIGIN + ahead)),
         ]
     }
 
@@ -414,10 +414,10 @@ mod tests {
                 }
                 Act::Wait(time) => self.now += time,
                 Act::Close => {
-                    let farewell =
+                    let close_frame =
                         CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 9_000 };
                     self.tick(|tunnel, tick| {
-                        tunnel.begin_close(&farewell, tick);
+                        tunnel.begin_close(&close_frame, tick);
                         TunnelProgress::Idle
                     });
                 }
@@ -426,7 +426,7 @@ mod tests {
                     // It may be shut already.
                     let _ = peer.shutdown(Shutdown::Write);
                 }
-                Act::Move(now) => self.move_on(*now),
+                Act::Migrate(now) => self.migrate(*now),
             }
         }
     }
@@ -435,7 +435,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(150))]
 
         #[test]
-        fn a_tunnel_is_the_same_behind_its_parcel(
+        fn a_decoded_tunnel_is_the_same(
             suite in prop::option::weighted(0.3, 0..6usize),
             permit in prop::option::of(prop::option::of(any::<u32>().prop_map(|it| IpAddr::V4(it.into())))),
             acts in prop::collection::vec(act(), 0..30),
@@ -460,7 +460,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_that_are_no_parcel_are_a_fault_and_no_panic(
+        fn bytes_that_are_no_tunnel_state_are_an_error_and_no_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..600), is_headed: bool,
         ) {
             let bench = Bench::new(None, None);
@@ -469,7 +469,7 @@ mod tests {
         }
 
         #[test]
-        fn a_parcel_that_is_changed_anywhere_makes_no_panic(
+        fn a_tunnel_state_that_is_changed_anywhere_makes_no_panic(
             suite in prop::option::of(0..6usize), cut in any::<prop::sample::Index>(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), truncate: bool,
         ) {
@@ -491,20 +491,20 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_waits_for_the_end_of_a_frame_travels_and_its_pong_is_known() {
+    fn a_ping_that_waits_for_the_end_of_a_frame_migrates_and_its_pong_is_known() {
         let mut bench = Bench::new(None, None);
         let message = [&[0x82, 126, 0, 200][..], &[5; 200]].concat();
         bench.node.write_all(&message[..100]).unwrap();
         bench.tick(ActiveTunnel::pump_both);
         bench.now += 9_500;
         bench.tick(|tunnel, tick| tunnel.sweep(tick));
-        bench.move_on(CLOCK_ORIGIN);
+        bench.migrate(CLOCK_ORIGIN);
         bench.node.write_all(&message[100..]).unwrap();
         bench.tick(ActiveTunnel::pump_both);
         let heard = Bench::heard(&mut bench.client);
         let (passed, ping) = heard.split_at(message.len());
         assert_eq!((passed, ping.len(), ping[0]), (&message[..], 10, 0x89));
-        bench.move_on(CLOCK_ORIGIN + 77);
+        bench.migrate(CLOCK_ORIGIN + 77);
         bench.now += 40;
         let pong = frame::encode_control(frame::opcode::PONG, &ping[2..], Some([1; 4]));
         bench.client.write_all(&pong).unwrap();
@@ -515,15 +515,15 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_of_a_close_travels_as_what_is_left_of_it() {
+    fn the_deadline_of_a_close_migrates_as_the_time_left() {
         let mut bench = Bench::new(None, None);
-        let farewell = CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 5_000 };
+        let close_frame = CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 5_000 };
         bench.tick(|tunnel, tick| {
-            tunnel.begin_close(&farewell, tick);
+            tunnel.begin_close(&close_frame, tick);
             tunnel.pump_both(tick)
         });
         bench.now += 3_000;
-        bench.move_on(CLOCK_ORIGIN + (1 << 45));
+        bench.migrate(CLOCK_ORIGIN + (1 << 45));
         bench.now += 1_999;
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
         bench.now += 1;
@@ -534,17 +534,17 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_of_a_half_ended_tunnel_travels_and_one_that_had_none_gets_one() {
+    fn the_deadline_of_a_half_ended_tunnel_migrates_and_one_without_gets_one() {
         let mut bench = Bench::new(None, None);
         bench.client.shutdown(Shutdown::Write).unwrap();
         bench.tick(ActiveTunnel::pump_both);
-        // A version that knows no such deadline hands it over; this one sees to it with its first sweep.
+        // A version without this deadline hands the tunnel over; this one sets it with its first sweep.
         bench.now += 60_000;
-        bench.move_on(CLOCK_ORIGIN + (1 << 45));
+        bench.migrate(CLOCK_ORIGIN + (1 << 45));
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
         bench.now += 4_000;
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
-        bench.move_on(CLOCK_ORIGIN + 7);
+        bench.migrate(CLOCK_ORIGIN + 7);
         bench.now += 5_999;
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Idle);
         bench.now += 1;
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_under_way_travels_and_one_that_has_ended_does_not() {
+    fn the_message_under_way_migrates_and_an_ended_one_does_not() {
         let mut bench = Bench::new(None, None);
         let fragment = |first| [&[first, 126][..], &40_000u16.to_be_bytes(), &vec![0; 40_000]].concat();
         let say = |bench: &mut Bench, first| {
@@ -575,16 +575,16 @@ mod tests {
         // The limit is 100,000.
         for first in [0x82, 0x02] {
             assert!(say(&mut bench, first));
-            bench.move_on(CLOCK_ORIGIN + 1);
+            bench.migrate(CLOCK_ORIGIN + 1);
         }
         assert!(say(&mut bench, 0x00));
-        bench.move_on(CLOCK_ORIGIN + 1);
+        bench.migrate(CLOCK_ORIGIN + 1);
         assert!(!say(&mut bench, 0x80), "the message that began before both moves is too long");
     }
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A tunnel with something in every field of the form.
+    /// A tunnel with a value in every field.
     fn eventful() -> Bench {
         let keys = |seed| {
             Box::new(TrafficKeys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 })
@@ -619,22 +619,22 @@ mod tests {
 
     const NODE_SAYS: Bytes = Bytes::from_static(&[0x81, 5, b'h', b'e']);
 
-    /// As the first build wrote it: those that are to come must read it as long as the version is 1.
+    /// The state that the first build wrote: later ones read it as long as the version is 1.
     const FIRST: &str = include_str!("state-1.hex");
-    /// With the close time and the message under way. When a field is added, this stays, and another one follows it.
+    /// With the close timeout and the message under way. When a field is added, this stays, and another one follows it.
     const SECOND_FORM: &str = include_str!("state-1-close.hex");
 
-    fn parcel(hex: &str) -> Vec<u8> {
+    fn from_hex(hex: &str) -> Vec<u8> {
         let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
         let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
         digits.chunks(2).map(byte).collect()
     }
 
     #[test]
-    fn what_an_earlier_build_has_written_is_still_read() {
+    fn the_state_that_an_earlier_build_wrote_is_still_read() {
         let bench = eventful();
         for earlier in [FIRST, SECOND_FORM] {
-            let earlier = parcel(earlier);
+            let earlier = from_hex(earlier);
             let read = bench.unpack(&earlier).unwrap();
             let wall = SystemTime::UNIX_EPOCH + 3 * HOUR;
             assert_eq!(read.snapshot(CLOCK_ORIGIN, wall), bench.tunnel.snapshot(bench.now, wall));
@@ -646,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_only_another_version_knows_stops_no_tunnel() {
+    fn a_label_that_only_another_version_knows_stops_no_tunnel() {
         assert_eq!(known_label(&AFFINITY_SOURCES, "header"), "header");
         assert_eq!(known_label(&AFFINITY_SOURCES, "the stars"), "other");
         assert_eq!(

@@ -21,9 +21,9 @@ use crate::relay::paced_close::{CloseHandle, PacedClose, SharedClose, TunnelSele
 use crate::relay::session::{SessionEnd, SessionInfo, Tunnel, TunnelLimits};
 use crate::relay::session_list::{ChoiceOrder, ListQuery, TunnelChoice};
 
-/// An engine whose turns the test takes, with the peers of its tunnels; a tunnel's id is its place.
+/// An event loop whose ticks are the test's, with the peers of its tunnels. A tunnel's id is its slot.
 struct Bench {
-    engine: EventLoop,
+    event_loop: EventLoop,
     sender: CommandSender,
     metrics: Arc<Metrics>,
     peers: Vec<[UnixStream; 2]>,
@@ -32,19 +32,19 @@ struct Bench {
 }
 
 impl Bench {
-    /// With `tunnels` that have been adopted. The ledger panics at session 99.
+    /// An event loop with adopted tunnels. The observer panics at session 99.
     fn new(tunnels: u64) -> Self {
         let waker = ThreadWaker::new().unwrap();
         let ends: Arc<Mutex<Vec<_>>> = Arc::default();
         let told = Arc::clone(&ends);
         let observer: CloseObserver = Arc::new(move |info: &SessionInfo, end: &SessionEnd| {
             told.lock().push((info.id, *end));
-            assert_ne!(info.id, 99, "the ledger's own fault");
+            assert_ne!(info.id, 99, "the observer's own fault");
         });
         let (commands, inbox) = channel();
-        let engine = EventLoop::new(0, waker.clone(), inbox, Arc::default(), observer).unwrap();
+        let event_loop = EventLoop::new(0, waker.clone(), inbox, Arc::default(), observer).unwrap();
         let mut bench = Self {
-            engine,
+            event_loop,
             sender: CommandSender::new(commands, waker),
             metrics: Metrics::new(1),
             peers: Vec::new(),
@@ -67,8 +67,8 @@ impl Bench {
     }
 
     fn take(&mut self, id: u64, client: OwnedFd, node: OwnedFd) {
-        self.engine.tunnel_count.fetch_add(1, Relaxed);
-        self.engine.adopt(Tunnel {
+        self.event_loop.tunnel_count.fetch_add(1, Relaxed);
+        self.event_loop.adopt(Tunnel {
             client,
             node,
             client_tls: None,
@@ -96,13 +96,13 @@ impl Bench {
         });
     }
 
-    /// One turn of the loop, over what has happened up to now.
+    /// One tick, over the events up to now.
     fn tick(&mut self, work: impl FnOnce(&mut EventLoop, &mut Vec<epoll::Event>)) {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let buffer = rustix::buffer::spare_capacity(&mut events);
-        epoll::wait(&self.engine.epoll, buffer, Some(&at_once)).unwrap();
-        self.engine.catch_tunnel_panic(|engine| work(engine, &mut events));
+        epoll::wait(&self.event_loop.epoll, buffer, Some(&at_once)).unwrap();
+        self.event_loop.catch_tunnel_panic(|event_loop| work(event_loop, &mut events));
     }
 
     fn say(&mut self, slot: usize) {
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     fn live(&self) -> (u32, usize) {
-        (self.metrics.node("chat", "ws1").live(), self.engine.tunnel_count.load(Relaxed))
+        (self.metrics.node("chat", "ws1").live(), self.event_loop.tunnel_count.load(Relaxed))
     }
 }
 
@@ -144,9 +144,9 @@ fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
     let mut bench = Bench::new(3);
     bench.tick(EventLoop::run_tick);
     (0..3).for_each(|slot| bench.say(slot));
-    bench.tick(|engine, events| {
-        engine.mark_ready(events);
-        engine.serve(1, |_, _| panic!("as a test wants it"));
+    bench.tick(|event_loop, events| {
+        event_loop.mark_ready(events);
+        event_loop.serve(1, |_, _| panic!("injected by the test"));
     });
     assert_eq!((ends(&bench), bench.live()), (vec![panicked(1)], (2, 2)));
     assert!(bench.is_gone(1));
@@ -157,7 +157,7 @@ fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
     bench.say(3);
     bench.tick(EventLoop::run_tick);
     assert!(bench.hears(3));
-    drop(bench.engine);
+    drop(bench.event_loop);
     assert_eq!(bench.ends.lock().len(), 4);
 }
 
@@ -169,9 +169,9 @@ fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
     let shared = Arc::new(SharedClose::new(close, 0, vec![bench.sender.waker().clone()]));
     let handle = CloseHandle::new(&shared);
     let mut share = CloseShare::new(shared, false);
-    share.receive(bench.engine.now, bench.engine.now);
-    bench.engine.closes.push(share);
-    bench.tick(|engine, _| engine.serve(0, |_, _| panic!("as a test wants it")));
+    share.receive(bench.event_loop.now, bench.event_loop.now);
+    bench.event_loop.closes.push(share);
+    bench.tick(|event_loop, _| event_loop.serve(0, |_, _| panic!("injected by the test")));
     for _ in 0..3 {
         bench.tick(EventLoop::run_tick);
     }
@@ -188,9 +188,9 @@ fn a_tunnel_that_panics_as_it_is_frozen_ends_alone() {
     let budget = Arc::new(AtomicUsize::new(9));
     let (reply, mut answer) = oneshot::channel();
     let request = FreezeRequest::new(&budget, &bench.sender, reply);
-    bench.tick(|engine, _| {
-        engine.freeze_with(request, |tunnel, now| {
-            assert_ne!(tunnel.info.id, 1, "as a test wants it");
+    bench.tick(|event_loop, _| {
+        event_loop.freeze_with(request, |tunnel, now| {
+            assert_ne!(tunnel.info.id, 1, "injected by the test");
             tunnel.encode(now)
         });
     });
@@ -233,7 +233,7 @@ fn urgent_data_stays_in_its_place_and_stalls_nothing() {
         let (mut heard, counted) = (Vec::new(), Instant::now());
         while heard.len() < message.len() && counted.elapsed() < Duration::from_secs(5) {
             bench.tick(EventLoop::run_tick);
-            // That there is no more now is no fault.
+            // That there is no more now is no error.
             let _ = to.read_to_end(&mut heard);
         }
         assert_eq!(heard, message);
@@ -247,10 +247,10 @@ fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
         let (selector, order) = (TunnelSelector::new(wanted), ChoiceOrder::Shuffled(1));
         let choice = TunnelChoice { selector, order };
         let (reply, answer) = oneshot::channel();
-        bench.engine.list_jobs.push_back(ListJob::new(Arc::new(ListQuery::choice(choice, 9)), reply));
+        bench.event_loop.list_jobs.push_back(ListJob::new(Arc::new(ListQuery::choice(choice, 9)), reply));
         answer
     };
-    let (mut broken, mut whole) = (ask(|_| panic!("as a test wants it")), ask(|_| true));
+    let (mut broken, mut whole) = (ask(|_| panic!("injected by the test")), ask(|_| true));
     bench.tick(EventLoop::run_tick);
     bench.tick(EventLoop::run_tick);
     assert!(broken.try_recv().is_err());
@@ -274,9 +274,9 @@ fn i7_a_ledger_that_panics_holds_up_nobody() {
 #[test]
 fn i7_a_thread_that_breaks_off_leaves_no_tunnel_without_an_outcome() {
     let mut bench = Bench::new(3);
-    let broken = catch_unwind(AssertUnwindSafe(|| bench.tick(|_, _| panic!("of no tunnel"))));
+    let broken = catch_unwind(AssertUnwindSafe(|| bench.tick(|_, _| panic!("between two tunnels"))));
     assert!(broken.is_err());
-    let Bench { engine, ends, metrics, .. } = bench;
-    drop(engine);
+    let Bench { event_loop, ends, metrics, .. } = bench;
+    drop(event_loop);
     assert_eq!((ends.lock().len(), metrics.node("chat", "ws1").live()), (3, 0));
 }

@@ -1,10 +1,9 @@
-//! Every order, up to a length, of what can meet in a relay thread: messages, ends, tunnels that come, freeze, return or
-//! go for ever, between the moment when the kernel names sockets and the moment when that is acted on.
+//! Every order, up to a length, of what can meet in a relay thread: messages, ends, tunnels that are adopted, frozen,
+//! resumed or released, between the moment when epoll reports events and the moment when they are handled.
 //!
-//! It is the engine itself, with its epoll and real sockets; only the loop around it is the test's, so that events are
-//! as stale as can be. ConnectionLimiter in the slab are used again at once, and descriptors that went to another process stay
-//! open in this one's hands. What it does not explore: two threads at a time (they share nothing but counters), faults
-//! of the kernel's, TLS.
+//! The event loop is the real one, with its epoll and real sockets; only its ticks are the test's, so that events are as
+//! stale as can be. Slots are reused at once, and the sockets of released tunnels stay open here, as in another process.
+//! Not explored: two threads at a time (they share nothing but counters), errors of the kernel, TLS.
 
 use std::os::fd::AsFd;
 
@@ -16,22 +15,22 @@ use crate::relay::command::ThreadBatch;
 enum Act {
     /// The client sends a message.
     Say(usize),
-    /// Both peers go.
+    /// Both peers close.
     Leave(usize),
     /// The balancer ends it.
     Cut(usize),
-    /// The next session comes.
+    /// The next session is adopted.
     Adopt,
-    /// The kernel is asked whose turn it is.
+    /// Epoll is asked for events.
     Poll,
-    /// Who was named has its turn.
+    /// The events are handled.
     Serve,
     /// The first tunnel is frozen.
     Freeze,
     /// It comes back.
     Resume,
     /// It is another process's.
-    LetGo,
+    Release,
 }
 
 const ACTS: [Act; 12] = [
@@ -46,7 +45,7 @@ const ACTS: [Act; 12] = [
     Act::Serve,
     Act::Freeze,
     Act::Resume,
-    Act::LetGo,
+    Act::Release,
 ];
 
 /// Sessions that there are at most.
@@ -62,7 +61,7 @@ enum Fate {
 
 struct World {
     bench: Bench,
-    /// What the kernel has named and nobody has acted on.
+    /// Events that are not handled yet.
     events: Option<Vec<epoll::Event>>,
     frozen: Option<ThreadBatch>,
     fates: Vec<Fate>,
@@ -78,7 +77,7 @@ impl World {
         Self { bench, events: None, frozen: None, fates, left: Vec::new(), said }
     }
 
-    /// Does it; false when it cannot happen now.
+    /// Performs an act. Returns false when it cannot happen now.
     fn act(&mut self, act: Act) -> bool {
         let lives = |world: &Self, id: usize| matches!(world.fates.get(id), Some(Fate::Lives));
         match act {
@@ -90,7 +89,7 @@ impl World {
             }
             Act::Cut(id) if lives(self, id) && self.slot(id).is_some_and(|slot| !self.is_frozen(slot)) => {
                 let slot = self.slot(id).unwrap();
-                self.bench.engine.serve(slot, |_, _| TunnelProgress::Ended);
+                self.bench.event_loop.serve(slot, |_, _| TunnelProgress::Ended);
                 self.fates[id] = Fate::Ended;
             }
             Act::Adopt if self.fates.len() < MOST => {
@@ -101,14 +100,14 @@ impl World {
             Act::Poll if self.events.is_none() => self.events = Some(self.poll()),
             Act::Serve if self.events.is_some() => {
                 let mut events = self.events.take().unwrap();
-                self.bench.engine.catch_tunnel_panic(|engine| engine.run_tick(&mut events));
+                self.bench.event_loop.catch_tunnel_panic(|event_loop| event_loop.run_tick(&mut events));
             }
             Act::Freeze if self.frozen.is_none() => return self.freeze(),
             Act::Resume if self.frozen.is_some() => self.resume(),
-            Act::LetGo if self.frozen.is_some() => self.let_go(),
+            Act::Release if self.frozen.is_some() => self.release(),
             _ => return false,
         }
-        self.is_sound();
+        self.assert_sound();
         true
     }
 
@@ -128,7 +127,7 @@ impl World {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let buffer = rustix::buffer::spare_capacity(&mut events);
-        epoll::wait(&self.bench.engine.epoll, buffer, Some(&at_once)).unwrap();
+        epoll::wait(&self.bench.event_loop.epoll, buffer, Some(&at_once)).unwrap();
         events
     }
 
@@ -136,28 +135,28 @@ impl World {
         let is_it = |tunnel: &Option<Box<ActiveTunnel>>| {
             tunnel.as_ref().is_some_and(|tunnel| tunnel.info.id == id as u64)
         };
-        self.bench.engine.tunnels.iter().position(is_it)
+        self.bench.event_loop.tunnels.iter().position(is_it)
     }
 
     fn is_frozen(&self, slot: usize) -> bool {
-        self.bench.engine.tunnels[slot].as_ref().is_some_and(|tunnel| tunnel.is_frozen())
+        self.bench.event_loop.tunnels[slot].as_ref().is_some_and(|tunnel| tunnel.is_frozen())
     }
 
     fn freeze(&mut self) -> bool {
         let budget = Arc::new(AtomicUsize::new(1));
         let (reply, mut answer) = oneshot::channel();
         let request = FreezeRequest::new(&budget, &self.bench.sender, reply);
-        self.bench.engine.freeze(request);
+        self.bench.event_loop.freeze(request);
         self.frozen = answer.try_recv().ok().filter(|batch| !batch.tunnels.is_empty());
         self.frozen.is_some()
     }
 
     fn resume(&mut self) {
         drop(self.frozen.take());
-        self.bench.engine.run_commands();
+        self.bench.event_loop.run_commands();
     }
 
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         let mut batch = self.frozen.take().unwrap();
         let mut slots = Vec::new();
         for parcel in std::mem::take(&mut batch.tunnels) {
@@ -166,42 +165,42 @@ impl World {
             self.fates[parcel.id() as usize] = Fate::Away(abroad);
             slots.push(parcel.slot);
         }
-        self.bench.engine.release(slots);
+        self.bench.event_loop.release(slots);
     }
 
     /// The slab holds every tunnel once, and every empty place is free once.
-    fn is_sound(&self) {
-        let engine = &self.bench.engine;
-        let mut free = engine.free_slots.clone();
+    fn assert_sound(&self) {
+        let event_loop = &self.bench.event_loop;
+        let mut free = event_loop.free_slots.clone();
         free.sort_unstable();
         free.dedup();
         let empty: Vec<usize> =
-            (0..engine.tunnels.len()).filter(|slot| engine.tunnels[*slot].is_none()).collect();
-        assert_eq!((free.len(), &free), (engine.free_slots.len(), &empty));
-        let held = engine.tunnels.iter().flatten().count();
+            (0..event_loop.tunnels.len()).filter(|slot| event_loop.tunnels[*slot].is_none()).collect();
+        assert_eq!((free.len(), &free), (event_loop.free_slots.len(), &empty));
+        let held = event_loop.tunnels.iter().flatten().count();
         assert_eq!(self.bench.live(), (held as u32, held));
     }
 
-    /// Nothing more happens from outside: whoever lives has heard its own messages, all of them and no other.
+    /// Nothing more happens from outside: every tunnel that lives has relayed its own messages, all of them and no other.
     fn settle(mut self) {
         if self.frozen.is_some() {
             self.resume();
         }
         if let Some(mut events) = self.events.take() {
-            self.bench.engine.run_tick(&mut events);
+            self.bench.event_loop.run_tick(&mut events);
         }
         loop {
             let mut events = self.poll();
-            if events.is_empty() && self.bench.engine.ready.is_empty() {
+            if events.is_empty() && self.bench.event_loop.ready.is_empty() {
                 break;
             }
-            self.bench.engine.run_tick(&mut events);
+            self.bench.event_loop.run_tick(&mut events);
         }
-        self.is_sound();
+        self.assert_sound();
         let ends: Vec<u64> = self.bench.ends.lock().iter().map(|(id, _)| *id).collect();
         for (id, fate) in std::mem::take(&mut self.fates).iter().enumerate() {
             let mut heard = Vec::new();
-            // That there is no more now is no fault.
+            // That there is no more now is no error.
             let _ = self.bench.peers[id][1].read_to_end(&mut heard);
             let end_count = ends.iter().filter(|ended| **ended == id as u64).count();
             let is_held = self.slot(id).is_some();
@@ -224,7 +223,7 @@ impl World {
     }
 }
 
-/// Plays every order of `length` acts; gives how many there are.
+/// Plays every order of `length` acts. Returns how many there are.
 fn explore(length: usize) -> usize {
     let (mut order, mut played) = (vec![0; length], 0);
     loop {
@@ -245,11 +244,11 @@ fn explore(length: usize) -> usize {
     }
 }
 
-/// Of so many acts, or of as many as `MAINSTAY_ORDERS` says: 6 take half a minute, 7 some minutes.
+/// The number of acts in an order, unless `MAINSTAY_ORDERS` says another: 6 take half a minute, 7 some minutes.
 const LENGTH: usize = 5;
 
 #[test]
-fn in_every_order_of_events_each_tunnel_hears_its_own_and_ends_once() {
+fn in_every_order_of_events_each_tunnel_relays_its_own_messages_and_ends_once() {
     let length = std::env::var("MAINSTAY_ORDERS").ok().and_then(|length| length.parse().ok());
     let begun = Instant::now();
     let played = explore(length.unwrap_or(LENGTH));

@@ -25,10 +25,10 @@ use crate::relay::{
 use crate::ws::{close, frame};
 use peer::{Peer, client, node};
 
-/// What anything that has to happen may take at most.
+/// The most time that anything may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a process has of its own.
+/// A relay and its counters, as another process has its own.
 struct Process {
     relay: Relay,
     metrics: Arc<Metrics>,
@@ -103,7 +103,7 @@ impl Process {
         Peers { client: client_peer, node: node_peer }
     }
 
-    fn hold(&self, frozen: &FrozenBatch) -> StagedTunnels {
+    fn stage(&self, frozen: &FrozenBatch) -> StagedTunnels {
         StagedTunnels::new(received(frozen), TunnelCounters { metrics: &self.metrics, limiter: &self.places })
             .unwrap()
     }
@@ -111,7 +111,7 @@ impl Process {
     /// All tunnels of this process go over to `other`.
     async fn hand_over(&self, other: &Self) {
         let frozen = self.relay.freeze(usize::MAX).await;
-        let staged = other.hold(&frozen);
+        let staged = other.stage(&frozen);
         frozen.release();
         other.relay.activate(staged);
         assert!(self.relay.wait_one_tick().await && other.relay.wait_one_tick().await);
@@ -132,7 +132,7 @@ impl Process {
     }
 }
 
-/// As another process gets them: bytes, and descriptors of its own.
+/// Frozen tunnels as another process receives them: states, and descriptors of its own.
 fn received(frozen: &FrozenBatch) -> Vec<ReceivedTunnel> {
     let received_tunnel = |tunnel: &FrozenTunnel| ReceivedTunnel {
         state: tunnel.state().to_vec().into(),
@@ -162,7 +162,7 @@ impl Peers {
         self.client.expect(&back);
     }
 
-    /// Both say goodbye.
+    /// Both send a Close.
     fn part(&mut self, code: u16) {
         self.client.write_all(&close::encode_close(code, "", MASK)).unwrap();
         self.node.write_all(&close::encode_close(code, "", None)).unwrap();
@@ -170,7 +170,7 @@ impl Peers {
 }
 
 #[tokio::test]
-async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
+async fn a_tunnel_continues_in_another_process_and_is_the_same() {
     let (old, new) = (Process::start(), Process::start());
     let suites = all_suites();
     let count = suites.len();
@@ -198,7 +198,7 @@ async fn a_tunnel_goes_on_in_another_process_and_is_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_resumed_picks_up_what_came_meanwhile() {
+async fn a_resumed_tunnel_relays_what_came_meanwhile() {
     let process = Process::start();
     let suites = all_suites();
     let count = suites.len();
@@ -222,7 +222,7 @@ async fn what_is_resumed_picks_up_what_came_meanwhile() {
 }
 
 #[tokio::test]
-async fn what_is_held_and_discarded_was_never_touched() {
+async fn a_staged_and_discarded_tunnel_was_never_touched() {
     let (old, new) = (Process::start(), Process::start());
     let suites = all_suites();
     let count = suites.len();
@@ -230,7 +230,7 @@ async fn what_is_held_and_discarded_was_never_touched() {
     let frozen = old.relay.freeze(usize::MAX).await;
     let message = text(b"meanwhile", MASK);
     peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
-    let staged = new.hold(&frozen);
+    let staged = new.stage(&frozen);
     assert_eq!(staged.len(), count);
     assert_eq!(new.metrics.node("chat", "ws1").live() as usize, count);
     staged.discard();
@@ -245,18 +245,20 @@ async fn what_is_held_and_discarded_was_never_touched() {
 }
 
 #[tokio::test]
-async fn what_is_let_go_says_nothing_to_anyone() {
+async fn a_released_tunnel_sends_nothing_to_anyone() {
     let (old, new) = (Process::start(), Process::start());
     let suites = all_suites();
     let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     let frozen = old.relay.freeze(usize::MAX).await;
-    let staged = new.hold(&frozen);
+    let staged = new.stage(&frozen);
     frozen.release();
     assert!(old.relay.wait_one_tick().await);
     assert_eq!((old.relay.tunnel_count(), old.metrics.node("chat", "ws1").live()), (0, 0));
-    peers.iter_mut().for_each(|peers| assert!(peers.client.hears_nothing() && peers.node.hears_nothing()));
+    peers
+        .iter_mut()
+        .for_each(|peers| assert!(peers.client.has_received_nothing() && peers.node.has_received_nothing()));
     old.assert_no_end();
-    // Nobody has them any more: the peers see their streams cut, without a goodbye.
+    // Nobody has them any more: the peers see their streams cut, without a close_notify.
     staged.discard();
     for peers in &mut peers {
         for peer in [&mut peers.client, &mut peers.node] {
@@ -269,7 +271,7 @@ async fn what_is_let_go_says_nothing_to_anyone() {
 }
 
 #[tokio::test]
-async fn a_batch_is_as_large_as_its_limit_and_the_next_takes_others() {
+async fn a_batch_has_at_most_its_limit_and_the_next_has_other_tunnels() {
     let process = Process::start();
     let mut peers: Vec<Peers> = (0..7).map(|id| process.tunnel(id, PLAIN)).collect();
     let first = process.relay.freeze(4).await;
@@ -284,7 +286,7 @@ async fn a_batch_is_as_large_as_its_limit_and_the_next_takes_others() {
 }
 
 #[tokio::test]
-async fn a_close_that_meets_a_frozen_tunnel_waits_for_its_return() {
+async fn a_close_of_a_frozen_tunnel_waits_for_its_return() {
     let process = Process::start();
     let mut peers: Vec<Peers> = (0..4).map(|id| process.tunnel(id, PLAIN)).collect();
     let frozen = process.relay.freeze(2).await;

@@ -17,19 +17,19 @@ use crate::relay::tls::tests::meet;
 /// Small, so that they are full now and then.
 const BUFFER: usize = 32 * 1024;
 
-/// See the module. What it hears is kept until it is asked for.
+/// A peer of a tunnel. What it receives is kept until it is asked for.
 pub struct Peer {
-    voice: Voice,
+    sender: PeerSender,
     heard: Vec<u8>,
-    /// The stream has ended, with a goodbye if that is true.
+    /// The stream has ended; true when it ended in an orderly way.
     ended: Option<bool>,
     /// Not taken by the socket yet.
     unsent: Vec<u8>,
 }
 
-/// What a peer speaks with; whoever speaks with another one's voice is the only one to do so.
+/// The sending half of a peer. Only one thread at a time may send.
 #[derive(Clone)]
-pub struct Voice {
+pub struct PeerSender {
     socket: Arc<TcpStream>,
     tls: Option<Arc<Mutex<Connection>>>,
 }
@@ -57,12 +57,12 @@ fn peer(suite: Option<SupportedCipherSuite>, role: TlsRole) -> (Peer, OwnedFd, O
     theirs.set_write_timeout(Some(DEADLINE)).unwrap();
     ours.set_nonblocking(true).unwrap();
     let (tls, departed) = suite.map(|suite| meet(suite, role)).unzip();
-    let voice = Voice { socket: Arc::new(theirs), tls: tls.map(|tls| Arc::new(Mutex::new(tls))) };
-    (Peer { voice, heard: Vec::new(), ended: None, unsent: Vec::new() }, ours.into(), departed)
+    let sender = PeerSender { socket: Arc::new(theirs), tls: tls.map(|tls| Arc::new(Mutex::new(tls))) };
+    (Peer { sender, heard: Vec::new(), ended: None, unsent: Vec::new() }, ours.into(), departed)
 }
 
-impl Voice {
-    /// What goes over the wire for these bytes, behind whatever is owed.
+impl PeerSender {
+    /// The bytes on the wire for these bytes, after what TLS owes.
     fn sealed(&self, bytes: &[u8]) -> Vec<u8> {
         let Some(tls) = &self.tls else { return bytes.to_vec() };
         let (mut tls, mut wire) = (tls.lock(), Vec::new());
@@ -82,7 +82,7 @@ impl Voice {
     }
 }
 
-impl Write for Voice {
+impl Write for PeerSender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         (&*self.socket).write_all(&self.sealed(bytes))?;
         Ok(bytes.len())
@@ -95,7 +95,7 @@ impl Write for Voice {
 
 impl Write for Peer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.voice.write(bytes)
+        self.sender.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -105,18 +105,18 @@ impl Write for Peer {
 
 impl Peer {
     pub fn has_tls(&self) -> bool {
-        self.voice.tls.is_some()
+        self.sender.tls.is_some()
     }
 
-    /// Its voice, for another thread.
-    pub fn voice(&self) -> Voice {
-        self.voice.clone()
+    /// Its sending half, for another thread.
+    pub fn sender(&self) -> PeerSender {
+        self.sender.clone()
     }
 
     /// Reads once.
-    fn hear(&mut self) -> io::Result<()> {
-        let mut socket = &*self.voice.socket;
-        let Some(tls) = &self.voice.tls else {
+    fn receive(&mut self) -> io::Result<()> {
+        let mut socket = &*self.sender.socket;
+        let Some(tls) = &self.sender.tls else {
             let mut some = [0; 16 * 1024];
             let len = socket.read(&mut some)?;
             self.heard.extend_from_slice(&some[..len]);
@@ -125,7 +125,7 @@ impl Peer {
             }
             return Ok(());
         };
-        // Not under the lock: the voice may be what it waits for.
+        // Not under the lock: the sender may be what it waits for.
         let mut wire = [0; 16 * 1024];
         let len = socket.read(&mut wire)?;
         let (mut tls, mut wire) = (tls.lock(), &wire[..len]);
@@ -148,7 +148,7 @@ impl Peer {
     /// The next bytes, as many as that; fewer where the stream ends.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         while self.heard.len() < len && self.ended.is_none() {
-            self.hear().unwrap();
+            self.receive().unwrap();
         }
         let len = self.heard.len().min(len);
         self.heard.drain(..len).collect()
@@ -159,43 +159,43 @@ impl Peer {
         assert!(heard == bytes, "{} bytes are not the {} that were sent", heard.len(), bytes.len());
     }
 
-    /// All that is still to come, and whether the end is a goodbye.
+    /// Everything that still comes, and whether the stream ends in an orderly way.
     pub fn rest(&mut self) -> (Vec<u8>, bool) {
         while self.ended.is_none() {
-            if self.hear().is_err() {
+            if self.receive().is_err() {
                 self.ended = Some(false);
             }
         }
         (std::mem::take(&mut self.heard), self.ended == Some(true))
     }
 
-    /// Nothing has come.
-    pub fn hears_nothing(&self) -> bool {
-        let socket = &self.voice.socket;
+    /// Whether nothing has come.
+    pub fn has_received_nothing(&self) -> bool {
+        let socket = &self.sender.socket;
         socket.set_nonblocking(true).unwrap();
         let nothing = socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         socket.set_nonblocking(false).unwrap();
         nothing && self.heard.is_empty()
     }
 
-    /// Ends its stream, with a goodbye.
+    /// Ends its stream in an orderly way.
     pub fn shut(&mut self, how: Shutdown) {
-        if let Some(tls) = &self.voice.tls {
+        if let Some(tls) = &self.sender.tls {
             tls.lock().send_close_notify();
         }
         self.write_all(b"").unwrap();
-        let goodbye = self.voice.sealed(b"");
-        (&*self.voice.socket).write_all(&goodbye).unwrap();
-        self.voice.socket.shutdown(how).unwrap();
+        let close_notify = self.sender.sealed(b"");
+        (&*self.sender.socket).write_all(&close_notify).unwrap();
+        self.sender.socket.shutdown(how).unwrap();
     }
 
-    /// Sends as much as the socket takes, or what of it is left; false when that is not all.
+    /// Sends as much as the socket takes, or the rest of the last message. Returns false when that is not all.
     pub fn offer(&mut self, bytes: &[u8]) -> bool {
         let mut wire = std::mem::take(&mut self.unsent);
         if wire.is_empty() {
-            wire = self.voice.sealed(bytes);
+            wire = self.sender.sealed(bytes);
         }
-        let mut socket = &*self.voice.socket;
+        let mut socket = &*self.sender.socket;
         socket.set_nonblocking(true).unwrap();
         while let Ok(len) = socket.write(&wire) {
             wire.drain(..len);
@@ -211,6 +211,6 @@ impl Peer {
     /// Sends what was [offered](Self::offer) and not taken.
     pub fn complete(&mut self) {
         let unsent = std::mem::take(&mut self.unsent);
-        (&*self.voice.socket).write_all(&unsent).unwrap();
+        (&*self.sender.socket).write_all(&unsent).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The moments at which a tunnel can be moved: in a header, in a frame, half closed, with a slow reader, in a close.
+//! Migrations in every state of a stream: in a header, in a frame, half closed, with a slow reader, in a close.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -11,7 +11,7 @@ use crate::relay::{CloseReason, TunnelSelector};
 use crate::ws::close;
 
 #[tokio::test]
-async fn a_header_and_a_frame_that_are_cut_by_the_move_are_whole_behind_it() {
+async fn a_header_and_a_frame_that_a_migration_splits_arrive_whole() {
     for suites in all_suites() {
         let message = frame_of(&[7; 300], MASK);
         // In the header, in the payload, at the last byte.
@@ -37,7 +37,7 @@ async fn a_header_and_a_frame_that_are_cut_by_the_move_are_whole_behind_it() {
 }
 
 #[tokio::test]
-async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() {
+async fn i6_a_close_that_waits_for_the_end_of_a_frame_migrates_with_the_tunnel() {
     for suites in [PLAIN, all_suites()[3]] {
         let (old, new) = (Process::start(), Process::start());
         let mut peers = old.tunnel(1, suites);
@@ -62,7 +62,7 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_travels_with_the_tunnel() 
 }
 
 #[tokio::test]
-async fn half_of_a_tunnel_that_is_closed_stays_closed_and_the_other_open() {
+async fn a_half_closed_tunnel_stays_half_closed() {
     for suites in all_suites() {
         // In TLS 1.2 a goodbye ends both directions.
         let is_12 = |suite: &Option<SupportedCipherSuite>| suite.is_some_and(|suite| suite.tls13().is_none());
@@ -88,14 +88,14 @@ async fn half_of_a_tunnel_that_is_closed_stays_closed_and_the_other_open() {
 }
 
 #[tokio::test]
-async fn an_end_that_comes_while_a_tunnel_is_frozen_is_seen_where_it_goes_on() {
+async fn a_stream_that_ends_while_its_tunnel_is_frozen_ends_in_the_new_process() {
     for suites in all_suites() {
         let (old, new) = (Process::start(), Process::start());
         let mut peers = old.tunnel(1, suites);
         let frozen = old.relay.freeze(usize::MAX).await;
         peers.client.write_all(&text(b"last words", MASK)).unwrap();
         peers.client.shut(Shutdown::Write);
-        let staged = new.hold(&frozen);
+        let staged = new.stage(&frozen);
         frozen.release();
         new.relay.activate(staged);
         assert_eq!(peers.node.rest(), (text(b"last words", MASK), true));
@@ -108,7 +108,7 @@ async fn an_end_that_comes_while_a_tunnel_is_frozen_is_seen_where_it_goes_on() {
 }
 
 #[tokio::test]
-async fn i10_what_a_slow_reader_has_not_taken_goes_along() {
+async fn i10_what_a_slow_reader_has_not_taken_migrates_with_the_tunnel() {
     for suites in all_suites() {
         let (old, new) = (Process::start(), Process::start());
         let mut peers = old.tunnel(1, suites);
@@ -126,7 +126,7 @@ async fn i10_what_a_slow_reader_has_not_taken_goes_along() {
         let tunnel = frozen.tunnels().next().unwrap();
         assert!(tunnel.state().len() > 2_000, "{} bytes wait", tunnel.state().len());
         assert_eq!(format!("{tunnel:?}"), format!("FrozenTunnel(1, {} bytes hidden)", tunnel.state().len()));
-        let staged = new.hold(&frozen);
+        let staged = new.stage(&frozen);
         frozen.release();
         new.relay.activate(staged);
         // The client reads while the rest of the node's last message is written.

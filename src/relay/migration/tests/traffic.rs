@@ -1,4 +1,4 @@
-//! Tunnels under traffic, moved to and fro: every message has a number and a hash over all that were before it.
+//! Tunnels that migrate to and fro under traffic: every message has a number and a hash over all before it.
 
 use std::io::Write;
 use std::mem;
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use super::peer::{Peer, Voice};
+use super::peer::{Peer, PeerSender};
 use super::{Arc, DEADLINE, PLAIN, Process, Suites, all_suites, channel, close, frame_of, suites};
 use crate::affinity::hash::mix;
 use crate::relay::CloseReason;
 
-/// Moves, of which each fourth is called off.
+/// Migrations, of which each fourth is cancelled.
 const ROUNDS: usize = 20;
-/// Messages that arrive between two moves.
+/// Messages that arrive between two migrations.
 const BETWEEN: usize = 60;
 
 /// The messages of one direction; both peers make the same ones.
@@ -48,8 +48,8 @@ impl Iterator for Messages {
     }
 }
 
-/// Speaks until it is told to stop; gives the bytes and the messages.
-fn speak(mut voice: Voice, messages: Messages, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
+/// Sends until it is stopped. Returns the numbers of bytes and messages.
+fn speak(mut sender: PeerSender, messages: Messages, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
     std::thread::spawn(move || {
         let (mask, mut bytes, mut count) = (messages.mask, 0, 0);
         for message in messages {
@@ -57,18 +57,18 @@ fn speak(mut voice: Voice, messages: Messages, stop: Arc<AtomicBool>) -> JoinHan
                 break;
             }
             if count % 16 == 15 {
-                voice.renew();
+                sender.renew();
             }
-            voice.write_all(&message).unwrap();
+            sender.write_all(&message).unwrap();
             (bytes, count) = (bytes + message.len() as u64, count + 1);
         }
         let bye = close::encode_close(1000, "", mask);
-        voice.write_all(&bye).unwrap();
+        sender.write_all(&bye).unwrap();
         (bytes + bye.len() as u64, count)
     })
 }
 
-/// Hears every message in its order, up to the Close.
+/// Receives every message in order, up to the Close.
 fn listen(mut peer: Peer, messages: Messages, ticks: Sender<()>) -> JoinHandle<(Peer, u64)> {
     std::thread::spawn(move || {
         for (count, message) in messages.enumerate() {
@@ -97,8 +97,8 @@ impl Talk {
         let from_node = || Messages::new(2 * id + 1, None);
         Self {
             speakers: [
-                speak(peers.client.voice(), from_client(), Arc::clone(stop)),
-                speak(peers.node.voice(), from_node(), Arc::clone(stop)),
+                speak(peers.client.sender(), from_client(), Arc::clone(stop)),
+                speak(peers.node.sender(), from_node(), Arc::clone(stop)),
             ],
             listeners: [
                 listen(peers.node, from_client(), ticks.clone()),
@@ -117,7 +117,7 @@ impl Talk {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_or_doubled_or_out_of_order_in_twenty_moves_under_traffic() {
+async fn nothing_is_lost_or_doubled_or_out_of_order_in_twenty_migrations_under_traffic() {
     let (mut here, mut there) = (Process::start(), Process::start());
     let (ticks, ticking) = channel();
     let stop = Arc::new(AtomicBool::new(false));
@@ -129,7 +129,7 @@ async fn nothing_is_lost_or_doubled_or_out_of_order_in_twenty_moves_under_traffi
         (0..BETWEEN).for_each(|_| ticking.recv_timeout(DEADLINE).expect("messages arrive"));
         let frozen = here.relay.freeze(usize::MAX).await;
         assert_eq!(frozen.len(), talks.len());
-        let staged = there.hold(&frozen);
+        let staged = there.stage(&frozen);
         if round % 4 == 3 {
             staged.discard();
             frozen.resume();

@@ -8,7 +8,7 @@ use rustls::{Connection, SupportedCipherSuite};
 use super::*;
 use crate::relay::tls::tests::{meet, suites};
 
-/// rustls as the peer, and a side that has left it.
+/// rustls as the peer, and a connection that has left it.
 struct Rig {
     peer: Connection,
     tls: TlsConnection,
@@ -42,8 +42,8 @@ impl Rig {
 
 #[derive(Debug, Clone)]
 enum Act {
-    PeerSays(usize),
-    WeSay(usize),
+    PeerSends(usize),
+    WeSend(usize),
     PeerUpdates,
     WeUpdate,
 }
@@ -51,8 +51,8 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     let size = prop_oneof![1usize..200, 16_380usize..16_400, 1usize..70_000];
     prop_oneof![
-        4 => size.clone().prop_map(Act::PeerSays),
-        4 => size.prop_map(Act::WeSay),
+        4 => size.clone().prop_map(Act::PeerSends),
+        4 => size.prop_map(Act::WeSend),
         1 => Just(Act::PeerUpdates),
         1 => Just(Act::WeUpdate),
     ]
@@ -62,7 +62,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn rustls_and_a_side_understand_each_other(
+    fn rustls_and_a_connection_understand_each_other(
         suite in 0..6usize,
         is_server: bool,
         acts in prop::collection::vec(act(), 1..12),
@@ -75,17 +75,17 @@ proptest! {
         for (number, act) in acts.iter().enumerate() {
             let bytes = |len: usize| vec![number as u8; len];
             match *act {
-                Act::PeerSays(len) => {
+                Act::PeerSends(len) => {
                     rig.peer.writer().write_all(&bytes(len)).unwrap();
                     let wire = rig.peer_sends();
-                    let heard = wire.chunks(cut).map(|piece| hear(&mut rig.tls, piece)).collect::<Vec<_>>();
+                    let heard = wire.chunks(cut).map(|piece| receive(&mut rig.tls, piece)).collect::<Vec<_>>();
                     let plain = heard.iter().flat_map(|(plain, _)| plain.clone()).collect::<Vec<_>>();
                     prop_assert_eq!(plain, bytes(len));
                     for (_, answer) in heard {
                         prop_assert_eq!(rig.peer_reads(&answer), (vec![], Ok(())));
                     }
                 }
-                Act::WeSay(len) => {
+                Act::WeSend(len) => {
                     let wire = sealed(&mut rig.tls, &bytes(len));
                     prop_assert_eq!(rig.peer_reads(&wire), (bytes(len), Ok(())));
                 }
@@ -98,12 +98,12 @@ proptest! {
             }
         }
         let rest = rig.peer_sends();
-        let (_, answer) = hear(&mut rig.tls, &rest);
+        let (_, answer) = receive(&mut rig.tls, &rest);
         prop_assert_eq!(rig.peer_reads(&answer).1, Ok(()));
         if politely {
             rig.peer.send_close_notify();
             let wire = rig.peer_sends();
-            prop_assert_eq!(hear(&mut rig.tls, &wire), (vec![], vec![]));
+            prop_assert_eq!(receive(&mut rig.tls, &wire), (vec![], vec![]));
             prop_assert_eq!(rig.tls.receive_state(), ReceiveState::CloseNotify);
             let mut bye = Vec::new();
             rig.tls.close(&mut bye);
@@ -115,7 +115,7 @@ proptest! {
             // In what is protected, so that a whole record is there and wrong.
             let at = 40 + bit % (8 * (wire.len() - 5));
             wire[at / 8] ^= 1 << (at % 8);
-            let (plain, alert) = hear(&mut rig.tls, &wire);
+            let (plain, alert) = receive(&mut rig.tls, &wire);
             prop_assert_eq!((plain, rig.tls.receive_state()), (vec![], ReceiveState::Failed(RecordError::BadRecord)));
             let told = rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac);
             prop_assert_eq!(rig.peer_reads(&alert), (vec![], Err(told)));

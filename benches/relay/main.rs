@@ -6,7 +6,6 @@
 //! memory is the slope of the private memory (`smaps_rollup`) between two counts of idle tunnels, whose peers are
 //! held by a child process. Both are taken once more with TLS 1.3 (AES-128-GCM) towards the client.
 
-#[path = "relay/driver.rs"]
 mod driver;
 
 use std::fs;

@@ -1,6 +1,6 @@
-//! What it costs to move a live tunnel from one relay to another: microseconds and bytes for each step.
+//! The cost of migrating a tunnel from one relay to another: microseconds and bytes for each step.
 //!
-//! `cargo bench --bench moving`. Both relays are in this process and have one thread each, so that the figures are
+//! `cargo bench --bench migration`. Both relays are in this process and have one thread each, so that the figures are
 //! those of one core; the descriptors are duplicated where SCM_RIGHTS would do it. The tunnels are idle, as most are.
 //! Each figure is the CPU time of all threads (`schedstat`), which work one after the other: what a move takes on a
 //! machine that has nothing else to do. It is the median of several moves of all tunnels, there and back.
@@ -23,12 +23,15 @@ use mainstay::relay::{
 };
 
 const TUNNELS: u64 = 2_500;
-const MOVES: usize = 10;
-/// What a move may stop a tunnel for.
+const MIGRATIONS: usize = 10;
+/// How long a migration may pause a tunnel.
 const PAUSE: Duration = Duration::from_millis(50);
 
 fn main() {
-    println!("{:<10} {:>10} {:>10} {:>10} {:>10}   (µs for each tunnel)", "", "freeze", "hold", "go", "all");
+    println!(
+        "{:<10} {:>10} {:>10} {:>10} {:>10}   (µs for each tunnel)",
+        "", "freeze", "stage", "activate", "all"
+    );
     for (what, has_tls) in [("plain", false), ("TLS 1.3", true)] {
         measure(what, has_tls);
     }
@@ -111,15 +114,15 @@ fn measure(what: &str, has_tls: bool) {
     let peers: Vec<_> = (0..TUNNELS).map(|id| here.tunnel(&listener, id, has_tls)).collect();
     runtime.block_on(here.relay.wait_one_tick());
     let (mut steps, mut bytes) = (Vec::new(), 0);
-    for _ in 0..MOVES {
-        let (step, size) = runtime.block_on(move_all(&here, &there));
+    for _ in 0..MIGRATIONS {
+        let (step, size) = runtime.block_on(migrate_all(&here, &there));
         steps.push(step);
         bytes = size;
         std::mem::swap(&mut here, &mut there);
     }
-    let [freeze, hold, go] = [0, 1, 2].map(|at| median(steps.iter().map(|step| step[at]).collect()));
-    let all = freeze + hold + go;
-    println!("{what:<10} {freeze:>10.2} {hold:>10.2} {go:>10.2} {all:>10.2}");
+    let [freeze, stage, activate] = [0, 1, 2].map(|at| median(steps.iter().map(|step| step[at]).collect()));
+    let all = freeze + stage + activate;
+    println!("{what:<10} {freeze:>10.2} {stage:>10.2} {activate:>10.2} {all:>10.2}");
     let batch = PAUSE.as_secs_f64() * 1e6 / all;
     println!("{:<10} {bytes} bytes each; {batch:.0} of them pause for {} ms", "", PAUSE.as_millis());
     drop(peers);
@@ -130,8 +133,8 @@ fn measure(what: &str, has_tls: bool) {
     }
 }
 
-/// Microseconds for each tunnel: freeze, hold, let go and go; and bytes for each.
-async fn move_all(from: &Process, to: &Process) -> ([f64; 3], u64) {
+/// Microseconds for each tunnel: freeze, stage, release and activate; and bytes for each.
+async fn migrate_all(from: &Process, to: &Process) -> ([f64; 3], u64) {
     let each = |since: f64| (cpu_micros() - since) / TUNNELS as f64;
     let begun = cpu_micros();
     let frozen = from.relay.freeze(usize::MAX).await;
@@ -139,25 +142,25 @@ async fn move_all(from: &Process, to: &Process) -> ([f64; 3], u64) {
     assert_eq!(frozen.len() as u64, TUNNELS, "all are frozen");
     let received: Vec<ReceivedTunnel> = frozen
         .tunnels()
-        .map(|parcel| ReceivedTunnel {
-            state: parcel.state().to_vec().into(),
-            sockets: parcel
+        .map(|tunnel| ReceivedTunnel {
+            state: tunnel.state().to_vec().into(),
+            sockets: tunnel
                 .sockets()
                 .map(|socket| socket.try_clone_to_owned().expect("a descriptor is free")),
         })
         .collect();
-    let bytes: usize = received.iter().map(|arrival| arrival.state.len()).sum();
+    let bytes: usize = received.iter().map(|tunnel| tunnel.state.len()).sum();
     let begun = cpu_micros();
     let counts = TunnelCounters { metrics: &to.metrics, limiter: &to.places };
-    let staged = StagedTunnels::new(received, counts).expect("these are parcels");
-    let hold = each(begun);
+    let staged = StagedTunnels::new(received, counts).expect("these are tunnel states");
+    let stage = each(begun);
     let begun = cpu_micros();
     frozen.release();
     to.relay.activate(staged);
     to.relay.wait_one_tick().await;
     from.relay.wait_one_tick().await;
-    let go = each(begun);
-    ([freeze, hold, go], bytes as u64 / TUNNELS)
+    let activate = each(begun);
+    ([freeze, stage, activate], bytes as u64 / TUNNELS)
 }
 
 /// CPU time of the process's threads so far.
