@@ -171,8 +171,8 @@ fn start_floor(pairs: Vec<[OwnedFd; 2]>) -> io::Result<JoinHandle<io::Result<()>
 }
 
 fn start_relay() -> io::Result<Relay> {
-    let ledger: CloseObserver = Arc::new(|_, _| ());
-    Relay::start(1, &ledger)
+    let observer: CloseObserver = Arc::new(|_, _| ());
+    Relay::start(1, &observer)
 }
 
 fn stop(relay: &Relay) {

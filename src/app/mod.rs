@@ -106,7 +106,7 @@ impl App {
             )
         })?;
         let access = Arc::new(access);
-        let relay = Relay::start(threads, &ledger(&access, &metrics))?;
+        let relay = Relay::start(threads, &close_observer(&access, &metrics))?;
         let seed = RandomState::new().hash_one(std::process::id());
         let state = ProxyState::resume_from(takeover.map_or(0, Takeover::generation), config, &metrics);
         let mut front = ProxyContext::new(state, relay, metrics, access, seed);
@@ -256,7 +256,7 @@ fn open_listener(spec: ListenSpec, inherited: &mut InheritedSockets) -> io::Resu
 }
 
 /// Counts and logs the one end of each session (invariant I7).
-fn ledger(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> CloseObserver {
+fn close_observer(access: &Arc<AccessLog>, metrics: &Arc<Metrics>) -> CloseObserver {
     let (access, metrics) = (Arc::clone(access), Arc::clone(metrics));
     Arc::new(move |record, outcome| {
         if outcome.reason == CloseReason::Panicked {

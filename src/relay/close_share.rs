@@ -470,12 +470,12 @@ mod tests {
         slab.extend(self::slab(0..2));
         let wakers = vec![waker()];
         let mut share = CloseShare::new(Arc::new(SharedClose::new(close(0, 0), 0, wakers)), false);
-        let mut turns = 0;
+        let mut ticks = 0;
         while share.is_counting() {
             share.count_chunk(&slab);
-            turns += 1;
+            ticks += 1;
         }
-        assert_eq!((turns, share.open.len()), (4, 2));
+        assert_eq!((ticks, share.open.len()), (4, 2));
     }
 
     proptest! {
@@ -490,7 +490,7 @@ mod tests {
             for (share, count) in shares.iter_mut().zip(&counts) {
                 let (mut closes, mut cuts, mut last) = (0, 0, 0);
                 while let Some(next) = share.next_due() {
-                    // A turn may come late, but not behind the end.
+                    // A tick may come late, but not behind the end.
                     let now = (next + late).min(over + grace);
                     prop_assert!(next >= last && next <= over + grace);
                     last = next;

@@ -1,4 +1,4 @@
-//! A tick of a relay thread's event loop: its clock, what it lends to a tunnel, and what the tunnel says of its turn.
+//! A tick of a relay thread's event loop: its clock, what it lends to a tunnel, and how far the tunnel has come in it.
 
 use std::time::Duration;
 

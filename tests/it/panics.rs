@@ -56,12 +56,12 @@ impl Desk {
 
 fn front(config: &Config) -> ProxyContext {
     let metrics = Metrics::new(1);
-    let ledger: CloseObserver = Arc::new(|_, _| {});
+    let observer: CloseObserver = Arc::new(|_, _| {});
     let access = Arc::new(AccessLog::disabled(metrics.access_log_dropped()));
     let mut state = ProxyState::new(config, &metrics);
     let broken = state.pools.get_mut("broken").and_then(Arc::get_mut).unwrap();
     broken.upstreams.clear();
-    ProxyContext::new(state, Relay::start(1, &ledger).unwrap(), metrics, access, 7)
+    ProxyContext::new(state, Relay::start(1, &observer).unwrap(), metrics, access, 7)
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn a_tunnel_that_ends_by_itself_is_not_left_to_a_close() {
     let second = stage.relay.close(drain("ws1", 3_600_000, 0));
     assert_eq!(second.counted().await, 2);
     assert_eq!(stage.next_end().1.reason, CloseReason::Drained);
-    // The thread answers when the turn that ended it is over.
+    // The thread answers when the tick that ended it is over.
     assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 9).await.len(), 1);
     assert_eq!((first.left(), second.left()), (1, 1));
     drop(peers);

@@ -68,7 +68,7 @@ async fn what_was_relayed_is_in_the_metrics_while_a_tunnel_runs_and_after_it() {
     for _ in 0..3 {
         peers.say("hello");
     }
-    // The thread answers when the turn that relayed the last of them is over.
+    // The thread answers when the tick that relayed the last of them is over.
     assert_eq!(stage.relay.list_sessions(TunnelSelector::all(), None, 1).await[0].messages, [3, 0]);
     assert!(is_exact());
     drop(peers);

@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn the_records_of_rfc_8448_are_sealed_and_opened() {
         let data: Vec<u8> = (0..50).collect();
-        for (secret, key, iv, seq, record, goodbye) in [CLIENT, SERVER] {
+        for (secret, key, iv, seq, record, close_notify) in [CLIENT, SERVER] {
             let keys = || {
                 let mut keys = first_keys(secret);
                 keys.seq = seq;
@@ -341,11 +341,11 @@ mod tests {
             let (mut tx, mut out) = (RecordCipher::new(keys()), Vec::new());
             tx.seal(CIPHER, content_type::DATA, &data, &mut out);
             tx.seal(CIPHER, content_type::ALERT, &[1, 0], &mut out);
-            assert_eq!(out, [hex(record), hex(goodbye)].concat());
+            assert_eq!(out, [hex(record), hex(close_notify)].concat());
             let (mut rx, mut plain) = (RecordCipher::new(keys()), [0; 128]);
             assert_eq!(rx.open(CIPHER, &hex(record), &mut plain), Ok((content_type::DATA, 50)));
             assert_eq!(plain[..50], data);
-            assert_eq!(rx.open(CIPHER, &hex(goodbye), &mut plain), Ok((content_type::ALERT, 2)));
+            assert_eq!(rx.open(CIPHER, &hex(close_notify), &mut plain), Ok((content_type::ALERT, 2)));
             assert_eq!(rx.seq(), seq + 2);
         }
     }

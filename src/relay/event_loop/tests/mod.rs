@@ -150,7 +150,7 @@ fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
     });
     assert_eq!((ends(&bench), bench.live()), (vec![panicked(1)], (2, 2)));
     assert!(bench.is_gone(1));
-    // Their events were taken in the turn that broke off.
+    // Their events were taken in the tick that panicked.
     bench.tick(EventLoop::run_tick);
     assert!(bench.hears(0) && bench.hears(2));
     bench.adopt(3);
@@ -259,7 +259,7 @@ fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
 }
 
 #[test]
-fn i7_a_ledger_that_panics_holds_up_nobody() {
+fn i7_an_observer_that_panics_delays_nobody() {
     let mut bench = Bench::new(1);
     bench.adopt(99);
     drop(bench.peers.pop());

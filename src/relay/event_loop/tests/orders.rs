@@ -159,11 +159,11 @@ impl World {
     fn release(&mut self) {
         let mut batch = self.frozen.take().unwrap();
         let mut slots = Vec::new();
-        for parcel in std::mem::take(&mut batch.tunnels) {
-            let abroad = parcel.sockets().map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
+        for tunnel in std::mem::take(&mut batch.tunnels) {
+            let abroad = tunnel.sockets().map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
             // A session whose peers have left while it was away has its end over there.
-            self.fates[parcel.id() as usize] = Fate::Away(abroad);
-            slots.push(parcel.slot);
+            self.fates[tunnel.id() as usize] = Fate::Away(abroad);
+            slots.push(tunnel.slot);
         }
         self.bench.event_loop.release(slots);
     }

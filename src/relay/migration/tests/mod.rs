@@ -262,7 +262,7 @@ async fn a_released_tunnel_sends_nothing_to_anyone() {
     staged.discard();
     for peers in &mut peers {
         for peer in [&mut peers.client, &mut peers.node] {
-            assert_eq!(peer.rest().1, !peer.has_tls(), "a cut is no goodbye");
+            assert_eq!(peer.rest().1, !peer.has_tls(), "a truncated stream has no close_notify");
         }
     }
     new.assert_no_end();

@@ -64,7 +64,7 @@ async fn i6_a_close_that_waits_for_the_end_of_a_frame_migrates_with_the_tunnel()
 #[tokio::test]
 async fn a_half_closed_tunnel_stays_half_closed() {
     for suites in all_suites() {
-        // In TLS 1.2 a goodbye ends both directions.
+        // In TLS 1.2 a close_notify ends both directions.
         let is_12 = |suite: &Option<SupportedCipherSuite>| suite.is_some_and(|suite| suite.tls13().is_none());
         if suites.iter().any(is_12) {
             continue;
