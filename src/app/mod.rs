@@ -69,7 +69,7 @@ impl App {
     }
 
     /// Takes over from another process, which goes on if this fails.
-    pub async fn take_over(config: &Config, path: &Path, mut takeover: Takeover) -> io::Result<Self> {
+    pub(crate) async fn take_over(config: &Config, path: &Path, mut takeover: Takeover) -> io::Result<Self> {
         let inherited = takeover.inherited();
         let (mut app, bound) = match Self::prepare(config, Some(path), inherited, Some(&takeover)) {
             Ok(ready) => ready,
@@ -135,12 +135,12 @@ impl App {
     }
 
     /// Waits until another process has taken over everything; then [`finish_replaced`](Self::finish_replaced).
-    pub async fn wait_until_replaced(&self) {
+    pub(crate) async fn wait_until_replaced(&self) {
         self.upgrader.done().await;
     }
 
     /// Ends a process that another one has replaced.
-    pub async fn finish_replaced(mut self) {
+    pub(crate) async fn finish_replaced(mut self) {
         let front = Arc::clone(&self.front);
         front.relay.shut_down(close_all(close::SERVICE_RESTART, "restart"));
         let relay = Arc::clone(&front);
@@ -156,7 +156,7 @@ impl App {
     }
 
     /// Reloads whenever the file that the config was read from changes, or SIGHUP asks for it.
-    pub fn watch(&mut self, watch: ConfigWatcher) {
+    pub(crate) fn watch(&mut self, watch: ConfigWatcher) {
         self.servers.spawn(watch.run(Arc::clone(&self.reload), self.front.shutdown.clone()));
     }
 

@@ -144,7 +144,7 @@ fn with_tried_path(written: &Path, path: &Path, error: io::Error) -> io::Error {
 /// # Errors
 ///
 /// It cannot be read, or is larger than a file of secrets can be.
-pub fn secret(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     within_limit(read_at_most(path, MAX_NAMED_FILE + 1)?)
 }
 

@@ -2,19 +2,20 @@
 //!
 //! [`Reload`] is the entry: it owns the running config and applies another one.
 
-mod reload;
-pub mod health_check;
+pub(crate) mod health_check;
 mod listen_spec;
 mod listeners;
 pub mod load;
-pub mod log_rotation;
-pub mod probe;
+pub(crate) mod log_rotation;
+pub(crate) mod probe;
 pub mod rebalance;
+mod reload;
 mod removal;
-pub mod service_status;
+pub(crate) mod service_status;
 pub mod upgrade;
-pub mod watch;
+pub(crate) mod watch;
 
-pub use listen_spec::ListenSpec;
-pub use listeners::BoundListeners;
-pub use reload::{Reload, ServeAdmin, handover_name};
+pub(crate) use listen_spec::ListenSpec;
+pub(crate) use listeners::BoundListeners;
+pub use reload::Reload;
+pub(crate) use reload::{ServeAdmin, handover_name};

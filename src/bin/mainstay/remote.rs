@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use mainstay::admin::client::{AdminAddress, AdminClient, ClientError};
 use mainstay::admin::sessions::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
 use mainstay::config::{Fault, Faults, Tokens, yaml};
-use mainstay::control::load::{load_admin_address, secret};
+use mainstay::control::load::{load_admin_address, read_secret};
 use mainstay::pool::NodeId;
 
 use crate::error::CliError;
@@ -233,7 +233,7 @@ fn json_faults(faults: &Faults) -> Vec<Value> {
 /// The token to send.
 fn token(file: &Path) -> Result<String, CliError> {
     let shown = file.display();
-    let text = secret(file).map_err(|error| {
+    let text = read_secret(file).map_err(|error| {
         let what =
             format!("the token in {shown} cannot be read: {error}; --token-file FILE names another file");
         CliError::NoTarget(what)

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use takeover::handover_name;
+pub(crate) use takeover::handover_name;
 pub(in crate::control) use takeover::{Predecessor, ReloadLock};
 
 use super::listeners::{AcceptTasks, BoundListeners, ListenerSet};
@@ -45,7 +45,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 const SETTLE_TIME: Duration = Duration::from_secs(30);
 
 /// Serves the admin API on a listener until the process has stopped.
-pub type ServeAdmin =
+pub(crate) type ServeAdmin =
     Box<dyn Fn(&Arc<Reload>, Listener) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The running config, and how another one takes effect.
@@ -94,7 +94,7 @@ enum ReloadTrigger {
 
 impl Reload {
     /// For a process that serves `config`, read from `path`, and has opened nothing yet.
-    pub fn new(
+    pub(crate) fn new(
         front: Arc<ProxyContext>,
         config: Config,
         path: Option<PathBuf>,
@@ -116,7 +116,7 @@ impl Reload {
     }
 
     /// Opens the listeners. The admin API answers at once; clients are accepted when every node has been probed once.
-    pub async fn start(self: &Arc<Self>, bound: BoundListeners) {
+    pub(crate) async fn start(self: &Arc<Self>, bound: BoundListeners) {
         let config = self.config();
         log_file_budget(&config);
         let admin = BoundListeners { clients: Vec::new(), acceptors: Vec::new(), admin: bound.admin };
@@ -130,7 +130,7 @@ impl Reload {
     }
 
     /// Whether the listeners have been opened. Before that the process is not ready, whatever its nodes are.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Relaxed)
     }
 
@@ -155,17 +155,17 @@ impl Reload {
     }
 
     /// The addresses for clients, as bound.
-    pub fn listeners(&self) -> Vec<String> {
+    pub(crate) fn listeners(&self) -> Vec<String> {
         self.listener_set.lock().clients()
     }
 
     /// The address of the admin API, as bound.
-    pub fn admin(&self) -> Option<String> {
+    pub(crate) fn admin(&self) -> Option<String> {
         self.listener_set.lock().admin()
     }
 
     /// Waits for the admin servers, which end when the process has stopped.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.servers.close();
         self.servers.wait().await;
     }

@@ -14,7 +14,7 @@ use crate::control::probe;
 use crate::control::removal::{RemovalSnapshot, is_in_config};
 
 /// The name of a listener between two processes.
-pub fn handover_name(address: &ListenAddress, is_admin: bool) -> String {
+pub(crate) fn handover_name(address: &ListenAddress, is_admin: bool) -> String {
     format!("{} {address}", if is_admin { "admin" } else { "clients" })
 }
 
@@ -144,7 +144,7 @@ impl Reload {
     }
 
     /// The process ends: each socket closes with the task that accepts on it.
-    pub fn drop_spare_sockets(&self) {
+    pub(crate) fn drop_spare_sockets(&self) {
         self.listener_set.lock().drop_spares();
     }
 

@@ -38,7 +38,7 @@ mod upgrader;
 #[doc(hidden)]
 pub use channel::{ChannelError, decode_piece};
 
-pub use new_process::{Takeover, UpgradeChannel};
-pub use outcome::{Replaced, UpgradeError};
-pub use program::Program;
-pub use upgrader::{UpgradeTask, Upgrader};
+pub(crate) use new_process::Takeover;
+pub use new_process::UpgradeChannel;
+pub(crate) use program::Program;
+pub(crate) use upgrader::Upgrader;

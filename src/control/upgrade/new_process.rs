@@ -50,7 +50,7 @@ impl UpgradeChannel {
     /// # Errors
     ///
     /// It is not understood; the old process was told so.
-    pub async fn greet(self) -> Result<Takeover, ChannelError> {
+    pub(crate) async fn greet(self) -> Result<Takeover, ChannelError> {
         let mut link = HandoverSocket::from_fd(self.0).map_err(HandoverError::from)?;
         let frame = expect(&mut link, kind::HELLO, REPLY_TIME).await?;
         let hello: Hello = decode(&frame)?;
@@ -66,7 +66,7 @@ impl UpgradeChannel {
 
 /// A process on its way to replace another one.
 #[derive(Debug)]
-pub struct Takeover {
+pub(crate) struct Takeover {
     link: HandoverSocket,
     hello: Hello,
     sockets: Vec<OwnedFd>,
