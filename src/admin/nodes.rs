@@ -89,7 +89,7 @@ pub(super) async fn perform(action: NodeAction<'_>, body: &[u8], context: &Admin
 fn error_status(error: &DrainError) -> StatusCode {
     match error {
         DrainError::NoPool(..) | DrainError::NoNode(..) => StatusCode::NOT_FOUND,
-        DrainError::Wish(_) => StatusCode::BAD_REQUEST,
+        DrainError::InvalidOrder(_) => StatusCode::BAD_REQUEST,
         DrainError::AsksItself(_) | DrainError::TakenOver => StatusCode::CONFLICT,
         DrainError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -95,7 +95,7 @@ pub(super) fn begin(pool: &str, body: &[u8], context: &AdminContext) -> AdminRes
         Err(fault) => {
             let status = match fault {
                 RebalanceError::NoPool(..) => StatusCode::NOT_FOUND,
-                RebalanceError::Wish(_) => StatusCode::BAD_REQUEST,
+                RebalanceError::InvalidOrder(_) => StatusCode::BAD_REQUEST,
                 RebalanceError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
                 RebalanceError::TakenOver => StatusCode::CONFLICT,
             };

@@ -35,8 +35,8 @@ impl SessionQuery {
     pub fn selector(&self) -> TunnelSelector {
         let (pool, node) = (self.pool.clone(), self.node.clone());
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
-        TunnelSelector::new(move |record| {
-            is(&pool, &record.node_connection.pool) && is(&node, &record.node_connection.node)
+        TunnelSelector::new(move |session| {
+            is(&pool, &session.node_connection.pool) && is(&node, &session.node_connection.node)
         })
     }
 }

@@ -146,13 +146,13 @@ impl App {
         let relay = Arc::clone(&front);
         let joined = tokio::task::spawn_blocking(move || relay.relay.join());
         if !matches!(tokio::time::timeout(CLOSE_GRACE + JOIN_MARGIN, joined).await, Ok(Ok(()))) {
-            tracing::error!("a relay thread did not end in time");
+            tracing::error!("relay thread did not stop in time");
         }
         front.shutdown.stop();
         self.reload.closed().await;
         while self.servers.join_next().await.is_some() {}
         front.access_log.finish();
-        tracing::info!("everything has gone over, this process ends");
+        tracing::info!("all tunnels handed over, process exits");
     }
 
     /// Reloads whenever the file that the config was read from changes, or SIGHUP asks for it.
@@ -198,7 +198,7 @@ impl App {
             tracing::warn!("requests aborted at the end of the drain time");
         }
         if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("a relay thread did not end in time");
+            tracing::error!("relay thread did not stop in time");
         }
         front.shutdown.stop();
         self.reload.closed().await;

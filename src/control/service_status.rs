@@ -18,7 +18,7 @@ use crate::shutdown::Phase;
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports until everything has stopped; returns at once without a service manager.
-pub async fn run(front: Arc<ProxyContext>) {
+pub(crate) async fn run(context: Arc<ProxyContext>) {
     if !service::is_listening() {
         return;
     }
@@ -29,19 +29,19 @@ pub async fn run(front: Arc<ProxyContext>) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = front.shutdown.wait_for(Phase::Stopped) => return,
+            () = context.shutdown.wait_for(Phase::Stopped) => return,
             // The process that has taken over reports from now on.
-            () = front.shutdown.wait_until_superseded() => return,
+            () = context.shutdown.wait_until_superseded() => return,
         }
         if let Some(time) = watchdog {
             // Half of the time is over: a quarter for the answers leaves a quarter.
-            if is_responsive(&front, time / 4).await {
+            if is_responsive(&context, time / 4).await {
                 service::notify_watchdog();
             } else {
                 tracing::error!("relay thread does not respond, watchdog not notified");
             }
         }
-        let line = status_line(&front);
+        let line = status_line(&context);
         if line != reported {
             service::status(&line);
             reported = line;
@@ -50,20 +50,20 @@ pub async fn run(front: Arc<ProxyContext>) {
 }
 
 /// The phase, the number of tunnels and the generation of the config, in one line.
-pub fn status_line(front: &ProxyContext) -> String {
-    let phase = match front.shutdown.phase() {
+pub(crate) fn status_line(context: &ProxyContext) -> String {
+    let phase = match context.shutdown.phase() {
         Phase::Serving => "serving",
         Phase::Draining | Phase::Stopped => "draining",
     };
-    let generation = front.state.load().generation;
-    format!("{phase}, tunnels: {}, generation: {generation}", front.relay.tunnel_count())
+    let generation = context.state.load().generation;
+    format!("{phase}, tunnels: {}, generation: {generation}", context.relay.tunnel_count())
 }
 
-async fn is_responsive(front: &Arc<ProxyContext>, within: Duration) -> bool {
-    if front.shutdown.phase() != Phase::Serving {
+async fn is_responsive(context: &Arc<ProxyContext>, within: Duration) -> bool {
+    if context.shutdown.phase() != Phase::Serving {
         return true;
     }
     let mut asked = JoinSet::new();
-    asked.spawn(timeout(within, front.relay.wait_one_tick()));
+    asked.spawn(timeout(within, context.relay.wait_one_tick()));
     matches!(asked.join_next().await, Some(Ok(Ok(true))))
 }

@@ -1,6 +1,6 @@
-//! A node's drain as a scrape sees it. What drains is not known here: it is asked when it is scraped.
+//! The drain of a node in the metrics. Its progress is asked for at each scrape.
 
-/// See the module.
+/// The progress of a drain.
 pub struct DrainGauge {
     /// How many tunnels the drain has closed by now.
     pub closed: Box<dyn Fn() -> usize + Send + Sync>,

@@ -8,7 +8,7 @@ pub mod health;
 pub mod select;
 pub mod retry;
 pub mod rollout;
-pub mod surplus;
+pub(crate) mod surplus;
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -12,7 +12,7 @@ use super::{Node, NodeId};
 
 /// The releases that the nodes of a pool have been seen with.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct ReleaseHistory {
+pub(crate) struct ReleaseHistory {
     /// The nodes as they were observed last.
     nodes: Vec<ObservedNode>,
     /// The new release; `None` while there is only one, or it is not known.
@@ -42,13 +42,13 @@ pub struct Rollout {
 
 impl ReleaseHistory {
     /// The new release, while there is one.
-    pub fn newest(&self) -> Option<&str> {
+    pub(crate) fn newest(&self) -> Option<&str> {
         self.newest.as_deref()
     }
 
     /// Observes the nodes of the pool, each with the release that it says it runs, as far as that is known. Gives the
     /// rollout that is under way.
-    pub fn observe(&mut self, nodes: &[(&Node, Option<&str>)]) -> Option<Rollout> {
+    pub(crate) fn observe(&mut self, nodes: &[(&Node, Option<&str>)]) -> Option<Rollout> {
         for (node, release) in nodes {
             self.observe_node(node, *release);
         }
@@ -98,7 +98,7 @@ impl ReleaseHistory {
     }
 
     /// Records that a node is drained or was removed: its release is not the one that clients should be sent to.
-    pub fn record_leaving(&mut self, id: &NodeId, release: Option<&str>) {
+    pub(crate) fn record_leaving(&mut self, id: &NodeId, release: Option<&str>) {
         let Some(release) = release else { return };
         let others = self.nodes.iter().filter(|seen| seen.id != *id).filter_map(|seen| seen.release.as_ref());
         let mut others = others.filter(|other| ***other != *release);
@@ -128,7 +128,7 @@ impl ReleaseHistory {
 
 impl Rollout {
     /// Whether the node with this index runs the new release.
-    pub fn is_newest(&self, node: usize) -> bool {
+    pub(crate) fn is_newest(&self, node: usize) -> bool {
         self.newest.get(node).copied().unwrap_or_default()
     }
 }

@@ -6,7 +6,7 @@
 
 /// The tunnels of a node that is up, and what it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NodeOccupancy {
+pub(crate) struct NodeOccupancy {
     /// Its tunnels.
     pub tunnels: u32,
     /// Its weight, at least 1.
@@ -16,12 +16,12 @@ pub struct NodeOccupancy {
 }
 
 /// The share of each node in whole tunnels, rounded up: together the shares have room for all tunnels.
-pub fn shares(nodes: &[NodeOccupancy]) -> Vec<u32> {
+pub(crate) fn shares(nodes: &[NodeOccupancy]) -> Vec<u32> {
     exact_shares(nodes).into_iter().map(round_up).collect()
 }
 
 /// The surplus of each node: 0 where it has at most `tolerance` (1 or more) times its share.
-pub fn surplus(nodes: &[NodeOccupancy], tolerance: f64) -> Vec<u32> {
+pub(crate) fn surplus(nodes: &[NodeOccupancy], tolerance: f64) -> Vec<u32> {
     let over = |(node, part): (&NodeOccupancy, f64)| {
         let is_over = f64::from(node.tunnels) > tolerance.max(1.0) * part;
         if is_over { node.tunnels.saturating_sub(round_up(part)) } else { 0 }

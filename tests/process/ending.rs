@@ -112,6 +112,11 @@ fn without_a_drain_time_every_tunnel_is_told_and_the_process_ends() {
     let node = node();
     let mut balancer = Balancer::serving(&config(&node, "0s", "health: null"));
     let mut tunnels: Vec<_> = (0..5).map(|_| tunnel(&balancer, &node)).collect();
+    // A tunnel that carries a message is in the relay; one that is on its way there has no time to be told.
+    for (client, node) in &mut tunnels {
+        client.send(b"\x81\x82\0\0\0\0hi");
+        node.expect(b"\x81\x82\0\0\0\0hi");
+    }
     balancer.signal(Signal::TERM);
     assert_eq!(balancer.exit_code(), 0, "{}", balancer.log());
     for (client, _) in &mut tunnels {

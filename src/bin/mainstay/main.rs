@@ -100,7 +100,7 @@ enum CliCommand {
     },
     /// Drain a node: no new sessions, and its tunnels closed evenly over a time; shows how far it is until it is done
     Drain(DrainArgs),
-    /// Take the drain of a node back: who has not been told to leave stays, and the node takes clients again
+    /// Cancel the drain of a node: tunnels that are not closed yet stay, and the node takes clients again
     Undrain {
         /// The node
         #[arg(value_name = "POOL/NODE")]

@@ -27,22 +27,22 @@ use crate::shutdown::Phase;
 
 use run::{RebalanceOrder, RebalanceRun};
 
-pub use plan::{NodeShare, RebalancePlan};
+pub(crate) use plan::RebalancePlan;
 pub use resume::PendingRebalance;
-pub use run::RebalanceProgress;
+pub(crate) use run::RebalanceProgress;
 
 /// How often it is checked whether a node has come up.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a rebalance was not begun.
 #[derive(Debug, thiserror::Error)]
-pub enum RebalanceError {
+pub(crate) enum RebalanceError {
     /// No such pool.
     #[error("there is no pool `{0}`; the pools are: {1}")]
     NoPool(String, String),
-    /// The wish is none.
+    /// The order is not valid.
     #[error("{0}")]
-    Wish(String),
+    InvalidOrder(String),
     /// The process ends, and with it every tunnel.
     #[error("the balancer is stopping; every tunnel is being closed")]
     Stopping,
@@ -53,41 +53,41 @@ pub enum RebalanceError {
 
 /// Begins, resumes and ends the rebalances of the process.
 pub struct Rebalancer {
-    front: Arc<ProxyContext>,
+    context: Arc<ProxyContext>,
     /// The last one of each pool, until the tunnels of its overfull nodes are not limited any more.
     runs: Mutex<HashMap<Arc<str>, Arc<RebalanceRun>>>,
 }
 
 impl Rebalancer {
     /// None is under way.
-    pub fn new(front: Arc<ProxyContext>) -> Arc<Self> {
-        Arc::new(Self { front, runs: Mutex::default() })
+    pub(crate) fn new(context: Arc<ProxyContext>) -> Arc<Self> {
+        Arc::new(Self { context, runs: Mutex::default() })
     }
 
-    /// Begins one in a pool at once, as an operator wishes: what the `wish` does not say is as the pool's `rebalance`
+    /// Begins one in a pool at once, as an operator orders: what `overrides` does not say is as the pool's `rebalance`
     /// says. Where no node is above the tolerance, the plan moves no tunnel and none is begun.
     ///
     /// # Errors
     ///
     /// See [`RebalanceError`].
-    pub fn order(
+    pub(crate) fn order(
         self: &Arc<Self>,
         pool: &str,
-        wish: &Value,
+        overrides: &Value,
     ) -> Result<(Rebalance, RebalancePlan), RebalanceError> {
-        let state = self.front.state.load_full();
+        let state = self.context.state.load_full();
         let Some(pool) = state.pools.get(pool) else {
             let mut known: Vec<&str> = state.pools.keys().map(|name| &**name).collect();
             known.sort_unstable();
             return Err(RebalanceError::NoPool(pool.to_owned(), known.join(", ")));
         };
         let usual = pool.config.rebalance.unwrap_or_default();
-        let settings = usual.with(wish).map_err(RebalanceError::Wish)?;
-        if self.front.shutdown.phase() != Phase::Serving {
+        let settings = usual.with(overrides).map_err(RebalanceError::InvalidOrder)?;
+        if self.context.shutdown.phase() != Phase::Serving {
             return Err(RebalanceError::Stopping);
         }
-        let _governing = self.front.shutdown.govern().ok_or(RebalanceError::TakenOver)?;
-        let plan = RebalancePlan::new(pool, settings.tolerance, self.front.now());
+        let _governing = self.context.shutdown.govern().ok_or(RebalanceError::TakenOver)?;
+        let plan = RebalancePlan::new(pool, settings.tolerance, self.context.now());
         if plan.moves() > 0 {
             self.begin(pool, RebalanceOrder { settings, is_ordered: true, begun: SystemTime::now() }, &plan);
         }
@@ -95,7 +95,7 @@ impl Rebalancer {
     }
 
     /// How far the rebalance of this pool is; `None` when none is under way.
-    pub fn progress(&self, pool: &str) -> Option<RebalanceProgress> {
+    pub(crate) fn progress(&self, pool: &str) -> Option<RebalanceProgress> {
         self.runs.lock().get(pool).filter(|run| !run.is_over()).map(|run| run.progress())
     }
 
@@ -114,13 +114,13 @@ impl Rebalancer {
     /// Resumes a suspended one, once the tunnels are here; not where another one has begun since, nor in a pool that the
     /// config does not have any more.
     pub fn resume(self: &Arc<Self>, pending: &PendingRebalance) {
-        let state = self.front.state.load_full();
+        let state = self.context.state.load_full();
         let Some(pool) = state.pools.get(&*pending.pool) else { return };
         if self.progress(&pool.config.name).is_some() {
             return;
         }
         let (settings, is_ordered, begun) = (pending.settings(), pending.is_ordered, pending.begun());
-        let mut plan = RebalancePlan::new(pool, settings.tolerance, self.front.now());
+        let mut plan = RebalancePlan::new(pool, settings.tolerance, self.context.now());
         pending.limit(&mut plan);
         if plan.moves() > 0 {
             self.begin(pool, RebalanceOrder { settings, is_ordered, begun }, &plan);
@@ -135,11 +135,11 @@ impl Rebalancer {
         let (moves, over) = (plan.moves(), order.settings.over);
         tracing::info!(pool = %name, moves, ?over, "rebalance started");
         let this = Arc::clone(self);
-        self.front.tasks.spawn(async move {
+        self.context.tasks.spawn(async move {
             if let Some(before) = before {
                 before.stop().await;
             }
-            run.run(&this.front).await;
+            run.run(&this.context).await;
             let mut runs = this.runs.lock();
             if runs.get(&name).is_some_and(|last| Arc::ptr_eq(last, &run)) {
                 runs.remove(&name);
@@ -148,22 +148,22 @@ impl Rebalancer {
     }
 
     /// Begins a rebalance after nodes have come up, until draining begins.
-    pub async fn watch_nodes(self: Arc<Self>) {
+    pub(crate) async fn watch_nodes(self: Arc<Self>) {
         let mut tracker = UpNodeTracker::default();
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.check_nodes(&mut tracker),
-                () = self.front.shutdown.wait_for(Phase::Draining) => return,
-                () = self.front.shutdown.wait_until_superseded() => return,
+                () = self.context.shutdown.wait_for(Phase::Draining) => return,
+                () = self.context.shutdown.wait_until_superseded() => return,
             }
         }
     }
 
     fn check_nodes(self: &Arc<Self>, tracker: &mut UpNodeTracker) {
-        let Some(_governing) = self.front.shutdown.govern() else { return };
-        let (state, now) = (self.front.state.load_full(), self.front.now());
+        let Some(_governing) = self.context.shutdown.govern() else { return };
+        let (state, now) = (self.context.state.load_full(), self.context.now());
         tracker.update(state.pools.values().map(|pool| &**pool), now);
         for (name, pool) in &state.pools {
             let Some(settings) = pool.config.rebalance else { continue };

@@ -11,14 +11,14 @@ use crate::proxy::upstream::Upstream;
 /// What a rebalance would do now. Only nodes that are up are in it: no client can be moved to another one, and a drain
 /// closes the tunnels of its node itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RebalancePlan {
+pub(crate) struct RebalancePlan {
     /// In the order of the config.
     pub nodes: Vec<NodeShare>,
 }
 
 /// The tunnels of a node, and its share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeShare {
+pub(crate) struct NodeShare {
     /// The node.
     pub node: NodeId,
     /// Its place in the pool.
@@ -33,12 +33,12 @@ pub struct NodeShare {
 
 impl RebalancePlan {
     /// The plan of this pool at `now`.
-    pub fn new(pool: &UpstreamPool, tolerance: f64, now: Duration) -> Self {
+    pub(crate) fn new(pool: &UpstreamPool, tolerance: f64, now: Duration) -> Self {
         Self::without_closing(pool, tolerance, now, |_| 0)
     }
 
     /// The same, without the tunnels of a node that are `closing`.
-    pub fn without_closing(
+    pub(crate) fn without_closing(
         pool: &UpstreamPool,
         tolerance: f64,
         now: Duration,
@@ -68,12 +68,12 @@ impl RebalancePlan {
     }
 
     /// How many tunnels are to move.
-    pub fn moves(&self) -> u32 {
+    pub(crate) fn moves(&self) -> u32 {
         self.nodes.iter().map(|node| node.surplus).sum()
     }
 
     /// The share of this node; `None` when it is not up.
-    pub fn share_of(&self, node: &NodeId) -> Option<&NodeShare> {
+    pub(crate) fn share_of(&self, node: &NodeId) -> Option<&NodeShare> {
         self.nodes.iter().find(|share| share.node == *node)
     }
 }

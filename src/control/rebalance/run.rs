@@ -34,7 +34,7 @@ const SLICE_LENGTH: (Duration, Duration) = (Duration::from_millis(100), Duration
 const RECONNECT_SECONDS: u32 = 60;
 
 /// A rebalance that is under way in one pool.
-pub struct RebalanceRun {
+pub(crate) struct RebalanceRun {
     pool: Arc<str>,
     order: RebalanceOrder,
     /// The end of the window.
@@ -52,7 +52,7 @@ pub struct RebalanceRun {
 
 /// How a rebalance is to run.
 #[derive(Debug, Clone, Copy)]
-pub struct RebalanceOrder {
+pub(crate) struct RebalanceOrder {
     /// Its window and tolerance, and which tunnels are closed first.
     pub settings: Rebalance,
     /// An operator ordered it, whatever the config says.
@@ -76,7 +76,7 @@ struct OverfullNode {
 
 /// How far a rebalance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RebalanceProgress {
+pub(crate) struct RebalanceProgress {
     /// The most tunnels that are closed.
     pub planned: u32,
     /// The tunnels that are closed or being closed so far.
@@ -87,7 +87,7 @@ pub struct RebalanceProgress {
 
 impl RebalanceRun {
     /// A rebalance that has not begun: it closes the surplus of `plan`.
-    pub fn new(pool: Arc<str>, order: RebalanceOrder, plan: &RebalancePlan) -> Arc<Self> {
+    pub(crate) fn new(pool: Arc<str>, order: RebalanceOrder, plan: &RebalancePlan) -> Arc<Self> {
         let overfull = plan.nodes.iter().filter(|share| share.surplus > 0).map(OverfullNode::new).collect();
         let window = order.settings.over;
         Arc::new(Self {
@@ -103,7 +103,7 @@ impl RebalanceRun {
     }
 
     /// How far it is.
-    pub fn progress(&self) -> RebalanceProgress {
+    pub(crate) fn progress(&self) -> RebalanceProgress {
         RebalanceProgress {
             planned: self.overfull.iter().map(|node| node.planned).sum(),
             closed: self.overfull.iter().map(|node| node.closed.load(Relaxed)).sum(),
@@ -112,7 +112,7 @@ impl RebalanceRun {
     }
 
     /// What it has still to do.
-    pub fn pending(&self) -> PendingRebalance {
+    pub(crate) fn pending(&self) -> PendingRebalance {
         let left = |node: &OverfullNode| node.planned.saturating_sub(node.closed.load(Relaxed));
         let RebalanceOrder { settings, is_ordered, begun } = self.order;
         PendingRebalance {
@@ -127,75 +127,75 @@ impl RebalanceRun {
     }
 
     /// Whether the last tunnel was closed; the tunnels of overfull nodes may still be limited.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_over.load(Relaxed)
     }
 
     /// Stops it; returns when it has ended.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.stop.cancel();
         self.ended.cancelled().await;
     }
 
     /// Runs to the end, or until it is stopped, its pool is gone or the balancer stops.
-    pub async fn run(&self, front: &ProxyContext) {
+    pub(crate) async fn run(&self, context: &ProxyContext) {
         let _ended = self.ended.clone().drop_guard();
         let _limited = LimitGuard(self);
         let run = async {
-            if self.run_slices(front).await {
-                self.finish(front);
-                self.limit_until_reconnected(front).await;
+            if self.run_slices(context).await {
+                self.finish(context);
+                self.limit_until_reconnected(context).await;
             } else {
-                self.abort(front);
+                self.abort(context);
             }
         };
         tokio::select! {
             () = run => {}
-            () = self.stop.cancelled() => self.abort(front),
-            () = front.shutdown.wait_for(Phase::Draining) => self.abort(front),
+            () = self.stop.cancelled() => self.abort(context),
+            () = context.shutdown.wait_for(Phase::Draining) => self.abort(context),
             // The process that has taken over moves the rest of the surplus.
-            () = front.shutdown.wait_until_superseded() => self.abort(front),
+            () = context.shutdown.wait_until_superseded() => self.abort(context),
         }
     }
 
     /// Tunnels that have not been sent a Close yet stay.
-    fn abort(&self, front: &ProxyContext) {
+    fn abort(&self, context: &ProxyContext) {
         for handle in self.overfull.iter().flat_map(|node| node.handles.lock().clone()) {
             handle.stop();
         }
-        self.finish(front);
+        self.finish(context);
     }
 
     /// Marks it as over; a relay thread may still have to begin the last closes.
-    fn finish(&self, front: &ProxyContext) {
+    fn finish(&self, context: &ProxyContext) {
         if self.is_over.swap(true, Relaxed) {
             return;
         }
         let RebalanceProgress { planned, closed, .. } = self.progress();
-        front.metrics.pool(&self.pool).set_rebalance_left(0);
+        context.metrics.pool(&self.pool).set_rebalance_left(0);
         tracing::info!(pool = %self.pool, planned, closed, "rebalance finished");
     }
 
     /// Runs all slices; false when neither the operator nor the config wants them any more.
-    async fn run_slices(&self, front: &ProxyContext) -> bool {
+    async fn run_slices(&self, context: &ProxyContext) -> bool {
         let slice = (self.order.settings.over / SLICES).clamp(SLICE_LENGTH.0, SLICE_LENGTH.1);
         let count =
             u32::try_from(self.order.settings.over.as_nanos().div_ceil(slice.as_nanos())).unwrap_or(u32::MAX);
         let count = count.max(1);
         let slice = self.order.settings.over / count;
         for number in 1..=count {
-            let Some(pool) = self.wanting_pool(front) else { return false };
-            self.run_slice(front, &pool, slice, f64::from(number) / f64::from(count)).await;
+            let Some(pool) = self.wanting_pool(context) else { return false };
+            self.run_slice(context, &pool, slice, f64::from(number) / f64::from(count)).await;
             tokio::time::sleep(slice).await;
         }
         true
     }
 
     /// Limits the tunnels of overfull nodes, second by second, until the clients have reconnected.
-    async fn limit_until_reconnected(&self, front: &ProxyContext) {
+    async fn limit_until_reconnected(&self, context: &ProxyContext) {
         for _ in 0..RECONNECT_SECONDS {
-            let Some(pool) = self.wanting_pool(front) else { return };
-            let plan = self.plan(front, &pool);
+            let Some(pool) = self.wanting_pool(context) else { return };
+            let plan = self.plan(context, &pool);
             self.overfull.iter().for_each(|node| node.limit(&pool, &plan));
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -203,23 +203,23 @@ impl RebalanceRun {
 
     /// The pool as it is now; `None` when it was removed, or the config does not want a rebalance that no operator has
     /// ordered.
-    fn wanting_pool(&self, front: &ProxyContext) -> Option<Arc<UpstreamPool>> {
-        let pool = front.state.load().pools.get(&self.pool).cloned()?;
+    fn wanting_pool(&self, context: &ProxyContext) -> Option<Arc<UpstreamPool>> {
+        let pool = context.state.load().pools.get(&self.pool).cloned()?;
         (self.order.is_ordered || pool.config.rebalance.is_some()).then_some(pool)
     }
 
     /// The plan as of now, without tunnels that are being closed: their clients may be back already.
-    fn plan(&self, front: &ProxyContext, pool: &UpstreamPool) -> RebalancePlan {
+    fn plan(&self, context: &ProxyContext, pool: &UpstreamPool) -> RebalancePlan {
         let closing = |node: &NodeId| {
             let overfull = self.overfull.iter().find(|overfull| overfull.node == *node);
             overfull.map_or(0, OverfullNode::closing)
         };
-        RebalancePlan::without_closing(pool, self.order.settings.tolerance, front.now(), closing)
+        RebalancePlan::without_closing(pool, self.order.settings.tolerance, context.now(), closing)
     }
 
     /// Closes the part of the surplus that is due when this part of the window is over.
-    async fn run_slice(&self, front: &ProxyContext, pool: &Arc<UpstreamPool>, slice: Duration, part: f64) {
-        let plan = self.plan(front, pool);
+    async fn run_slice(&self, context: &ProxyContext, pool: &Arc<UpstreamPool>, slice: Duration, part: f64) {
+        let plan = self.plan(context, pool);
         for node in &self.overfull {
             node.limit(pool, &plan);
             let Some(share) = plan.share_of(&node.node) else { continue };
@@ -233,21 +233,21 @@ impl RebalanceRun {
             } else {
                 ChoiceOrder::Shuffled(self.seed)
             };
-            let chosen = front.relay.choose(TunnelChoice { selector, order }, count as usize).await;
+            let chosen = context.relay.choose(TunnelChoice { selector, order }, count as usize).await;
             if chosen.is_empty() {
                 continue;
             }
             let chosen = TunnelSelector::sessions(chosen.into_iter().collect());
             let close = PacedClose::new(chosen, CloseReason::Rebalanced, close::SERVICE_RESTART, "rebalance");
-            let handle = front.relay.close(close.over(slice));
+            let handle = context.relay.close(close.over(slice));
             node.handles.lock().push(handle.clone());
             // Until every thread has counted, the tunnels look as if they had ended.
             let closed = u32::try_from(handle.counted().await).unwrap_or(u32::MAX);
             node.closed.fetch_add(closed, Relaxed);
-            front.metrics.pool(&self.pool).record_rebalance_closes(closed);
+            context.metrics.pool(&self.pool).record_rebalance_closes(closed);
         }
         let RebalanceProgress { planned, closed, .. } = self.progress();
-        front.metrics.pool(&self.pool).set_rebalance_left(planned - closed);
+        context.metrics.pool(&self.pool).set_rebalance_left(planned - closed);
     }
 
     /// Selects the tunnels that may be closed on a node: those that were there before the beginning, and whose clients
@@ -261,12 +261,14 @@ impl RebalanceRun {
             up[other.index] = true;
             has_room[other.index] = other.index != index && other.tunnels < other.share;
         }
-        TunnelSelector::new(move |record| {
+        TunnelSelector::new(move |session| {
             let is_on_node =
-                *record.node_connection.node == *node.as_str() && record.node_connection.pool == name;
+                *session.node_connection.node == *node.as_str() && session.node_connection.pool == name;
             let moves_elsewhere =
                 |key| pool.nodes.owner_of_key(key, |node| up[node]).is_some_and(|owner| has_room[owner]);
-            is_on_node && record.opened_at < begun && record.key.map(HashKey::get).is_none_or(moves_elsewhere)
+            is_on_node
+                && session.opened_at < begun
+                && session.key.map(HashKey::get).is_none_or(moves_elsewhere)
         })
     }
 }

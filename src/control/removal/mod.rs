@@ -69,7 +69,7 @@ impl Removals {
     /// Swaps the next generation in, and begins to drain the tunnels whose node or route is only in the old config.
     pub fn swap(
         &mut self,
-        front: &Arc<ProxyContext>,
+        context: &Arc<ProxyContext>,
         (old, new): (&Config, &Config),
         before: &Arc<ProxyState>,
         next: Arc<ProxyState>,
@@ -82,7 +82,7 @@ impl Removals {
         let nodes: Vec<_> =
             nodes.map(|(pool, node, drain)| (self.since(pool, node), pool, node, drain)).collect();
         self.keep_named_again(old, new, generation);
-        front.state.store(Arc::clone(&next));
+        context.state.store(Arc::clone(&next));
         // A drain that was under way goes on as it was ordered.
         let nodes: Vec<_> = nodes
             .into_iter()
@@ -96,17 +96,17 @@ impl Removals {
                 (Generations { since, before: generation }, Removed::node(pool, node), drain, meter)
             })
             .collect();
-        next.activate(&front.metrics, front.now());
-        front.metrics.retain(&|pool, node| is_in_config(new, pool, node));
+        next.activate(&context.metrics, context.now());
+        context.metrics.retain(&|pool, node| is_in_config(new, pool, node));
         for (generations, removed, drain, meter) in nodes {
             let order = RemovalOrder { drain, closed: 0, meter, arrivals: self.generations.clone() };
-            self.begin(front, removed, generations, order);
+            self.begin(context, removed, generations, order);
         }
         for (route, drain) in removed_routes(old, new) {
             let generations = Generations { since: 0, before: generation };
             let arrivals = self.generations.clone();
             let order = RemovalOrder { drain: drain.clone(), closed: 0, meter: None, arrivals };
-            self.begin(front, Removed::route(route), generations, order);
+            self.begin(context, Removed::route(route), generations, order);
         }
     }
 
@@ -114,7 +114,7 @@ impl Removals {
     /// route that the config names (again) stays.
     pub fn resume(
         &mut self,
-        front: &Arc<ProxyContext>,
+        context: &Arc<ProxyContext>,
         config: &Config,
         snapshot: &RemovalSnapshot,
         arrived: &CancellationToken,
@@ -124,7 +124,7 @@ impl Removals {
             Removed::Node { pool, node, .. }
                 if !snapshot.is_known && !is_in_config(config, pool, Some(node.as_str())) =>
             {
-                let meter = front.metrics.node(pool, node.as_str());
+                let meter = context.metrics.node(pool, node.as_str());
                 meter.set_state(NodeState::Removed.as_str());
                 Some(meter)
             }
@@ -132,7 +132,7 @@ impl Removals {
         };
         let (drain, arrivals) = (snapshot.order(), vec![arrived.clone()]);
         let order = RemovalOrder { drain, closed: snapshot.closed, meter, arrivals };
-        self.begin(front, removed, snapshot.generations(), order);
+        self.begin(context, removed, snapshot.generations(), order);
     }
 
     /// The removals that are under way, for another process to go on with.
@@ -169,37 +169,42 @@ impl Removals {
     /// Begins to drain the tunnels of some generations of what was removed.
     fn begin(
         &mut self,
-        front: &Arc<ProxyContext>,
+        context: &Arc<ProxyContext>,
         removed: Removed,
         generations: Generations,
         order: RemovalOrder,
     ) {
         let RemovalOrder { drain, closed, meter, arrivals } = order;
         let is_node = matches!(removed, Removed::Node { .. });
-        let removing = is_node.then(|| NodeRemoval::begin(front, removed.pool()));
+        let removing = is_node.then(|| NodeRemoval::begin(context, removed.pool()));
         let before = DrainProgress { elapsed: Duration::ZERO, closed };
         let tunnels = tunnels_of(removed.clone(), generations);
-        let drain = Arc::new(ActiveDrain::begin(&front.relay, tunnels, drain, before));
+        let drain = Arc::new(ActiveDrain::begin(&context.relay, tunnels, drain, before));
         if let Some(meter) = &meter {
             meter.set_drain(Some(drain.gauge()));
         }
-        front.tasks.spawn(watch_removal(Arc::clone(front), Arc::clone(&drain), arrivals, (meter, removing)));
+        context.tasks.spawn(watch_removal(
+            Arc::clone(context),
+            Arc::clone(&drain),
+            arrivals,
+            (meter, removing),
+        ));
         self.active.push(Removal { removed, generations, drain });
     }
 }
 
 /// Selects the tunnels of a removed node or route that were opened under some generations.
 fn tunnels_of(removed: Removed, generations: Generations) -> TunnelSelector {
-    TunnelSelector::new(move |record| {
-        generations.contains(record.generation)
-            && removed.has(&record.node_connection.pool, &record.node_connection.node, &record.route)
+    TunnelSelector::new(move |session| {
+        generations.contains(session.generation)
+            && removed.has(&session.node_connection.pool, &session.node_connection.node, &session.route)
     })
 }
 
 /// Ends the drain of a removed node or route when its last tunnel has closed, or when all tunnels are being closed
 /// anyway. The metrics of a node end with its last tunnel.
 async fn watch_removal(
-    front: Arc<ProxyContext>,
+    context: Arc<ProxyContext>,
     drain: Arc<ActiveDrain>,
     arrivals: Vec<CancellationToken>,
     (meter, removing): (Option<Arc<NodeMeter>>, Option<NodeRemoval>),
@@ -209,42 +214,42 @@ async fn watch_removal(
             arrival.cancelled().await;
         }
         // The last of them are in the slabs then.
-        front.relay.wait_one_tick().await;
+        context.relay.wait_one_tick().await;
         drain.finished().await;
     };
     let is_finished = tokio::select! {
         () = finished => true,
         () = drain.ended() => false,
-        () = front.shutdown.wait_for(Phase::Draining) => false,
+        () = context.shutdown.wait_for(Phase::Draining) => false,
         // The process that has taken over goes on with it.
-        () = front.shutdown.wait_until_superseded() => false,
+        () = context.shutdown.wait_until_superseded() => false,
     };
     drain.end();
     drop(meter);
     if is_finished && removing.is_some() {
         tokio::select! {
             () = tokio::time::sleep(RECONNECT_TIME) => {}
-            () = front.shutdown.wait_for(Phase::Draining) => {}
-            () = front.shutdown.wait_until_superseded() => {}
+            () = context.shutdown.wait_for(Phase::Draining) => {}
+            () = context.shutdown.wait_until_superseded() => {}
         }
     }
 }
 
 /// Tells its pool that a node was removed and its clients are still to come back, until this is dropped.
 struct NodeRemoval {
-    front: Arc<ProxyContext>,
+    context: Arc<ProxyContext>,
     pool: Arc<str>,
 }
 
 impl NodeRemoval {
-    fn begin(front: &Arc<ProxyContext>, pool: &Arc<str>) -> Self {
-        let removal = Self { front: Arc::clone(front), pool: Arc::clone(pool) };
+    fn begin(context: &Arc<ProxyContext>, pool: &Arc<str>) -> Self {
+        let removal = Self { context: Arc::clone(context), pool: Arc::clone(pool) };
         removal.record(|pool| pool.rollout.begin_removal());
         removal
     }
 
     fn record(&self, change: fn(&UpstreamPool)) {
-        if let Some(pool) = self.front.state.load().pools.get(&self.pool) {
+        if let Some(pool) = self.context.state.load().pools.get(&self.pool) {
             change(pool);
             pool.update_rollout();
         }

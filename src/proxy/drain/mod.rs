@@ -27,7 +27,7 @@ use crate::shutdown::Phase;
 pub use state::{ActiveDrain, DrainProgress};
 
 /// A node whose drain was ordered or taken back.
-pub struct DrainChange {
+pub(crate) struct DrainChange {
     /// The node.
     pub upstream: Arc<Upstream>,
     /// What is unwise about it, or good to know.
@@ -36,16 +36,16 @@ pub struct DrainChange {
 
 /// Why a drain was not begun or taken back.
 #[derive(Debug, thiserror::Error)]
-pub enum DrainError {
+pub(crate) enum DrainError {
     /// No such pool.
     #[error("there is no pool `{0}`; the pools are: {1}")]
     NoPool(String, String),
     /// No such node in the pool.
     #[error("there is no node `{1}` in the pool {0}; its nodes are: {2}")]
     NoNode(String, String, String),
-    /// The wish is none.
+    /// The order is not valid.
     #[error("{0}")]
-    Wish(String),
+    InvalidOrder(String),
     /// The process ends, and with it every tunnel.
     #[error("the balancer is stopping; every tunnel is being closed")]
     Stopping,
@@ -74,24 +74,24 @@ pub struct DrainSnapshot {
     pub progress: DrainProgress,
 }
 
-/// Drains a node as an operator wishes: what the `wish` does not say is as the pool's `drain` says. Returns when the
+/// Drains a node as an operator orders: what `overrides` does not say is as the pool's `drain` says. Returns when the
 /// tunnels that are there are counted.
 ///
 /// # Errors
 ///
 /// See [`DrainError`].
-pub async fn order_drain(
-    front: &Arc<ProxyContext>,
+pub(crate) async fn order_drain(
+    context: &Arc<ProxyContext>,
     pool: &str,
     node: &str,
-    wish: &Value,
+    overrides: &Value,
 ) -> Result<DrainChange, DrainError> {
-    let (pool, upstream) = find(front, pool, node)?;
-    let order = pool.config.drain.with(wish).map_err(DrainError::Wish)?;
-    if front.shutdown.phase() != Phase::Serving {
+    let (pool, upstream) = find(context, pool, node)?;
+    let order = pool.config.drain.with(overrides).map_err(DrainError::InvalidOrder)?;
+    if context.shutdown.phase() != Phase::Serving {
         return Err(DrainError::Stopping);
     }
-    let (drain, warnings) = begin_ordered(front, (&pool, &upstream), order)?;
+    let (drain, warnings) = begin_ordered(context, (&pool, &upstream), order)?;
     if let Some(drain) = drain {
         drain.counted().await;
     }
@@ -100,12 +100,12 @@ pub async fn order_drain(
 
 /// All in one step: a process that takes over learns of it whole or not at all.
 fn begin_ordered(
-    front: &Arc<ProxyContext>,
+    context: &Arc<ProxyContext>,
     (pool, upstream): (&UpstreamPool, &Arc<Upstream>),
     order: config::Drain,
 ) -> Result<(Option<Arc<ActiveDrain>>, Vec<String>), DrainError> {
-    let _governing = front.shutdown.govern().ok_or(DrainError::TakenOver)?;
-    let now = front.now();
+    let _governing = context.shutdown.govern().ok_or(DrainError::TakenOver)?;
+    let now = context.now();
     let was_up = upstream.is_up(now);
     upstream.update_health(now, &"an operator ordered it", |health| health.set_drain_ordered(true, now));
     let mut warnings = Vec::new();
@@ -116,7 +116,7 @@ fn begin_ordered(
         ));
         tracing::warn!(%pool, %node, "last available node of the pool is drained, new sessions get 503");
     }
-    Ok((begin_drain(front, (pool, upstream), order, DrainProgress::default(), None), warnings))
+    Ok((begin_drain(context, (pool, upstream), order, DrainProgress::default(), None), warnings))
 }
 
 /// Takes an operator's order back: tunnels that have not been sent a Close stay, and the node takes clients again.
@@ -124,10 +124,14 @@ fn begin_ordered(
 /// # Errors
 ///
 /// See [`DrainError`].
-pub fn cancel_drain(front: &ProxyContext, pool: &str, node: &str) -> Result<DrainChange, DrainError> {
-    let (_, upstream) = find(front, pool, node)?;
-    let _governing = front.shutdown.govern().ok_or(DrainError::TakenOver)?;
-    let (now, health) = (front.now(), upstream.health());
+pub(crate) fn cancel_drain(
+    context: &ProxyContext,
+    pool: &str,
+    node: &str,
+) -> Result<DrainChange, DrainError> {
+    let (_, upstream) = find(context, pool, node)?;
+    let _governing = context.shutdown.govern().ok_or(DrainError::TakenOver)?;
+    let (now, health) = (context.now(), upstream.health());
     if health.is_drain_requested() && !health.is_drain_ordered() {
         return Err(DrainError::AsksItself(node.to_owned()));
     }
@@ -142,17 +146,17 @@ pub fn cancel_drain(front: &ProxyContext, pool: &str, node: &str) -> Result<Drai
 
 /// Follows what the node said last: begins a drain as its pool says when it asks for one and none is under way, and
 /// ends the drain when nobody wants it any more.
-pub fn follow_node(front: &Arc<ProxyContext>, pool: &UpstreamPool, upstream: &Arc<Upstream>) {
+pub(crate) fn follow_node(context: &Arc<ProxyContext>, pool: &UpstreamPool, upstream: &Arc<Upstream>) {
     if !upstream.health().is_draining() {
         end_unwanted(upstream);
     } else if upstream.drain().is_none() {
-        begin_drain(front, (pool, upstream), pool.config.drain.clone(), DrainProgress::default(), None);
+        begin_drain(context, (pool, upstream), pool.config.drain.clone(), DrainProgress::default(), None);
     }
 }
 
 /// The drains that are under way, or have closed every tunnel and are not taken back.
-pub fn snapshots(front: &ProxyContext) -> Vec<DrainSnapshot> {
-    let state = front.state.load();
+pub fn snapshots(context: &ProxyContext) -> Vec<DrainSnapshot> {
+    let state = context.state.load();
     let upstreams = state.pools.values().flat_map(|pool| &pool.upstreams);
     let snapshot = |upstream: &Arc<Upstream>| {
         let drain = upstream.drain()?;
@@ -170,22 +174,22 @@ pub fn snapshots(front: &ProxyContext) -> Vec<DrainSnapshot> {
 /// Goes on with a drain of another process, over what is left of its window; its tunnels have all come when `arrived` is
 /// cancelled. `None` when the config does not name the node, or it is gone.
 pub fn resume(
-    front: &Arc<ProxyContext>,
+    context: &Arc<ProxyContext>,
     snapshot: &DrainSnapshot,
     arrived: CancellationToken,
 ) -> Option<Arc<ActiveDrain>> {
-    let (pool, upstream) = find(front, &snapshot.pool, &snapshot.node).ok()?;
-    let now = front.now();
+    let (pool, upstream) = find(context, &snapshot.pool, &snapshot.node).ok()?;
+    let now = context.now();
     upstream.update_health(now, &"the process before was draining it", |health| match snapshot.is_ordered {
         true => health.set_drain_ordered(true, now),
         false => health.set_drain_requested(true, now),
     });
-    begin_drain(front, (&pool, &upstream), snapshot.order.clone(), snapshot.progress, Some(arrived))
+    begin_drain(context, (&pool, &upstream), snapshot.order.clone(), snapshot.progress, Some(arrived))
 }
 
 /// Begins a drain in place of the one that is under way; `None` where nobody wants one, or the node was removed.
 fn begin_drain(
-    front: &Arc<ProxyContext>,
+    context: &Arc<ProxyContext>,
     (pool, upstream): (&UpstreamPool, &Arc<Upstream>),
     order: config::Drain,
     before: DrainProgress,
@@ -200,7 +204,7 @@ fn begin_drain(
     }
     let meter = &upstream.meter;
     let tunnels = tunnels_of(Arc::clone(&meter.pool), Arc::clone(&meter.node));
-    let drain = Arc::new(ActiveDrain::begin(&front.relay, tunnels, order, before));
+    let drain = Arc::new(ActiveDrain::begin(&context.relay, tunnels, order, before));
     meter.set_drain(Some(drain.gauge()));
     if let Some(replaced) = slot.replace(Arc::clone(&drain)) {
         replaced.end();
@@ -208,7 +212,7 @@ fn begin_drain(
     drop(slot);
     let (pool, node, over) = (&*meter.pool, &*meter.node, drain.order.over);
     tracing::info!(pool, node, tunnels = meter.live(), ?over, "node drain started");
-    front.tasks.spawn(watch_drain(Arc::clone(front), Arc::clone(upstream), Arc::clone(&drain), arrived));
+    context.tasks.spawn(watch_drain(Arc::clone(context), Arc::clone(upstream), Arc::clone(&drain), arrived));
     Some(drain)
 }
 
@@ -224,7 +228,7 @@ fn end_unwanted(upstream: &Upstream) {
 
 /// Logs when the drain has closed every tunnel, and ends it when all tunnels are being closed anyway.
 async fn watch_drain(
-    front: Arc<ProxyContext>,
+    context: Arc<ProxyContext>,
     upstream: Arc<Upstream>,
     drain: Arc<ActiveDrain>,
     arrived: Option<CancellationToken>,
@@ -248,16 +252,16 @@ async fn watch_drain(
         biased;
         () = drain.ended() => {}
         () = finished => {}
-        () = front.shutdown.wait_for(Phase::Draining) => drain.end(),
+        () = context.shutdown.wait_for(Phase::Draining) => drain.end(),
         // Another process goes on with it.
-        () = front.shutdown.wait_until_superseded() => {}
+        () = context.shutdown.wait_until_superseded() => {}
     }
 }
 
 /// Selects the tunnels of a node.
-pub fn tunnels_of(pool: Arc<str>, node: Arc<str>) -> TunnelSelector {
-    TunnelSelector::new(move |record| {
-        record.node_connection.node == node && record.node_connection.pool == pool
+fn tunnels_of(pool: Arc<str>, node: Arc<str>) -> TunnelSelector {
+    TunnelSelector::new(move |session| {
+        session.node_connection.node == node && session.node_connection.pool == pool
     })
 }
 
@@ -273,11 +277,11 @@ impl UpstreamPool {
 }
 
 fn find(
-    front: &ProxyContext,
+    context: &ProxyContext,
     pool: &str,
     node: &str,
 ) -> Result<(Arc<UpstreamPool>, Arc<Upstream>), DrainError> {
-    let state = front.state.load();
+    let state = context.state.load();
     let Some(found) = state.pools.get(pool) else {
         let mut known: Vec<&str> = state.pools.keys().map(|name| &**name).collect();
         known.sort_unstable();

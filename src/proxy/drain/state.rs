@@ -45,7 +45,7 @@ pub struct ActiveDrain {
 impl ActiveDrain {
     /// Begins to close the selected tunnels, also those that are adopted later. With what was done `before`, it goes on
     /// over what is left of the window.
-    pub fn begin(
+    pub(crate) fn begin(
         relay: &Relay,
         tunnels: TunnelSelector,
         order: config::Drain,
@@ -66,64 +66,64 @@ impl ActiveDrain {
     }
 
     /// How many of the tunnels have ended since it began.
-    pub fn closed(&self) -> usize {
+    pub(crate) fn closed(&self) -> usize {
         self.before.closed + self.closed_elsewhere.load(Relaxed) + self.close.closed()
     }
 
     /// Adds tunnels that have ended in the process before this one since it said how far the drain was.
-    pub fn add_closed(&self, tunnels: usize) {
+    pub(crate) fn add_closed(&self, tunnels: usize) {
         self.closed_elsewhere.fetch_add(tunnels, Relaxed);
     }
 
     /// How much of its window has passed.
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.before.elapsed + self.begun.elapsed()
     }
 
     /// How far it is, for another process to go on with it.
-    pub fn progress(&self) -> DrainProgress {
+    pub(crate) fn progress(&self) -> DrainProgress {
         DrainProgress { elapsed: self.elapsed(), closed: self.closed() }
     }
 
     /// The same order with what is left of its window.
-    pub fn remaining_order(&self) -> config::Drain {
+    pub(crate) fn remaining_order(&self) -> config::Drain {
         config::Drain { over: self.order.over.saturating_sub(self.elapsed()), ..self.order.clone() }
     }
 
     /// Whether a polling session, whose sid has this hash, still stays on the node.
-    pub fn keeps_session(&self, sid: u64) -> bool {
+    pub(crate) fn keeps_session(&self, sid: u64) -> bool {
         is_before_turn(sid, self.elapsed(), self.order.over)
     }
 
     /// Waits until the tunnels that are there are counted.
-    pub async fn counted(&self) {
+    pub(crate) async fn counted(&self) {
         self.close.counted().await;
     }
 
     /// Waits until none of the known tunnels is left.
-    pub async fn finished(&self) {
+    pub(crate) async fn finished(&self) {
         self.close.finished().await;
     }
 
     /// Whether it was ended.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
     }
 
     /// Waits until it is ended.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
     /// Ends it: tunnels that have not been sent a Close stay.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         // In this order: a tunnel that is kept counts as closed from then on.
         self.ended.cancel();
         self.close.stop();
     }
 
     /// For the metrics.
-    pub fn gauge(self: &Arc<Self>) -> DrainGauge {
+    pub(crate) fn gauge(self: &Arc<Self>) -> DrainGauge {
         let drain = Arc::clone(self);
         let deadline = self.deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         DrainGauge { closed: Box::new(move || drain.closed()), deadline: deadline.as_secs_f64() }

@@ -201,7 +201,7 @@ fn a_signal_does_the_same_and_the_new_process_ends_in_order() {
     let (mut client, mut node) = tunnel(&stage.balancer, &stage.node);
     let before = stage.serving();
     stage.balancer.signal(Signal::USR2);
-    stage.balancer.line("everything has gone over, this process ends");
+    stage.balancer.line("all tunnels handed over, process exits");
     let process = stage.serving();
     assert_ne!(process, before);
     node.send(plain(1));
@@ -237,7 +237,7 @@ fn the_service_manager_hears_of_the_new_process_and_that_one_feeds_its_watchdog(
     let told = hears("MAINPID=");
     let process: i32 = told.lines().find_map(|line| line.strip_prefix("MAINPID=")).unwrap().parse().unwrap();
     assert!(process != before.cast_signed() && told.contains("READY=1"), "{told}");
-    balancer.line("everything has gone over, this process ends");
+    balancer.line("all tunnels handed over, process exits");
     assert_eq!(balancer.exit_code_or_orphan(), 0);
     for _ in 0..3 {
         hears("WATCHDOG=1");
