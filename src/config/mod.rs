@@ -54,11 +54,12 @@ pub use listeners::{Admin, FileAccess, Listener};
 pub use mainstay_core::bearer_tokens::Tokens;
 use mainstay_core::units;
 pub use mainstay_core::units::{duration, show_duration, size};
-pub use raw::{Env, LARGEST_FILE};
+pub use raw::LARGEST_FILE;
 pub use reader::ReadFile;
 pub use rebalance::Rebalance;
 pub use summary::Summary;
 pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
+pub use variables::Env;
 pub use yaml::yaml;
 
 /// Everything that the balancer was told, checked.

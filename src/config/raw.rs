@@ -14,7 +14,7 @@ use std::rc::Rc;
 use serde_yaml::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
 use super::fault::{Fault, Position, quoted};
-use super::variables;
+use super::variables::{self, Env};
 
 /// The largest config file, in bytes.
 pub const LARGEST_FILE: usize = 1 << 20;
@@ -22,9 +22,6 @@ pub const LARGEST_FILE: usize = 1 << 20;
 const MOST_NODES: usize = 100_000;
 /// The deepest nesting; the deepest key of the contract is at 7.
 const DEEPEST: usize = 32;
-
-/// Looks up an environment variable.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A value, with its place.
 #[derive(Debug)]

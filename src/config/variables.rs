@@ -4,7 +4,9 @@
 //! it stands. `$${` is a literal `${`; a `$` before anything else is a `$`.
 
 use super::fault::quoted;
-use super::raw::Env;
+
+/// Looks up an environment variable.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// `text` with its variables put in, or what is wrong with each that cannot be.
 pub(super) fn put_in(text: &str, env: Env) -> Result<String, Vec<String>> {
