@@ -8,11 +8,13 @@ mod certificates;
 #[path = "config/warnings.rs"]
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainstay::affinity::{AffinitySource, ClientPrefixes};
+use mainstay::config::schema::entries;
 use mainstay::config::{Config, Faults, ListenAddress, LogFormat, Probe, TlsVersion};
 use mainstay::config::{admin_place, effective, resolve, resolve_at, yaml};
 use mainstay::pool::retry::RetryPolicy;
@@ -91,103 +93,43 @@ fn the_reference_config_is_valid_and_says_the_defaults() {
     assert_eq!(without_places(reference), without_places(defaults));
 }
 
-#[test]
-fn the_reference_config_names_every_key_that_has_an_effect() {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("balancer.yaml")).unwrap();
-    let keys = [
-        "tls",
-        "certificates",
-        "cert",
-        "key",
-        "client_ca",
-        "min_version",
-        "ticket_secret_file",
-        "ca",
-        "server_name",
-        "listeners",
-        "address",
-        "mode",
-        "group",
-        "admin",
-        "token_file",
-        "trusted_proxies",
-        "proxy_protocol",
-        "limits",
-        "connections",
-        "connections_per_client",
-        "handshakes_per_second",
-        "request_head",
-        "head_time",
-        "keep_alive",
-        "access_log",
-        "format",
-        "path",
-        "shutdown",
-        "drain",
-        "pools",
-        "nodes",
-        "id",
-        "weight",
-        "max_connections",
-        "release",
-        "affinity",
-        "cookie",
-        "name",
-        "set_by",
-        "secret_file",
-        "max_age",
-        "same_site",
-        "secure",
-        "partitioned",
-        "domain",
-        "engine_io",
-        "header",
-        "query",
-        "client_ip",
-        "ipv4_prefix",
-        "ipv6_prefix",
-        "balance",
-        "load_bound",
-        "health",
-        "auto",
-        "http",
-        "status",
-        "tcp",
-        "websocket",
-        "interval",
-        "timeout",
-        "rise",
-        "fall",
-        "passive",
-        "failures",
-        "eject",
-        "max_ejected",
-        "retries",
-        "attempts",
-        "of_handshakes",
-        "slow_start",
-        "timeouts",
-        "connect",
-        "handshake",
-        "idle",
-        "close",
-        "request",
-        "messages",
-        "max_size",
-        "rebalance",
-        "send_proxy_protocol",
-        "source_addresses",
-        "over",
-        "code",
-        "reason",
-        "origins",
-        "routes",
-        "host",
-        "pool",
-    ];
-    for key in keys {
-        assert!(text.contains(&format!("{key}:")), "balancer.yaml does not name {key}");
+/// The keys that a config file says, and those of the examples in its comments.
+fn written_keys(text: &str) -> BTreeSet<&str> {
+    let mut keys = BTreeSet::new();
+    for line in text.lines() {
+        let (code, comment) = line.split_once('#').unwrap_or((line, ""));
+        for (is_example, text) in [(true, code), (comment.starts_with("   "), comment)] {
+            for (colon, _) in text.match_indices(':') {
+                let before = &text[..colon];
+                let name = &before[before
+                    .rfind(|c: char| !c.is_ascii_lowercase() && !"_0123456789".contains(c))
+                    .map_or(0, |at| at + 1)..];
+                let is_value_next = text[colon + 1..].starts_with([' ', '`']) || text.len() == colon + 1;
+                // In prose a key stands in braces or backticks.
+                let lead = before[..before.len() - name.len()].trim_end().chars().next_back();
+                let is_key =
+                    lead.is_none_or(|lead| "{-`".contains(lead) || (lead == ',' && text.contains('{')));
+                if !name.is_empty() && is_value_next && is_key && (is_example || lead.is_some()) {
+                    keys.insert(name);
+                }
+            }
+        }
     }
+    keys
+}
+
+#[test]
+fn the_reference_config_has_every_key_of_the_table_and_no_other() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("balancer.yaml")).unwrap();
+    let written = written_keys(&text);
+    let entries = entries();
+    let table: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.path.rsplit('.').next()).collect();
+    assert!(table.len() > 80, "{} keys", table.len());
+    let missing: Vec<_> = table.difference(&written).collect();
+    assert!(missing.is_empty(), "balancer.yaml does not name {missing:?}");
+    // The name of a pool is the operator's.
+    let unknown: Vec<_> = written.difference(&table).filter(|key| **key != "chat").collect();
+    assert!(unknown.is_empty(), "balancer.yaml names {unknown:?}, which are in no table of src/config");
 }
 
 #[test]
@@ -244,9 +186,9 @@ fn every_key_reaches_its_field() {
     assert_eq!(a.affinity[5], AffinitySource::ClientIp(ClientPrefixes { ipv4: 24, ipv6: 56 }));
     assert_eq!((a.balance, a.load_bound), (BalancePolicy::RandomTwo, Some(2.0)));
     assert_eq!(a.health.probe, Probe::WebSocket { path: "/ws".into() });
-    assert_eq!((a.rule.rise, a.rule.fall, a.rule.failures), (1, 1, 0));
-    assert_eq!((a.rule.eject, a.rule.slow_start), (Duration::from_secs(60), Duration::ZERO));
-    assert_eq!((a.rule.max_ejected, a.retries), (30, RetryPolicy { attempts: 2, of_handshakes: 5 }));
+    assert_eq!((a.health.rise, a.health.fall, a.passive.failures), (1, 1, 0));
+    assert_eq!((a.passive.eject, a.slow_start), (Duration::from_secs(60), Duration::ZERO));
+    assert_eq!((a.passive.max_ejected, a.retries), (30, RetryPolicy { attempts: 2, of_handshakes: 5 }));
     assert_eq!((a.timeouts.idle, a.timeouts.request), (Duration::from_secs(7200), Duration::from_secs(30)));
     assert_eq!((a.timeouts.close, c.timeouts.close), (Duration::from_secs(5), Duration::from_secs(5)));
     assert_eq!((a.messages.max_size, a.messages.ping), (Some(1 << 20), Some(Duration::from_secs(30))));

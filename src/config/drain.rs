@@ -6,23 +6,29 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::reader::Section;
-use super::units::{ANY_TIME, duration};
+use super::entry::{self, Form, section};
+use super::forms::{duration, parsed};
+use super::key::{Shape, Text};
+use super::reader;
+use super::units::{self, ANY_TIME};
 
-/// How tunnels are closed when their node is taken out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drain {
-    /// How long the closes are spread over.
-    pub over: Duration,
-    /// The close code: 1001, 1012, 1013 or 3000 to 4999.
-    pub code: u16,
-    /// The close reason, at most 123 bytes (RFC 6455 section 5.5).
-    pub reason: String,
+section! {
+    /// How tunnels are closed when their node is taken out.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Drain {
+        /// The closes are spread over this time.
+        over: Duration = duration(ANY_TIME).or("30s");
+        /// The close code; after others than these some clients do not come back.
+        code: u16 = code().or(1012);
+        /// The close reason.
+        reason: String = parsed(Text("a text of at most 123 bytes", ".{1,123}"), REASON, fitting)
+            .or("service restart");
+    }
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { over: Duration::from_secs(30), code: 1012, reason: "service restart".into() }
+        entry::default()
     }
 }
 
@@ -30,20 +36,6 @@ const CODES: &str = "1012, 1001, 1013 or 3000 to 4999: codes after which clients
 const REASON: &str = "a reason of at most 123 bytes";
 
 impl Drain {
-    /// The section `drain` of a pool.
-    pub(super) fn read(pool: &Section) -> Self {
-        let section = pool.section("drain", &["over", "code", "reason"]);
-        let default = Self::default();
-        let code = section.value("code");
-        let code = code.and_then(|value| value.parsed(CODES, |text| text.parse().ok().filter(comes_back)));
-        let reason = section.value("reason").and_then(|value| value.parsed(REASON, fitting));
-        Self {
-            over: section.duration("over", default.over, ANY_TIME),
-            code: code.unwrap_or(default.code),
-            reason: reason.unwrap_or(default.reason),
-        }
-    }
-
     /// This drain with what an operator wishes otherwise: an object with any of `over`, `code` and `reason`.
     ///
     /// # Errors
@@ -60,7 +52,8 @@ impl Drain {
             let wrong = |expected: &str| format!("{key}: {value} is not {expected}");
             match key.as_str() {
                 "over" => {
-                    let over = value.as_str().and_then(duration).filter(|over| ANY_TIME.contains(over));
+                    let over =
+                        value.as_str().and_then(units::duration).filter(|over| ANY_TIME.contains(over));
                     drain.over = over.ok_or_else(|| wrong("a time up to 366d, like \"60s\" or \"5m\""))?;
                 }
                 "code" => {
@@ -75,6 +68,11 @@ impl Drain {
         }
         Ok(drain)
     }
+}
+
+fn code() -> Form<u16> {
+    let read = |value: &reader::Value| value.parsed(CODES, |text| text.parse().ok().filter(comes_back));
+    Form::new(Shape::Codes(&[1001, 1012, 1013], 3000, 4999), read, |code| (*code).into())
 }
 
 /// 1000 ends some clients for good (Phoenix), 1008 and 1011 others (graphql-ws); the rest must not be sent.

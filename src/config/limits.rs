@@ -5,79 +5,38 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::reader::{Section, Value};
+use super::entry::section;
+use super::forms::{duration, number, size};
 use super::units::SOME_TIME;
 use super::{Config, Pool};
 use crate::pool::NodeAddress;
 
-/// What a client may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Client connections at a time, tunnels among them; `None` (`auto`) is what the file limit allows.
-    pub connections: Option<u32>,
-    /// The same for one client (IPv4 address, IPv6 /64); 0 is no limit.
-    pub connections_per_client: u32,
-    /// Upgrade requests that are begun in a second; 0 is no limit.
-    pub handshakes_per_second: u32,
-    /// The most bytes of a request head, 8 KiB to 1 MiB.
-    pub request_head: usize,
-    /// How long a whole request head may take; a PROXY header or a TLS hello, the same again.
-    pub head_time: Duration,
-    /// How long a kept-alive client connection may be silent, and a client that sends a body or reads an answer stall.
-    pub keep_alive: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: None,
-            connections_per_client: 0,
-            handshakes_per_second: 0,
-            request_head: 16 << 10,
-            head_time: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(60),
-        }
+section! {
+    /// What a client may take.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Limits {
+        /// Client connections at a time, tunnels among them; auto is what the file limit allows.
+        connections: Option<u32> = number(1..=MOST).or_word("auto", expected()).or("auto");
+        /// The same for one client (IPv4 address, IPv6 /64); 0 is no limit.
+        connections_per_client: u32 = number(0..=1_000_000).or(0);
+        /// Upgrade requests that are begun in a second; a short queue, then 503 with Retry-After. 0 is no limit.
+        handshakes_per_second: u32 = number(0..=1_000_000).or(0);
+        /// The request line and all headers; more is refused.
+        request_head: usize = size(HEADS).or("16KiB");
+        /// A whole request head, or a whole TLS hello, must be here by then, however slowly its bytes come.
+        head_time: Duration = duration(SOME_TIME).or("10s");
+        /// A kept-alive client connection may be silent for so long.
+        keep_alive: Duration = duration(SOME_TIME).or("60s");
     }
 }
 
-const KEYS: &[&str] = &[
-    "connections",
-    "connections_per_client",
-    "handshakes_per_second",
-    "request_head",
-    "head_time",
-    "keep_alive",
-];
-
 /// More connections than this no machine has file descriptors for.
-const CONNECTIONS: RangeInclusive<u32> = 1..=10_000_000;
-/// 0 turns a limit off.
-const RATES: RangeInclusive<u32> = 0..=1_000_000;
+const MOST: u32 = 10_000_000;
 /// A buffer below 8 KiB is refused by the HTTP library; 1 MiB is far over any browser's cookies.
 const HEADS: RangeInclusive<u64> = 8 << 10..=1 << 20;
 
-pub(super) fn limits(top: &Section) -> Limits {
-    let section = top.section("limits", KEYS);
-    let default = Limits::default();
-    let head = section.value("request_head").and_then(|value| value.size(HEADS));
-    Limits {
-        connections: section.value("connections").and_then(|value| connections(&value)),
-        connections_per_client: section.number("connections_per_client", 0, RATES),
-        handshakes_per_second: section.number("handshakes_per_second", 0, RATES),
-        request_head: head.and_then(|bytes| bytes.try_into().ok()).unwrap_or(default.request_head),
-        head_time: section.duration("head_time", default.head_time, SOME_TIME),
-        keep_alive: section.duration("keep_alive", default.keep_alive, SOME_TIME),
-    }
-}
-
-fn connections(value: &Value) -> Option<u32> {
-    let (least, most) = (CONNECTIONS.start(), CONNECTIONS.end());
-    value.parsed(format_args!("`auto` or a number from {least} to {most}"), |text| {
-        if text == "auto" {
-            return Some(None);
-        }
-        text.parse().ok().filter(|number| CONNECTIONS.contains(number)).map(Some)
-    })?
+fn expected() -> String {
+    format!("`auto` or a number from 1 to {MOST}")
 }
 
 /// What the system gives the process.
@@ -111,7 +70,7 @@ impl Budget {
         let wanted = Self::BASE + config.listeners.len() as u64 + Self::PER_NODE * nodes;
         // Where the limit is small, at most half of it is held back.
         let reserve = wanted.min(files / 2);
-        let fitting = u32::try_from((files - reserve) / 2).unwrap_or(u32::MAX).clamp(1, *CONNECTIONS.end());
+        let fitting = u32::try_from((files - reserve) / 2).unwrap_or(u32::MAX).clamp(1, MOST);
         let connections = config.limits.connections.unwrap_or(fitting);
         let mut warnings = Vec::new();
         if connections > fitting {

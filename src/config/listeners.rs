@@ -2,54 +2,69 @@
 
 use std::path::{Path, PathBuf};
 
+use super::change::{Comparison, Subject, What};
+use super::entry::{self, Form, Keys, derived, flat, section};
+use super::fault::Position;
+use super::forms::{file, flag, parsed, section, sections, typed};
+use super::key::{Shape, Text};
+use super::proxies;
 use super::reader::{Section, Value};
-use super::tls;
-use super::{AdminPlace, ListenAddress, ListenerTls, Places, Tokens};
+use super::{AdminPlace, ListenAddress, ListenerTls, Tokens};
 
-/// Where clients come in.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Listener {
-    /// The address; no two listeners share one, but for port 0.
-    pub address: ListenAddress,
-    /// Who may connect, where it is a Unix socket.
-    pub access: FileAccess,
-    /// Each connection begins with a PROXY header, and only `trusted_proxies` may open one.
-    pub proxy_protocol: bool,
-    /// How it speaks TLS; `None` is plain text.
-    pub tls: Option<ListenerTls>,
-}
-
-/// Where metrics and health are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// The address; a loopback address or a Unix socket where there are no tokens.
-    pub address: ListenAddress,
-    /// Who may connect, where it is a Unix socket.
-    pub access: FileAccess,
-    /// Where the tokens were read from, as written.
-    pub token_file: Option<PathBuf>,
-    /// Who does not show one of these is refused; `None` trusts everybody who can reach the address.
-    pub tokens: Option<Tokens>,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self {
-            address: ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()),
-            access: FileAccess::default(),
-            token_file: None,
-            tokens: None,
-        }
+section! {
+    /// Where clients come in.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Listener {
+        /// IP address and port, or unix: and a path; port 0 lets the system choose one.
+        address: ListenAddress = listen_address().required("`address: \"0.0.0.0:8080\"`, for instance");
+        /// Who may connect, where it is a Unix socket.
+        access: FileAccess = flat();
+        /// Expect a PROXY header, v1 or v2, from trusted_proxies before anything else.
+        proxy_protocol: bool = flag().checked(expect_proxies).or(false);
+        /// TLS for the clients of this listener.
+        tls: Option<ListenerTls> = section().or_null();
     }
 }
 
-/// The permissions of a Unix socket's file, as the config says them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FileAccess {
-    /// The permission bits, up to 0o777.
-    pub mode: Option<u32>,
-    /// The group that owns the file: a name, or a number.
-    pub group: Option<String>,
+section! {
+    /// Where metrics and health are served.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Admin {
+        /// Where it listens.
+        address: ListenAddress = listen_address().or("127.0.0.1:9090");
+        /// Who may connect, where it is a Unix socket.
+        access: FileAccess = flat().saying(
+            "mode",
+            "Who may connect to a Unix socket, as permission bits. null: 0600, with a group 0660.",
+        );
+        /// One token a line; who asks must show one of them. Needed when the address is open to others.
+        token_file: Option<PathBuf> = file("the path of a token file, or null").or_null();
+        /// Who does not show one of these is refused; `None` trusts everybody who can reach the address.
+        tokens: Option<Tokens> = derived(|admin| Some(admin.some("token_file").and_then(|file| tokens(&file))))
+            .compared_by(|old, new, to| to.part("tokens", old.as_ref(), new.as_ref()));
+    }
+}
+
+section! {
+    /// The permissions of a Unix socket's file, as the config says them.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct FileAccess {
+        /// Who may connect to a Unix socket, as permission bits. null: what the umask leaves, with a group 0660.
+        mode: Option<u32> = mode().or_null();
+        /// The group that owns the file of a Unix socket; the balancer's user must be in it. null: the user's own.
+        group: Option<String> = parsed(
+            Text("the name of a group", "[A-Za-z0-9_.$-]{1,64}"),
+            "the name of a group, such as www-data, or its number",
+            |text| is_group(text).then(|| text.to_owned()),
+        )
+        .or_null();
+    }
+}
+
+impl Default for FileAccess {
+    fn default() -> Self {
+        entry::default()
+    }
 }
 
 /// With a group and no mode: the owner and the group connect, nobody else.
@@ -60,64 +75,85 @@ impl FileAccess {
     pub fn effective_mode(&self) -> Option<u32> {
         self.mode.or(self.group.as_ref().map(|_| GROUP_MODE))
     }
+}
 
-    fn read(section: &Section) -> Self {
-        let mode = section.some("mode").and_then(|value| {
-            value.parsed("the permission bits in octal, such as \"0660\"", |text| {
-                let digits = text.strip_prefix("0o").unwrap_or(text);
-                let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-                let mode = u32::from_str_radix(digits, 8).ok()?;
-                (is_octal && mode <= 0o777).then_some(mode)
-            })
-        });
-        let group = section.some("group").and_then(|value| {
-            value.parsed("the name of a group, such as www-data, or its number", |text| {
-                let is_name = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-$".contains(&b));
-                (is_name && text.len() <= 64).then(|| text.to_owned())
-            })
-        });
-        Self { mode, group }
-    }
+/// The permission bits, up to 0o777.
+fn mode() -> Form<u32> {
+    const TEXT: Text = Text("permission bits in octal, such as \"0660\"", "(0o)?0?[0-7]{3}");
+    let parse = |text: &str| {
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        let mode = u32::from_str_radix(digits, 8).ok()?;
+        (is_octal && mode <= 0o777).then_some(mode)
+    };
+    let read = move |value: &Value| value.parsed("the permission bits in octal, such as \"0660\"", parse);
+    Form::new(Shape::Text(TEXT), read, |mode| format!("{mode:04o}").into())
+}
 
-    /// Says where there is no file that this could be the access to.
-    fn expect_unix(section: &Section, address: &ListenAddress) {
-        if matches!(address, ListenAddress::Unix(_)) {
-            return;
-        }
-        for key in ["mode", "group"] {
-            if let Some(value) = section.some(key) {
-                value.fault(format_args!(
-                    "{address} has no file; only a Unix socket (`address: unix:/path`) has a mode and a group"
-                ));
-            }
-        }
+fn is_group(text: &str) -> bool {
+    text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-$".contains(&b))
+}
+
+fn listen_address() -> Form<ListenAddress> {
+    const TEXT: Text = Text(
+        "an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/mainstay.sock\"",
+        r"[0-9.]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|unix:.+",
+    );
+    typed(TEXT, "an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/path\"")
+}
+
+/// The key `listeners`.
+pub(super) fn listeners() -> Form<Vec<Listener>> {
+    sections("- address: \"0.0.0.0:8080\"")
+        .checked(|value, _| check_listeners(value))
+        .compared_by(|old, new, to| compare_listeners(old, new, to))
+}
+
+/// The key `admin`; null turns it off.
+pub(super) fn admin() -> Form<Option<Admin>> {
+    section::<Admin>().maybe().compared_by(|old, new, to| match (old, new) {
+        (Some(old), Some(new)) => Admin::compare(old, new, to),
+        (_, Some(new)) => to.push(What::Added(new.address.to_string())),
+        (_, None) => to.push(What::Removed(String::new())),
+    })
+}
+
+fn expect_proxies(value: &Value, is_on: &bool) {
+    if *is_on && !proxies::are_there(value) {
+        value.fault("nobody is trusted to send it, so every connection would be cut; name the proxies in `trusted_proxies`");
     }
 }
 
-/// The listeners; `has_proxies` says whether anybody is trusted to send a PROXY header.
-pub(super) fn listeners(top: &Section, has_proxies: bool, places: &mut Places) -> Vec<Listener> {
-    let Some(value) = top.value("listeners") else {
-        let address = ListenAddress::Tcp(([0, 0, 0, 0], 8080).into());
-        return vec![Listener { address, access: FileAccess::default(), proxy_protocol: false, tls: None }];
-    };
-    let mut listeners: Vec<Listener> = Vec::new();
-    for item in value.some_items("- address: \"0.0.0.0:8080\"") {
-        let section = item.section(&["address", "mode", "group", "proxy_protocol", "tls"]);
-        let proxy_protocol = proxy_protocol(&section, has_proxies);
-        let tls = tls::listener(&section);
-        let access = FileAccess::read(&section);
-        let example = "`address: \"0.0.0.0:8080\"`, for instance";
-        let Some(value) = section.required("address", example) else { continue };
-        let Some(address) = listen_address(&value) else { continue };
-        FileAccess::expect_unix(&section, &address);
-        let mut others = listeners.iter().map(|listener| &listener.address).zip(&places.listeners);
-        if let Some((other, at)) = others.find(|(other, _)| other.excludes(&address)) {
-            say_taken(&value, &address, other, &format!("the listener on line {}", at.line));
+fn check_listeners(list: &Value) {
+    let mut others: Vec<(ListenAddress, usize)> = Vec::new();
+    for item in list.list() {
+        let Some((value, address)) = address_of(&item) else { continue };
+        expect_unix(&item, &address);
+        if let Some((other, line)) = others.iter().find(|(other, _)| other.excludes(&address)) {
+            say_taken(&value, &address, other, &format!("the listener on line {line}"));
         }
-        places.listeners.push(value.at());
-        listeners.push(Listener { address, access, proxy_protocol, tls });
+        others.push((address, value.at().line));
     }
-    listeners
+}
+
+/// The address that a listener or the admin API says, if it is one.
+fn address_of<'a>(section: &Value<'a>) -> Option<(Value<'a>, ListenAddress)> {
+    let value = section.entry("address")?;
+    Some((value, value.silently(&listen_address().read)?))
+}
+
+/// Says where there is no file that `mode` and `group` could be the access to.
+fn expect_unix(section: &Value, address: &ListenAddress) {
+    if matches!(address, ListenAddress::Unix(_)) {
+        return;
+    }
+    for value in ["mode", "group"].into_iter().filter_map(|key| section.entry(key)) {
+        if !value.is_null() {
+            value.fault(format_args!(
+                "{address} has no file; only a Unix socket (`address: unix:/path`) has a mode and a group"
+            ));
+        }
+    }
 }
 
 /// Says that `whose` address `other` leaves nothing to listen on at `address`.
@@ -133,52 +169,36 @@ fn say_taken(value: &Value, address: &ListenAddress, other: &ListenAddress, whos
     }
 }
 
-fn proxy_protocol(listener: &Section, has_proxies: bool) -> bool {
-    let Some(value) = listener.value("proxy_protocol") else { return false };
-    let is_on = value.boolean().unwrap_or(false);
-    if is_on && !has_proxies {
-        value.fault("nobody is trusted to send it, so every connection would be cut; name the proxies in `trusted_proxies`");
-    }
-    is_on
-}
-
-fn listen_address(value: &Value) -> Option<ListenAddress> {
-    value.typed("an address to listen on, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/path\"")
-}
-
-pub(super) fn admin(top: &Section, listeners: &[Listener], places: &mut Places) -> Option<Admin> {
-    let value = top.value("admin");
-    if value.is_some_and(|admin| admin.is_null()) {
-        return None;
-    }
-    let section = top.section("admin", ADMIN_KEYS);
-    let tokens = section.some("token_file").and_then(|value| tokens(&value));
-    let token_file = token_file(&section);
-    let access = FileAccess::read(&section);
-    let in_the_way =
-        |address: &ListenAddress| listeners.iter().position(|listener| listener.address.excludes(address));
-    let Some(value) = section.value("address") else {
-        let admin = Admin { access, token_file, tokens, ..Admin::default() };
-        FileAccess::expect_unix(&section, &admin.address);
-        let taken = in_the_way(&admin.address).and_then(|at| places.listeners.get(at));
-        if let Some(at) = taken {
-            top.whole().reader.fault(
-                *at,
-                format!(
-                    "address: the admin API listens on {}, unless `admin: {{ address: .. }}` says where; write that, or \
-                     another port here",
-                    admin.address
-                ),
-            );
+/// Where clients come in by a config, each with its place if the file says it.
+fn listen_addresses(root: &Value) -> Vec<(ListenAddress, Option<Position>)> {
+    match root.entry("listeners") {
+        Some(list) => {
+            let said = list.list().into_iter().filter_map(|item| address_of(&item));
+            said.map(|(value, address)| (address, Some(value.at()))).collect()
         }
-        return Some(admin);
+        None => vec![(ListenAddress::Tcp(([0, 0, 0, 0], 8080).into()), None)],
+    }
+}
+
+/// Says where the admin API cannot be, or not without a token.
+pub(super) fn check_admin(root: &Value) {
+    let section = root.entry("admin");
+    if section.is_some_and(|section| section.is_null()) {
+        return;
+    }
+    let value = section.and_then(|section| section.entry("address"));
+    let address = match value {
+        Some(value) => value.silently(&listen_address().read),
+        None => Some(entry::default::<Admin>().address),
     };
-    places.admin = Some(value.at());
-    let address = listen_address(&value)?;
-    FileAccess::expect_unix(&section, &address);
-    if let ListenAddress::Tcp(tcp) = &address
+    let Some(address) = address else { return };
+    let has_token =
+        section.and_then(|section| section.entry("token_file")).is_some_and(|file| !file.is_null());
+    if let Some(section) = section {
+        expect_unix(&section, &address);
+    }
+    if let (Some(value), ListenAddress::Tcp(tcp), false) = (value, &address, has_token)
         && !tcp.ip().is_loopback()
-        && section.some("token_file").is_none()
     {
         let port = tcp.port();
         value.fault(format_args!(
@@ -186,40 +206,68 @@ pub(super) fn admin(top: &Section, listeners: &[Listener], places: &mut Places) 
              or 127.0.0.1:{port}, [::1]:{port} or unix:/path"
         ));
     }
-    if let Some(at) = in_the_way(&address) {
-        let whose = match places.listeners.get(at) {
-            Some(at) => format!("the listener on line {}", at.line),
-            None => "the listener that there is without `listeners`".to_owned(),
-        };
-        say_taken(&value, &address, &listeners[at].address, &whose);
+    let others = listen_addresses(root);
+    match (others.iter().find(|(other, _)| other.excludes(&address)), value) {
+        (Some((other, at)), Some(value)) => {
+            let whose = match at {
+                Some(at) => format!("the listener on line {}", at.line),
+                None => "the listener that there is without `listeners`".to_owned(),
+            };
+            say_taken(&value, &address, other, &whose);
+        }
+        (Some((_, Some(at))), None) => root.reader.fault(
+            *at,
+            format!(
+                "address: the admin API listens on {address}, unless `admin: {{ address: .. }}` says where; write that, or \
+                 another port here"
+            ),
+        ),
+        _ => {}
     }
-    Some(Admin { address, access, token_file, tokens })
 }
 
-const ADMIN_KEYS: &[&str] = &["address", "mode", "group", "token_file"];
+/// Where in the file the addresses stand that have to be bound. All places are alike: a config is no other one for
+/// being written in another way.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// One for each of the listeners; none when the file does not name any.
+    pub listeners: Vec<Position>,
+    /// The admin address, when the file names it.
+    pub admin: Option<Position>,
+}
+
+impl Places {
+    pub(super) fn read(top: &Section) -> Self {
+        let root = top.whole();
+        let listeners = listen_addresses(&root).into_iter().filter_map(|(_, at)| at).collect();
+        let admin = root.entry("admin").and_then(|admin| admin.entry("address"));
+        Self { listeners, admin: admin.map(|address| address.at()) }
+    }
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
 
 /// Where the admin API is, without a look at anything else; `None` where the address cannot be read.
 pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
-    let default = Admin::default().address;
+    let default = entry::default::<Admin>().address;
     let Some(value) = root.entry("admin") else {
         return Some(AdminPlace { address: Some(default), token_file: None });
     };
     if value.is_null() {
         return Some(AdminPlace { address: None, token_file: None });
     }
-    let section = value.section(ADMIN_KEYS);
+    let section = value.section(entry::names(&Admin::keys()));
     let address = match section.value("address") {
-        Some(value) => listen_address(&value)?,
+        Some(value) => (listen_address().read)(&value)?,
         None => default,
     };
-    Some(AdminPlace { address: Some(address), token_file: token_file(&section) })
-}
-
-fn token_file(admin: &Section) -> Option<PathBuf> {
-    admin
-        .some("token_file")
-        .and_then(|value| value.text("the path of a token file, or null"))
-        .map(PathBuf::from)
+    let token_file =
+        section.some("token_file").and_then(|value| value.text("the path of a token file, or null"));
+    Some(AdminPlace { address: Some(address), token_file: token_file.map(PathBuf::from) })
 }
 
 /// What the token file says.
@@ -232,4 +280,31 @@ fn tokens(value: &Value) -> Option<Tokens> {
     };
     let tokens = text.and_then(|text| Tokens::parse(&text));
     tokens.map_err(|message| value.fault(format_args!("{path}: {message}"))).ok()
+}
+
+/// The place in `old` of each of `new`: two alike (port 0) are told apart by their order.
+pub fn same_listeners(old: &[Listener], new: &[Listener]) -> Vec<Option<usize>> {
+    let mut taken = vec![false; old.len()];
+    let place = |listener: &Listener| {
+        let free = old.iter().enumerate().position(|(at, one)| !taken[at] && one.address == listener.address);
+        if let Some(at) = free {
+            taken[at] = true;
+        }
+        free
+    };
+    new.iter().map(place).collect()
+}
+
+fn compare_listeners(old: &[Listener], new: &[Listener], to: &mut Comparison) {
+    let places = same_listeners(old, new);
+    let subject = |listener: &Listener| Subject::Listener(listener.address.to_string());
+    for (_, listener) in old.iter().enumerate().filter(|(at, _)| !places.contains(&Some(*at))) {
+        to.about(subject(listener), |to| to.push(What::Removed(String::new())));
+    }
+    for (listener, place) in new.iter().zip(places) {
+        to.about(subject(listener), |to| match place {
+            Some(at) => Listener::compare(&old[at], listener, to),
+            None => to.push(What::Added("listening".into())),
+        });
+    }
 }

@@ -2,105 +2,210 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
+use serde_json::json;
 
+use super::change::{Comparison, Subject, What};
+use super::entry::{Form, Keys, derived, names, section, shown};
 use super::fault::{Position, quoted};
-use super::nodes::nodes;
-use super::reader::{Section, Value};
+use super::forms::{Word, duration, list, number, parsed, percent, section, size, word};
+use super::health::{HealthCheck, PassiveHealthCheck, health};
+use super::key::{Shape, Text};
+use super::nodes::{compare_nodes, compare_order, nodes};
+use super::reader::Value;
 use super::rebalance::rebalance;
-use super::sources;
-use super::tls;
+use super::sources::sources;
 use super::units::{ANY_TIME, SOME_TIME, show_duration};
-use super::{Drain, Health, Messages, Pool, Probe, ProxyVersion, RULE, Timeouts};
+use super::{Drain, PoolTls, Rebalance};
+use super::{nodes as node_list, proxies, tls};
+use crate::affinity::AffinitySource;
 use crate::pool::health::HealthThresholds;
 use crate::pool::retry::RetryPolicy;
 use crate::pool::select::BalancePolicy;
 use crate::pool::{Node, NodeAddress, NodeId};
 
-const KEYS: &[&str] = &[
-    "nodes",
-    "affinity",
-    "balance",
-    "load_bound",
-    "health",
-    "passive",
-    "retries",
-    "slow_start",
-    "timeouts",
-    "messages",
-    "drain",
-    "rebalance",
-    "source_addresses",
-    "send_proxy_protocol",
-    "tls",
-];
+section! {
+    /// A set of nodes and how it is used.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Pool {
+        /// Name: 1 to 64 of `A-Z a-z 0-9 _ . -`; routes share it.
+        name: Arc<str> = derived(|pool| Some(pool.whole().key().into()));
+        /// At least one node, better two.
+        nodes: Vec<Node> = nodes().required(format!("a list of them, such as `{}`", node_list::EXAMPLE));
+        /// Where a client belongs. The sources are asked in order, and the first that the request carries decides. The
+        /// empty list asks none.
+        affinity: Vec<AffinitySource> = sources().or(json!([{ "cookie": {} }]));
+        /// Who gets a client that nothing above places.
+        balance: BalancePolicy = word().checked(warn_of_one_node).or("least_connections");
+        /// 1.25, for instance: what is opened anew under header, query or client_ip passes a node over that has this
+        /// many times the average of the tunnels. Then one key may have several nodes, which no Socket.IO session
+        /// notices. null: the same key, the same node.
+        load_bound: Option<f64> = number(1.0..=1000.0).checked(warn_of_tight_bound).or_null();
+        /// A probe of each node: one of auto, http, tcp and websocket. null asks nothing, and nodes are judged by real
+        /// traffic alone.
+        health: HealthCheck = health();
+        /// Real traffic judges, too: after so many failures in a row, dials or answers to different clients, a node is
+        /// left out for a while.
+        passive: PassiveHealthCheck = section();
+        /// A handshake that a node breaks off or answers with 502, 503 or 504 is sent to another node.
+        retries: RetryPolicy = section();
+        /// A node that comes back has no tunnels, and would get every new one under least_connections and random_two;
+        /// its share grows over this time instead. 0s: at once.
+        slow_start: Duration = duration(ANY_TIME).or("30s");
+        /// How long things may take.
+        timeouts: Timeouts = section();
+        /// What a message may be, and what is asked of quiet clients.
+        messages: Messages = section();
+        /// How tunnels are closed when their node is taken out.
+        drain: Drain = section();
+        /// Moves the surplus of full nodes to those that came later. null moves nobody.
+        rebalance: Option<Rebalance> = rebalance();
+        /// Outbound addresses, when one address runs out of ports: it has about 28,000 toward each node. Empty:
+        /// whichever the system takes.
+        source_addresses: Vec<IpAddr> = source_addresses().or(Vec::<String>::new());
+        /// Each connection to a node begins with a PROXY header that names the client.
+        send_proxy_protocol: Option<ProxyVersion> = word().or_null();
+        /// TLS to the nodes.
+        tls: Option<PoolTls> = section().or_null();
+    }
+}
+
+section! {
+    for RetryPolicy {
+        /// The most nodes that are asked for one handshake; 1 is no retry.
+        attempts: u32 = number(1..=10).or(3);
+        /// The retries are at most this part of the handshakes of late.
+        of_handshakes: u8 = percent().or("20%");
+    }
+}
+
+section! {
+    /// How long things may take.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Timeouts {
+        /// To a node; then the next one is tried, and the client does not notice.
+        connect: Duration = duration(SOME_TIME).or("2s");
+        /// From an Upgrade to the node's answer.
+        handshake: Duration = duration(SOME_TIME).or("10s");
+        /// A tunnel that carries nothing for so long is closed; below 45s is asking for trouble.
+        idle: Duration = duration(SOME_TIME).checked(warn_of_short_idle).or("1h");
+        /// Once one side has sent a Close or ended its stream, the other has so long to do the same: 1s to 1h.
+        close: Duration = duration(CLOSE).or("10s");
+        /// From a plain request to the head of its answer.
+        request: Duration = duration(SOME_TIME).or("60s");
+    }
+}
+
+section! {
+    /// What a message may be.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Messages {
+        /// 1MiB, for instance: a longer message ends its tunnel with 1009.
+        max_size: Option<u64> = size(1..=1 << 40).or_null();
+        /// A client that has been quiet for so long is pinged, and closed when it does not answer.
+        ping: Option<Duration> = duration(PING).or_null();
+    }
+}
+
+/// Tunnels that are half-ended are looked at once a second; a longer time would be no bound.
+const CLOSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
+
+/// Quiet clients are looked at once a second; one that may be gone for more than a day is not asked at all.
+const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
 /// Below this, idle connections of common clients are cut between two of their pings (Socket.IO: 25 s + 20 s).
 const USUAL_QUIET: Duration = Duration::from_secs(45);
 
-/// The pools by name. A pool with faults is among them, so that its routes are not faults, too.
-pub(super) fn pools(top: &Section) -> Vec<Pool> {
-    const EXAMPLE: &str = "the name of a pool, such as `chat:`, and below it its `nodes`";
-    let Some(value) = top.required("pools", EXAMPLE) else { return Vec::new() };
-    let named = value.named(EXAMPLE);
-    named.into_iter().map(|(at, name, value)| pool(at, name, &value)).collect()
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
-fn pool(at: Position, name: &str, value: &Value) -> Pool {
+impl Word for ProxyVersion {
+    const WORDS: &'static [(&'static str, Self)] = &[("v1", Self::V1), ("v2", Self::V2)];
+}
+
+impl Word for BalancePolicy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("least_connections", Self::LeastConnections),
+        ("round_robin", Self::RoundRobin),
+        ("random_two", Self::RandomTwo),
+        ("client_ip", Self::ClientIp),
+    ];
+}
+
+impl Pool {
+    /// How probes and failures are judged.
+    pub fn thresholds(&self) -> HealthThresholds {
+        HealthThresholds {
+            rise: self.health.rise,
+            fall: self.health.fall,
+            failures: self.passive.failures,
+            eject: self.passive.eject,
+            max_ejected: self.passive.max_ejected,
+            slow_start: self.slow_start,
+        }
+    }
+}
+
+/// What there must be at the key `pools`.
+pub(super) const EXAMPLE: &str = "the name of a pool, such as `chat:`, and below it its `nodes`";
+
+/// The key `pools`: the pools by name, in the order of the file.
+pub(super) fn pools() -> Form<Vec<Pool>> {
+    let read = |value: &Value| Some(value.named(EXAMPLE).into_iter().filter_map(pool).collect());
+    let show = |pools: &Vec<Pool>| pools.iter().map(|pool| (pool.name.to_string(), shown(pool))).collect();
+    Form::new(Shape::Named(Pool::keys), read, show).compared_by(|old, new, to| compare_pools(old, new, to))
+}
+
+fn pool((at, name, value): (Position, &str, Value)) -> Option<Pool> {
     // The rule of node ids: both become labels of metrics and parts of admin paths.
     if name.parse::<NodeId>().is_err() {
         let message = format!("{} is no name of a pool; write 1 to 64 of A-Z a-z 0-9 _ . -", quoted(name));
         value.reader.fault(at, message);
     }
-    let section = value.section(KEYS);
-    let health = section.section("health", HEALTH_KEYS);
-    let timeouts = timeouts(&section);
-    let source_addresses = source_addresses(&section);
-    let nodes = nodes(&section);
-    say_which_family_is_missing(&section, &source_addresses, &nodes);
-    Pool {
-        name: name.into(),
-        tls: tls::pool(&section, &nodes),
-        nodes,
-        affinity: sources::sources(&section),
-        balance: balance(&section),
-        load_bound: load_bound(&section),
-        health: probing(&section, &health),
-        rule: rule(&section, &health),
-        retries: retries(&section),
-        messages: messages(&section, timeouts.idle),
-        timeouts,
-        drain: Drain::read(&section),
-        rebalance: rebalance(&section),
-        send_proxy_protocol: section.some("send_proxy_protocol").and_then(|value| value.word(PROXY_VERSIONS)),
-        source_addresses,
+    let pool = Pool::read(&value.section(names(&Pool::keys())))?;
+    say_which_family_is_missing(&value, &pool);
+    warn_of_late_pings(&value, &pool);
+    if let (Some(tls), Some(value)) = (&pool.tls, value.entry("tls")) {
+        tls::check_names(&value, tls, &pool.nodes);
     }
+    Some(pool)
 }
 
-const PROXY_VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
-
-fn source_addresses(pool: &Section) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for item in pool.value("source_addresses").map(|value| value.items()).unwrap_or_default() {
-        let expected = "an IP address of this machine, such as 10.0.0.5";
-        let Some(address) = item.parsed(expected, |text| text.parse::<IpAddr>().ok()) else { continue };
+fn source_addresses() -> Form<Vec<IpAddr>> {
+    const EXPECTED: &str = "an IP address of this machine, such as 10.0.0.5";
+    let text = Text("an IP address of this machine", "[0-9A-Fa-f:.]+");
+    let address = parsed(text, EXPECTED, |text| text.parse::<IpAddr>().ok()).checked(|item, address| {
         if address.is_unspecified() || address.is_multicast() {
-            item.expected(expected);
+            item.expected(EXPECTED);
         }
-        if addresses.contains(&address) {
-            item.fault("the list has this address already; it has no more ports for that, remove it");
+    });
+    list(address).checked(|value, _| {
+        let mut seen: Vec<IpAddr> = Vec::new();
+        for item in value.list() {
+            let Some(address) = item.silently(|item| item.parsed("", |text| text.parse().ok())) else {
+                continue;
+            };
+            if seen.contains(&address) {
+                item.fault("the list has this address already; it has no more ports for that, remove it");
+            }
+            seen.push(address);
         }
-        addresses.push(address);
-    }
-    addresses
+    })
 }
 
 /// A node at an IP address can only be dialled from one of its family.
-fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node]) {
-    let Some(value) = pool.value("source_addresses").filter(|_| !sources.is_empty()) else { return };
-    for node in nodes {
+fn say_which_family_is_missing(value: &Value, pool: &Pool) {
+    let sources = &pool.source_addresses;
+    let Some(value) = value.entry("source_addresses").filter(|_| !sources.is_empty()) else { return };
+    for node in &pool.nodes {
         let NodeAddress::Tcp { host, .. } = &node.address else { continue };
         let Ok(ip) = host.parse::<IpAddr>() else { continue };
         if !sources.iter().any(|source| source.is_ipv4() == ip.is_ipv4()) {
@@ -113,153 +218,56 @@ fn say_which_family_is_missing(pool: &Section, sources: &[IpAddr], nodes: &[Node
     }
 }
 
-const BALANCES: &[(&str, BalancePolicy)] = &[
-    ("least_connections", BalancePolicy::LeastConnections),
-    ("round_robin", BalancePolicy::RoundRobin),
-    ("random_two", BalancePolicy::RandomTwo),
-    ("client_ip", BalancePolicy::ClientIp),
-];
-
-fn balance(pool: &Section) -> BalancePolicy {
-    let balance = pool.word("balance", BalancePolicy::default(), BALANCES);
-    if let Some(value) = pool.value("balance").filter(|_| balance == BalancePolicy::ClientIp) {
-        value.warn_of_proxies();
+fn warn_of_one_node(value: &Value, balance: &BalancePolicy) {
+    if *balance == BalancePolicy::ClientIp {
+        proxies::warn_where_unsaid(value);
     }
-    balance
 }
 
-fn load_bound(pool: &Section) -> Option<f64> {
-    let value = pool.some("load_bound")?;
-    // NaN is in no range, so what comes out is a number.
-    let bound = value.number(1.0..=1000.0)?;
-    if bound < 1.05 {
+fn warn_of_tight_bound(value: &Value, bound: &f64) {
+    if *bound < 1.05 {
         value.warn("below 1.05, hashing gives up its node at the slightest unevenness; 1.25 is usual");
     }
-    Some(bound)
 }
 
-const HEALTH_KEYS: &[&str] = &["auto", "http", "tcp", "websocket", "interval", "timeout", "rise", "fall"];
-
-fn probing(pool: &Section, health: &Section) -> Health {
-    let default = Health::default();
-    let probe = match pool.value("health") {
-        Some(value) if value.is_null() => Probe::Off,
-        _ => probe(health).unwrap_or(default.probe),
-    };
-    let interval = health.duration("interval", default.interval, SOME_TIME);
-    let timeout = health.duration("timeout", default.timeout, SOME_TIME);
-    if probe != Probe::Off && timeout > interval {
-        warn_of_long_probes(health, interval, timeout);
-    }
-    Health { probe, interval, timeout }
-}
-
-fn warn_of_long_probes(health: &Section, interval: Duration, timeout: Duration) {
-    let Some(value) = health.value("timeout").or(health.value("interval")) else { return };
-    let (interval, timeout) = (show_duration(&interval), show_duration(&timeout));
-    value.warn(format_args!(
-        "a probe may take {timeout}, which is above the interval of {interval}: a node that hangs is asked every \
-         {timeout} only; write a timeout of {interval} or less, or a longer interval"
-    ));
-}
-
-/// The one probe that the section names, if it names any.
-fn probe(health: &Section) -> Option<Probe> {
-    let mut named =
-        ["auto", "http", "tcp", "websocket"].into_iter().filter_map(|kind| Some((kind, health.value(kind)?)));
-    let (kind, value) = named.next()?;
-    for (other, value) in named {
-        value.fault(format_args!("`{kind}` is the probe already; keep one of `{kind}` and `{other}`"));
-    }
-    Some(match kind {
-        "http" => {
-            let section = value.section(&["path", "status"]);
-            Probe::Http {
-                path: probe_path(&section, "/health"),
-                status: section.number("status", 200, 200..=599),
-            }
-        }
-        "websocket" => Probe::WebSocket { path: probe_path(&value.section(&["path"]), "/") },
-        kind => {
-            value.section(&[]);
-            if kind == "tcp" { Probe::Tcp } else { Probe::Auto }
-        }
-    })
-}
-
-fn probe_path(section: &Section, default: &str) -> String {
-    let path = section.value("path").and_then(|value| {
-        value.parsed("a path that begins with `/`, of visible characters without any of \" # < >", |text| {
-            // The last word is the HTTP library's: what it does not take, the probe could not send.
-            let visible = text.bytes().all(|b| b.is_ascii_graphic() && !b"\"#<>".contains(&b));
-            let sendable = visible && text.parse::<PathAndQuery>().is_ok();
-            (text.starts_with('/') && sendable).then(|| text.to_owned())
-        })
-    });
-    path.unwrap_or_else(|| default.to_owned())
-}
-
-fn rule(pool: &Section, health: &Section) -> HealthThresholds {
-    let passive = pool.section("passive", &["failures", "eject", "max_ejected"]);
-    HealthThresholds {
-        rise: health.number("rise", RULE.rise, 1..=1000),
-        fall: health.number("fall", RULE.fall, 1..=1000),
-        failures: passive.number("failures", RULE.failures, 0..=1_000_000),
-        eject: passive.duration("eject", RULE.eject, SOME_TIME),
-        max_ejected: passive.value("max_ejected").and_then(|part| part.percent()).unwrap_or(RULE.max_ejected),
-        slow_start: pool.duration("slow_start", RULE.slow_start, ANY_TIME),
-    }
-}
-
-fn retries(pool: &Section) -> RetryPolicy {
-    let (section, default) =
-        (pool.section("retries", &["attempts", "of_handshakes"]), RetryPolicy::default());
-    let part = section.value("of_handshakes").and_then(|part| part.percent());
-    RetryPolicy {
-        attempts: section.number("attempts", default.attempts, 1..=10),
-        of_handshakes: part.unwrap_or(default.of_handshakes),
-    }
-}
-
-fn timeouts(pool: &Section) -> Timeouts {
-    let section = pool.section("timeouts", &["connect", "handshake", "idle", "close", "request"]);
-    let default = Timeouts::default();
-    let idle = section.duration("idle", default.idle, SOME_TIME);
-    if let Some(value) = section.value("idle").filter(|_| idle < USUAL_QUIET) {
+fn warn_of_short_idle(value: &Value, idle: &Duration) {
+    if *idle < USUAL_QUIET {
+        let usual = show_duration(&USUAL_QUIET);
         value.warn(format_args!(
-            "{} is less than the {} that clients are usually quiet; write {} or more",
-            show_duration(&idle),
-            show_duration(&USUAL_QUIET),
-            show_duration(&USUAL_QUIET)
+            "{} is less than the {usual} that clients are usually quiet; write {usual} or more",
+            show_duration(idle),
         ));
     }
-    Timeouts {
-        connect: section.duration("connect", default.connect, SOME_TIME),
-        handshake: section.duration("handshake", default.handshake, SOME_TIME),
-        idle,
-        close: section.duration("close", default.close, CLOSE),
-        request: section.duration("request", default.request, SOME_TIME),
+}
+
+fn warn_of_late_pings(value: &Value, pool: &Pool) {
+    let (idle, Some(ping)) = (pool.timeouts.idle, pool.messages.ping) else { return };
+    let said = value.entry("messages").and_then(|messages| messages.entry("ping"));
+    if let Some(value) = said.filter(|_| ping >= idle) {
+        value.warn(format_args!(
+            "the idle timeout of {} closes a quiet tunnel before its client is asked; write less than that",
+            show_duration(&idle)
+        ));
     }
 }
 
-/// Tunnels that are half-ended are looked at once a second; a longer time would be no bound.
-const CLOSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
-
-/// Quiet clients are looked at once a second; one that may be gone for more than a day is not asked at all.
-const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
-
-fn messages(pool: &Section, idle: Duration) -> Messages {
-    let section = pool.section("messages", &["max_size", "ping"]);
-    let max_size = section.some("max_size").and_then(|value| value.size(1..=1 << 40));
-    let ping = section.some("ping").and_then(|value| {
-        let ping = value.duration(PING)?;
-        if ping >= idle {
-            value.warn(format_args!(
-                "the idle timeout of {} closes a quiet tunnel before its client is asked; write less than that",
-                show_duration(&idle)
-            ));
-        }
-        Some(ping)
-    });
-    Messages { max_size, ping }
+fn compare_pools(old: &[Pool], new: &[Pool], to: &mut Comparison) {
+    let count = |pool: &Pool| match pool.nodes.len() {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    };
+    let subject = |pool: &Pool| Subject::Pool(Arc::clone(&pool.name));
+    for pool in old.iter().filter(|pool| !new.iter().any(|other| other.name == pool.name)) {
+        to.about(subject(pool), |to| to.push(What::Removed(count(pool))));
+    }
+    for pool in new {
+        to.about(subject(pool), |to| match old.iter().find(|other| other.name == pool.name) {
+            Some(old) => {
+                compare_nodes(&pool.name, &old.nodes, &pool.nodes, to);
+                Pool::compare(old, pool, to);
+                compare_order(&old.nodes, &pool.nodes, to);
+            }
+            None => to.push(What::Added(count(pool))),
+        });
+    }
 }

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use serde_json::Value as Json;
 use serde_yaml::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
 use super::fault::{Fault, Position, quoted};
@@ -34,6 +35,28 @@ pub(super) struct Node {
     size: usize,
     /// How many levels there are below it.
     height: usize,
+}
+
+impl Node {
+    /// A value that no file has, such as a default.
+    pub(super) fn of_json(json: &Json) -> Self {
+        let at = Position { line: 0, column: 0 };
+        let kind = match json {
+            Json::Null => Kind::Null,
+            Json::String(text) => Kind::Scalar(text.clone()),
+            Json::Array(items) => {
+                Kind::Sequence(items.iter().map(|item| Rc::new(Self::of_json(item))).collect())
+            }
+            Json::Object(entries) => Kind::Mapping(
+                entries
+                    .iter()
+                    .map(|(key, value)| Entry { key: key.clone(), at, value: Rc::new(Self::of_json(value)) })
+                    .collect(),
+            ),
+            plain => Kind::Scalar(plain.to_string()),
+        };
+        Self { at, kind, size: 1, height: 0 }
+    }
 }
 
 /// What a value is.

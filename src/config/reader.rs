@@ -1,12 +1,11 @@
 //! Reading the tree by what each key must be.
 //!
-//! An accessor gives the value, or says what is wrong and lets reading go on: `section.duration("idle", ..)` gives
-//! the default when the key is absent, and also after a fault, because a config with a fault is never used.
+//! An accessor gives the value, or says what is wrong and lets reading go on.
 //!
 //! Rules: a key is asked for by the name that its section listed as known; what is not listed is a fault with the
 //! nearest name that is.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::io;
 use std::ops::RangeInclusive;
@@ -27,21 +26,20 @@ pub(super) struct Reader<'a> {
     pub read: ReadFile<'a>,
     /// Unix seconds; `None` where nothing depends on it.
     pub now: Option<i64>,
+    /// The whole document, for what one key means for another.
+    root: Option<&'a Node>,
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
-    /// The config does not say which proxies there are, not even that there are none.
-    pub proxies_unsaid: Cell<bool>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(read: ReadFile<'a>, now: Option<i64>) -> Self {
-        Self {
-            read,
-            now,
-            faults: RefCell::default(),
-            warnings: RefCell::default(),
-            proxies_unsaid: Cell::new(false),
-        }
+    pub(super) fn new(read: ReadFile<'a>, now: Option<i64>, root: Option<&'a Node>) -> Self {
+        Self { read, now, root, faults: RefCell::default(), warnings: RefCell::default() }
+    }
+
+    /// One to whose findings nobody listens.
+    pub(super) fn silent(root: Option<&'a Node>) -> Self {
+        Self::new(&|_| Err(io::ErrorKind::Unsupported.into()), None, root)
     }
 
     /// The faults and the warnings, each as they were found.
@@ -73,6 +71,11 @@ impl<'a> Value<'a> {
         Self { reader, node, label: "the config" }
     }
 
+    /// The key that it belongs to.
+    pub(super) fn key(&self) -> &'a str {
+        self.label
+    }
+
     pub(super) fn at(&self) -> Position {
         self.node.at
     }
@@ -87,14 +90,14 @@ impl<'a> Value<'a> {
         self.reader.warn(self.node.at, format!("{}: {message}", self.label));
     }
 
-    /// Says that the client's address decides here, where nobody has said whether it is the client's.
-    pub(super) fn warn_of_proxies(&self) {
-        if self.reader.proxies_unsaid.get() {
-            self.warn(
-                "behind a proxy every client has the proxy's address and goes to one node; name the proxy in \
-                 `trusted_proxies`, or write `trusted_proxies: []` where clients come in directly",
-            );
-        }
+    /// A key at the top of the config.
+    pub(super) fn top(&self, key: &str) -> Option<Value<'a>> {
+        Value { node: self.reader.root?, ..*self }.entry(key)
+    }
+
+    /// What `read` makes of it; nobody listens to what it says about it.
+    pub(super) fn silently<T>(&self, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        read(&Value { reader: &Reader::silent(self.reader.root), ..*self })
     }
 
     pub(super) fn is_null(&self) -> bool {
@@ -240,19 +243,22 @@ impl<'a> Value<'a> {
 
     /// The items of a list, which may be empty.
     pub(super) fn items(&self) -> Vec<Value<'a>> {
-        match &self.node.kind {
-            Kind::Sequence(items) => items.iter().map(|node| Value { node, ..*self }).collect(),
-            _ => {
-                self.expected("a list: `- ` before each item, or `[]` for none");
-                Vec::new()
-            }
+        if !matches!(self.node.kind, Kind::Sequence(_)) {
+            self.expected("a list: `- ` before each item, or `[]` for none");
         }
+        self.list()
+    }
+
+    /// The same; what is no list has none.
+    pub(super) fn list(&self) -> Vec<Value<'a>> {
+        let items = if let Kind::Sequence(items) = &self.node.kind { items.as_slice() } else { &[] };
+        items.iter().map(|node| Value { node, ..*self }).collect()
     }
 
     /// The items of a list that has one at least; `example` is what a line of it looks like.
     pub(super) fn some_items(&self, example: &str) -> Vec<Value<'a>> {
         match &self.node.kind {
-            Kind::Sequence(items) if !items.is_empty() => self.items(),
+            Kind::Sequence(items) if !items.is_empty() => self.list(),
             _ => {
                 self.expected(format_args!("a list of at least one, such as `{example}`"));
                 Vec::new()
@@ -262,20 +268,22 @@ impl<'a> Value<'a> {
 
     /// The entries of a mapping of at least one name: where each name is, the name, and its value.
     pub(super) fn named(&self, example: &str) -> Vec<(Position, &'a str, Value<'a>)> {
-        let value = |entry: &'a Entry| Value { node: &entry.value, label: &entry.key, ..*self };
-        match &self.node.kind {
-            Kind::Mapping(entries) if !entries.is_empty() => {
-                entries.iter().map(|entry| (entry.at, entry.key.as_str(), value(entry))).collect()
-            }
-            _ => {
-                self.expected(example);
-                Vec::new()
-            }
+        let entries = self.entries();
+        if entries.is_empty() {
+            self.expected(example);
         }
+        entries
+    }
+
+    /// The same; what is no mapping has none.
+    pub(super) fn entries(&self) -> Vec<(Position, &'a str, Value<'a>)> {
+        let entries = if let Kind::Mapping(entries) = &self.node.kind { entries.as_slice() } else { &[] };
+        let value = |entry: &'a Entry| Value { node: &entry.value, label: &entry.key, ..*self };
+        entries.iter().map(|entry| (entry.at, entry.key.as_str(), value(entry))).collect()
     }
 
     /// A mapping with these keys. What is no mapping is a fault, and a section without keys.
-    pub(super) fn section(&self, known: &'static [&'static str]) -> Section<'a> {
+    pub(super) fn section(&self, known: Vec<&'static str>) -> Section<'a> {
         let (entries, broken) = match &self.node.kind {
             Kind::Mapping(entries) => (entries.as_slice(), false),
             // What `timeouts:` is when all below it is commented out.
@@ -306,11 +314,10 @@ fn off_meant(key: &str, text: &str) -> Option<String> {
 }
 
 /// A mapping whose keys are known.
-#[derive(Clone, Copy)]
 pub(super) struct Section<'a> {
     of: Value<'a>,
     entries: &'a [Entry],
-    known: &'static [&'static str],
+    known: Vec<&'static str>,
     /// It is no mapping, which has been said; nothing is missing in it.
     broken: bool,
 }
@@ -357,34 +364,6 @@ impl<'a> Section<'a> {
     /// How many keys there are, known or not; `None` after the fault that it is no mapping.
     pub(super) fn key_count(&self) -> Option<usize> {
         (!self.broken).then_some(self.entries.len())
-    }
-
-    /// The section under a key; without a key, one without keys.
-    pub(super) fn section(&self, key: &'static str, known: &'static [&'static str]) -> Section<'a> {
-        let none = Section { of: self.of, entries: &[], known, broken: false };
-        self.value(key).map_or(none, |value| value.section(known))
-    }
-
-    pub(super) fn duration(
-        &self,
-        key: &'static str,
-        default: Duration,
-        range: RangeInclusive<Duration>,
-    ) -> Duration {
-        self.value(key).and_then(|value| value.duration(range)).unwrap_or(default)
-    }
-
-    pub(super) fn number<T: FromStr + PartialOrd + Display>(
-        &self,
-        key: &'static str,
-        default: T,
-        range: RangeInclusive<T>,
-    ) -> T {
-        self.value(key).and_then(|value| value.number(range)).unwrap_or(default)
-    }
-
-    pub(super) fn word<T: Copy>(&self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
-        self.value(key).and_then(|value| value.word(words)).unwrap_or(default)
     }
 }
 

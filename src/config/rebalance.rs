@@ -1,31 +1,36 @@
 //! How a pool evens itself out when a node joins or returns.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::reader::Section;
-use super::units::{ANY_TIME, duration};
+use super::change::Comparison;
+use super::entry::{self, Entry, section};
+use super::forms::{self, duration, flag, number};
+use super::reader;
+use super::units::{self, ANY_TIME, show_duration};
 
-const KEYS: &[&str] = &["over", "tolerance", "quiet_first"];
-/// Below 1 the shares together would not hold all tunnels.
+/// Below 1 the shares together would not hold all tunnels. NaN is in no range.
 const TOLERANCE: RangeInclusive<f64> = 1.0..=1000.0;
 
-/// See the module.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rebalance {
-    /// How long the closes are spread over.
-    pub over: Duration,
-    /// A node keeps what it has up to this times its share of the pool's tunnels; 1 to 1000.
-    pub tolerance: f64,
-    /// Those that have carried no message for longest are closed first; else any.
-    pub quiet_first: bool,
+section! {
+    /// How a pool evens itself out when a node joins or returns.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct Rebalance {
+        /// The moves are spread over this time.
+        over: Duration = duration(ANY_TIME).or("10m");
+        /// Times the average that a node may have and keep.
+        tolerance: f64 = number(TOLERANCE).checked(warn_of_haste).or(1.1);
+        /// Those that have been quiet for longest go first.
+        quiet_first: bool = flag().or(true);
+    }
 }
 
 impl Default for Rebalance {
     fn default() -> Self {
-        Self { over: Duration::from_secs(10 * 60), tolerance: 1.1, quiet_first: true }
+        entry::default()
     }
 }
 
@@ -45,7 +50,8 @@ impl Rebalance {
             let wrong = |expected: &str| format!("{key}: {value} is not {expected}");
             match key.as_str() {
                 "over" => {
-                    let over = value.as_str().and_then(duration).filter(|over| ANY_TIME.contains(over));
+                    let over =
+                        value.as_str().and_then(units::duration).filter(|over| ANY_TIME.contains(over));
                     self.over = over.ok_or_else(|| wrong("a time up to 366d, like \"60s\" or \"5m\""))?;
                 }
                 "tolerance" => {
@@ -55,28 +61,34 @@ impl Rebalance {
                 "quiet_first" => {
                     self.quiet_first = value.as_bool().ok_or_else(|| wrong("true or false"))?;
                 }
-                _ => return Err(format!("there is no key `{key}`; the keys are: {}", KEYS.join(", "))),
+                _ => {
+                    let known = "over, tolerance, quiet_first";
+                    return Err(format!("there is no key `{key}`; the keys are: {known}"));
+                }
             }
         }
         Ok(self)
     }
 }
 
-/// What the pool says; `None` leaves everybody where they are.
-pub(super) fn rebalance(pool: &Section) -> Option<Rebalance> {
-    let section = pool.some("rebalance")?.section(KEYS);
-    let default = Rebalance::default();
-    // NaN is in no range, so what comes out is a number.
-    let tolerance = section.number("tolerance", default.tolerance, TOLERANCE);
-    if let Some(value) = section.value("tolerance").filter(|_| tolerance < 1.02) {
+/// The key `rebalance` of a pool; `None` leaves everybody where they are.
+pub(super) fn rebalance() -> Entry<Option<Rebalance>> {
+    let said = |rule: &Option<Rebalance>| rule.map_or("none".to_owned(), |rule| rule.to_string());
+    let compare = move |old: &_, new: &_, to: &mut Comparison| to.set(said(new), said(old));
+    forms::section().maybe().compared_by(compare).or(Value::Null)
+}
+
+fn warn_of_haste(value: &reader::Value, tolerance: &f64) {
+    if *tolerance < 1.02 {
         value.warn("below 1.02, clients are moved for the slightest unevenness; 1.1 is usual");
     }
-    let quiet_first = section.value("quiet_first").and_then(|value| value.boolean());
-    Some(Rebalance {
-        over: section.duration("over", default.over, ANY_TIME),
-        tolerance,
-        quiet_first: quiet_first.unwrap_or(default.quiet_first),
-    })
+}
+
+impl fmt::Display for Rebalance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = if self.quiet_first { ", quiet clients first" } else { "" };
+        write!(f, "over {} from {} times the average{first}", show_duration(&self.over), self.tolerance)
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::routes::route_text;
+use super::sources::source_text;
 use super::{Config, ListenerTls, Pool};
 use crate::affinity::AffinitySource;
-use crate::route::{Host, Route};
 
 /// A config as an operator wants to see it confirmed.
 pub struct Summary<'a>(pub &'a Config);
@@ -62,29 +63,5 @@ fn bound_effect(affinity: &[AffinitySource]) -> &'static str {
         "a busy key may have several nodes"
     } else {
         "a busy key may have several nodes, but for Socket.IO sessions that poll; those are placed by it with engine_io"
-    }
-}
-
-pub(super) fn source_text(source: &AffinitySource) -> String {
-    match source {
-        AffinitySource::Cookie(rule) if rule.keys.is_some() => format!("cookie {} (signed)", rule.name),
-        AffinitySource::Cookie(rule) => format!("cookie {}", rule.name),
-        AffinitySource::NodeCookie { name } => format!("cookie {name} (set by the node)"),
-        AffinitySource::EngineIo => "engine_io".into(),
-        AffinitySource::Header(name) => format!("header {name}"),
-        AffinitySource::Query(name) => format!("query {name}"),
-        AffinitySource::ClientIp(cut) => format!("client_ip /{} /{}", cut.ipv4, cut.ipv6),
-    }
-}
-
-pub(super) fn route_text(route: &Route) -> String {
-    let host = match &route.host {
-        Some(Host::Exact(name)) => name.clone(),
-        Some(Host::Below(name)) => format!("*.{name}"),
-        None => "any host".into(),
-    };
-    match &route.path {
-        Some(path) => format!("{host}, path {path}"),
-        None => host,
     }
 }

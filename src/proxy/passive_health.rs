@@ -55,7 +55,7 @@ impl UpstreamPool {
     fn may_eject(&self, node: usize, now: Duration) -> bool {
         let others = || self.upstreams.iter().enumerate().filter(|(index, _)| *index != node);
         let ejected = others().filter(|(_, other)| other.health().ejection(now).is_some()).count();
-        self.config.rule.may_eject(self.upstreams.len(), ejected)
+        self.config.thresholds().may_eject(self.upstreams.len(), ejected)
             && others().any(|(_, other)| other.is_up(now))
     }
 }

@@ -40,7 +40,7 @@ async fn a_probe_speaks_tls_too() {
     certs.issue("node", &["node.example"]);
     let config = certs.config("null", &node, &format!("{TO_NODE} }}\n"));
     let mut config = config;
-    config.pools[0].health = mainstay::config::Health::default();
+    config.pools[0].health = mainstay::config::HealthCheck::default();
     let tls = certs.node("node", false);
     let answering = async {
         let mut asked = accept(&node, &tls).await;
@@ -69,7 +69,7 @@ async fn a_node_that_asks_for_a_certificate_is_said_to_ask_for_one() {
         (&stranger, "the node refuses the client certificate that it is shown"),
     ] {
         let mut config = certs.config("null", &node, &format!("{TO_NODE}{shown} }}\n"));
-        config.pools[0].health = mainstay::config::Health::default();
+        config.pools[0].health = mainstay::config::HealthCheck::default();
         let refusing = async {
             let (stream, _) = soon(node.accept()).await.unwrap();
             // The connection stays, so that no reset overtakes what is said.

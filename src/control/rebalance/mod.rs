@@ -206,7 +206,7 @@ impl UpNodeTracker {
             let has_new = before.is_some_and(|before| up.iter().any(|address| !before.contains(address)));
             if has_new && pool.config.rebalance.is_some() {
                 // A node that flaps does not postpone it for ever.
-                self.due.entry(Arc::clone(name)).or_insert(now + pool.config.rule.slow_start);
+                self.due.entry(Arc::clone(name)).or_insert(now + pool.config.slow_start);
             }
             seen.insert(Arc::clone(name), up);
         }

@@ -135,7 +135,8 @@ impl Upstream {
         metrics: &Metrics,
     ) -> Self {
         let is_probed = pool.health.probe != Probe::Off;
-        let health = if is_probed { health(pool.rule) } else { NodeHealth::new_unprobed(pool.rule) };
+        let health =
+            if is_probed { health(pool.thresholds()) } else { NodeHealth::new_unprobed(pool.thresholds()) };
         let shared = SharedNodeState {
             health: Mutex::new(health),
             drain: Mutex::default(),
@@ -175,10 +176,10 @@ impl Upstream {
     pub(crate) fn activate(&self, pool: &config::Pool, now: Duration) {
         let mut drain = self.shared.drain.lock();
         let mut health = self.shared.health.lock();
-        health.set_thresholds(pool.rule);
+        health.set_thresholds(pool.thresholds());
         let is_probed = pool.health.probe != Probe::Off;
         if self.shared.is_probed.swap(is_probed, Relaxed) && !is_probed {
-            health.stop_probing(pool.rule);
+            health.stop_probing(pool.thresholds());
         }
         self.meter.set_capacity(self.node.max_connections);
         self.meter.set_state(health.node_state(now).as_str());
