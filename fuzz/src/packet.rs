@@ -1,7 +1,9 @@
 //! Socket.IO packets: what was read is written, and read again.
 
 use bytes::Bytes;
-use socketio_redis::packet::{Body, Frame, Frames, MOST_ATTACHMENTS, Packet, Partial, ack, event};
+use socketio_redis::packet::{
+    MAX_ATTACHMENTS, Packet, PacketBody, PacketFrame, PacketFrames, PartialPacket, encode_ack, encode_event,
+};
 
 use super::input::Input;
 use super::value::same;
@@ -14,16 +16,16 @@ pub fn run(data: &[u8]) {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let Ok(text) = str::from_utf8(&bytes[..end]) else { return };
     let Ok(packet) = Packet::read(text) else { return };
-    assert!(packet.attachments <= MOST_ATTACHMENTS);
+    assert!(packet.attachments <= MAX_ATTACHMENTS);
     assert!(packet.namespace.starts_with('/') && !packet.namespace.contains(','));
     let namespace = packet.namespace.to_owned();
     let body = if packet.attachments == 0 {
         packet.body
     } else {
-        let mut partial = Partial::new(packet);
+        let mut partial = PartialPacket::new(packet);
         let mut rest = Input::new(&bytes[end..]);
-        while !partial.take(rest.take(size)) {}
-        match partial.whole() {
+        while !partial.push_attachment(rest.take(size)) {}
+        match partial.finish() {
             Ok((_, body)) => body,
             Err(_) => return,
         }
@@ -35,21 +37,21 @@ pub fn run(data: &[u8]) {
         let back = if attachments.is_empty() {
             read.body
         } else {
-            let mut partial = Partial::new(read);
+            let mut partial = PartialPacket::new(read);
             for attachment in &attachments {
-                let _ = partial.take(attachment);
+                let _ = partial.push_attachment(attachment);
             }
-            partial.whole().unwrap_or_else(|fault| panic!("{fault}: {again}")).1
+            partial.finish().unwrap_or_else(|fault| panic!("{fault}: {again}")).1
         };
         assert!(is_same(&back, &body), "{back:?} {body:?}");
     }
 }
 
 /// What a server writes for it: the text, and the attachments.
-fn written(namespace: &str, body: &Body) -> Option<(String, Vec<Bytes>)> {
-    let frames: Frames<Message> = match body {
-        Body::Event(id, Some(data)) => event(namespace, *id, data, None),
-        Body::Ack(Some(id), data) => ack(namespace, *id, data),
+fn written(namespace: &str, body: &PacketBody) -> Option<(String, Vec<Bytes>)> {
+    let frames: PacketFrames<Message> = match body {
+        PacketBody::Event(id, Some(data)) => encode_event(namespace, *id, data, None),
+        PacketBody::Ack(Some(id), data) => encode_ack(namespace, *id, data),
         _ => return None,
     };
     let mut parts = frames.into_iter();
@@ -67,7 +69,7 @@ enum Message {
     Binary(Bytes),
 }
 
-impl Frame for Message {
+impl PacketFrame for Message {
     fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
@@ -77,12 +79,12 @@ impl Frame for Message {
     }
 }
 
-fn is_same(one: &Body, other: &Body) -> bool {
+fn is_same(one: &PacketBody, other: &PacketBody) -> bool {
     match (one, other) {
-        (Body::Event(id, Some(data)), Body::Event(other_id, Some(other))) => {
+        (PacketBody::Event(id, Some(data)), PacketBody::Event(other_id, Some(other))) => {
             id == other_id && data.len() == other.len() && data.iter().zip(other).all(|(a, b)| same(a, b))
         }
-        (Body::Ack(id, data), Body::Ack(other_id, other)) => {
+        (PacketBody::Ack(id, data), PacketBody::Ack(other_id, other)) => {
             id == other_id && data.len() == other.len() && data.iter().zip(other).all(|(a, b)| same(a, b))
         }
         _ => false,

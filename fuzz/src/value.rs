@@ -42,12 +42,12 @@ fn json(bytes: &[u8]) {
 /// With its bytes apart, a value comes back from JSON.
 fn in_json(value: &Value) {
     let (mut text, mut attachments) = (String::new(), Vec::new());
-    value.write_json(&mut text, &mut Attachments::Apart(&mut attachments));
+    value.write_json(&mut text, &mut Attachments::Separate(&mut attachments));
     assert_eq!(value.has_binary(), !attachments.is_empty());
     let mut back = [Value::from_wire_json(text.as_bytes()).expect("what is written is read")];
     // A client may have written placeholders of its own.
     if !text.contains("_placeholder") || attachments.len() == text.matches("_placeholder").count() {
-        Value::fill(&mut back, &attachments).expect("each placeholder has its attachment");
+        Value::fill_placeholders(&mut back, &attachments).expect("each placeholder has its attachment");
         assert!(same(&back[0], value), "{back:?} {value:?}");
     }
 }

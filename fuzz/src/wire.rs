@@ -1,7 +1,7 @@
 //! What the nodes of a fleet say to each other: each format read, written and read again.
 
 use socketio_redis::value::Value;
-use socketio_redis::wire::envelope::{Dialect, Envelope, Message};
+use socketio_redis::wire::envelope::{ClusterMessage, Dialect, Envelope};
 use socketio_redis::wire::{classic, entry, envelope, session};
 
 use super::input::Input;
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
 
 fn broadcast(bytes: &[u8]) {
     let Ok(read) = classic::read_broadcast(bytes) else { return };
-    let classic::Broadcast { uid, nsp, data, target, flags } = &read;
+    let classic::ClassicBroadcast { uid, nsp, data, target, flags } = &read;
     let written = classic::write_broadcast(uid, nsp, data, target, flags);
     assert!(
         uid.len() >= 32 || classic::is_broadcast_of(uid, &written),
@@ -42,7 +42,7 @@ fn broadcast(bytes: &[u8]) {
     );
     let again = classic::read_broadcast(&written).expect("what was written is read");
     assert!(alike(&again, &read), "{again:?} {read:?}");
-    let channels = classic::Channels::new("socket.io", nsp);
+    let channels = classic::ClassicChannels::new("socket.io", nsp);
     let channel = channels.of_target(target);
     if let [room] = &target.rooms[..] {
         let named = channels.room(&channel);
@@ -63,8 +63,8 @@ fn enveloped(bytes: &[u8]) {
 
 /// An answer without a value and one with nil are the same in one of the dialects.
 fn same_message(one: &Envelope, other: &Envelope) {
-    let is_nothing = |message: &Message| match message {
-        Message::Ack { packet, .. } => packet.as_ref().is_none_or(|packet| same(packet, &Value::Null)),
+    let is_nothing = |message: &ClusterMessage| match message {
+        ClusterMessage::Ack { packet, .. } => packet.as_ref().is_none_or(|packet| same(packet, &Value::Null)),
         _ => false,
     };
     if is_nothing(&one.message) && is_nothing(&other.message) {

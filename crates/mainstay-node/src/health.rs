@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use crate::response::{self, HttpResponse};
-use socketio_redis::adapter::BusState;
+use socketio_redis::adapter::AdapterState;
 
 const LOAD: HeaderName = HeaderName::from_static("x-mainstay-load");
 const STATE: HeaderName = HeaderName::from_static("x-mainstay-state");
@@ -34,7 +34,7 @@ pub struct Health<'a> {
     /// How broadcasts travel.
     pub adapter: &'static str,
     /// Whether the other nodes are reached; `None` where there is no Redis.
-    pub bus: Option<BusState>,
+    pub bus: Option<AdapterState>,
     /// Whether the node is about to end.
     pub(crate) is_draining: bool,
 }
@@ -42,9 +42,9 @@ pub struct Health<'a> {
 impl Health<'_> {
     fn status(&self) -> &'static str {
         match &self.bus {
-            Some(BusState::Unfit { .. }) => "unfit",
+            Some(AdapterState::Incompatible { .. }) => "unfit",
             _ if self.is_draining => "draining",
-            Some(BusState::Away { .. }) => "degraded",
+            Some(AdapterState::Unreachable { .. }) => "degraded",
             _ if self.connections >= self.max => "full",
             _ => "ok",
         }
@@ -77,11 +77,11 @@ impl Health<'_> {
     }
 }
 
-fn redis(state: &BusState) -> Value {
+fn redis(state: &AdapterState) -> Value {
     match state {
-        BusState::Up => json!({ "state": "up" }),
-        BusState::Away { why } => json!({ "state": "away", "why": &**why }),
-        BusState::Unfit { why } => json!({ "state": "unfit", "why": &**why }),
+        AdapterState::Up => json!({ "state": "up" }),
+        AdapterState::Unreachable { reason: why } => json!({ "state": "away", "why": &**why }),
+        AdapterState::Incompatible { reason: why } => json!({ "state": "unfit", "why": &**why }),
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
             connections: 3,
             max: 10,
             adapter: "streams",
-            bus: Some(BusState::Up),
+            bus: Some(AdapterState::Up),
             is_draining: false,
         };
         change(&mut health);
@@ -122,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_state_has_its_word_and_its_status() {
-        let away = || Some(BusState::Away { why: "connection refused".into() });
+        let away = || Some(AdapterState::Unreachable { reason: "connection refused".into() });
         let (status, body, _) = told(|health| health.bus = away()).await;
         assert_eq!(
             (status, &body["status"], &body["redis"]["why"]),
@@ -133,7 +133,8 @@ mod tests {
         let (status, body, answer) = told(|health| (health.bus, health.is_draining) = (away(), true)).await;
         assert_eq!((status, &body["status"]), (503, &"draining".into()));
         assert_eq!(answer.headers()["x-mainstay-state"], "draining");
-        let (status, body, _) = told(|health| health.bus = Some(BusState::Unfit { why: "x".into() })).await;
+        let (status, body, _) =
+            told(|health| health.bus = Some(AdapterState::Incompatible { reason: "x".into() })).await;
         assert_eq!((status, &body["status"]), (503, &"unfit".into()));
         let (_, body, _) = told(|health| health.bus = None).await;
         assert_eq!(body["redis"], Value::Null);

@@ -20,8 +20,8 @@ use tracing::info;
 
 use mainstay_core::listening_process::ListeningProcess;
 use mainstay_core::shutdown::Shutdown;
-use socketio_redis::RedisBus;
-use socketio_redis::memory::Memory;
+use socketio_redis::RedisAdapter;
+use socketio_redis::memory::MemoryAdapter;
 
 use crate::app::ChatApp;
 use crate::app::socketio_app::SocketIoApp;
@@ -37,7 +37,7 @@ use crate::presence::{Presence, PresenceSettings, Roster};
 use crate::routes::Routes;
 use crate::socketio::{self, SocketIoServer};
 use crate::ws_json::{WsJsonServer, WsJsonSettings};
-use socketio_redis::adapter::{Bus, BusState};
+use socketio_redis::adapter::{Adapter, AdapterState};
 
 /// How much later than the drain time the end may be.
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
@@ -52,13 +52,13 @@ pub struct InProcessCluster {
     /// Who is connected to any of them.
     roster: Arc<Roster>,
     /// Their bus.
-    memory: Arc<Memory>,
+    memory: Arc<MemoryAdapter>,
 }
 
 impl InProcessCluster {
     /// For nodes that let sessions come back for so long.
     pub fn new(recovery: Option<Duration>) -> Self {
-        Self { roster: Arc::default(), memory: Memory::new(recovery) }
+        Self { roster: Arc::default(), memory: MemoryAdapter::new(recovery) }
     }
 
     /// For a node of these settings, and its fellows.
@@ -168,7 +168,7 @@ impl Node {
         let mut look = interval(UNFIT_CHECK_INTERVAL);
         loop {
             look.tick().await;
-            if let BusState::Unfit { why } = self.routes.hub.bus_state() {
+            if let AdapterState::Incompatible { reason: why } = self.routes.hub.bus_state() {
                 return why;
             }
         }
@@ -216,20 +216,20 @@ fn connect_peers(
     settings: &NodeSettings,
     world: &InProcessCluster,
     metrics: &Metrics,
-) -> (Arc<dyn Bus>, Presence) {
+) -> (Arc<dyn Adapter>, Presence) {
     let cluster = &settings.cluster;
     let wanted = cluster.redis.as_ref().zip(cluster.adapter_settings());
     let Some((redis, wanted)) = wanted else {
         let presence = Presence::in_memory(&settings.id, Arc::clone(&world.roster));
-        return (world.memory.fellow(), presence);
+        return (world.memory.another_server(), presence);
     };
-    let bus = RedisBus::start(redis.0.clone(), wanted, Arc::new(metrics.adapter.clone()));
+    let bus = RedisAdapter::start(redis.0.clone(), wanted, Arc::new(metrics.adapter.clone()));
     let place = PresenceSettings {
         prefix: &cluster.presence_prefix,
         is_cluster: redis.0.is_cluster(),
         lease: cluster.presence_lease,
     };
-    let presence = Presence::in_redis(&settings.id, &place, bus.link());
+    let presence = Presence::in_redis(&settings.id, &place, bus.client_handle());
     (Arc::new(bus), presence)
 }
 

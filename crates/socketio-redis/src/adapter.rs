@@ -21,10 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::value::Value;
 
 /// What an adapter will have to say.
-pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the other servers answered; with a fault come the answers that were heard.
-pub type Answers = Result<Vec<Value>, (RequestFault, Vec<Value>)>;
+pub type ServerAnswers = Result<Vec<Value>, (RequestError, Vec<Value>)>;
 
 /// Where an event stands in the bus's log: what a client says it saw last when it comes back.
 pub type Offset = Arc<str>;
@@ -57,7 +57,7 @@ pub struct Target {
 
 /// How a broadcast is meant.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Flags {
+pub struct BroadcastFlags {
     /// It may be dropped for a client that is not ready, and is not replayed.
     pub volatile: bool,
     /// Whether to compress it, where somebody said so.
@@ -70,7 +70,7 @@ pub struct Flags {
 
 /// What a server answers to an event: what its listener said, and nothing ([`Value::Null`]) where it said nothing or
 /// there is none.
-pub async fn answered(answer: Option<oneshot::Receiver<Value>>) -> Value {
+pub async fn await_answer(answer: Option<oneshot::Receiver<Value>>) -> Value {
     match answer {
         Some(answer) => answer.await.unwrap_or_default(),
         None => Value::Null,
@@ -87,7 +87,7 @@ pub enum Operation {
         /// To whom.
         target: Target,
         /// How.
-        flags: Flags,
+        flags: BroadcastFlags,
     },
     /// Put sockets into rooms.
     Join {
@@ -119,7 +119,7 @@ pub enum Operation {
 
 /// A socket as other servers see it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SocketFacts {
+pub struct RemoteSocket {
     /// Its Socket.IO id.
     pub id: Box<str>,
     /// The handshake, with Node.js' keys: headers, time, address, xdomain, secure, issued, url, query, auth.
@@ -149,7 +149,7 @@ pub struct Session {
 
 /// An event that clients have not seen. It is encoded once for all of them.
 #[derive(Debug)]
-pub struct Missed {
+pub struct MissedEvent {
     /// The event's name, then its arguments, without the offset.
     pub data: Vec<Value>,
     /// Its place in the log.
@@ -158,7 +158,7 @@ pub struct Missed {
     weight: usize,
 }
 
-impl Missed {
+impl MissedEvent {
     /// An event of the log.
     pub fn new(data: Vec<Value>, offset: Offset) -> Self {
         // Twice: as it is, and as it is encoded.
@@ -167,7 +167,7 @@ impl Missed {
     }
 
     /// As clients get it: encoded by the first who asks, kept for the others. `None` if it was encoded as another type.
-    pub fn encoded<T: Any + Send + Sync>(&self, encode: impl FnOnce() -> T) -> Option<&T> {
+    pub fn encode_once<T: Any + Send + Sync>(&self, encode: impl FnOnce() -> T) -> Option<&T> {
         self.encoded.get_or_init(|| Box::new(encode())).downcast_ref()
     }
 
@@ -191,39 +191,39 @@ fn weight(value: &Value) -> usize {
 
 /// Some of what a client has missed, in order.
 #[derive(Debug)]
-pub struct Page {
+pub struct MissedPage {
     /// The events.
-    pub missed: Vec<Arc<Missed>>,
+    pub missed: Vec<Arc<MissedEvent>>,
     /// Nothing more is in the log now.
     pub is_last: bool,
 }
 
 /// A session that goes on, with all that its client has missed, in order.
 #[derive(Debug)]
-pub struct Restored {
+pub struct RestoredSession {
     /// What was left.
     pub session: Session,
     /// What came since.
-    pub missed: Vec<Arc<Missed>>,
+    pub missed: Vec<Arc<MissedEvent>>,
 }
 
 /// A session that was found and is not taken yet, and what its client has missed.
-pub trait Replay: Send {
+pub trait SessionReplay: Send {
     /// The session as it was found.
     fn session(&self) -> &Session;
 
     /// The next of what was missed. May be asked again after the last page: then it gives what has come since. `None`
     /// where it cannot go on.
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Page>> + Send + '_>>;
+    fn next_page(&mut self) -> Pin<Box<dyn Future<Output = Option<MissedPage>> + Send + '_>>;
 
     /// Takes the session, which is gone from where it was kept; `None` where somebody else has it. Until then whatever
     /// fails leaves it to be claimed again.
-    fn take(self: Box<Self>) -> Pending<Option<Session>>;
+    fn claim(self: Box<Self>) -> BoxFuture<Option<Session>>;
 }
 
 /// Why something did not get to the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum NotSent {
+pub enum SendError {
     /// Redis has no memory left for it.
     #[error("Redis is out of memory and refuses it")]
     OutOfMemory,
@@ -232,23 +232,23 @@ pub enum NotSent {
     ReadOnly,
     /// There is no connection to them now.
     #[error("the other nodes cannot be reached now")]
-    Away,
+    Unreachable,
     /// It is too large, or too much is on its way already.
     #[error("too much is on its way to the other nodes")]
-    Full,
+    QueueFull,
 }
 
 /// Why a question to the other nodes has no whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum RequestFault {
+pub enum RequestError {
     /// It was not asked.
     #[error(transparent)]
-    NotSent(#[from] NotSent),
+    NotSent(#[from] SendError),
     /// Not all answered in time.
-    #[error("timeout reached: only {heard} responses received out of {expected}")]
+    #[error("timeout reached: only {received} responses received out of {expected}")]
     Timeout {
         /// Answers that came.
-        heard: usize,
+        received: usize,
         /// Answers that should have come.
         expected: usize,
     },
@@ -265,122 +265,136 @@ pub enum RemoteAck {
 
 /// The answers of the other nodes to a broadcast with acknowledgement.
 #[derive(Debug)]
-pub struct Acks {
+pub struct AckReplies {
     /// How many [`RemoteAck::Count`]s will come, if every node answers.
-    pub nodes: usize,
+    pub servers: usize,
     /// They and the clients' answers, as they come. Dropping it ends the request.
-    pub heard: mpsc::Receiver<RemoteAck>,
+    pub replies: mpsc::Receiver<RemoteAck>,
 }
 
 /// Whether the other nodes can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BusState {
+pub enum AdapterState {
     /// They can; or there is nothing to reach.
     Up,
     /// Not now; it is tried again and again.
-    Away {
+    Unreachable {
         /// What is in the way.
-        why: Arc<str>,
+        reason: Arc<str>,
     },
     /// This node must not go on: what it would say breaks other servers, or theirs breaks it.
-    Unfit {
+    Incompatible {
         /// What is wrong, and what would be right.
-        why: Arc<str>,
+        reason: Arc<str>,
     },
 }
 
 /// What connects the nodes.
-pub trait Bus: Send + Sync {
+pub trait Adapter: Send + Sync {
     /// The adapter for one namespace; it listens from now on, and calls `local` until that is gone.
-    fn adapter(&self, namespace: &Arc<str>, local: Weak<dyn Local>) -> Arc<dyn Adapter>;
+    fn namespace(&self, namespace: &Arc<str>, local: Weak<dyn LocalNamespace>) -> Arc<dyn NamespaceAdapter>;
 
     /// Whether the other nodes can be reached now.
-    fn state(&self) -> BusState;
+    fn state(&self) -> AdapterState;
 
     /// Whether the node's own broadcasts come back through [`Local::deliver`], with their offsets.
-    fn delivers_own(&self) -> bool;
+    fn delivers_own_broadcasts(&self) -> bool;
 
     /// Whether sessions can be taken up again after their connection broke.
-    fn recovers(&self) -> bool;
+    fn recovers_sessions(&self) -> bool;
 
     /// How long a session that is kept stays when this node dies; `None`: it does not.
-    fn outlives_node(&self) -> Option<Duration> {
+    fn session_lifetime(&self) -> Option<Duration> {
         None
     }
 
     /// Stops listening, so that nobody counts on this node, and then lets go.
-    fn close(&self) -> Pending<()>;
+    fn close(&self) -> BoxFuture<()>;
 }
 
 /// The other nodes, as far as one namespace goes.
-pub trait Adapter: Send + Sync {
+pub trait NamespaceAdapter: Send + Sync {
     /// Has the other nodes do something. Gives the offset of an event that went into the log.
-    fn send(&self, operation: Operation) -> Pending<Result<Option<Offset>, NotSent>>;
+    fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>>;
 
     /// Sends an event to the other nodes' clients, and their answers come back.
-    fn ask(&self, data: Vec<Value>, target: Target, flags: Flags) -> Pending<Result<Acks, NotSent>>;
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<AckReplies, SendError>>;
 
     /// The sockets of the other nodes that are meant. All or a fault: a partial list would pass for a whole one.
-    fn fetch(&self, target: Target, flags: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>>;
+    fn fetch_sockets(
+        &self,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>>;
 
     /// An event for the other servers; each answers once.
-    fn ask_servers(&self, data: Vec<Value>) -> Pending<Answers>;
+    fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<ServerAnswers>;
 
     /// How many servers there are, this one included.
-    fn servers(&self) -> Pending<Result<usize, RequestFault>>;
+    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>>;
 
     /// The rooms of the other nodes.
-    fn rooms(&self) -> Pending<Result<Vec<Room>, RequestFault>>;
+    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>>;
 
     /// The first of this node's sockets has come into a room. When the future is done, what is sent to the room arrives.
-    fn room_opened(&self, room: &Room) -> Pending<()>;
+    fn create_room(&self, room: &Room) -> BoxFuture<()>;
 
     /// The last of this node's sockets has left a room.
-    fn room_emptied(&self, room: &Room);
+    fn delete_room(&self, room: &Room);
 
     /// Keeps what a connection left behind, for as long as a client may take to come back.
-    fn save_session(&self, session: Session) -> Pending<Result<(), NotSent>>;
+    fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>>;
 
     /// Finds a session that a client claims, and whose last event it has seen is still known. `None` where there is none.
-    fn find_session(&self, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>>;
+    fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>>;
 
     /// Removes a session that nobody is to claim.
-    fn forget_session(&self, pid: &str) -> Pending<()>;
+    fn delete_session(&self, pid: &str) -> BoxFuture<()>;
 
     /// Takes up a session, and gives all that was missed at once.
-    fn restore_session(&self, pid: &str, offset: &str) -> Pending<Option<Restored>> {
+    fn restore_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<RestoredSession>> {
         let finding = self.find_session(pid, offset);
         Box::pin(async move {
             let (mut replay, mut missed) = (finding.await?, Vec::new());
             loop {
-                let page = replay.next().await?;
+                let page = replay.next_page().await?;
                 missed.extend(page.missed);
                 if page.is_last {
                     break;
                 }
             }
-            let session = replay.take().await?;
-            Some(Restored { session, missed })
+            let session = replay.claim().await?;
+            Some(RestoredSession { session, missed })
         })
     }
 }
 
 /// One namespace of this node, as its adapter calls it. Nothing here blocks.
-pub trait Local: Send + Sync {
+pub trait LocalNamespace: Send + Sync {
     /// Does what another node asks, or delivers an own broadcast that came back; `offset` is the event's in the log.
     fn deliver(&self, operation: Operation, offset: Option<Offset>);
 
     /// Sends an event to the clients that are meant, and gives their number and then their answers; the channel ends when
     /// all have answered or the time is over.
-    fn ask(&self, data: Vec<Value>, target: &Target, flags: &Flags) -> (u64, mpsc::Receiver<Value>);
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: &Target,
+        flags: &BroadcastFlags,
+    ) -> (u64, mpsc::Receiver<Value>);
 
     /// The sockets of this node that are meant.
-    fn fetch(&self, target: &Target) -> Vec<SocketFacts>;
+    fn fetch_sockets(&self, target: &Target) -> Vec<RemoteSocket>;
 
     /// The rooms of this node.
     fn rooms(&self) -> Vec<Room>;
 
     /// An event of another server that wants an answer; `None` where nobody here listens for it. The adapter answers for
     /// a node where nobody does: a server that counts must answer, or the one that asks waits in vain.
-    fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>>;
+    fn server_side_emit_with_ack(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>>;
 }

@@ -6,116 +6,119 @@ use std::sync::{Arc, Weak};
 use tokio::task::JoinHandle;
 
 use crate::adapter::{
-    Acks, Flags, Local, NotSent, Operation, Pending, RemoteAck, RequestFault, Room, SocketFacts, Target,
-    answered,
+    AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, Operation, RemoteAck, RemoteSocket, RequestError,
+    Room, SendError, Target, await_answer,
 };
-use crate::connection::{Answer, Heard, Listener, Via};
-use crate::peer::{self, Peer, Shared, counted, publish, replied};
-use crate::pubsub::{rooms_of, servers_answers, sockets_of, whole};
-use crate::requests::{Answered, Answers, Heap};
+use crate::connection::{Listener, PendingReply, ReceivedMessage, SubscriptionKind};
+use crate::peer::{self, AdapterContext, Peer, await_count, await_reply, publish_command};
+use crate::pubsub::{all_or_error, into_rooms, into_server_answers, into_sockets};
+use crate::requests::{Answers, Replies, RequestReply};
 use crate::value::Value;
-use crate::wire::WireFault;
-use crate::wire::envelope::{self, Channels, Dialect, Envelope, Message};
+use crate::wire::WireError;
+use crate::wire::envelope::{self, ClusterMessage, Dialect, Envelope, EnvelopeChannels};
 
 /// The channels of one namespace of this node.
-pub(super) struct Ephemeral {
+pub(super) struct Messenger {
     /// Who speaks.
     pub peer: Arc<Peer>,
     /// Where.
-    pub channels: Channels,
+    pub channels: EnvelopeChannels,
     /// In which way of writing.
     dialect: Dialect,
     /// By which commands.
-    via: Via,
+    via: SubscriptionKind,
     /// How every own envelope ends.
     own_ends: [Vec<u8>; 2],
 }
 
-impl Ephemeral {
+impl Messenger {
     /// Begins to listen: first on the private channel, then on the one whose subscribers are counted.
     pub fn start(
-        shared: &Arc<Shared>,
+        shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
-        local: Weak<dyn Local>,
-        (dialect, via): (Dialect, Via),
-    ) -> Arc<Ephemeral> {
-        let peer = Arc::new(Peer::new(shared, peer::hexadecimal_name(), nsp, local));
-        let channels = Channels::new(&shared.settings.prefix, nsp);
+        local: Weak<dyn LocalNamespace>,
+        (dialect, via): (Dialect, SubscriptionKind),
+    ) -> Arc<Messenger> {
+        let peer = Arc::new(Peer::new(shared, peer::hex_id(), nsp, local));
+        let channels = EnvelopeChannels::new(&shared.settings.channel_prefix, nsp);
         let own_ends = envelope::ends(&peer.uid, nsp);
-        let ephemeral = Arc::new(Ephemeral { peer, channels, dialect, via, own_ends });
-        drop(ephemeral.listen(&ephemeral.private()));
-        drop(ephemeral.listen(&ephemeral.channels.main));
+        let ephemeral = Arc::new(Messenger { peer, channels, dialect, via, own_ends });
+        drop(ephemeral.subscribe(&ephemeral.private()));
+        drop(ephemeral.subscribe(&ephemeral.channels.main));
         ephemeral
     }
 
     /// Listens to a channel with envelopes on it.
-    pub fn listen(self: &Arc<Self>, channel: &str) -> JoinHandle<()> {
+    pub fn subscribe(self: &Arc<Self>, channel: &str) -> JoinHandle<()> {
         let ephemeral = Arc::downgrade(self);
         let listener: Listener = Arc::new(move |heard| {
             if let Some(ephemeral) = ephemeral.upgrade() {
-                ephemeral.hear(heard);
+                ephemeral.on_message(heard);
             }
         });
-        self.peer.listen(self.via, channel, listener)
+        self.peer.subscribe(self.via, channel, listener)
     }
 
     /// Does not listen to it any more.
-    pub fn forget(&self, channel: &str) -> JoinHandle<()> {
-        self.peer.forget(self.via, channel)
+    pub fn unsubscribe(&self, channel: &str) -> JoinHandle<()> {
+        self.peer.unsubscribe(self.via, channel)
     }
 
     /// Stops listening, first where it is counted.
     pub async fn close(&self) {
-        let _ = self.forget(&self.channels.main).await;
-        let _ = self.forget(&self.private()).await;
+        let _ = self.unsubscribe(&self.channels.main).await;
+        let _ = self.unsubscribe(&self.private()).await;
     }
 
     fn private(&self) -> String {
         self.channels.of(&self.peer.uid)
     }
 
-    fn hear(&self, heard: Heard) {
+    fn on_message(&self, heard: ReceivedMessage) {
         // What comes back of what this node said is not even read.
         if self.own_ends.iter().any(|end| heard.payload.ends_with(end)) {
             return;
         }
         match envelope::read(&heard.payload) {
-            Ok(Some(envelope)) if heard.channel == self.private() => self.answered(envelope.message),
-            Ok(Some(envelope)) => self.hear_envelope(envelope),
+            Ok(Some(envelope)) if heard.channel == self.private() => self.on_reply(envelope.message),
+            Ok(Some(envelope)) => self.on_envelope(envelope),
             Ok(None) => {}
-            Err(WireFault::OtherKind) => self.peer.shared.is_unfit("a classic adapter was heard"),
-            Err(fault) => self.peer.could_not_read(&heard.channel, &fault),
+            Err(WireError::OtherKind) => self.peer.shared.mark_incompatible("a classic adapter was heard"),
+            Err(fault) => self.peer.report_unreadable(&heard.channel, &fault),
         }
     }
 
     /// Does what an envelope says, unless it is an own one or of another namespace.
-    pub fn hear_envelope(&self, envelope: Envelope) {
+    pub fn on_envelope(&self, envelope: Envelope) {
         let Envelope { uid, nsp, message } = envelope;
         let Some(local) = self.peer.local.upgrade() else { return };
         if uid == self.peer.uid || *nsp != *self.peer.nsp {
             return;
         }
         match message {
-            Message::Broadcast { data, request: Some(request), target, flags } => {
-                let (count, acks) = local.ask(data, &target, &flags);
-                self.answer(&uid, &Message::Count { request: request.clone(), count });
-                let answering = self.answering(uid);
-                self.peer.pass_on(acks, move |ack| {
-                    answering(&Message::Ack { request: request.clone(), packet: Some(ack) });
+            ClusterMessage::Broadcast { data, request: Some(request), target, flags } => {
+                let (count, acks) = local.broadcast_with_ack(data, &target, &flags);
+                self.send_reply(&uid, &ClusterMessage::Count { request: request.clone(), count });
+                let answering = self.reply_sender(uid);
+                self.peer.forward_acks(acks, move |ack| {
+                    answering(&ClusterMessage::Ack { request: request.clone(), packet: Some(ack) });
                 });
             }
-            Message::Fetch { target, request, .. } => {
-                self.answer(&uid, &Message::Sockets { request, sockets: local.fetch(&target) });
+            ClusterMessage::Fetch { target, request, .. } => {
+                self.send_reply(
+                    &uid,
+                    &ClusterMessage::Sockets { request, sockets: local.fetch_sockets(&target) },
+                );
             }
-            Message::ServerSideEmit { request: Some(request), data } => {
-                let (answer, answering) = (local.ask_server(data), self.answering(uid));
+            ClusterMessage::ServerSideEmit { request: Some(request), data } => {
+                let (answer, answering) = (local.server_side_emit_with_ack(data), self.reply_sender(uid));
                 self.peer.shared.tasks.spawn(async move {
-                    let packet = answered(answer).await;
-                    answering(&Message::ServerSideAnswer { request, packet });
+                    let packet = await_answer(answer).await;
+                    answering(&ClusterMessage::ServerSideAnswer { request, packet });
                 });
             }
             message => {
-                if let Some(operation) = operation(message) {
+                if let Some(operation) = into_operation(message) {
                     local.deliver(operation, None);
                 }
             }
@@ -123,93 +126,111 @@ impl Ephemeral {
     }
 
     /// An answer came on the private channel.
-    fn answered(&self, message: Message) {
+    fn on_reply(&self, message: ClusterMessage) {
         let (request, answer) = match message {
-            Message::Count { request, count } => (request, Answered::Ack(RemoteAck::Count(count))),
-            Message::Ack { request, packet } => {
-                (request, Answered::Ack(RemoteAck::Ack(packet.unwrap_or_default())))
+            ClusterMessage::Count { request, count } => (request, RequestReply::Ack(RemoteAck::Count(count))),
+            ClusterMessage::Ack { request, packet } => {
+                (request, RequestReply::Ack(RemoteAck::Ack(packet.unwrap_or_default())))
             }
-            Message::Sockets { request, sockets } => (request, Answered::Sockets(sockets)),
-            Message::ServerSideAnswer { request, packet } => (request, Answered::Server(packet)),
+            ClusterMessage::Sockets { request, sockets } => (request, RequestReply::Sockets(sockets)),
+            ClusterMessage::ServerSideAnswer { request, packet } => (request, RequestReply::Server(packet)),
             // Questions and orders are not for a private channel.
             _ => return,
         };
-        self.peer.requests.answered(&request, answer);
+        self.peer.requests.resolve(&request, answer);
     }
 
     /// The command that publishes a message.
-    pub fn command(&self, channel: &str, message: &Message) -> redis::Cmd {
-        publish(self.via, channel, &envelope::write(message, &self.peer.uid, &self.peer.nsp, self.dialect))
+    pub fn command(&self, channel: &str, message: &ClusterMessage) -> redis::Cmd {
+        publish_command(
+            self.via,
+            channel,
+            &envelope::write(message, &self.peer.uid, &self.peer.nsp, self.dialect),
+        )
     }
 
-    fn answer(&self, to: &str, message: &Message) {
-        self.peer.answer(self.command(&self.channels.of(to), message));
+    fn send_reply(&self, to: &str, message: &ClusterMessage) {
+        self.peer.respond(self.command(&self.channels.of(to), message));
     }
 
     /// The way back to a node, for a task that answers it later.
-    fn answering(&self, to: String) -> impl Fn(&Message) + Send + 'static {
+    fn reply_sender(&self, to: String) -> impl Fn(&ClusterMessage) + Send + 'static {
         let (peer, channel, via, dialect) =
             (self.peer.clone(), self.channels.of(&to), self.via, self.dialect);
         move |message| {
             let payload = envelope::write(message, &peer.uid, &peer.nsp, dialect);
-            peer.answer(publish(via, &channel, &payload));
+            peer.respond(publish_command(via, &channel, &payload));
         }
     }
 
-    fn count(&self) -> Result<Answer, NotSent> {
-        self.peer.post_count(self.via, &self.channels.main)
+    fn count(&self) -> Result<PendingReply, SendError> {
+        self.peer.request_server_count(self.via, &self.channels.main)
     }
 
     /// Asks all nodes on the main channel.
-    fn question(&self, message: &Message, request: String, flags: &Flags) -> Pending<Heap> {
+    fn request_all(
+        &self,
+        message: &ClusterMessage,
+        request: String,
+        flags: &BroadcastFlags,
+    ) -> BoxFuture<Replies> {
         let patience = flags.timeout.unwrap_or(self.peer.shared.settings.request_timeout);
-        self.peer.ask(self.count(), request, self.command(&self.channels.main, message), patience)
+        self.peer.request(self.count(), request, self.command(&self.channels.main, message), patience)
     }
 
     /// See [`crate::adapter::Adapter::ask`].
-    pub fn ask(&self, data: Vec<Value>, target: Target, flags: Flags) -> Pending<Result<Acks, NotSent>> {
-        let request = peer::hexadecimal_name();
+    pub fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<AckReplies, SendError>> {
+        let request = peer::hex_id();
         let heard = self.peer.requests.open_acks(&request);
-        let message = Message::Broadcast { data, request: Some(request), target, flags };
-        let posted = self.peer.post(self.command(&self.channels.main, &message));
+        let message = ClusterMessage::Broadcast { data, request: Some(request), target, flags };
+        let posted = self.peer.publish(self.command(&self.channels.main, &message));
         let count = self.count();
         Box::pin(async move {
-            replied(posted?).await?;
-            Ok(Acks { nodes: counted(count?).await? as usize - 1, heard })
+            await_reply(posted?).await?;
+            Ok(AckReplies { servers: await_count(count?).await? as usize - 1, replies: heard })
         })
     }
 
     /// See [`crate::adapter::Adapter::fetch`].
-    pub fn fetch(&self, target: Target, flags: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>> {
-        let asked = self.fetched(target, flags);
-        Box::pin(async move { whole(asked.await, sockets_of) })
+    pub fn fetch_sockets(
+        &self,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
+        let asked = self.request_sockets(target, flags);
+        Box::pin(async move { all_or_error(asked.await, into_sockets) })
     }
 
-    fn fetched(&self, target: Target, flags: Flags) -> Pending<Heap> {
-        let request = peer::hexadecimal_name();
-        let message = Message::Fetch { target, flags: flags.clone(), request: request.clone() };
-        self.question(&message, request, &flags)
+    fn request_sockets(&self, target: Target, flags: BroadcastFlags) -> BoxFuture<Replies> {
+        let request = peer::hex_id();
+        let message = ClusterMessage::Fetch { target, flags: flags.clone(), request: request.clone() };
+        self.request_all(&message, request, &flags)
     }
 
     /// See [`crate::adapter::Adapter::ask_servers`].
-    pub fn ask_servers(&self, data: Vec<Value>) -> Pending<Answers> {
-        let request = peer::hexadecimal_name();
-        let message = Message::ServerSideEmit { request: Some(request.clone()), data };
-        let asked = self.question(&message, request, &Flags::default());
-        Box::pin(async move { servers_answers(asked.await) })
+    pub fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<Answers> {
+        let request = peer::hex_id();
+        let message = ClusterMessage::ServerSideEmit { request: Some(request.clone()), data };
+        let asked = self.request_all(&message, request, &BroadcastFlags::default());
+        Box::pin(async move { into_server_answers(asked.await) })
     }
 
     /// See [`crate::adapter::Adapter::servers`].
-    pub fn servers(&self) -> Pending<Result<usize, RequestFault>> {
+    pub fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
         let count = self.count();
-        Box::pin(async move { Ok(counted(count?).await? as usize) })
+        Box::pin(async move { Ok(await_count(count?).await? as usize) })
     }
 
     /// See [`crate::adapter::Adapter::rooms`].
-    pub fn rooms(&self) -> Pending<Result<Vec<Room>, RequestFault>> {
-        let asked = self.fetched(Target::default(), Flags::default());
+    pub fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
+        let asked = self.request_sockets(Target::default(), BroadcastFlags::default());
         Box::pin(async move {
-            let mut rooms = whole(asked.await, rooms_of)?;
+            let mut rooms = all_or_error(asked.await, into_rooms)?;
             rooms.sort();
             rooms.dedup();
             Ok(rooms)
@@ -217,37 +238,37 @@ impl Ephemeral {
     }
 }
 
-impl Drop for Ephemeral {
+impl Drop for Messenger {
     fn drop(&mut self) {
         // Who is counted must answer, and nobody is left to.
         if tokio::runtime::Handle::try_current().is_ok() {
-            drop(self.forget(&self.channels.main));
-            drop(self.forget(&self.private()));
+            drop(self.unsubscribe(&self.channels.main));
+            drop(self.unsubscribe(&self.private()));
         }
     }
 }
 
 /// The operation that a message asks for, if it asks for one that wants no answer.
-pub(super) fn operation(message: Message) -> Option<Operation> {
+pub(super) fn into_operation(message: ClusterMessage) -> Option<Operation> {
     Some(match message {
-        Message::Broadcast { data, target, flags, .. } => Operation::Broadcast { data, target, flags },
-        Message::Join { target, rooms } => Operation::Join { target, rooms },
-        Message::Leave { target, rooms } => Operation::Leave { target, rooms },
-        Message::Disconnect { target, close } => Operation::Disconnect { target, close },
-        Message::ServerSideEmit { data, .. } => Operation::ServerSideEmit { data },
+        ClusterMessage::Broadcast { data, target, flags, .. } => Operation::Broadcast { data, target, flags },
+        ClusterMessage::Join { target, rooms } => Operation::Join { target, rooms },
+        ClusterMessage::Leave { target, rooms } => Operation::Leave { target, rooms },
+        ClusterMessage::Disconnect { target, close } => Operation::Disconnect { target, close },
+        ClusterMessage::ServerSideEmit { data, .. } => Operation::ServerSideEmit { data },
         _ => return None,
     })
 }
 
 /// The message of an operation.
-pub(super) fn message(operation: Operation) -> Message {
+pub(super) fn into_message(operation: Operation) -> ClusterMessage {
     match operation {
         Operation::Broadcast { data, target, flags } => {
-            Message::Broadcast { data, request: None, target, flags }
+            ClusterMessage::Broadcast { data, request: None, target, flags }
         }
-        Operation::Join { target, rooms } => Message::Join { target, rooms },
-        Operation::Leave { target, rooms } => Message::Leave { target, rooms },
-        Operation::Disconnect { target, close } => Message::Disconnect { target, close },
-        Operation::ServerSideEmit { data } => Message::ServerSideEmit { request: None, data },
+        Operation::Join { target, rooms } => ClusterMessage::Join { target, rooms },
+        Operation::Leave { target, rooms } => ClusterMessage::Leave { target, rooms },
+        Operation::Disconnect { target, close } => ClusterMessage::Disconnect { target, close },
+        Operation::ServerSideEmit { data } => ClusterMessage::ServerSideEmit { request: None, data },
     }
 }

@@ -21,4 +21,4 @@ mod sharded;
 mod streams;
 mod redis_adapter;
 
-pub use redis_adapter::RedisBus;
+pub use redis_adapter::RedisAdapter;

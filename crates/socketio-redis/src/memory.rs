@@ -17,39 +17,40 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::adapter::{
-    Acks, Adapter, Answers, Bus, BusState, Flags, Local, Missed, NotSent, Offset, Operation, Page, Pending,
-    RemoteAck, Replay, RequestFault, Room, Session, SocketFacts, Target, answered,
+    AckReplies, Adapter, AdapterState, BoxFuture, BroadcastFlags, LocalNamespace, MissedEvent, MissedPage,
+    NamespaceAdapter, Offset, Operation, RemoteAck, RemoteSocket, RequestError, Room, SendError,
+    ServerAnswers, Session, SessionReplay, Target, await_answer,
 };
 use crate::offset;
 use crate::value::Value;
 
 /// Events that a namespace's log keeps at most; the same as of a stream in Redis.
-const MOST_ENTRIES: usize = 10_000;
+const MAX_ENTRIES: usize = 10_000;
 
 /// Bytes that a namespace's log keeps at most, as [`Missed::weight`] counts them.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Events in one page of what a client has missed.
 const PAGE_EVENTS: usize = 256;
 
 /// Sessions that a namespace keeps at most; beyond, the connection's end is just that.
-const MOST_SESSIONS: usize = 100_000;
+const MAX_SESSIONS: usize = 100_000;
 
 /// How long another server may take to answer, as in Node.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One node's place among the nodes of the process.
-pub struct Memory {
-    shared: Arc<Shared>,
+pub struct MemoryAdapter {
+    shared: Arc<MemoryCluster>,
     /// Which node.
     node: u64,
 }
 
 /// What the nodes have in common.
-struct Shared {
+struct MemoryCluster {
     /// How long a session can be taken up again; `None`: not at all.
     recovery: Option<Duration>,
-    spaces: Mutex<HashMap<Arc<str>, Arc<Space>>>,
+    spaces: Mutex<HashMap<Arc<str>, Arc<SharedNamespace>>>,
     /// Of the next node.
     next: AtomicU64,
     /// Answers on their way from one node to another.
@@ -58,33 +59,33 @@ struct Shared {
 
 /// One namespace of all nodes.
 #[derive(Default)]
-struct Space {
-    locals: RwLock<Vec<(u64, Weak<dyn Local>)>>,
-    log: Mutex<Log>,
+struct SharedNamespace {
+    locals: RwLock<Vec<(u64, Weak<dyn LocalNamespace>)>>,
+    log: Mutex<EventLog>,
     sessions: Mutex<HashMap<Box<str>, (Session, Instant)>>,
 }
 
 /// The events that may have to be sent again, in order.
 #[derive(Default)]
-struct Log {
-    entries: VecDeque<Entry>,
+struct EventLog {
+    entries: VecDeque<LogEntry>,
     /// Of all entries.
     bytes: usize,
     /// The last place that was given.
     last: (u64, u64),
 }
 
-struct Entry {
+struct LogEntry {
     place: (u64, u64),
-    missed: Arc<Missed>,
+    missed: Arc<MissedEvent>,
     target: Target,
     at: Instant,
 }
 
-impl Memory {
+impl MemoryAdapter {
     /// The first node of a process. Sessions can be taken up again for as long as `recovery` says.
     pub fn new(recovery: Option<Duration>) -> Arc<Self> {
-        let shared = Shared {
+        let shared = MemoryCluster {
             recovery: recovery.filter(|time| !time.is_zero()),
             spaces: Mutex::default(),
             next: AtomicU64::new(1),
@@ -94,32 +95,32 @@ impl Memory {
     }
 
     /// One more node of the same process.
-    pub fn fellow(&self) -> Arc<Self> {
+    pub fn another_server(&self) -> Arc<Self> {
         let node = self.shared.next.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self { shared: self.shared.clone(), node })
     }
 }
 
-impl Bus for Memory {
-    fn adapter(&self, namespace: &Arc<str>, local: Weak<dyn Local>) -> Arc<dyn Adapter> {
+impl Adapter for MemoryAdapter {
+    fn namespace(&self, namespace: &Arc<str>, local: Weak<dyn LocalNamespace>) -> Arc<dyn NamespaceAdapter> {
         let space = self.shared.spaces.lock().entry(namespace.clone()).or_default().clone();
         space.locals.write().push((self.node, local));
-        Arc::new(Place { shared: self.shared.clone(), space, node: self.node })
+        Arc::new(MemoryNamespace { shared: self.shared.clone(), space, node: self.node })
     }
 
-    fn state(&self) -> BusState {
-        BusState::Up
+    fn state(&self) -> AdapterState {
+        AdapterState::Up
     }
 
-    fn delivers_own(&self) -> bool {
-        self.recovers()
+    fn delivers_own_broadcasts(&self) -> bool {
+        self.recovers_sessions()
     }
 
-    fn recovers(&self) -> bool {
+    fn recovers_sessions(&self) -> bool {
         self.shared.recovery.is_some()
     }
 
-    fn close(&self) -> Pending<()> {
+    fn close(&self) -> BoxFuture<()> {
         for space in self.shared.spaces.lock().values() {
             space.locals.write().retain(|(node, _)| *node != self.node);
         }
@@ -128,14 +129,14 @@ impl Bus for Memory {
 }
 
 /// One namespace of one node.
-struct Place {
-    shared: Arc<Shared>,
-    space: Arc<Space>,
+struct MemoryNamespace {
+    shared: Arc<MemoryCluster>,
+    space: Arc<SharedNamespace>,
     node: u64,
 }
 
-impl Place {
-    fn others(&self) -> Vec<Arc<dyn Local>> {
+impl MemoryNamespace {
+    fn others(&self) -> Vec<Arc<dyn LocalNamespace>> {
         let locals = self.space.locals.read();
         locals
             .iter()
@@ -144,12 +145,18 @@ impl Place {
             .collect()
     }
 
-    fn all(&self) -> Vec<Arc<dyn Local>> {
+    fn all(&self) -> Vec<Arc<dyn LocalNamespace>> {
         self.space.locals.read().iter().filter_map(|(_, local)| local.upgrade()).collect()
     }
 
     /// Sends a broadcast to all nodes, this one included, through the log.
-    fn send_logged(&self, keep: Duration, data: Vec<Value>, target: Target, flags: Flags) -> Option<Offset> {
+    fn send_logged(
+        &self,
+        keep: Duration,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> Option<Offset> {
         let mut log = self.space.log.lock();
         let offset = (!flags.volatile).then(|| log.push(data.clone(), target.clone(), keep));
         for local in self.all() {
@@ -160,8 +167,8 @@ impl Place {
     }
 }
 
-impl Adapter for Place {
-    fn send(&self, operation: Operation) -> Pending<Result<Option<Offset>, NotSent>> {
+impl NamespaceAdapter for MemoryNamespace {
+    fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>> {
         let offset = match (operation, self.shared.recovery) {
             (Operation::Broadcast { data, target, flags }, Some(keep)) => {
                 self.send_logged(keep, data, target, flags)
@@ -174,11 +181,16 @@ impl Adapter for Place {
         ready(Ok(offset))
     }
 
-    fn ask(&self, data: Vec<Value>, target: Target, flags: Flags) -> Pending<Result<Acks, NotSent>> {
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<AckReplies, SendError>> {
         let others = self.others();
         let (told, heard) = mpsc::channel(256);
         for local in &others {
-            let (count, mut answers) = local.ask(data.clone(), &target, &flags);
+            let (count, mut answers) = local.broadcast_with_ack(data.clone(), &target, &flags);
             let told = told.clone();
             self.shared.tasks.spawn(async move {
                 let mut is_wanted = told.send(RemoteAck::Count(count)).await.is_ok();
@@ -187,115 +199,122 @@ impl Adapter for Place {
                 }
             });
         }
-        ready(Ok(Acks { nodes: others.len(), heard }))
+        ready(Ok(AckReplies { servers: others.len(), replies: heard }))
     }
 
-    fn fetch(&self, target: Target, _: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>> {
-        ready(Ok(self.others().iter().flat_map(|local| local.fetch(&target)).collect()))
+    fn fetch_sockets(
+        &self,
+        target: Target,
+        _: BroadcastFlags,
+    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
+        ready(Ok(self.others().iter().flat_map(|local| local.fetch_sockets(&target)).collect()))
     }
 
-    fn ask_servers(&self, data: Vec<Value>) -> Pending<Answers> {
-        let asked: Vec<_> = self.others().iter().map(|local| local.ask_server(data.clone())).collect();
+    fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<ServerAnswers> {
+        let asked: Vec<_> =
+            self.others().iter().map(|local| local.server_side_emit_with_ack(data.clone())).collect();
         Box::pin(async move {
-            let (expected, end) = (asked.len(), Instant::now() + REQUEST_TIME);
+            let (expected, end) = (asked.len(), Instant::now() + REQUEST_TIMEOUT);
             let mut heard = Vec::new();
             for answer in asked {
-                if let Ok(answer) = timeout_at(end, answered(answer)).await {
+                if let Ok(answer) = timeout_at(end, await_answer(answer)).await {
                     heard.push(answer);
                 }
             }
             if heard.len() == expected {
                 return Ok(heard);
             }
-            Err((RequestFault::Timeout { heard: heard.len(), expected }, heard))
+            Err((RequestError::Timeout { received: heard.len(), expected }, heard))
         })
     }
 
-    fn servers(&self) -> Pending<Result<usize, RequestFault>> {
+    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
         ready(Ok(self.all().len()))
     }
 
-    fn rooms(&self) -> Pending<Result<Vec<Room>, RequestFault>> {
+    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
         ready(Ok(self.others().iter().flat_map(|local| local.rooms()).collect()))
     }
 
-    fn room_opened(&self, _: &Room) -> Pending<()> {
+    fn create_room(&self, _: &Room) -> BoxFuture<()> {
         ready(())
     }
 
-    fn room_emptied(&self, _: &Room) {}
+    fn delete_room(&self, _: &Room) {}
 
-    fn save_session(&self, session: Session) -> Pending<Result<(), NotSent>> {
+    fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>> {
         let Some(keep) = self.shared.recovery else { return ready(Ok(())) };
         let now = Instant::now();
         let mut sessions = self.space.sessions.lock();
         // A full table is looked through for what has expired, so that looking is seldom.
-        if sessions.len() >= MOST_SESSIONS || sessions.len() == sessions.capacity() {
+        if sessions.len() >= MAX_SESSIONS || sessions.len() == sessions.capacity() {
             sessions.retain(|_, (_, until)| *until > now);
         }
-        if sessions.len() >= MOST_SESSIONS {
-            return ready(Err(NotSent::Full));
+        if sessions.len() >= MAX_SESSIONS {
+            return ready(Err(SendError::QueueFull));
         }
         sessions.insert(session.pid.clone(), (session, now + keep));
         ready(Ok(()))
     }
 
-    fn find_session(&self, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>> {
+    fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
         let found = self.space.sessions.lock().get(pid).cloned();
         let session = found.filter(|(_, until)| *until > Instant::now()).map(|(session, _)| session);
-        let replay = session.zip(offset::parse(offset)).and_then(|(session, seen)| {
-            self.space.log.lock().find(seen)?;
-            Some(Box::new(Found { space: self.space.clone(), session, seen }) as Box<dyn Replay>)
-        });
+        let replay =
+            session.zip(offset::parse_offset(offset)).and_then(|(session, seen)| {
+                self.space.log.lock().find(seen)?;
+                Some(Box::new(MemoryReplay { space: self.space.clone(), session, seen })
+                    as Box<dyn SessionReplay>)
+            });
         ready(replay)
     }
 
-    fn forget_session(&self, pid: &str) -> Pending<()> {
+    fn delete_session(&self, pid: &str) -> BoxFuture<()> {
         self.space.sessions.lock().remove(pid);
         ready(())
     }
 }
 
 /// A session that was found and is not taken yet.
-struct Found {
-    space: Arc<Space>,
+struct MemoryReplay {
+    space: Arc<SharedNamespace>,
     session: Session,
     /// Up to where its client has been given everything.
     seen: (u64, u64),
 }
 
-impl Replay for Found {
+impl SessionReplay for MemoryReplay {
     fn session(&self) -> &Session {
         &self.session
     }
 
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Page>> + Send + '_>> {
+    fn next_page(&mut self) -> Pin<Box<dyn Future<Output = Option<MissedPage>> + Send + '_>> {
         let page = self.space.log.lock().page(&mut self.seen, &self.session.rooms);
         Box::pin(std::future::ready(page))
     }
 
-    fn take(self: Box<Self>) -> Pending<Option<Session>> {
+    fn claim(self: Box<Self>) -> BoxFuture<Option<Session>> {
         let taken = self.space.sessions.lock().remove(&self.session.pid);
         ready(taken.map(|(session, _)| session))
     }
 }
 
-impl Log {
+impl EventLog {
     fn push(&mut self, data: Vec<Value>, target: Target, keep: Duration) -> Offset {
         let (now, since) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH));
         let ms = since.unwrap_or(Duration::ZERO).as_millis() as u64;
         // A clock that is set back must not turn the order of offsets around.
         let place = if ms > self.last.0 { (ms, 0) } else { (self.last.0, self.last.1 + 1) };
         self.last = place;
-        let missed = Arc::new(Missed::new(data, spelled(place)));
+        let missed = Arc::new(MissedEvent::new(data, format_offset(place)));
         self.bytes += missed.weight();
-        self.entries.push_back(Entry { place, missed, target, at: now });
+        self.entries.push_back(LogEntry { place, missed, target, at: now });
         while self.entries.front().is_some_and(|first| {
-            now - first.at > keep || self.entries.len() > MOST_ENTRIES || self.bytes > MOST_BYTES
+            now - first.at > keep || self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES
         }) {
             self.bytes -= self.entries.pop_front().map_or(0, |first| first.missed.weight());
         }
-        spelled(place)
+        format_offset(place)
     }
 
     /// Where an event stands; `None` when it is not in the log any more.
@@ -305,10 +324,10 @@ impl Log {
 
     /// Some of what a socket in these rooms has missed since an event, and how far that goes; `None` when that event is
     /// not in the log any more.
-    fn page(&self, seen: &mut (u64, u64), rooms: &[Room]) -> Option<Page> {
+    fn page(&self, seen: &mut (u64, u64), rooms: &[Room]) -> Option<MissedPage> {
         let at = self.find(*seen)?;
         let is_in = |names: &[Room]| names.iter().any(|name| rooms.iter().any(|room| room.name == name.name));
-        let mut page = Page { missed: Vec::new(), is_last: true };
+        let mut page = MissedPage { missed: Vec::new(), is_last: true };
         for entry in self.entries.range(at + 1..) {
             if page.missed.len() == PAGE_EVENTS {
                 page.is_last = false;
@@ -323,10 +342,10 @@ impl Log {
     }
 }
 
-fn spelled((ms, count): (u64, u64)) -> Offset {
+fn format_offset((ms, count): (u64, u64)) -> Offset {
     format!("{ms}-{count}").into()
 }
 
-fn ready<T: Send + 'static>(value: T) -> Pending<T> {
+fn ready<T: Send + 'static>(value: T) -> BoxFuture<T> {
     Box::pin(std::future::ready(value))
 }

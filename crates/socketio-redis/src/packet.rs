@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::value::{Attachments, Value};
 
 /// The most attachments of a client's packet; Node's parser has the same bound.
-pub const MOST_ATTACHMENTS: usize = 10;
+pub const MAX_ATTACHMENTS: usize = 10;
 
 /// Event names that the libraries keep for themselves.
 const RESERVED: [&str; 6] =
@@ -20,7 +20,7 @@ const RESERVED: [&str; 6] =
 const LARGEST_ID: u64 = 1 << 53;
 
 /// A message as the transport writes it.
-pub trait Frame {
+pub trait PacketFrame {
     /// A message of text.
     fn text(text: &str) -> Self;
 
@@ -29,7 +29,7 @@ pub trait Frame {
 }
 
 /// A packet and its attachments, each a frame; mostly a single one.
-pub type Frames<F> = SmallVec<[F; 1]>;
+pub type PacketFrames<F> = SmallVec<[F; 1]>;
 
 /// What a client's text packet is.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,14 +37,14 @@ pub struct Packet<'a> {
     /// The namespace, with its slash; a query is still behind it.
     pub namespace: &'a str,
     /// What it says.
-    pub body: Body,
+    pub body: PacketBody,
     /// Binary messages that are still to come.
     pub attachments: usize,
 }
 
 /// What a packet says.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Body {
+pub enum PacketBody {
     /// Into the namespace, with what authenticates the client.
     Connect(Option<Value>),
     /// Out of it.
@@ -57,12 +57,12 @@ pub enum Body {
 
 /// What is wrong with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum PacketFault {
+pub enum PacketError {
     /// A type that a client does not send.
     #[error("no packet type of a client")]
     Type,
     /// The count of attachments.
-    #[error("1 to {MOST_ATTACHMENTS} attachments, and a hyphen")]
+    #[error("1 to {MAX_ATTACHMENTS} attachments, and a hyphen")]
     Attachments,
     /// The id.
     #[error("an id is a whole number")]
@@ -74,17 +74,17 @@ pub enum PacketFault {
 
 impl<'a> Packet<'a> {
     /// Reads a client's text message.
-    pub fn read(text: &'a str) -> Result<Self, PacketFault> {
+    pub fn read(text: &'a str) -> Result<Self, PacketError> {
         let kind =
-            *text.as_bytes().first().filter(|kind| (b'0'..=b'6').contains(*kind)).ok_or(PacketFault::Type)?;
+            *text.as_bytes().first().filter(|kind| (b'0'..=b'6').contains(*kind)).ok_or(PacketError::Type)?;
         let mut rest = &text[1..];
         let mut attachments = 0;
         if matches!(kind, b'5' | b'6') {
-            let (count, after) = rest.split_once('-').ok_or(PacketFault::Attachments)?;
-            attachments = count.parse().map_err(|_| PacketFault::Attachments)?;
+            let (count, after) = rest.split_once('-').ok_or(PacketError::Attachments)?;
+            attachments = count.parse().map_err(|_| PacketError::Attachments)?;
             // The parser of numbers would take a sign.
-            if count.starts_with('+') || !(1..=MOST_ATTACHMENTS).contains(&attachments) {
-                return Err(PacketFault::Attachments);
+            if count.starts_with('+') || !(1..=MAX_ATTACHMENTS).contains(&attachments) {
+                return Err(PacketError::Attachments);
             }
             rest = after;
         }
@@ -98,7 +98,7 @@ impl<'a> Packet<'a> {
 }
 
 /// The digits and blanks that the rest begins with are the id; blanks alone are 0, because JavaScript's `Number(" ")` is.
-fn split_id(rest: &str) -> Result<(Option<u64>, &str), PacketFault> {
+fn split_id(rest: &str) -> Result<(Option<u64>, &str), PacketError> {
     let end = rest.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b' ' | b'\t' | b'\n' | b'\r'));
     let (id, payload) = rest.split_at(end.unwrap_or(rest.len()));
     if id.is_empty() {
@@ -106,24 +106,24 @@ fn split_id(rest: &str) -> Result<(Option<u64>, &str), PacketFault> {
     }
     let digits = id.trim();
     let id = if digits.is_empty() { Ok(0) } else { digits.parse::<u64>() };
-    id.ok().filter(|id| *id <= LARGEST_ID).map(|id| (Some(id), payload)).ok_or(PacketFault::Id)
+    id.ok().filter(|id| *id <= LARGEST_ID).map(|id| (Some(id), payload)).ok_or(PacketError::Id)
 }
 
-fn body(kind: u8, id: Option<u64>, payload: &str) -> Result<Body, PacketFault> {
+fn body(kind: u8, id: Option<u64>, payload: &str) -> Result<PacketBody, PacketError> {
     let payload = match payload {
         "" => None,
-        text => Some(Value::from_json(text).map_err(|_| PacketFault::Payload)?),
+        text => Some(Value::from_json(text).map_err(|_| PacketError::Payload)?),
     };
     match (kind, payload) {
-        (b'0', None) => Ok(Body::Connect(None)),
-        (b'0', Some(auth @ Value::Map(_))) => Ok(Body::Connect(Some(auth))),
-        (b'1', None) => Ok(Body::Disconnect),
-        (b'2', None) => Ok(Body::Event(id, None)),
-        (b'2' | b'5', Some(Value::List(data))) if is_event(&data) => Ok(Body::Event(id, Some(data))),
-        (b'3', None) => Ok(Body::Ack(id, Vec::new())),
-        (b'3' | b'6', Some(Value::List(data))) => Ok(Body::Ack(id, data)),
-        (b'4', _) => Err(PacketFault::Type),
-        _ => Err(PacketFault::Payload),
+        (b'0', None) => Ok(PacketBody::Connect(None)),
+        (b'0', Some(auth @ Value::Map(_))) => Ok(PacketBody::Connect(Some(auth))),
+        (b'1', None) => Ok(PacketBody::Disconnect),
+        (b'2', None) => Ok(PacketBody::Event(id, None)),
+        (b'2' | b'5', Some(Value::List(data))) if is_event(&data) => Ok(PacketBody::Event(id, Some(data))),
+        (b'3', None) => Ok(PacketBody::Ack(id, Vec::new())),
+        (b'3' | b'6', Some(Value::List(data))) => Ok(PacketBody::Ack(id, data)),
+        (b'4', _) => Err(PacketError::Type),
+        _ => Err(PacketError::Payload),
     }
 }
 
@@ -138,18 +138,18 @@ fn is_event(data: &[Value]) -> bool {
 
 /// A packet whose attachments have not all come.
 #[derive(Debug)]
-pub struct Partial {
+pub struct PartialPacket {
     /// Its namespace.
     pub namespace: Box<str>,
     /// What it says, with placeholders.
-    body: Body,
+    body: PacketBody,
     /// How many there will be.
     expected: usize,
     /// Those that have come.
     attachments: Vec<Bytes>,
 }
 
-impl Partial {
+impl PartialPacket {
     /// A packet that waits.
     pub fn new(packet: Packet<'_>) -> Self {
         Self {
@@ -161,32 +161,37 @@ impl Partial {
     }
 
     /// Takes one attachment. Says whether it was the last one.
-    pub fn take(&mut self, attachment: &[u8]) -> bool {
+    pub fn push_attachment(&mut self, attachment: &[u8]) -> bool {
         self.attachments.push(Bytes::copy_from_slice(attachment));
         self.attachments.len() == self.expected
     }
 
     /// The packet, with its attachments in their places.
-    pub fn whole(mut self) -> Result<(Box<str>, Body), PacketFault> {
-        if let Body::Event(_, Some(data)) | Body::Ack(_, data) = &mut self.body {
-            Value::fill(data, &self.attachments).map_err(|_| PacketFault::Payload)?;
+    pub fn finish(mut self) -> Result<(Box<str>, PacketBody), PacketError> {
+        if let PacketBody::Event(_, Some(data)) | PacketBody::Ack(_, data) = &mut self.body {
+            Value::fill_placeholders(data, &self.attachments).map_err(|_| PacketError::Payload)?;
         }
         Ok((self.namespace, self.body))
     }
 }
 
 /// An event: its name and arguments, then its offset where it has one.
-pub fn event<F: Frame>(namespace: &str, id: Option<u64>, data: &[Value], offset: Option<&str>) -> Frames<F> {
+pub fn encode_event<F: PacketFrame>(
+    namespace: &str,
+    id: Option<u64>,
+    data: &[Value],
+    offset: Option<&str>,
+) -> PacketFrames<F> {
     encode(b'2', (namespace, id), data, offset)
 }
 
 /// The answer to a client's event.
-pub fn ack<F: Frame>(namespace: &str, id: u64, data: &[Value]) -> Frames<F> {
+pub fn encode_ack<F: PacketFrame>(namespace: &str, id: u64, data: &[Value]) -> PacketFrames<F> {
     encode(b'3', (namespace, Some(id)), data, None)
 }
 
 /// The answer to CONNECT; without one in protocol 4 of Socket.IO.
-pub fn connected<F: Frame>(namespace: &str, ids: Option<(&str, Option<&str>)>) -> F {
+pub fn encode_connect<F: PacketFrame>(namespace: &str, ids: Option<(&str, Option<&str>)>) -> F {
     let mut text = head('0', namespace);
     if let Some((sid, pid)) = ids {
         let pid = pid.map(|pid| ("pid", Value::from(pid)));
@@ -197,14 +202,14 @@ pub fn connected<F: Frame>(namespace: &str, ids: Option<(&str, Option<&str>)>) -
 }
 
 /// The refusal of a CONNECT.
-pub fn refused<F: Frame>(namespace: &str, payload: &Value) -> F {
+pub fn encode_connect_error<F: PacketFrame>(namespace: &str, payload: &Value) -> F {
     let mut text = head('4', namespace);
     payload.write_json(&mut text, &mut Attachments::Inline);
     F::text(&text)
 }
 
 /// The server takes the client out of a namespace.
-pub fn disconnected<F: Frame>(namespace: &str) -> F {
+pub fn encode_disconnect<F: PacketFrame>(namespace: &str) -> F {
     F::text(&head('1', namespace))
 }
 
@@ -227,15 +232,15 @@ fn write_namespace(text: &mut String, namespace: &str) {
 }
 
 /// `kind` is that without attachments; with them it is three more.
-fn encode<F: Frame>(
+fn encode<F: PacketFrame>(
     kind: u8,
     (namespace, id): (&str, Option<u64>),
     data: &[Value],
     offset: Option<&str>,
-) -> Frames<F> {
+) -> PacketFrames<F> {
     let mut attachments = Vec::new();
     let mut payload = String::with_capacity(64);
-    write_array(&mut payload, data, offset, &mut Attachments::Apart(&mut attachments));
+    write_array(&mut payload, data, offset, &mut Attachments::Separate(&mut attachments));
     let mut text = String::with_capacity(payload.len() + 32);
     if attachments.is_empty() {
         text.push(char::from(kind));
@@ -282,7 +287,7 @@ mod tests {
         Binary(Vec<u8>),
     }
 
-    impl Frame for Message {
+    impl PacketFrame for Message {
         fn text(text: &str) -> Self {
             Self::Text(text.into())
         }
@@ -293,43 +298,46 @@ mod tests {
     }
 
     fn text(text: &str) -> Message {
-        Frame::text(text)
+        PacketFrame::text(text)
     }
 
     fn attachment(bytes: &[u8]) -> Message {
-        Frame::binary(bytes)
+        PacketFrame::binary(bytes)
     }
 
     fn list(json: &str) -> Vec<Value> {
         Value::from_json(json).unwrap().as_list().unwrap().to_vec()
     }
 
-    fn read(text: &str) -> Result<Body, PacketFault> {
+    fn read(text: &str) -> Result<PacketBody, PacketError> {
         Packet::read(text).map(|packet| packet.body)
     }
 
     #[test]
     fn packets_are_read_as_nodes_parser_does() {
         let auth = Value::from_json(r#"{"a":1}"#).unwrap();
-        assert_eq!(read("0"), Ok(Body::Connect(None)));
+        assert_eq!(read("0"), Ok(PacketBody::Connect(None)));
         let packet = Packet::read(r#"0/admin,{"a":1}"#).unwrap();
-        assert_eq!((packet.namespace, packet.body), ("/admin", Body::Connect(Some(auth))));
+        assert_eq!((packet.namespace, packet.body), ("/admin", PacketBody::Connect(Some(auth))));
         assert_eq!(Packet::read("0/admin?x=1").unwrap().namespace, "/admin?x=1");
-        assert_eq!(read("1/a,"), Ok(Body::Disconnect));
-        assert_eq!(read(r#"2["a",1]"#), Ok(Body::Event(None, Some(list(r#"["a",1]"#)))));
-        assert_eq!(read(r#"2123456789["a"]"#), Ok(Body::Event(Some(123_456_789), Some(list(r#"["a"]"#)))));
-        assert_eq!(read(r#"2 ["a"]"#), Ok(Body::Event(Some(0), Some(list(r#"["a"]"#)))));
-        assert_eq!(read(r#"2[5,"numeric"]"#), Ok(Body::Event(None, Some(list(r#"[5,"numeric"]"#)))));
-        assert_eq!(read("2"), Ok(Body::Event(None, None)));
-        assert_eq!(read("37[]"), Ok(Body::Ack(Some(7), vec![])));
+        assert_eq!(read("1/a,"), Ok(PacketBody::Disconnect));
+        assert_eq!(read(r#"2["a",1]"#), Ok(PacketBody::Event(None, Some(list(r#"["a",1]"#)))));
+        assert_eq!(
+            read(r#"2123456789["a"]"#),
+            Ok(PacketBody::Event(Some(123_456_789), Some(list(r#"["a"]"#))))
+        );
+        assert_eq!(read(r#"2 ["a"]"#), Ok(PacketBody::Event(Some(0), Some(list(r#"["a"]"#)))));
+        assert_eq!(read(r#"2[5,"numeric"]"#), Ok(PacketBody::Event(None, Some(list(r#"[5,"numeric"]"#)))));
+        assert_eq!(read("2"), Ok(PacketBody::Event(None, None)));
+        assert_eq!(read("37[]"), Ok(PacketBody::Ack(Some(7), vec![])));
         let binary = Packet::read(r#"52-/a,9["x"]"#).unwrap();
         assert_eq!((binary.namespace, binary.attachments), ("/a", 2));
-        assert_eq!(binary.body, Body::Event(Some(9), Some(list(r#"["x"]"#))));
+        assert_eq!(binary.body, PacketBody::Event(Some(9), Some(list(r#"["x"]"#))));
     }
 
     #[test]
     fn what_nodes_parser_refuses_is_refused() {
-        use PacketFault::*;
+        use PacketError::*;
         for (text, fault) in [
             ("", Type),
             ("7[\"a\"]", Type),
@@ -362,32 +370,43 @@ mod tests {
 
     #[test]
     fn attachments_take_their_places_and_one_without_a_place_is_refused() {
-        let mut partial = Partial::new(Packet::read(r#"51-["e",{"_placeholder":true,"num":0}]"#).unwrap());
-        assert!(partial.take(b"\x01"));
+        let mut partial =
+            PartialPacket::new(Packet::read(r#"51-["e",{"_placeholder":true,"num":0}]"#).unwrap());
+        assert!(partial.push_attachment(b"\x01"));
         let expected = vec![Value::from("e"), Value::Binary(Bytes::from_static(b"\x01"))];
-        assert_eq!(partial.whole(), Ok(("/".into(), Body::Event(None, Some(expected)))));
-        let mut partial = Partial::new(Packet::read(r#"51-["e",{"_placeholder":true,"num":3}]"#).unwrap());
-        partial.take(b"\x01");
-        assert_eq!(partial.whole(), Err(PacketFault::Payload));
+        assert_eq!(partial.finish(), Ok(("/".into(), PacketBody::Event(None, Some(expected)))));
+        let mut partial =
+            PartialPacket::new(Packet::read(r#"51-["e",{"_placeholder":true,"num":3}]"#).unwrap());
+        partial.push_attachment(b"\x01");
+        assert_eq!(partial.finish(), Err(PacketError::Payload));
     }
 
     #[test]
     fn packets_are_written_as_node_writes_them() {
         let data = list(r#"["news",{"a":1}]"#);
-        let one = |message: &str| Frames::from_iter([text(message)]);
-        assert_eq!(event::<Message>("/", None, &data, None), one(r#"2["news",{"a":1}]"#));
-        assert_eq!(event::<Message>("/a", Some(3), &data, None), one(r#"2/a,3["news",{"a":1}]"#));
-        assert_eq!(event::<Message>("/", None, &data, Some("17-0")), one(r#"2["news",{"a":1},"17-0"]"#));
-        assert_eq!(ack::<Message>("/", 7, &[]), one("37[]"));
+        let one = |message: &str| PacketFrames::from_iter([text(message)]);
+        assert_eq!(encode_event::<Message>("/", None, &data, None), one(r#"2["news",{"a":1}]"#));
+        assert_eq!(encode_event::<Message>("/a", Some(3), &data, None), one(r#"2/a,3["news",{"a":1}]"#));
+        assert_eq!(
+            encode_event::<Message>("/", None, &data, Some("17-0")),
+            one(r#"2["news",{"a":1},"17-0"]"#)
+        );
+        assert_eq!(encode_ack::<Message>("/", 7, &[]), one("37[]"));
         let binary = [Value::from("bin"), Value::Binary(Bytes::from_static(&[1, 2]))];
         let expected = [text(r#"51-["bin",{"_placeholder":true,"num":0},"17-0"]"#), attachment(&[1, 2])];
-        assert_eq!(event::<Message>("/", None, &binary, Some("17-0"))[..], expected);
-        assert_eq!(ack::<Message>("/", 9, &binary[1..])[0], text(r#"61-9[{"_placeholder":true,"num":0}]"#));
-        assert_eq!(connected::<Message>("/", Some(("S", None))), text(r#"0{"sid":"S"}"#));
-        assert_eq!(connected::<Message>("/a", Some(("S", Some("P")))), text(r#"0/a,{"sid":"S","pid":"P"}"#));
-        assert_eq!(connected::<Message>("/", None), text("0"));
-        assert_eq!(refused::<Message>("/a", &Value::from("no")), text(r#"4/a,"no""#));
-        assert_eq!(disconnected::<Message>("/"), text("1"));
+        assert_eq!(encode_event::<Message>("/", None, &binary, Some("17-0"))[..], expected);
+        assert_eq!(
+            encode_ack::<Message>("/", 9, &binary[1..])[0],
+            text(r#"61-9[{"_placeholder":true,"num":0}]"#)
+        );
+        assert_eq!(encode_connect::<Message>("/", Some(("S", None))), text(r#"0{"sid":"S"}"#));
+        assert_eq!(
+            encode_connect::<Message>("/a", Some(("S", Some("P")))),
+            text(r#"0/a,{"sid":"S","pid":"P"}"#)
+        );
+        assert_eq!(encode_connect::<Message>("/", None), text("0"));
+        assert_eq!(encode_connect_error::<Message>("/a", &Value::from("no")), text(r#"4/a,"no""#));
+        assert_eq!(encode_disconnect::<Message>("/"), text("1"));
     }
 
     proptest! {

@@ -11,37 +11,39 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::requests::{Heap, Requests};
-use super::settings::Settings;
-use super::wire::WireFault;
-use crate::adapter::{Local, NotSent, Operation, Pending, RequestFault};
-use crate::connection::{Answer, Listener, Redis, RedisFault, Refusal, Via, Wish};
+use super::requests::{PendingRequests, Replies};
+use super::settings::AdapterSettings;
+use super::wire::WireError;
+use crate::adapter::{BoxFuture, LocalNamespace, Operation, RequestError, SendError};
+use crate::connection::{
+    CommandError, Listener, PendingReply, RedisClient, Subscription, SubscriptionKind, WriteRefusal,
+};
 use crate::metrics::AdapterMetrics;
 use crate::value::Value;
 
 /// What all adapters of one bus share.
-pub(super) struct Shared {
+pub(super) struct AdapterContext {
     /// The connection.
-    pub redis: Arc<Redis>,
+    pub redis: Arc<RedisClient>,
     /// What was set.
-    pub settings: Settings,
+    pub settings: AdapterSettings,
     /// What is counted.
     pub metrics: Arc<dyn AdapterMetrics>,
     /// Why this node must not go on, once that is known.
-    pub unfit: RwLock<Option<Arc<str>>>,
+    pub incompatibility: RwLock<Option<Arc<str>>>,
     /// Tasks that wait for answers.
     pub tasks: TaskTracker,
 }
 
-impl Shared {
+impl AdapterContext {
     /// This node must not go on: an adapter of another kind uses its channels.
-    pub fn is_unfit(&self, seen: &str) {
-        let prefix = &self.settings.prefix;
+    pub fn mark_incompatible(&self, seen: &str) {
+        let prefix = &self.settings.channel_prefix;
         let why = format!(
             "{seen} on the channels of the prefix {prefix:?}; they and this node break each other; right would be \
              another --prefix for one of the two fleets"
         );
-        let mut unfit = self.unfit.write();
+        let mut unfit = self.incompatibility.write();
         if unfit.is_none() {
             error!(%prefix, seen, "another kind of adapter uses the same channels, this node stops");
             *unfit = Some(why.into());
@@ -49,50 +51,59 @@ impl Shared {
     }
 
     /// Why this node must not go on.
-    pub fn unfit(&self) -> Option<Arc<str>> {
-        self.unfit.read().clone()
+    pub fn incompatibility(&self) -> Option<Arc<str>> {
+        self.incompatibility.read().clone()
     }
 }
 
 /// One namespace of this node, as the others see it.
 pub(super) struct Peer {
     /// What its bus has.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<AdapterContext>,
     /// Under which name it speaks.
     pub uid: String,
     /// Its namespace.
     pub nsp: Arc<str>,
     /// Its hub.
-    pub local: Weak<dyn Local>,
+    pub local: Weak<dyn LocalNamespace>,
     /// What it has asked.
-    pub requests: Requests,
+    pub requests: PendingRequests,
 }
 
 impl Peer {
     /// A new one with a name of its own.
-    pub fn new(shared: &Arc<Shared>, uid: String, nsp: &Arc<str>, local: Weak<dyn Local>) -> Peer {
-        Peer { shared: shared.clone(), uid, nsp: nsp.clone(), local, requests: Requests::default() }
+    pub fn new(
+        shared: &Arc<AdapterContext>,
+        uid: String,
+        nsp: &Arc<str>,
+        local: Weak<dyn LocalNamespace>,
+    ) -> Peer {
+        Peer { shared: shared.clone(), uid, nsp: nsp.clone(), local, requests: PendingRequests::default() }
     }
 
     /// Hands a client's message over. It has its place in the order when this returns.
-    pub fn post(&self, command: Cmd) -> Result<Answer, NotSent> {
-        if self.shared.unfit.read().is_some() {
+    pub fn publish(&self, command: Cmd) -> Result<PendingReply, SendError> {
+        if self.shared.incompatibility.read().is_some() {
             self.shared.metrics.record_unpublished();
-            return Err(NotSent::Away);
+            return Err(SendError::Unreachable);
         }
-        self.shared.redis.post_counted(command, &self.shared.metrics).map_err(|fault| not_sent(&fault))
+        self.shared.redis.enqueue_publish(command, &self.shared.metrics).map_err(|fault| send_error(&fault))
     }
 
     /// Hands over what another node waits for; if it gets lost, that node's time runs out.
-    pub fn answer(&self, command: Cmd) {
-        if self.shared.unfit.read().is_none() {
-            drop(self.shared.redis.post(command));
+    pub fn respond(&self, command: Cmd) {
+        if self.shared.incompatibility.read().is_none() {
+            drop(self.shared.redis.enqueue(command));
         }
     }
 
     /// Asks for the number of nodes, this one included.
-    pub fn post_count(&self, via: Via, channel: &str) -> Result<Answer, NotSent> {
-        self.shared.redis.post_count(via, channel).map_err(|fault| not_sent(&fault))
+    pub fn request_server_count(
+        &self,
+        via: SubscriptionKind,
+        channel: &str,
+    ) -> Result<PendingReply, SendError> {
+        self.shared.redis.enqueue_subscriber_count(via, channel).map_err(|fault| send_error(&fault))
     }
 
     /// Does what another node asks.
@@ -103,7 +114,7 @@ impl Peer {
     }
 
     /// Passes on the answers of this node's clients, as they come.
-    pub fn pass_on(&self, mut acks: mpsc::Receiver<Value>, send: impl Fn(Value) + Send + 'static) {
+    pub fn forward_acks(&self, mut acks: mpsc::Receiver<Value>, send: impl Fn(Value) + Send + 'static) {
         self.shared.tasks.spawn(async move {
             while let Some(ack) = acks.recv().await {
                 send(ack);
@@ -112,105 +123,110 @@ impl Peer {
     }
 
     /// Something came that this node cannot read.
-    pub fn could_not_read(&self, channel: &str, fault: &WireFault) {
+    pub fn report_unreadable(&self, channel: &str, fault: &WireError) {
         self.shared.metrics.record_unreadable();
         debug!(channel, %fault, "a payload of another node says nothing");
     }
 
     /// Listens to a channel from now on; when the task is done, the server has confirmed it.
-    pub fn listen(&self, via: Via, channel: &str, listener: Listener) -> tokio::task::JoinHandle<()> {
-        let wish = Wish { via, channel: channel.into() };
+    pub fn subscribe(
+        &self,
+        via: SubscriptionKind,
+        channel: &str,
+        listener: Listener,
+    ) -> tokio::task::JoinHandle<()> {
+        let wish = Subscription { via, channel: channel.into() };
         let redis = self.shared.redis.clone();
-        redis.want(wish.clone(), listener);
-        self.shared.tasks.spawn(async move { redis.confirm(wish).await })
+        redis.subscribe(wish.clone(), listener);
+        self.shared.tasks.spawn(async move { redis.wait_subscribed(wish).await })
     }
 
     /// Does not listen any more.
-    pub fn forget(&self, via: Via, channel: &str) -> tokio::task::JoinHandle<()> {
-        let wish = Wish { via, channel: channel.into() };
+    pub fn unsubscribe(&self, via: SubscriptionKind, channel: &str) -> tokio::task::JoinHandle<()> {
+        let wish = Subscription { via, channel: channel.into() };
         let redis = self.shared.redis.clone();
-        redis.unwant(&wish);
-        self.shared.tasks.spawn(async move { redis.release(&wish).await })
+        redis.unsubscribe(&wish);
+        self.shared.tasks.spawn(async move { redis.wait_unsubscribed(&wish).await })
     }
 
     /// Sends a question when the number of nodes is known, and takes their answers. With one node nothing is sent.
-    pub fn ask(
+    pub fn request(
         self: &Arc<Self>,
-        count: Result<Answer, NotSent>,
+        count: Result<PendingReply, SendError>,
         request: String,
         question: Cmd,
         patience: Duration,
-    ) -> Pending<Heap> {
+    ) -> BoxFuture<Replies> {
         let peer = self.clone();
         Box::pin(async move {
-            let expected = counted(count?).await?.saturating_sub(1) as usize;
+            let expected = await_count(count?).await?.saturating_sub(1) as usize;
             if expected == 0 {
                 return Ok((Vec::new(), None));
             }
             let heard = peer.requests.open(&request);
-            replied(peer.post(question)?).await?;
-            let (answers, whole) = super::requests::gather(heard, expected, patience).await;
-            let fault = (!whole).then_some(RequestFault::Timeout { heard: answers.len(), expected });
+            await_reply(peer.publish(question)?).await?;
+            let (answers, whole) = super::requests::collect_replies(heard, expected, patience).await;
+            let fault = (!whole).then_some(RequestError::Timeout { received: answers.len(), expected });
             Ok((answers, fault))
         })
     }
 }
 
 /// PUBLISH or SPUBLISH.
-pub(super) fn publish(via: Via, channel: &str, payload: &Bytes) -> Cmd {
-    let mut command = redis::cmd(if via == Via::Shard { "SPUBLISH" } else { "PUBLISH" });
+pub(super) fn publish_command(via: SubscriptionKind, channel: &str, payload: &Bytes) -> Cmd {
+    let mut command = redis::cmd(if via == SubscriptionKind::Shard { "SPUBLISH" } else { "PUBLISH" });
     command.arg(channel).arg(&payload[..]);
     command
 }
 
 /// The reply to what was handed over.
-pub(super) async fn replied(answer: Answer) -> Result<Reply, NotSent> {
+pub(super) async fn await_reply(answer: PendingReply) -> Result<Reply, SendError> {
     match answer.await {
         Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(fault)) => Err(not_sent(&fault)),
+        Ok(Err(fault)) => Err(send_error(&fault)),
         // The connection is closed for good.
-        Err(_) => Err(NotSent::Away),
+        Err(_) => Err(SendError::Unreachable),
     }
 }
 
 /// The number in a reply to a count; this node counts even if Redis has not heard of it yet.
-pub(super) async fn counted(answer: Answer) -> Result<u64, NotSent> {
-    match replied(answer).await? {
+pub(super) async fn await_count(answer: PendingReply) -> Result<u64, SendError> {
+    match await_reply(answer).await? {
         Reply::Int(count) => Ok(u64::try_from(count).unwrap_or_default().max(1)),
         _ => Ok(1),
     }
 }
 
 /// What the hub is told of a fault.
-pub(super) fn not_sent(fault: &RedisFault) -> NotSent {
+pub(super) fn send_error(fault: &CommandError) -> SendError {
     match fault {
-        RedisFault::Full => NotSent::Full,
-        RedisFault::Refused(error) => {
+        CommandError::QueueFull => SendError::QueueFull,
+        CommandError::Refused(error) => {
             debug!(%error, "redis refused a command");
-            match Refusal::of(error) {
-                Some(Refusal::OutOfMemory) => NotSent::OutOfMemory,
-                Some(Refusal::ReadOnly) => NotSent::ReadOnly,
-                None => NotSent::Away,
+            match WriteRefusal::of(error) {
+                Some(WriteRefusal::OutOfMemory) => SendError::OutOfMemory,
+                Some(WriteRefusal::ReadOnly) => SendError::ReadOnly,
+                None => SendError::Unreachable,
             }
         }
-        RedisFault::Away(_) | RedisFault::Unknown(_) => NotSent::Away,
+        CommandError::NotConnected(_) | CommandError::Unknown(_) => SendError::Unreachable,
     }
 }
 
 /// `N` random bytes.
-fn random<const N: usize>() -> [u8; N] {
+fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("aws-lc has a source of randomness on every system that this runs on");
     bytes
 }
 
 /// A name of the sharded and streams adapters: 16 hexadecimal digits.
-pub(super) fn hexadecimal_name() -> String {
-    format!("{:016x}", u64::from_be_bytes(random()))
+pub(super) fn hex_id() -> String {
+    format!("{:016x}", u64::from_be_bytes(random_bytes()))
 }
 
 /// A name of the classic adapter: 6 of 64 letters.
-pub(super) fn short_name() -> String {
+pub(super) fn short_id() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    random::<6>().iter().map(|byte| char::from(LETTERS[usize::from(byte % 64)])).collect()
+    random_bytes::<6>().iter().map(|byte| char::from(LETTERS[usize::from(byte % 64)])).collect()
 }

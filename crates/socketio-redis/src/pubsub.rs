@@ -11,44 +11,48 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
 use crate::adapter::{
-    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, RemoteAck, Replay, RequestFault, Room,
-    Session, SocketFacts, Target, answered,
+    AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteAck,
+    RemoteSocket, RequestError, Room, SendError, Session, SessionReplay, Target, await_answer,
 };
-use crate::connection::{Heard, Listener, Via};
-use crate::peer::{self, Peer, Shared, counted, publish, replied};
-use crate::requests::{Answered, Answers, Heap};
+use crate::connection::{Listener, ReceivedMessage, SubscriptionKind};
+use crate::peer::{self, AdapterContext, Peer, await_count, await_reply, publish_command};
+use crate::requests::{Answers, Replies, RequestReply};
 use crate::value::Value;
-use crate::wire::WireFault;
-use crate::wire::classic::{self, Channels, Request, Response};
+use crate::wire::WireError;
+use crate::wire::classic::{self, ClassicChannels, Request, Response};
 
 /// One namespace of this node among classic adapters.
-pub(super) struct Pubsub {
+pub(super) struct ClassicAdapter {
     peer: Arc<Peer>,
-    channels: Channels,
+    channels: ClassicChannels,
     /// Rooms with a socket of this node in them. What is for another room alone is not even read.
     open: RwLock<HashSet<Arc<str>>>,
 }
 
-impl Pubsub {
+impl ClassicAdapter {
     /// Begins to listen.
-    pub fn start(shared: &Arc<Shared>, nsp: &Arc<str>, local: Weak<dyn Local>) -> Arc<Pubsub> {
-        let peer = Arc::new(Peer::new(shared, peer::short_name(), nsp, local));
-        let channels = Channels::new(&shared.settings.prefix, nsp);
-        let adapter = Arc::new(Pubsub { peer, channels, open: RwLock::default() });
-        for (via, channel) in adapter.wishes() {
+    pub fn start(
+        shared: &Arc<AdapterContext>,
+        nsp: &Arc<str>,
+        local: Weak<dyn LocalNamespace>,
+    ) -> Arc<ClassicAdapter> {
+        let peer = Arc::new(Peer::new(shared, peer::short_id(), nsp, local));
+        let channels = ClassicChannels::new(&shared.settings.channel_prefix, nsp);
+        let adapter = Arc::new(ClassicAdapter { peer, channels, open: RwLock::default() });
+        for (via, channel) in adapter.subscriptions() {
             let listener = adapter.listener();
-            drop(adapter.peer.listen(via, &channel, listener));
+            drop(adapter.peer.subscribe(via, &channel, listener));
         }
         adapter
     }
 
     /// What it listens to; the channel that is counted is the last.
-    fn wishes(&self) -> [(Via, String); 4] {
+    fn subscriptions(&self) -> [(SubscriptionKind, String); 4] {
         [
-            (Via::Channel, self.channels.response_to(&self.peer.uid)),
-            (Via::Channel, self.channels.response.clone()),
-            (Via::Pattern, self.channels.pattern()),
-            (Via::Channel, self.channels.request.clone()),
+            (SubscriptionKind::Channel, self.channels.response_to(&self.peer.uid)),
+            (SubscriptionKind::Channel, self.channels.response.clone()),
+            (SubscriptionKind::Pattern, self.channels.pattern()),
+            (SubscriptionKind::Channel, self.channels.request.clone()),
         ]
     }
 
@@ -56,50 +60,50 @@ impl Pubsub {
         let adapter = Arc::downgrade(self);
         Arc::new(move |heard| {
             if let Some(adapter) = adapter.upgrade() {
-                adapter.hear(heard);
+                adapter.on_message(heard);
             }
         })
     }
 
     /// Stops listening.
     pub async fn close(&self) {
-        for (via, channel) in self.wishes().iter().rev() {
-            let _ = self.peer.forget(*via, channel).await;
+        for (via, channel) in self.subscriptions().iter().rev() {
+            let _ = self.peer.unsubscribe(*via, channel).await;
         }
     }
 
-    fn hear(&self, heard: Heard) {
-        let result = if self.concerns_nobody(&heard) {
+    fn on_message(&self, heard: ReceivedMessage) {
+        let result = if self.is_irrelevant(&heard) {
             return;
         } else if heard.channel == self.channels.request {
-            classic::read_request(&heard.payload).map(|request| self.hear_request(request))
+            classic::read_request(&heard.payload).map(|request| self.on_request(request))
         } else if heard.channel.starts_with(&self.channels.response) {
-            classic::read_response(&heard.payload).map(|response| self.hear_response(response))
+            classic::read_response(&heard.payload).map(|response| self.on_response(response))
         } else {
-            classic::read_broadcast(&heard.payload).map(|broadcast| self.hear_broadcast(broadcast))
+            classic::read_broadcast(&heard.payload).map(|broadcast| self.on_broadcast(broadcast))
         };
         match result {
             Ok(()) => {}
-            Err(WireFault::OtherKind) => self.peer.shared.is_unfit("a streams adapter was heard"),
-            Err(fault) => self.peer.could_not_read(&heard.channel, &fault),
+            Err(WireError::OtherKind) => self.peer.shared.mark_incompatible("a streams adapter was heard"),
+            Err(fault) => self.peer.report_unreadable(&heard.channel, &fault),
         }
     }
 
     /// A broadcast to a room that this node has not, or one of its own that came back.
-    fn concerns_nobody(&self, heard: &Heard) -> bool {
+    fn is_irrelevant(&self, heard: &ReceivedMessage) -> bool {
         let is_for_another = |room| !self.open.read().contains(room);
         self.channels.room(&heard.channel).is_some_and(is_for_another)
             || classic::is_broadcast_of(&self.peer.uid, &heard.payload)
     }
 
-    fn hear_broadcast(&self, broadcast: classic::Broadcast) {
-        let classic::Broadcast { uid, nsp, data, target, flags } = broadcast;
+    fn on_broadcast(&self, broadcast: classic::ClassicBroadcast) {
+        let classic::ClassicBroadcast { uid, nsp, data, target, flags } = broadcast;
         if uid != self.peer.uid && *nsp == *self.peer.nsp {
             self.peer.deliver(Operation::Broadcast { data, target, flags });
         }
     }
 
-    fn hear_request(&self, request: Request) {
+    fn on_request(&self, request: Request) {
         let is_own = request.uid() == Some(&self.peer.uid);
         if is_own || request.request().is_some_and(|request| self.peer.requests.contains(request)) {
             return;
@@ -111,17 +115,16 @@ impl Pubsub {
             Request::Disconnect { target, close, .. } => {
                 local.deliver(Operation::Disconnect { target, close }, None);
             }
-            Request::JoinOne { request, sid, room } => {
-                self.old(&*local, request, &sid, |target| Operation::Join { target, rooms: vec![room] })
-            }
-            Request::LeaveOne { request, sid, room } => {
-                self.old(&*local, request, &sid, |target| Operation::Leave { target, rooms: vec![room] })
-            }
+            Request::JoinOne { request, sid, room } => self
+                .apply_legacy(&*local, request, &sid, |target| Operation::Join { target, rooms: vec![room] }),
+            Request::LeaveOne { request, sid, room } => self.apply_legacy(&*local, request, &sid, |target| {
+                Operation::Leave { target, rooms: vec![room] }
+            }),
             Request::DisconnectOne { request, sid, close } => {
-                self.old(&*local, request, &sid, |target| Operation::Disconnect { target, close })
+                self.apply_legacy(&*local, request, &sid, |target| Operation::Disconnect { target, close })
             }
             Request::Sockets { request, rooms } => {
-                let sockets = local.fetch(&Target { rooms, except: Vec::new() });
+                let sockets = local.fetch_sockets(&Target { rooms, except: Vec::new() });
                 let sids = sockets.into_iter().map(|socket| socket.id.into()).collect();
                 self.respond(&Response::Sids { request, sids });
             }
@@ -129,78 +132,82 @@ impl Pubsub {
                 self.respond(&Response::Rooms { request, rooms: local.rooms() });
             }
             Request::Fetch { request, target, .. } => {
-                self.respond(&Response::Sockets { request, sockets: local.fetch(&target) });
+                self.respond(&Response::Sockets { request, sockets: local.fetch_sockets(&target) });
             }
             Request::ServerSideEmit { request: None, data, .. } => {
                 local.deliver(Operation::ServerSideEmit { data }, None);
             }
             Request::ServerSideEmit { request: Some(request), data, .. } => {
-                self.ask_server(&*local, request, data);
+                self.answer_server_emit(&*local, request, data);
             }
             Request::BroadcastWithAck { request, nsp, data, target, flags, .. } if *nsp == *self.peer.nsp => {
-                self.ask_clients(request, local.ask(data, &target, &flags));
+                self.answer_broadcast(request, local.broadcast_with_ack(data, &target, &flags));
             }
             Request::BroadcastWithAck { .. } => {}
         }
     }
 
     /// What an old peer asks of one socket: done and answered by the node that has it.
-    fn old(
+    fn apply_legacy(
         &self,
-        local: &dyn Local,
+        local: &dyn LocalNamespace,
         request: String,
         sid: &str,
         operation: impl FnOnce(Target) -> Operation,
     ) {
         let target = Target { rooms: vec![Room::text(sid)], except: Vec::new() };
-        if !local.fetch(&target).is_empty() {
+        if !local.fetch_sockets(&target).is_empty() {
             local.deliver(operation(target), None);
             self.respond(&Response::Done { request });
         }
     }
 
-    fn ask_server(&self, local: &dyn Local, request: String, data: Vec<Value>) {
-        let answer = local.ask_server(data);
+    fn answer_server_emit(&self, local: &dyn LocalNamespace, request: String, data: Vec<Value>) {
+        let answer = local.server_side_emit_with_ack(data);
         let (peer, channel) = (self.peer.clone(), self.channels.response.clone());
         self.peer.shared.tasks.spawn(async move {
-            let response = Response::ServerSideEmit { request, data: answered(answer).await };
-            peer.answer(publish(Via::Channel, &channel, &response.write()));
+            let response = Response::ServerSideEmit { request, data: await_answer(answer).await };
+            peer.respond(publish_command(SubscriptionKind::Channel, &channel, &response.write()));
         });
     }
 
-    fn ask_clients(&self, request: String, (count, acks): (u64, mpsc::Receiver<Value>)) {
+    fn answer_broadcast(&self, request: String, (count, acks): (u64, mpsc::Receiver<Value>)) {
         self.respond(&Response::Count { request: request.clone(), count });
         let (peer, channel) = (self.peer.clone(), self.channels.response.clone());
-        self.peer.pass_on(acks, move |ack| {
+        self.peer.forward_acks(acks, move |ack| {
             let response = Response::Ack { request: request.clone(), packet: Some(ack) };
-            peer.answer(publish(Via::Channel, &channel, &response.write()));
+            peer.respond(publish_command(SubscriptionKind::Channel, &channel, &response.write()));
         });
     }
 
     /// Answers on the channel that every version listens on.
     fn respond(&self, response: &Response) {
-        self.peer.answer(publish(Via::Channel, &self.channels.response, &response.write()));
+        self.peer.respond(publish_command(
+            SubscriptionKind::Channel,
+            &self.channels.response,
+            &response.write(),
+        ));
     }
 
-    fn hear_response(&self, response: Response) {
+    fn on_response(&self, response: Response) {
         let request = response.request().to_owned();
         let answer = match response {
-            Response::Count { count, .. } => Answered::Ack(RemoteAck::Count(count)),
-            Response::Ack { packet, .. } => Answered::Ack(RemoteAck::Ack(packet.unwrap_or_default())),
-            Response::Sockets { sockets, .. } => Answered::Sockets(sockets),
-            Response::Rooms { rooms, .. } => Answered::Rooms(rooms),
-            Response::ServerSideEmit { data, .. } => Answered::Server(data),
+            Response::Count { count, .. } => RequestReply::Ack(RemoteAck::Count(count)),
+            Response::Ack { packet, .. } => RequestReply::Ack(RemoteAck::Ack(packet.unwrap_or_default())),
+            Response::Sockets { sockets, .. } => RequestReply::Sockets(sockets),
+            Response::Rooms { rooms, .. } => RequestReply::Rooms(rooms),
+            Response::ServerSideEmit { data, .. } => RequestReply::Server(data),
             Response::Sids { .. } | Response::Done { .. } => return,
         };
-        self.peer.requests.answered(&request, answer);
+        self.peer.requests.resolve(&request, answer);
     }
 
-    fn count(&self) -> Result<crate::connection::Answer, NotSent> {
-        self.peer.post_count(Via::Channel, &self.channels.request)
+    fn count(&self) -> Result<crate::connection::PendingReply, SendError> {
+        self.peer.request_server_count(SubscriptionKind::Channel, &self.channels.request)
     }
 
     fn request(&self, request: &Request) -> redis::Cmd {
-        publish(Via::Channel, &self.channels.request, &request.write())
+        publish_command(SubscriptionKind::Channel, &self.channels.request, &request.write())
     }
 
     fn uid(&self) -> Option<String> {
@@ -208,23 +215,26 @@ impl Pubsub {
     }
 }
 
-impl Drop for Pubsub {
+impl Drop for ClassicAdapter {
     fn drop(&mut self) {
         // Who is counted must answer, and nobody is left to.
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.wishes().iter().rev().for_each(|(via, channel)| drop(self.peer.forget(*via, channel)));
+            self.subscriptions()
+                .iter()
+                .rev()
+                .for_each(|(via, channel)| drop(self.peer.unsubscribe(*via, channel)));
         }
     }
 }
 
-impl Adapter for Pubsub {
-    fn send(&self, operation: Operation) -> Pending<Result<Option<Offset>, NotSent>> {
+impl NamespaceAdapter for ClassicAdapter {
+    fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>> {
         let uid = self.uid();
         let command = match operation {
             Operation::Broadcast { data, target, flags } => {
                 let payload =
                     classic::write_broadcast(&self.peer.uid, &self.peer.nsp, &data, &target, &flags);
-                publish(Via::Channel, &self.channels.of_target(&target), &payload)
+                publish_command(SubscriptionKind::Channel, &self.channels.of_target(&target), &payload)
             }
             Operation::Join { target, rooms } => self.request(&Request::Join { uid, target, rooms }),
             Operation::Leave { target, rooms } => self.request(&Request::Leave { uid, target, rooms }),
@@ -235,101 +245,116 @@ impl Adapter for Pubsub {
                 self.request(&Request::ServerSideEmit { uid, request: None, data })
             }
         };
-        let posted = self.peer.post(command);
-        Box::pin(async move { replied(posted?).await.map(|_| None) })
+        let posted = self.peer.publish(command);
+        Box::pin(async move { await_reply(posted?).await.map(|_| None) })
     }
 
-    fn ask(&self, data: Vec<Value>, target: Target, flags: Flags) -> Pending<Result<Acks, NotSent>> {
-        let (request, nsp) = (peer::short_name(), self.peer.nsp.to_string());
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<AckReplies, SendError>> {
+        let (request, nsp) = (peer::short_id(), self.peer.nsp.to_string());
         let heard = self.peer.requests.open_acks(&request);
         let uid = self.uid();
         let question = self.request(&Request::BroadcastWithAck { uid, request, nsp, data, target, flags });
-        let posted = self.peer.post(question);
+        let posted = self.peer.publish(question);
         let count = self.count();
         Box::pin(async move {
-            replied(posted?).await?;
-            Ok(Acks { nodes: counted(count?).await? as usize - 1, heard })
+            await_reply(posted?).await?;
+            Ok(AckReplies { servers: await_count(count?).await? as usize - 1, replies: heard })
         })
     }
 
-    fn fetch(&self, target: Target, _: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>> {
-        let request = peer::short_name();
+    fn fetch_sockets(
+        &self,
+        target: Target,
+        _: BroadcastFlags,
+    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
+        let request = peer::short_id();
         let question = self.request(&Request::Fetch { uid: self.uid(), request: request.clone(), target });
         let patience = self.peer.shared.settings.request_timeout;
-        let asked = self.peer.ask(self.count(), request, question, patience);
-        Box::pin(async move { whole(asked.await, sockets_of) })
+        let asked = self.peer.request(self.count(), request, question, patience);
+        Box::pin(async move { all_or_error(asked.await, into_sockets) })
     }
 
-    fn ask_servers(&self, data: Vec<Value>) -> Pending<Result<Vec<Value>, (RequestFault, Vec<Value>)>> {
-        let request = peer::short_name();
+    fn server_side_emit_with_ack(
+        &self,
+        data: Vec<Value>,
+    ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
+        let request = peer::short_id();
         let question =
             self.request(&Request::ServerSideEmit { uid: self.uid(), request: Some(request.clone()), data });
         let patience = self.peer.shared.settings.request_timeout;
-        let asked = self.peer.ask(self.count(), request, question, patience);
-        Box::pin(async move { servers_answers(asked.await) })
+        let asked = self.peer.request(self.count(), request, question, patience);
+        Box::pin(async move { into_server_answers(asked.await) })
     }
 
-    fn servers(&self) -> Pending<Result<usize, RequestFault>> {
+    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
         let count = self.count();
-        Box::pin(async move { Ok(counted(count?).await? as usize) })
+        Box::pin(async move { Ok(await_count(count?).await? as usize) })
     }
 
-    fn rooms(&self) -> Pending<Result<Vec<Room>, RequestFault>> {
-        let request = peer::short_name();
+    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
+        let request = peer::short_id();
         let question = self.request(&Request::AllRooms { uid: self.uid(), request: request.clone() });
         let patience = self.peer.shared.settings.request_timeout;
-        let asked = self.peer.ask(self.count(), request, question, patience);
-        Box::pin(async move { whole(asked.await, rooms_of) })
+        let asked = self.peer.request(self.count(), request, question, patience);
+        Box::pin(async move { all_or_error(asked.await, into_rooms) })
     }
 
-    fn room_opened(&self, room: &Room) -> Pending<()> {
+    fn create_room(&self, room: &Room) -> BoxFuture<()> {
         // The pattern covers every room already.
         self.open.write().insert(room.name.clone());
         Box::pin(std::future::ready(()))
     }
 
-    fn room_emptied(&self, room: &Room) {
+    fn delete_room(&self, room: &Room) {
         self.open.write().remove(&room.name);
     }
 
-    fn save_session(&self, _: Session) -> Pending<Result<(), NotSent>> {
+    fn persist_session(&self, _: Session) -> BoxFuture<Result<(), SendError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn find_session(&self, _: &str, _: &str) -> Pending<Option<Box<dyn Replay>>> {
+    fn find_session(&self, _: &str, _: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
         Box::pin(std::future::ready(None))
     }
 
-    fn forget_session(&self, _: &str) -> Pending<()> {
+    fn delete_session(&self, _: &str) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }
 }
 
 /// All answers together; a fault if any is missing.
-pub(super) fn whole<T>(heap: Heap, part: impl Fn(Answered) -> Vec<T>) -> Result<Vec<T>, RequestFault> {
+pub(super) fn all_or_error<T>(
+    heap: Replies,
+    part: impl Fn(RequestReply) -> Vec<T>,
+) -> Result<Vec<T>, RequestError> {
     match heap? {
         (answers, None) => Ok(answers.into_iter().flat_map(part).collect()),
         (_, Some(fault)) => Err(fault),
     }
 }
 
-pub(super) fn sockets_of(answer: Answered) -> Vec<SocketFacts> {
-    if let Answered::Sockets(sockets) = answer { sockets } else { Vec::new() }
+pub(super) fn into_sockets(answer: RequestReply) -> Vec<RemoteSocket> {
+    if let RequestReply::Sockets(sockets) = answer { sockets } else { Vec::new() }
 }
 
-pub(super) fn rooms_of(answer: Answered) -> Vec<Room> {
+pub(super) fn into_rooms(answer: RequestReply) -> Vec<Room> {
     match answer {
-        Answered::Rooms(rooms) => rooms,
+        RequestReply::Rooms(rooms) => rooms,
         // The other adapters have no question for rooms; they are those of the sockets.
-        Answered::Sockets(sockets) => sockets.into_iter().flat_map(|socket| socket.rooms).collect(),
+        RequestReply::Sockets(sockets) => sockets.into_iter().flat_map(|socket| socket.rooms).collect(),
         _ => Vec::new(),
     }
 }
 
 /// The servers' answers; with a fault those that came.
-pub(super) fn servers_answers(heap: Heap) -> Answers {
+pub(super) fn into_server_answers(heap: Replies) -> Answers {
     let (answers, fault) = heap.map_err(|fault| (fault.into(), Vec::new()))?;
-    let value = |answer| if let Answered::Server(value) = answer { Some(value) } else { None };
+    let value = |answer| if let RequestReply::Server(value) = answer { Some(value) } else { None };
     let values = answers.into_iter().filter_map(value).collect();
     match fault {
         None => Ok(values),

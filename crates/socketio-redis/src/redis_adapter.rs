@@ -13,56 +13,56 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapter::{Adapter, Bus, BusState, Local, Pending};
+use crate::adapter::{Adapter, AdapterState, BoxFuture, LocalNamespace, NamespaceAdapter};
 use crate::metrics::AdapterMetrics;
 
-use crate::connection::{Link, Place, Redis, RedisState, Via};
-use crate::peer::Shared;
-use crate::pubsub::Pubsub;
-use crate::settings::{Kind, Settings};
-use crate::sharded::Sharded;
-use crate::streams::{Readers, Streams};
+use crate::connection::{ClientHandle, ClientState, RedisAddress, RedisClient, SubscriptionKind};
+use crate::peer::AdapterContext;
+use crate::pubsub::ClassicAdapter;
+use crate::settings::{AdapterKind, AdapterSettings};
+use crate::sharded::ShardedAdapter;
+use crate::streams::{StreamReaders, StreamsAdapter};
 
 /// One node's place in a cluster that speaks through Redis.
-pub struct RedisBus {
-    shared: Arc<Shared>,
+pub struct RedisAdapter {
+    shared: Arc<AdapterContext>,
     /// The readers of the streams, where there are any.
-    readers: Option<Arc<Readers>>,
+    readers: Option<Arc<StreamReaders>>,
     /// Every adapter that was made.
-    adapters: Arc<Mutex<Vec<Made>>>,
+    adapters: Arc<Mutex<Vec<NamespaceHandle>>>,
     /// Ends the readers and the check.
     closed: CancellationToken,
 }
 
 /// An adapter, held as its hub alone keeps it alive.
-enum Made {
-    Pubsub(Weak<Pubsub>),
-    Sharded(Weak<Sharded>),
-    Streams(Weak<Streams>),
+enum NamespaceHandle {
+    Pubsub(Weak<ClassicAdapter>),
+    Sharded(Weak<ShardedAdapter>),
+    Streams(Weak<StreamsAdapter>),
 }
 
-impl Made {
+impl NamespaceHandle {
     fn is_gone(&self) -> bool {
         match self {
-            Made::Pubsub(adapter) => adapter.strong_count() == 0,
-            Made::Sharded(adapter) => adapter.strong_count() == 0,
-            Made::Streams(adapter) => adapter.strong_count() == 0,
+            NamespaceHandle::Pubsub(adapter) => adapter.strong_count() == 0,
+            NamespaceHandle::Sharded(adapter) => adapter.strong_count() == 0,
+            NamespaceHandle::Streams(adapter) => adapter.strong_count() == 0,
         }
     }
 
     async fn close(self) {
         match self {
-            Made::Pubsub(adapter) => {
+            NamespaceHandle::Pubsub(adapter) => {
                 if let Some(adapter) = adapter.upgrade() {
                     adapter.close().await;
                 }
             }
-            Made::Sharded(adapter) => {
+            NamespaceHandle::Sharded(adapter) => {
                 if let Some(adapter) = adapter.upgrade() {
                     adapter.close().await;
                 }
             }
-            Made::Streams(adapter) => {
+            NamespaceHandle::Streams(adapter) => {
                 if let Some(adapter) = adapter.upgrade() {
                     adapter.close().await;
                 }
@@ -71,99 +71,106 @@ impl Made {
     }
 }
 
-impl RedisBus {
+impl RedisAdapter {
     /// Begins to connect.
-    pub fn start(place: Place, settings: Settings, metrics: Arc<dyn AdapterMetrics>) -> RedisBus {
-        let shared = Arc::new(Shared {
-            redis: Redis::start(place, settings.patience),
+    pub fn start(
+        place: RedisAddress,
+        settings: AdapterSettings,
+        metrics: Arc<dyn AdapterMetrics>,
+    ) -> RedisAdapter {
+        let shared = Arc::new(AdapterContext {
+            redis: RedisClient::start(place, settings.response_timeout),
             settings,
             metrics,
-            unfit: RwLock::new(None),
+            incompatibility: RwLock::new(None),
             tasks: TaskTracker::new(),
         });
         let closed = CancellationToken::new();
         let readers = match &shared.settings.kind {
-            Kind::Streams(settings) => Some(Readers::start(&shared, settings, &closed)),
+            AdapterKind::Streams(settings) => Some(StreamReaders::start(&shared, settings, &closed)),
             _ => None,
         };
-        let (watching, ended) = (watch_state(shared.clone()), closed.clone());
+        let (watching, ended) = (report_metrics(shared.clone()), closed.clone());
         shared.tasks.spawn(async move { ended.run_until_cancelled(watching).await });
-        RedisBus { shared, readers, adapters: Arc::default(), closed }
+        RedisAdapter { shared, readers, adapters: Arc::default(), closed }
     }
 
     /// The connection, for what else is kept in Redis.
-    pub fn link(&self) -> Link {
-        Link(self.shared.redis.clone())
+    pub fn client_handle(&self) -> ClientHandle {
+        ClientHandle(self.shared.redis.clone())
     }
 
     /// Returns when the node can speak and hear, or must not.
-    pub async fn ready(&self) {
+    pub async fn wait_until_ready(&self) {
         let mut watch = self.shared.redis.watch();
-        while self.state() != BusState::Up && self.shared.unfit().is_none() {
+        while self.state() != AdapterState::Up && self.shared.incompatibility().is_none() {
             // A reader finds its place a moment after the connection is there.
             let _ = timeout(Duration::from_millis(20), watch.changed()).await;
         }
-        self.shared.redis.confirm_all().await;
+        self.shared.redis.wait_all_subscribed().await;
     }
 }
 
-impl Bus for RedisBus {
-    fn adapter(&self, namespace: &Arc<str>, local: Weak<dyn Local>) -> Arc<dyn Adapter> {
+impl Adapter for RedisAdapter {
+    fn namespace(&self, namespace: &Arc<str>, local: Weak<dyn LocalNamespace>) -> Arc<dyn NamespaceAdapter> {
         let shared = &self.shared;
-        let (adapter, made): (Arc<dyn Adapter>, Made) = match (&shared.settings.kind, &self.readers) {
-            (Kind::Sharded(mode), _) => {
-                let adapter = Sharded::start(shared, namespace, local, *mode);
-                (adapter.clone(), Made::Sharded(Arc::downgrade(&adapter)))
-            }
-            (Kind::Streams(settings), Some(readers)) => {
-                let adapter = Streams::start(shared, namespace, local, (settings, readers));
-                (adapter.clone(), Made::Streams(Arc::downgrade(&adapter)))
-            }
-            // Streams have readers always.
-            (Kind::Pubsub | Kind::Streams(_), _) => {
-                let adapter = Pubsub::start(shared, namespace, local);
-                (adapter.clone(), Made::Pubsub(Arc::downgrade(&adapter)))
-            }
-        };
+        let (adapter, made): (Arc<dyn NamespaceAdapter>, NamespaceHandle) =
+            match (&shared.settings.kind, &self.readers) {
+                (AdapterKind::Sharded(mode), _) => {
+                    let adapter = ShardedAdapter::start(shared, namespace, local, *mode);
+                    (adapter.clone(), NamespaceHandle::Sharded(Arc::downgrade(&adapter)))
+                }
+                (AdapterKind::Streams(settings), Some(readers)) => {
+                    let adapter = StreamsAdapter::start(shared, namespace, local, (settings, readers));
+                    (adapter.clone(), NamespaceHandle::Streams(Arc::downgrade(&adapter)))
+                }
+                // Streams have readers always.
+                (AdapterKind::Classic | AdapterKind::Streams(_), _) => {
+                    let adapter = ClassicAdapter::start(shared, namespace, local);
+                    (adapter.clone(), NamespaceHandle::Pubsub(Arc::downgrade(&adapter)))
+                }
+            };
         let mut adapters = self.adapters.lock();
         adapters.retain(|made| !made.is_gone());
         adapters.push(made);
         adapter
     }
 
-    fn state(&self) -> BusState {
-        if let Some(why) = self.shared.unfit() {
-            return BusState::Unfit { why };
+    fn state(&self) -> AdapterState {
+        if let Some(why) = self.shared.incompatibility() {
+            return AdapterState::Incompatible { reason: why };
         }
         match (self.shared.redis.state(), &self.shared.settings.kind, &self.readers) {
-            (RedisState::Connecting, ..) => BusState::Away { why: "not yet connected to Redis".into() },
-            (RedisState::Away(reason), ..) => BusState::Away { why: reason.into() },
-            (RedisState::Up, Kind::Streams(settings), Some(readers))
-                if !readers.are_reading(settings.count) =>
-            {
-                BusState::Away { why: "the stream is not yet read".into() }
+            (ClientState::Connecting, ..) => {
+                AdapterState::Unreachable { reason: "not yet connected to Redis".into() }
             }
-            (RedisState::Up, ..) => match self.shared.redis.refusing() {
-                Some(why) => BusState::Away { why: why.into() },
-                None => BusState::Up,
+            (ClientState::Down(reason), ..) => AdapterState::Unreachable { reason: reason.into() },
+            (ClientState::Up, AdapterKind::Streams(settings), Some(readers))
+                if !readers.are_reading(settings.stream_count) =>
+            {
+                AdapterState::Unreachable { reason: "the stream is not yet read".into() }
+            }
+            (ClientState::Up, ..) => match self.shared.redis.write_refusal() {
+                Some(why) => AdapterState::Unreachable { reason: why.into() },
+                None => AdapterState::Up,
             },
         }
     }
 
-    fn delivers_own(&self) -> bool {
-        matches!(self.shared.settings.kind, Kind::Streams(_))
+    fn delivers_own_broadcasts(&self) -> bool {
+        matches!(self.shared.settings.kind, AdapterKind::Streams(_))
     }
 
-    fn recovers(&self) -> bool {
-        matches!(&self.shared.settings.kind, Kind::Streams(settings) if settings.recovery.is_some())
+    fn recovers_sessions(&self) -> bool {
+        matches!(&self.shared.settings.kind, AdapterKind::Streams(settings) if settings.recovery.is_some())
     }
 
-    fn outlives_node(&self) -> Option<Duration> {
-        let Kind::Streams(settings) = &self.shared.settings.kind else { return None };
+    fn session_lifetime(&self) -> Option<Duration> {
+        let AdapterKind::Streams(settings) = &self.shared.settings.kind else { return None };
         settings.recovery
     }
 
-    fn close(&self) -> Pending<()> {
+    fn close(&self) -> BoxFuture<()> {
         let (shared, closed) = (self.shared.clone(), self.closed.clone());
         let adapters = std::mem::take(&mut *self.adapters.lock());
         Box::pin(async move {
@@ -171,33 +178,33 @@ impl Bus for RedisBus {
                 made.close().await;
             }
             // What was handed over before goes out first: sessions, mostly.
-            if let Ok(last) = shared.redis.post(redis::cmd("PING")) {
-                let _ = timeout(shared.settings.patience, last).await;
+            if let Ok(last) = shared.redis.enqueue(redis::cmd("PING")) {
+                let _ = timeout(shared.settings.response_timeout, last).await;
             }
             closed.cancel();
             shared.redis.close().await;
             shared.tasks.close();
             // What still waits for the answers of clients has nobody to tell them to any more.
-            let _ = timeout(shared.settings.patience, shared.tasks.wait()).await;
+            let _ = timeout(shared.settings.response_timeout, shared.tasks.wait()).await;
         })
     }
 }
 
 /// Between two looks at what the connection counts.
-const LOOK: Duration = Duration::from_secs(1);
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the metrics of the connection, and looks for a fleet of another kind whenever there is a connection anew.
-async fn watch_state(shared: Arc<Shared>) {
+async fn report_metrics(shared: Arc<AdapterContext>) {
     let mut watch = shared.redis.watch();
     let mut dropped = 0;
     loop {
-        let is_up = *watch.borrow_and_update() == RedisState::Up;
+        let is_up = *watch.borrow_and_update() == ClientState::Up;
         shared.metrics.set_connected(is_up);
         if is_up {
-            look_for_others(&shared).await;
+            detect_other_adapters(&shared).await;
         }
-        while let Err(_still_so) = timeout(LOOK, watch.changed()).await {
-            let now = shared.redis.dropped();
+        while let Err(_still_so) = timeout(METRICS_INTERVAL, watch.changed()).await {
+            let now = shared.redis.dropped_messages();
             shared.metrics.record_missed(now - dropped);
             dropped = now;
         }
@@ -205,18 +212,19 @@ async fn watch_state(shared: Arc<Shared>) {
 }
 
 /// Looks whether adapters of another kind listen on the channels of the namespace that every fleet has.
-async fn look_for_others(shared: &Shared) {
-    let prefix = &shared.settings.prefix;
+async fn detect_other_adapters(shared: &AdapterContext) {
+    let prefix = &shared.settings.channel_prefix;
     let (channel, seen) = match &shared.settings.kind {
         // Classic adapters have a pattern for this channel, so whoever subscribes to it is none of them.
-        Kind::Pubsub => (format!("{prefix}#/#"), "a streams adapter listens"),
-        Kind::Streams(settings) if !settings.sharded_pubsub => {
+        AdapterKind::Classic => (format!("{prefix}#/#"), "a streams adapter listens"),
+        AdapterKind::Streams(settings) if !settings.sharded_pubsub => {
             (format!("{prefix}-request#/#"), "a classic adapter listens")
         }
         // Sharded channels are a world of their own.
         _ => return,
     };
-    if shared.redis.subscribers(Via::Channel, &channel).await.is_ok_and(|others| others > 0) {
-        shared.is_unfit(seen);
+    if shared.redis.subscriber_count(SubscriptionKind::Channel, &channel).await.is_ok_and(|others| others > 0)
+    {
+        shared.mark_incompatible(seen);
     }
 }

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 /// Which adapter's formats are spoken.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub enum AdapterKind {
     /// `@socket.io/redis-adapter`, `createAdapter`.
-    Pubsub,
+    Classic,
     /// Its `createShardedAdapter`.
-    Sharded(Mode),
+    Sharded(SubscriptionMode),
     /// `@socket.io/redis-streams-adapter` 0.3.
-    Streams(Streams),
+    Streams(StreamsSettings),
 }
 
 /// Which rooms have a channel of their own in the sharded adapter. All nodes must have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum SubscriptionMode {
     /// Those whose names do not look like a socket's id.
     #[default]
     Dynamic,
@@ -28,11 +28,11 @@ pub enum Mode {
 
 /// What can be set of the streams adapter. All nodes must have the same names and count.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Streams {
+pub struct StreamsSettings {
     /// The stream's name, or what the names of several begin with.
     pub name: Arc<str>,
     /// How many streams the namespaces are spread over.
-    pub count: u32,
+    pub stream_count: u32,
     /// Entries that a stream keeps, roughly.
     pub max_len: u64,
     /// Entries that are read at once.
@@ -49,11 +49,11 @@ pub struct Streams {
     pub recovery: Option<Duration>,
 }
 
-impl Default for Streams {
+impl Default for StreamsSettings {
     fn default() -> Self {
         Self {
             name: "socket.io".into(),
-            count: 1,
+            stream_count: 1,
             max_len: 10_000,
             read_count: 100,
             block: Duration::from_secs(5),
@@ -67,25 +67,25 @@ impl Default for Streams {
 
 /// What can be set of a bus.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct AdapterSettings {
     /// Which adapter's formats.
-    pub kind: Kind,
+    pub kind: AdapterKind,
     /// What the names of channels begin with: `key` and `channelPrefix` of the packages.
-    pub prefix: Arc<str>,
+    pub channel_prefix: Arc<str>,
     /// How long the answers of other nodes are waited for.
     pub request_timeout: Duration,
     /// How long Redis may take to answer.
-    pub patience: Duration,
+    pub response_timeout: Duration,
 }
 
-impl Settings {
+impl AdapterSettings {
     /// The defaults of an adapter.
-    pub fn new(kind: Kind) -> Settings {
-        Settings {
+    pub fn new(kind: AdapterKind) -> AdapterSettings {
+        AdapterSettings {
             kind,
-            prefix: "socket.io".into(),
+            channel_prefix: "socket.io".into(),
             request_timeout: Duration::from_secs(5),
-            patience: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(2),
         }
     }
 }

@@ -4,30 +4,35 @@
 use std::sync::{Arc, Weak};
 
 use crate::adapter::{
-    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, Replay, RequestFault, Room, Session,
-    SocketFacts, Target,
+    AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
+    RequestError, Room, SendError, Session, SessionReplay, Target,
 };
-use crate::connection::Via;
-use crate::ephemeral::{Ephemeral, message};
-use crate::peer::{Shared, replied};
-use crate::settings::Mode;
+use crate::connection::SubscriptionKind;
+use crate::ephemeral::{Messenger, into_message};
+use crate::peer::{AdapterContext, await_reply};
+use crate::settings::SubscriptionMode;
 use crate::value::Value;
-use crate::wire::envelope::{Dialect, Message};
+use crate::wire::envelope::{ClusterMessage, Dialect};
 
 /// UTF-16 units of a socket's id. Senders in the dynamic mode take every name of that length for one.
 const ID_UNITS: usize = 20;
 
 /// One namespace of this node among sharded adapters.
-pub(super) struct Sharded {
-    ephemeral: Arc<Ephemeral>,
-    mode: Mode,
+pub(super) struct ShardedAdapter {
+    ephemeral: Arc<Messenger>,
+    mode: SubscriptionMode,
 }
 
-impl Sharded {
+impl ShardedAdapter {
     /// Begins to listen.
-    pub fn start(shared: &Arc<Shared>, nsp: &Arc<str>, local: Weak<dyn Local>, mode: Mode) -> Arc<Sharded> {
-        let ephemeral = Ephemeral::start(shared, nsp, local, (Dialect::Sharded, Via::Shard));
-        Arc::new(Sharded { ephemeral, mode })
+    pub fn start(
+        shared: &Arc<AdapterContext>,
+        nsp: &Arc<str>,
+        local: Weak<dyn LocalNamespace>,
+        mode: SubscriptionMode,
+    ) -> Arc<ShardedAdapter> {
+        let ephemeral = Messenger::start(shared, nsp, local, (Dialect::Sharded, SubscriptionKind::Shard));
+        Arc::new(ShardedAdapter { ephemeral, mode })
     }
 
     /// Stops listening.
@@ -37,19 +42,19 @@ impl Sharded {
 
     /// The channel of a room, if it has one of its own. A room whose name is as long as an id has one in Node.js too, but
     /// nobody sends to it.
-    fn channel(&self, room: &Room) -> Option<String> {
+    fn room_channel(&self, room: &Room) -> Option<String> {
         let has_one = match self.mode {
-            Mode::Static => false,
-            Mode::DynamicPrivate => true,
-            Mode::Dynamic => room.name.encode_utf16().count() != ID_UNITS,
+            SubscriptionMode::Static => false,
+            SubscriptionMode::DynamicPrivate => true,
+            SubscriptionMode::Dynamic => room.name.encode_utf16().count() != ID_UNITS,
         };
         has_one.then(|| self.ephemeral.channels.of(&room.name))
     }
 
-    fn channel_of(&self, message: &Message) -> String {
+    fn target_channel(&self, message: &ClusterMessage) -> String {
         let room = match message {
-            Message::Broadcast { target, request: None, .. } => match &*target.rooms {
-                [room] => self.channel(room),
+            ClusterMessage::Broadcast { target, request: None, .. } => match &*target.rooms {
+                [room] => self.room_channel(room),
                 _ => None,
             },
             _ => None,
@@ -58,59 +63,71 @@ impl Sharded {
     }
 }
 
-impl Adapter for Sharded {
-    fn send(&self, operation: Operation) -> Pending<Result<Option<Offset>, NotSent>> {
-        let message = message(operation);
-        let command = self.ephemeral.command(&self.channel_of(&message), &message);
-        let posted = self.ephemeral.peer.post(command);
-        Box::pin(async move { replied(posted?).await.map(|_| None) })
+impl NamespaceAdapter for ShardedAdapter {
+    fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>> {
+        let message = into_message(operation);
+        let command = self.ephemeral.command(&self.target_channel(&message), &message);
+        let posted = self.ephemeral.peer.publish(command);
+        Box::pin(async move { await_reply(posted?).await.map(|_| None) })
     }
 
-    fn ask(&self, data: Vec<Value>, target: Target, flags: Flags) -> Pending<Result<Acks, NotSent>> {
-        self.ephemeral.ask(data, target, flags)
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<AckReplies, SendError>> {
+        self.ephemeral.broadcast_with_ack(data, target, flags)
     }
 
-    fn fetch(&self, target: Target, flags: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>> {
-        self.ephemeral.fetch(target, flags)
+    fn fetch_sockets(
+        &self,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
+        self.ephemeral.fetch_sockets(target, flags)
     }
 
-    fn ask_servers(&self, data: Vec<Value>) -> Pending<Result<Vec<Value>, (RequestFault, Vec<Value>)>> {
-        self.ephemeral.ask_servers(data)
+    fn server_side_emit_with_ack(
+        &self,
+        data: Vec<Value>,
+    ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
+        self.ephemeral.server_side_emit_with_ack(data)
     }
 
-    fn servers(&self) -> Pending<Result<usize, RequestFault>> {
-        self.ephemeral.servers()
+    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
+        self.ephemeral.server_count()
     }
 
-    fn rooms(&self) -> Pending<Result<Vec<Room>, RequestFault>> {
-        self.ephemeral.rooms()
+    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
+        self.ephemeral.all_rooms()
     }
 
-    fn room_opened(&self, room: &Room) -> Pending<()> {
-        match self.channel(room) {
+    fn create_room(&self, room: &Room) -> BoxFuture<()> {
+        match self.room_channel(room) {
             None => Box::pin(std::future::ready(())),
             Some(channel) => {
-                let confirmed = self.ephemeral.listen(&channel);
+                let confirmed = self.ephemeral.subscribe(&channel);
                 Box::pin(async move { drop(confirmed.await) })
             }
         }
     }
 
-    fn room_emptied(&self, room: &Room) {
-        if let Some(channel) = self.channel(room) {
-            drop(self.ephemeral.forget(&channel));
+    fn delete_room(&self, room: &Room) {
+        if let Some(channel) = self.room_channel(room) {
+            drop(self.ephemeral.unsubscribe(&channel));
         }
     }
 
-    fn save_session(&self, _: Session) -> Pending<Result<(), NotSent>> {
+    fn persist_session(&self, _: Session) -> BoxFuture<Result<(), SendError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn find_session(&self, _: &str, _: &str) -> Pending<Option<Box<dyn Replay>>> {
+    fn find_session(&self, _: &str, _: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
         Box::pin(std::future::ready(None))
     }
 
-    fn forget_session(&self, _: &str) -> Pending<()> {
+    fn delete_session(&self, _: &str) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }
 }

@@ -18,7 +18,7 @@ use crate::app::request::{AppRequest, USER_ROOM_PREFIX};
 use crate::auth::User;
 use crate::hub::{Hub, Socket};
 use crate::presence::{Presence, UserConnection};
-use socketio_redis::adapter::{Room, SocketFacts};
+use socketio_redis::adapter::{RemoteSocket, Room};
 use socketio_redis::value::Value;
 
 /// The most members of a room in one answer: some 100 KiB.
@@ -294,7 +294,7 @@ fn connection_value(connection: &UserConnection) -> Value {
 }
 
 /// A socket of a server that keeps no presence as nodes of this kind do.
-fn foreign_connection(facts: &SocketFacts) -> UserConnection {
+fn foreign_connection(facts: &RemoteSocket) -> UserConnection {
     let node = facts.data.get("node").and_then(Value::as_text).unwrap_or_default();
     let issued = facts.handshake.get("issued").and_then(Value::as_u64).unwrap_or_default();
     let since = UNIX_EPOCH.checked_add(Duration::from_millis(issued)).unwrap_or(UNIX_EPOCH);
@@ -307,7 +307,7 @@ fn foreign_connection(facts: &SocketFacts) -> UserConnection {
 }
 
 /// A member of a room; user and node are those that a node of this kind keeps with its sockets.
-fn member(facts: &SocketFacts) -> Value {
+fn member(facts: &RemoteSocket) -> Value {
     let kept = |name| facts.data.get(name).cloned().unwrap_or_default();
     Value::map([("id", (&*facts.id).into()), ("user", kept("user")), ("node", kept("node"))])
 }

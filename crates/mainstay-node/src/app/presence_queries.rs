@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use socketio_redis::adapter::SocketFacts;
+use socketio_redis::adapter::RemoteSocket;
 
 /// Questions of one client that are under way at a time.
 const MAX_RUNNING: usize = 4;
@@ -21,7 +21,7 @@ const MAX_RUNNING: usize = 4;
 const MAX_WAITING: usize = 100;
 
 /// The sockets in a room of all nodes, by their ids; or why that cannot be known.
-pub type MembersResult = Result<Arc<[SocketFacts]>, String>;
+pub type MembersResult = Result<Arc<[RemoteSocket]>, String>;
 
 /// The questions of a node's clients.
 #[derive(Default)]
@@ -93,7 +93,7 @@ impl PresenceQueries {
     /// What `fetch` says.
     pub async fn members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> MembersResult
     where
-        F: Future<Output = Result<Vec<SocketFacts>, String>>,
+        F: Future<Output = Result<Vec<RemoteSocket>, String>>,
     {
         let (turn, answer) = self.join(room);
         let members = answer.get_or_init(|| async {
@@ -159,8 +159,8 @@ mod tests {
     use super::*;
     use socketio_redis::value::Value;
 
-    fn socket(id: &str) -> SocketFacts {
-        SocketFacts { id: id.into(), handshake: Value::Null, rooms: Vec::new(), data: Value::Null }
+    fn socket(id: &str) -> RemoteSocket {
+        RemoteSocket { id: id.into(), handshake: Value::Null, rooms: Vec::new(), data: Value::Null }
     }
 
     fn ids(members: MembersResult) -> Vec<String> {

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use socketio_redis::connection::Place;
-use socketio_redis::settings::{Kind, Mode, Settings, Streams};
+use socketio_redis::connection::RedisAddress;
+use socketio_redis::settings::{self, AdapterSettings, StreamsSettings, SubscriptionMode};
 
 /// How the node meets the others.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct ClusterSettings {
     /// The streams adapter's questions and answers go over sharded channels.
     pub sharded_pubsub: bool,
     /// Which rooms have a channel of their own in the sharded adapter.
-    pub subscription_mode: Mode,
+    pub subscription_mode: SubscriptionMode,
     /// How long a lost session may be recovered; `None`: it may not.
     pub recovery: Option<Duration>,
     /// Of the presence keys.
@@ -37,22 +37,22 @@ pub struct ClusterSettings {
 
 impl ClusterSettings {
     /// How the node speaks through Redis; `None` where its adapter needs none.
-    pub fn adapter_settings(&self) -> Option<Settings> {
+    pub fn adapter_settings(&self) -> Option<AdapterSettings> {
         let kind = match self.adapter {
             AdapterKind::Memory => return None,
-            AdapterKind::Pubsub => Kind::Pubsub,
-            AdapterKind::Sharded => Kind::Sharded(self.subscription_mode),
-            AdapterKind::Streams => Kind::Streams(Streams {
+            AdapterKind::Pubsub => settings::AdapterKind::Classic,
+            AdapterKind::Sharded => settings::AdapterKind::Sharded(self.subscription_mode),
+            AdapterKind::Streams => settings::AdapterKind::Streams(StreamsSettings {
                 name: self.stream_name.as_str().into(),
-                count: self.stream_count,
+                stream_count: self.stream_count,
                 max_len: self.stream_max_len,
                 read_count: self.read_count,
                 recovery: self.recovery,
                 sharded_pubsub: self.sharded_pubsub,
-                ..Streams::default()
+                ..StreamsSettings::default()
             }),
         };
-        Some(Settings { prefix: self.prefix.as_str().into(), ..Settings::new(kind) })
+        Some(AdapterSettings { channel_prefix: self.prefix.as_str().into(), ..AdapterSettings::new(kind) })
     }
 }
 
@@ -93,7 +93,7 @@ impl fmt::Debug for RedisUrl {
 
 /// Where Redis is, shown without its password.
 #[derive(Clone)]
-pub struct RedisPlace(pub Place);
+pub struct RedisPlace(pub RedisAddress);
 
 impl fmt::Debug for RedisPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

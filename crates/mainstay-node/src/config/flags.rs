@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::cluster::{AdapterKind, RedisUrl};
 use super::read;
 use crate::auth::JwtAlgorithm;
-use socketio_redis::settings::Mode;
+use socketio_redis::settings::SubscriptionMode;
 
 /// All flags of a node.
 #[derive(Debug, Clone, Args)]
@@ -85,7 +85,7 @@ pub struct ClusterFlags {
     pub sharded_pubsub: bool,
     /// Which rooms have a channel of their own in the sharded adapter, as `subscriptionMode`; all nodes must say the same
     #[arg(long, value_name = "MODE", default_value = "dynamic", value_parser = subscription_mode())]
-    pub subscription_mode: Mode,
+    pub subscription_mode: SubscriptionMode,
     /// How long a lost connection may come back and miss nothing; 0s: never. 2m on `streams` and `memory`, unless said
     #[arg(long, value_name = "TIME", value_parser = read::duration)]
     pub recovery: Option<Duration>,
@@ -200,11 +200,11 @@ impl ValueEnum for AdapterKind {
 }
 
 /// Reads the words of `subscriptionMode`.
-fn subscription_mode() -> impl TypedValueParser<Value = Mode> {
+fn subscription_mode() -> impl TypedValueParser<Value = SubscriptionMode> {
     PossibleValuesParser::new(["dynamic", "dynamic-private", "static"]).map(|word| match word.as_str() {
-        "dynamic-private" => Mode::DynamicPrivate,
-        "static" => Mode::Static,
-        _ => Mode::Dynamic,
+        "dynamic-private" => SubscriptionMode::DynamicPrivate,
+        "static" => SubscriptionMode::Static,
+        _ => SubscriptionMode::Dynamic,
     })
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mainstay_core::{bearer_tokens::Tokens, units::show_duration};
 
 use crate::auth::{AuthSettings, JwtKey};
-use socketio_redis::connection::Place;
+use socketio_redis::connection::RedisAddress;
 
 pub use clients::ClientSettings;
 pub use cluster::{AdapterKind, ClusterSettings, RedisPlace, RedisUrl};
@@ -150,7 +150,7 @@ fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Clu
 
 fn redis_place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> Option<RedisPlace> {
     let url = flags.redis.as_ref()?;
-    let mut place = match Place::parse(&url.0, flags.redis_cluster) {
+    let mut place = match RedisAddress::parse(&url.0, flags.redis_cluster) {
         Ok(place) => place,
         Err(fault) => {
             faults.push(format!("--redis: {fault}"));
@@ -158,7 +158,7 @@ fn redis_place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -
         }
     };
     if let Some(path) = &flags.redis_ca {
-        place = place.with_authorities(text("--redis-ca", path, file, faults)?.into_bytes());
+        place = place.with_root_certificates(text("--redis-ca", path, file, faults)?.into_bytes());
     }
     if let Some(path) = &flags.redis_password_file {
         let password = text("--redis-password-file", path, file, faults)?;

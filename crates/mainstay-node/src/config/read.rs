@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use mainstay_core::units;
-use socketio_redis::connection::Place;
+use socketio_redis::connection::RedisAddress;
 
 use super::cluster::RedisUrl;
 
@@ -29,9 +29,9 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A place of Redis, in one of the forms of [`Place`].
+/// A place of Redis, in one of the forms of [`RedisAddress`].
 pub(super) fn redis(text: &str) -> Result<RedisUrl, String> {
-    Place::parse(text, false).map_err(|fault| fault.to_string())?;
+    RedisAddress::parse(text, false).map_err(|fault| fault.to_string())?;
     Ok(RedisUrl(text.into()))
 }
 

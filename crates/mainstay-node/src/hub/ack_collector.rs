@@ -4,7 +4,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use socketio_redis::adapter::{Acks, NotSent, RemoteAck};
+use socketio_redis::adapter::{AckReplies, RemoteAck, SendError};
 use socketio_redis::value::Value;
 
 /// Why not every client that was asked has answered.
@@ -15,7 +15,7 @@ pub enum AckError {
     Timeout,
     /// The other nodes were not asked.
     #[error(transparent)]
-    NotSent(#[from] NotSent),
+    SendError(#[from] SendError),
 }
 
 /// The answers of clients; with a fault come those that were heard.
@@ -57,14 +57,16 @@ impl AckCollector {
     /// time, so that what is partial is so because of the time alone.
     pub(super) async fn all(
         &mut self,
-        asked: Option<Acks>,
+        asked: Option<AckReplies>,
         count: u64,
         mut heard: mpsc::Receiver<Value>,
     ) -> Result<(), AckError> {
-        let Some(Acks { nodes, heard: mut remote }) = asked else { return self.local(count, heard).await };
+        let Some(AckReplies { servers, replies: mut remote }) = asked else {
+            return self.local(count, heard).await;
+        };
         let (mut counts, mut wanted) = (0, count);
         let (mut is_local_over, mut is_remote_over) = (false, false);
-        while (counts < nodes || (self.heard.len() as u64) < wanted) && !self.is_enough() {
+        while (counts < servers || (self.heard.len() as u64) < wanted) && !self.is_enough() {
             if is_local_over && is_remote_over {
                 return Err(AckError::Timeout);
             }

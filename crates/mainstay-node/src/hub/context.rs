@@ -13,8 +13,8 @@ pub(super) struct HubContext {
     pub(super) tasks: TaskTracker,
     /// Cancelled when the hub closes.
     pub(super) end: CancellationToken,
-    /// See [`Bus::delivers_own`](socketio_redis::adapter::Bus::delivers_own).
+    /// See [`Adapter::delivers_own_broadcasts`](socketio_redis::adapter::Adapter::delivers_own_broadcasts).
     pub(super) delivers_own: bool,
-    /// See [`Bus::recovers`](socketio_redis::adapter::Bus::recovers).
+    /// See [`Adapter::recovers_sessions`](socketio_redis::adapter::Adapter::recovers_sessions).
     pub(super) recovers: bool,
 }

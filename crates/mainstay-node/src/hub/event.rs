@@ -3,10 +3,10 @@
 use std::cell::OnceCell;
 
 use bytes::Bytes;
-use socketio_redis::packet::{self, Frames};
+use socketio_redis::packet::{self, PacketFrames};
 
 use crate::engine_io::Frame;
-use socketio_redis::adapter::Missed;
+use socketio_redis::adapter::MissedEvent;
 use socketio_redis::value::Value;
 
 /// See the module. Lives as long as its delivery.
@@ -19,9 +19,9 @@ pub struct Event<'a> {
     id: Option<u64>,
     /// Its place in the log.
     offset: Option<&'a str>,
-    frames: OnceCell<Frames<Frame>>,
+    frames: OnceCell<PacketFrames<Frame>>,
     /// Keeps its encoding beyond its delivery.
-    missed: Option<&'a Missed>,
+    missed: Option<&'a MissedEvent>,
     text: OnceCell<Bytes>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Event<'a> {
     }
 
     /// An event of the log, for a client that has missed it.
-    pub fn replayed(namespace: &'a str, missed: &'a Missed) -> Self {
+    pub fn replayed(namespace: &'a str, missed: &'a MissedEvent) -> Self {
         let offset = Some(&*missed.offset);
         Self { missed: Some(missed), ..Self::new(namespace, &missed.data, offset) }
     }
@@ -56,9 +56,9 @@ impl<'a> Event<'a> {
     }
 
     /// As Socket.IO writes it.
-    pub fn frames(&self) -> &Frames<Frame> {
-        let encode = || packet::event(self.namespace, self.id, self.data, self.offset);
-        let kept = self.missed.and_then(|missed| missed.encoded(encode));
+    pub fn frames(&self) -> &PacketFrames<Frame> {
+        let encode = || packet::encode_event(self.namespace, self.id, self.data, self.offset);
+        let kept = self.missed.and_then(|missed| missed.encode_once(encode));
         kept.unwrap_or_else(|| self.frames.get_or_init(encode))
     }
 

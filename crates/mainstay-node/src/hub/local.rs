@@ -9,11 +9,13 @@ use super::event::Event;
 use super::namespace::{Namespace, ServerEvent};
 use super::pending_acks::ACK_TIMEOUT;
 use super::socket::Socket;
-use socketio_redis::adapter::{Flags, Local, Offset, Operation, Room, SocketFacts, Target};
+use socketio_redis::adapter::{
+    BroadcastFlags, LocalNamespace, Offset, Operation, RemoteSocket, Room, Target,
+};
 use socketio_redis::offset;
 use socketio_redis::value::Value;
 
-impl Local for Namespace {
+impl LocalNamespace for Namespace {
     fn deliver(&self, operation: Operation, offset: Option<Offset>) {
         match operation {
             Operation::Broadcast { data, target, flags } => match offset {
@@ -24,7 +26,12 @@ impl Local for Namespace {
         }
     }
 
-    fn ask(&self, data: Vec<Value>, target: &Target, flags: &Flags) -> (u64, mpsc::Receiver<Value>) {
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: &Target,
+        flags: &BroadcastFlags,
+    ) -> (u64, mpsc::Receiver<Value>) {
         let number = self.pending_acks.next_id();
         let (able, unable): (Vec<_>, Vec<_>) =
             self.room_index.select(target).into_iter().partition(|socket| socket.client().can_answer());
@@ -37,7 +44,7 @@ impl Local for Namespace {
         (able.len() as u64, heard)
     }
 
-    fn fetch(&self, target: &Target) -> Vec<SocketFacts> {
+    fn fetch_sockets(&self, target: &Target) -> Vec<RemoteSocket> {
         self.room_index.select(target).iter().map(|socket| socket.facts()).collect()
     }
 
@@ -45,7 +52,7 @@ impl Local for Namespace {
         self.room_index.rooms()
     }
 
-    fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
+    fn server_side_emit_with_ack(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
         let listener = self.listener.read().clone()?;
         let (answer, heard) = oneshot::channel();
         listener(ServerEvent { data, answer: Some(answer) });
@@ -55,16 +62,16 @@ impl Local for Namespace {
 
 impl Namespace {
     /// Delivers an event to this node's sockets.
-    pub(super) fn broadcast(&self, data: &[Value], target: &Target, flags: &Flags) {
+    pub(super) fn broadcast(&self, data: &[Value], target: &Target, flags: &BroadcastFlags) {
         let sockets = self.room_index.select(target);
         self.send(&sockets, &Event::new(self.name(), data, None), flags.volatile);
     }
 
     /// Delivers an event that is in the log. Volatile ones do not move a client's offset. Sessions that are being taken
     /// up meanwhile find it in the notes.
-    fn deliver_logged(&self, data: Vec<Value>, target: Target, flags: &Flags, offset: Offset) {
+    fn deliver_logged(&self, data: Vec<Value>, target: Target, flags: &BroadcastFlags, offset: Offset) {
         let restoring = self.replays.read();
-        let place = offset::parse(&offset);
+        let place = offset::parse_offset(&offset);
         let is_new = |socket: &Arc<Socket>| socket.replayed_to.get().is_none_or(|seen| place > Some(*seen));
         let mut sockets = self.room_index.select(&target);
         sockets.retain(is_new);

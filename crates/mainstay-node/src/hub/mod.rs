@@ -3,7 +3,7 @@
 //! # The life of an event
 //!
 //! 1. somebody names who is meant: [`Namespace::to`], [`Namespace::all`], and emits ([`Selection::emit`]).
-//! 2. the other nodes get it through the namespace's [`socketio_redis::adapter::Adapter`].
+//! 2. the other nodes get it through the namespace's [`socketio_redis::adapter::NamespaceAdapter`].
 //! 3. this node's sockets that are meant are looked up, each once (`room_index`).
 //! 4. it is encoded once ([`Event`]) and put into each client's queue ([`ClientConnection::event`]).
 //!
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use self::context::HubContext;
 use crate::metrics::Metrics;
-use socketio_redis::adapter::{Bus, BusState};
+use socketio_redis::adapter::{Adapter, AdapterState};
 
 mod ack_collector;
 mod active_replays;
@@ -54,19 +54,19 @@ pub struct Hub {
     namespaces: HashMap<Arc<str>, Arc<Namespace>>,
     /// `/`, which every hub has.
     main: Arc<Namespace>,
-    bus: Arc<dyn Bus>,
+    bus: Arc<dyn Adapter>,
     shared: Arc<HubContext>,
 }
 
 impl Hub {
     /// A hub with `/` and these namespaces.
-    pub fn new(bus: Arc<dyn Bus>, namespaces: &[String], metrics: &Metrics) -> Arc<Self> {
+    pub fn new(bus: Arc<dyn Adapter>, namespaces: &[String], metrics: &Metrics) -> Arc<Self> {
         let shared = Arc::new(HubContext {
             metrics: metrics.clone(),
             tasks: TaskTracker::new(),
             end: CancellationToken::new(),
-            delivers_own: bus.delivers_own(),
-            recovers: bus.recovers(),
+            delivers_own: bus.delivers_own_broadcasts(),
+            recovers: bus.recovers_sessions(),
         });
         let open = |name: &str| Namespace::open(Arc::from(name), &*bus, shared.clone());
         let main = open("/");
@@ -86,7 +86,7 @@ impl Hub {
     }
 
     /// Whether the other nodes can be reached now.
-    pub fn bus_state(&self) -> BusState {
+    pub fn bus_state(&self) -> AdapterState {
         self.bus.state()
     }
 

@@ -18,7 +18,8 @@ use super::room_index::RoomIndex;
 use super::session_checkpoint::{CHECKPOINT_INTERVAL, SessionCheckpoint};
 use super::socket::{NewSocket, Socket};
 use socketio_redis::adapter::{
-    Adapter, Answers, Bus, Local, Operation, Pending, RequestFault, Room, Session,
+    Adapter, BoxFuture, LocalNamespace, NamespaceAdapter, Operation, RequestError, Room, ServerAnswers,
+    Session,
 };
 use socketio_redis::value::Value;
 
@@ -42,7 +43,7 @@ pub struct Namespace {
     pub(super) room_index: RoomIndex,
     pub(super) pending_acks: PendingAcks,
     /// The other nodes.
-    pub(super) adapter: Arc<dyn Adapter>,
+    pub(super) adapter: Arc<dyn NamespaceAdapter>,
     pub(super) replays: RwLock<ActiveReplays>,
     /// Where the bus outlives the node.
     pub(super) checkpoint: Option<SessionCheckpoint>,
@@ -54,9 +55,9 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    pub(super) fn open(name: Arc<str>, bus: &dyn Bus, shared: Arc<HubContext>) -> Arc<Self> {
+    pub(super) fn open(name: Arc<str>, bus: &dyn Adapter, shared: Arc<HubContext>) -> Arc<Self> {
         let namespace = Arc::new_cyclic(|me: &Weak<Namespace>| Self {
-            adapter: bus.adapter(&name, me.clone() as Weak<dyn Local>),
+            adapter: bus.namespace(&name, me.clone() as Weak<dyn LocalNamespace>),
             name,
             weak_self: me.clone(),
             room_index: RoomIndex::new(shared.metrics.rooms.clone()),
@@ -64,7 +65,7 @@ impl Namespace {
             replays: RwLock::default(),
             listener: RwLock::default(),
             serial: AtomicU64::new(0),
-            checkpoint: bus.outlives_node().map(SessionCheckpoint::new),
+            checkpoint: bus.session_lifetime().map(SessionCheckpoint::new),
             shared,
         });
         namespace.spawn_checkpoints();
@@ -96,7 +97,7 @@ impl Namespace {
         let rooms = socket.rooms();
         let Some(mut emptied) = self.room_index.remove(socket) else { return false };
         emptied.push(Room { name: socket.id().clone(), numeric: false });
-        emptied.iter().for_each(|room| self.adapter.room_emptied(room));
+        emptied.iter().for_each(|room| self.adapter.delete_room(room));
         match socket.pid().filter(|_| self.shared.recovers) {
             Some(pid) if keeps => {
                 self.save(Session { rooms, ..self.session_of(socket, pid) });
@@ -141,7 +142,7 @@ impl Namespace {
         for socket in self.checkpoint.iter().flat_map(SessionCheckpoint::take_due) {
             if let Some(pid) = socket.pid().filter(|_| !socket.state.lock().is_gone) {
                 // What is not written now is when its time comes again.
-                self.drive(self.adapter.save_session(self.session_of(&socket, pid)), drop);
+                self.drive(self.adapter.persist_session(self.session_of(&socket, pid)), drop);
             }
         }
     }
@@ -149,7 +150,7 @@ impl Namespace {
     /// A client has said good-bye: nobody is to take its session up.
     fn discard_checkpoint(&self, socket: &Socket) {
         if let Some(pid) = socket.pid().filter(|_| self.checkpoint.is_some()) {
-            self.drive(self.adapter.forget_session(pid), drop);
+            self.drive(self.adapter.delete_session(pid), drop);
         }
     }
 
@@ -161,7 +162,7 @@ impl Namespace {
     }
 
     fn save(&self, session: Session) {
-        let saving = self.adapter.save_session(session);
+        let saving = self.adapter.persist_session(session);
         let unpublished = self.shared.metrics.adapter.unpublished.clone();
         self.drive(saving, move |saved| {
             if saved.is_err() {
@@ -171,14 +172,14 @@ impl Namespace {
     }
 
     /// Puts a socket of this node into rooms; awaited, what is sent to them from anywhere arrives.
-    pub fn join(&self, socket: &Arc<Socket>, rooms: &[Room]) -> Pending<()> {
+    pub fn join(&self, socket: &Arc<Socket>, rooms: &[Room]) -> BoxFuture<()> {
         let opened = self.room_index.join(socket, rooms);
         self.mark_changed(socket);
         self.open_rooms(&opened)
     }
 
-    fn open_rooms(&self, rooms: &[Room]) -> Pending<()> {
-        let opening: Vec<_> = rooms.iter().map(|room| self.adapter.room_opened(room)).collect();
+    fn open_rooms(&self, rooms: &[Room]) -> BoxFuture<()> {
+        let opening: Vec<_> = rooms.iter().map(|room| self.adapter.create_room(room)).collect();
         Box::pin(async move {
             for one in opening {
                 one.await;
@@ -190,7 +191,7 @@ impl Namespace {
     pub fn leave(&self, socket: &Arc<Socket>, rooms: &[Room]) {
         let emptied = self.room_index.leave(socket, rooms);
         self.mark_changed(socket);
-        emptied.iter().for_each(|room| self.adapter.room_emptied(room));
+        emptied.iter().for_each(|room| self.adapter.delete_room(room));
     }
 
     /// A client's answer to an event that wanted one.
@@ -230,20 +231,24 @@ impl Namespace {
     }
 
     /// An event for the other servers, and their answers.
-    pub async fn ask_servers(&self, event: &str, arguments: impl IntoIterator<Item = Value>) -> Answers {
+    pub async fn ask_servers(
+        &self,
+        event: &str,
+        arguments: impl IntoIterator<Item = Value>,
+    ) -> ServerAnswers {
         let data = std::iter::once(Value::from(event)).chain(arguments).collect();
-        self.adapter.ask_servers(data).await
+        self.adapter.server_side_emit_with_ack(data).await
     }
 
     /// How many servers there are, this one included.
-    pub async fn servers(&self) -> Result<usize, RequestFault> {
-        self.adapter.servers().await
+    pub async fn servers(&self) -> Result<usize, RequestError> {
+        self.adapter.server_count().await
     }
 
     /// The rooms of all nodes, the sockets' own among them.
-    pub async fn all_rooms(&self) -> Result<Vec<Room>, RequestFault> {
-        let mut rooms = self.adapter.rooms().await?;
-        rooms.extend(Local::rooms(self));
+    pub async fn all_rooms(&self) -> Result<Vec<Room>, RequestError> {
+        let mut rooms = self.adapter.all_rooms().await?;
+        rooms.extend(LocalNamespace::rooms(self));
         rooms.sort_unstable();
         rooms.dedup();
         Ok(rooms)
@@ -280,7 +285,7 @@ impl Namespace {
     /// node alone, and otherwise on a task.
     pub(super) fn drive<T: Send + 'static>(
         &self,
-        mut call: Pending<T>,
+        mut call: BoxFuture<T>,
         then: impl FnOnce(T) + Send + 'static,
     ) {
         match Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop())) {

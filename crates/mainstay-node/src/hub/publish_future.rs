@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use socketio_redis::adapter::{NotSent, Offset};
+use socketio_redis::adapter::{Offset, SendError};
 
 /// Whether what was done here is on its way to the other nodes. May be dropped: nothing is taken back by that.
 pub struct PublishFuture(PublishState);
@@ -18,25 +18,25 @@ impl PublishFuture {
     }
 
     /// Its result will come here.
-    pub(super) fn waiting(result: oneshot::Receiver<Result<Option<Offset>, NotSent>>) -> Self {
+    pub(super) fn waiting(result: oneshot::Receiver<Result<Option<Offset>, SendError>>) -> Self {
         Self(PublishState::Waiting(result))
     }
 }
 
 enum PublishState {
-    Known(Result<Option<Offset>, NotSent>),
-    Waiting(oneshot::Receiver<Result<Option<Offset>, NotSent>>),
+    Known(Result<Option<Offset>, SendError>),
+    Waiting(oneshot::Receiver<Result<Option<Offset>, SendError>>),
 }
 
 impl Future for PublishFuture {
-    type Output = Result<Option<Offset>, NotSent>;
+    type Output = Result<Option<Offset>, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             PublishState::Known(result) => Poll::Ready(result.clone()),
             // The sender is dropped unheard only when the runtime ends.
             PublishState::Waiting(waiting) => {
-                Pin::new(waiting).poll(context).map(|told| told.unwrap_or(Err(NotSent::Away)))
+                Pin::new(waiting).poll(context).map(|told| told.unwrap_or(Err(SendError::Unreachable)))
             }
         }
     }

@@ -23,7 +23,9 @@ use super::namespace::Namespace;
 use super::pending_acks::ACK_TIMEOUT;
 use super::publish_future::PublishFuture;
 use super::socket::Socket;
-use socketio_redis::adapter::{Flags, Local, Operation, RequestFault, Room, SocketFacts, Target};
+use socketio_redis::adapter::{
+    BroadcastFlags, LocalNamespace, Operation, RemoteSocket, RequestError, Room, Target,
+};
 use socketio_redis::value::Value;
 
 /// Sockets of all nodes, by rooms.
@@ -31,7 +33,7 @@ use socketio_redis::value::Value;
 pub struct Selection<'a> {
     namespace: &'a Namespace,
     target: Target,
-    flags: Flags,
+    flags: BroadcastFlags,
     /// Only this node's.
     is_local: bool,
 }
@@ -96,7 +98,7 @@ impl Namespace {
 
 impl<'a> Selection<'a> {
     pub(super) fn new(namespace: &'a Namespace) -> Self {
-        Self { namespace, target: Target::default(), flags: Flags::default(), is_local: false }
+        Self { namespace, target: Target::default(), flags: BroadcastFlags::default(), is_local: false }
     }
 
     /// Those in this room, too.
@@ -171,8 +173,9 @@ impl<'a> Selection<'a> {
         let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
         let Self { namespace, target, flags, is_local } = self;
         let end = Instant::now() + flags.timeout.unwrap_or(ACK_TIMEOUT);
-        let remote = (!is_local).then(|| namespace.adapter.ask(data.clone(), target.clone(), flags.clone()));
-        let (count, heard) = namespace.ask(data, &target, &flags);
+        let remote = (!is_local)
+            .then(|| namespace.adapter.broadcast_with_ack(data.clone(), target.clone(), flags.clone()));
+        let (count, heard) = namespace.broadcast_with_ack(data, &target, &flags);
         let mut answers = AckCollector { end, is_single: flags.expect_single_response, heard: Vec::new() };
         let asked = match remote {
             None => None,
@@ -191,10 +194,10 @@ impl<'a> Selection<'a> {
     }
 
     /// The sockets that are meant, of all nodes.
-    pub async fn fetch_sockets(self) -> Result<Vec<SocketFacts>, RequestFault> {
-        let mut sockets = self.namespace.fetch(&self.target);
+    pub async fn fetch_sockets(self) -> Result<Vec<RemoteSocket>, RequestError> {
+        let mut sockets = self.namespace.fetch_sockets(&self.target);
         if !self.is_local {
-            sockets.extend(self.namespace.adapter.fetch(self.target, self.flags).await?);
+            sockets.extend(self.namespace.adapter.fetch_sockets(self.target, self.flags).await?);
         }
         Ok(sockets)
     }

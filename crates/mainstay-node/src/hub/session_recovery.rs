@@ -21,7 +21,7 @@ use super::event::Event;
 use super::namespace::Namespace;
 use super::socket::{ClientConnection, NewSocket, Socket};
 use crate::auth::User;
-use socketio_redis::adapter::{Missed, Replay, Room, Session, Target};
+use socketio_redis::adapter::{MissedEvent, Room, Session, SessionReplay, Target};
 use socketio_redis::offset;
 
 /// How long a client may take nothing of what it has missed. With more it gets a new session.
@@ -57,7 +57,7 @@ impl SessionRecovery {
     /// Takes up the session: same id, rooms and data, and all that was missed is sent. `greet` is called after that and
     /// before anything newer. `None`: there is no such session, and the client is to come in as a new one.
     pub async fn run(self, namespace: &Namespace, greet: impl FnOnce(&Arc<Socket>)) -> Option<Arc<Socket>> {
-        let shown = offset::parse(&self.offset)?;
+        let shown = offset::parse_offset(&self.offset)?;
         let mut replay = namespace.adapter.find_session(&self.pid, &self.offset).await?;
         if !self.may_recover(namespace, replay.session()) {
             debug!(namespace = %namespace.name(), "session of another user is not recovered");
@@ -67,7 +67,7 @@ impl SessionRecovery {
         let begun = namespace.replays.write().begin();
         let guard = ReplayGuard(namespace);
         let rest = read_rest(&mut *replay).await?;
-        let session = replay.take().await?;
+        let session = replay.claim().await?;
         if !self.may_recover(namespace, &session) {
             return None;
         }
@@ -75,7 +75,7 @@ impl SessionRecovery {
         drop(guard);
         namespace.mark_changed(&socket);
         let rooms: Vec<Room> = socket.rooms();
-        rooms.iter().for_each(|room| drop(namespace.adapter.room_opened(room)));
+        rooms.iter().for_each(|room| drop(namespace.adapter.create_room(room)));
         Some(socket)
     }
 
@@ -88,12 +88,12 @@ impl SessionRecovery {
     async fn catch_up(
         &self,
         namespace: &Namespace,
-        replay: &mut dyn Replay,
+        replay: &mut dyn SessionReplay,
         mut seen: (u64, u64),
     ) -> Option<(u64, u64)> {
         let end = Instant::now() + REPLAY_TIMEOUT;
         loop {
-            let page = replay.next().await?;
+            let page = replay.next_page().await?;
             page.missed.iter().for_each(|missed| send_missed(namespace, missed, &*self.client, &mut seen));
             if page.is_last {
                 return Some(seen);
@@ -120,7 +120,7 @@ impl SessionRecovery {
         if notes.generation != generation {
             drop(notes);
             drop(replays);
-            namespace.drive(namespace.adapter.save_session(session), drop);
+            namespace.drive(namespace.adapter.persist_session(session), drop);
             return None;
         }
         let socket = namespace.new_socket(NewSocket {
@@ -148,23 +148,28 @@ impl SessionRecovery {
 /// What a client that has caught up has not seen yet.
 struct Unseen {
     /// What the log has since then.
-    rest: Vec<Arc<Missed>>,
+    rest: Vec<Arc<MissedEvent>>,
     /// The last event that it has seen.
     seen: (u64, u64),
     /// Where its notes begin: their generation, and how many are older.
     begun: (u64, usize),
 }
 
-fn send_missed(namespace: &Namespace, missed: &Missed, client: &dyn ClientConnection, seen: &mut (u64, u64)) {
+fn send_missed(
+    namespace: &Namespace,
+    missed: &MissedEvent,
+    client: &dyn ClientConnection,
+    seen: &mut (u64, u64),
+) {
     client.event(&Event::replayed(namespace.name(), missed));
-    *seen = (*seen).max(offset::parse(&missed.offset).unwrap_or_default());
+    *seen = (*seen).max(offset::parse_offset(&missed.offset).unwrap_or_default());
 }
 
 /// What came since the client had caught up.
-async fn read_rest(replay: &mut dyn Replay) -> Option<Vec<Arc<Missed>>> {
+async fn read_rest(replay: &mut dyn SessionReplay) -> Option<Vec<Arc<MissedEvent>>> {
     let mut rest = Vec::new();
     loop {
-        let page = replay.next().await?;
+        let page = replay.next_page().await?;
         rest.extend(page.missed);
         if page.is_last {
             return Some(rest);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::event::Event;
 use super::socket_rooms::SocketRooms;
 use crate::auth::User;
-use socketio_redis::adapter::{Room, SocketFacts};
+use socketio_redis::adapter::{RemoteSocket, Room};
 use socketio_redis::value::Value;
 
 /// The way to a client, whichever protocol it speaks. Nothing here blocks.
@@ -133,8 +133,8 @@ impl Socket {
     }
 
     /// What other nodes are told about it.
-    pub fn facts(&self) -> SocketFacts {
+    pub fn facts(&self) -> RemoteSocket {
         let (id, handshake) = ((*self.id).into(), self.client.handshake(self));
-        SocketFacts { id, handshake, rooms: self.rooms(), data: self.data() }
+        RemoteSocket { id, handshake, rooms: self.rooms(), data: self.data() }
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::limits::ConnectionLimiter;
 use socketio_redis::adapter::{Room, Target};
-use socketio_redis::memory::Memory;
+use socketio_redis::memory::MemoryAdapter;
 use socketio_redis::value::Value;
 
 /// A client that writes down what it gets.
@@ -51,7 +51,7 @@ impl ClientConnection for Pad {
     }
 }
 
-fn hub(bus: &Arc<Memory>) -> Arc<Hub> {
+fn hub(bus: &Arc<MemoryAdapter>) -> Arc<Hub> {
     Hub::new(bus.clone(), &["/admin".into()], &Metrics::new(&ConnectionLimiter::new(10)))
 }
 
@@ -77,8 +77,8 @@ struct Pair {
 }
 
 fn pair(recovery: Option<Duration>) -> Pair {
-    let bus = Memory::new(recovery);
-    let nodes = [hub(&bus), hub(&bus.fellow())];
+    let bus = MemoryAdapter::new(recovery);
+    let nodes = [hub(&bus), hub(&bus.another_server())];
     let pads = [Pad::new(), Pad::new(), Pad::new()];
     let sockets = [
         come(&nodes[0], "a1", &["r", "s"], &pads[0]),
@@ -183,7 +183,7 @@ async fn answers_come_from_every_node_and_a_silent_client_leaves_them_partial() 
 
 #[tokio::test]
 async fn a_client_that_cannot_answer_is_not_waited_for() {
-    let node = hub(&Memory::new(None));
+    let node = hub(&MemoryAdapter::new(None));
     let pad = Arc::new(Pad { is_plain: true, ..Pad::default() });
     come(&node, "p", &[], &pad);
     assert_eq!(node.main().all().emit_with_ack("q", []).await, Ok(vec![]));
@@ -192,7 +192,7 @@ async fn a_client_that_cannot_answer_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_volatile_event_passes_by_who_is_not_ready() {
-    let node = hub(&Memory::new(None));
+    let node = hub(&MemoryAdapter::new(None));
     let pads = [Arc::new(Pad { is_slow: true, ..Pad::default() }), Pad::new()];
     come(&node, "slow", &[], &pads[0]);
     come(&node, "quick", &[], &pads[1]);
@@ -221,7 +221,7 @@ async fn other_servers_hear_events_and_answer_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_is_written_ahead_once_for_all_changes_and_again_in_time() {
-    let node = hub(&Memory::new(Some(Duration::from_secs(60))));
+    let node = hub(&MemoryAdapter::new(Some(Duration::from_secs(60))));
     let ahead = session_checkpoint::SessionCheckpoint::new(Duration::from_secs(60));
     let socket = come(&node, "a", &[], &Pad::new());
     let due = |seconds: u64| async move { tokio::time::advance(Duration::from_secs(seconds)).await };

@@ -80,6 +80,6 @@ pub struct Reply {
 impl Reply {
     /// Answers. A client that has gone gets nothing.
     pub fn send(self, data: &[Value]) {
-        self.connection.send_all(&packet::ack(&self.namespace, self.number, data));
+        self.connection.send_all(&packet::encode_ack(&self.namespace, self.number, data));
     }
 }

@@ -28,11 +28,11 @@ use mainstay_node::socketio::{
     self, Admission, Application, CONNECT_TIMEOUT, ConnectError, ConnectRequest, PendingLimits, Reply,
     SocketIoServer,
 };
-use socketio_redis::RedisBus;
-use socketio_redis::adapter::{Bus, BusState, Room, SocketFacts};
-use socketio_redis::connection::Place;
-use socketio_redis::memory::Memory;
-use socketio_redis::settings::{Kind, Mode, Settings, Streams};
+use socketio_redis::RedisAdapter;
+use socketio_redis::adapter::{Adapter, AdapterState, RemoteSocket, Room};
+use socketio_redis::connection::RedisAddress;
+use socketio_redis::memory::MemoryAdapter;
+use socketio_redis::settings::{AdapterKind, AdapterSettings, StreamsSettings, SubscriptionMode};
 use socketio_redis::value::Value;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -98,18 +98,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-async fn bus(arguments: &Arguments) -> Result<Arc<dyn Bus>, Box<dyn std::error::Error>> {
+async fn bus(arguments: &Arguments) -> Result<Arc<dyn Adapter>, Box<dyn std::error::Error>> {
     let recovery = (arguments.recovery > 0).then(|| Duration::from_secs(arguments.recovery));
     let kind = match &*arguments.adapter {
-        "pubsub" => Kind::Pubsub,
-        "sharded" => Kind::Sharded(Mode::default()),
-        "streams" => Kind::Streams(Streams { recovery, ..Streams::default() }),
-        _ => return Ok(Memory::new(recovery)),
+        "pubsub" => AdapterKind::Classic,
+        "sharded" => AdapterKind::Sharded(SubscriptionMode::default()),
+        "streams" => AdapterKind::Streams(StreamsSettings { recovery, ..StreamsSettings::default() }),
+        _ => return Ok(MemoryAdapter::new(recovery)),
     };
-    let place = Place::parse(&arguments.redis, arguments.cluster)?;
-    let settings = Settings { prefix: arguments.prefix.as_str().into(), ..Settings::new(kind) };
-    let bus = RedisBus::start(place, settings, Arc::new(()));
-    bus.ready().await;
+    let place = RedisAddress::parse(&arguments.redis, arguments.cluster)?;
+    let settings =
+        AdapterSettings { channel_prefix: arguments.prefix.as_str().into(), ..AdapterSettings::new(kind) };
+    let bus = RedisAdapter::start(place, settings, Arc::new(()));
+    bus.wait_until_ready().await;
     Ok(Arc::new(bus))
 }
 
@@ -227,7 +228,7 @@ async fn carry_out(hub: &Hub, call: &Value) -> Result<Value, String> {
             Ok(Value::List(rooms.iter().map(|room| Value::from(&*room.name)).collect()))
         }
         "local" => Ok(Value::from(namespace.len() as u64)),
-        "isUp" => Ok(Value::from(hub.bus_state() == BusState::Up)),
+        "isUp" => Ok(Value::from(hub.bus_state() == AdapterState::Up)),
         other => Err(format!("there is no operation {other}")),
     }
 }
@@ -267,7 +268,7 @@ fn answers<F: std::fmt::Display>(answered: Result<Vec<Value>, (F, Vec<Value>)>) 
     }
 }
 
-fn socket(facts: SocketFacts) -> Value {
+fn socket(facts: RemoteSocket) -> Value {
     let rooms = facts.rooms.iter().map(|room| Value::from(&*room.name)).collect();
     Value::map([
         ("id", Value::from(&*facts.id)),

@@ -9,21 +9,21 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use redis::{PushInfo, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::line::SubscriptionLine;
+use super::line::SubscriberConnection;
 use super::slots::SlotMap;
-use super::wanted::Wish;
+use super::wanted::Subscription;
 
 /// Bytes of payload that may wait in an [`Inbox`].
-const MOST_WAITING: usize = 64 << 20;
+const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// What happens to a subscription connection.
-pub(super) enum Event {
+pub(super) enum SubscriberEvent {
     /// The server pushed something.
     Push(PushInfo),
     /// An attempt to connect is over.
-    Connected(RedisResult<SubscriptionLine>),
+    Connected(RedisResult<SubscriberConnection>),
     /// A batch of commands was answered; these were refused or lost.
-    Answered(Vec<(Wish, RedisError)>),
+    Answered(Vec<(Subscription, RedisError)>),
     /// What the server counts for this connection.
     Counted(RedisResult<Value>),
     /// Whether a probe was published.
@@ -34,8 +34,8 @@ pub(super) enum Event {
 
 /// The end where events are put, for one connection.
 #[derive(Clone)]
-pub(super) struct Inbox {
-    sender: UnboundedSender<(u64, Event)>,
+pub(super) struct EventSender {
+    sender: UnboundedSender<(u64, SubscriberEvent)>,
     /// Bytes of payload that wait now.
     waiting: Arc<AtomicUsize>,
     /// Messages that found no room.
@@ -44,24 +44,25 @@ pub(super) struct Inbox {
     id: u64,
 }
 
-impl Inbox {
+impl EventSender {
     /// The two ends.
-    pub fn new() -> (Inbox, Outlet) {
+    pub fn new() -> (EventSender, EventReceiver) {
         let (sender, receiver) = unbounded_channel();
-        let inbox = Inbox { sender, waiting: Arc::default(), dropped: Arc::default(), id: 0 };
-        let outlet = Outlet { receiver, waiting: inbox.waiting.clone(), dropped: inbox.dropped.clone() };
+        let inbox = EventSender { sender, waiting: Arc::default(), dropped: Arc::default(), id: 0 };
+        let outlet =
+            EventReceiver { receiver, waiting: inbox.waiting.clone(), dropped: inbox.dropped.clone() };
         (inbox, outlet)
     }
 
     /// The same inbox for the connection of that number.
-    pub fn of(&self, id: u64) -> Inbox {
-        Inbox { id, ..self.clone() }
+    pub fn for_connection(&self, id: u64) -> EventSender {
+        EventSender { id, ..self.clone() }
     }
 
     /// Puts an event in. A message that finds no room is dropped.
-    pub fn put(&self, event: Event) {
+    pub fn send(&self, event: SubscriberEvent) {
         let size = payload_size(&event);
-        if size > 0 && self.waiting.fetch_add(size, Relaxed) + size > MOST_WAITING {
+        if size > 0 && self.waiting.fetch_add(size, Relaxed) + size > MAX_WAITING_BYTES {
             self.waiting.fetch_sub(size, Relaxed);
             self.dropped.fetch_add(1, Relaxed);
             return;
@@ -72,29 +73,29 @@ impl Inbox {
 }
 
 /// The end where they are taken.
-pub(super) struct Outlet {
-    receiver: UnboundedReceiver<(u64, Event)>,
+pub(super) struct EventReceiver {
+    receiver: UnboundedReceiver<(u64, SubscriberEvent)>,
     waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicUsize>,
 }
 
-impl Outlet {
+impl EventReceiver {
     /// The next event and its connection's number; none when nobody can put any more in.
-    pub async fn take(&mut self) -> Option<(u64, Event)> {
+    pub async fn recv(&mut self) -> Option<(u64, SubscriberEvent)> {
         let (id, event) = self.receiver.recv().await?;
         self.waiting.fetch_sub(payload_size(&event), Relaxed);
         Some((id, event))
     }
 
     /// How many messages found no room since the last time this was asked.
-    pub fn dropped(&self) -> u64 {
+    pub fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Relaxed) as u64
     }
 }
 
-fn payload_size(event: &Event) -> usize {
+fn payload_size(event: &SubscriberEvent) -> usize {
     match event {
-        Event::Push(PushInfo { data, .. }) => match data.last() {
+        SubscriberEvent::Push(PushInfo { data, .. }) => match data.last() {
             Some(Value::BulkString(bytes)) => bytes.len(),
             _ => 0,
         },

@@ -16,16 +16,16 @@ use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, ProtocolVersion};
 use redis::{PushKind, RedisResult, TlsMode, Value};
 
-use super::inbox::{Event, Inbox};
-use super::place::{Kind, Place, tcp_settings};
+use super::inbox::{EventSender, SubscriberEvent};
+use super::place::{AddressKind, RedisAddress, tcp_settings};
 use super::slots::NodeAddress;
 
 /// How long the whole of a connection's set-up may take.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The way in which a channel is subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Via {
+pub enum SubscriptionKind {
     /// SUBSCRIBE.
     Channel,
     /// PSUBSCRIBE.
@@ -34,36 +34,40 @@ pub enum Via {
     Shard,
 }
 
-impl Via {
-    fn subscribe(self) -> &'static str {
+impl SubscriptionKind {
+    fn subscribe_command(self) -> &'static str {
         match self {
-            Via::Channel => "SUBSCRIBE",
-            Via::Pattern => "PSUBSCRIBE",
-            Via::Shard => "SSUBSCRIBE",
+            SubscriptionKind::Channel => "SUBSCRIBE",
+            SubscriptionKind::Pattern => "PSUBSCRIBE",
+            SubscriptionKind::Shard => "SSUBSCRIBE",
         }
     }
 
-    fn unsubscribe(self) -> &'static str {
+    fn unsubscribe_command(self) -> &'static str {
         match self {
-            Via::Channel => "UNSUBSCRIBE",
-            Via::Pattern => "PUNSUBSCRIBE",
-            Via::Shard => "SUNSUBSCRIBE",
+            SubscriptionKind::Channel => "UNSUBSCRIBE",
+            SubscriptionKind::Pattern => "PUNSUBSCRIBE",
+            SubscriptionKind::Shard => "SUNSUBSCRIBE",
         }
     }
 }
 
 /// One live connection.
 #[derive(Clone)]
-pub enum Line {
+pub enum RedisConnection {
     /// To one server.
-    One(MultiplexedConnection),
+    Server(MultiplexedConnection),
     /// To every master of a cluster.
     Cluster(ClusterConnection),
 }
 
-impl Line {
+impl RedisConnection {
     /// Connects. Every answer must come within `patience`; `gone` is called when a connection ends.
-    pub async fn connect(place: &Place, patience: Duration, gone: Option<OnEnd>) -> RedisResult<Line> {
+    pub async fn connect(
+        place: &RedisAddress,
+        patience: Duration,
+        gone: Option<OnEnd>,
+    ) -> RedisResult<RedisConnection> {
         let on_push = gone.map(|gone| -> OnPush {
             Arc::new(move |push| {
                 if push.kind == PushKind::Disconnection {
@@ -73,76 +77,81 @@ impl Line {
         });
         let connecting = async {
             match &place.kind {
-                Kind::Cluster(nodes) => cluster(place, nodes, patience, on_push).await,
-                _ => one(&server(place).await?, patience, on_push).await.map(Line::One),
+                AddressKind::Cluster(nodes) => open_cluster(place, nodes, patience, on_push).await,
+                _ => open(&server_client(place).await?, patience, on_push).await.map(RedisConnection::Server),
             }
         };
-        in_time(connecting).await
+        with_timeout(connecting).await
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         match self {
-            Line::One(connection) => command.query_async(&mut connection.clone()).await,
-            Line::Cluster(connection) => command.query_async(&mut connection.clone()).await,
+            RedisConnection::Server(connection) => command.query_async(&mut connection.clone()).await,
+            RedisConnection::Cluster(connection) => command.query_async(&mut connection.clone()).await,
         }
     }
 
     /// Sends several commands in one write; they may not name keys of different slots.
-    pub async fn ask_all<T: FromRedisValue>(&self, commands: &redis::Pipeline) -> RedisResult<T> {
+    pub async fn query_pipeline<T: FromRedisValue>(&self, commands: &redis::Pipeline) -> RedisResult<T> {
         match self {
-            Line::One(connection) => commands.query_async(&mut connection.clone()).await,
-            Line::Cluster(connection) => commands.query_async(&mut connection.clone()).await,
+            RedisConnection::Server(connection) => commands.query_async(&mut connection.clone()).await,
+            RedisConnection::Cluster(connection) => commands.query_async(&mut connection.clone()).await,
         }
     }
 
     /// How many connections subscribe to a channel; in a cluster the sum of what its nodes say, each of its own.
-    pub async fn subscribers(&self, via: Via, channel: &str) -> RedisResult<u64> {
-        let command = numsub(via, channel);
+    pub async fn subscriber_count(&self, via: SubscriptionKind, channel: &str) -> RedisResult<u64> {
+        let command = count_command(via, channel);
         match self {
-            Line::One(connection) => {
+            RedisConnection::Server(connection) => {
                 let value = connection.clone().req_packed_command(&command).await?;
-                Ok(count_in(&value))
+                Ok(read_count(&value))
             }
-            Line::Cluster(connection) => {
+            RedisConnection::Cluster(connection) => {
                 // A plain subscription may sit on a replica; one of a slot sits on its master.
                 let nodes = match via {
-                    Via::Shard => MultipleNodeRoutingInfo::AllMasters,
+                    SubscriptionKind::Shard => MultipleNodeRoutingInfo::AllMasters,
                     _ => MultipleNodeRoutingInfo::AllNodes,
                 };
                 let routing = RoutingInfo::MultiNode((nodes, None));
                 let value = connection.clone().route_command(command, routing).await?;
                 let Value::Map(answers) = value else { return Ok(0) };
-                Ok(answers.iter().map(|(_, answer)| count_in(answer)).sum())
+                Ok(answers.iter().map(|(_, answer)| read_count(answer)).sum())
             }
         }
     }
 
     /// Whether the server is there: a PING that is answered.
     pub async fn ping(&self) -> RedisResult<()> {
-        self.ask::<Value>(&redis::cmd("PING")).await.map(drop)
+        self.query::<Value>(&redis::cmd("PING")).await.map(drop)
     }
 }
 
 /// A connection to one server that carries subscriptions and nothing else.
 #[derive(Clone)]
-pub struct SubscriptionLine {
+pub struct SubscriberConnection {
     connection: MultiplexedConnection,
     /// The server's name, where one of a cluster was chosen.
     host: Arc<str>,
 }
 
-impl SubscriptionLine {
+impl SubscriberConnection {
     /// Connects to the server of a place; in a cluster to any node that answers. What it pushes goes to `inbox`.
-    pub(super) async fn connect(place: &Place, patience: Duration, inbox: Inbox) -> RedisResult<Self> {
-        let Kind::Cluster(seeds) = &place.kind else {
-            let connecting = async { one(&server(place).await?, patience, Some(into(inbox))).await };
-            let connection = in_time(connecting).await?;
+    pub(super) async fn connect(
+        place: &RedisAddress,
+        patience: Duration,
+        inbox: EventSender,
+    ) -> RedisResult<Self> {
+        let AddressKind::Cluster(seeds) = &place.kind else {
+            let connecting =
+                async { open(&server_client(place).await?, patience, Some(push_handler(inbox))).await };
+            let connection = with_timeout(connecting).await?;
             return Ok(Self { connection, host: Arc::from("") });
         };
         let mut failed = None;
         for seed in seeds {
-            match Self::to(place, seed, patience, inbox.clone()).await {
+            match Self::connect_to(place, seed, patience, inbox.clone()).await {
                 Ok(line) => return Ok(line),
                 Err(error) => failed = Some(error),
             }
@@ -151,39 +160,44 @@ impl SubscriptionLine {
     }
 
     /// Connects to one node of a cluster.
-    pub(super) async fn to_node(
-        place: &Place,
+    pub(super) async fn connect_to_node(
+        place: &RedisAddress,
         node: &NodeAddress,
         patience: Duration,
-        inbox: Inbox,
+        inbox: EventSender,
     ) -> RedisResult<Self> {
-        let info = place.node(node).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
-        Self::to(place, &info, patience, inbox).await
+        let info = place.node_info(node).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
+        Self::connect_to(place, &info, patience, inbox).await
     }
 
-    async fn to(
-        place: &Place,
+    async fn connect_to(
+        place: &RedisAddress,
         info: &redis::ConnectionInfo,
         patience: Duration,
-        inbox: Inbox,
+        inbox: EventSender,
     ) -> RedisResult<Self> {
         let host: Arc<str> = match info.addr() {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str().into(),
             _ => "".into(),
         };
-        let connecting = async { one(&client(place, info)?, patience, Some(into(inbox))).await };
-        Ok(Self { connection: in_time(connecting).await?, host })
+        let connecting = async { open(&client(place, info)?, patience, Some(push_handler(inbox))).await };
+        Ok(Self { connection: with_timeout(connecting).await?, host })
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
+    pub async fn query(&self, command: &Cmd) -> RedisResult<Value> {
         command.query_async(&mut self.connection.clone()).await
     }
 
     /// Subscribes to one channel, or takes that back. The confirmation also comes as a push.
-    pub async fn set(&self, via: Via, channel: &str, is_wanted: bool) -> RedisResult<()> {
-        let name = if is_wanted { via.subscribe() } else { via.unsubscribe() };
-        self.ask(redis::cmd(name).arg(channel)).await.map(drop)
+    pub async fn set_subscribed(
+        &self,
+        via: SubscriptionKind,
+        channel: &str,
+        is_wanted: bool,
+    ) -> RedisResult<()> {
+        let name = if is_wanted { via.subscribe_command() } else { via.unsubscribe_command() };
+        self.query(redis::cmd(name).arg(channel)).await.map(drop)
     }
 
     /// The server's host, as it was named.
@@ -198,19 +212,19 @@ type OnPush = Arc<dyn Fn(redis::PushInfo) + Send + Sync>;
 /// Called when a connection ends.
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
-fn into(inbox: Inbox) -> OnPush {
-    Arc::new(move |push| inbox.put(Event::Push(push)))
+fn push_handler(inbox: EventSender) -> OnPush {
+    Arc::new(move |push| inbox.send(SubscriberEvent::Push(push)))
 }
 
 /// The question how many connections of one server subscribe to a channel.
-pub(super) fn numsub(via: Via, channel: &str) -> Cmd {
+pub(super) fn count_command(via: SubscriptionKind, channel: &str) -> Cmd {
     let mut command = redis::cmd("PUBSUB");
-    command.arg(if via == Via::Shard { "SHARDNUMSUB" } else { "NUMSUB" }).arg(channel);
+    command.arg(if via == SubscriptionKind::Shard { "SHARDNUMSUB" } else { "NUMSUB" }).arg(channel);
     command
 }
 
 /// The number in the answer to NUMSUB, which is `[channel, number]`, or a map from one to the other.
-pub(super) fn count_in(answer: &Value) -> u64 {
+pub(super) fn read_count(answer: &Value) -> u64 {
     let count = match answer {
         Value::Array(parts) => parts.get(1),
         Value::Map(entries) => entries.first().map(|(_, count)| count),
@@ -222,7 +236,7 @@ pub(super) fn count_in(answer: &Value) -> u64 {
     }
 }
 
-fn client(place: &Place, info: &redis::ConnectionInfo) -> RedisResult<Client> {
+fn client(place: &RedisAddress, info: &redis::ConnectionInfo) -> RedisResult<Client> {
     match (&place.certificates, info.addr()) {
         (Some(certificates), ConnectionAddr::TcpTls { .. }) => {
             Client::build_with_tls(info.clone(), certificates.clone())
@@ -231,28 +245,28 @@ fn client(place: &Place, info: &redis::ConnectionInfo) -> RedisResult<Client> {
     }
 }
 
-async fn in_time<T>(connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    match tokio::time::timeout(CONNECT_TIME, connecting).await {
+async fn with_timeout<T>(connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(made) => made,
         Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }
 
 /// The one server of a place that is no cluster.
-async fn server(place: &Place) -> RedisResult<Client> {
+async fn server_client(place: &RedisAddress) -> RedisResult<Client> {
     match &place.kind {
-        Kind::One(info) => client(place, info),
-        _ => master(place).await,
+        AddressKind::Server(info) => client(place, info),
+        _ => master_client(place).await,
     }
 }
 
-async fn one(
+async fn open(
     client: &Client,
     patience: Duration,
     on_push: Option<OnPush>,
 ) -> RedisResult<MultiplexedConnection> {
     let mut config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIME))
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(patience));
     if let Some(on_push) = on_push {
         config = config.set_push_sender(move |push| {
@@ -264,8 +278,8 @@ async fn one(
 }
 
 /// Asks the sentinels who the master is, and checks that it is one.
-async fn master(place: &Place) -> RedisResult<Client> {
-    let Kind::Sentinel { sentinels, master, info } = &place.kind else {
+async fn master_client(place: &RedisAddress) -> RedisResult<Client> {
+    let AddressKind::Sentinel { sentinels, master, info } = &place.kind else {
         unreachable!("only called for a place of this kind")
     };
     let settings = info.redis_settings();
@@ -291,16 +305,16 @@ async fn master(place: &Place) -> RedisResult<Client> {
     builder.build()?.async_get_client().await
 }
 
-async fn cluster(
-    place: &Place,
+async fn open_cluster(
+    place: &RedisAddress,
     nodes: &[redis::ConnectionInfo],
     patience: Duration,
     on_push: Option<OnPush>,
-) -> RedisResult<Line> {
+) -> RedisResult<RedisConnection> {
     let mut builder = ClusterClientBuilder::new(nodes.iter().cloned())
         .use_protocol(ProtocolVersion::RESP3)
         .tcp_settings(tcp_settings())
-        .connection_timeout(CONNECT_TIME)
+        .connection_timeout(CONNECT_TIMEOUT)
         .response_timeout(patience)
         .overall_response_timeout(Some(patience))
         // A failover shows within a second or two; what takes longer is for the caller to know.
@@ -314,5 +328,5 @@ async fn cluster(
             Ok::<(), redis::aio::SendError>(())
         });
     }
-    builder.build()?.get_async_connection().await.map(Line::Cluster)
+    builder.build()?.get_async_connection().await.map(RedisConnection::Cluster)
 }

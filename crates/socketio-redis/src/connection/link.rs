@@ -5,36 +5,38 @@ use std::sync::Arc;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
-use super::line::Line;
-use super::{Redis, RedisFault};
+use super::line::RedisConnection;
+use super::{CommandError, RedisClient};
 
 /// A handle that can be cloned at will.
 #[derive(Clone)]
-pub struct Link(pub Arc<Redis>);
+pub struct ClientHandle(pub Arc<RedisClient>);
 
-impl Link {
-    fn line(&self) -> Result<Arc<Line>, RedisError> {
-        self.0.line().map_err(|fault| std::io::Error::new(std::io::ErrorKind::NotConnected, fault).into())
+impl ClientHandle {
+    fn connection(&self) -> Result<Arc<RedisConnection>, RedisError> {
+        self.0
+            .live_connection()
+            .map_err(|fault| std::io::Error::new(std::io::ErrorKind::NotConnected, fault).into())
     }
 
     /// Passes an error on, and has the connection checked if it may be the connection's.
-    fn looked_at<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
-        result.map_err(|error| match self.0.fault(error) {
-            RedisFault::Unknown(error) | RedisFault::Refused(error) => error,
+    fn check_error<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
+        result.map_err(|error| match self.0.classify_error(error) {
+            CommandError::Unknown(error) | CommandError::Refused(error) => error,
             other => std::io::Error::other(other).into(),
         })
     }
 }
 
-impl ConnectionLike for Link {
+impl ConnectionLike for ClientHandle {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let line = self.line()?;
+            let line = self.connection()?;
             let answer = match &*line {
-                Line::One(connection) => connection.clone().req_packed_command(command).await,
-                Line::Cluster(connection) => connection.clone().req_packed_command(command).await,
+                RedisConnection::Server(connection) => connection.clone().req_packed_command(command).await,
+                RedisConnection::Cluster(connection) => connection.clone().req_packed_command(command).await,
             };
-            self.looked_at(answer)
+            self.check_error(answer)
         })
     }
 
@@ -45,16 +47,16 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let line = self.line()?;
+            let line = self.connection()?;
             let answers = match &*line {
-                Line::One(connection) => {
+                RedisConnection::Server(connection) => {
                     connection.clone().req_packed_commands(commands, offset, count).await
                 }
-                Line::Cluster(connection) => {
+                RedisConnection::Cluster(connection) => {
                     connection.clone().req_packed_commands(commands, offset, count).await
                 }
             };
-            self.looked_at(answers)
+            self.check_error(answers)
         })
     }
 

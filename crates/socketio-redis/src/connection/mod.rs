@@ -33,81 +33,81 @@ mod supervisor;
 mod wanted;
 
 use crate::metrics::AdapterMetrics;
-use outgoing::Outgoing;
-use wanted::Wanted;
+use outgoing::Publisher;
+use wanted::Subscriptions;
 
-pub use line::{Line, Via};
-pub use link::Link;
-pub use outgoing::Answer;
-pub use place::{Place, PlaceFault};
-pub use refusal::Refusal;
-use refusal::Refusals;
-pub(crate) use supervisor::draw;
-pub use wanted::{Heard, Listener, Wish};
+pub use line::{RedisConnection, SubscriptionKind};
+pub use link::ClientHandle;
+pub use outgoing::PendingReply;
+pub use place::{AddressError, RedisAddress};
+use refusal::RecentRefusal;
+pub use refusal::WriteRefusal;
+pub(crate) use supervisor::random_u64;
+pub use wanted::{Listener, ReceivedMessage, Subscription};
 
 /// How the connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RedisState {
+pub enum ClientState {
     /// Not yet connected since the start.
     Connecting,
     /// Connected, and every subscription is proved.
     Up,
     /// Not connected, with the reason.
-    Away(String),
+    Down(String),
 }
 
 /// How the subscriptions are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Listening {
+enum SubscriptionState {
     /// Not all of them were proved since the start.
-    NotYet,
+    Starting,
     /// Everything that is wanted is heard.
-    Proved,
+    Verified,
     /// Not everything is, with the reason.
-    Unproved(String),
+    Unverified(String),
 }
 
 /// Why a command had no answer.
 #[derive(Debug, Error)]
-pub enum RedisFault {
+pub enum CommandError {
     /// There is no connection; the command was not sent.
     #[error("Redis is away: {0}")]
-    Away(String),
+    NotConnected(String),
     /// The connection was lost, or the answer did not come in time: the command may have been carried out.
     #[error("Redis did not answer, the command may have been carried out: {0}")]
     Unknown(RedisError),
     /// Too many commands wait already; it was not sent.
     #[error("too many commands for Redis are waiting")]
-    Full,
+    QueueFull,
     /// The server refused the command.
     #[error("Redis refused the command: {0}")]
     Refused(RedisError),
 }
 
 /// The connection. Dropping it does not end it; [`Redis::close`] does.
-pub struct Redis {
+pub struct RedisClient {
     /// Where it goes.
-    place: Place,
+    address: RedisAddress,
     /// How long an answer may take.
-    patience: Duration,
+    response_timeout: Duration,
     /// The live connection, while there is one whose subscriptions are confirmed.
-    line: ArcSwapOption<Line>,
+    connection: ArcSwapOption<RedisConnection>,
     /// What is subscribed to on every connection.
-    wanted: Wanted,
+    subscriptions: Subscriptions,
     /// Commands whose order counts.
-    outgoing: Outgoing,
+    publisher: Publisher,
     /// How the connection for commands is, and how the subscriptions are.
-    parts: Mutex<(RedisState, Listening)>,
+    parts: Mutex<(ClientState, SubscriptionState)>,
     /// What follows from both.
-    state: watch::Sender<RedisState>,
+    state: watch::Sender<ClientState>,
     /// Something has happened that subscriptions may not have survived: prove them again.
-    doubted: Notify,
+    recheck_subscriptions: Notify,
     /// A command failed in a way that may be the connection's fault: check now.
-    suspect: Notify,
+    check_connection: Notify,
     /// The server is the wrong one (a replica now): connect anew, whatever the check says.
-    wrong: AtomicBool,
+    is_replica: AtomicBool,
     /// Writes that the server refused a moment ago.
-    refusals: Refusals,
+    refusal: RecentRefusal,
     /// Connections made since the start, for metrics.
     connections: AtomicU64,
     /// Pushes that found no room, for metrics.
@@ -118,54 +118,54 @@ pub struct Redis {
     tasks: TaskTracker,
 }
 
-impl Redis {
+impl RedisClient {
     /// Begins to connect. An answer to a command may take `patience`.
-    pub fn start(place: Place, patience: Duration) -> Arc<Redis> {
-        let (outgoing, queue) = Outgoing::new();
-        let redis = Arc::new(Redis {
-            place,
-            outgoing,
-            patience,
-            line: ArcSwapOption::empty(),
-            wanted: Wanted::default(),
-            parts: Mutex::new((RedisState::Connecting, Listening::NotYet)),
-            state: watch::Sender::new(RedisState::Connecting),
-            doubted: Notify::new(),
-            suspect: Notify::new(),
-            wrong: AtomicBool::new(false),
-            refusals: Refusals::default(),
+    pub fn start(place: RedisAddress, patience: Duration) -> Arc<RedisClient> {
+        let (outgoing, queue) = Publisher::new();
+        let redis = Arc::new(RedisClient {
+            address: place,
+            publisher: outgoing,
+            response_timeout: patience,
+            connection: ArcSwapOption::empty(),
+            subscriptions: Subscriptions::default(),
+            parts: Mutex::new((ClientState::Connecting, SubscriptionState::Starting)),
+            state: watch::Sender::new(ClientState::Connecting),
+            recheck_subscriptions: Notify::new(),
+            check_connection: Notify::new(),
+            is_replica: AtomicBool::new(false),
+            refusal: RecentRefusal::default(),
             connections: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        redis.tasks.spawn(supervisor::supervise(redis.clone()));
+        redis.tasks.spawn(supervisor::run(redis.clone()));
         let closed = redis.closed.clone();
-        let sending = outgoing::send_all(redis.clone(), queue);
+        let sending = outgoing::run(redis.clone(), queue);
         redis.tasks.spawn(async move { closed.run_until_cancelled(sending).await });
-        let (closed, subscriber) = (redis.closed.clone(), subscriber::keep(redis.clone()));
+        let (closed, subscriber) = (redis.closed.clone(), subscriber::run(redis.clone()));
         redis.tasks.spawn(async move { closed.run_until_cancelled(subscriber).await });
         redis.tasks.close();
         redis
     }
 
     /// Where it goes.
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn address(&self) -> &RedisAddress {
+        &self.address
     }
 
     /// How it is now.
-    pub fn state(&self) -> RedisState {
+    pub fn state(&self) -> ClientState {
         self.state.borrow().clone()
     }
 
     /// Why the server refuses what is written, if it did so a moment ago and has taken nothing since.
-    pub fn refusing(&self) -> Option<String> {
-        self.refusals.now()
+    pub fn write_refusal(&self) -> Option<String> {
+        self.refusal.current()
     }
 
     /// To await a change of the state.
-    pub fn watch(&self) -> watch::Receiver<RedisState> {
+    pub fn watch(&self) -> watch::Receiver<ClientState> {
         self.state.subscribe()
     }
 
@@ -175,83 +175,90 @@ impl Redis {
     }
 
     /// Messages that were heard and found no room, because the node could not keep up.
-    pub fn dropped(&self) -> u64 {
+    pub fn dropped_messages(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisFault> {
-        let line = self.line()?;
-        line.ask(command).await.map_err(|error| self.fault(error))
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+        let line = self.live_connection()?;
+        line.query(command).await.map_err(|error| self.classify_error(error))
     }
 
     /// Sends several commands in one write; the keys of them must be of one slot.
-    pub async fn ask_all<T: FromRedisValue>(&self, commands: &redis::Pipeline) -> Result<T, RedisFault> {
-        let line = self.line()?;
-        line.ask_all(commands).await.map_err(|error| self.fault(error))
+    pub async fn query_pipeline<T: FromRedisValue>(
+        &self,
+        commands: &redis::Pipeline,
+    ) -> Result<T, CommandError> {
+        let line = self.live_connection()?;
+        line.query_pipeline(commands).await.map_err(|error| self.classify_error(error))
     }
 
     /// Hands a command over: it is sent after all that were handed over before, whether its answer is awaited or not.
-    pub fn post(&self, command: Cmd) -> Result<Answer, RedisFault> {
-        self.outgoing.post(command, None)
+    pub fn enqueue(&self, command: Cmd) -> Result<PendingReply, CommandError> {
+        self.publisher.enqueue(command, None)
     }
 
     /// The same for a client's message, which is counted.
-    pub fn post_counted(
+    pub fn enqueue_publish(
         &self,
         command: Cmd,
         metrics: &Arc<dyn AdapterMetrics>,
-    ) -> Result<Answer, RedisFault> {
-        self.outgoing.post(command, Some(metrics.clone()))
+    ) -> Result<PendingReply, CommandError> {
+        self.publisher.enqueue(command, Some(metrics.clone()))
     }
 
     /// The same for the question how many connections, of all nodes, subscribe to a channel.
-    pub fn post_count(&self, via: Via, channel: &str) -> Result<Answer, RedisFault> {
-        self.outgoing.post_count(via, channel)
+    pub fn enqueue_subscriber_count(
+        &self,
+        via: SubscriptionKind,
+        channel: &str,
+    ) -> Result<PendingReply, CommandError> {
+        self.publisher.enqueue_subscriber_count(via, channel)
     }
 
     /// How many connections, of all nodes, subscribe to a channel.
-    pub async fn subscribers(&self, via: Via, channel: &str) -> Result<u64, RedisFault> {
-        let line = self.line()?;
-        line.subscribers(via, channel).await.map_err(|error| self.fault(error))
+    pub async fn subscriber_count(&self, via: SubscriptionKind, channel: &str) -> Result<u64, CommandError> {
+        let line = self.live_connection()?;
+        line.subscriber_count(via, channel).await.map_err(|error| self.classify_error(error))
     }
 
     /// Wants to hear a channel from now on, whatever becomes of the connections.
-    pub fn want(&self, wish: Wish, listener: Listener) {
-        self.wanted.add(wish, listener);
+    pub fn subscribe(&self, wish: Subscription, listener: Listener) {
+        self.subscriptions.insert(wish, listener);
     }
 
     /// Returns when the server has confirmed a subscription that is wanted, or when Redis is away.
-    pub async fn confirm(&self, wish: Wish) {
-        if let Some(confirmed) = self.wanted.confirmation(&wish) {
-            self.unless_away(confirmed).await;
+    pub async fn wait_subscribed(&self, wish: Subscription) {
+        if let Some(confirmed) = self.subscriptions.wait_for_confirmation(&wish) {
+            self.wait_while_connected(confirmed).await;
         }
     }
 
     /// The same for everything that is wanted now.
-    pub async fn confirm_all(&self) {
-        for wish in self.wanted.all() {
-            self.confirm(wish).await;
+    pub async fn wait_all_subscribed(&self) {
+        for wish in self.subscriptions.all() {
+            self.wait_subscribed(wish).await;
         }
     }
 
     /// Does not want to hear it any more.
-    pub fn unwant(&self, wish: &Wish) {
-        self.wanted.remove(wish);
+    pub fn unsubscribe(&self, wish: &Subscription) {
+        self.subscriptions.remove(wish);
     }
 
     /// Returns when no connection has the subscription any more, when it is wanted again, or when Redis is away.
-    pub async fn release(&self, wish: &Wish) {
-        if let Some(released) = self.wanted.release(wish) {
-            self.unless_away(released).await;
+    pub async fn wait_unsubscribed(&self, wish: &Subscription) {
+        if let Some(released) = self.subscriptions.wait_for_release(wish) {
+            self.wait_while_connected(released).await;
         }
     }
 
-    async fn unless_away<T>(&self, waiting: impl Future<Output = T>) {
+    async fn wait_while_connected<T>(&self, waiting: impl Future<Output = T>) {
         let mut state = self.state.subscribe();
         tokio::select! {
             _ = waiting => {}
-            _ = state.wait_for(|state| matches!(state, RedisState::Away(_))) => {}
+            _ = state.wait_for(|state| matches!(state, ClientState::Down(_))) => {}
             () = self.closed.cancelled() => {}
         }
     }
@@ -263,60 +270,64 @@ impl Redis {
     }
 
     /// A connection of its own for commands that wait on the server; their answers may take `patience`.
-    pub async fn line_of_its_own(&self, patience: Duration) -> Result<Line, RedisError> {
-        Line::connect(&self.place, patience, None).await
+    pub async fn open_connection(&self, patience: Duration) -> Result<RedisConnection, RedisError> {
+        RedisConnection::connect(&self.address, patience, None).await
     }
 
-    fn line(&self) -> Result<Arc<Line>, RedisFault> {
-        self.line.load_full().ok_or_else(|| match &self.parts.lock().0 {
-            RedisState::Away(reason) => RedisFault::Away(reason.clone()),
-            RedisState::Connecting | RedisState::Up => RedisFault::Away("not yet connected".to_owned()),
+    fn live_connection(&self) -> Result<Arc<RedisConnection>, CommandError> {
+        self.connection.load_full().ok_or_else(|| match &self.parts.lock().0 {
+            ClientState::Down(reason) => CommandError::NotConnected(reason.clone()),
+            ClientState::Connecting | ClientState::Up => {
+                CommandError::NotConnected("not yet connected".to_owned())
+            }
         })
     }
 
     /// Sorts an error, and has the connection checked if it may be the connection's.
-    fn fault(&self, error: RedisError) -> RedisFault {
+    fn classify_error(&self, error: RedisError) -> CommandError {
         if is_refusal(&error) {
-            self.refusals.refused(&error);
+            self.refusal.record(&error);
             match error.code() {
                 // After a failover the old master answers so.
                 Some("READONLY") => {
-                    self.wrong.store(true, Relaxed);
-                    self.suspect.notify_one();
+                    self.is_replica.store(true, Relaxed);
+                    self.check_connection.notify_one();
                 }
-                Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH") => self.suspect.notify_one(),
+                Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH") => {
+                    self.check_connection.notify_one()
+                }
                 _ => {}
             }
-            return RedisFault::Refused(error);
+            return CommandError::Refused(error);
         }
-        self.suspect.notify_one();
-        RedisFault::Unknown(error)
+        self.check_connection.notify_one();
+        CommandError::Unknown(error)
     }
 
-    fn is_away(&self, reason: String) {
-        self.line.store(None);
-        self.commands_are(RedisState::Away(reason));
+    fn set_down(&self, reason: String) {
+        self.connection.store(None);
+        self.set_command_state(ClientState::Down(reason));
     }
 
     /// How the connection for commands is now.
-    fn commands_are(&self, state: RedisState) {
+    fn set_command_state(&self, state: ClientState) {
         let mut parts = self.parts.lock();
         parts.0 = state;
-        self.settle(&parts);
+        self.update_state(&parts);
     }
 
     /// How the subscriptions are now.
-    fn listens(&self, listening: Listening) {
+    fn set_subscription_state(&self, listening: SubscriptionState) {
         let mut parts = self.parts.lock();
         parts.1 = listening;
-        self.settle(&parts);
+        self.update_state(&parts);
     }
 
-    fn settle(&self, parts: &(RedisState, Listening)) {
+    fn update_state(&self, parts: &(ClientState, SubscriptionState)) {
         let now = match parts {
-            (RedisState::Up, Listening::Proved) => RedisState::Up,
-            (RedisState::Up, Listening::NotYet) => RedisState::Connecting,
-            (RedisState::Up, Listening::Unproved(reason)) => RedisState::Away(reason.clone()),
+            (ClientState::Up, SubscriptionState::Verified) => ClientState::Up,
+            (ClientState::Up, SubscriptionState::Starting) => ClientState::Connecting,
+            (ClientState::Up, SubscriptionState::Unverified(reason)) => ClientState::Down(reason.clone()),
             (state, _) => state.clone(),
         };
         // Said once for a reason, not at every attempt.
@@ -326,10 +337,10 @@ impl Redis {
             has_changed
         });
         match now {
-            RedisState::Away(reason) if has_changed => {
-                warn!(redis = %self.place.name(), reason, "redis is away");
+            ClientState::Down(reason) if has_changed => {
+                warn!(redis = %self.address.name(), reason, "redis is away");
             }
-            RedisState::Up if has_changed => info!(redis = %self.place.name(), "redis is up"),
+            ClientState::Up if has_changed => info!(redis = %self.address.name(), "redis is up"),
             _ => {}
         }
     }

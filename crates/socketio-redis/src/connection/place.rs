@@ -22,9 +22,9 @@ const SENTINEL_PORT: u16 = 26_379;
 
 /// Where Redis is and how to get in.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct RedisAddress {
     /// What is there.
-    pub(super) kind: Kind,
+    pub(super) kind: AddressKind,
     /// The authorities that may sign its certificate, as PEM; without them those that browsers trust.
     pub(super) certificates: Option<TlsCertificates>,
     /// The place in words, without a password, for logs and `/health`.
@@ -32,9 +32,9 @@ pub struct Place {
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Kind {
+pub(super) enum AddressKind {
     /// One server.
-    One(Box<ConnectionInfo>),
+    Server(Box<ConnectionInfo>),
     /// The master of a name, asked from sentinels.
     Sentinel {
         /// Where the sentinels are.
@@ -50,7 +50,7 @@ pub(super) enum Kind {
 
 /// Why a URL names no Redis. It is the operator's to mend.
 #[derive(Debug, Error)]
-pub enum PlaceFault {
+pub enum AddressError {
     /// Nothing was named.
     #[error("no Redis is named; right would be redis://127.0.0.1:6379")]
     Empty,
@@ -72,49 +72,52 @@ pub enum PlaceFault {
     Master(String),
 }
 
-impl Place {
+impl RedisAddress {
     /// Reads what `--redis` says; `cluster` is the flag for a cluster of which one node is named.
-    pub fn parse(text: &str, cluster: bool) -> Result<Place, PlaceFault> {
+    pub fn parse(text: &str, cluster: bool) -> Result<RedisAddress, AddressError> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(PlaceFault::Empty);
+            return Err(AddressError::Empty);
         }
-        let kind = match sentinel_form(text) {
-            Some((scheme, rest)) => sentinel(text, scheme, rest)?,
+        let kind = match split_sentinel_scheme(text) {
+            Some((scheme, rest)) => read_sentinel(text, scheme, rest)?,
             None => {
                 let urls: Vec<&str> = text.split(',').map(str::trim).collect();
-                let mut infos = urls.iter().map(|url| info(url)).collect::<Result<Vec<_>, _>>()?;
+                let mut infos = urls.iter().map(|url| read_url(url)).collect::<Result<Vec<_>, _>>()?;
                 match infos.pop() {
-                    Some(info) if infos.is_empty() && !cluster => Kind::One(Box::new(info)),
-                    last => Kind::Cluster(nodes(&urls, infos.into_iter().chain(last).collect())?),
+                    Some(info) if infos.is_empty() && !cluster => AddressKind::Server(Box::new(info)),
+                    last => AddressKind::Cluster(check_cluster_nodes(
+                        &urls,
+                        infos.into_iter().chain(last).collect(),
+                    )?),
                 }
             }
         };
-        Ok(Place { kind, certificates: None, name: without_password(text) })
+        Ok(RedisAddress { kind, certificates: None, name: mask_password(text) })
     }
 
     /// Trusts the authorities in this PEM text instead of those that browsers trust.
-    pub fn with_authorities(mut self, pem: Vec<u8>) -> Place {
+    pub fn with_root_certificates(mut self, pem: Vec<u8>) -> RedisAddress {
         self.certificates = Some(TlsCertificates { client_tls: None, root_cert: Some(pem) });
         self
     }
 
     /// The password of a file, which is not in the process list as one in a URL is.
-    pub fn with_password(mut self, password: &str) -> Place {
+    pub fn with_password(mut self, password: &str) -> RedisAddress {
         let set = |info: &mut ConnectionInfo| {
             let settings = info.redis_settings().clone().set_password(password);
             *info = info.clone().set_redis_settings(settings);
         };
         match &mut self.kind {
-            Kind::One(info) | Kind::Sentinel { info, .. } => set(info),
-            Kind::Cluster(nodes) => nodes.iter_mut().for_each(set),
+            AddressKind::Server(info) | AddressKind::Sentinel { info, .. } => set(info),
+            AddressKind::Cluster(nodes) => nodes.iter_mut().for_each(set),
         }
         self
     }
 
     /// How a node of a cluster is reached: as its seeds are, at another address.
-    pub(super) fn node(&self, node: &NodeAddress) -> Option<ConnectionInfo> {
-        let Kind::Cluster(seeds) = &self.kind else { return None };
+    pub(super) fn node_info(&self, node: &NodeAddress) -> Option<ConnectionInfo> {
+        let AddressKind::Cluster(seeds) = &self.kind else { return None };
         let (seed, host) = (seeds.first()?, node.host.clone());
         let address = match seed.addr() {
             ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
@@ -130,7 +133,7 @@ impl Place {
 
     /// Whether it is a Redis Cluster.
     pub fn is_cluster(&self) -> bool {
-        matches!(self.kind, Kind::Cluster(_))
+        matches!(self.kind, AddressKind::Cluster(_))
     }
 
     /// The place in words, without a password.
@@ -144,30 +147,33 @@ pub(super) fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
-fn info(url: &str) -> Result<ConnectionInfo, PlaceFault> {
-    let fault = |reason: String| PlaceFault::Url { url: without_password(url), reason };
+fn read_url(url: &str) -> Result<ConnectionInfo, AddressError> {
+    let fault = |reason: String| AddressError::Url { url: mask_password(url), reason };
     let info = url.into_connection_info().map_err(|error| fault(error.to_string()))?;
     // Pushes, which carry everything that is heard, exist from the third version of the protocol on (Redis 6).
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Ok(info.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
 }
 
-fn nodes(urls: &[&str], infos: Vec<ConnectionInfo>) -> Result<Vec<ConnectionInfo>, PlaceFault> {
+fn check_cluster_nodes(
+    urls: &[&str],
+    infos: Vec<ConnectionInfo>,
+) -> Result<Vec<ConnectionInfo>, AddressError> {
     let unix = infos.iter().position(|info| matches!(info.addr(), ConnectionAddr::Unix(_)));
     match unix {
-        Some(place) => Err(PlaceFault::Cluster(without_password(urls[place]))),
+        Some(place) => Err(AddressError::Cluster(mask_password(urls[place]))),
         None => Ok(infos),
     }
 }
 
 /// The scheme of the master's URL and what follows the sentinels' own.
-fn sentinel_form(text: &str) -> Option<(&'static str, &str)> {
+fn split_sentinel_scheme(text: &str) -> Option<(&'static str, &str)> {
     let plain = text.strip_prefix("redis+sentinel://").map(|rest| ("redis", rest));
     plain.or_else(|| text.strip_prefix("rediss+sentinel://").map(|rest| ("rediss", rest)))
 }
 
-fn sentinel(text: &str, scheme: &str, rest: &str) -> Result<Kind, PlaceFault> {
-    let no_master = || PlaceFault::Master(without_password(text));
+fn read_sentinel(text: &str, scheme: &str, rest: &str) -> Result<AddressKind, AddressError> {
+    let no_master = || AddressError::Master(mask_password(text));
     let (authority, path) = rest.split_once('/').ok_or_else(no_master)?;
     let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
     let (master, database) = path.trim_end_matches('/').split_once('/').unwrap_or((path, "0"));
@@ -180,12 +186,12 @@ fn sentinel(text: &str, scheme: &str, rest: &str) -> Result<Kind, PlaceFault> {
     let mut master_info = None;
     for host in hosts.split(',').map(str::trim) {
         let port = if has_port(host) { String::new() } else { format!(":{SENTINEL_PORT}") };
-        let found = info(&format!("{scheme}://{at}{host}{port}/{database}"))?;
+        let found = read_url(&format!("{scheme}://{at}{host}{port}/{database}"))?;
         sentinels.push(found.addr().clone());
         master_info = Some(found);
     }
-    let info = Box::new(master_info.ok_or(PlaceFault::Empty)?);
-    Ok(Kind::Sentinel { sentinels, master: master.to_owned(), info })
+    let info = Box::new(master_info.ok_or(AddressError::Empty)?);
+    Ok(AddressKind::Sentinel { sentinels, master: master.to_owned(), info })
 }
 
 fn has_port(host: &str) -> bool {
@@ -194,7 +200,7 @@ fn has_port(host: &str) -> bool {
 }
 
 /// The URL with `***` where a password is, in each of its parts.
-fn without_password(text: &str) -> String {
+fn mask_password(text: &str) -> String {
     let masked = |url: &str| {
         let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
         // Passwords of Unix sockets stand in the query.
@@ -215,8 +221,8 @@ mod tests {
 
     #[test]
     fn every_form_is_read() {
-        let one = |text: &str| match Place::parse(text, false).unwrap().kind {
-            Kind::One(info) => *info,
+        let one = |text: &str| match RedisAddress::parse(text, false).unwrap().kind {
+            AddressKind::Server(info) => *info,
             other => panic!("{other:?}"),
         };
         let plain = one("redis://cache");
@@ -233,42 +239,44 @@ mod tests {
 
     #[test]
     fn several_places_or_the_flag_make_a_cluster() {
-        assert!(Place::parse("redis://a:1, redis://b:2", false).unwrap().is_cluster());
-        assert!(Place::parse("redis://a:1", true).unwrap().is_cluster());
-        assert!(!Place::parse("redis://a:1", false).unwrap().is_cluster());
-        let fault = Place::parse("redis://a:1,redis+unix:///x", false).unwrap_err();
+        assert!(RedisAddress::parse("redis://a:1, redis://b:2", false).unwrap().is_cluster());
+        assert!(RedisAddress::parse("redis://a:1", true).unwrap().is_cluster());
+        assert!(!RedisAddress::parse("redis://a:1", false).unwrap().is_cluster());
+        let fault = RedisAddress::parse("redis://a:1,redis+unix:///x", false).unwrap_err();
         assert!(fault.to_string().contains("redis+unix:///x"), "{fault}");
     }
 
     #[test]
     fn sentinels_have_a_master_and_may_have_several_places() {
-        let place = Place::parse("redis+sentinel://me:secret@a:1,b,[::1]/mymaster/2", false).unwrap();
-        let Kind::Sentinel { sentinels, master, info } = place.kind else { panic!() };
+        let place = RedisAddress::parse("redis+sentinel://me:secret@a:1,b,[::1]/mymaster/2", false).unwrap();
+        let AddressKind::Sentinel { sentinels, master, info } = place.kind else { panic!() };
         assert_eq!(sentinels[0], ConnectionAddr::Tcp("a".into(), 1));
         assert_eq!(sentinels[1], ConnectionAddr::Tcp("b".into(), SENTINEL_PORT));
         assert_eq!(sentinels.len(), 3);
         assert_eq!((master.as_str(), info.redis_settings().db()), ("mymaster", 2));
         assert_eq!(info.redis_settings().password(), Some("secret"));
         for text in ["redis+sentinel://a:1", "redis+sentinel://a:1/"] {
-            let fault = Place::parse(text, false).unwrap_err();
+            let fault = RedisAddress::parse(text, false).unwrap_err();
             assert!(fault.to_string().contains("redis+sentinel://host:26379/mymaster"), "{fault}");
         }
     }
 
     #[test]
     fn a_password_is_in_no_name_and_in_no_fault() {
-        let place = Place::parse("redis://u:secret@a:1,redis://:secret@b:2", false).unwrap();
+        let place = RedisAddress::parse("redis://u:secret@a:1,redis://:secret@b:2", false).unwrap();
         assert_eq!(place.name(), "redis://u:***@a:1,redis://:***@b:2");
-        let fault = Place::parse("http://u:secret@a", false).unwrap_err();
+        let fault = RedisAddress::parse("http://u:secret@a", false).unwrap_err();
         assert!(!fault.to_string().contains("secret"), "{fault}");
-        assert!(!Place::parse("redis+unix:///x?pass=secret", false).unwrap().name().contains("secret"));
-        assert!(Place::parse(" ", false).is_err());
+        assert!(
+            !RedisAddress::parse("redis+unix:///x?pass=secret", false).unwrap().name().contains("secret")
+        );
+        assert!(RedisAddress::parse(" ", false).is_err());
     }
 
     #[test]
     fn a_password_from_a_file_reaches_every_node() {
-        let place = Place::parse("redis://a:1,redis://b:2", false).unwrap().with_password("new");
-        let Kind::Cluster(nodes) = place.kind else { panic!() };
+        let place = RedisAddress::parse("redis://a:1,redis://b:2", false).unwrap().with_password("new");
+        let AddressKind::Cluster(nodes) = place.kind else { panic!() };
         assert!(nodes.iter().all(|node| node.redis_settings().password() == Some("new")));
     }
 }

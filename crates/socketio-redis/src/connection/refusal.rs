@@ -12,19 +12,19 @@ const RECENT: Duration = Duration::from_secs(15);
 
 /// Why writes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum WriteRefusal {
     /// `maxmemory` is reached.
     OutOfMemory,
     /// It is a replica, or it cannot save or replicate what is written.
     ReadOnly,
 }
 
-impl Refusal {
+impl WriteRefusal {
     /// What an error of the server says; none if it is about the command.
-    pub fn of(error: &RedisError) -> Option<Refusal> {
+    pub fn of(error: &RedisError) -> Option<WriteRefusal> {
         match error.code()? {
-            "OOM" => Some(Refusal::OutOfMemory),
-            "READONLY" | "MISCONF" | "NOREPLICAS" => Some(Refusal::ReadOnly),
+            "OOM" => Some(WriteRefusal::OutOfMemory),
+            "READONLY" | "MISCONF" | "NOREPLICAS" => Some(WriteRefusal::ReadOnly),
             _ => None,
         }
     }
@@ -32,14 +32,14 @@ impl Refusal {
 
 /// The last refusal.
 #[derive(Default)]
-pub(super) struct Refusals {
+pub(super) struct RecentRefusal {
     last: Mutex<Option<(String, Instant)>>,
 }
 
-impl Refusals {
+impl RecentRefusal {
     /// The server refused something.
-    pub fn refused(&self, error: &RedisError) {
-        if Refusal::of(error).is_some() {
+    pub fn record(&self, error: &RedisError) {
+        if WriteRefusal::of(error).is_some() {
             let reason = format!("Redis refuses writes: {error}");
             let before = self.last.lock().replace((reason.clone(), Instant::now()));
             if before.is_none() {
@@ -49,7 +49,7 @@ impl Refusals {
     }
 
     /// The server has taken a message.
-    pub fn taken(&self) {
+    pub fn clear(&self) {
         let mut last = self.last.lock();
         if last.is_some() {
             *last = None;
@@ -57,7 +57,7 @@ impl Refusals {
     }
 
     /// What is so now.
-    pub fn now(&self) -> Option<String> {
+    pub fn current(&self) -> Option<String> {
         let mut last = self.last.lock();
         if last.as_ref().is_some_and(|(_, when)| when.elapsed() > RECENT) {
             *last = None;

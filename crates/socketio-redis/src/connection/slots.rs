@@ -27,9 +27,9 @@ impl SlotMap {
     /// Reads the answer to CLUSTER SLOTS. A node without a name of its own is the one at `asked`.
     pub fn read(reply: &Value, asked: &str) -> Option<SlotMap> {
         let mut map = SlotMap::default();
-        for range in list(reply)? {
-            let [Value::Int(first), Value::Int(last), nodes @ ..] = list(range)? else { return None };
-            let mut nodes: Vec<_> = nodes.iter().filter_map(|node| address(node, asked)).collect();
+        for range in as_array(reply)? {
+            let [Value::Int(first), Value::Int(last), nodes @ ..] = as_array(range)? else { return None };
+            let mut nodes: Vec<_> = nodes.iter().filter_map(|node| read_node(node, asked)).collect();
             let master = nodes.first()?.clone();
             map.ranges.push((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, master));
             nodes.retain(|node| !map.nodes.contains(node));
@@ -56,7 +56,7 @@ impl SlotMap {
     }
 
     /// A name that begins with `start` and is in one of the master's slots.
-    pub fn name_on(&self, node: &NodeAddress, start: &str) -> Option<String> {
+    pub fn channel_on(&self, node: &NodeAddress, start: &str) -> Option<String> {
         let tried = (0..u32::from(SLOTS) * 16).map(|number| format!("{start}-{number}"));
         if !self.has_slots(node) {
             return None;
@@ -65,7 +65,7 @@ impl SlotMap {
     }
 }
 
-fn list(value: &Value) -> Option<&[Value]> {
+fn as_array(value: &Value) -> Option<&[Value]> {
     match value {
         Value::Array(items) => Some(items),
         _ => None,
@@ -73,8 +73,8 @@ fn list(value: &Value) -> Option<&[Value]> {
 }
 
 /// A node in the answer: host, port, id, and more since Redis 7. An empty host is the node that was asked.
-fn address(node: &Value, asked: &str) -> Option<NodeAddress> {
-    let [host, Value::Int(port), ..] = list(node)? else { return None };
+fn read_node(node: &Value, asked: &str) -> Option<NodeAddress> {
+    let [host, Value::Int(port), ..] = as_array(node)? else { return None };
     let host = match host {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
         Value::SimpleString(text) => text,
@@ -137,9 +137,9 @@ mod tests {
         assert_eq!(master(16_001), None);
         assert_eq!(map.nodes().len(), 3);
         let (b, c) = (NodeAddress { host: "b".into(), port: 2 }, NodeAddress { host: "c".into(), port: 3 });
-        let name = map.name_on(&b, "probe").unwrap();
+        let name = map.channel_on(&b, "probe").unwrap();
         assert_eq!(map.master(slot_of(&name)), Some(&b));
-        assert_eq!(map.name_on(&c, "probe"), None, "a replica has no slots");
+        assert_eq!(map.channel_on(&c, "probe"), None, "a replica has no slots");
         assert_eq!(SlotMap::read(&Value::Nil, "asked"), None);
     }
 }

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, oneshot};
 
-use super::line::Via;
+use super::line::SubscriptionKind;
 
 /// A message that was heard.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ReceivedMessage {
     /// The channel that it was published on.
     pub channel: String,
     /// What was published.
@@ -19,19 +19,19 @@ pub struct Heard {
 }
 
 /// Whoever hears a channel; called on the subscriber's task, in the order of the messages, and must not block.
-pub type Listener = Arc<dyn Fn(Heard) + Send + Sync>;
+pub type Listener = Arc<dyn Fn(ReceivedMessage) + Send + Sync>;
 
 /// One channel or pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Wish {
+pub struct Subscription {
     /// How it is subscribed to.
-    pub via: Via,
+    pub via: SubscriptionKind,
     /// The channel, or the pattern.
     pub channel: Arc<str>,
 }
 
 /// One wish's other half.
-struct Ear {
+struct Registration {
     listener: Listener,
     /// The connection whose server has confirmed the subscription. Only what that one hears counts, so that a message
     /// is heard once while a subscription moves from one connection to another.
@@ -42,34 +42,34 @@ struct Ear {
 
 /// All wishes of a node.
 #[derive(Default)]
-pub struct Wanted {
-    table: Mutex<Table>,
+pub struct Subscriptions {
+    table: Mutex<SubscriptionTable>,
     /// Something is wanted, or not wanted any more.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct Table {
-    ears: HashMap<Wish, Ear>,
+struct SubscriptionTable {
+    ears: HashMap<Subscription, Registration>,
     /// Whoever waits until the server has taken a subscription back.
-    leaving: HashMap<Wish, Vec<oneshot::Sender<()>>>,
+    leaving: HashMap<Subscription, Vec<oneshot::Sender<()>>>,
     /// What has changed since the subscriber looked.
-    changed: Vec<Wish>,
+    changed: Vec<Subscription>,
 }
 
-impl Wanted {
+impl Subscriptions {
     /// Adds or replaces a wish.
-    pub fn add(&self, wish: Wish, listener: Listener) {
+    pub fn insert(&self, wish: Subscription, listener: Listener) {
         let mut table = self.table.lock();
         let before = table.ears.remove(&wish);
         let (holder, waiting) = before.map_or((None, Vec::new()), |ear| (ear.holder, ear.waiting));
-        table.ears.insert(wish.clone(), Ear { listener, holder, waiting });
+        table.ears.insert(wish.clone(), Registration { listener, holder, waiting });
         table.changed.push(wish);
         self.changed.notify_one();
     }
 
     /// Takes a wish back.
-    pub fn remove(&self, wish: &Wish) {
+    pub fn remove(&self, wish: &Subscription) {
         let mut table = self.table.lock();
         table.ears.remove(wish);
         table.changed.push(wish.clone());
@@ -77,12 +77,12 @@ impl Wanted {
     }
 
     /// Every wish.
-    pub fn all(&self) -> Vec<Wish> {
+    pub fn all(&self) -> Vec<Subscription> {
         self.table.lock().ears.keys().cloned().collect()
     }
 
     /// What to wait for until the server has confirmed a wish; none if it has, or it is not wanted.
-    pub fn confirmation(&self, wish: &Wish) -> Option<oneshot::Receiver<()>> {
+    pub fn wait_for_confirmation(&self, wish: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
         let ear = table.ears.get_mut(wish).filter(|ear| ear.holder.is_none())?;
         let (sender, receiver) = oneshot::channel();
@@ -91,7 +91,7 @@ impl Wanted {
     }
 
     /// What to wait for until no connection has the subscription; none if it is wanted again.
-    pub fn release(&self, wish: &Wish) -> Option<oneshot::Receiver<()>> {
+    pub fn wait_for_release(&self, wish: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
         if table.ears.contains_key(wish) {
             return None;
@@ -105,22 +105,22 @@ impl Wanted {
     }
 
     /// Returns when something has changed, perhaps nothing.
-    pub(super) async fn has_changed(&self) {
+    pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// What has changed since the last time.
-    pub(super) fn take_changed(&self) -> Vec<Wish> {
+    pub(super) fn take_changed(&self) -> Vec<Subscription> {
         std::mem::take(&mut self.table.lock().changed)
     }
 
     /// The connection that a wish is confirmed on; none if it is not wanted.
-    pub(super) fn holder(&self, wish: &Wish) -> Option<Option<u64>> {
+    pub(super) fn holder(&self, wish: &Subscription) -> Option<Option<u64>> {
         self.table.lock().ears.get(wish).map(|ear| ear.holder)
     }
 
     /// A connection has the subscription from now on. Gives the one that had it before; none if it is not wanted.
-    pub(super) fn hold(&self, wish: &Wish, connection: u64) -> Option<Option<u64>> {
+    pub(super) fn confirm(&self, wish: &Subscription, connection: u64) -> Option<Option<u64>> {
         let mut table = self.table.lock();
         let ear = table.ears.get_mut(wish)?;
         // Whoever waited may have gone.
@@ -129,7 +129,7 @@ impl Wanted {
     }
 
     /// A connection does not have the subscription any more.
-    pub(super) fn lose(&self, wish: &Wish, connection: u64) {
+    pub(super) fn mark_lost(&self, wish: &Subscription, connection: u64) {
         if let Some(ear) = self.table.lock().ears.get_mut(wish)
             && ear.holder == Some(connection)
         {
@@ -138,14 +138,14 @@ impl Wanted {
     }
 
     /// No connection has the subscription.
-    pub(super) fn is_released(&self, wish: &Wish) {
+    pub(super) fn mark_released(&self, wish: &Subscription) {
         // Whoever waited may have gone.
         let waiting = self.table.lock().leaving.remove(wish);
         waiting.into_iter().flatten().for_each(|waiting| waiting.send(()).unwrap_or_default());
     }
 
     /// Hands a message of a connection to whoever wants it from that one. Says whether there is anybody.
-    pub(super) fn hear(&self, connection: u64, message: Message) -> bool {
+    pub(super) fn dispatch(&self, connection: u64, message: RoutedMessage) -> bool {
         // Cloned, so that a listener may change the table.
         let listener = {
             let table = self.table.lock();
@@ -160,29 +160,32 @@ impl Wanted {
 
 /// A message, and the subscription that it came for.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct RoutedMessage {
     /// The subscription.
-    pub wish: Wish,
+    pub wish: Subscription,
     /// The message.
-    pub heard: Heard,
+    pub heard: ReceivedMessage,
 }
 
-impl Message {
+impl RoutedMessage {
     /// Reads a push; none if it is no message.
-    pub fn read(push: PushInfo) -> Option<Message> {
+    pub fn read(push: PushInfo) -> Option<RoutedMessage> {
         let (via, pattern, channel, payload) = match (push.kind, take_parts(push.data)) {
             (PushKind::Message, Some((None, channel, payload))) => {
-                (Via::Channel, channel.clone(), channel, payload)
+                (SubscriptionKind::Channel, channel.clone(), channel, payload)
             }
             (PushKind::SMessage, Some((None, channel, payload))) => {
-                (Via::Shard, channel.clone(), channel, payload)
+                (SubscriptionKind::Shard, channel.clone(), channel, payload)
             }
             (PushKind::PMessage, Some((Some(pattern), channel, payload))) => {
-                (Via::Pattern, pattern, channel, payload)
+                (SubscriptionKind::Pattern, pattern, channel, payload)
             }
             _ => return None,
         };
-        Some(Message { wish: Wish { via, channel: pattern.into() }, heard: Heard { channel, payload } })
+        Some(RoutedMessage {
+            wish: Subscription { via, channel: pattern.into() },
+            heard: ReceivedMessage { channel, payload },
+        })
     }
 }
 
@@ -205,62 +208,70 @@ fn take_parts(data: Vec<Value>) -> Option<(Option<String>, String, Vec<u8>)> {
 mod tests {
     use super::*;
 
-    fn push(kind: PushKind, parts: &[&str]) -> Message {
+    fn push(kind: PushKind, parts: &[&str]) -> RoutedMessage {
         let data = parts.iter().map(|part| Value::BulkString(part.as_bytes().to_vec())).collect();
-        Message::read(PushInfo { kind, data }).unwrap()
+        RoutedMessage::read(PushInfo { kind, data }).unwrap()
     }
 
     #[test]
     fn a_message_reaches_the_one_who_wants_its_channel_in_its_way() {
-        let (wanted, heard) = (Wanted::default(), Arc::new(Mutex::new(Vec::new())));
-        for (via, channel) in [(Via::Channel, "a"), (Via::Shard, "a"), (Via::Pattern, "a*")] {
+        let (wanted, heard) = (Subscriptions::default(), Arc::new(Mutex::new(Vec::new())));
+        for (via, channel) in [
+            (SubscriptionKind::Channel, "a"),
+            (SubscriptionKind::Shard, "a"),
+            (SubscriptionKind::Pattern, "a*"),
+        ] {
             let heard = heard.clone();
-            let listener = move |message: Heard| {
+            let listener = move |message: ReceivedMessage| {
                 let text = String::from_utf8(message.payload).unwrap();
                 heard.lock().push(format!("{via:?} {} {text}", message.channel));
             };
-            let wish = Wish { via, channel: channel.into() };
-            wanted.add(wish.clone(), Arc::new(listener));
-            assert_eq!(wanted.hold(&wish, 1), Some(None));
+            let wish = Subscription { via, channel: channel.into() };
+            wanted.insert(wish.clone(), Arc::new(listener));
+            assert_eq!(wanted.confirm(&wish, 1), Some(None));
         }
-        assert!(wanted.hear(1, push(PushKind::Message, &["a", "1"])));
-        assert!(wanted.hear(1, push(PushKind::SMessage, &["a", "2"])));
-        assert!(wanted.hear(1, push(PushKind::PMessage, &["a*", "ab", "3"])));
-        assert!(!wanted.hear(1, push(PushKind::Message, &["b", "nobody"])));
+        assert!(wanted.dispatch(1, push(PushKind::Message, &["a", "1"])));
+        assert!(wanted.dispatch(1, push(PushKind::SMessage, &["a", "2"])));
+        assert!(wanted.dispatch(1, push(PushKind::PMessage, &["a*", "ab", "3"])));
+        assert!(!wanted.dispatch(1, push(PushKind::Message, &["b", "nobody"])));
         let data = vec![Value::BulkString(b"a".to_vec())];
-        assert!(Message::read(PushInfo { kind: PushKind::Subscribe, data }).is_none());
+        assert!(RoutedMessage::read(PushInfo { kind: PushKind::Subscribe, data }).is_none());
         assert_eq!(*heard.lock(), ["Channel a 1", "Shard a 2", "Pattern ab 3"]);
     }
 
     #[test]
     fn while_a_subscription_moves_its_messages_are_heard_from_one_connection() {
-        let (wanted, heard) = (Wanted::default(), Arc::new(Mutex::new(Vec::new())));
-        let (wish, list) = (Wish { via: Via::Shard, channel: "a".into() }, heard.clone());
-        wanted.add(wish.clone(), Arc::new(move |message: Heard| list.lock().push(message.payload)));
-        let waiting = wanted.confirmation(&wish).unwrap();
+        let (wanted, heard) = (Subscriptions::default(), Arc::new(Mutex::new(Vec::new())));
+        let (wish, list) =
+            (Subscription { via: SubscriptionKind::Shard, channel: "a".into() }, heard.clone());
+        wanted.insert(
+            wish.clone(),
+            Arc::new(move |message: ReceivedMessage| list.lock().push(message.payload)),
+        );
+        let waiting = wanted.wait_for_confirmation(&wish).unwrap();
         let said = |text| push(PushKind::SMessage, &["a", text]);
-        assert!(!wanted.hear(1, said("not yet confirmed")));
-        assert_eq!(wanted.hold(&wish, 1), Some(None));
-        assert!(waiting.blocking_recv().is_ok() && wanted.confirmation(&wish).is_none());
-        assert!(wanted.hear(1, said("one")));
-        assert!(!wanted.hear(2, said("one")));
-        assert_eq!(wanted.hold(&wish, 2), Some(Some(1)));
-        wanted.lose(&wish, 1);
-        assert!(!wanted.hear(1, said("two")) && wanted.hear(2, said("two")));
+        assert!(!wanted.dispatch(1, said("not yet confirmed")));
+        assert_eq!(wanted.confirm(&wish, 1), Some(None));
+        assert!(waiting.blocking_recv().is_ok() && wanted.wait_for_confirmation(&wish).is_none());
+        assert!(wanted.dispatch(1, said("one")));
+        assert!(!wanted.dispatch(2, said("one")));
+        assert_eq!(wanted.confirm(&wish, 2), Some(Some(1)));
+        wanted.mark_lost(&wish, 1);
+        assert!(!wanted.dispatch(1, said("two")) && wanted.dispatch(2, said("two")));
         assert_eq!(*heard.lock(), [b"one".to_vec(), b"two".to_vec()]);
     }
 
     #[test]
     fn whoever_waits_for_a_release_is_told_once_nobody_has_it() {
-        let wanted = Wanted::default();
-        let wish = Wish { via: Via::Channel, channel: "a".into() };
-        wanted.add(wish.clone(), Arc::new(|_| {}));
-        assert!(wanted.release(&wish).is_none(), "it is wanted");
+        let wanted = Subscriptions::default();
+        let wish = Subscription { via: SubscriptionKind::Channel, channel: "a".into() };
+        wanted.insert(wish.clone(), Arc::new(|_| {}));
+        assert!(wanted.wait_for_release(&wish).is_none(), "it is wanted");
         wanted.remove(&wish);
-        let mut waiting = wanted.release(&wish).unwrap();
+        let mut waiting = wanted.wait_for_release(&wish).unwrap();
         assert!(waiting.try_recv().is_err());
         assert_eq!(wanted.take_changed().len(), 3);
-        wanted.is_released(&wish);
+        wanted.mark_released(&wish);
         assert!(waiting.try_recv().is_ok());
     }
 }

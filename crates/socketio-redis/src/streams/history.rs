@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tracing::debug;
 
-use crate::connection::{Line, Redis};
+use crate::connection::{RedisClient, RedisConnection};
 
 /// Questions that are answered at the same time.
 const AT_ONCE: usize = 4;
@@ -18,18 +18,18 @@ const AT_ONCE: usize = 4;
 const CLAIMS_AT_ONCE: usize = 16;
 
 /// See the module.
-pub(super) struct History {
-    redis: Arc<Redis>,
+pub(super) struct HistoryReader {
+    redis: Arc<RedisClient>,
     patience: Duration,
-    line: Mutex<Option<Line>>,
+    line: Mutex<Option<RedisConnection>>,
     places: Semaphore,
     /// Of clients that look for their sessions, or take them.
     claims: Semaphore,
 }
 
-impl History {
+impl HistoryReader {
     /// It connects when it is asked first.
-    pub fn new(redis: &Arc<Redis>, patience: Duration) -> Self {
+    pub fn new(redis: &Arc<RedisClient>, patience: Duration) -> Self {
         Self {
             redis: redis.clone(),
             patience,
@@ -40,12 +40,12 @@ impl History {
     }
 
     /// Waits until one more client may ask for its session.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    pub async fn claim_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.claims.acquire().await.ok()
     }
 
     /// Asks in turn; once more on a new connection if there is no answer. None if there is none then.
-    pub async fn ask(&self, command: &Cmd) -> Option<Value> {
+    pub async fn query(&self, command: &Cmd) -> Option<Value> {
         let _place = self.places.acquire().await.ok()?;
         for is_second in [false, true] {
             let line = match self.line(is_second).await {
@@ -55,7 +55,7 @@ impl History {
                     continue;
                 }
             };
-            match line.ask(command).await {
+            match line.query(command).await {
                 Ok(reply) => return Some(reply),
                 Err(error) => debug!(%error, "older entries cannot be read"),
             }
@@ -63,11 +63,11 @@ impl History {
         None
     }
 
-    async fn line(&self, is_new: bool) -> Result<Line, redis::RedisError> {
+    async fn line(&self, is_new: bool) -> Result<RedisConnection, redis::RedisError> {
         let mut line = self.line.lock().await;
         match &*line {
             Some(there) if !is_new => Ok(there.clone()),
-            _ => Ok(line.insert(self.redis.line_of_its_own(self.patience).await?).clone()),
+            _ => Ok(line.insert(self.redis.open_connection(self.patience).await?).clone()),
         }
     }
 }

@@ -7,16 +7,16 @@
 use std::sync::{Arc, Weak};
 
 use crate::adapter::{
-    Acks, Adapter, Flags, Local, NotSent, Offset, Operation, Pending, Replay, RequestFault, Room, Session,
-    SocketFacts, Target,
+    AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
+    RequestError, Room, SendError, Session, SessionReplay, Target,
 };
-use crate::connection::{RedisFault, Via};
-use crate::ephemeral::{self, Ephemeral};
-use crate::peer::{Shared, not_sent, replied};
-use crate::settings::Streams as Settings;
+use crate::connection::{CommandError, SubscriptionKind};
+use crate::ephemeral::{self, Messenger};
+use crate::peer::{AdapterContext, await_reply, send_error};
+use crate::settings::StreamsSettings as Settings;
 use crate::value::Value;
 use crate::wire::entry;
-use crate::wire::envelope::{Dialect, Envelope, Message};
+use crate::wire::envelope::{ClusterMessage, Dialect, Envelope};
 
 mod history;
 mod own;
@@ -24,41 +24,41 @@ mod reader;
 mod recovery;
 mod tail;
 
-use own::Own;
+use own::OwnBroadcasts;
 
-pub(super) use reader::Readers;
+pub(super) use reader::StreamReaders;
 
 /// One namespace of this node among streams adapters.
-pub(super) struct Streams {
-    ephemeral: Arc<Ephemeral>,
+pub(super) struct StreamsAdapter {
+    ephemeral: Arc<Messenger>,
     settings: Settings,
     /// The stream that the namespace is written to.
     stream: Arc<str>,
     /// Its reader: what is written before it has found its place would not be read back.
-    readers: Arc<Readers>,
+    readers: Arc<StreamReaders>,
     /// Own broadcasts on their way through Redis.
-    own: Arc<Own>,
+    own_broadcasts: Arc<OwnBroadcasts>,
 }
 
-impl Streams {
+impl StreamsAdapter {
     /// Begins to listen.
     pub fn start(
-        shared: &Arc<Shared>,
+        shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
-        local: Weak<dyn Local>,
-        (settings, readers): (&Settings, &Arc<Readers>),
-    ) -> Arc<Streams> {
-        let via = if settings.sharded_pubsub { Via::Shard } else { Via::Channel };
-        let ephemeral = Ephemeral::start(shared, nsp, local, (Dialect::Streams, via));
-        let stream = entry::stream_of(&settings.name, nsp, settings.count).into();
-        let adapter = Arc::new(Streams {
+        local: Weak<dyn LocalNamespace>,
+        (settings, readers): (&Settings, &Arc<StreamReaders>),
+    ) -> Arc<StreamsAdapter> {
+        let via = if settings.sharded_pubsub { SubscriptionKind::Shard } else { SubscriptionKind::Channel };
+        let ephemeral = Messenger::start(shared, nsp, local, (Dialect::Streams, via));
+        let stream = entry::stream_of(&settings.name, nsp, settings.stream_count).into();
+        let adapter = Arc::new(StreamsAdapter {
             ephemeral,
             settings: settings.clone(),
             stream,
             readers: readers.clone(),
-            own: Arc::default(),
+            own_broadcasts: Arc::default(),
         });
-        readers.add(nsp, &adapter);
+        readers.register(nsp, &adapter);
         adapter
     }
 
@@ -68,24 +68,24 @@ impl Streams {
     }
 
     /// An entry of this namespace was read.
-    fn read(&self, envelope: Envelope, fields_hash: u64, offset: &Offset) {
+    fn on_entry(&self, envelope: Envelope, fields_hash: u64, offset: &Offset) {
         let is_own = envelope.uid == self.ephemeral.peer.uid;
         match envelope.message {
-            Message::Broadcast { data, request: None, target, flags } => {
+            ClusterMessage::Broadcast { data, request: None, target, flags } => {
                 // The hub has delivered it already if it was told that it could not be sent.
-                if is_own && !self.own.was_read(fields_hash, offset) {
+                if is_own && !self.own_broadcasts.record_read(fields_hash, offset) {
                     return;
                 }
                 if let Some(local) = self.ephemeral.peer.local.upgrade() {
                     local.deliver(Operation::Broadcast { data, target, flags }, Some(offset.clone()));
                 }
             }
-            message if !is_own => self.ephemeral.hear_envelope(Envelope { message, ..envelope }),
+            message if !is_own => self.ephemeral.on_envelope(Envelope { message, ..envelope }),
             _ => {}
         }
     }
 
-    fn add(&self, message: &Message) -> (redis::Cmd, u64) {
+    fn add_command(&self, message: &ClusterMessage) -> (redis::Cmd, u64) {
         let (uid, nsp) = (&self.ephemeral.peer.uid, &self.ephemeral.peer.nsp);
         let fields = entry::fields(message, uid, nsp, self.settings.only_plaintext);
         let mut command = redis::cmd("XADD");
@@ -93,86 +93,100 @@ impl Streams {
         for (field, text) in &fields {
             command.arg(*field).arg(text);
         }
-        (command, own::hash(fields[3].1.as_bytes()))
+        (command, own::content_hash(fields[3].1.as_bytes()))
     }
 
     /// Writes a broadcast, and follows it whether anybody waits or not.
-    fn broadcast(&self, message: &Message) -> Pending<Result<Option<Offset>, NotSent>> {
-        if !self.readers.is_in_place(&self.stream) {
+    fn broadcast(&self, message: &ClusterMessage) -> BoxFuture<Result<Option<Offset>, SendError>> {
+        if !self.readers.has_position(&self.stream) {
             self.ephemeral.peer.shared.metrics.record_unpublished();
-            return Box::pin(std::future::ready(Err(NotSent::Away)));
+            return Box::pin(std::future::ready(Err(SendError::Unreachable)));
         }
-        let (command, hash) = self.add(message);
+        let (command, hash) = self.add_command(message);
         // Before it is handed over, so that it cannot be read before it is known.
-        self.own.is_sent(hash);
-        let (posted, own) = (self.ephemeral.peer.post(command), self.own.clone());
+        self.own_broadcasts.record_sent(hash);
+        let (posted, own) = (self.ephemeral.peer.publish(command), self.own_broadcasts.clone());
         let following = self.ephemeral.peer.shared.tasks.spawn(async move {
             let answer = match posted {
                 Err(fault) => Err(fault),
                 Ok(answer) => match answer.await {
                     Ok(Ok(id)) => Ok(redis::from_redis_value::<String>(id).map(Offset::from).ok()),
                     // It may be in the stream all the same.
-                    Ok(Err(RedisFault::Unknown(_))) => {
-                        return own.was_given_up(hash).map(Some).ok_or(NotSent::Away);
+                    Ok(Err(CommandError::Unknown(_))) => {
+                        return own.give_up(hash).map(Some).ok_or(SendError::Unreachable);
                     }
-                    Ok(Err(fault)) => Err(not_sent(&fault)),
-                    Err(_) => Err(NotSent::Away),
+                    Ok(Err(fault)) => Err(send_error(&fault)),
+                    Err(_) => Err(SendError::Unreachable),
                 },
             };
-            own.is_answered(hash);
+            own.record_answered(hash);
             answer
         });
-        Box::pin(async move { following.await.unwrap_or(Err(NotSent::Away)) })
+        Box::pin(async move { following.await.unwrap_or(Err(SendError::Unreachable)) })
     }
 }
 
-impl Adapter for Streams {
-    fn send(&self, operation: Operation) -> Pending<Result<Option<Offset>, NotSent>> {
-        let message = ephemeral::message(operation);
+impl NamespaceAdapter for StreamsAdapter {
+    fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>> {
+        let message = ephemeral::into_message(operation);
         let command = match &message {
-            Message::Broadcast { .. } => return self.broadcast(&message),
-            Message::ServerSideEmit { .. } => self.ephemeral.command(&self.ephemeral.channels.main, &message),
-            _ => self.add(&message).0,
+            ClusterMessage::Broadcast { .. } => return self.broadcast(&message),
+            ClusterMessage::ServerSideEmit { .. } => {
+                self.ephemeral.command(&self.ephemeral.channels.main, &message)
+            }
+            _ => self.add_command(&message).0,
         };
-        let posted = self.ephemeral.peer.post(command);
-        Box::pin(async move { replied(posted?).await.map(|_| None) })
+        let posted = self.ephemeral.peer.publish(command);
+        Box::pin(async move { await_reply(posted?).await.map(|_| None) })
     }
 
-    fn ask(&self, data: Vec<Value>, target: Target, flags: Flags) -> Pending<Result<Acks, NotSent>> {
-        self.ephemeral.ask(data, target, flags)
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<AckReplies, SendError>> {
+        self.ephemeral.broadcast_with_ack(data, target, flags)
     }
 
-    fn fetch(&self, target: Target, flags: Flags) -> Pending<Result<Vec<SocketFacts>, RequestFault>> {
-        self.ephemeral.fetch(target, flags)
+    fn fetch_sockets(
+        &self,
+        target: Target,
+        flags: BroadcastFlags,
+    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
+        self.ephemeral.fetch_sockets(target, flags)
     }
 
-    fn ask_servers(&self, data: Vec<Value>) -> Pending<Result<Vec<Value>, (RequestFault, Vec<Value>)>> {
-        self.ephemeral.ask_servers(data)
+    fn server_side_emit_with_ack(
+        &self,
+        data: Vec<Value>,
+    ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
+        self.ephemeral.server_side_emit_with_ack(data)
     }
 
-    fn servers(&self) -> Pending<Result<usize, RequestFault>> {
-        self.ephemeral.servers()
+    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
+        self.ephemeral.server_count()
     }
 
-    fn rooms(&self) -> Pending<Result<Vec<Room>, RequestFault>> {
-        self.ephemeral.rooms()
+    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
+        self.ephemeral.all_rooms()
     }
 
-    fn room_opened(&self, _: &Room) -> Pending<()> {
+    fn create_room(&self, _: &Room) -> BoxFuture<()> {
         Box::pin(std::future::ready(()))
     }
 
-    fn room_emptied(&self, _: &Room) {}
+    fn delete_room(&self, _: &Room) {}
 
-    fn save_session(&self, session: Session) -> Pending<Result<(), NotSent>> {
-        recovery::save(&self.ephemeral.peer, &self.settings, &session)
+    fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>> {
+        recovery::persist(&self.ephemeral.peer, &self.settings, &session)
     }
 
-    fn find_session(&self, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>> {
+    fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
         recovery::find(self, pid, offset)
     }
 
-    fn forget_session(&self, pid: &str) -> Pending<()> {
-        recovery::forget(&self.ephemeral.peer, &self.settings, pid)
+    fn delete_session(&self, pid: &str) -> BoxFuture<()> {
+        recovery::delete(&self.ephemeral.peer, &self.settings, pid)
     }
 }

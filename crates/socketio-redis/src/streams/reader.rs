@@ -16,15 +16,15 @@ use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Streams;
-use super::history::History;
+use super::StreamsAdapter;
+use super::history::HistoryReader;
 use super::own;
-use super::tail::{self, Tail};
+use super::tail::{self, StreamTail};
 use crate::adapter::Offset;
 use crate::backoff::Backoff;
-use crate::connection::{Line, draw};
-use crate::peer::Shared;
-use crate::settings::Streams as Settings;
+use crate::connection::{RedisConnection, random_u64};
+use crate::peer::AdapterContext;
+use crate::settings::StreamsSettings as Settings;
 use crate::wire::{entry, session};
 
 /// Delays between attempts to connect.
@@ -32,13 +32,13 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Dura
 
 /// One entry of a stream.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct StreamEntry {
     /// Its id.
     pub id: String,
     fields: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Entry {
+impl StreamEntry {
     /// Bytes of its fields.
     pub fn size(&self) -> usize {
         self.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
@@ -56,44 +56,50 @@ impl Entry {
 }
 
 /// The entries in a reply to XRANGE, or in the part of one to XREAD.
-pub(super) fn entries_in(reply: Reply) -> Vec<Entry> {
+pub(super) fn entries_in(reply: Reply) -> Vec<StreamEntry> {
     redis::from_redis_value::<Vec<(String, Vec<Vec<u8>>)>>(reply)
         .unwrap_or_default()
         .into_iter()
         .map(|(id, parts)| {
             let mut parts = parts.into_iter();
             let pairs = std::iter::from_fn(|| Some((parts.next()?, parts.next()?)));
-            Entry { id, fields: pairs.collect() }
+            StreamEntry { id, fields: pairs.collect() }
         })
         .collect()
 }
 
 /// The readers of all streams of one bus.
-pub(crate) struct Readers {
+pub(crate) struct StreamReaders {
     /// Adapters by namespace.
-    adapters: RwLock<HashMap<Arc<str>, Weak<Streams>>>,
+    adapters: RwLock<HashMap<Arc<str>, Weak<StreamsAdapter>>>,
     /// Streams whose reader has found its place, and whether it reads now.
     places: RwLock<HashMap<Arc<str>, bool>>,
     /// The newest broadcasts of each stream, where sessions can be taken up again.
-    tails: HashMap<Arc<str>, Arc<Tail>>,
+    tails: HashMap<Arc<str>, Arc<StreamTail>>,
     /// What reads older entries.
-    history: History,
+    history: HistoryReader,
 }
 
-impl Readers {
+impl StreamReaders {
     /// Begins to read every stream, until `closed`.
-    pub fn start(shared: &Arc<Shared>, settings: &Settings, closed: &CancellationToken) -> Arc<Readers> {
-        let streams: Vec<Arc<str>> =
-            entry::streams_to_read(&settings.name, settings.count).into_iter().map(Arc::from).collect();
-        let share = if settings.recovery.is_some() { tail::MOST_BYTES / streams.len().max(1) } else { 0 };
-        let readers = Arc::new(Readers {
+    pub fn start(
+        shared: &Arc<AdapterContext>,
+        settings: &Settings,
+        closed: &CancellationToken,
+    ) -> Arc<StreamReaders> {
+        let streams: Vec<Arc<str>> = entry::streams_to_read(&settings.name, settings.stream_count)
+            .into_iter()
+            .map(Arc::from)
+            .collect();
+        let share = if settings.recovery.is_some() { tail::MAX_BYTES / streams.len().max(1) } else { 0 };
+        let readers = Arc::new(StreamReaders {
             adapters: RwLock::default(),
             places: RwLock::default(),
-            tails: streams.iter().map(|stream| (stream.clone(), Arc::new(Tail::new(share)))).collect(),
-            history: History::new(&shared.redis, shared.settings.patience),
+            tails: streams.iter().map(|stream| (stream.clone(), Arc::new(StreamTail::new(share)))).collect(),
+            history: HistoryReader::new(&shared.redis, shared.settings.response_timeout),
         });
         for stream in streams {
-            let reader = Reader {
+            let reader = StreamReader {
                 shared: shared.clone(),
                 settings: settings.clone(),
                 readers: readers.clone(),
@@ -102,17 +108,17 @@ impl Readers {
                 place: None,
             };
             let closed = closed.clone();
-            shared.tasks.spawn(async move { closed.run_until_cancelled(reader.read_for_ever()).await });
+            shared.tasks.spawn(async move { closed.run_until_cancelled(reader.run()).await });
         }
         readers
     }
 
-    pub(super) fn add(&self, nsp: &Arc<str>, adapter: &Arc<Streams>) {
+    pub(super) fn register(&self, nsp: &Arc<str>, adapter: &Arc<StreamsAdapter>) {
         self.adapters.write().insert(nsp.clone(), Arc::downgrade(adapter));
     }
 
     /// Whether what is written to a stream now will be read back.
-    pub(super) fn is_in_place(&self, stream: &str) -> bool {
+    pub(super) fn has_position(&self, stream: &str) -> bool {
         self.places.read().contains_key(stream)
     }
 
@@ -124,21 +130,21 @@ impl Readers {
     }
 
     /// The tail of a stream.
-    pub(super) fn tail(&self, stream: &str) -> Arc<Tail> {
-        self.tails.get(stream).cloned().unwrap_or_else(|| Arc::new(Tail::new(0)))
+    pub(super) fn tail(&self, stream: &str) -> Arc<StreamTail> {
+        self.tails.get(stream).cloned().unwrap_or_else(|| Arc::new(StreamTail::new(0)))
     }
 
     /// Waits until one more client may ask for its session.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.history.turn().await
+    pub(super) async fn claim_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.history.claim_permit().await
     }
 
     /// Asks for older entries.
-    pub(super) async fn ask(&self, command: &redis::Cmd) -> Option<Reply> {
-        self.history.ask(command).await
+    pub(super) async fn query_history(&self, command: &redis::Cmd) -> Option<Reply> {
+        self.history.query(command).await
     }
 
-    fn hear(&self, entry: &Entry, tail: &Tail) {
+    fn dispatch(&self, entry: &StreamEntry, tail: &StreamTail) {
         let nsp = entry.field(b"nsp").and_then(|nsp| std::str::from_utf8(nsp).ok());
         let adapter = nsp.and_then(|nsp| self.adapters.read().get(nsp).and_then(Weak::upgrade));
         // A namespace that this node does not have.
@@ -146,19 +152,19 @@ impl Readers {
         match entry::read(entry.fields()) {
             Ok(Some(envelope)) => {
                 // Before it is delivered: whoever reads the tail's end meanwhile finds it there or among the notes.
-                tail.keep(&entry.id, &envelope);
-                let hash = own::hash(entry.field(b"data").unwrap_or_default());
-                adapter.read(envelope, hash, &Offset::from(entry.id.as_str()));
+                tail.record(&entry.id, &envelope);
+                let hash = own::content_hash(entry.field(b"data").unwrap_or_default());
+                adapter.on_entry(envelope, hash, &Offset::from(entry.id.as_str()));
             }
             Ok(None) => {}
-            Err(fault) => adapter.ephemeral.peer.could_not_read("stream", &fault),
+            Err(fault) => adapter.ephemeral.peer.report_unreadable("stream", &fault),
         }
     }
 }
 
 /// Where a reader is.
 #[derive(Debug, Clone, PartialEq)]
-struct Place {
+struct ReadPosition {
     /// The last entry that was read, or before which nothing is wanted.
     id: String,
     /// How many entries there were up to it since the stream began; none from a server that does not count (Redis 6).
@@ -167,7 +173,7 @@ struct Place {
 
 /// What the server says of a stream.
 #[derive(Debug, Clone, PartialEq)]
-struct Facts {
+struct StreamInfo {
     /// The last entry that was ever added.
     last: String,
     /// Entries in it now.
@@ -177,17 +183,17 @@ struct Facts {
 }
 
 /// The reader of one stream.
-struct Reader {
-    shared: Arc<Shared>,
+struct StreamReader {
+    shared: Arc<AdapterContext>,
     settings: Settings,
-    readers: Arc<Readers>,
+    readers: Arc<StreamReaders>,
     stream: Arc<str>,
-    tail: Arc<Tail>,
-    place: Option<Place>,
+    tail: Arc<StreamTail>,
+    place: Option<ReadPosition>,
 }
 
-impl Reader {
-    async fn read_for_ever(mut self) {
+impl StreamReader {
+    async fn run(mut self) {
         let mut failures = 0;
         loop {
             let before = self.place.clone();
@@ -200,39 +206,39 @@ impl Reader {
                 *reads = false;
             }
             debug!(stream = %self.stream, %error, "reading a stream failed");
-            tokio::time::sleep(BACKOFF.delay(failures, draw())).await;
+            tokio::time::sleep(BACKOFF.delay(failures, random_u64())).await;
         }
     }
 
     /// Reads until an error.
     async fn read(&mut self) -> RedisResult<std::convert::Infallible> {
-        let patience = self.shared.settings.patience;
-        let line = self.shared.redis.line_of_its_own(self.settings.block + patience).await?;
-        self.find_place(&line).await?;
+        let patience = self.shared.settings.response_timeout;
+        let line = self.shared.redis.open_connection(self.settings.block + patience).await?;
+        self.find_position(&line).await?;
         loop {
             let place = self.place.as_ref().expect("found above");
             let mut command = redis::cmd("XREAD");
             command.arg("BLOCK").arg(self.settings.block.as_millis() as u64);
             command.arg("COUNT").arg(self.settings.read_count);
             command.arg("STREAMS").arg(&*self.stream).arg(&place.id);
-            let entries = entries_of_one_stream(line.ask(&command).await?);
+            let entries = entries_of_one_stream(line.query(&command).await?);
             let is_behind = entries.len() >= self.settings.read_count as usize;
-            self.hear(entries);
+            self.dispatch(entries);
             if is_behind {
                 // Whoever is far behind may be overtaken by the trimming.
-                self.find_place(&line).await?;
+                self.find_position(&line).await?;
             }
         }
     }
 
-    fn hear(&mut self, entries: Vec<Entry>) {
+    fn dispatch(&mut self, entries: Vec<StreamEntry>) {
         let place = self.place.as_mut().expect("found before anything is read");
         let metrics = &self.shared.metrics;
         let mut lag = 0.0;
         for entry in entries {
             lag = age(&entry.id);
             metrics.record_delivery(Duration::from_secs_f64(lag));
-            self.readers.hear(&entry, &self.tail);
+            self.readers.dispatch(&entry, &self.tail);
             place.number = place.number.map(|number| number + 1);
             place.id = entry.id;
         }
@@ -240,27 +246,27 @@ impl Reader {
     }
 
     /// Finds the place at the start, or says what has been missed since.
-    async fn find_place(&mut self, line: &Line) -> RedisResult<()> {
-        let facts = facts(line, &self.stream).await?;
+    async fn find_position(&mut self, line: &RedisConnection) -> RedisResult<()> {
+        let facts = stream_info(line, &self.stream).await?;
         let place = match &self.place {
             None => {
                 info!(stream = %self.stream, from = %facts.last, "reading a stream");
-                Place { id: facts.last, number: facts.added }
+                ReadPosition { id: facts.last, number: facts.added }
             }
-            Some(place) => match missed(place, &facts) {
-                Since::Nothing => place.clone(),
-                Since::Trimmed(entries) => {
+            Some(place) => match detect_change(place, &facts) {
+                StreamChange::Continuous => place.clone(),
+                StreamChange::Trimmed(entries) => {
                     self.shared.metrics.record_missed(entries);
                     warn!(stream = %self.stream, entries, "entries were trimmed before this node read them");
-                    Place { number: facts.added.map(|added| added - facts.length), ..place.clone() }
+                    ReadPosition { number: facts.added.map(|added| added - facts.length), ..place.clone() }
                 }
-                Since::Replaced => {
+                StreamChange::Replaced => {
                     self.shared.metrics.record_missed(1);
                     warn!(stream = %self.stream, "the stream was replaced, what it held and was not read is lost");
-                    Place { id: facts.last.clone(), number: facts.added }
+                    ReadPosition { id: facts.last.clone(), number: facts.added }
                 }
-                Since::Begun => {
-                    Place { number: facts.added.map(|added| added - facts.length), ..place.clone() }
+                StreamChange::Restarted => {
+                    ReadPosition { number: facts.added.map(|added| added - facts.length), ..place.clone() }
                 }
             },
         };
@@ -278,49 +284,49 @@ impl Reader {
 
 /// What became of a stream since a place in it.
 #[derive(Debug, PartialEq)]
-enum Since {
+enum StreamChange {
     /// Everything since is there.
-    Nothing,
+    Continuous,
     /// So many entries are not.
     Trimmed(u64),
     /// It ends before the place: it is another one, or an older state of it.
     Replaced,
     /// It is another one that begins after the place, so that all of it is still to be read; what the one before held
     /// and was not read cannot be known.
-    Begun,
+    Restarted,
 }
 
-fn missed(place: &Place, facts: &Facts) -> Since {
+fn detect_change(place: &ReadPosition, facts: &StreamInfo) -> StreamChange {
     let ids = (session::parse_offset(&place.id), session::parse_offset(&facts.last));
     if let (Some(place), Some(last)) = ids
         && last < place
     {
-        return Since::Replaced;
+        return StreamChange::Replaced;
     }
     match (place.number, facts.added) {
-        (Some(number), Some(added)) if added < number => Since::Begun,
+        (Some(number), Some(added)) if added < number => StreamChange::Restarted,
         (Some(number), Some(added)) => match added.saturating_sub(facts.length).saturating_sub(number) {
-            0 => Since::Nothing,
-            trimmed => Since::Trimmed(trimmed),
+            0 => StreamChange::Continuous,
+            trimmed => StreamChange::Trimmed(trimmed),
         },
-        _ => Since::Nothing,
+        _ => StreamChange::Continuous,
     }
 }
 
 /// Asks what the server knows of a stream; one that does not exist is empty.
-async fn facts(line: &Line, stream: &str) -> RedisResult<Facts> {
-    let reply = line.ask::<Reply>(redis::cmd("XINFO").arg("STREAM").arg(stream)).await;
+async fn stream_info(line: &RedisConnection, stream: &str) -> RedisResult<StreamInfo> {
+    let reply = line.query::<Reply>(redis::cmd("XINFO").arg("STREAM").arg(stream)).await;
     let reply = match reply {
         Ok(reply) => reply,
         Err(error) if is_no_such_key(&error) => {
-            return Ok(Facts { last: "0-0".to_owned(), length: 0, added: Some(0) });
+            return Ok(StreamInfo { last: "0-0".to_owned(), length: 0, added: Some(0) });
         }
         Err(error) => return Err(error),
     };
     let map = redis::from_redis_value::<HashMap<String, Reply>>(reply)?;
     let number = |name| map.get(name).and_then(|value| redis::from_redis_value_ref::<u64>(value).ok());
     let last = map.get("last-generated-id").map(redis::from_redis_value_ref::<String>).transpose()?;
-    Ok(Facts {
+    Ok(StreamInfo {
         last: last.unwrap_or_else(|| "0-0".to_owned()),
         length: number("length").unwrap_or_default(),
         added: number("entries-added"),
@@ -332,7 +338,7 @@ fn is_no_such_key(error: &RedisError) -> bool {
 }
 
 /// The entries in a reply to XREAD of one stream: a map in RESP3, a list of pairs before, nil if nothing came.
-fn entries_of_one_stream(reply: Reply) -> Vec<Entry> {
+fn entries_of_one_stream(reply: Reply) -> Vec<StreamEntry> {
     match reply {
         Reply::Map(mut streams) => streams.pop().map(|(_, entries)| entries_in(entries)).unwrap_or_default(),
         Reply::Array(mut streams) => match streams.pop() {
@@ -356,14 +362,22 @@ mod tests {
 
     #[test]
     fn what_became_of_a_stream_is_told_from_its_ids_and_counts() {
-        let place = Place { id: "50-3".into(), number: Some(10) };
-        let facts = |last: &str, length, added| Facts { last: last.into(), length, added };
-        assert_eq!(missed(&place, &facts("50-3", 10, Some(10))), Since::Nothing);
-        assert_eq!(missed(&place, &facts("60-0", 5, Some(15))), Since::Nothing, "trimmed up to the place");
-        assert_eq!(missed(&place, &facts("60-0", 5, Some(18))), Since::Trimmed(3));
-        assert_eq!(missed(&place, &facts("50-2", 1, Some(1))), Since::Replaced);
-        assert_eq!(missed(&place, &facts("0-0", 0, Some(0))), Since::Replaced);
-        assert_eq!(missed(&place, &facts("90-0", 2, Some(2))), Since::Begun);
-        assert_eq!(missed(&place, &facts("90-0", 2, None)), Since::Nothing, "Redis 6 does not count");
+        let place = ReadPosition { id: "50-3".into(), number: Some(10) };
+        let facts = |last: &str, length, added| StreamInfo { last: last.into(), length, added };
+        assert_eq!(detect_change(&place, &facts("50-3", 10, Some(10))), StreamChange::Continuous);
+        assert_eq!(
+            detect_change(&place, &facts("60-0", 5, Some(15))),
+            StreamChange::Continuous,
+            "trimmed up to the place"
+        );
+        assert_eq!(detect_change(&place, &facts("60-0", 5, Some(18))), StreamChange::Trimmed(3));
+        assert_eq!(detect_change(&place, &facts("50-2", 1, Some(1))), StreamChange::Replaced);
+        assert_eq!(detect_change(&place, &facts("0-0", 0, Some(0))), StreamChange::Replaced);
+        assert_eq!(detect_change(&place, &facts("90-0", 2, Some(2))), StreamChange::Restarted);
+        assert_eq!(
+            detect_change(&place, &facts("90-0", 2, None)),
+            StreamChange::Continuous,
+            "Redis 6 does not count"
+        );
     }
 }

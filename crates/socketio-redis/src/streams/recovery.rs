@@ -16,40 +16,40 @@ use std::time::Duration;
 use redis::Value as Reply;
 use tracing::debug;
 
-use super::Streams;
-use super::reader::{Entry, Readers, entries_in};
-use super::tail::{Broadcast, Position, Reader, Tail};
-use crate::adapter::{Missed, NotSent, Page, Pending, Replay, Session};
-use crate::peer::{Peer, not_sent, replied};
-use crate::settings::Streams as Settings;
-use crate::wire::envelope::Message;
+use super::StreamsAdapter;
+use super::reader::{StreamEntry, StreamReaders, entries_in};
+use super::tail::{Audience, Position, StreamBroadcast, StreamTail};
+use crate::adapter::{BoxFuture, MissedEvent, MissedPage, SendError, Session, SessionReplay};
+use crate::peer::{Peer, await_reply, send_error};
+use crate::settings::StreamsSettings as Settings;
+use crate::wire::envelope::ClusterMessage;
 use crate::wire::{entry, session};
 
 /// Bytes of entries that one read from Redis should have.
 const READ_BYTES: usize = 1 << 20;
 
 /// Entries that one read asks for at most.
-const MOST_AT_ONCE: usize = 512;
+const MAX_ENTRIES_PER_READ: usize = 512;
 
 /// Entries that one client's claim reads from Redis for it alone.
-const MOST_FOR_ONE: usize = 100_000;
+const MAX_ENTRIES_PER_CLAIM: usize = 100_000;
 
 /// How often a session is asked for until there is an answer.
 const TRIES: usize = 3;
 
 /// Keeps a session.
-pub(super) fn save(peer: &Peer, settings: &Settings, left: &Session) -> Pending<Result<(), NotSent>> {
+pub(super) fn persist(peer: &Peer, settings: &Settings, left: &Session) -> BoxFuture<Result<(), SendError>> {
     let Some(duration) = settings.recovery else { return Box::pin(std::future::ready(Ok(()))) };
     let mut command = redis::cmd("SET");
     command.arg(key(settings, &left.pid)).arg(session::write(left));
     command.arg("PX").arg(millis(duration));
-    let posted = peer.shared.redis.post(command).map_err(|fault| not_sent(&fault));
-    Box::pin(async move { replied(posted?).await.map(drop) })
+    let posted = peer.shared.redis.enqueue(command).map_err(|fault| send_error(&fault));
+    Box::pin(async move { await_reply(posted?).await.map(drop) })
 }
 
 /// Removes a session that nobody is to claim.
-pub(super) fn forget(peer: &Peer, settings: &Settings, pid: &str) -> Pending<()> {
-    let posted = peer.shared.redis.post(redis::cmd("DEL").arg(key(settings, pid)).to_owned());
+pub(super) fn delete(peer: &Peer, settings: &Settings, pid: &str) -> BoxFuture<()> {
+    let posted = peer.shared.redis.enqueue(redis::cmd("DEL").arg(key(settings, pid)).to_owned());
     Box::pin(async move {
         if let Ok(answer) = posted {
             drop(answer.await);
@@ -58,11 +58,15 @@ pub(super) fn forget(peer: &Peer, settings: &Settings, pid: &str) -> Pending<()>
 }
 
 /// Finds a session that a client claims, if it is there and its client's last offset is still known.
-pub(super) fn find(streams: &Streams, pid: &str, offset: &str) -> Pending<Option<Box<dyn Replay>>> {
+pub(super) fn find(
+    streams: &StreamsAdapter,
+    pid: &str,
+    offset: &str,
+) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
     let (Some(keep), Some(seen)) = (streams.settings.recovery, session::parse_offset(offset)) else {
         return Box::pin(std::future::ready(None));
     };
-    let source = Source {
+    let source = ReplaySource {
         peer: streams.ephemeral.peer.clone(),
         readers: streams.readers.clone(),
         tail: streams.readers.tail(&streams.stream),
@@ -70,16 +74,16 @@ pub(super) fn find(streams: &Streams, pid: &str, offset: &str) -> Pending<Option
     };
     let (key, pid) = (key(&streams.settings, pid), pid.to_owned());
     Box::pin(async move {
-        let kept = source.look(&key, keep).await?;
+        let kept = source.find(&key, keep).await?;
         let session = read(&kept, &pid)?;
-        source.cover(seen).await?;
-        if !source.has(seen).await? {
+        source.load_back_to(seen).await?;
+        if !source.contains(seen).await? {
             debug!(pid = "claimed", "the offset of a client that came back is not known any more");
             return None;
         }
-        let reader = source.reader(&session);
-        let found = Found { source, key, kept, session, reader, seen, read: 0 };
-        Some(Box::new(found) as Box<dyn Replay>)
+        let reader = source.audience(&session);
+        let found = StreamReplay { source, key, kept, session, reader, seen, read: 0 };
+        Some(Box::new(found) as Box<dyn SessionReplay>)
     })
 }
 
@@ -98,25 +102,25 @@ fn read(kept: &[u8], pid: &str) -> Option<Session> {
 }
 
 /// A session that was found and is not taken yet.
-struct Found {
-    source: Source,
+struct StreamReplay {
+    source: ReplaySource,
     key: String,
     /// Its text.
     kept: Vec<u8>,
     session: Session,
-    reader: Reader,
+    reader: Audience,
     /// Up to where its client has been given everything.
     seen: Position,
     /// Entries that were read from Redis for it.
     read: usize,
 }
 
-impl Replay for Found {
+impl SessionReplay for StreamReplay {
     fn session(&self) -> &Session {
         &self.session
     }
 
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Page>> + Send + '_>> {
+    fn next_page(&mut self) -> Pin<Box<dyn Future<Output = Option<MissedPage>> + Send + '_>> {
         Box::pin(async move {
             if let Some(page) = self.source.tail.page(&self.reader, &mut self.seen) {
                 return Some(page);
@@ -125,12 +129,12 @@ impl Replay for Found {
         })
     }
 
-    fn take(mut self: Box<Self>) -> Pending<Option<Session>> {
+    fn claim(mut self: Box<Self>) -> BoxFuture<Option<Session>> {
         Box::pin(async move {
             let mut both = redis::pipe();
             both.atomic().get(&self.key).del(&self.key).ignore();
             // Where the first answer was lost, the second one says whether it is still to be had.
-            let kept = self.source.ask(&both).await?;
+            let kept = self.source.query(&both).await?;
             if kept != self.kept {
                 // Its node has written it once more.
                 self.session = read(&kept, &self.session.pid)?;
@@ -141,33 +145,33 @@ impl Replay for Found {
 }
 
 /// Where sessions and what they have missed come from.
-struct Source {
+struct ReplaySource {
     peer: Arc<Peer>,
-    readers: Arc<Readers>,
-    tail: Arc<Tail>,
+    readers: Arc<StreamReaders>,
+    tail: Arc<StreamTail>,
     stream: Arc<str>,
 }
 
-impl Source {
-    fn reader(&self, session: &Session) -> Reader {
-        Reader {
+impl ReplaySource {
+    fn audience(&self, session: &Session) -> Audience {
+        Audience {
             nsp: self.peer.nsp.clone(),
             rooms: session.rooms.iter().map(|room| room.name.clone()).collect(),
         }
     }
 
     /// The session's text; it stays for as long again as sessions are kept.
-    async fn look(&self, key: &str, keep: Duration) -> Option<Vec<u8>> {
+    async fn find(&self, key: &str, keep: Duration) -> Option<Vec<u8>> {
         let mut both = redis::pipe();
         both.get(key).cmd("PEXPIRE").arg(key).arg(millis(keep)).ignore();
-        self.ask(&both).await
+        self.query(&both).await
     }
 
     /// Asks for a session when it is this client's turn, and again if there is no answer in time.
-    async fn ask(&self, both: &redis::Pipeline) -> Option<Vec<u8>> {
-        let _turn = self.readers.turn().await;
+    async fn query(&self, both: &redis::Pipeline) -> Option<Vec<u8>> {
+        let _turn = self.readers.claim_permit().await;
         for _ in 0..TRIES {
-            match self.peer.shared.redis.ask_all::<(Option<Vec<u8>>,)>(both).await {
+            match self.peer.shared.redis.query_pipeline::<(Option<Vec<u8>>,)>(both).await {
                 Ok((kept,)) => return kept,
                 Err(fault) => debug!(%fault, "no answer about a session"),
             }
@@ -176,13 +180,13 @@ impl Source {
     }
 
     /// Reads older entries into the tail, back to a position, as far as there is room; one client does it for all.
-    async fn cover(&self, back: Position) -> Option<()> {
-        if self.tail.wants(back).is_none() {
+    async fn load_back_to(&self, back: Position) -> Option<()> {
+        if self.tail.load_until(back).is_none() {
             return Some(());
         }
         let _loading = self.tail.loading.lock().await;
         let mut count = 64;
-        while let Some(until) = self.tail.wants(back) {
+        while let Some(until) = self.tail.load_until(back) {
             let entries = self.range("XREVRANGE", (until, back), count).await?;
             let from = match entries.last() {
                 Some(oldest) if entries.len() == count => before(session::parse_offset(&oldest.id)?),
@@ -196,20 +200,20 @@ impl Source {
     }
 
     /// Whether the last event that a client has seen is known.
-    async fn has(&self, at: Position) -> Option<bool> {
-        match self.tail.has(at) {
+    async fn contains(&self, at: Position) -> Option<bool> {
+        match self.tail.contains(at) {
             Some(is_there) => Some(is_there),
             None => Some(!self.range("XRANGE", (at, at), 1).await?.is_empty()),
         }
     }
 
     /// What a reader has missed before the tail begins, some of it.
-    async fn page(&self, reader: &Reader, seen: &mut Position, read: &mut usize) -> Option<Page> {
+    async fn page(&self, reader: &Audience, seen: &mut Position, read: &mut usize) -> Option<MissedPage> {
         let until = self.tail.from();
-        let mut page = Page { missed: Vec::new(), is_last: false };
+        let mut page = MissedPage { missed: Vec::new(), is_last: false };
         let entries = self.range("XRANGE", (after(*seen), until), 64).await?;
         *read += entries.len();
-        if *read > MOST_FOR_ONE {
+        if *read > MAX_ENTRIES_PER_CLAIM {
             debug!("a client that came back has missed too much");
             return None;
         }
@@ -217,7 +221,7 @@ impl Source {
             Some(last) => session::parse_offset(&last.id)?,
             None => until,
         };
-        let meant = entries.iter().filter_map(broadcast).filter(|one| reader.is_meant(one));
+        let meant = entries.iter().filter_map(broadcast).filter(|one| reader.receives(one));
         page.missed.extend(meant.map(|one| one.missed));
         Some(page)
     }
@@ -228,32 +232,32 @@ impl Source {
         name: &str,
         (first, last): (Position, Position),
         count: usize,
-    ) -> Option<Vec<Entry>> {
+    ) -> Option<Vec<StreamEntry>> {
         let spelled = |(ms, sequence): Position| format!("{ms}-{sequence}");
         let mut command = redis::cmd(name);
         command.arg(&*self.stream).arg(spelled(first)).arg(spelled(last)).arg("COUNT").arg(count);
-        let reply: Reply = self.readers.ask(&command).await?;
+        let reply: Reply = self.readers.query_history(&command).await?;
         Some(entries_in(reply))
     }
 }
 
 /// An entry as a broadcast to clients, if it is one.
-pub(super) fn broadcast(entry: &Entry) -> Option<Broadcast> {
+pub(super) fn broadcast(entry: &StreamEntry) -> Option<StreamBroadcast> {
     // The text must be exactly this: a peer's restore compares it so.
     if entry.field(b"type") != Some(b"3") {
         return None;
     }
     let read = entry::read(entry.fields()).ok()??;
-    let Message::Broadcast { data, target, request: None, .. } = read.message else { return None };
-    let (at, missed) = (session::parse_offset(&entry.id)?, Missed::new(data, entry.id.as_str().into()));
-    Some(Broadcast { at, nsp: read.nsp.into(), missed: Arc::new(missed), target })
+    let ClusterMessage::Broadcast { data, target, request: None, .. } = read.message else { return None };
+    let (at, missed) = (session::parse_offset(&entry.id)?, MissedEvent::new(data, entry.id.as_str().into()));
+    Some(StreamBroadcast { at, nsp: read.nsp.into(), missed: Arc::new(missed), target })
 }
 
 /// How many entries to ask for next, from what the last ones weighed.
-fn next_count(count: usize, entries: &[Entry]) -> usize {
-    let bytes: usize = entries.iter().map(Entry::size).sum();
+fn next_count(count: usize, entries: &[StreamEntry]) -> usize {
+    let bytes: usize = entries.iter().map(StreamEntry::size).sum();
     match bytes {
-        0..=READ_BYTES => (count * 2).min(MOST_AT_ONCE),
+        0..=READ_BYTES => (count * 2).min(MAX_ENTRIES_PER_READ),
         _ => (count / 4).max(1),
     }
 }

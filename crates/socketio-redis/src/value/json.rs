@@ -9,26 +9,26 @@ use super::{Attachments, Value};
 /// One value, at most `depth` arrays and maps inside each other, and nothing after it but blanks.
 pub(super) fn read(text: &[u8], depth: usize) -> Result<Value, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let value = Nested { left: depth }.deserialize(&mut json)?;
+    let value = DepthLimited { left: depth }.deserialize(&mut json)?;
     json.end()?;
     Ok(value)
 }
 
 /// Reads one value.
 #[derive(Clone, Copy)]
-struct Nested {
+struct DepthLimited {
     /// Arrays and maps that it may still open inside each other.
     left: usize,
 }
 
-impl Nested {
-    fn inner<E: Error>(self) -> Result<Nested, E> {
+impl DepthLimited {
+    fn inner<E: Error>(self) -> Result<DepthLimited, E> {
         let left = self.left.checked_sub(1).ok_or_else(|| E::custom("nested too deep"))?;
-        Ok(Nested { left })
+        Ok(DepthLimited { left })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Nested {
+impl<'de> DeserializeSeed<'de> for DepthLimited {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
@@ -36,7 +36,7 @@ impl<'de> DeserializeSeed<'de> for Nested {
     }
 }
 
-impl<'de> Visitor<'de> for Nested {
+impl<'de> Visitor<'de> for DepthLimited {
     type Value = Value;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,7 +167,7 @@ fn write_text(out: &mut String, text: &str) {
 
 fn write_bytes(out: &mut String, bytes: &bytes::Bytes, attachments: &mut Attachments<'_>) {
     match attachments {
-        Attachments::Apart(apart) => {
+        Attachments::Separate(apart) => {
             write!(out, "{{\"_placeholder\":true,\"num\":{}}}", apart.len())
                 .expect("a String takes everything");
             apart.push(bytes.clone());
@@ -220,7 +220,7 @@ mod tests {
             r#"[{"type":"Buffer","data":[97,98]},{"k":{"type":"Buffer","data":[99]}}]"#
         );
         let (mut text, mut apart) = (String::from("51-"), Vec::new());
-        value.write_json(&mut text, &mut Attachments::Apart(&mut apart));
+        value.write_json(&mut text, &mut Attachments::Separate(&mut apart));
         assert_eq!(text, r#"51-[{"_placeholder":true,"num":0},{"k":{"_placeholder":true,"num":1}}]"#);
         assert_eq!(apart, ["ab", "c"]);
     }

@@ -18,10 +18,10 @@ pub use msgpack::{write_list_header, write_map_header, write_text as write_msgpa
 
 /// Arrays and maps inside each other that a client may send. Eight levels less than [`MOST_WIRE_DEPTH`], which leaves
 /// room for the envelopes that adapters put around it.
-pub const MOST_DEPTH: usize = 119;
+pub const MAX_DEPTH: usize = 119;
 
 /// Arrays and maps inside each other that a peer may send; serde_json's own limit is the same.
-pub const MOST_WIRE_DEPTH: usize = 127;
+pub const MAX_WIRE_DEPTH: usize = 127;
 
 /// One argument of an event, or a part of one.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -49,7 +49,7 @@ pub enum Value {
 
 /// Why bytes or text are no value. It is the fault of whoever sent them.
 #[derive(Debug, Error)]
-pub enum ValueFault {
+pub enum ValueError {
     /// Not JSON, or JSON that is nested too deep.
     #[error("not a JSON value: {0}")]
     Json(#[from] serde_json::Error),
@@ -71,24 +71,24 @@ pub enum ValueFault {
 #[derive(Debug)]
 pub enum Attachments<'a> {
     /// As Socket.IO packets of the types 5 and 6 have it: `{"_placeholder":true,"num":n}`, with the bytes pushed here.
-    Apart(&'a mut Vec<Bytes>),
+    Separate(&'a mut Vec<Bytes>),
     /// As `JSON.stringify` has a Node.js `Buffer`: `{"type":"Buffer","data":[..]}`.
     Inline,
 }
 
 impl Value {
     /// What a client sent: one JSON value, at most [`MOST_DEPTH`] deep.
-    pub fn from_json(text: &str) -> Result<Value, ValueFault> {
-        Ok(json::read(text.as_bytes(), MOST_DEPTH)?)
+    pub fn from_json(text: &str) -> Result<Value, ValueError> {
+        Ok(json::read(text.as_bytes(), MAX_DEPTH)?)
     }
 
     /// What a peer sent: one JSON value, at most [`MOST_WIRE_DEPTH`] deep.
-    pub fn from_wire_json(text: &[u8]) -> Result<Value, ValueFault> {
-        Ok(json::read(text, MOST_WIRE_DEPTH)?)
+    pub fn from_wire_json(text: &[u8]) -> Result<Value, ValueError> {
+        Ok(json::read(text, MAX_WIRE_DEPTH)?)
     }
 
     /// What a peer sent: one MessagePack value and nothing after it, at most [`MOST_WIRE_DEPTH`] deep.
-    pub fn from_msgpack(bytes: &[u8]) -> Result<Value, ValueFault> {
+    pub fn from_msgpack(bytes: &[u8]) -> Result<Value, ValueError> {
         msgpack::read(bytes)
     }
 
@@ -128,17 +128,17 @@ impl Value {
 
     /// Puts the attachments of a binary packet where its placeholders are. Node lets two placeholders share an
     /// attachment; no client library does that, and a small packet would become a large one, so it is a fault here.
-    pub fn fill(values: &mut [Value], attachments: &[Bytes]) -> Result<(), ValueFault> {
+    pub fn fill_placeholders(values: &mut [Value], attachments: &[Bytes]) -> Result<(), ValueError> {
         let mut left: Vec<Option<Bytes>> = attachments.iter().cloned().map(Some).collect();
         values.iter_mut().try_for_each(|value| value.fill_from(&mut left))
     }
 
-    fn fill_from(&mut self, left: &mut [Option<Bytes>]) -> Result<(), ValueFault> {
+    fn fill_from(&mut self, left: &mut [Option<Bytes>]) -> Result<(), ValueError> {
         if self.get("_placeholder") == Some(&Value::Bool(true)) {
             let number =
                 self.get("num").and_then(Value::as_u64).and_then(|number| usize::try_from(number).ok());
             let bytes = number.and_then(|number| left.get_mut(number)?.take());
-            *self = Value::Binary(bytes.ok_or(ValueFault::Attachment)?);
+            *self = Value::Binary(bytes.ok_or(ValueError::Attachment)?);
             return Ok(());
         }
         match self {
@@ -281,10 +281,10 @@ mod tests {
         #[test]
         fn json_with_its_attachments_gives_the_value_back(value in any_value()) {
             let (mut text, mut attachments) = (String::new(), Vec::new());
-            value.write_json(&mut text, &mut Attachments::Apart(&mut attachments));
+            value.write_json(&mut text, &mut Attachments::Separate(&mut attachments));
             let mut back = [Value::from_json(&text).unwrap()];
             prop_assert_eq!(value.has_binary(), !attachments.is_empty());
-            Value::fill(&mut back, &attachments).unwrap();
+            Value::fill_placeholders(&mut back, &attachments).unwrap();
             prop_assert_eq!(&back[0], &value);
         }
 
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn a_placeholder_without_an_attachment_of_its_own_is_refused() {
         let one = [Bytes::from_static(b"x")];
-        let fill = |text: &str| Value::fill(&mut [Value::from_json(text).unwrap()], &one);
+        let fill = |text: &str| Value::fill_placeholders(&mut [Value::from_json(text).unwrap()], &one);
         assert!(fill(r#"[{"_placeholder":true,"num":0}]"#).is_ok());
         assert!(fill(r#"[{"_placeholder":true,"num":1}]"#).is_err());
         assert!(fill(r#"[{"_placeholder":true,"num":-1}]"#).is_err());
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn what_only_looks_like_a_placeholder_stays() {
         let mut value = [Value::from_json(r#"{"_placeholder":"true","num":0}"#).unwrap()];
-        Value::fill(&mut value, &[Bytes::new()]).unwrap();
+        Value::fill_placeholders(&mut value, &[Bytes::new()]).unwrap();
         assert_eq!(value[0].to_json(), r#"{"_placeholder":"true","num":0}"#);
     }
 
@@ -329,9 +329,9 @@ mod tests {
     #[test]
     fn a_clients_value_leaves_room_for_the_envelope_around_it() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(Value::from_json(&nested(MOST_DEPTH + 1)).is_err());
-        let mut value = Value::from_json(&nested(MOST_DEPTH)).unwrap();
-        for _ in MOST_DEPTH..MOST_WIRE_DEPTH {
+        assert!(Value::from_json(&nested(MAX_DEPTH + 1)).is_err());
+        let mut value = Value::from_json(&nested(MAX_DEPTH)).unwrap();
+        for _ in MAX_DEPTH..MAX_WIRE_DEPTH {
             value = Value::List(vec![value]);
         }
         assert_eq!(Value::from_wire_json(value.to_json().as_bytes()).unwrap(), value);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rmpv::ValueRef;
 use rmpv::decode::read_value_ref_with_max_depth;
 
-use super::{MOST_WIRE_DEPTH, Value, ValueFault, date};
+use super::{MAX_WIRE_DEPTH, Value, ValueError, date};
 
 /// The extension that the specification gives to timestamps.
 const TIMESTAMP: i8 = -1;
@@ -16,19 +16,19 @@ const NOTEPACK: i8 = 0;
 const REFUSED_KEY: &str = "__proto__";
 
 /// One value and nothing after it.
-pub(super) fn read(mut bytes: &[u8]) -> Result<Value, ValueFault> {
+pub(super) fn read(mut bytes: &[u8]) -> Result<Value, ValueError> {
     // The exact bound is kept by `owned`; this one keeps rmpv's recursion from running away.
-    let value = read_value_ref_with_max_depth(&mut bytes, RMPV_LEVELS * (MOST_WIRE_DEPTH + 1) + 1)?;
+    let value = read_value_ref_with_max_depth(&mut bytes, RMPV_LEVELS * (MAX_WIRE_DEPTH + 1) + 1)?;
     if !bytes.is_empty() {
-        return Err(ValueFault::Trailing(bytes.len()));
+        return Err(ValueError::Trailing(bytes.len()));
     }
-    owned(value, MOST_WIRE_DEPTH)
+    owned(value, MAX_WIRE_DEPTH)
 }
 
 /// What rmpv takes off its depth for each value inside another: one for the value, one for its body.
 const RMPV_LEVELS: usize = 2;
 
-fn owned(value: ValueRef<'_>, left: usize) -> Result<Value, ValueFault> {
+fn owned(value: ValueRef<'_>, left: usize) -> Result<Value, ValueError> {
     Ok(match value {
         ValueRef::Nil => Value::Null,
         ValueRef::Boolean(truth) => Value::Bool(truth),
@@ -47,7 +47,7 @@ fn owned(value: ValueRef<'_>, left: usize) -> Result<Value, ValueFault> {
         }
         ValueRef::Map(entries) => {
             let left = left.checked_sub(1).ok_or(rmpv::decode::Error::DepthLimitExceeded)?;
-            let entry = |(key, value)| Ok::<_, ValueFault>((key_text(key)?, owned(value, left)?));
+            let entry = |(key, value)| Ok::<_, ValueError>((key_text(key)?, owned(value, left)?));
             Value::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?)
         }
         ValueRef::Ext(TIMESTAMP, body) => date::iso_text(body).map_or(Value::Null, Value::from),
@@ -57,11 +57,11 @@ fn owned(value: ValueRef<'_>, left: usize) -> Result<Value, ValueFault> {
 }
 
 /// A key as JavaScript would have it, where every key is text.
-fn key_text(key: ValueRef<'_>) -> Result<Box<str>, ValueFault> {
+fn key_text(key: ValueRef<'_>) -> Result<Box<str>, ValueError> {
     match key {
         ValueRef::String(text) => Ok(String::from_utf8_lossy(text.as_bytes()).into()),
         ValueRef::Integer(number) => Ok(number.to_string().into()),
-        _ => Err(ValueFault::Key),
+        _ => Err(ValueError::Key),
     }
 }
 
@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_followed_by_more_or_no_key_is_refused() {
-        assert!(matches!(Value::from_msgpack(&[0x92, 1]), Err(ValueFault::MessagePack(_))));
-        assert!(matches!(Value::from_msgpack(&[1, 2, 3]), Err(ValueFault::Trailing(2))));
-        assert!(matches!(Value::from_msgpack(&[0x81, 0xc0, 1]), Err(ValueFault::Key)));
+        assert!(matches!(Value::from_msgpack(&[0x92, 1]), Err(ValueError::MessagePack(_))));
+        assert!(matches!(Value::from_msgpack(&[1, 2, 3]), Err(ValueError::Trailing(2))));
+        assert!(matches!(Value::from_msgpack(&[0x81, 0xc0, 1]), Err(ValueError::Key)));
         assert!(
             Value::from_msgpack(&[0xdd, 0xff, 0xff, 0xff, 0xff]).is_err(),
             "a long list that is not there"

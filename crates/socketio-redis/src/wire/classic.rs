@@ -3,21 +3,21 @@
 
 use bytes::Bytes;
 
-use super::WireFault;
+use super::WireError;
 use super::opts::{
-    either, optional_text, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets,
+    optional_text, opts, opts_piece, packet, packet_piece, read_json_or_msgpack, rooms, rooms_piece, sockets,
 };
 use super::opts::{sockets_piece, text};
-use super::piece::Piece;
-use crate::adapter::{Flags, Room, SocketFacts, Target};
+use super::piece::WirePart;
+use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 
 /// The uid of `@socket.io/redis-emitter`, which is no node and answers nothing.
-pub const EMITTER: &str = "emitter";
+pub const EMITTER_UID: &str = "emitter";
 
 /// The channels of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Channels {
+pub struct ClassicChannels {
     /// Broadcasts, `key#nsp#`; with a room and `#` behind it for exactly one room.
     pub broadcast: String,
     /// `key-request#nsp#`; its subscribers are the nodes.
@@ -26,10 +26,10 @@ pub struct Channels {
     pub response: String,
 }
 
-impl Channels {
+impl ClassicChannels {
     /// Those of a namespace under a key (`socket.io` unless it is set).
-    pub fn new(key: &str, nsp: &str) -> Channels {
-        Channels {
+    pub fn new(key: &str, nsp: &str) -> ClassicChannels {
+        ClassicChannels {
             broadcast: format!("{key}#{nsp}#"),
             request: format!("{key}-request#{nsp}#"),
             response: format!("{key}-response#{nsp}#"),
@@ -70,7 +70,7 @@ impl Channels {
 
 /// A broadcast without acks.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Broadcast {
+pub struct ClassicBroadcast {
     /// Who sent it.
     pub uid: String,
     /// The namespace that its packet names; `/` if it names none.
@@ -80,13 +80,19 @@ pub struct Broadcast {
     /// For whom it is.
     pub target: Target,
     /// How it is to be sent.
-    pub flags: Flags,
+    pub flags: BroadcastFlags,
 }
 
 /// Writes a broadcast.
-pub fn write_broadcast(uid: &str, nsp: &str, data: &[Value], target: &Target, flags: &Flags) -> Bytes {
-    let parts = vec![Piece::Text(uid), packet_piece(data, Some(nsp)), opts_piece(target, Some(flags))];
-    Piece::List(parts).to_msgpack().into()
+pub fn write_broadcast(
+    uid: &str,
+    nsp: &str,
+    data: &[Value],
+    target: &Target,
+    flags: &BroadcastFlags,
+) -> Bytes {
+    let parts = vec![WirePart::Text(uid), packet_piece(data, Some(nsp)), opts_piece(target, Some(flags))];
+    WirePart::List(parts).to_msgpack().into()
 }
 
 /// Whether a payload is a broadcast of this sender, told from its first bytes.
@@ -99,17 +105,17 @@ pub fn is_broadcast_of(uid: &str, payload: &[u8]) -> bool {
 }
 
 /// Reads what came on a channel of broadcasts.
-pub fn read_broadcast(payload: &[u8]) -> Result<Broadcast, WireFault> {
+pub fn read_broadcast(payload: &[u8]) -> Result<ClassicBroadcast, WireError> {
     // A sharded adapter with the same prefix sends JSON here, one of the streams adapter a map.
-    let Value::List(parts) = either(payload)? else { return Err(WireFault::OtherKind) };
+    let Value::List(parts) = read_json_or_msgpack(payload)? else { return Err(WireError::OtherKind) };
     let mut parts = parts.into_iter();
     let (Some(Value::Text(uid)), packet_value, opts_value) = (parts.next(), parts.next(), parts.next())
     else {
-        return Err(WireFault::Field("uid"));
+        return Err(WireError::Field("uid"));
     };
     let (data, nsp) = packet(packet_value)?;
     let (target, flags) = opts(opts_value.as_ref())?;
-    Ok(Broadcast { uid: uid.into(), nsp: nsp.unwrap_or_else(|| "/".to_owned()), data, target, flags })
+    Ok(ClassicBroadcast { uid: uid.into(), nsp: nsp.unwrap_or_else(|| "/".to_owned()), data, target, flags })
 }
 
 /// What came on the channel of requests.
@@ -143,7 +149,7 @@ pub enum Request {
         nsp: String,
         data: Vec<Value>,
         target: Target,
-        flags: Flags,
+        flags: BroadcastFlags,
     },
 }
 
@@ -153,21 +159,21 @@ impl Request {
         let (kind, uid, request) = (self.kind(), self.uid(), self.request());
         let mut entries = Vec::new();
         if let Some(uid) = uid {
-            entries.push(("uid", Piece::Text(uid)));
+            entries.push(("uid", WirePart::Text(uid)));
         }
         // Requests without a uid are those of old peers and emitters, which have the type first.
         if uid.is_none() {
-            entries.push(("type", Piece::Number(kind)));
+            entries.push(("type", WirePart::Number(kind)));
         }
         if let Some(request) = request {
-            entries.push(("requestId", Piece::Text(request)));
+            entries.push(("requestId", WirePart::Text(request)));
         }
         if uid.is_some() {
-            entries.push(("type", Piece::Number(kind)));
+            entries.push(("type", WirePart::Number(kind)));
         }
         let json = |mut entries: Vec<_>, more: Vec<_>| {
             entries.extend(more);
-            Piece::Map(entries).to_json().into()
+            WirePart::Map(entries).to_json().into()
         };
         match self {
             Request::AllRooms { .. } => json(entries, vec![]),
@@ -176,21 +182,21 @@ impl Request {
                 json(entries, vec![("opts", opts_piece(target, None)), ("rooms", rooms_piece(rooms))])
             }
             Request::Disconnect { target, close, .. } => {
-                json(entries, vec![("opts", opts_piece(target, None)), ("close", Piece::Bool(*close))])
+                json(entries, vec![("opts", opts_piece(target, None)), ("close", WirePart::Bool(*close))])
             }
             Request::JoinOne { sid, room, .. } | Request::LeaveOne { sid, room, .. } => {
-                let room = Piece::Owned(super::opts::room_value(room));
-                json(entries, vec![("sid", Piece::Text(sid)), ("room", room)])
+                let room = WirePart::Owned(super::opts::room_value(room));
+                json(entries, vec![("sid", WirePart::Text(sid)), ("room", room)])
             }
             Request::DisconnectOne { sid, close, .. } => {
-                json(entries, vec![("sid", Piece::Text(sid)), ("close", Piece::Bool(*close))])
+                json(entries, vec![("sid", WirePart::Text(sid)), ("close", WirePart::Bool(*close))])
             }
             Request::Fetch { target, .. } => json(entries, vec![("opts", opts_piece(target, None))]),
-            Request::ServerSideEmit { data, .. } => json(entries, vec![("data", Piece::Values(data))]),
+            Request::ServerSideEmit { data, .. } => json(entries, vec![("data", WirePart::Values(data))]),
             Request::BroadcastWithAck { nsp, data, target, flags, .. } => {
                 entries.push(("packet", packet_piece(data, Some(nsp))));
                 entries.push(("opts", opts_piece(target, Some(flags))));
-                Piece::Map(entries).to_msgpack().into()
+                WirePart::Map(entries).to_msgpack().into()
             }
         }
     }
@@ -242,17 +248,17 @@ impl Request {
 }
 
 /// Reads what came on the channel of requests.
-pub fn read_request(payload: &[u8]) -> Result<Request, WireFault> {
-    let mut map = either(payload)?;
-    let kind = map.get("type").and_then(Value::as_u64).ok_or(WireFault::Field("type"))?;
+pub fn read_request(payload: &[u8]) -> Result<Request, WireError> {
+    let mut map = read_json_or_msgpack(payload)?;
+    let kind = map.get("type").and_then(Value::as_u64).ok_or(WireError::Field("type"))?;
     let uid = optional_text(&map, "uid");
     let request = text(&map, "requestId");
     let one = |map: &Value| {
-        let room = map.get("room").and_then(super::opts::room).ok_or(WireFault::Field("room"));
+        let room = map.get("room").and_then(super::opts::room).ok_or(WireError::Field("room"));
         (text(map, "sid"), room, map.get("close").and_then(Value::as_bool).unwrap_or_default())
     };
     let many =
-        |map: &Value| Ok::<_, WireFault>((opts(map.get("opts"))?.0, rooms(map.get("rooms"), "rooms")?));
+        |map: &Value| Ok::<_, WireError>((opts(map.get("opts"))?.0, rooms(map.get("rooms"), "rooms")?));
     let is_old = map.get("opts").is_none();
     Ok(match kind {
         0 => Request::Sockets { request: request?, rooms: rooms(map.get("rooms"), "rooms")? },
@@ -274,7 +280,7 @@ pub fn read_request(payload: &[u8]) -> Result<Request, WireFault> {
         5 => Request::Fetch { uid, request: request?, target: opts(map.get("opts"))?.0 },
         6 => match map.take("data") {
             Some(Value::List(data)) => Request::ServerSideEmit { uid, request: request.ok(), data },
-            _ => return Err(WireFault::Field("data")),
+            _ => return Err(WireError::Field("data")),
         },
         7 => {
             let (target, flags) = opts(map.get("opts"))?;
@@ -282,7 +288,7 @@ pub fn read_request(payload: &[u8]) -> Result<Request, WireFault> {
             let nsp = nsp.unwrap_or_else(|| "/".to_owned());
             Request::BroadcastWithAck { uid, request: request?, nsp, data, target, flags }
         }
-        other => return Err(WireFault::Type(other)),
+        other => return Err(WireError::Type(other)),
     })
 }
 
@@ -297,7 +303,7 @@ pub enum Response {
     /// To old 2, 3 and 4; and to everything that is answered with nothing.
     Done { request: String },
     /// To 5.
-    Sockets { request: String, sockets: Vec<SocketFacts> },
+    Sockets { request: String, sockets: Vec<RemoteSocket> },
     /// To 6.
     ServerSideEmit { request: String, data: Value },
     /// 8, to 7: how many clients were asked.
@@ -309,31 +315,31 @@ pub enum Response {
 impl Response {
     /// Writes it: JSON, and MessagePack for an ack.
     pub fn write(&self) -> Bytes {
-        let map = |entries| Piece::Map(entries).to_json().into();
+        let map = |entries| WirePart::Map(entries).to_json().into();
         match self {
             Response::Sids { request, sids } => {
-                let sids = Piece::List(sids.iter().map(|sid| Piece::Text(sid)).collect());
-                map(vec![("requestId", Piece::Text(request)), ("sockets", sids)])
+                let sids = WirePart::List(sids.iter().map(|sid| WirePart::Text(sid)).collect());
+                map(vec![("requestId", WirePart::Text(request)), ("sockets", sids)])
             }
             Response::Rooms { request, rooms } => {
-                map(vec![("requestId", Piece::Text(request)), ("rooms", rooms_piece(rooms))])
+                map(vec![("requestId", WirePart::Text(request)), ("rooms", rooms_piece(rooms))])
             }
-            Response::Done { request } => map(vec![("requestId", Piece::Text(request))]),
+            Response::Done { request } => map(vec![("requestId", WirePart::Text(request))]),
             Response::Sockets { request, sockets } => {
-                map(vec![("requestId", Piece::Text(request)), ("sockets", sockets_piece(sockets))])
+                map(vec![("requestId", WirePart::Text(request)), ("sockets", sockets_piece(sockets))])
             }
             Response::ServerSideEmit { request, data } => {
-                let entries = vec![("type", Piece::Number(6)), ("requestId", Piece::Text(request))];
-                map(entries.into_iter().chain([("data", Piece::Value(data))]).collect())
+                let entries = vec![("type", WirePart::Number(6)), ("requestId", WirePart::Text(request))];
+                map(entries.into_iter().chain([("data", WirePart::Value(data))]).collect())
             }
             Response::Count { request, count } => {
-                let entries = vec![("type", Piece::Number(8)), ("requestId", Piece::Text(request))];
-                map(entries.into_iter().chain([("clientCount", Piece::Number(*count))]).collect())
+                let entries = vec![("type", WirePart::Number(8)), ("requestId", WirePart::Text(request))];
+                map(entries.into_iter().chain([("clientCount", WirePart::Number(*count))]).collect())
             }
             Response::Ack { request, packet } => {
-                let mut entries = vec![("type", Piece::Number(9)), ("requestId", Piece::Text(request))];
-                entries.extend(packet.as_ref().map(|packet| ("packet", Piece::Value(packet))));
-                Piece::Map(entries).to_msgpack().into()
+                let mut entries = vec![("type", WirePart::Number(9)), ("requestId", WirePart::Text(request))];
+                entries.extend(packet.as_ref().map(|packet| ("packet", WirePart::Value(packet))));
+                WirePart::Map(entries).to_msgpack().into()
             }
         }
     }
@@ -353,8 +359,8 @@ impl Response {
 }
 
 /// Reads what came on a channel of responses.
-pub fn read_response(payload: &[u8]) -> Result<Response, WireFault> {
-    let mut map = either(payload)?;
+pub fn read_response(payload: &[u8]) -> Result<Response, WireError> {
+    let mut map = read_json_or_msgpack(payload)?;
     let request = text(&map, "requestId")?;
     match map.get("type").and_then(Value::as_u64) {
         Some(6) => {
@@ -362,7 +368,7 @@ pub fn read_response(payload: &[u8]) -> Result<Response, WireFault> {
         }
         Some(8) => {
             let count =
-                map.get("clientCount").and_then(Value::as_u64).ok_or(WireFault::Field("clientCount"))?;
+                map.get("clientCount").and_then(Value::as_u64).ok_or(WireError::Field("clientCount"))?;
             return Ok(Response::Count { request, count });
         }
         Some(9) => return Ok(Response::Ack { request, packet: map.take("packet") }),

@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::WireFault;
-use super::envelope::{Dialect, Envelope, Message};
+use super::WireError;
+use super::envelope::{ClusterMessage, Dialect, Envelope};
 use crate::value::Value;
 
 /// Which stream a namespace is written to when there are several: Node's hash over UTF-16, and its remainder, which keeps
@@ -28,7 +28,12 @@ pub fn streams_to_read(name: &str, streams: u32) -> Vec<String> {
 }
 
 /// The fields of an entry, in the order in which Node.js writes them. With `only_plaintext` bytes are flattened.
-pub fn fields(message: &Message, uid: &str, nsp: &str, only_plaintext: bool) -> [(&'static str, String); 4] {
+pub fn fields(
+    message: &ClusterMessage,
+    uid: &str,
+    nsp: &str,
+    only_plaintext: bool,
+) -> [(&'static str, String); 4] {
     let data = message.data_piece(Dialect::Streams);
     // Of what goes through a stream only broadcasts can hold bytes.
     let data = match data.has_binary() && !only_plaintext {
@@ -38,14 +43,14 @@ pub fn fields(message: &Message, uid: &str, nsp: &str, only_plaintext: bool) -> 
     [("uid", uid.to_owned()), ("nsp", nsp.to_owned()), ("type", message.kind().to_string()), ("data", data)]
 }
 
-fn text<'a>(bytes: Option<&'a [u8]>, field: &'static str) -> Result<&'a str, WireFault> {
-    bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or(WireFault::Field(field))
+fn text<'a>(bytes: Option<&'a [u8]>, field: &'static str) -> Result<&'a str, WireError> {
+    bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or(WireError::Field(field))
 }
 
 /// Reads an entry's fields, in whatever order they are; none if they say nothing (heartbeats of the generation before).
 pub fn read<'a>(
     fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
-) -> Result<Option<Envelope>, WireFault> {
+) -> Result<Option<Envelope>, WireError> {
     let (mut uid, mut nsp, mut kind, mut data) = (None, None, None, None);
     for (field, value) in fields {
         match field {
@@ -56,12 +61,12 @@ pub fn read<'a>(
             _ => {}
         }
     }
-    let kind = text(kind, "type")?.parse().map_err(|_| WireFault::Field("type"))?;
+    let kind = text(kind, "type")?.parse().map_err(|_| WireError::Field("type"))?;
     let data = match data {
         None => Value::Null,
         Some(json) if json.first() == Some(&b'{') => Value::from_wire_json(json)?,
         Some(base64) => Value::from_msgpack(&STANDARD.decode(base64)?)?,
     };
-    let Some(message) = Message::read(kind, data)? else { return Ok(None) };
+    let Some(message) = ClusterMessage::read(kind, data)? else { return Ok(None) };
     Ok(Some(Envelope { uid: text(uid, "uid")?.to_owned(), nsp: text(nsp, "nsp")?.to_owned(), message }))
 }

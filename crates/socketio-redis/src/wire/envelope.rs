@@ -6,12 +6,13 @@
 
 use bytes::Bytes;
 
-use super::WireFault;
+use super::WireError;
 use super::opts::{
-    either, opts, opts_piece, packet, packet_piece, rooms, rooms_piece, sockets, sockets_piece, text,
+    opts, opts_piece, packet, packet_piece, read_json_or_msgpack, rooms, rooms_piece, sockets, sockets_piece,
+    text,
 };
-use super::piece::Piece;
-use crate::adapter::{Flags, Room, SocketFacts, Target};
+use super::piece::WirePart;
+use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 
 /// Which of the two adapters' ways of writing is meant.
@@ -31,15 +32,15 @@ pub struct Envelope {
     /// In which namespace.
     pub nsp: String,
     /// What it says.
-    pub message: Message,
+    pub message: ClusterMessage,
 }
 
 /// What nodes say to each other.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "fields bear the names that they have on the wire")]
-pub enum Message {
+pub enum ClusterMessage {
     /// 3; with a request id its clients answer.
-    Broadcast { data: Vec<Value>, request: Option<String>, target: Target, flags: Flags },
+    Broadcast { data: Vec<Value>, request: Option<String>, target: Target, flags: BroadcastFlags },
     /// 4: whoever is selected joins these rooms.
     Join { target: Target, rooms: Vec<Room> },
     /// 5: and leaves them.
@@ -47,9 +48,9 @@ pub enum Message {
     /// 6: and is disconnected.
     Disconnect { target: Target, close: bool },
     /// 7: who is selected, with everything about them.
-    Fetch { target: Target, flags: Flags, request: String },
+    Fetch { target: Target, flags: BroadcastFlags, request: String },
     /// 8, to 7.
-    Sockets { request: String, sockets: Vec<SocketFacts> },
+    Sockets { request: String, sockets: Vec<RemoteSocket> },
     /// 9: an event for the servers themselves; with a request id an answer is wanted.
     ServerSideEmit { request: Option<String>, data: Vec<Value> },
     /// 10, to 9.
@@ -62,15 +63,15 @@ pub enum Message {
 
 /// The channels of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Channels {
+pub struct EnvelopeChannels {
     /// `prefix#nsp#`; its subscribers are the nodes.
     pub main: String,
 }
 
-impl Channels {
+impl EnvelopeChannels {
     /// Those of a namespace under a prefix (`socket.io` unless it is set).
-    pub fn new(prefix: &str, nsp: &str) -> Channels {
-        Channels { main: format!("{prefix}#{nsp}#") }
+    pub fn new(prefix: &str, nsp: &str) -> EnvelopeChannels {
+        EnvelopeChannels { main: format!("{prefix}#{nsp}#") }
     }
 
     /// The channel of a room, or the private one of a node.
@@ -79,20 +80,20 @@ impl Channels {
     }
 }
 
-impl Message {
+impl ClusterMessage {
     /// The number that it has on the wire.
     pub fn kind(&self) -> u64 {
         match self {
-            Message::Broadcast { .. } => 3,
-            Message::Join { .. } => 4,
-            Message::Leave { .. } => 5,
-            Message::Disconnect { .. } => 6,
-            Message::Fetch { .. } => 7,
-            Message::Sockets { .. } => 8,
-            Message::ServerSideEmit { .. } => 9,
-            Message::ServerSideAnswer { .. } => 10,
-            Message::Count { .. } => 11,
-            Message::Ack { .. } => 12,
+            ClusterMessage::Broadcast { .. } => 3,
+            ClusterMessage::Join { .. } => 4,
+            ClusterMessage::Leave { .. } => 5,
+            ClusterMessage::Disconnect { .. } => 6,
+            ClusterMessage::Fetch { .. } => 7,
+            ClusterMessage::Sockets { .. } => 8,
+            ClusterMessage::ServerSideEmit { .. } => 9,
+            ClusterMessage::ServerSideAnswer { .. } => 10,
+            ClusterMessage::Count { .. } => 11,
+            ClusterMessage::Ack { .. } => 12,
         }
     }
 
@@ -102,44 +103,50 @@ impl Message {
     }
 
     /// Its fields, in the order in which Node.js has them.
-    pub(super) fn data_piece(&self, dialect: Dialect) -> Piece<'_> {
-        let request_piece = |request| ("requestId", Piece::Text(request));
-        Piece::Map(match self {
-            Message::Broadcast { data, request, target, flags } => {
+    pub(super) fn data_piece(&self, dialect: Dialect) -> WirePart<'_> {
+        let request_piece = |request| ("requestId", WirePart::Text(request));
+        WirePart::Map(match self {
+            ClusterMessage::Broadcast { data, request, target, flags } => {
                 let mut entries = vec![("packet", packet_piece(data, None))];
                 entries.extend(request.as_deref().map(request_piece));
                 entries.push(("opts", opts_piece(target, Some(flags))));
                 entries
             }
-            Message::Join { target, rooms } | Message::Leave { target, rooms } => {
-                vec![("opts", opts_piece(target, Some(&Flags::default()))), ("rooms", rooms_piece(rooms))]
+            ClusterMessage::Join { target, rooms } | ClusterMessage::Leave { target, rooms } => {
+                vec![
+                    ("opts", opts_piece(target, Some(&BroadcastFlags::default()))),
+                    ("rooms", rooms_piece(rooms)),
+                ]
             }
-            Message::Disconnect { target, close } => {
-                vec![("opts", opts_piece(target, Some(&Flags::default()))), ("close", Piece::Bool(*close))]
+            ClusterMessage::Disconnect { target, close } => {
+                vec![
+                    ("opts", opts_piece(target, Some(&BroadcastFlags::default()))),
+                    ("close", WirePart::Bool(*close)),
+                ]
             }
-            Message::Fetch { target, flags, request } => {
+            ClusterMessage::Fetch { target, flags, request } => {
                 vec![("opts", opts_piece(target, Some(flags))), request_piece(request)]
             }
-            Message::Sockets { request, sockets } => {
+            ClusterMessage::Sockets { request, sockets } => {
                 vec![request_piece(request), ("sockets", sockets_piece(sockets))]
             }
-            Message::ServerSideEmit { request, data } => {
+            ClusterMessage::ServerSideEmit { request, data } => {
                 let mut entries: Vec<_> = request.as_deref().map(request_piece).into_iter().collect();
-                entries.push(("packet", Piece::Values(data)));
+                entries.push(("packet", WirePart::Values(data)));
                 entries
             }
-            Message::ServerSideAnswer { request, packet } => {
-                vec![request_piece(request), ("packet", Piece::Value(packet))]
+            ClusterMessage::ServerSideAnswer { request, packet } => {
+                vec![request_piece(request), ("packet", WirePart::Value(packet))]
             }
-            Message::Count { request, count } => {
-                vec![request_piece(request), ("clientCount", Piece::Number(*count))]
+            ClusterMessage::Count { request, count } => {
+                vec![request_piece(request), ("clientCount", WirePart::Number(*count))]
             }
-            Message::Ack { request, packet } => {
+            ClusterMessage::Ack { request, packet } => {
                 let mut entries = vec![request_piece(request)];
                 match packet {
-                    Some(packet) => entries.push(("packet", Piece::Value(packet))),
+                    Some(packet) => entries.push(("packet", WirePart::Value(packet))),
                     None if dialect == Dialect::Streams => {
-                        entries.push(("packet", Piece::Owned(Value::Null)))
+                        entries.push(("packet", WirePart::Owned(Value::Null)))
                     }
                     None => {}
                 }
@@ -150,45 +157,52 @@ impl Message {
 
     /// Reads the fields of a message of this type; none if the type is known and says nothing: heartbeats and farewells
     /// of the generations before.
-    pub(super) fn read(kind: u64, mut data: Value) -> Result<Option<Message>, WireFault> {
+    pub(super) fn read(kind: u64, mut data: Value) -> Result<Option<ClusterMessage>, WireError> {
         let request = text(&data, "requestId");
         Ok(Some(match kind {
             1 | 2 | 13 => return Ok(None),
             3 => {
                 let (target, flags) = opts(data.get("opts"))?;
                 let (data, _) = packet(data.take("packet"))?;
-                Message::Broadcast { data, request: request.ok(), target, flags }
+                ClusterMessage::Broadcast { data, request: request.ok(), target, flags }
             }
             4 | 5 => {
                 let (target, rooms) = (opts(data.get("opts"))?.0, rooms(data.get("rooms"), "rooms")?);
-                if kind == 4 { Message::Join { target, rooms } } else { Message::Leave { target, rooms } }
+                if kind == 4 {
+                    ClusterMessage::Join { target, rooms }
+                } else {
+                    ClusterMessage::Leave { target, rooms }
+                }
             }
             6 => {
                 let close = data.get("close").and_then(Value::as_bool).unwrap_or_default();
-                Message::Disconnect { target: opts(data.get("opts"))?.0, close }
+                ClusterMessage::Disconnect { target: opts(data.get("opts"))?.0, close }
             }
             7 => {
                 let (target, flags) = opts(data.get("opts"))?;
-                Message::Fetch { target, flags, request: request? }
+                ClusterMessage::Fetch { target, flags, request: request? }
             }
             8 => {
-                let list = data.take("sockets").ok_or(WireFault::Field("sockets"))?;
-                Message::Sockets { request: request?, sockets: sockets(list)? }
+                let list = data.take("sockets").ok_or(WireError::Field("sockets"))?;
+                ClusterMessage::Sockets { request: request?, sockets: sockets(list)? }
             }
             9 => match data.take("packet") {
-                Some(Value::List(data)) => Message::ServerSideEmit { request: request.ok(), data },
-                _ => return Err(WireFault::Field("packet")),
+                Some(Value::List(data)) => ClusterMessage::ServerSideEmit { request: request.ok(), data },
+                _ => return Err(WireError::Field("packet")),
             },
-            10 => Message::ServerSideAnswer {
+            10 => ClusterMessage::ServerSideAnswer {
                 request: request?,
                 packet: data.take("packet").unwrap_or_default(),
             },
             11 => {
                 let count = data.get("clientCount").and_then(Value::as_u64);
-                Message::Count { request: request?, count: count.ok_or(WireFault::Field("clientCount"))? }
+                ClusterMessage::Count {
+                    request: request?,
+                    count: count.ok_or(WireError::Field("clientCount"))?,
+                }
             }
-            12 => Message::Ack { request: request?, packet: data.take("packet") },
-            other => return Err(WireFault::Type(other)),
+            12 => ClusterMessage::Ack { request: request?, packet: data.take("packet") },
+            other => return Err(WireError::Type(other)),
         }))
     }
 }
@@ -201,12 +215,12 @@ impl Envelope {
 }
 
 /// Writes a message with its sender.
-pub fn write(message: &Message, uid: &str, nsp: &str, dialect: Dialect) -> Bytes {
-    let piece = Piece::Map(vec![
-        ("type", Piece::Number(message.kind())),
+pub fn write(message: &ClusterMessage, uid: &str, nsp: &str, dialect: Dialect) -> Bytes {
+    let piece = WirePart::Map(vec![
+        ("type", WirePart::Number(message.kind())),
         ("data", message.data_piece(dialect)),
-        ("uid", Piece::Text(uid)),
-        ("nsp", Piece::Text(nsp)),
+        ("uid", WirePart::Text(uid)),
+        ("nsp", WirePart::Text(nsp)),
     ]);
     match dialect {
         Dialect::Sharded => piece.to_either(),
@@ -222,13 +236,13 @@ pub fn ends(uid: &str, nsp: &str) -> [Vec<u8>; 2] {
 }
 
 /// Reads an envelope; none if it says nothing (see [`Message`]).
-pub fn read(payload: &[u8]) -> Result<Option<Envelope>, WireFault> {
-    let mut map = either(payload)?;
+pub fn read(payload: &[u8]) -> Result<Option<Envelope>, WireError> {
+    let mut map = read_json_or_msgpack(payload)?;
     if matches!(map, Value::List(_)) {
-        return Err(WireFault::OtherKind);
+        return Err(WireError::OtherKind);
     }
-    let kind = map.get("type").and_then(Value::as_u64).ok_or(WireFault::Field("type"))?;
-    let message = Message::read(kind, map.take("data").unwrap_or_default())?;
+    let kind = map.get("type").and_then(Value::as_u64).ok_or(WireError::Field("type"))?;
+    let message = ClusterMessage::read(kind, map.take("data").unwrap_or_default())?;
     let Some(message) = message else { return Ok(None) };
     Ok(Some(Envelope { uid: text(&map, "uid")?, nsp: text(&map, "nsp")?, message }))
 }

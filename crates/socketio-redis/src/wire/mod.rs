@@ -10,7 +10,7 @@
 
 use thiserror::Error;
 
-use crate::value::ValueFault;
+use crate::value::ValueError;
 
 pub mod classic;
 pub mod entry;
@@ -22,10 +22,10 @@ mod piece;
 
 /// Why a payload says nothing to this node.
 #[derive(Debug, Error)]
-pub enum WireFault {
+pub enum WireError {
     /// It is not even JSON, MessagePack or base64.
     #[error("unreadable: {0}")]
-    Unreadable(#[from] ValueFault),
+    Unreadable(#[from] ValueError),
     /// It is base64 that is none.
     #[error("unreadable: {0}")]
     Base64(#[from] base64::DecodeError),

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::WireFault;
-use super::piece::Piece;
-use crate::adapter::{Flags, Room, SocketFacts, Target};
+use super::WireError;
+use super::piece::WirePart;
+use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 
 /// Packet type EVENT, which a broadcast keeps on the wire even with bytes in it.
@@ -22,8 +22,8 @@ pub(super) fn room_value(room: &Room) -> Value {
     }
 }
 
-pub(super) fn rooms_piece(rooms: &[Room]) -> Piece<'static> {
-    Piece::Owned(Value::List(rooms.iter().map(room_value).collect()))
+pub(super) fn rooms_piece(rooms: &[Room]) -> WirePart<'static> {
+    WirePart::Owned(Value::List(rooms.iter().map(room_value).collect()))
 }
 
 pub(super) fn room(value: &Value) -> Option<Room> {
@@ -38,50 +38,50 @@ pub(super) fn room(value: &Value) -> Option<Room> {
 }
 
 /// The rooms of a list; an absent one is empty.
-pub(super) fn rooms(list: Option<&Value>, field: &'static str) -> Result<Vec<Room>, WireFault> {
+pub(super) fn rooms(list: Option<&Value>, field: &'static str) -> Result<Vec<Room>, WireError> {
     match list {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::List(items)) => {
-            items.iter().map(|item| room(item).ok_or(WireFault::Field(field))).collect()
+            items.iter().map(|item| room(item).ok_or(WireError::Field(field))).collect()
         }
-        Some(_) => Err(WireFault::Field(field)),
+        Some(_) => Err(WireError::Field(field)),
     }
 }
 
 /// `{rooms, except}`, and `flags` where the format has them.
-pub(super) fn opts_piece(target: &Target, flags: Option<&Flags>) -> Piece<'static> {
+pub(super) fn opts_piece(target: &Target, flags: Option<&BroadcastFlags>) -> WirePart<'static> {
     let mut entries = vec![("rooms", rooms_piece(&target.rooms)), ("except", rooms_piece(&target.except))];
     if let Some(flags) = flags {
         entries.push(("flags", flags_piece(flags)));
     }
-    Piece::Map(entries)
+    WirePart::Map(entries)
 }
 
-fn flags_piece(flags: &Flags) -> Piece<'static> {
+fn flags_piece(flags: &BroadcastFlags) -> WirePart<'static> {
     let mut entries = Vec::new();
     if flags.volatile {
-        entries.push(("volatile", Piece::Bool(true)));
+        entries.push(("volatile", WirePart::Bool(true)));
     }
     if let Some(compress) = flags.compress {
-        entries.push(("compress", Piece::Bool(compress)));
+        entries.push(("compress", WirePart::Bool(compress)));
     }
     if flags.expect_single_response {
-        entries.push(("expectSingleResponse", Piece::Bool(true)));
+        entries.push(("expectSingleResponse", WirePart::Bool(true)));
     }
     if let Some(timeout) = flags.timeout {
-        entries.push(("timeout", Piece::Number(timeout.as_millis() as u64)));
+        entries.push(("timeout", WirePart::Number(timeout.as_millis() as u64)));
     }
-    Piece::Map(entries)
+    WirePart::Map(entries)
 }
 
-pub(super) fn opts(opts: Option<&Value>) -> Result<(Target, Flags), WireFault> {
-    let Some(opts) = opts else { return Err(WireFault::Field("opts")) };
+pub(super) fn opts(opts: Option<&Value>) -> Result<(Target, BroadcastFlags), WireError> {
+    let Some(opts) = opts else { return Err(WireError::Field("opts")) };
     let target = Target {
         rooms: rooms(opts.get("rooms"), "opts.rooms")?,
         except: rooms(opts.get("except"), "opts.except")?,
     };
     let flag = |name| opts.get("flags").and_then(|flags| flags.get(name));
-    let flags = Flags {
+    let flags = BroadcastFlags {
         volatile: flag("volatile").and_then(Value::as_bool).unwrap_or_default(),
         compress: flag("compress").and_then(Value::as_bool),
         expect_single_response: flag("expectSingleResponse").and_then(Value::as_bool).unwrap_or_default(),
@@ -91,42 +91,42 @@ pub(super) fn opts(opts: Option<&Value>) -> Result<(Target, Flags), WireFault> {
 }
 
 /// `{type: 2, data}`, and `nsp` where the format has it.
-pub(super) fn packet_piece<'a>(data: &'a [Value], nsp: Option<&'a str>) -> Piece<'a> {
-    let mut entries = vec![("type", Piece::Number(EVENT)), ("data", Piece::Values(data))];
+pub(super) fn packet_piece<'a>(data: &'a [Value], nsp: Option<&'a str>) -> WirePart<'a> {
+    let mut entries = vec![("type", WirePart::Number(EVENT)), ("data", WirePart::Values(data))];
     if let Some(nsp) = nsp {
-        entries.push(("nsp", Piece::Text(nsp)));
+        entries.push(("nsp", WirePart::Text(nsp)));
     }
-    Piece::Map(entries)
+    WirePart::Map(entries)
 }
 
 /// The arguments of a packet, and the namespace that it names.
-pub(super) fn packet(packet: Option<Value>) -> Result<(Vec<Value>, Option<String>), WireFault> {
-    let mut packet = packet.ok_or(WireFault::Field("packet"))?;
+pub(super) fn packet(packet: Option<Value>) -> Result<(Vec<Value>, Option<String>), WireError> {
+    let mut packet = packet.ok_or(WireError::Field("packet"))?;
     let nsp = packet.get("nsp").and_then(Value::as_text).map(str::to_owned);
     match packet.take("data") {
         Some(Value::List(data)) => Ok((data, nsp)),
-        _ => Err(WireFault::Field("packet.data")),
+        _ => Err(WireError::Field("packet.data")),
     }
 }
 
-pub(super) fn sockets_piece(sockets: &[SocketFacts]) -> Piece<'_> {
-    Piece::List(sockets.iter().map(socket_piece).collect())
+pub(super) fn sockets_piece(sockets: &[RemoteSocket]) -> WirePart<'_> {
+    WirePart::List(sockets.iter().map(socket_piece).collect())
 }
 
-fn socket_piece(socket: &SocketFacts) -> Piece<'_> {
-    Piece::Map(vec![
-        ("id", Piece::Text(&socket.id)),
-        ("handshake", Piece::Value(&socket.handshake)),
+fn socket_piece(socket: &RemoteSocket) -> WirePart<'_> {
+    WirePart::Map(vec![
+        ("id", WirePart::Text(&socket.id)),
+        ("handshake", WirePart::Value(&socket.handshake)),
         ("rooms", rooms_piece(&socket.rooms)),
-        ("data", Piece::Value(&socket.data)),
+        ("data", WirePart::Value(&socket.data)),
     ])
 }
 
-pub(super) fn sockets(list: Value) -> Result<Vec<SocketFacts>, WireFault> {
-    let Value::List(items) = list else { return Err(WireFault::Field("sockets")) };
+pub(super) fn sockets(list: Value) -> Result<Vec<RemoteSocket>, WireError> {
+    let Value::List(items) = list else { return Err(WireError::Field("sockets")) };
     let socket = |mut item: Value| {
-        Ok(SocketFacts {
-            id: item.get("id").and_then(Value::as_text).ok_or(WireFault::Field("sockets.id"))?.into(),
+        Ok(RemoteSocket {
+            id: item.get("id").and_then(Value::as_text).ok_or(WireError::Field("sockets.id"))?.into(),
             rooms: rooms(item.get("rooms"), "sockets.rooms")?,
             handshake: item.take("handshake").unwrap_or_default(),
             data: item.take("data").unwrap_or_default(),
@@ -136,8 +136,8 @@ pub(super) fn sockets(list: Value) -> Result<Vec<SocketFacts>, WireFault> {
 }
 
 /// A field that must be text.
-pub(super) fn text(map: &Value, field: &'static str) -> Result<String, WireFault> {
-    optional_text(map, field).ok_or(WireFault::Field(field))
+pub(super) fn text(map: &Value, field: &'static str) -> Result<String, WireError> {
+    optional_text(map, field).ok_or(WireError::Field(field))
 }
 
 /// A field that may be text.
@@ -146,7 +146,7 @@ pub(super) fn optional_text(map: &Value, field: &'static str) -> Option<String> 
 }
 
 /// A payload that may be JSON or MessagePack, told apart by its first byte.
-pub(super) fn either(payload: &[u8]) -> Result<Value, WireFault> {
+pub(super) fn read_json_or_msgpack(payload: &[u8]) -> Result<Value, WireError> {
     match payload.first() {
         Some(b'{') => Ok(Value::from_wire_json(payload)?),
         _ => Ok(Value::from_msgpack(payload)?),

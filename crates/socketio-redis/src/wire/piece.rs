@@ -6,7 +6,7 @@ use crate::value::{Attachments, Value, write_list_header, write_map_header, writ
 
 /// A part of a payload.
 #[derive(Debug)]
-pub(super) enum Piece<'a> {
+pub(super) enum WirePart<'a> {
     /// Text.
     Text(&'a str),
     /// A number.
@@ -20,12 +20,12 @@ pub(super) enum Piece<'a> {
     /// A list of values.
     Values(&'a [Value]),
     /// A list of parts.
-    List(Vec<Piece<'a>>),
+    List(Vec<WirePart<'a>>),
     /// A map.
-    Map(Vec<(&'static str, Piece<'a>)>),
+    Map(Vec<(&'static str, WirePart<'a>)>),
 }
 
-impl Piece<'_> {
+impl WirePart<'_> {
     /// Compact JSON, bytes inline.
     pub fn to_json(&self) -> String {
         let mut out = String::new();
@@ -48,24 +48,24 @@ impl Piece<'_> {
     /// Whether there are bytes anywhere in it.
     pub fn has_binary(&self) -> bool {
         match self {
-            Piece::Text(_) | Piece::Number(_) | Piece::Bool(_) => false,
-            Piece::Value(value) => value.has_binary(),
-            Piece::Owned(value) => value.has_binary(),
-            Piece::Values(values) => values.iter().any(Value::has_binary),
-            Piece::List(pieces) => pieces.iter().any(Piece::has_binary),
-            Piece::Map(entries) => entries.iter().any(|(_, piece)| piece.has_binary()),
+            WirePart::Text(_) | WirePart::Number(_) | WirePart::Bool(_) => false,
+            WirePart::Value(value) => value.has_binary(),
+            WirePart::Owned(value) => value.has_binary(),
+            WirePart::Values(values) => values.iter().any(Value::has_binary),
+            WirePart::List(pieces) => pieces.iter().any(WirePart::has_binary),
+            WirePart::Map(entries) => entries.iter().any(|(_, piece)| piece.has_binary()),
         }
     }
 
     fn write_json(&self, out: &mut String) {
         let inline = &mut Attachments::Inline;
         match self {
-            Piece::Text(text) => Value::from(*text).write_json(out, inline),
-            Piece::Number(number) => Value::from(*number).write_json(out, inline),
-            Piece::Bool(truth) => Value::from(*truth).write_json(out, inline),
-            Piece::Value(value) => value.write_json(out, inline),
-            Piece::Owned(value) => value.write_json(out, inline),
-            Piece::Values(values) => {
+            WirePart::Text(text) => Value::from(*text).write_json(out, inline),
+            WirePart::Number(number) => Value::from(*number).write_json(out, inline),
+            WirePart::Bool(truth) => Value::from(*truth).write_json(out, inline),
+            WirePart::Value(value) => value.write_json(out, inline),
+            WirePart::Owned(value) => value.write_json(out, inline),
+            WirePart::Values(values) => {
                 out.push('[');
                 for (place, value) in values.iter().enumerate() {
                     out.push_str(if place > 0 { "," } else { "" });
@@ -73,7 +73,7 @@ impl Piece<'_> {
                 }
                 out.push(']');
             }
-            Piece::List(pieces) => {
+            WirePart::List(pieces) => {
                 out.push('[');
                 for (place, piece) in pieces.iter().enumerate() {
                     out.push_str(if place > 0 { "," } else { "" });
@@ -81,7 +81,7 @@ impl Piece<'_> {
                 }
                 out.push(']');
             }
-            Piece::Map(entries) => {
+            WirePart::Map(entries) => {
                 out.push('{');
                 for (place, (key, piece)) in entries.iter().enumerate() {
                     // The keys are words of the protocols, none of which needs an escape.
@@ -97,20 +97,20 @@ impl Piece<'_> {
 
     fn write_msgpack(&self, out: &mut Vec<u8>) {
         match self {
-            Piece::Text(text) => write_msgpack_text(out, text),
-            Piece::Number(number) => Value::from(*number).write_msgpack(out),
-            Piece::Bool(truth) => Value::from(*truth).write_msgpack(out),
-            Piece::Value(value) => value.write_msgpack(out),
-            Piece::Owned(value) => value.write_msgpack(out),
-            Piece::Values(values) => {
+            WirePart::Text(text) => write_msgpack_text(out, text),
+            WirePart::Number(number) => Value::from(*number).write_msgpack(out),
+            WirePart::Bool(truth) => Value::from(*truth).write_msgpack(out),
+            WirePart::Value(value) => value.write_msgpack(out),
+            WirePart::Owned(value) => value.write_msgpack(out),
+            WirePart::Values(values) => {
                 write_list_header(out, values.len());
                 values.iter().for_each(|value| value.write_msgpack(out));
             }
-            Piece::List(pieces) => {
+            WirePart::List(pieces) => {
                 write_list_header(out, pieces.len());
                 pieces.iter().for_each(|piece| piece.write_msgpack(out));
             }
-            Piece::Map(entries) => {
+            WirePart::Map(entries) => {
                 write_map_header(out, entries.len());
                 for (key, piece) in entries {
                     write_msgpack_text(out, key);

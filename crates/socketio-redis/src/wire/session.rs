@@ -7,32 +7,32 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::WireFault;
+use super::WireError;
 use super::opts::{rooms, rooms_piece, text};
-use super::piece::Piece;
+use super::piece::WirePart;
 use crate::adapter::Session;
 use crate::value::Value;
 
 /// Writes a session.
 pub fn write(session: &Session) -> String {
     let mut pieces = vec![
-        ("sid", Piece::Text(&session.sid)),
-        ("pid", Piece::Text(&session.pid)),
+        ("sid", WirePart::Text(&session.sid)),
+        ("pid", WirePart::Text(&session.pid)),
         ("rooms", rooms_piece(&session.rooms)),
-        ("data", Piece::Value(&session.data)),
+        ("data", WirePart::Value(&session.data)),
     ];
     let user = session.user.as_deref().map_or(Value::Null, Value::from);
     if user_in(&session.data) != session.user {
-        pieces.push(("user", Piece::Value(&user)));
+        pieces.push(("user", WirePart::Value(&user)));
     }
     if let Some(namespace) = &session.namespace {
-        pieces.push(("nsp", Piece::Text(namespace)));
+        pieces.push(("nsp", WirePart::Text(namespace)));
     }
-    STANDARD.encode(Piece::Map(pieces).to_msgpack())
+    STANDARD.encode(WirePart::Map(pieces).to_msgpack())
 }
 
 /// Reads a session.
-pub fn read(kept: &[u8]) -> Result<Session, WireFault> {
+pub fn read(kept: &[u8]) -> Result<Session, WireError> {
     let mut map = Value::from_msgpack(&STANDARD.decode(kept)?)?;
     let data = map.take("data").unwrap_or_default();
     Ok(Session {

@@ -4,27 +4,31 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use socketio_redis::adapter::{
-    Bus, BusState, Flags, NotSent, Operation, RemoteAck, RequestFault, Room, Target,
+    Adapter, AdapterState, BroadcastFlags, Operation, RemoteAck, RequestError, Room, SendError, Target,
 };
-use socketio_redis::settings::{Kind, Mode, Settings, Streams};
+use socketio_redis::settings::{AdapterKind, AdapterSettings, StreamsSettings, SubscriptionMode};
 use socketio_redis::value::Value;
 use tokio::time::timeout;
 
 use crate::servers::{Cluster, Server};
 use crate::stand_in::{Node, SOON, broadcast};
 
-fn kinds() -> Vec<Settings> {
-    let sharded_pubsub =
-        Streams { sharded_pubsub: true, count: 3, only_plaintext: false, ..Streams::default() };
+fn kinds() -> Vec<AdapterSettings> {
+    let sharded_pubsub = StreamsSettings {
+        sharded_pubsub: true,
+        stream_count: 3,
+        only_plaintext: false,
+        ..StreamsSettings::default()
+    };
     [
-        Kind::Pubsub,
-        Kind::Sharded(Mode::Dynamic),
-        Kind::Sharded(Mode::DynamicPrivate),
-        Kind::Sharded(Mode::Static),
-        Kind::Streams(Streams::default()),
-        Kind::Streams(sharded_pubsub),
+        AdapterKind::Classic,
+        AdapterKind::Sharded(SubscriptionMode::Dynamic),
+        AdapterKind::Sharded(SubscriptionMode::DynamicPrivate),
+        AdapterKind::Sharded(SubscriptionMode::Static),
+        AdapterKind::Streams(StreamsSettings::default()),
+        AdapterKind::Streams(sharded_pubsub),
     ]
-    .map(Settings::new)
+    .map(AdapterSettings::new)
     .into()
 }
 
@@ -41,10 +45,10 @@ async fn every_operation(one: &Node, two: &Node) {
 
 async fn broadcasts(one: &Node, two: &Node) {
     for name in ["room", "x#y", "abcdefghijklmnopqrst", "42"] {
-        two.adapter.room_opened(&Room::text(name)).await;
+        two.adapter.create_room(&Room::text(name)).await;
     }
     let bytes = Value::Binary(vec![0, 255].into());
-    let flags = Flags { volatile: true, compress: Some(false), ..Flags::default() };
+    let flags = BroadcastFlags { volatile: true, compress: Some(false), ..BroadcastFlags::default() };
     let sent = [
         broadcast(&["all", "ü \u{2028}"], &[], &[]),
         broadcast(&["one room"], &["room"], &[]),
@@ -55,7 +59,7 @@ async fn broadcasts(one: &Node, two: &Node) {
         Operation::Broadcast {
             data: vec!["number".into()],
             target: Target { rooms: vec![Room { name: "42".into(), numeric: true }], except: Vec::new() },
-            flags: Flags::default(),
+            flags: BroadcastFlags::default(),
         },
     ];
     for operation in sent {
@@ -63,8 +67,8 @@ async fn broadcasts(one: &Node, two: &Node) {
         let (heard, heard_offset) = two.next().await;
         assert_eq!(heard, operation);
         assert_eq!(heard_offset, offset);
-        assert_eq!(offset.is_some(), one.bus.delivers_own());
-        if one.bus.delivers_own() {
+        assert_eq!(offset.is_some(), one.bus.delivers_own_broadcasts());
+        if one.bus.delivers_own_broadcasts() {
             assert_eq!(one.next().await, (operation, offset));
         }
     }
@@ -87,33 +91,36 @@ async fn orders(one: &Node, two: &Node) {
 }
 
 async fn questions(one: &Node, two: &Node) {
-    assert_eq!(one.adapter.servers().await, Ok(2));
-    let flags = Flags { timeout: Some(Duration::from_secs(5)), ..Flags::default() };
+    assert_eq!(one.adapter.server_count().await, Ok(2));
+    let flags = BroadcastFlags { timeout: Some(Duration::from_secs(5)), ..BroadcastFlags::default() };
     for (target, count) in [(room("room"), 1), (room("nobody"), 0)] {
         let data = vec!["q".into(), Value::Binary(vec![9].into())];
-        let mut acks = one.adapter.ask(data, target, flags.clone()).await.unwrap();
-        assert_eq!(acks.nodes, 1);
-        assert_eq!(acks.heard.recv().await, Some(RemoteAck::Count(count)));
+        let mut acks = one.adapter.broadcast_with_ack(data, target, flags.clone()).await.unwrap();
+        assert_eq!(acks.servers, 1);
+        assert_eq!(acks.replies.recv().await, Some(RemoteAck::Count(count)));
         if count == 1 {
-            let Some(RemoteAck::Ack(answer)) = acks.heard.recv().await else { panic!() };
+            let Some(RemoteAck::Ack(answer)) = acks.replies.recv().await else { panic!() };
             let answer = answer.as_list().unwrap();
             assert_eq!(answer, [two.local_name(), Value::Binary(vec![9].into())]);
         }
     }
-    let sockets = one.adapter.fetch(Target::default(), Flags::default()).await.unwrap();
+    let sockets = one.adapter.fetch_sockets(Target::default(), BroadcastFlags::default()).await.unwrap();
     assert_eq!(sockets.len(), 1);
     assert_eq!(sockets[0].rooms[1..], [Room::text("room"), Room { name: "42".into(), numeric: true }]);
     assert_eq!(sockets[0].handshake.get("address"), Some(&Value::from("127.0.0.1")));
-    assert!(one.adapter.fetch(room("nobody"), Flags::default()).await.unwrap().is_empty());
-    assert_eq!(one.adapter.ask_servers(vec!["event".into()]).await.unwrap(), [two.local_name()]);
-    let mut rooms = one.adapter.rooms().await.unwrap();
+    assert!(one.adapter.fetch_sockets(room("nobody"), BroadcastFlags::default()).await.unwrap().is_empty());
+    assert_eq!(
+        one.adapter.server_side_emit_with_ack(vec!["event".into()]).await.unwrap(),
+        [two.local_name()]
+    );
+    let mut rooms = one.adapter.all_rooms().await.unwrap();
     rooms.sort();
     assert!(rooms.contains(&Room::text("room")) && rooms.len() == 3, "{rooms:?}");
 }
 
 impl Node {
     fn local_name(&self) -> Value {
-        use socketio_redis::adapter::Local;
+        use socketio_redis::adapter::LocalNamespace;
         let rooms = self.local.rooms();
         Value::from(&*rooms[0].name)
     }
@@ -124,8 +131,8 @@ async fn every_operation_goes_both_ways_with_each_adapter() {
     let server = Server::start();
     for (place, mut settings) in kinds().into_iter().enumerate() {
         // One server serves them all, as fleets of different kinds must have different prefixes.
-        settings.prefix = format!("fleet{place}").into();
-        if let Kind::Streams(streams) = &mut settings.kind {
+        settings.channel_prefix = format!("fleet{place}").into();
+        if let AdapterKind::Streams(streams) = &mut settings.kind {
             streams.name = format!("stream{place}").into();
         }
         let one = Node::start("one", &server.url(), settings.clone()).await;
@@ -133,8 +140,8 @@ async fn every_operation_goes_both_ways_with_each_adapter() {
         every_operation(&one, &two).await;
         every_operation(&two, &one).await;
         two.bus.close().await;
-        assert_eq!(one.adapter.servers().await, Ok(1), "{settings:?}");
-        assert_eq!(one.adapter.fetch(Target::default(), Flags::default()).await, Ok(vec![]));
+        assert_eq!(one.adapter.server_count().await, Ok(1), "{settings:?}");
+        assert_eq!(one.adapter.fetch_sockets(Target::default(), BroadcastFlags::default()).await, Ok(vec![]));
         one.bus.close().await;
     }
 }
@@ -143,8 +150,8 @@ async fn every_operation_goes_both_ways_with_each_adapter() {
 async fn every_operation_goes_through_a_cluster_of_three_masters() {
     let cluster = Cluster::start();
     for (place, mut settings) in kinds().into_iter().enumerate() {
-        settings.prefix = format!("fleet{place}").into();
-        if let Kind::Streams(streams) = &mut settings.kind {
+        settings.channel_prefix = format!("fleet{place}").into();
+        if let AdapterKind::Streams(streams) = &mut settings.kind {
             streams.name = format!("stream{place}").into();
         }
         let one = Node::start("one", &cluster.urls(), settings.clone()).await;
@@ -158,29 +165,42 @@ async fn every_operation_goes_through_a_cluster_of_three_masters() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_answer_is_counted_and_a_node_that_does_not_is_a_fault() {
     let server = Server::start();
-    for kind in [Kind::Pubsub, Kind::Sharded(Mode::Dynamic), Kind::Streams(Streams::default())] {
-        let is_sharded = matches!(kind, Kind::Sharded(_));
-        let mut settings = Settings { request_timeout: Duration::from_millis(300), ..Settings::new(kind) };
-        settings.prefix = format!("fleet{is_sharded}{}", matches!(settings.kind, Kind::Pubsub)).into();
+    for kind in [
+        AdapterKind::Classic,
+        AdapterKind::Sharded(SubscriptionMode::Dynamic),
+        AdapterKind::Streams(StreamsSettings::default()),
+    ] {
+        let is_sharded = matches!(kind, AdapterKind::Sharded(_));
+        let mut settings =
+            AdapterSettings { request_timeout: Duration::from_millis(300), ..AdapterSettings::new(kind) };
+        settings.channel_prefix =
+            format!("fleet{is_sharded}{}", matches!(settings.kind, AdapterKind::Classic)).into();
         let one = Node::start("one", &server.url(), settings.clone()).await;
         let two = Node::start("two", &server.url(), settings.clone()).await;
         two.local.is_silent.store(true, Relaxed);
-        let mut acks = one.adapter.ask(vec!["q".into()], room("room"), Flags::default()).await.unwrap();
-        assert_eq!(timeout(SOON, acks.heard.recv()).await.unwrap(), Some(RemoteAck::Count(1)));
-        assert!(acks.heard.try_recv().is_err());
+        let mut acks = one
+            .adapter
+            .broadcast_with_ack(vec!["q".into()], room("room"), BroadcastFlags::default())
+            .await
+            .unwrap();
+        assert_eq!(timeout(SOON, acks.replies.recv()).await.unwrap(), Some(RemoteAck::Count(1)));
+        assert!(acks.replies.try_recv().is_err());
         // A subscriber that is no node.
         let channel = match settings.kind {
-            Kind::Pubsub => format!("{}-request#/#", settings.prefix),
-            _ => format!("{}#/#", settings.prefix),
+            AdapterKind::Classic => format!("{}-request#/#", settings.channel_prefix),
+            _ => format!("{}#/#", settings.channel_prefix),
         };
         let mut stranger = server.connect();
         let subscribe = if is_sharded { "SSUBSCRIBE" } else { "SUBSCRIBE" };
         stranger.send_packed_command(&redis::cmd(subscribe).arg(channel).get_packed_command()).unwrap();
         stranger.recv_response().unwrap();
-        assert_eq!(one.adapter.servers().await, Ok(3));
-        let fault = RequestFault::Timeout { heard: 1, expected: 2 };
-        assert_eq!(one.adapter.fetch(Target::default(), Flags::default()).await, Err(fault.clone()));
-        let (said, values) = one.adapter.ask_servers(vec!["event".into()]).await.unwrap_err();
+        assert_eq!(one.adapter.server_count().await, Ok(3));
+        let fault = RequestError::Timeout { received: 1, expected: 2 };
+        assert_eq!(
+            one.adapter.fetch_sockets(Target::default(), BroadcastFlags::default()).await,
+            Err(fault.clone())
+        );
+        let (said, values) = one.adapter.server_side_emit_with_ack(vec!["event".into()]).await.unwrap_err();
         assert_eq!((said, values), (fault.clone(), vec![Value::from("two")]));
         assert_eq!(fault.to_string(), "timeout reached: only 1 responses received out of 2");
         one.bus.close().await;
@@ -189,79 +209,19 @@ async fn a_client_that_does_not_answer_is_counted_and_a_node_that_does_not_is_a_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_redis_is_away_everything_is_refused_at_once_and_counted() {
-    let mut server = Server::start();
-    for kind in [Kind::Pubsub, Kind::Sharded(Mode::Dynamic), Kind::Streams(Streams::default())] {
-        let settings =
-            Settings { prefix: format!("{kind:?}").len().to_string().into(), ..Settings::new(kind) };
-        let one = Node::start("one", &server.url(), settings.clone()).await;
-        let two = Node::start("two", &server.url(), settings).await;
-        server.kill();
-        one.until(|state| matches!(state, BusState::Away { .. })).await;
-        let refused = one.adapter.send(broadcast(&["lost"], &[], &[])).await;
-        assert_eq!(refused, Err(NotSent::Away));
-        assert_eq!(one.counts.unpublished.load(Relaxed), 1);
-        assert_eq!(one.adapter.servers().await, Err(RequestFault::NotSent(NotSent::Away)));
-        let fetched = one.adapter.fetch(Target::default(), Flags::default()).await;
-        assert_eq!(fetched, Err(RequestFault::NotSent(NotSent::Away)));
-        assert!(one.adapter.ask(vec!["q".into()], Target::default(), Flags::default()).await.is_err());
-        server.restart();
-        one.until(|state| *state == BusState::Up).await;
-        two.until(|state| *state == BusState::Up).await;
-        one.adapter.send(broadcast(&["again"], &[], &[])).await.unwrap();
-        assert_eq!(two.next_broadcast().await, r#"["again"]"#);
-        assert_eq!(one.adapter.servers().await, Ok(2));
-        one.bus.close().await;
-        two.bus.close().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broadcast_that_could_not_be_sent_is_counted_once() {
-    let mut server = Server::start();
-    for kind in [Kind::Pubsub, Kind::Sharded(Mode::Dynamic), Kind::Streams(Streams::default())] {
-        let node = Node::start("one", &server.url(), Settings::new(kind)).await;
-        server.kill();
-        node.until(|state| *state != BusState::Up).await;
-        let lost = node.adapter.send(broadcast(&["lost"], &["room"], &[])).await;
-        assert_eq!(lost, Err(NotSent::Away));
-        assert_eq!(node.counts.unpublished.load(Relaxed), 1);
-        node.bus.close().await;
-        server.restart();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_refuses_writes_is_said_as_that() {
-    let server = Server::start();
-    let node = Node::start("one", &server.url(), Settings::new(Kind::Streams(Streams::default()))).await;
-    let set = |name: &str, value: &str| {
-        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut server.connect()).unwrap();
-    };
-    set("maxmemory", "1");
-    assert_eq!(node.adapter.send(broadcast(&["x"], &[], &[])).await, Err(NotSent::OutOfMemory));
-    let BusState::Away { why } = node.bus.state() else { panic!("{:?}", node.bus.state()) };
-    assert!(why.contains("refuses writes") && why.contains("OOM"), "{why}");
-    set("maxmemory", "0");
-    node.adapter.send(broadcast(&["y"], &[], &[])).await.unwrap();
-    assert_eq!(node.bus.state(), BusState::Up);
-    set("min-replicas-to-write", "1");
-    assert_eq!(node.adapter.send(broadcast(&["z"], &[], &[])).await, Err(NotSent::ReadOnly));
-    let BusState::Away { why } = node.bus.state() else { panic!("{:?}", node.bus.state()) };
-    assert!(why.contains("NOREPLICAS"), "{why}");
-    node.bus.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_kind_on_its_channels_makes_a_node_unfit() {
     let server = Server::start();
-    let classic = Node::start("classic", &server.url(), Settings::new(Kind::Pubsub)).await;
-    let streams = Node::begin("streams", &server.url(), Settings::new(Kind::Streams(Streams::default())));
-    let is_unfit = |state: &BusState| matches!(state, BusState::Unfit { .. });
+    let classic = Node::start("classic", &server.url(), AdapterSettings::new(AdapterKind::Classic)).await;
+    let streams = Node::begin(
+        "streams",
+        &server.url(),
+        AdapterSettings::new(AdapterKind::Streams(StreamsSettings::default())),
+    );
+    let is_unfit = |state: &AdapterState| matches!(state, AdapterState::Incompatible { .. });
     streams.until(is_unfit).await;
-    let BusState::Unfit { why } = streams.bus.state() else { panic!() };
+    let AdapterState::Incompatible { reason: why } = streams.bus.state() else { panic!() };
     assert!(why.contains("classic adapter") && why.contains("--prefix"), "{why}");
-    assert_eq!(streams.adapter.send(broadcast(&["x"], &[], &[])).await, Err(NotSent::Away));
+    assert_eq!(streams.adapter.send(broadcast(&["x"], &[], &[])).await, Err(SendError::Unreachable));
     // What a streams adapter of the same prefix publishes makes the classic one stop as well.
     let envelope = "84a47479706509a46461746181a67061636b657492a373736501a3756964b065343663313261356665393961313236a36e7370a12f";
     let envelope: Vec<u8> = (0..envelope.len())
@@ -284,15 +244,20 @@ async fn a_room_has_its_channel_while_it_has_a_member_and_a_socket_of_its_own_ha
         names.sort();
         names
     };
-    let node = Node::start("one", &server.url(), Settings::new(Kind::Sharded(Mode::Dynamic))).await;
+    let node = Node::start(
+        "one",
+        &server.url(),
+        AdapterSettings::new(AdapterKind::Sharded(SubscriptionMode::Dynamic)),
+    )
+    .await;
     for name in ["room1", "room2", "abcdefghijklmnopqrst"] {
-        node.adapter.room_opened(&Room::text(name)).await;
+        node.adapter.create_room(&Room::text(name)).await;
     }
     assert_eq!(channels(), ["socket.io#/#room1#", "socket.io#/#room2#"]);
     // Left and entered again at once: the last word counts.
-    node.adapter.room_emptied(&Room::text("room1"));
-    node.adapter.room_opened(&Room::text("room1")).await;
-    node.adapter.room_emptied(&Room::text("room2"));
+    node.adapter.delete_room(&Room::text("room1"));
+    node.adapter.create_room(&Room::text("room1")).await;
+    node.adapter.delete_room(&Room::text("room2"));
     let mut pause = tokio::time::interval(Duration::from_millis(5));
     timeout(SOON, async {
         while channels() != ["socket.io#/#room1#"] {
@@ -308,15 +273,15 @@ async fn a_room_has_its_channel_while_it_has_a_member_and_a_socket_of_its_own_ha
 async fn an_adapter_that_its_hub_has_dropped_is_not_counted() {
     let server = Server::start();
     for (place, mut settings) in kinds().into_iter().enumerate() {
-        settings.prefix = format!("fleet{place}").into();
+        settings.channel_prefix = format!("fleet{place}").into();
         let one = Node::start("one", &server.url(), settings.clone()).await;
         let two = Node::start("two", &server.url(), settings).await;
-        assert_eq!(one.adapter.servers().await, Ok(2));
+        assert_eq!(one.adapter.server_count().await, Ok(2));
         let Node { adapter, bus, .. } = two;
         drop(adapter);
         let mut pause = tokio::time::interval(Duration::from_millis(5));
         timeout(SOON, async {
-            while one.adapter.servers().await != Ok(1) {
+            while one.adapter.server_count().await != Ok(1) {
                 pause.tick().await;
             }
         })
@@ -330,8 +295,8 @@ async fn an_adapter_that_its_hub_has_dropped_is_not_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_emitter_publishes_reaches_a_node() {
     let server = Server::start();
-    let node = Node::start("one", &server.url(), Settings::new(Kind::Pubsub)).await;
-    node.adapter.room_opened(&Room::text("room1")).await;
+    let node = Node::start("one", &server.url(), AdapterSettings::new(AdapterKind::Classic)).await;
+    node.adapter.create_room(&Room::text("room1")).await;
     let path =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adapters/wire/emitter-classic.json");
     let file: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();

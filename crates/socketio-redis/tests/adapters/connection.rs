@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketio_redis::connection::{Heard, Listener, Place, Redis, RedisFault, RedisState, Via, Wish};
+use socketio_redis::connection::{
+    ClientState, CommandError, Listener, ReceivedMessage, RedisAddress, RedisClient, Subscription,
+    SubscriptionKind,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -14,31 +17,35 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Longer than anything takes that goes well.
 const SOON: Duration = Duration::from_secs(20);
 
-fn ear() -> (Listener, UnboundedReceiver<Heard>) {
+fn ear() -> (Listener, UnboundedReceiver<ReceivedMessage>) {
     let (sender, receiver) = unbounded_channel();
     (Arc::new(move |heard| drop(sender.send(heard))), receiver)
 }
 
-async fn hear(redis: &Redis, via: Via, channel: &str) -> UnboundedReceiver<Heard> {
+async fn hear(
+    redis: &RedisClient,
+    via: SubscriptionKind,
+    channel: &str,
+) -> UnboundedReceiver<ReceivedMessage> {
     let (listener, receiver) = ear();
-    let wish = Wish { via, channel: channel.into() };
-    redis.want(wish.clone(), listener);
-    redis.confirm(wish).await;
+    let wish = Subscription { via, channel: channel.into() };
+    redis.subscribe(wish.clone(), listener);
+    redis.wait_subscribed(wish).await;
     receiver
 }
 
-async fn until(redis: &Redis, wanted: impl Fn(&RedisState) -> bool) -> RedisState {
+async fn until(redis: &RedisClient, wanted: impl Fn(&ClientState) -> bool) -> ClientState {
     let mut watch = redis.watch();
     timeout(SOON, watch.wait_for(wanted)).await.expect("the state came").unwrap().clone()
 }
 
-async fn up(url: &str) -> Arc<Redis> {
-    let redis = Redis::start(Place::parse(url, false).unwrap(), PATIENCE);
-    until(&redis, |state| *state == RedisState::Up).await;
+async fn up(url: &str) -> Arc<RedisClient> {
+    let redis = RedisClient::start(RedisAddress::parse(url, false).unwrap(), PATIENCE);
+    until(&redis, |state| *state == ClientState::Up).await;
     redis
 }
 
-async fn next(heard: &mut UnboundedReceiver<Heard>) -> (String, String) {
+async fn next(heard: &mut UnboundedReceiver<ReceivedMessage>) -> (String, String) {
     let heard = timeout(SOON, heard.recv()).await.expect("something was heard").unwrap();
     (heard.channel, String::from_utf8(heard.payload).unwrap())
 }
@@ -51,21 +58,21 @@ fn publish(command: &str, channel: &str, payload: &str) -> redis::Cmd {
 async fn what_is_wanted_is_heard_in_each_of_the_three_ways() {
     let server = Server::start();
     let redis = up(&server.url()).await;
-    let mut channel = hear(&redis, Via::Channel, "a").await;
-    let mut pattern = hear(&redis, Via::Pattern, "b*").await;
-    let mut shard = hear(&redis, Via::Shard, "c").await;
-    redis.ask::<u64>(&publish("PUBLISH", "a", "1")).await.unwrap();
-    redis.ask::<u64>(&publish("PUBLISH", "bc", "2")).await.unwrap();
-    redis.ask::<u64>(&publish("SPUBLISH", "c", "3")).await.unwrap();
+    let mut channel = hear(&redis, SubscriptionKind::Channel, "a").await;
+    let mut pattern = hear(&redis, SubscriptionKind::Pattern, "b*").await;
+    let mut shard = hear(&redis, SubscriptionKind::Shard, "c").await;
+    redis.query::<u64>(&publish("PUBLISH", "a", "1")).await.unwrap();
+    redis.query::<u64>(&publish("PUBLISH", "bc", "2")).await.unwrap();
+    redis.query::<u64>(&publish("SPUBLISH", "c", "3")).await.unwrap();
     assert_eq!(next(&mut channel).await, ("a".into(), "1".into()));
     assert_eq!(next(&mut pattern).await, ("bc".into(), "2".into()));
     assert_eq!(next(&mut shard).await, ("c".into(), "3".into()));
-    assert_eq!(redis.subscribers(Via::Channel, "a").await.unwrap(), 1);
-    assert_eq!(redis.subscribers(Via::Shard, "c").await.unwrap(), 1);
-    let wish = Wish { via: Via::Channel, channel: "a".into() };
-    redis.unwant(&wish);
-    redis.release(&wish).await;
-    assert_eq!(redis.subscribers(Via::Channel, "a").await.unwrap(), 0);
+    assert_eq!(redis.subscriber_count(SubscriptionKind::Channel, "a").await.unwrap(), 1);
+    assert_eq!(redis.subscriber_count(SubscriptionKind::Shard, "c").await.unwrap(), 1);
+    let wish = Subscription { via: SubscriptionKind::Channel, channel: "a".into() };
+    redis.unsubscribe(&wish);
+    redis.wait_unsubscribed(&wish).await;
+    assert_eq!(redis.subscriber_count(SubscriptionKind::Channel, "a").await.unwrap(), 0);
     redis.close().await;
 }
 
@@ -73,10 +80,10 @@ async fn what_is_wanted_is_heard_in_each_of_the_three_ways() {
 async fn what_was_handed_over_is_sent_in_that_order_whoever_waits() {
     let server = Server::start();
     let redis = up(&server.url()).await;
-    let mut heard = hear(&redis, Via::Channel, "order").await;
+    let mut heard = hear(&redis, SubscriptionKind::Channel, "order").await;
     let mut answers = Vec::new();
     for number in 0..1000 {
-        let answer = redis.post(publish("PUBLISH", "order", &number.to_string())).unwrap();
+        let answer = redis.enqueue(publish("PUBLISH", "order", &number.to_string())).unwrap();
         if number % 3 == 0 {
             answers.push(answer);
         }
@@ -88,7 +95,7 @@ async fn what_was_handed_over_is_sent_in_that_order_whoever_waits() {
     for answer in answers {
         assert_eq!(answer.await.unwrap().unwrap(), redis::Value::Int(1));
     }
-    let count = redis.post_count(Via::Channel, "order").unwrap();
+    let count = redis.enqueue_subscriber_count(SubscriptionKind::Channel, "order").unwrap();
     assert_eq!(count.await.unwrap().unwrap(), redis::Value::Int(1));
     redis.close().await;
 }
@@ -97,13 +104,13 @@ async fn what_was_handed_over_is_sent_in_that_order_whoever_waits() {
 async fn a_refusal_is_the_commands_fault_and_not_the_connections() {
     let server = Server::start();
     let redis = up(&server.url()).await;
-    let refused = redis.ask::<u64>(redis::cmd("SET").arg("only-a-key")).await;
-    assert!(matches!(refused, Err(RedisFault::Refused(_))), "{refused:?}");
-    let mixed = [redis.post(publish("LPUSH", "k", "v")), redis.post(publish("INCRBY", "k", "1"))];
+    let refused = redis.query::<u64>(redis::cmd("SET").arg("only-a-key")).await;
+    assert!(matches!(refused, Err(CommandError::Refused(_))), "{refused:?}");
+    let mixed = [redis.enqueue(publish("LPUSH", "k", "v")), redis.enqueue(publish("INCRBY", "k", "1"))];
     let [first, second] = mixed.map(Result::unwrap);
     assert!(first.await.unwrap().is_ok());
-    assert!(matches!(second.await.unwrap(), Err(RedisFault::Refused(_))));
-    assert_eq!((redis.state(), redis.connections()), (RedisState::Up, 1));
+    assert!(matches!(second.await.unwrap(), Err(CommandError::Refused(_))));
+    assert_eq!((redis.state(), redis.connections()), (ClientState::Up, 1));
     redis.close().await;
 }
 
@@ -111,24 +118,24 @@ async fn a_refusal_is_the_commands_fault_and_not_the_connections() {
 async fn after_redis_was_killed_and_started_anew_everything_is_heard_again() {
     let mut server = Server::start();
     let redis = up(&server.url()).await;
-    let mut before = hear(&redis, Via::Channel, "before").await;
-    let mut pattern = hear(&redis, Via::Pattern, "p*").await;
+    let mut before = hear(&redis, SubscriptionKind::Channel, "before").await;
+    let mut pattern = hear(&redis, SubscriptionKind::Pattern, "p*").await;
     server.kill();
-    let RedisState::Away(reason) = until(&redis, |state| matches!(state, RedisState::Away(_))).await else {
+    let ClientState::Down(reason) = until(&redis, |state| matches!(state, ClientState::Down(_))).await else {
         unreachable!()
     };
     assert!(!reason.is_empty());
     // Nothing waits for a connection that is not there; and what is wanted meanwhile is wanted.
-    let away = redis.ask::<u64>(&publish("PUBLISH", "before", "lost")).await;
-    assert!(matches!(away, Err(RedisFault::Away(_))), "{away:?}");
-    let posted = redis.post(publish("PUBLISH", "before", "lost")).unwrap().await.unwrap();
-    assert!(matches!(posted, Err(RedisFault::Away(_))), "{posted:?}");
-    let mut during = hear(&redis, Via::Shard, "during").await;
+    let away = redis.query::<u64>(&publish("PUBLISH", "before", "lost")).await;
+    assert!(matches!(away, Err(CommandError::NotConnected(_))), "{away:?}");
+    let posted = redis.enqueue(publish("PUBLISH", "before", "lost")).unwrap().await.unwrap();
+    assert!(matches!(posted, Err(CommandError::NotConnected(_))), "{posted:?}");
+    let mut during = hear(&redis, SubscriptionKind::Shard, "during").await;
     server.restart();
-    until(&redis, |state| *state == RedisState::Up).await;
-    redis.ask::<u64>(&publish("PUBLISH", "before", "1")).await.unwrap();
-    redis.ask::<u64>(&publish("PUBLISH", "px", "2")).await.unwrap();
-    redis.ask::<u64>(&publish("SPUBLISH", "during", "3")).await.unwrap();
+    until(&redis, |state| *state == ClientState::Up).await;
+    redis.query::<u64>(&publish("PUBLISH", "before", "1")).await.unwrap();
+    redis.query::<u64>(&publish("PUBLISH", "px", "2")).await.unwrap();
+    redis.query::<u64>(&publish("SPUBLISH", "during", "3")).await.unwrap();
     assert_eq!(next(&mut before).await.1, "1");
     assert_eq!(next(&mut pattern).await.1, "2");
     assert_eq!(next(&mut during).await.1, "3");
@@ -140,13 +147,13 @@ async fn after_redis_was_killed_and_started_anew_everything_is_heard_again() {
 async fn a_connection_that_the_server_cuts_comes_back() {
     let server = Server::start();
     let redis = up(&server.url()).await;
-    let mut heard = hear(&redis, Via::Channel, "a").await;
+    let mut heard = hear(&redis, SubscriptionKind::Channel, "a").await;
     let mut watch = redis.watch();
     watch.mark_unchanged();
     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec(&mut server.connect()).unwrap();
     timeout(SOON, watch.changed()).await.unwrap().unwrap();
-    until(&redis, |state| *state == RedisState::Up).await;
-    redis.ask::<u64>(&publish("PUBLISH", "a", "again")).await.unwrap();
+    until(&redis, |state| *state == ClientState::Up).await;
+    redis.query::<u64>(&publish("PUBLISH", "a", "again")).await.unwrap();
     assert_eq!(next(&mut heard).await.1, "again");
     redis.close().await;
 }
@@ -154,18 +161,18 @@ async fn a_connection_that_the_server_cuts_comes_back() {
 #[tokio::test]
 async fn a_server_that_hangs_is_away_and_comes_back() {
     let server = Server::start();
-    let place = Place::parse(&server.url(), false).unwrap();
-    let redis = Redis::start(place, Duration::from_millis(200));
-    until(&redis, |state| *state == RedisState::Up).await;
-    let mut heard = hear(&redis, Via::Channel, "a").await;
+    let place = RedisAddress::parse(&server.url(), false).unwrap();
+    let redis = RedisClient::start(place, Duration::from_millis(200));
+    until(&redis, |state| *state == ClientState::Up).await;
+    let mut heard = hear(&redis, SubscriptionKind::Channel, "a").await;
     server.freeze();
     // Nobody can tell whether it was carried out.
-    let unknown = redis.ask::<u64>(&publish("PUBLISH", "a", "perhaps")).await;
-    assert!(matches!(unknown, Err(RedisFault::Unknown(_))), "{unknown:?}");
-    until(&redis, |state| matches!(state, RedisState::Away(_))).await;
+    let unknown = redis.query::<u64>(&publish("PUBLISH", "a", "perhaps")).await;
+    assert!(matches!(unknown, Err(CommandError::Unknown(_))), "{unknown:?}");
+    until(&redis, |state| matches!(state, ClientState::Down(_))).await;
     server.thaw();
-    until(&redis, |state| *state == RedisState::Up).await;
-    redis.ask::<u64>(&publish("PUBLISH", "a", "again")).await.unwrap();
+    until(&redis, |state| *state == ClientState::Up).await;
+    redis.query::<u64>(&publish("PUBLISH", "a", "again")).await.unwrap();
     while next(&mut heard).await.1 != "again" {}
     redis.close().await;
 }
@@ -173,12 +180,18 @@ async fn a_server_that_hangs_is_away_and_comes_back() {
 #[tokio::test]
 async fn a_wrong_password_is_said_and_tried_again() {
     let server = Server::with(0, &["--requirepass", "right"]);
-    let redis = Redis::start(Place::parse(&server.url(), false).unwrap().with_password("wrong"), PATIENCE);
-    let state = until(&redis, |state| matches!(state, RedisState::Away(_))).await;
+    let redis = RedisClient::start(
+        RedisAddress::parse(&server.url(), false).unwrap().with_password("wrong"),
+        PATIENCE,
+    );
+    let state = until(&redis, |state| matches!(state, ClientState::Down(_))).await;
     assert!(format!("{state:?}").to_lowercase().contains("pass"), "{state:?}");
     redis.close().await;
-    let redis = Redis::start(Place::parse(&server.url(), false).unwrap().with_password("right"), PATIENCE);
-    until(&redis, |state| *state == RedisState::Up).await;
+    let redis = RedisClient::start(
+        RedisAddress::parse(&server.url(), false).unwrap().with_password("right"),
+        PATIENCE,
+    );
+    until(&redis, |state| *state == ClientState::Up).await;
     redis.close().await;
 }
 
@@ -188,11 +201,11 @@ async fn in_a_cluster_each_channel_is_heard_from_the_master_of_its_slot() {
     let redis = up(&cluster.urls()).await;
     let (listener, mut heard) = ear();
     for number in 0..30 {
-        let wish = Wish { via: Via::Shard, channel: format!("room{number}").into() };
-        redis.want(wish.clone(), listener.clone());
-        redis.confirm(wish).await;
+        let wish = Subscription { via: SubscriptionKind::Shard, channel: format!("room{number}").into() };
+        redis.subscribe(wish.clone(), listener.clone());
+        redis.wait_subscribed(wish).await;
     }
-    let mut plain = hear(&redis, Via::Channel, "plain").await;
+    let mut plain = hear(&redis, SubscriptionKind::Channel, "plain").await;
     let masters: Vec<u64> = cluster
         .masters
         .iter()
@@ -205,14 +218,15 @@ async fn in_a_cluster_each_channel_is_heard_from_the_master_of_its_slot() {
     assert!(masters.iter().all(|count| *count > 0) && masters.iter().sum::<u64>() == 30, "{masters:?}");
     let mut names = Vec::new();
     for number in 0..30 {
-        redis.ask::<u64>(&publish("SPUBLISH", &format!("room{number}"), "x")).await.unwrap();
+        redis.query::<u64>(&publish("SPUBLISH", &format!("room{number}"), "x")).await.unwrap();
         names.push(next(&mut heard).await.0);
     }
     assert_eq!(names[29], "room29");
-    assert_eq!(redis.subscribers(Via::Shard, "room7").await.unwrap(), 1);
-    let counted = redis.post_count(Via::Channel, "plain").unwrap().await.unwrap().unwrap();
+    assert_eq!(redis.subscriber_count(SubscriptionKind::Shard, "room7").await.unwrap(), 1);
+    let counted =
+        redis.enqueue_subscriber_count(SubscriptionKind::Channel, "plain").unwrap().await.unwrap().unwrap();
     assert_eq!(counted, redis::Value::Int(1));
-    redis.post(publish("PUBLISH", "plain", "to all")).unwrap();
+    redis.enqueue(publish("PUBLISH", "plain", "to all")).unwrap();
     assert_eq!(next(&mut plain).await.1, "to all");
     redis.close().await;
 }
@@ -223,12 +237,16 @@ fn slot(server: &Server, channel: &str) -> u16 {
 }
 
 /// Publishes until it is heard: a cluster needs a moment to agree.
-async fn published_until_heard(redis: &Redis, channel: &str, heard: &mut UnboundedReceiver<Heard>) {
+async fn published_until_heard(
+    redis: &RedisClient,
+    channel: &str,
+    heard: &mut UnboundedReceiver<ReceivedMessage>,
+) {
     let mut pause = tokio::time::interval(Duration::from_millis(50));
     timeout(SOON, async {
         loop {
             pause.tick().await;
-            let _ = redis.ask::<u64>(&publish("SPUBLISH", channel, "x")).await;
+            let _ = redis.query::<u64>(&publish("SPUBLISH", channel, "x")).await;
             if heard.try_recv().is_ok() {
                 break;
             }
@@ -242,7 +260,7 @@ async fn published_until_heard(redis: &Redis, channel: &str, heard: &mut Unbound
 async fn a_subscription_follows_its_slot_to_another_master() {
     let cluster = Cluster::start();
     let redis = up(&cluster.urls()).await;
-    let mut heard = hear(&redis, Via::Shard, "moving").await;
+    let mut heard = hear(&redis, SubscriptionKind::Shard, "moving").await;
     published_until_heard(&redis, "moving", &mut heard).await;
     let slot = slot(&cluster.masters[0], "moving");
     let from = usize::from(slot) * 3 / 16_384;
@@ -277,14 +295,14 @@ async fn a_subscription_follows_its_slot_to_another_master() {
 async fn after_a_master_of_a_cluster_was_killed_and_started_anew_its_channels_are_heard_again() {
     let mut cluster = Cluster::start();
     let redis = up(&cluster.urls()).await;
-    let mut heard = hear(&redis, Via::Shard, "room").await;
+    let mut heard = hear(&redis, SubscriptionKind::Shard, "room").await;
     published_until_heard(&redis, "room", &mut heard).await;
     let owner = usize::from(slot(&cluster.masters[0], "room")) * 3 / 16_384;
     cluster.masters[owner].kill();
-    until(&redis, |state| matches!(state, RedisState::Away(_))).await;
+    until(&redis, |state| matches!(state, ClientState::Down(_))).await;
     cluster.masters[owner].restart();
     cluster.wait_until_whole();
-    until(&redis, |state| *state == RedisState::Up).await;
+    until(&redis, |state| *state == ClientState::Up).await;
     published_until_heard(&redis, "room", &mut heard).await;
     redis.close().await;
 }
@@ -296,14 +314,14 @@ async fn after_a_failover_the_master_that_the_sentinels_name_is_taken() {
     let replica = Server::with(second, &["--replicaof", "127.0.0.1", &first.to_string()]);
     let sentinel = Sentinel::start(watcher, first);
     let redis = up(&format!("redis+sentinel://127.0.0.1:{}/mymaster", sentinel.port)).await;
-    let mut heard = hear(&redis, Via::Channel, "a").await;
-    redis.ask::<redis::Value>(redis::cmd("SET").arg("key").arg("old master")).await.unwrap();
+    let mut heard = hear(&redis, SubscriptionKind::Channel, "a").await;
+    redis.query::<redis::Value>(redis::cmd("SET").arg("key").arg("old master")).await.unwrap();
     master.kill();
-    until(&redis, |state| matches!(state, RedisState::Away(_))).await;
-    until(&redis, |state| *state == RedisState::Up).await;
+    until(&redis, |state| matches!(state, ClientState::Down(_))).await;
+    until(&redis, |state| *state == ClientState::Up).await;
     let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut replica.connect()).unwrap();
     assert_eq!(role[0], redis::Value::BulkString(b"master".to_vec()));
-    redis.ask::<u64>(&publish("PUBLISH", "a", "from the new master")).await.unwrap();
+    redis.query::<u64>(&publish("PUBLISH", "a", "from the new master")).await.unwrap();
     assert_eq!(next(&mut heard).await.1, "from the new master");
     redis.close().await;
 }
@@ -315,12 +333,12 @@ async fn a_master_that_became_a_replica_is_left_at_the_first_refusal() {
     let [nowhere] = free_ports::<1>();
     let mut admin = server.connect();
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(nowhere).exec(&mut admin).unwrap();
-    let refused = redis.ask::<redis::Value>(redis::cmd("SET").arg("k").arg("v")).await;
-    assert!(matches!(refused, Err(RedisFault::Refused(_))), "{refused:?}");
-    until(&redis, |state| *state == RedisState::Away("the server has become a replica".into())).await;
+    let refused = redis.query::<redis::Value>(redis::cmd("SET").arg("k").arg("v")).await;
+    assert!(matches!(refused, Err(CommandError::Refused(_))), "{refused:?}");
+    until(&redis, |state| *state == ClientState::Down("the server has become a replica".into())).await;
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut admin).unwrap();
-    until(&redis, |state| *state == RedisState::Up).await;
-    redis.ask::<redis::Value>(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
+    until(&redis, |state| *state == ClientState::Up).await;
+    redis.query::<redis::Value>(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
     redis.close().await;
 }
 
@@ -346,14 +364,14 @@ async fn tls_is_spoken_to_a_server_whose_authority_is_known_and_to_no_other() {
     let words = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
     let more = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
     let _server = Server::with(0, &[&words[..], &more].concat());
-    let place = Place::parse(&format!("rediss://localhost:{port}"), false).unwrap();
-    let redis = Redis::start(place.clone().with_authorities(root.pem().into_bytes()), PATIENCE);
-    until(&redis, |state| *state == RedisState::Up).await;
-    let mut heard = hear(&redis, Via::Channel, "a").await;
-    redis.ask::<u64>(&publish("PUBLISH", "a", "secret")).await.unwrap();
+    let place = RedisAddress::parse(&format!("rediss://localhost:{port}"), false).unwrap();
+    let redis = RedisClient::start(place.clone().with_root_certificates(root.pem().into_bytes()), PATIENCE);
+    until(&redis, |state| *state == ClientState::Up).await;
+    let mut heard = hear(&redis, SubscriptionKind::Channel, "a").await;
+    redis.query::<u64>(&publish("PUBLISH", "a", "secret")).await.unwrap();
     assert_eq!(next(&mut heard).await.1, "secret");
     redis.close().await;
-    let stranger = Redis::start(place, PATIENCE);
-    until(&stranger, |state| matches!(state, RedisState::Away(_))).await;
+    let stranger = RedisClient::start(place, PATIENCE);
+    until(&stranger, |state| matches!(state, ClientState::Down(_))).await;
     stranger.close().await;
 }

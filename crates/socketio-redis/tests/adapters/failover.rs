@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use socketio_redis::adapter::{Bus, BusState, Room};
-use socketio_redis::settings::{Kind, Mode, Settings};
+use socketio_redis::adapter::{Adapter, AdapterState, Room};
+use socketio_redis::settings::{AdapterKind, AdapterSettings, SubscriptionMode};
 use tokio::time::{interval, timeout};
 
 use crate::servers::{Cluster, Server};
@@ -18,11 +18,11 @@ fn room(number: usize) -> String {
 }
 
 /// Two nodes of a fleet; the second has a member in every room.
-async fn fleet(cluster: &Cluster, kind: Kind) -> (Node, Node) {
-    let one = Node::start("one", &cluster.urls(), Settings::new(kind.clone())).await;
-    let two = Node::start("two", &cluster.urls(), Settings::new(kind)).await;
+async fn fleet(cluster: &Cluster, kind: AdapterKind) -> (Node, Node) {
+    let one = Node::start("one", &cluster.urls(), AdapterSettings::new(kind.clone())).await;
+    let two = Node::start("two", &cluster.urls(), AdapterSettings::new(kind)).await;
     for number in 0..ROOMS {
-        two.adapter.room_opened(&Room::text(&room(number))).await;
+        two.adapter.create_room(&Room::text(&room(number))).await;
     }
     (one, two)
 }
@@ -61,7 +61,7 @@ fn subscribers(server: &Server) -> Vec<String> {
 }
 
 /// Whether the servers count the subscriptions of the two nodes, each once.
-fn are_counted<'a>(servers: impl IntoIterator<Item = &'a Server>, kind: &Kind) -> bool {
+fn are_counted<'a>(servers: impl IntoIterator<Item = &'a Server>, kind: &AdapterKind) -> bool {
     let numbers = |server, words: &[&str]| -> usize {
         let told: Vec<redis::Value> = ask(server, words);
         told.iter().filter_map(|value| redis::from_redis_value_ref::<usize>(value).ok()).sum()
@@ -69,7 +69,7 @@ fn are_counted<'a>(servers: impl IntoIterator<Item = &'a Server>, kind: &Kind) -
     let (mut rooms, mut nodes) = (0, 0);
     for server in servers {
         match kind {
-            Kind::Pubsub => {
+            AdapterKind::Classic => {
                 // A pattern covers them, and patterns that two connections share are counted once.
                 rooms = ROOMS;
                 nodes += numbers(server, &["PUBSUB", "NUMSUB", "socket.io-request#/#"]);
@@ -99,12 +99,12 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 
 async fn are_up(nodes: [&Node; 2]) {
     for node in nodes {
-        node.until(|state| *state == BusState::Up).await;
+        node.until(|state| *state == AdapterState::Up).await;
     }
 }
 
 /// Each master in turn cuts its subscribers, and then all of its clients.
-async fn survives_cut_connections(kind: Kind) {
+async fn survives_cut_connections(kind: AdapterKind) {
     let cluster = Cluster::start();
     let (one, two) = fleet(&cluster, kind.clone()).await;
     each_is_heard_once(&one, &two, "before").await;
@@ -144,24 +144,24 @@ async fn answers(node: &Node) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sharded_nodes_hear_each_message_once_after_a_master_has_cut_their_connections() {
-    survives_cut_connections(Kind::Sharded(Mode::Dynamic)).await;
+    survives_cut_connections(AdapterKind::Sharded(SubscriptionMode::Dynamic)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pubsub_nodes_hear_each_message_once_after_a_node_of_the_cluster_has_cut_their_connections() {
-    survives_cut_connections(Kind::Pubsub).await;
+    survives_cut_connections(AdapterKind::Classic).await;
 }
 
 /// A master's replica takes its place: because it is told to, or because the master is killed.
 async fn survives_failover(is_killed: bool) {
     let mut cluster = Cluster::start();
     let replica = cluster.replica_of(0);
-    let kind = Kind::Sharded(Mode::Dynamic);
+    let kind = AdapterKind::Sharded(SubscriptionMode::Dynamic);
     let (one, two) = fleet(&cluster, kind.clone()).await;
     each_is_heard_once(&one, &two, "before").await;
     if is_killed {
         cluster.masters[0].kill();
-        two.until(|state| matches!(state, BusState::Away { .. })).await;
+        two.until(|state| matches!(state, AdapterState::Unreachable { .. })).await;
     } else {
         ask::<redis::Value>(&replica, &["CLUSTER", "FAILOVER"]);
     }

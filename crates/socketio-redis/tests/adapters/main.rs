@@ -3,6 +3,7 @@
 mod adapters;
 mod connection;
 mod failover;
+mod failures;
 mod corpus;
 mod servers;
 mod stand_in;

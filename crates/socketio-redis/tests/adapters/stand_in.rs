@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use socketio_redis::RedisBus;
+use socketio_redis::RedisAdapter;
 use socketio_redis::adapter::{
-    Adapter, Bus, BusState, Flags, Local, Offset, Operation, Room, SocketFacts, Target,
+    Adapter, AdapterState, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
+    Room, Target,
 };
-use socketio_redis::connection::Place;
+use socketio_redis::connection::RedisAddress;
 use socketio_redis::metrics::AdapterMetrics;
-use socketio_redis::settings::Settings;
+use socketio_redis::settings::AdapterSettings;
 use socketio_redis::value::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -28,8 +29,8 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    fn socket(&self) -> SocketFacts {
-        SocketFacts {
+    fn socket(&self) -> RemoteSocket {
+        RemoteSocket {
             id: format!("sid-of-{}", self.name).into(),
             handshake: Value::map([("address", Value::from("127.0.0.1"))]),
             rooms: vec![
@@ -49,12 +50,17 @@ impl StandIn {
     }
 }
 
-impl Local for StandIn {
+impl LocalNamespace for StandIn {
     fn deliver(&self, operation: Operation, offset: Option<Offset>) {
         let _ = self.delivered.send((operation, offset));
     }
 
-    fn ask(&self, data: Vec<Value>, target: &Target, _: &Flags) -> (u64, mpsc::Receiver<Value>) {
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: &Target,
+        _: &BroadcastFlags,
+    ) -> (u64, mpsc::Receiver<Value>) {
         let (sender, receiver) = mpsc::channel(1);
         if self.meant(target) && !self.is_silent.load(std::sync::atomic::Ordering::Relaxed) {
             let answer = Value::List(vec![Value::from(&*self.name), data.last().unwrap().clone()]);
@@ -63,7 +69,7 @@ impl Local for StandIn {
         (u64::from(self.meant(target)), receiver)
     }
 
-    fn fetch(&self, target: &Target) -> Vec<SocketFacts> {
+    fn fetch_sockets(&self, target: &Target) -> Vec<RemoteSocket> {
         if self.meant(target) { vec![self.socket()] } else { Vec::new() }
     }
 
@@ -71,7 +77,7 @@ impl Local for StandIn {
         self.socket().rooms
     }
 
-    fn ask_server(&self, _: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
+    fn server_side_emit_with_ack(&self, _: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
         let (sender, receiver) = oneshot::channel();
         sender.send(Value::from(&*self.name)).unwrap();
         Some(receiver)
@@ -107,36 +113,36 @@ impl AdapterMetrics for Counts {
 
 /// One node in process: a bus, and one namespace of it.
 pub struct Node {
-    pub bus: RedisBus,
+    pub bus: RedisAdapter,
     pub counts: Arc<Counts>,
     pub local: Arc<StandIn>,
-    pub adapter: Arc<dyn Adapter>,
+    pub adapter: Arc<dyn NamespaceAdapter>,
     delivered: Mutex<UnboundedReceiver<(Operation, Option<Offset>)>>,
 }
 
 impl Node {
     /// A node that can speak and hear, and that others have heard of.
-    pub async fn start(name: &str, url: &str, settings: Settings) -> Node {
+    pub async fn start(name: &str, url: &str, settings: AdapterSettings) -> Node {
         let node = Node::begin(name, url, settings);
-        timeout(SOON, node.bus.ready()).await.expect("the bus is ready");
+        timeout(SOON, node.bus.wait_until_ready()).await.expect("the bus is ready");
         node.is_counted().await;
         node
     }
 
     /// The same before anything is certain.
-    pub fn begin(name: &str, url: &str, settings: Settings) -> Node {
+    pub fn begin(name: &str, url: &str, settings: AdapterSettings) -> Node {
         let counts = Arc::new(Counts::default());
-        let bus = RedisBus::start(Place::parse(url, false).unwrap(), settings, counts.clone());
+        let bus = RedisAdapter::start(RedisAddress::parse(url, false).unwrap(), settings, counts.clone());
         let (sender, receiver) = unbounded_channel();
         let local = Arc::new(StandIn { name: name.to_owned(), delivered: sender, is_silent: false.into() });
-        let weak: Weak<dyn Local> = Arc::downgrade(&(local.clone() as Arc<dyn Local>));
-        let adapter = bus.adapter(&Arc::from("/"), weak);
+        let weak: Weak<dyn LocalNamespace> = Arc::downgrade(&(local.clone() as Arc<dyn LocalNamespace>));
+        let adapter = bus.namespace(&Arc::from("/"), weak);
         Node { bus, counts, local, adapter, delivered: Mutex::new(receiver) }
     }
 
     /// Returns when the server counts this node's subscriptions: it answers its own questions in time.
     async fn is_counted(&self) {
-        let asked = self.adapter.ask_servers(vec![Value::from("are you there")]);
+        let asked = self.adapter.server_side_emit_with_ack(vec![Value::from("are you there")]);
         timeout(SOON, asked).await.unwrap().ok();
     }
 
@@ -160,7 +166,7 @@ impl Node {
     }
 
     /// Returns when the bus is so.
-    pub async fn until(&self, wanted: impl Fn(&BusState) -> bool) {
+    pub async fn until(&self, wanted: impl Fn(&AdapterState) -> bool) {
         let mut pause = tokio::time::interval(Duration::from_millis(10));
         let waiting = async {
             while !wanted(&self.bus.state()) {
@@ -177,6 +183,6 @@ pub fn broadcast(data: &[&str], rooms: &[&str], except: &[&str]) -> Operation {
     Operation::Broadcast {
         data: data.iter().map(|text| Value::from(*text)).collect(),
         target: Target { rooms: rooms_of(rooms), except: rooms_of(except) },
-        flags: Flags::default(),
+        flags: BroadcastFlags::default(),
     }
 }

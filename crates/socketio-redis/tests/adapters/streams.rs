@@ -3,16 +3,18 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use socketio_redis::adapter::{Bus, BusState, Flags, Operation, Restored, Room, Session, Target};
-use socketio_redis::settings::{Kind, Settings, Streams};
+use socketio_redis::adapter::{
+    Adapter, AdapterState, BroadcastFlags, Operation, RestoredSession, Room, Session, Target,
+};
+use socketio_redis::settings::{AdapterKind, AdapterSettings, StreamsSettings};
 use socketio_redis::value::Value;
 use tokio::time::timeout;
 
 use crate::servers::{Cluster, Server};
 use crate::stand_in::{Node, SOON, broadcast};
 
-fn settings(streams: Streams) -> Settings {
-    Settings::new(Kind::Streams(streams))
+fn settings(streams: StreamsSettings) -> AdapterSettings {
+    AdapterSettings::new(AdapterKind::Streams(streams))
 }
 
 fn session(pid: &str, rooms: &[&str]) -> Session {
@@ -30,15 +32,15 @@ async fn said(node: &Node, text: &str, rooms: &[&str], except: &[&str]) -> Strin
     node.adapter.send(broadcast(&[text], rooms, except)).await.unwrap().unwrap().to_string()
 }
 
-fn texts(restored: &Restored) -> Vec<String> {
+fn texts(restored: &RestoredSession) -> Vec<String> {
     restored.missed.iter().map(|missed| missed.data[0].as_text().unwrap().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_all_nodes_see_concurrent_broadcasts_in_one_order() {
     let server = Server::start();
-    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
-    let two = Node::start("two", &server.url(), settings(Streams::default())).await;
+    let one = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
+    let two = Node::start("two", &server.url(), settings(StreamsSettings::default())).await;
     for number in 0..200 {
         let text = number.to_string();
         drop(one.adapter.send(broadcast(&["one", &text], &[], &[])));
@@ -66,8 +68,8 @@ async fn clients_of_all_nodes_see_concurrent_broadcasts_in_one_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_cut_off_reads_on_where_it_was() {
     let server = Server::start();
-    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
-    let two = Node::start("two", &server.url(), settings(Streams::default())).await;
+    let one = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
+    let two = Node::start("two", &server.url(), settings(StreamsSettings::default())).await;
     said(&one, "before", &[], &[]).await;
     assert_eq!(two.next_broadcast().await, r#"["before"]"#);
     // Every connection of both nodes is cut, and an entry is written before any is back.
@@ -79,8 +81,8 @@ async fn a_node_that_was_cut_off_reads_on_where_it_was() {
     cut.arg("data").arg(r#"{"packet":{"type":2,"data":["meanwhile"]},"opts":{"rooms":[],"except":[]}}"#);
     cut.exec(&mut admin).unwrap();
     assert_eq!(two.next_broadcast().await, r#"["meanwhile"]"#);
-    two.until(|state| *state == BusState::Up).await;
-    one.until(|state| *state == BusState::Up).await;
+    two.until(|state| *state == AdapterState::Up).await;
+    one.until(|state| *state == AdapterState::Up).await;
     said(&one, "after", &[], &[]).await;
     assert_eq!(two.next_broadcast().await, r#"["after"]"#);
     assert_eq!(two.counts.missed.load(Relaxed), 0);
@@ -91,7 +93,7 @@ async fn a_node_that_was_cut_off_reads_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_trimmed_before_a_node_could_read_it_is_counted() {
     let server = Server::start();
-    let node = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let node = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
     said(&node, "before", &[], &[]).await;
     node.next().await;
     let mut admin = server.connect();
@@ -123,14 +125,14 @@ async fn what_was_trimmed_before_a_node_could_read_it_is_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_redis_lost_the_stream_new_broadcasts_are_read() {
     let mut server = Server::start();
-    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
-    let two = Node::start("two", &server.url(), settings(Streams::default())).await;
+    let one = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
+    let two = Node::start("two", &server.url(), settings(StreamsSettings::default())).await;
     said(&one, "before", &[], &[]).await;
     assert_eq!(two.next_broadcast().await, r#"["before"]"#);
     server.kill();
-    one.until(|state| matches!(state, BusState::Away { .. })).await;
+    one.until(|state| matches!(state, AdapterState::Unreachable { .. })).await;
     server.restart();
-    one.until(|state| *state == BusState::Up).await;
+    one.until(|state| *state == AdapterState::Up).await;
     said(&one, "after", &[], &[]).await;
     assert_eq!(two.next_broadcast().await, r#"["after"]"#);
     one.bus.close().await;
@@ -140,7 +142,7 @@ async fn after_redis_lost_the_stream_new_broadcasts_are_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_as_other_writers_have_them_are_read() {
     let server = Server::start();
-    let node = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let node = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
     let mut connection = server.connect();
     let mut add = |fields: &[&str]| {
         redis::cmd("XADD").arg("socket.io").arg("*").arg(fields).exec(&mut connection).unwrap();
@@ -160,10 +162,10 @@ async fn entries_as_other_writers_have_them_are_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_comes_back_on_another_node_with_all_that_it_missed_in_order() {
     let server = Server::start();
-    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
-    let two = Node::start("two", &server.url(), settings(Streams::default())).await;
+    let one = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
+    let two = Node::start("two", &server.url(), settings(StreamsSettings::default())).await;
     let seen = said(&one, "seen", &[], &[]).await;
-    one.adapter.save_session(session("pid", &["sid", "room"])).await.unwrap();
+    one.adapter.persist_session(session("pid", &["sid", "room"])).await.unwrap();
     let mut expected = Vec::new();
     for (text, rooms, except, is_missed) in [
         ("to all", &[][..], &[][..], true),
@@ -180,8 +182,11 @@ async fn a_client_comes_back_on_another_node_with_all_that_it_missed_in_order() 
     let join = Operation::Join { target: Target::default(), rooms: vec![Room::text("y")] };
     two.adapter.send(join).await.unwrap();
     let bytes = vec![Value::from("bytes"), Value::Binary(vec![1, 2].into())];
-    let operation =
-        Operation::Broadcast { data: bytes.clone(), target: Target::default(), flags: Flags::default() };
+    let operation = Operation::Broadcast {
+        data: bytes.clone(),
+        target: Target::default(),
+        flags: BroadcastFlags::default(),
+    };
     two.adapter.send(operation).await.unwrap();
     let restored = two.adapter.restore_session("pid", &seen).await.unwrap();
     assert_eq!(restored.session, session("pid", &["sid", "room"]));
@@ -203,9 +208,14 @@ async fn a_client_comes_back_on_another_node_with_all_that_it_missed_in_order() 
 async fn a_session_is_not_taken_up_where_it_must_not_be() {
     let server = Server::start();
     let recovery = Some(Duration::from_secs(120));
-    let node = Node::start("one", &server.url(), settings(Streams { recovery, ..Streams::default() })).await;
+    let node = Node::start(
+        "one",
+        &server.url(),
+        settings(StreamsSettings { recovery, ..StreamsSettings::default() }),
+    )
+    .await;
     let seen = said(&node, "seen", &[], &[]).await;
-    let save = async || node.adapter.save_session(session("pid", &["room"])).await.unwrap();
+    let save = async || node.adapter.persist_session(session("pid", &["room"])).await.unwrap();
     let exists =
         || -> bool { redis::cmd("EXISTS").arg("sio:session:pid").query(&mut server.connect()).unwrap() };
     save().await;
@@ -221,7 +231,7 @@ async fn a_session_is_not_taken_up_where_it_must_not_be() {
     assert!(node.adapter.restore_session("pid", "1-0").await.is_none());
     assert!(exists());
     redis::cmd("XTRIM").arg("socket.io").arg("MAXLEN").arg(0).exec(&mut server.connect()).unwrap();
-    let late = Node::start("late", &server.url(), settings(Streams::default())).await;
+    let late = Node::start("late", &server.url(), settings(StreamsSettings::default())).await;
     assert!(late.adapter.restore_session("pid", &seen).await.is_none(), "the stream was trimmed");
     assert!(exists());
     redis::cmd("SET").arg("sio:session:pid").arg("garbage").exec(&mut server.connect()).unwrap();
@@ -234,9 +244,9 @@ async fn a_session_is_not_taken_up_where_it_must_not_be() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_missed_events_come_in_several_reads() {
     let server = Server::start();
-    let node = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let node = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
     let seen = said(&node, "seen", &[], &[]).await;
-    node.adapter.save_session(session("pid", &["room"])).await.unwrap();
+    node.adapter.persist_session(session("pid", &["room"])).await.unwrap();
     let sent: Vec<_> =
         (0..2500).map(|number| node.adapter.send(broadcast(&[&number.to_string()], &[], &[]))).collect();
     for answer in sent {
@@ -255,12 +265,12 @@ async fn many_missed_events_come_in_several_reads() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_has_read_itself_is_there_for_clients_though_the_stream_was_trimmed() {
     let server = Server::start();
-    let node = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let node = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
     let seen = said(&node, "seen", &[], &[]).await;
     said(&node, "missed", &[], &[]).await;
     node.next().await;
     node.next().await;
-    node.adapter.save_session(session("pid", &["room"])).await.unwrap();
+    node.adapter.persist_session(session("pid", &["room"])).await.unwrap();
     redis::cmd("XTRIM").arg("socket.io").arg("MAXLEN").arg(0).exec(&mut server.connect()).unwrap();
     let restored = node.adapter.restore_session("pid", &seen).await.unwrap();
     assert_eq!(texts(&restored), ["missed"]);
@@ -270,15 +280,15 @@ async fn what_a_node_has_read_itself_is_there_for_clients_though_the_stream_was_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_nodes_that_a_client_comes_back_to_one_takes_its_session_and_none_before_it_is_restored() {
     let server = Server::start();
-    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
-    let two = Node::start("two", &server.url(), settings(Streams::default())).await;
+    let one = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
+    let two = Node::start("two", &server.url(), settings(StreamsSettings::default())).await;
     let seen = said(&one, "seen", &[], &[]).await;
     assert_eq!(two.next_broadcast().await, r#"["seen"]"#);
-    one.adapter.save_session(session("pid", &["room"])).await.unwrap();
+    one.adapter.persist_session(session("pid", &["room"])).await.unwrap();
     let first = one.adapter.find_session("pid", &seen).await.unwrap();
     let second = two.adapter.find_session("pid", &seen).await.unwrap();
     drop(one.adapter.find_session("pid", &seen).await.unwrap());
-    let (first, second) = tokio::join!(first.take(), second.take());
+    let (first, second) = tokio::join!(first.claim(), second.claim());
     assert_eq!([first.is_some(), second.is_some()].iter().filter(|is_taken| **is_taken).count(), 1);
     assert!(one.adapter.find_session("pid", &seen).await.is_none());
     one.bus.close().await;
@@ -288,7 +298,7 @@ async fn of_two_nodes_that_a_client_comes_back_to_one_takes_its_session_and_none
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_that_come_back_to_a_fresh_node_share_what_is_read_for_them() {
     let server = Server::start();
-    let one = Node::start("one", &server.url(), settings(Streams::default())).await;
+    let one = Node::start("one", &server.url(), settings(StreamsSettings::default())).await;
     let seen = said(&one, "seen", &[], &[]).await;
     let text = "x".repeat(500);
     let sent: Vec<_> = (0..2000).map(|_| one.adapter.send(broadcast(&[&text], &[], &[]))).collect();
@@ -296,10 +306,10 @@ async fn many_clients_that_come_back_to_a_fresh_node_share_what_is_read_for_them
         answer.await.unwrap();
     }
     for number in 0..200 {
-        one.adapter.save_session(session(&format!("pid{number}"), &["room"])).await.unwrap();
+        one.adapter.persist_session(session(&format!("pid{number}"), &["room"])).await.unwrap();
     }
     one.bus.close().await;
-    let fresh = Node::start("fresh", &server.url(), settings(Streams::default())).await;
+    let fresh = Node::start("fresh", &server.url(), settings(StreamsSettings::default())).await;
     let asked: u64 = reads(&server);
     let pids: Vec<String> = (0..200).map(|number| format!("pid{number}")).collect();
     let back = pids.iter().map(|pid| fresh.adapter.restore_session(pid, &seen));
@@ -323,12 +333,12 @@ fn reads(server: &Server) -> u64 {
 async fn a_client_comes_back_through_a_cluster_whichever_master_keeps_its_session() {
     let cluster = Cluster::start();
     // The stream and the sessions are on different masters, and a namespace may be on a stream that Node.js only writes.
-    let streams = Streams { count: 3, ..Streams::default() };
+    let streams = StreamsSettings { stream_count: 3, ..StreamsSettings::default() };
     let one = Node::start("one", &cluster.urls(), settings(streams.clone())).await;
     let two = Node::start("two", &cluster.urls(), settings(streams)).await;
     let seen = said(&one, "seen", &[], &[]).await;
     for number in 0..6 {
-        one.adapter.save_session(session(&format!("pid{number}"), &["room"])).await.unwrap();
+        one.adapter.persist_session(session(&format!("pid{number}"), &["room"])).await.unwrap();
     }
     said(&two, "missed", &["room"], &[]).await;
     for number in 0..6 {

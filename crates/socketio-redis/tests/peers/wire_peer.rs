@@ -9,12 +9,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use socketio_redis::RedisBus;
+use socketio_redis::RedisAdapter;
 use socketio_redis::adapter::{
-    Adapter, Bus, Flags, Local, Offset, Operation, RemoteAck, Room, Session, SocketFacts, Target,
+    Adapter, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteAck, RemoteSocket,
+    Room, Session, Target,
 };
-use socketio_redis::connection::Place;
-use socketio_redis::settings::{Kind, Mode, Settings, Streams};
+use socketio_redis::connection::RedisAddress;
+use socketio_redis::settings::{AdapterKind, AdapterSettings, StreamsSettings, SubscriptionMode};
 use socketio_redis::value::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,7 +35,7 @@ impl Invented {
     }
 }
 
-impl Local for Invented {
+impl LocalNamespace for Invented {
     fn deliver(&self, operation: Operation, offset: Option<Offset>) {
         let said = match &operation {
             Operation::Broadcast { data, target, .. } if self.meant(target) => {
@@ -70,7 +71,12 @@ impl Local for Invented {
         say(&Value::map([("heard", said)]));
     }
 
-    fn ask(&self, data: Vec<Value>, target: &Target, _: &Flags) -> (u64, mpsc::Receiver<Value>) {
+    fn broadcast_with_ack(
+        &self,
+        data: Vec<Value>,
+        target: &Target,
+        _: &BroadcastFlags,
+    ) -> (u64, mpsc::Receiver<Value>) {
         let (sender, receiver) = mpsc::channel(1);
         let count = u64::from(self.meant(target));
         if count == 1 {
@@ -80,13 +86,13 @@ impl Local for Invented {
         (count, receiver)
     }
 
-    fn fetch(&self, target: &Target) -> Vec<SocketFacts> {
+    fn fetch_sockets(&self, target: &Target) -> Vec<RemoteSocket> {
         let handshake = Value::map([
             ("headers", Value::map([("host", "rust".into())])),
             ("query", Value::map([])),
             ("auth", Value::map([])),
         ]);
-        let facts = SocketFacts {
+        let facts = RemoteSocket {
             id: SID.into(),
             handshake,
             rooms: self.rooms.lock().clone(),
@@ -99,7 +105,7 @@ impl Local for Invented {
         self.rooms.lock().clone()
     }
 
-    fn ask_server(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
+    fn server_side_emit_with_ack(&self, data: Vec<Value>) -> Option<oneshot::Receiver<Value>> {
         let (sender, receiver) = oneshot::channel();
         let _ = sender.send(Value::List(vec!["rust".into(), data.into()]));
         Some(receiver)
@@ -123,24 +129,27 @@ fn say(value: &Value) {
 async fn main() {
     let words: Vec<String> = std::env::args().collect();
     let [_, url, kind, prefix] = &words[..] else { panic!("wire_peer URL KIND PREFIX") };
-    let place = Place::parse(url, false).expect("the first argument names a Redis");
+    let place = RedisAddress::parse(url, false).expect("the first argument names a Redis");
     let kind = match kind.as_str() {
-        "streams" => Kind::Streams(Streams { name: prefix.as_str().into(), ..Streams::default() }),
-        "pubsub" => Kind::Pubsub,
-        "sharded" => Kind::Sharded(Mode::Dynamic),
-        "dynamic-private" => Kind::Sharded(Mode::DynamicPrivate),
-        "static" => Kind::Sharded(Mode::Static),
+        "streams" => AdapterKind::Streams(StreamsSettings {
+            name: prefix.as_str().into(),
+            ..StreamsSettings::default()
+        }),
+        "pubsub" => AdapterKind::Classic,
+        "sharded" => AdapterKind::Sharded(SubscriptionMode::Dynamic),
+        "dynamic-private" => AdapterKind::Sharded(SubscriptionMode::DynamicPrivate),
+        "static" => AdapterKind::Sharded(SubscriptionMode::Static),
         other => panic!("{other} is no kind"),
     };
-    let settings = Settings { prefix: prefix.as_str().into(), ..Settings::new(kind) };
-    let bus = RedisBus::start(place, settings, Arc::new(()));
+    let settings = AdapterSettings { channel_prefix: prefix.as_str().into(), ..AdapterSettings::new(kind) };
+    let bus = RedisAdapter::start(place, settings, Arc::new(()));
     let local = Arc::new(Invented { rooms: Mutex::new(vec![Room::text(SID)]) });
-    let weak: Weak<dyn Local> = Arc::downgrade(&(local.clone() as Arc<dyn Local>));
-    let adapter = bus.adapter(&Arc::from("/"), weak);
-    bus.ready().await;
-    adapter.room_opened(&Room::text(SID)).await;
+    let weak: Weak<dyn LocalNamespace> = Arc::downgrade(&(local.clone() as Arc<dyn LocalNamespace>));
+    let adapter = bus.namespace(&Arc::from("/"), weak);
+    bus.wait_until_ready().await;
+    adapter.create_room(&Room::text(SID)).await;
     // What was asked for before is confirmed when this is answered.
-    let _ = adapter.servers().await;
+    let _ = adapter.server_count().await;
     say(&Value::map([("ready", true.into())]));
     let (sender, mut lines) = mpsc::channel(1);
     std::thread::spawn(move || {
@@ -159,25 +168,25 @@ async fn main() {
     bus.close().await;
 }
 
-async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Result<Value, Value> {
+async fn answer(adapter: &dyn NamespaceAdapter, local: &Invented, asked: &Value) -> Result<Value, Value> {
     let fault = |fault: &dyn std::fmt::Display| Value::from(fault.to_string());
     let (target, flags) = (target(asked), flags(asked));
     match asked.get("do").and_then(Value::as_text).unwrap_or_default() {
         "enter" => {
             for room in rooms(asked, "rooms") {
-                adapter.room_opened(&room).await;
+                adapter.create_room(&room).await;
                 local.rooms.lock().push(room);
             }
             Ok(Value::Null)
         }
         "ask" => {
-            let asking = adapter.ask(list(asked, "data"), target, flags.clone());
+            let asking = adapter.broadcast_with_ack(list(asked, "data"), target, flags.clone());
             let mut acks = asking.await.map_err(|error| fault(&error))?;
             let (mut counts, mut expected, mut answers) = (0, 0, Vec::new());
             let patience = flags.timeout.unwrap_or(Duration::from_secs(5));
             let deadline = tokio::time::Instant::now() + patience;
-            while counts < acks.nodes || (answers.len() as u64) < expected {
-                match tokio::time::timeout_at(deadline, acks.heard.recv()).await {
+            while counts < acks.servers || (answers.len() as u64) < expected {
+                match tokio::time::timeout_at(deadline, acks.replies.recv()).await {
                     Ok(Some(RemoteAck::Count(count))) => (counts, expected) = (counts + 1, expected + count),
                     Ok(Some(RemoteAck::Ack(answer))) => answers.push(answer),
                     _ => return Err("operation has timed out".into()),
@@ -186,7 +195,7 @@ async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Resul
             Ok(answers.into())
         }
         "fetch" => {
-            let sockets = adapter.fetch(target, flags).await.map_err(|error| fault(&error))?;
+            let sockets = adapter.fetch_sockets(target, flags).await.map_err(|error| fault(&error))?;
             let facts = sockets.into_iter().map(|socket| {
                 Value::map([
                     ("id", Value::from(&*socket.id)),
@@ -197,20 +206,20 @@ async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Resul
             Ok(Value::List(facts.collect()))
         }
         "askServers" => adapter
-            .ask_servers(list(asked, "data"))
+            .server_side_emit_with_ack(list(asked, "data"))
             .await
             .map(Value::from)
             .map_err(|(error, _)| fault(&error)),
         "servers" => {
-            adapter.servers().await.map(|count| Value::from(count as u64)).map_err(|error| fault(&error))
+            adapter.server_count().await.map(|count| Value::from(count as u64)).map_err(|error| fault(&error))
         }
-        "rooms" => adapter.rooms().await.map(|rooms| names(&rooms)).map_err(|error| fault(&error)),
+        "rooms" => adapter.all_rooms().await.map(|rooms| names(&rooms)).map_err(|error| fault(&error)),
         "save" => {
             let text = |name| Box::from(asked.get(name).and_then(Value::as_text).unwrap_or_default());
             let data = asked.get("data").cloned().unwrap_or_default();
             let (sid, pid, rooms) = (text("sid"), text("pid"), rooms(asked, "rooms"));
             let session = Session { sid, pid, rooms, data, ..Session::default() };
-            adapter.save_session(session).await.map(|()| Value::Null).map_err(|error| fault(&error))
+            adapter.persist_session(session).await.map(|()| Value::Null).map_err(|error| fault(&error))
         }
         "restore" => {
             let text = |name| asked.get(name).and_then(Value::as_text).unwrap_or_default();
@@ -233,7 +242,7 @@ async fn answer(adapter: &dyn Adapter, local: &Invented, asked: &Value) -> Resul
     }
 }
 
-fn operation(name: &str, asked: &Value, target: Target, flags: Flags) -> Operation {
+fn operation(name: &str, asked: &Value, target: Target, flags: BroadcastFlags) -> Operation {
     let (data, into) = (list(asked, "data"), rooms(asked, "into"));
     match name {
         "emit" => Operation::Broadcast { data, target, flags },
@@ -264,9 +273,9 @@ fn target(asked: &Value) -> Target {
     Target { rooms: rooms(asked, "rooms"), except: rooms(asked, "except") }
 }
 
-fn flags(asked: &Value) -> Flags {
+fn flags(asked: &Value) -> BroadcastFlags {
     let timeout = asked.get("timeout").and_then(Value::as_u64).map(Duration::from_millis);
-    Flags { timeout, ..Flags::default() }
+    BroadcastFlags { timeout, ..BroadcastFlags::default() }
 }
 
 /// `{"$bin": "hex"}` as bytes.

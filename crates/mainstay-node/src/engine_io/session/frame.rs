@@ -31,7 +31,7 @@ pub(crate) enum FrameKind {
     Control,
 }
 
-impl packet::Frame for Frame {
+impl packet::PacketFrame for Frame {
     fn text(message: &str) -> Self {
         Self::text(message)
     }

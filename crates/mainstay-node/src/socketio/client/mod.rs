@@ -19,7 +19,7 @@ use crate::engine_io::{CloseKind, CloseReason, Connection, Message, MessageHandl
 use crate::hub::{ClientConnection, Event, Namespace, NewSocket, SessionRecovery, Socket};
 use crate::limits::{AT_CAPACITY, ClientRateLimiter, ConnectionPermit};
 use crate::metrics::{ForcedCloseReason, RefusalReason};
-use socketio_redis::packet::{self, Body, Packet, PacketFault, Partial};
+use socketio_redis::packet::{self, Packet, PacketBody, PacketError, PartialPacket};
 use socketio_redis::value::Value;
 
 mod admission;
@@ -39,7 +39,7 @@ struct ClientState {
     /// Those that it is about to be in, by an earlier session.
     entering: Vec<Arc<str>>,
     /// A packet whose attachments are on their way.
-    partial: Option<Box<Partial>>,
+    partial: Option<Box<PartialPacket>>,
     /// What it may still say.
     allowance: Option<Box<ClientRateLimiter>>,
     /// What ends it when its token expires.
@@ -91,7 +91,7 @@ impl SocketIoClient {
     }
 
     /// Reads a message; `None`: attachments are still to come.
-    fn read<'a>(&self, message: Message<'a>) -> Result<Option<(Cow<'a, str>, Body)>, PacketFault> {
+    fn read<'a>(&self, message: Message<'a>) -> Result<Option<(Cow<'a, str>, PacketBody)>, PacketError> {
         let mut state = self.state.lock();
         match (message, state.partial.take()) {
             (Message::Text(text), None) => {
@@ -99,24 +99,24 @@ impl SocketIoClient {
                 if packet.attachments == 0 {
                     return Ok(Some((Cow::Borrowed(packet.namespace), packet.body)));
                 }
-                state.partial = Some(Box::new(Partial::new(packet)));
+                state.partial = Some(Box::new(PartialPacket::new(packet)));
                 Ok(None)
             }
             (Message::Binary(bytes), Some(mut partial)) => {
-                if partial.take(bytes) {
-                    let (namespace, body) = partial.whole()?;
+                if partial.push_attachment(bytes) {
+                    let (namespace, body) = partial.finish()?;
                     return Ok(Some((Cow::Owned(namespace.into()), body)));
                 }
                 state.partial = Some(partial);
                 Ok(None)
             }
-            _ => Err(PacketFault::Attachments),
+            _ => Err(PacketError::Attachments),
         }
     }
 
     /// Does what a packet says.
-    fn execute(&self, namespace: &str, body: Body) {
-        if let Body::Connect(auth) = body {
+    fn execute(&self, namespace: &str, body: PacketBody) {
+        if let PacketBody::Connect(auth) = body {
             return self.connect(namespace, auth);
         }
         let Some((namespace, socket)) = self.find(namespace) else {
@@ -124,13 +124,13 @@ impl SocketIoClient {
         };
         let application = &self.shared.application;
         match body {
-            Body::Event(number, Some(data)) => {
+            PacketBody::Event(number, Some(data)) => {
                 let reply = number.map(|number| self.reply(&namespace, number));
                 application.event(&namespace, &socket, data, reply);
             }
-            Body::Ack(Some(number), data) => namespace.answer(&socket, number, data),
-            Body::Disconnect => self.leave(&socket, "client namespace disconnect"),
-            Body::Event(_, None) | Body::Ack(None, _) | Body::Connect(_) => {}
+            PacketBody::Ack(Some(number), data) => namespace.answer(&socket, number, data),
+            PacketBody::Disconnect => self.leave(&socket, "client namespace disconnect"),
+            PacketBody::Event(_, None) | PacketBody::Ack(None, _) | PacketBody::Connect(_) => {}
         }
     }
 
@@ -161,7 +161,7 @@ impl SocketIoClient {
         }
         let Some(namespace) = self.shared.hub.namespace(name).cloned() else {
             let words = Value::map([("message", Value::from("Invalid namespace"))]);
-            return self.connection.send(&packet::refused(name, &words));
+            return self.connection.send(&packet::encode_connect_error(name, &words));
         };
         let handshake = self.connection.handshake();
         match self.shared.application.admit(&ConnectRequest {
@@ -187,7 +187,7 @@ impl SocketIoClient {
             (Revision::Four, Some(data)) => Value::map([("message", Value::from(&*message)), ("data", data)]),
             (Revision::Four, None) => Value::map([("message", Value::from(&*message))]),
         };
-        self.connection.send(&packet::refused(namespace, &payload));
+        self.connection.send(&packet::encode_connect_error(namespace, &payload));
     }
 
     fn admitted(&self, namespace: Arc<Namespace>, auth: Option<Value>, admission: Admission) {
@@ -252,7 +252,7 @@ impl SocketIoClient {
         state.joined.push(JoinedNamespace { namespace: namespace.clone(), socket: socket.clone(), auth });
         drop(state);
         let ids = (self.connection.revision() == Revision::Four).then(|| (&**socket.id(), socket.pid()));
-        self.connection.send(&packet::connected(namespace.name(), ids));
+        self.connection.send(&packet::encode_connect(namespace.name(), ids));
     }
 
     /// Tells the application of a client, unless its connection ended before it was greeted: then it has gone again.
@@ -285,7 +285,7 @@ impl SocketIoClient {
             place.map(|place| place.namespace.name().clone())
         };
         if let Some(name) = name {
-            self.connection.send(&packet::disconnected(&name));
+            self.connection.send(&packet::encode_disconnect(&name));
             self.leave(socket, "server namespace disconnect");
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_node::engine_io::EngineSettings;
 use serde_json::Value;
-use socketio_redis::memory::Memory;
+use socketio_redis::memory::MemoryAdapter;
 
 use super::{Node, Wanted};
 use crate::wire;
@@ -40,7 +40,7 @@ async fn what_nodes_socket_io_answered_is_answered_here() {
     let mut faults = Vec::new();
     for case in &cases {
         let name = case["case"].as_str().unwrap();
-        let node = Node::start(&Memory::new(None), wanted(name)).await;
+        let node = Node::start(&MemoryAdapter::new(None), wanted(name)).await;
         if let Err(fault) = wire::replay(case, node.listening.address).await {
             faults.push(format!("{name}: {fault}"));
         }

@@ -13,7 +13,7 @@ use mainstay_node::hub::Hub;
 use mainstay_node::limits::{ConnectionLimiter, RateLimits};
 use mainstay_node::metrics::Metrics;
 use mainstay_node::socketio::{CONNECT_TIMEOUT, PendingLimits, SocketIoServer, SocketIoSettings};
-use socketio_redis::memory::Memory;
+use socketio_redis::memory::MemoryAdapter;
 
 use crate::listening::{Client, Listening};
 use crate::soon;
@@ -46,7 +46,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(bus: &Arc<Memory>, wanted: Wanted) -> Self {
+    async fn start(bus: &Arc<MemoryAdapter>, wanted: Wanted) -> Self {
         let seats = ConnectionLimiter::new(wanted.seats);
         let metrics = Metrics::new(&seats);
         let namespaces = ["/admin", "/auth", "/auth2", "/plain", "/dyn-7"].map(String::from);

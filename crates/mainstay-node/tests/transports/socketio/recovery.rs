@@ -1,7 +1,7 @@
 //! Sessions that go on after their connection broke, on the same node and on another; capacity and rates.
 
 use mainstay_node::limits::RateLimits;
-use socketio_redis::memory::Memory;
+use socketio_redis::memory::MemoryAdapter;
 
 use super::*;
 
@@ -32,9 +32,11 @@ async fn emptied(node: &Node) {
 
 #[tokio::test]
 async fn a_client_goes_on_on_another_node_and_misses_nothing() {
-    let bus = Memory::new(RECOVERY);
-    let (first, second) =
-        (Node::start(&bus, Wanted::default()).await, Node::start(&bus.fellow(), Wanted::default()).await);
+    let bus = MemoryAdapter::new(RECOVERY);
+    let (first, second) = (
+        Node::start(&bus, Wanted::default()).await,
+        Node::start(&bus.another_server(), Wanted::default()).await,
+    );
     let mut client = first.open().await;
     let (sid, pid) = client.enter("").await;
     let pid = pid.unwrap();
@@ -62,7 +64,7 @@ async fn a_client_goes_on_on_another_node_and_misses_nothing() {
 #[tokio::test]
 async fn a_client_that_said_good_bye_or_was_put_out_begins_anew() {
     for farewell in ["41", r#"42["kick"]"#, r#"42["boom"]"#] {
-        let node = Node::start(&Memory::new(RECOVERY), Wanted::default()).await;
+        let node = Node::start(&MemoryAdapter::new(RECOVERY), Wanted::default()).await;
         let mut client = node.open().await;
         let (sid, pid) = client.enter("").await;
         client.say(r#"42["echo"]"#).await;
@@ -78,7 +80,7 @@ async fn a_client_that_said_good_bye_or_was_put_out_begins_anew() {
 
 #[tokio::test]
 async fn a_client_that_broke_the_protocol_may_come_back_and_a_pid_serves_once() {
-    let node = Node::start(&Memory::new(RECOVERY), Wanted::default()).await;
+    let node = Node::start(&MemoryAdapter::new(RECOVERY), Wanted::default()).await;
     let mut client = node.open().await;
     let (sid, pid) = client.enter("").await;
     client.say(r#"42["echo"]"#).await;
@@ -94,7 +96,7 @@ async fn a_client_that_broke_the_protocol_may_come_back_and_a_pid_serves_once() 
 
 #[tokio::test]
 async fn what_wants_an_answer_or_is_volatile_or_local_has_no_offset() {
-    let node = Node::start(&Memory::new(RECOVERY), Wanted::default()).await;
+    let node = Node::start(&MemoryAdapter::new(RECOVERY), Wanted::default()).await;
     let mut client = node.open().await;
     client.enter("").await;
     let main = node.hub.main();
@@ -113,7 +115,7 @@ async fn what_wants_an_answer_or_is_volatile_or_local_has_no_offset() {
 
 #[tokio::test]
 async fn a_full_node_says_so_and_closes_with_1008() {
-    let node = Node::start(&Memory::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
+    let node = Node::start(&MemoryAdapter::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
     let mut first = node.open().await;
     first.enter("").await;
     let mut second = node.open().await;
@@ -138,7 +140,7 @@ async fn a_full_node_says_so_and_closes_with_1008() {
 #[tokio::test]
 async fn a_client_that_says_too_much_is_closed_with_1008() {
     let rates = RateLimits { messages: 5, bytes: 0 };
-    let node = Node::start(&Memory::new(None), Wanted { rates, ..Wanted::default() }).await;
+    let node = Node::start(&MemoryAdapter::new(None), Wanted { rates, ..Wanted::default() }).await;
     let mut client = node.open().await;
     client.enter("").await;
     for _ in 0..20 {
@@ -149,9 +151,11 @@ async fn a_client_that_says_too_much_is_closed_with_1008() {
 
 #[tokio::test]
 async fn clients_of_a_node_that_ends_go_on_on_another() {
-    let bus = Memory::new(RECOVERY);
-    let (first, second) =
-        (Node::start(&bus, Wanted::default()).await, Node::start(&bus.fellow(), Wanted::default()).await);
+    let bus = MemoryAdapter::new(RECOVERY);
+    let (first, second) = (
+        Node::start(&bus, Wanted::default()).await,
+        Node::start(&bus.another_server(), Wanted::default()).await,
+    );
     let mut client = first.open().await;
     let (sid, pid) = client.enter("").await;
     client.say(r#"42["echo"]"#).await;
@@ -167,7 +171,7 @@ async fn only_the_user_that_left_a_session_takes_it_up() {
     let users =
         [(Some("ann"), Some("bob")), (Some("ann"), None), (None, Some("bob")), (Some("ann"), Some("ann"))];
     for (first, second) in users {
-        let node = Node::start(&Memory::new(RECOVERY), Wanted::default()).await;
+        let node = Node::start(&MemoryAdapter::new(RECOVERY), Wanted::default()).await;
         let mut client = node.open().await;
         let (sid, pid) =
             client.enter(&first.map_or(String::new(), |name| format!(r#"{{"token":"{name}"}}"#))).await;
@@ -194,7 +198,7 @@ async fn only_the_user_that_left_a_session_takes_it_up() {
 
 #[tokio::test]
 async fn who_was_not_admitted_yet_holds_no_seat_and_the_oldest_of_them_make_way() {
-    let node = Node::start(&Memory::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
+    let node = Node::start(&MemoryAdapter::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
     let mut silent = Vec::new();
     for _ in 0..30 {
         silent.push(node.open().await);

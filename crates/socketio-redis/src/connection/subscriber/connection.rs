@@ -7,27 +7,27 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::super::line::SubscriptionLine;
-use super::super::wanted::Wish;
-use crate::connection::Via;
+use super::super::line::SubscriberConnection;
+use super::super::wanted::Subscription;
+use crate::connection::SubscriptionKind;
 
 /// Whether a connection is known to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(super) enum Verification {
     /// It is new.
     New,
     /// It did; something has happened since.
     Doubted,
     /// It does.
-    Proved,
+    Verified,
 }
 
 /// One subscription connection, or the attempt to have one.
-pub(super) struct Connection {
+pub(super) struct SubscriptionConnection {
     /// Of this attempt. Events of an earlier one are passed over.
     pub id: u64,
     /// The connection, while there is one.
-    pub line: Option<SubscriptionLine>,
+    pub connection: Option<SubscriberConnection>,
     /// Why there is none, after one ended or could not be made.
     pub reason: Option<String>,
     /// Attempts that failed, one after the other.
@@ -35,100 +35,103 @@ pub(super) struct Connection {
     /// Since when there is one.
     pub since: Instant,
     /// What the server has confirmed.
-    pub held: HashSet<Wish>,
+    pub confirmed: HashSet<Subscription>,
     /// What may differ from what is wanted, in the order in which it was.
-    pub todo: VecDeque<Wish>,
+    pub pending: VecDeque<Subscription>,
     /// What the server refused, to be asked again a little later.
-    pub later: HashSet<Wish>,
+    pub retry_later: HashSet<Subscription>,
     /// What was asked and is not answered yet.
-    pub asked: HashSet<Wish>,
+    pub in_flight: HashSet<Subscription>,
     /// An answer is awaited.
     pub is_busy: bool,
     /// Whether it hears.
-    pub proof: Proof,
+    pub verification: Verification,
     /// Its own channel; none where the server refuses it.
-    pub probe: Option<Wish>,
+    pub probe: Option<Subscription>,
     /// Of the last message that was sent there.
-    pub number: u64,
+    pub probe_number: u64,
     /// Since when that message is awaited.
-    pub awaited: Option<Instant>,
+    pub probe_sent: Option<Instant>,
     /// When it was last checked.
     pub checked: Instant,
     /// How often the server's count differed, one after the other.
     pub mismatches: u8,
 }
 
-impl Connection {
+impl SubscriptionConnection {
     /// One that is not there yet.
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
             id: 0,
-            line: None,
+            connection: None,
             reason: None,
             failures: 0,
             since: now,
-            held: HashSet::new(),
-            todo: VecDeque::new(),
-            later: HashSet::new(),
-            asked: HashSet::new(),
+            confirmed: HashSet::new(),
+            pending: VecDeque::new(),
+            retry_later: HashSet::new(),
+            in_flight: HashSet::new(),
             is_busy: false,
-            proof: Proof::New,
+            verification: Verification::New,
             probe: None,
-            number: 0,
-            awaited: None,
+            probe_number: 0,
+            probe_sent: None,
             checked: now,
             mismatches: 0,
         }
     }
 
     /// It is there.
-    pub fn begins(&mut self, line: SubscriptionLine, probe: Option<Wish>) {
-        self.line = Some(line);
+    pub fn set_connected(&mut self, line: SubscriberConnection, probe: Option<Subscription>) {
+        self.connection = Some(line);
         self.since = Instant::now();
         self.reason = None;
-        self.todo.extend(probe.clone());
+        self.pending.extend(probe.clone());
         self.probe = probe;
     }
 
     /// It is not there any more. Gives what its server had confirmed.
-    pub fn ends(&mut self, reason: String) -> HashSet<Wish> {
-        let was_stable = self.line.is_some() && self.since.elapsed() > STABLE;
+    pub fn set_disconnected(&mut self, reason: String) -> HashSet<Subscription> {
+        let was_stable = self.connection.is_some() && self.since.elapsed() > STABLE;
         self.failures = if was_stable { 0 } else { self.failures + 1 };
-        (self.line, self.reason, self.is_busy, self.awaited) = (None, Some(reason), false, None);
-        self.todo.extend(self.later.drain().chain(self.asked.drain()));
-        let mut held = std::mem::take(&mut self.held);
+        (self.connection, self.reason, self.is_busy, self.probe_sent) = (None, Some(reason), false, None);
+        self.pending.extend(self.retry_later.drain().chain(self.in_flight.drain()));
+        let mut held = std::mem::take(&mut self.confirmed);
         if let Some(probe) = self.probe.take() {
             held.remove(&probe);
-            self.todo.retain(|wish| *wish != probe);
+            self.pending.retain(|wish| *wish != probe);
         }
-        self.is_doubted();
+        self.invalidate();
         held
     }
 
     /// Something has happened that it may not have survived.
-    pub fn is_doubted(&mut self) {
-        if self.proof == Proof::Proved {
-            self.proof = Proof::Doubted;
+    pub fn invalidate(&mut self) {
+        if self.verification == Verification::Verified {
+            self.verification = Verification::Doubted;
         }
     }
 
     /// Whether it holds nothing but its own channel.
     pub fn is_empty(&self) -> bool {
-        self.todo.is_empty()
-            && self.asked.is_empty()
-            && self.held.iter().all(|wish| Some(wish) == self.probe.as_ref())
+        self.pending.is_empty()
+            && self.in_flight.is_empty()
+            && self.confirmed.iter().all(|wish| Some(wish) == self.probe.as_ref())
     }
 
     /// Whether it is to be checked now.
-    pub fn is_due(&self, every: Duration) -> bool {
-        let is_free = self.line.is_some() && !self.is_busy && self.todo.is_empty() && self.awaited.is_none();
-        is_free && (self.proof != Proof::Proved || self.checked.elapsed() >= every)
+    pub fn needs_check(&self, every: Duration) -> bool {
+        let is_free = self.connection.is_some()
+            && !self.is_busy
+            && self.pending.is_empty()
+            && self.probe_sent.is_none();
+        is_free && (self.verification != Verification::Verified || self.checked.elapsed() >= every)
     }
 
     /// Whether the server counts other subscriptions than it has confirmed. Servers before Redis 7.0.3 do not tell those
     /// of shards.
-    pub fn differs_from(&self, told: &Value) -> bool {
+    pub fn count_differs(&self, told: &Value) -> bool {
         let text = match told {
             Value::BulkString(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
             Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
@@ -136,8 +139,14 @@ impl Connection {
         };
         let count =
             |name| text.split_ascii_whitespace().find_map(|field| field.strip_prefix(name)?.parse().ok());
-        [("sub=", Via::Channel), ("psub=", Via::Pattern), ("ssub=", Via::Shard)].iter().any(|(name, via)| {
-            let held = self.held.iter().filter(|wish| wish.via == *via).count();
+        [
+            ("sub=", SubscriptionKind::Channel),
+            ("psub=", SubscriptionKind::Pattern),
+            ("ssub=", SubscriptionKind::Shard),
+        ]
+        .iter()
+        .any(|(name, via)| {
+            let held = self.confirmed.iter().filter(|wish| wish.via == *via).count();
             count(*name).is_some_and(|counted: usize| counted != held)
         })
     }
@@ -152,13 +161,16 @@ mod tests {
 
     #[test]
     fn what_the_server_counts_is_compared_in_each_way_that_it_tells() {
-        let mut connection = Connection::new();
-        for (via, channel) in
-            [(Via::Channel, "a"), (Via::Channel, "b"), (Via::Pattern, "c*"), (Via::Shard, "d")]
-        {
-            connection.held.insert(Wish { via, channel: channel.into() });
+        let mut connection = SubscriptionConnection::new();
+        for (via, channel) in [
+            (SubscriptionKind::Channel, "a"),
+            (SubscriptionKind::Channel, "b"),
+            (SubscriptionKind::Pattern, "c*"),
+            (SubscriptionKind::Shard, "d"),
+        ] {
+            connection.confirmed.insert(Subscription { via, channel: channel.into() });
         }
-        let differs = |text: &str| connection.differs_from(&Value::BulkString(text.into()));
+        let differs = |text: &str| connection.count_differs(&Value::BulkString(text.into()));
         assert!(!differs("id=7 db=0 sub=2 psub=1 ssub=1 multi=-1"));
         assert!(!differs("id=7 db=0 sub=2 psub=1 multi=-1"), "an older server");
         assert!(differs("id=7 sub=1 psub=1 ssub=1"));

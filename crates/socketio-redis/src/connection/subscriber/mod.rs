@@ -24,13 +24,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use super::inbox::{Event, Inbox, Outlet};
-use super::line::{SubscriptionLine, Via};
+use super::inbox::{EventReceiver, EventSender, SubscriberEvent};
+use super::line::{SubscriberConnection, SubscriptionKind};
 use super::slots::{NodeAddress, SlotMap, slot_of};
-use super::supervisor::{BACKOFF, draw};
-use super::wanted::{Message, Wish};
-use super::{Listening, Redis, is_refusal};
-use connection::{Connection, Proof};
+use super::supervisor::{BACKOFF, random_u64};
+use super::wanted::{RoutedMessage, Subscription};
+use super::{RedisClient, SubscriptionState, is_refusal};
+use connection::{SubscriptionConnection, Verification};
 
 mod connection;
 mod routes;
@@ -43,22 +43,22 @@ const TICK: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// Subscriptions that are asked for before the answers to them are awaited.
-const ASKED_AT_ONCE: usize = 256;
+const MAX_IN_FLIGHT: usize = 256;
 
 /// What a connection is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
+enum ConnectionKey {
     /// The one server; in a cluster any node.
     Any,
     /// A master of a cluster.
     Master(NodeAddress),
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ConnectionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Key::Any => f.write_str("the connection for subscriptions"),
-            Key::Master(NodeAddress { host, port }) => {
+            ConnectionKey::Any => f.write_str("the connection for subscriptions"),
+            ConnectionKey::Master(NodeAddress { host, port }) => {
                 write!(f, "the connection for subscriptions to {host}:{port}")
             }
         }
@@ -67,103 +67,105 @@ impl fmt::Display for Key {
 
 /// See the module.
 struct Subscriber {
-    redis: Arc<Redis>,
-    inbox: Inbox,
-    connections: HashMap<Key, Connection>,
+    redis: Arc<RedisClient>,
+    events: EventSender,
+    connections: HashMap<ConnectionKey, SubscriptionConnection>,
     /// Which connection has which number.
-    keys: HashMap<u64, Key>,
-    next: u64,
+    keys: HashMap<u64, ConnectionKey>,
+    next_id: u64,
     /// In a cluster, once it is known.
     slots: Option<SlotMap>,
     /// Since when it is being asked for, or was last told.
     slots_asked: Instant,
     is_asking_slots: bool,
     /// Why the slots are not known.
-    no_slots: Option<String>,
+    slots_error: Option<String>,
     /// Wanted, and no master has their slot.
-    unrouted: HashSet<Wish>,
+    unrouted: HashSet<Subscription>,
     /// Wanted, and not confirmed any more.
-    lost: HashSet<Wish>,
+    unconfirmed: HashSet<Subscription>,
     /// Wanted since a moment ago.
-    fresh: HashMap<Wish, Instant>,
+    recent: HashMap<Subscription, Instant>,
     /// Everything was proved at least once.
-    was_proved: bool,
+    was_verified: bool,
     /// The state may have changed.
-    is_stale: bool,
+    is_state_stale: bool,
     /// Questions and attempts on their way.
     tasks: JoinSet<()>,
 }
 
 /// Keeps the subscriptions until it is dropped.
-pub(super) async fn keep(redis: Arc<Redis>) {
-    let (inbox, mut outlet) = Inbox::new();
+pub(super) async fn run(redis: Arc<RedisClient>) {
+    let (inbox, mut outlet) = EventSender::new();
     let mut subscriber = Subscriber::new(redis.clone(), inbox);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            event = outlet.take() => match event {
-                Some((id, event)) => subscriber.take(id, event),
+            event = outlet.recv() => match event {
+                Some((id, event)) => subscriber.on_event(id, event),
                 None => return,
             },
-            () = redis.wanted.has_changed() => subscriber.follow_changes(),
-            () = redis.doubted.notified() => subscriber.doubt_all(),
-            _ = ticks.tick() => subscriber.look(&outlet),
+            () = redis.subscriptions.changed() => subscriber.apply_changes(),
+            () = redis.recheck_subscriptions.notified() => subscriber.invalidate_all(),
+            _ = ticks.tick() => subscriber.tick(&outlet),
         }
-        subscriber.tell();
+        subscriber.publish_state();
     }
 }
 
 impl Subscriber {
-    fn new(redis: Arc<Redis>, inbox: Inbox) -> Self {
+    fn new(redis: Arc<RedisClient>, events: EventSender) -> Self {
         Self {
             redis,
-            inbox,
+            events,
             connections: HashMap::new(),
             keys: HashMap::new(),
-            next: 1,
+            next_id: 1,
             slots: None,
             slots_asked: Instant::now(),
             is_asking_slots: false,
-            no_slots: None,
+            slots_error: None,
             unrouted: HashSet::new(),
-            lost: HashSet::new(),
-            fresh: HashMap::new(),
-            was_proved: false,
-            is_stale: true,
+            unconfirmed: HashSet::new(),
+            recent: HashMap::new(),
+            was_verified: false,
+            is_state_stale: true,
             tasks: JoinSet::new(),
         }
     }
 
     /// Something has happened to a connection.
-    fn take(&mut self, id: u64, event: Event) {
-        if let Event::Push(push) = event {
-            return self.take_push(id, push);
+    fn on_event(&mut self, id: u64, event: SubscriberEvent) {
+        if let SubscriberEvent::Push(push) = event {
+            return self.on_push(id, push);
         }
-        self.is_stale = true;
+        self.is_state_stale = true;
         while self.tasks.try_join_next().is_some() {}
-        if let Event::Slots(told) = event {
-            return self.take_slots(told);
+        if let SubscriberEvent::Slots(told) = event {
+            return self.on_slots(told);
         }
         let Some(key) = self.keys.get(&id).cloned() else { return };
         match event {
-            Event::Connected(made) => self.connected(&key, made),
-            Event::Answered(refused) => self.answered(&key, refused),
-            Event::Counted(told) => self.counted(&key, told),
-            Event::Published(is_published) => self.published(&key, is_published),
-            Event::Push(_) | Event::Slots(_) => {}
+            SubscriberEvent::Connected(made) => self.on_connected(&key, made),
+            SubscriberEvent::Answered(refused) => self.on_answered(&key, refused),
+            SubscriberEvent::Counted(told) => self.on_count(&key, told),
+            SubscriberEvent::Published(is_published) => self.on_probe_published(&key, is_published),
+            SubscriberEvent::Push(_) | SubscriberEvent::Slots(_) => {}
         }
     }
 
-    fn take_push(&mut self, id: u64, push: PushInfo) {
+    fn on_push(&mut self, id: u64, push: PushInfo) {
         let via = match push.kind {
-            PushKind::Message | PushKind::PMessage | PushKind::SMessage => return self.hear(id, push),
-            PushKind::Subscribe | PushKind::Unsubscribe => Via::Channel,
-            PushKind::PSubscribe | PushKind::PUnsubscribe => Via::Pattern,
-            PushKind::SSubscribe | PushKind::SUnsubscribe => Via::Shard,
+            PushKind::Message | PushKind::PMessage | PushKind::SMessage => {
+                return self.on_message(id, push);
+            }
+            PushKind::Subscribe | PushKind::Unsubscribe => SubscriptionKind::Channel,
+            PushKind::PSubscribe | PushKind::PUnsubscribe => SubscriptionKind::Pattern,
+            PushKind::SSubscribe | PushKind::SUnsubscribe => SubscriptionKind::Shard,
             PushKind::Disconnection => {
                 if let Some(key) = self.keys.get(&id).cloned() {
-                    self.ended(&key, "the connection ended".to_owned());
+                    self.on_disconnected(&key, "the connection ended".to_owned());
                 }
                 return;
             }
@@ -171,68 +173,70 @@ impl Subscriber {
         };
         let name = push.data.first().and_then(|name| redis::from_redis_value_ref::<String>(name).ok());
         let (Some(key), Some(name)) = (self.keys.get(&id).cloned(), name) else { return };
-        let wish = Wish { via, channel: name.into() };
-        self.is_stale = true;
+        let wish = Subscription { via, channel: name.into() };
+        self.is_state_stale = true;
         match push.kind {
-            PushKind::Subscribe | PushKind::PSubscribe | PushKind::SSubscribe => self.confirmed(&key, wish),
-            _ => self.taken_back(&key, wish),
+            PushKind::Subscribe | PushKind::PSubscribe | PushKind::SSubscribe => {
+                self.on_confirmed(&key, wish)
+            }
+            _ => self.on_unsubscribed(&key, wish),
         }
     }
 
-    fn hear(&mut self, id: u64, push: PushInfo) {
-        let Some(message) = Message::read(push) else { return };
+    fn on_message(&mut self, id: u64, push: PushInfo) {
+        let Some(message) = RoutedMessage::read(push) else { return };
         if self.keys.get(&id).and_then(|key| self.connections.get(key)?.probe.as_ref()) == Some(&message.wish)
         {
-            return self.heard_probe(id, &message.heard.payload);
+            return self.on_probe(id, &message.heard.payload);
         }
-        self.redis.wanted.hear(id, message);
+        self.redis.subscriptions.dispatch(id, message);
     }
 
     /// The server has confirmed a subscription.
-    fn confirmed(&mut self, key: &Key, wish: Wish) {
+    fn on_confirmed(&mut self, key: &ConnectionKey, wish: Subscription) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.held.insert(wish.clone());
+        connection.confirmed.insert(wish.clone());
         if connection.probe.as_ref() == Some(&wish) {
             return;
         }
         if self.route(&wish).as_ref() == Some(key) {
             self.claim(key, wish);
         } else if let Some(connection) = self.connections.get_mut(key) {
-            connection.todo.push_back(wish);
+            connection.pending.push_back(wish);
         }
     }
 
     /// A connection has a subscription that belongs there; the one that had it before takes it back.
-    pub(super) fn claim(&mut self, key: &Key, wish: Wish) {
+    pub(super) fn claim(&mut self, key: &ConnectionKey, wish: Subscription) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let id = connection.id;
-        match self.redis.wanted.hold(&wish, id) {
+        match self.redis.subscriptions.confirm(&wish, id) {
             // Not wanted any more.
-            None => connection.todo.push_back(wish),
+            None => connection.pending.push_back(wish),
             Some(before) => {
-                self.lost.remove(&wish);
-                self.fresh.remove(&wish);
+                self.unconfirmed.remove(&wish);
+                self.recent.remove(&wish);
                 self.unrouted.remove(&wish);
                 let before = before.filter(|before| *before != id);
                 if let Some(other) = before.and_then(|before| self.keys.get(&before).cloned()) {
-                    self.put(&other, wish);
+                    self.enqueue_on(&other, wish);
                 }
             }
         }
     }
 
     /// The server has taken a subscription back: as it was asked to, or because its slot has moved away.
-    fn taken_back(&mut self, key: &Key, wish: Wish) {
+    fn on_unsubscribed(&mut self, key: &ConnectionKey, wish: Subscription) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.held.remove(&wish);
-        self.redis.wanted.lose(&wish, connection.id);
-        match self.redis.wanted.holder(&wish) {
-            None => self.settle(&wish),
+        connection.confirmed.remove(&wish);
+        self.redis.subscriptions.mark_lost(&wish, connection.id);
+        match self.redis.subscriptions.holder(&wish) {
+            None => self.release_if_unused(&wish),
             Some(Some(_)) => {}
             Some(None) => {
-                self.lost.insert(wish.clone());
-                if wish.via == Via::Shard {
-                    self.ask_slots();
+                self.unconfirmed.insert(wish.clone());
+                if wish.via == SubscriptionKind::Shard {
+                    self.request_slots();
                 }
                 self.enqueue(wish);
             }
@@ -240,117 +244,124 @@ impl Subscriber {
     }
 
     /// Follows what is wanted now, and what is not any more.
-    fn follow_changes(&mut self) {
-        for wish in self.redis.wanted.take_changed() {
-            match self.redis.wanted.holder(&wish) {
+    fn apply_changes(&mut self) {
+        for wish in self.redis.subscriptions.take_changed() {
+            match self.redis.subscriptions.holder(&wish) {
                 Some(None) => {
-                    if !self.lost.contains(&wish) {
-                        self.fresh.entry(wish.clone()).or_insert_with(Instant::now);
+                    if !self.unconfirmed.contains(&wish) {
+                        self.recent.entry(wish.clone()).or_insert_with(Instant::now);
                     }
                     self.enqueue(wish);
                 }
                 Some(Some(_)) => {}
-                None => self.forget(wish),
+                None => self.remove_subscription(wish),
             }
         }
-        self.is_stale = true;
+        self.is_state_stale = true;
     }
 
-    fn forget(&mut self, wish: Wish) {
-        self.lost.remove(&wish);
-        self.fresh.remove(&wish);
+    fn remove_subscription(&mut self, wish: Subscription) {
+        self.unconfirmed.remove(&wish);
+        self.recent.remove(&wish);
         self.unrouted.remove(&wish);
-        let has_it =
-            |connection: &Connection| connection.held.contains(&wish) || connection.asked.contains(&wish);
-        let keys: Vec<Key> =
+        let has_it = |connection: &SubscriptionConnection| {
+            connection.confirmed.contains(&wish) || connection.in_flight.contains(&wish)
+        };
+        let keys: Vec<ConnectionKey> =
             self.connections.iter().filter(|(_, one)| has_it(one)).map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| self.put(key, wish.clone()));
-        self.settle(&wish);
+        keys.iter().for_each(|key| self.enqueue_on(key, wish.clone()));
+        self.release_if_unused(&wish);
     }
 
     /// Tells whoever waits for it that no connection has a subscription, if that is so.
-    pub(super) fn settle(&self, wish: &Wish) {
-        let has_it =
-            |connection: &Connection| connection.held.contains(wish) || connection.asked.contains(wish);
+    pub(super) fn release_if_unused(&self, wish: &Subscription) {
+        let has_it = |connection: &SubscriptionConnection| {
+            connection.confirmed.contains(wish) || connection.in_flight.contains(wish)
+        };
         if !self.connections.values().any(has_it) {
-            self.redis.wanted.is_released(wish);
+            self.redis.subscriptions.mark_released(wish);
         }
     }
 
-    fn put(&mut self, key: &Key, wish: Wish) {
+    fn enqueue_on(&mut self, key: &ConnectionKey, wish: Subscription) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.todo.push_back(wish);
-            self.work(key);
+            connection.pending.push_back(wish);
+            self.synchronise(key);
         }
     }
 
     /// Something has happened to the connection for commands: what it would tell must be proved again.
-    fn doubt_all(&mut self) {
-        let keys: Vec<Key> = self.connections.keys().cloned().collect();
+    fn invalidate_all(&mut self) {
+        let keys: Vec<ConnectionKey> = self.connections.keys().cloned().collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(&key) {
-                connection.is_doubted();
+                connection.invalidate();
             }
             self.check_if_due(&key);
         }
-        self.is_stale = true;
+        self.is_state_stale = true;
     }
 
     /// Looks at what is late.
-    fn look(&mut self, outlet: &Outlet) {
-        let dropped = outlet.dropped();
+    fn tick(&mut self, outlet: &EventReceiver) {
+        let dropped = outlet.take_dropped();
         if dropped > 0 {
             self.redis.dropped.fetch_add(dropped, Relaxed);
             warn!(dropped, "messages from redis found no room, the node does not keep up");
         }
-        let patience = self.redis.patience;
+        let patience = self.redis.response_timeout;
         let late =
-            self.fresh.iter().filter(|(_, since)| since.elapsed() > patience).map(|(wish, _)| wish.clone());
-        let late: Vec<Wish> = late.collect();
+            self.recent.iter().filter(|(_, since)| since.elapsed() > patience).map(|(wish, _)| wish.clone());
+        let late: Vec<Subscription> = late.collect();
         for wish in late {
-            self.fresh.remove(&wish);
-            self.lost.insert(wish);
+            self.recent.remove(&wish);
+            self.unconfirmed.insert(wish);
         }
-        let is_whole = self.unrouted.is_empty() && self.connections.values().all(|one| one.line.is_some());
-        if self.redis.place.is_cluster() && (!is_whole || self.slots_asked.elapsed() >= CHECK_EVERY) {
-            self.ask_slots();
+        let is_whole =
+            self.unrouted.is_empty() && self.connections.values().all(|one| one.connection.is_some());
+        if self.redis.address.is_cluster() && (!is_whole || self.slots_asked.elapsed() >= CHECK_EVERY) {
+            self.request_slots();
         }
-        let keys: Vec<Key> = self.connections.keys().cloned().collect();
-        keys.iter().for_each(|key| self.look_at(key));
-        self.is_stale = true;
+        let keys: Vec<ConnectionKey> = self.connections.keys().cloned().collect();
+        keys.iter().for_each(|key| self.check_connection(key));
+        self.is_state_stale = true;
     }
 
     /// Tells how the subscriptions are, if that may have changed.
-    fn tell(&mut self) {
-        if std::mem::take(&mut self.is_stale) {
-            let listening = self.listening();
-            self.was_proved |= listening == Listening::Proved;
-            self.redis.listens(listening);
+    fn publish_state(&mut self) {
+        if std::mem::take(&mut self.is_state_stale) {
+            let listening = self.state();
+            self.was_verified |= listening == SubscriptionState::Verified;
+            self.redis.set_subscription_state(listening);
         }
     }
 
-    fn listening(&self) -> Listening {
+    fn state(&self) -> SubscriptionState {
         if let Some((key, reason)) =
             self.connections.iter().find_map(|(key, one)| Some((key, one.reason.as_ref()?)))
         {
-            return Listening::Unproved(format!("{key}: {reason}"));
+            return SubscriptionState::Unverified(format!("{key}: {reason}"));
         }
-        if let Some(reason) = self.no_slots.as_ref().filter(|_| !self.unrouted.is_empty()) {
-            return Listening::Unproved(format!("no node of the cluster tells its slots: {reason}"));
+        if let Some(reason) = self.slots_error.as_ref().filter(|_| !self.unrouted.is_empty()) {
+            return SubscriptionState::Unverified(format!(
+                "no node of the cluster tells its slots: {reason}"
+            ));
         }
         if self.slots.is_some() && !self.unrouted.is_empty() {
-            return Listening::Unproved("a slot of the cluster has no master".to_owned());
+            return SubscriptionState::Unverified("a slot of the cluster has no master".to_owned());
         }
-        if !self.lost.is_empty() {
-            return Listening::Unproved("not every subscription is confirmed".to_owned());
+        if !self.unconfirmed.is_empty() {
+            return SubscriptionState::Unverified("not every subscription is confirmed".to_owned());
         }
-        let is = |proof| self.connections.values().any(|one| one.proof == proof);
-        if is(Proof::Doubted) {
-            return Listening::Unproved("the subscriptions are being checked".to_owned());
+        let is = |proof| self.connections.values().any(|one| one.verification == proof);
+        if is(Verification::Doubted) {
+            return SubscriptionState::Unverified("the subscriptions are being checked".to_owned());
         }
-        if !self.was_proved && (!self.fresh.is_empty() || !self.unrouted.is_empty() || is(Proof::New)) {
-            return Listening::NotYet;
+        if !self.was_verified
+            && (!self.recent.is_empty() || !self.unrouted.is_empty() || is(Verification::New))
+        {
+            return SubscriptionState::Starting;
         }
-        Listening::Proved
+        SubscriptionState::Verified
     }
 }

@@ -4,61 +4,62 @@ use super::*;
 
 impl Subscriber {
     /// Begins to connect; after failures a little later.
-    pub(super) fn connect(&mut self, key: &Key) {
-        let id = self.next;
-        self.next += 1;
-        let connection = self.connections.entry(key.clone()).or_insert_with(Connection::new);
+    pub(super) fn connect(&mut self, key: &ConnectionKey) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let connection = self.connections.entry(key.clone()).or_insert_with(SubscriptionConnection::new);
         self.keys.remove(&connection.id);
         self.keys.insert(id, key.clone());
         connection.id = id;
         let delay = match connection.failures {
             0 => Duration::ZERO,
-            failures => BACKOFF.delay(failures, draw()),
+            failures => BACKOFF.delay(failures, random_u64()),
         };
-        let (redis, inbox, nodes) = (self.redis.clone(), self.inbox.of(id), self.nodes(key));
+        let (redis, inbox, nodes) =
+            (self.redis.clone(), self.events.for_connection(id), self.candidate_nodes(key));
         self.tasks.spawn(async move {
             tokio::time::sleep(delay).await;
-            let made = connect_to(&redis, &nodes, &inbox).await;
-            inbox.put(Event::Connected(made));
+            let made = connect_to_any(&redis, &nodes, &inbox).await;
+            inbox.send(SubscriberEvent::Connected(made));
         });
     }
 
-    pub(super) fn connected(&mut self, key: &Key, made: RedisResult<SubscriptionLine>) {
-        let probe = self.probe(key);
+    pub(super) fn on_connected(&mut self, key: &ConnectionKey, made: RedisResult<SubscriberConnection>) {
+        let probe = self.new_probe(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         match made {
             Ok(line) => {
-                debug!(%key, wanted = connection.todo.len(), "connected for subscriptions");
-                connection.begins(line, probe);
-                self.work(key);
+                debug!(%key, wanted = connection.pending.len(), "connected for subscriptions");
+                connection.set_connected(line, probe);
+                self.synchronise(key);
                 self.check_if_due(key);
             }
-            Err(error) => self.ended(key, error.to_string()),
+            Err(error) => self.on_disconnected(key, error.to_string()),
         }
     }
 
     /// A connection is over: what it held is lost, and asked for anew.
-    pub(super) fn ended(&mut self, key: &Key, reason: String) {
+    pub(super) fn on_disconnected(&mut self, key: &ConnectionKey, reason: String) {
         debug!(%key, reason, "a connection for subscriptions is over");
-        self.is_stale = true;
+        self.is_state_stale = true;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let id = connection.id;
-        let held = connection.ends(reason);
+        let held = connection.set_disconnected(reason);
         for wish in held {
-            self.redis.wanted.lose(&wish, id);
-            match self.redis.wanted.holder(&wish) {
-                None => self.settle(&wish),
+            self.redis.subscriptions.mark_lost(&wish, id);
+            match self.redis.subscriptions.holder(&wish) {
+                None => self.release_if_unused(&wish),
                 Some(Some(_)) => {}
                 Some(None) => {
-                    self.lost.insert(wish.clone());
+                    self.unconfirmed.insert(wish.clone());
                     if let Some(connection) = self.connections.get_mut(key) {
-                        connection.todo.push_back(wish);
+                        connection.pending.push_back(wish);
                     }
                 }
             }
         }
-        if self.redis.place.is_cluster() {
-            self.ask_slots();
+        if self.redis.address.is_cluster() {
+            self.request_slots();
         }
         match self.is_needed(key) {
             true => self.connect(key),
@@ -67,32 +68,34 @@ impl Subscriber {
     }
 
     /// Asks the server for what is wanted there and not confirmed, and takes back what is not wanted there.
-    pub(super) fn work(&mut self, key: &Key) {
+    pub(super) fn synchronise(&mut self, key: &ConnectionKey) {
         let Some(connection) = self.connections.get(key).filter(|one| !one.is_busy) else { return };
-        let Some(line) = connection.line.clone() else { return };
+        let Some(line) = connection.connection.clone() else { return };
         let (id, mut looked_at, mut batch) = (connection.id, HashSet::new(), Vec::new());
         let mut count = 0;
-        for wish in &connection.todo {
-            if batch.len() == ASKED_AT_ONCE {
+        for wish in &connection.pending {
+            if batch.len() == MAX_IN_FLIGHT {
                 break;
             }
             count += 1;
             if looked_at.insert(wish.clone()) {
-                let difference = self.difference(key, connection, wish);
+                let difference = self.wanted_change(key, connection, wish);
                 batch.extend(difference.map(|is_wanted| (wish.clone(), is_wanted)));
             }
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.todo.drain(..count);
+        connection.pending.drain(..count);
         if !batch.is_empty() {
             connection.is_busy = true;
-            connection.asked = batch.iter().map(|(wish, _)| wish.clone()).collect();
-            let inbox = self.inbox.of(id);
-            self.tasks.spawn(async move { inbox.put(Event::Answered(ask(&line, batch).await)) });
+            connection.in_flight = batch.iter().map(|(wish, _)| wish.clone()).collect();
+            let inbox = self.events.for_connection(id);
+            self.tasks.spawn(async move {
+                inbox.send(SubscriberEvent::Answered(send_changes(&line, batch).await))
+            });
         }
         for wish in looked_at {
-            match self.redis.wanted.holder(&wish) {
-                None => self.settle(&wish),
+            match self.redis.subscriptions.holder(&wish) {
+                None => self.release_if_unused(&wish),
                 Some(None) => self.claim_if_held(key, wish),
                 Some(Some(_)) => {}
             }
@@ -100,11 +103,16 @@ impl Subscriber {
     }
 
     /// Whether a wish is to be subscribed to, or taken back; none if it is as it should be.
-    fn difference(&self, key: &Key, connection: &Connection, wish: &Wish) -> Option<bool> {
+    fn wanted_change(
+        &self,
+        key: &ConnectionKey,
+        connection: &SubscriptionConnection,
+        wish: &Subscription,
+    ) -> Option<bool> {
         let is_probe = connection.probe.as_ref() == Some(wish);
-        let holder = self.redis.wanted.holder(wish);
+        let holder = self.redis.subscriptions.holder(wish);
         let belongs_here = is_probe || (holder.is_some() && self.route(wish).as_ref() == Some(key));
-        match (belongs_here, connection.held.contains(wish)) {
+        match (belongs_here, connection.confirmed.contains(wish)) {
             (true, false) => Some(true),
             // As long as no other connection has it, this one goes on hearing.
             (false, true) => (holder != Some(Some(connection.id))).then_some(false),
@@ -113,22 +121,23 @@ impl Subscriber {
     }
 
     /// What was taken back and is wanted again before the server was asked is still held.
-    fn claim_if_held(&mut self, key: &Key, wish: Wish) {
+    fn claim_if_held(&mut self, key: &ConnectionKey, wish: Subscription) {
         let is_here = self.route(&wish).as_ref() == Some(key);
-        let is_held = |one: &Connection| one.held.contains(&wish) && !one.asked.contains(&wish);
+        let is_held =
+            |one: &SubscriptionConnection| one.confirmed.contains(&wish) && !one.in_flight.contains(&wish);
         if is_here && self.connections.get(key).is_some_and(is_held) {
             self.claim(key, wish);
         }
     }
 
-    pub(super) fn answered(&mut self, key: &Key, refused: Vec<(Wish, RedisError)>) {
+    pub(super) fn on_answered(&mut self, key: &ConnectionKey, refused: Vec<(Subscription, RedisError)>) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.is_busy = false;
-        let asked = std::mem::take(&mut connection.asked);
+        let asked = std::mem::take(&mut connection.in_flight);
         let mut asks_slots = false;
         for (wish, error) in refused {
             if !is_refusal(&error) {
-                return self.ended(key, error.to_string());
+                return self.on_disconnected(key, error.to_string());
             }
             if connection.probe.as_ref() == Some(&wish) {
                 debug!(%key, %error, "redis refuses the channel that proves subscriptions");
@@ -137,110 +146,120 @@ impl Subscriber {
             }
             debug!(%key, channel = %wish.channel, %error, "redis refused a subscription");
             asks_slots = true;
-            connection.later.insert(wish);
+            connection.retry_later.insert(wish);
         }
         // What was confirmed, or is held back, is as it should be; what changed meanwhile is looked at again.
-        let again = asked.into_iter().filter(|wish| !connection.later.contains(wish));
-        connection.todo.extend(again);
-        if asks_slots && self.redis.place.is_cluster() {
-            self.ask_slots();
+        let again = asked.into_iter().filter(|wish| !connection.retry_later.contains(wish));
+        connection.pending.extend(again);
+        if asks_slots && self.redis.address.is_cluster() {
+            self.request_slots();
         }
-        self.work(key);
+        self.synchronise(key);
         self.check_if_due(key);
     }
 
-    pub(super) fn look_at(&mut self, key: &Key) {
+    pub(super) fn check_connection(&mut self, key: &ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.line.is_none() {
+        if connection.connection.is_none() {
             return;
         }
-        let later: Vec<Wish> = connection.later.drain().collect();
-        connection.todo.extend(later);
-        if connection.awaited.is_some_and(|since| since.elapsed() > self.redis.patience) {
-            return self.ended(key, "it does not hear its own messages".to_owned());
+        let later: Vec<Subscription> = connection.retry_later.drain().collect();
+        connection.pending.extend(later);
+        if connection.probe_sent.is_some_and(|since| since.elapsed() > self.redis.response_timeout) {
+            return self.on_disconnected(key, "it does not hear its own messages".to_owned());
         }
         if connection.is_empty() && !self.is_needed(key) {
             return self.remove(key);
         }
-        self.work(key);
+        self.synchronise(key);
         self.check_if_due(key);
     }
 
-    pub(super) fn check_if_due(&mut self, key: &Key) {
-        let Some(connection) = self.connections.get_mut(key).filter(|one| one.is_due(CHECK_EVERY)) else {
+    pub(super) fn check_if_due(&mut self, key: &ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key).filter(|one| one.needs_check(CHECK_EVERY))
+        else {
             return;
         };
-        let Some(line) = connection.line.clone() else { return };
+        let Some(line) = connection.connection.clone() else { return };
         (connection.is_busy, connection.checked) = (true, Instant::now());
-        let inbox = self.inbox.of(connection.id);
+        let inbox = self.events.for_connection(connection.id);
         self.tasks.spawn(async move {
-            inbox.put(Event::Counted(line.ask(redis::cmd("CLIENT").arg("INFO")).await));
+            inbox.send(SubscriberEvent::Counted(line.query(redis::cmd("CLIENT").arg("INFO")).await));
         });
     }
 
-    pub(super) fn counted(&mut self, key: &Key, told: RedisResult<redis::Value>) {
+    pub(super) fn on_count(&mut self, key: &ConnectionKey, told: RedisResult<redis::Value>) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.is_busy = false;
         let differs = match told {
-            Ok(told) => connection.differs_from(&told),
+            Ok(told) => connection.count_differs(&told),
             // A server before Redis 6.2, or one that does not let this user ask: it answers at least.
             Err(error) if is_refusal(&error) => false,
-            Err(error) => return self.ended(key, error.to_string()),
+            Err(error) => return self.on_disconnected(key, error.to_string()),
         };
         // Once may be a change that was under way.
         connection.mismatches = if differs { connection.mismatches + 1 } else { 0 };
         match connection.mismatches {
             0 => self.publish_probe(key),
-            1 => connection.is_doubted(),
-            _ => return self.ended(key, "the server counts other subscriptions".to_owned()),
+            1 => connection.invalidate(),
+            _ => return self.on_disconnected(key, "the server counts other subscriptions".to_owned()),
         }
-        self.work(key);
+        self.synchronise(key);
     }
 
-    fn publish_probe(&mut self, key: &Key) {
+    fn publish_probe(&mut self, key: &ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(probe) = connection.probe.clone() else {
-            connection.proof = Proof::Proved;
+            connection.verification = Verification::Verified;
             return;
         };
-        connection.number += 1;
-        connection.awaited = Some(Instant::now());
-        let mut command = redis::cmd(if probe.via == Via::Shard { "SPUBLISH" } else { "PUBLISH" });
-        command.arg(&*probe.channel).arg(connection.number);
-        let (redis, inbox) = (self.redis.clone(), self.inbox.of(connection.id));
+        connection.probe_number += 1;
+        connection.probe_sent = Some(Instant::now());
+        let mut command =
+            redis::cmd(if probe.via == SubscriptionKind::Shard { "SPUBLISH" } else { "PUBLISH" });
+        command.arg(&*probe.channel).arg(connection.probe_number);
+        let (redis, inbox) = (self.redis.clone(), self.events.for_connection(connection.id));
         self.tasks.spawn(async move {
-            let published = match redis.line() {
-                Ok(line) => line.ask::<redis::Value>(&command).await.is_ok(),
+            let published = match redis.live_connection() {
+                Ok(line) => line.query::<redis::Value>(&command).await.is_ok(),
                 Err(_) => false,
             };
-            inbox.put(Event::Published(published));
+            inbox.send(SubscriberEvent::Published(published));
         });
     }
 
-    pub(super) fn published(&mut self, key: &Key, is_published: bool) {
+    pub(super) fn on_probe_published(&mut self, key: &ConnectionKey, is_published: bool) {
         if let Some(connection) = self.connections.get_mut(key).filter(|_| !is_published) {
-            connection.awaited = None;
+            connection.probe_sent = None;
         }
     }
 
-    pub(super) fn heard_probe(&mut self, id: u64, payload: &[u8]) {
+    pub(super) fn on_probe(&mut self, id: u64, payload: &[u8]) {
         let connection = self.keys.get(&id).and_then(|key| self.connections.get_mut(key));
-        let Some(connection) = connection.filter(|one| payload == one.number.to_string().as_bytes()) else {
+        let Some(connection) = connection.filter(|one| payload == one.probe_number.to_string().as_bytes())
+        else {
             return;
         };
-        (connection.awaited, connection.proof) = (None, Proof::Proved);
-        self.is_stale = true;
+        (connection.probe_sent, connection.verification) = (None, Verification::Verified);
+        self.is_state_stale = true;
     }
 }
 
-pub(super) async fn connect_to(
-    redis: &Redis,
+pub(super) async fn connect_to_any(
+    redis: &RedisClient,
     nodes: &[NodeAddress],
-    inbox: &Inbox,
-) -> RedisResult<SubscriptionLine> {
+    inbox: &EventSender,
+) -> RedisResult<SubscriberConnection> {
     let mut failed = None;
     for node in nodes {
-        match SubscriptionLine::to_node(&redis.place, node, redis.patience, inbox.clone()).await {
+        match SubscriberConnection::connect_to_node(
+            &redis.address,
+            node,
+            redis.response_timeout,
+            inbox.clone(),
+        )
+        .await
+        {
             Ok(line) => return Ok(line),
             Err(error) => failed = Some(error),
         }
@@ -248,14 +267,17 @@ pub(super) async fn connect_to(
     match failed {
         // The one master that is meant, or none that is known answers.
         Some(error) if nodes.len() == 1 => Err(error),
-        _ => SubscriptionLine::connect(&redis.place, redis.patience, inbox.clone()).await,
+        _ => SubscriberConnection::connect(&redis.address, redis.response_timeout, inbox.clone()).await,
     }
 }
 
 /// Sends commands together; gives those that were refused or lost.
-async fn ask(line: &SubscriptionLine, batch: Vec<(Wish, bool)>) -> Vec<(Wish, RedisError)> {
+async fn send_changes(
+    line: &SubscriberConnection,
+    batch: Vec<(Subscription, bool)>,
+) -> Vec<(Subscription, RedisError)> {
     let asked = batch.into_iter().map(|(wish, is_wanted)| async move {
-        let answer = line.set(wish.via, &wish.channel, is_wanted).await;
+        let answer = line.set_subscribed(wish.via, &wish.channel, is_wanted).await;
         answer.err().map(|error| (wish, error))
     });
     futures_util::future::join_all(asked).await.into_iter().flatten().collect()
