@@ -25,13 +25,13 @@ pub struct Route {
 
 impl Route {
     /// Whether a request for this host (as `Host` or `:authority` gives it) and path belongs here.
-    pub fn covers(&self, host: &str, path: &str) -> bool {
+    pub(crate) fn covers(&self, host: &str, path: &str) -> bool {
         let host_fits = self.host.as_ref().is_none_or(|wanted| wanted.covers(host));
         host_fits && self.path.as_ref().is_none_or(|wanted| covers_path(wanted, path))
     }
 
     /// Whether every request that `other` covers is covered by this one, too.
-    pub fn includes(&self, other: &Self) -> bool {
+    pub(crate) fn includes(&self, other: &Self) -> bool {
         let host = match (&self.host, &other.host) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -46,7 +46,7 @@ impl Route {
     }
 
     /// Its host and path as written, `*` for one that takes everything: the word for logs.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match (&self.host, &self.path) {
             (None, None) => "*".into(),
             (host, path) => {
@@ -59,7 +59,7 @@ impl Route {
 
 /// The `routes` of the config, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     routes: Box<[Route]>,
 }
 
@@ -70,14 +70,9 @@ impl Routes {
     }
 
     /// The first route for a host and a path, with its index; a query behind the path does not matter.
-    pub fn find(&self, host: &str, path: &str) -> Option<(usize, &Route)> {
+    pub(crate) fn find(&self, host: &str, path: &str) -> Option<(usize, &Route)> {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         self.routes.iter().enumerate().find(|(_, route)| route.covers(host, path))
-    }
-
-    /// The routes in order.
-    pub fn iter(&self) -> std::slice::Iter<'_, Route> {
-        self.routes.iter()
     }
 }
 

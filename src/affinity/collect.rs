@@ -11,7 +11,7 @@ use super::source::{AffinitySource, hash_client};
 use super::{engine_io, hash};
 
 /// The longest value of a header or of a query parameter that is a key, in bytes.
-pub const MAX_KEY_LEN: usize = 1024;
+pub(crate) const MAX_KEY_LEN: usize = 1024;
 
 /// The parts of a request that the sources read.
 #[derive(Debug, Clone, Copy)]
@@ -79,10 +79,9 @@ fn read_cookie(
     nodes: &dyn NodeDirectory,
 ) -> (PinLookup, bool) {
     match cookie_value(request.headers, &policy.name) {
-        Occurrence::Absent => (PinLookup::Absent, false),
-        Occurrence::Invalid => (PinLookup::Invalid, false),
+        Occurrence::Absent | Occurrence::Invalid => (PinLookup::Absent, false),
         Occurrence::Once(value) => match policy.read(request.pool, value.as_bytes(), request.now) {
-            None => (PinLookup::Invalid, false),
+            None => (PinLookup::Absent, false),
             Some(cookie) => (nodes.find_by_tag(cookie.tag).into(), cookie.renew),
         },
     }
@@ -90,8 +89,7 @@ fn read_cookie(
 
 fn read_node_cookie(name: &str, request: &AffinityRequest<'_>, nodes: &dyn NodeDirectory) -> PinLookup {
     match cookie_value(request.headers, name) {
-        Occurrence::Absent => PinLookup::Absent,
-        Occurrence::Invalid => PinLookup::Invalid,
+        Occurrence::Absent | Occurrence::Invalid => PinLookup::Absent,
         Occurrence::Once(id) => nodes.find_by_id(id).into(),
     }
 }
@@ -249,7 +247,7 @@ mod tests {
             let sources = [AffinitySource::Cookie(rule)];
             let hints = hints_of_cookies(&sources, &[&cookie]);
             assert_eq!(hints.as_slice(), [AffinityHint::Pin { node: 1, source: HintSource::Cookie }]);
-            assert_eq!((hints.unknown_pin(), hints.invalid_pin()), (None, None));
+            assert_eq!(hints.unknown_pin(), None);
             assert_eq!(due(&hints, &sources, 1), 0);
             assert_eq!(due(&hints, &sources, 2), 1, "on another node it is set anew");
         }
@@ -262,7 +260,7 @@ mod tests {
             [&[][..], &["a=b"], &["mainstay"], &["Mainstay=x; xmainstay=y; mainstayx=z"], &["", ";;= ;=x"]]
         {
             let hints = hints_of_cookies(&sources, cookies);
-            assert_eq!((hints.as_slice(), hints.unknown_pin(), hints.invalid_pin()), (&[][..], None, None));
+            assert_eq!((hints.as_slice(), hints.unknown_pin()), (&[][..], None));
             assert_eq!(due(&hints, &sources, 0), 1);
         }
     }
@@ -302,11 +300,7 @@ mod tests {
         ] {
             let hints = hints_of_cookies(&sources, cookies);
             assert_eq!(hints.as_slice(), [], "{cookies:?}");
-            assert_eq!(
-                (hints.invalid_pin(), hints.unknown_pin()),
-                (Some(HintSource::Cookie), None),
-                "{cookies:?}"
-            );
+            assert_eq!(hints.unknown_pin(), None, "{cookies:?}");
             assert_eq!(due(&hints, &sources, 1), 1, "{cookies:?}");
         }
     }
@@ -324,7 +318,7 @@ mod tests {
                 &Fleet(3),
             )
         };
-        assert_eq!(at(NOW + 1000).invalid_pin(), Some(HintSource::Cookie));
+        assert_eq!((at(NOW + 1000).as_slice(), at(NOW + 1000).unknown_pin()), (&[][..], None));
         assert_eq!(at(NOW + 999).as_slice(), [AffinityHint::Pin { node: 1, source: HintSource::Cookie }]);
         assert_eq!(due(&at(NOW + 499), &sources, 1), 0);
         assert_eq!(due(&at(NOW + 999), &sources, 1), 1);
@@ -335,10 +329,7 @@ mod tests {
         let rule = signing_rule();
         let sources = [AffinitySource::Cookie(rule.clone())];
         let hints = hints_of_cookies(&sources, &[&format!("mainstay={}", value_of(&rule, 9))]);
-        assert_eq!(
-            (hints.as_slice(), hints.unknown_pin(), hints.invalid_pin()),
-            (&[][..], Some(HintSource::Cookie), None)
-        );
+        assert_eq!((hints.as_slice(), hints.unknown_pin()), (&[][..], Some(HintSource::Cookie)));
         assert_eq!(due(&hints, &sources, 0), 1);
     }
 
@@ -349,11 +340,10 @@ mod tests {
         assert_eq!(hints_of_cookies(&sources, &["io=ws1"]).as_slice(), pin);
         assert_eq!(hints_of_cookies(&sources, &["io=\"ws1\""]).as_slice(), pin);
         assert_eq!(hints_of_cookies(&sources, &["io=ws7"]).unknown_pin(), Some(HintSource::NodeCookie));
-        assert_eq!(
-            hints_of_cookies(&sources, &["io=ws1; io=ws2"]).invalid_pin(),
-            Some(HintSource::NodeCookie)
-        );
-        assert_eq!(hints_of_cookies(&sources, &["io=w s1"]).invalid_pin(), Some(HintSource::NodeCookie));
+        for invalid in ["io=ws1; io=ws2", "io=w s1"] {
+            let hints = hints_of_cookies(&sources, &[invalid]);
+            assert_eq!((hints.as_slice(), hints.unknown_pin()), (&[][..], None), "{invalid}");
+        }
         assert_eq!(due(&hints_of_cookies(&sources, &[]), &sources, 0), 0, "the balancer does not set it");
     }
 

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::hash;
 
 /// The longest value that is read, in bytes; the longest that is ever set has about 110.
-pub const MAX_COOKIE_VALUE: usize = 256;
+pub(crate) const MAX_COOKIE_VALUE: usize = 256;
 /// Seed of a tag; changing it unpins every client of every fleet.
 const TAG_SEED: u64 = 0x7461_676f_666e_6f64;
 
@@ -29,7 +29,7 @@ pub struct NodeTag(u64);
 
 impl NodeTag {
     /// The length of a written tag.
-    pub const LEN: usize = 11;
+    pub(crate) const LEN: usize = 11;
 
     /// The tag of the node `id` of `pool`.
     pub fn of(pool: &str, id: &str) -> Self {

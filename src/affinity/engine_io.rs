@@ -38,7 +38,7 @@ pub fn is_polling_handshake(method: &Method, query: Option<&str>) -> bool {
 /// Whether a request may open a session by polling at some node: a superset of [`is_polling_handshake`], for limits
 /// that no spelling may evade. Some node understands other revisions of the protocol, JSONP, an encoded name and an empty
 /// `sid`. engine.io refuses POST; other servers may not.
-pub fn may_open_polling_session(method: &Method, query: Option<&str>) -> bool {
+pub(crate) fn may_open_polling_session(method: &Method, query: Option<&str>) -> bool {
     let Some(text) = query else { return false };
     [Method::GET, Method::POST].contains(method)
         && query::all(text, "transport").any(|transport| *transport == *b"polling")
@@ -46,14 +46,14 @@ pub fn may_open_polling_session(method: &Method, query: Option<&str>) -> bool {
 }
 
 /// The hash of the session that a query names, in any encoding.
-pub fn session_in_query(query: &str) -> Option<u64> {
+pub(crate) fn session_in_query(query: &str) -> Option<u64> {
     let Occurrence::Once(sid) = query::find(query, "sid") else { return None };
     Some(hash::hash_key(&query::decode(sid))).filter(|_| !sid.is_empty())
 }
 
 /// The hash of the session that an open packet names, as [`session_in_query`] gives it; also of one of revision 3, whose
 /// packets stand behind their lengths. `None` when it is not understood.
-pub fn session_in_open_packet(payload: &[u8]) -> Option<u64> {
+pub(crate) fn session_in_open_packet(payload: &[u8]) -> Option<u64> {
     let open: OpenPacket<'_> = serde_json::from_slice(open_packet(strip_v3_length(payload))?).ok()?;
     Some(hash::hash_key(open.sid.as_bytes()))
 }

@@ -18,13 +18,13 @@ const KEY_SEED: u64 = 0x6d61_696e_7374_6179;
 const NODE_SEED: u64 = 0x6e6f_6465_7365_6564;
 
 /// The hash of a key's bytes.
-pub fn hash_key(bytes: &[u8]) -> u64 {
+pub(crate) fn hash_key(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, KEY_SEED)
 }
 
 /// A node as rendezvous hashing sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RendezvousNode {
+pub(crate) struct RendezvousNode {
     /// The hash of its pool and its id.
     seed: u64,
     /// Its weight, at least 1.
@@ -42,21 +42,21 @@ impl RendezvousNode {
     }
 
     /// The score of this node with this draw; the lowest wins. It never rises with the draw.
-    pub fn score(&self, draw: u64) -> RendezvousScore {
+    pub(crate) fn score(&self, draw: u64) -> RendezvousScore {
         RendezvousScore { value: negative_ln(draw) / f64::from(self.weight), draw }
     }
 
     /// A lower bound of the score with this draw, in units of 2^-64. It costs a product instead of a logarithm and is
     /// close to low scores, because -ln(u) >= 1 - u; both factors are rounded down.
     #[inline]
-    pub fn score_lower_bound(&self, draw: u64) -> u64 {
+    pub(crate) fn score_lower_bound(&self, draw: u64) -> u64 {
         (!draw >> 32) * self.inverse
     }
 
     /// An upper bound of the score with this draw, in units of 2^-64, with room for the error of the logarithm (2^-20 of
     /// it, where 1e-9 would do): for up to 1/2, -ln(1 - x) <= x + x^2. Higher scores have no bound.
     #[inline]
-    pub fn score_upper_bound(&self, draw: u64) -> u64 {
+    pub(crate) fn score_upper_bound(&self, draw: u64) -> u64 {
         let x = (!draw >> 32) + 1;
         if x > 1 << 31 {
             return u64::MAX;
@@ -68,7 +68,7 @@ impl RendezvousNode {
 
 /// A key as rendezvous hashing sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct RendezvousKey {
+pub(crate) struct RendezvousKey {
     hash: u64,
     /// An odd factor, another for each key.
     factor: u64,
@@ -84,14 +84,14 @@ impl RendezvousKey {
     /// nodes draw the same, and its upper bits, which decide, depend on every bit of key and seed. That a plain
     /// product is enough rests on both being hashes already and on the factor changing with the key.
     #[inline]
-    pub fn draw(&self, node: &RendezvousNode) -> u64 {
+    pub(crate) fn draw(&self, node: &RendezvousNode) -> u64 {
         (self.hash ^ node.seed).wrapping_mul(self.factor)
     }
 }
 
 /// The score of a node for a key; the lowest wins.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RendezvousScore {
+pub(crate) struct RendezvousScore {
     /// Of two nodes of one weight, the one with the higher draw never has the higher value.
     value: f64,
     /// The draw that it came from.
@@ -100,13 +100,13 @@ pub struct RendezvousScore {
 
 impl RendezvousScore {
     /// Whether this score wins; of two equal values the higher draw does.
-    pub fn wins_over(self, other: Self) -> bool {
+    pub(crate) fn wins_over(self, other: Self) -> bool {
         self.value < other.value || (self.value == other.value && self.draw > other.draw)
     }
 
     /// The value in units of 2^-64, rounded up by far more than the error of the logarithm (1e-9 of it): a node whose
     /// [lower bound](RendezvousNode::score_lower_bound) is above this has a higher score.
-    pub fn upper_bound(self) -> u64 {
+    pub(crate) fn upper_bound(self) -> u64 {
         (self.value * (1.0 + 1.0 / 1_048_576.0) * 18_446_744_073_709_551_616.0) as u64
     }
 }

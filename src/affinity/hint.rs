@@ -31,8 +31,6 @@ pub struct AffinityHints {
     hints: SmallVec<[AffinityHint; 4]>,
     /// The first source with a valid pin that names no node of the pool.
     unknown_pin: Option<HintSource>,
-    /// The first source with an invalid pin.
-    invalid_pin: Option<HintSource>,
     /// The cookies that were read.
     cookies: SmallVec<[ReadCookie; 1]>,
 }
@@ -53,13 +51,8 @@ impl AffinityHints {
     }
 
     /// The first source with a valid pin that names no node of the pool: the node was removed, or is in another pool.
-    pub fn unknown_pin(&self) -> Option<HintSource> {
+    pub(crate) fn unknown_pin(&self) -> Option<HintSource> {
         self.unknown_pin
-    }
-
-    /// The first source with an invalid pin: forged, expired, carried twice, too long or not ASCII.
-    pub fn invalid_pin(&self) -> Option<HintSource> {
-        self.invalid_pin
     }
 
     /// The policies whose cookie the response has to set, now that the client is on `node`: those that were read and
@@ -85,7 +78,6 @@ impl AffinityHints {
         match pin {
             PinLookup::Node(node) => self.hints.push(AffinityHint::Pin { node, source }),
             PinLookup::Unknown => self.unknown_pin = self.unknown_pin.or(Some(source)),
-            PinLookup::Invalid => self.invalid_pin = self.invalid_pin.or(Some(source)),
             PinLookup::Absent => {}
         }
     }
@@ -102,9 +94,7 @@ pub(super) enum PinLookup {
     Node(usize),
     /// A valid pin whose node is not in the pool.
     Unknown,
-    /// An invalid pin.
-    Invalid,
-    /// No pin.
+    /// No pin, or an invalid one.
     Absent,
 }
 

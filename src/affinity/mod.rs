@@ -13,6 +13,12 @@ pub mod hash;
 mod hint;
 mod source;
 
-pub use collect::{AffinityRequest, NodeDirectory, collect_hints};
-pub use hint::{AffinityHint, AffinityHints};
-pub use source::{AffinitySource, ClientPrefixes, HintSource, hash_client};
+pub use collect::AffinityRequest;
+pub use collect::NodeDirectory;
+pub use collect::collect_hints;
+pub use hint::AffinityHint;
+pub use hint::AffinityHints;
+pub use source::AffinitySource;
+pub use source::ClientPrefixes;
+pub use source::HintSource;
+pub(crate) use source::hash_client;

@@ -44,7 +44,7 @@ impl Default for ClientPrefixes {
 
 impl AffinitySource {
     /// What kind of source it is.
-    pub fn hint_source(&self) -> HintSource {
+    pub(crate) fn hint_source(&self) -> HintSource {
         match self {
             Self::Cookie(_) => HintSource::Cookie,
             Self::NodeCookie { .. } => HintSource::NodeCookie,
@@ -88,7 +88,7 @@ impl HintSource {
 }
 
 /// The key of a client's address, cut to its prefix. An IPv4-mapped IPv6 address counts as the IPv4 address.
-pub fn hash_client(client: IpAddr, prefixes: ClientPrefixes) -> u64 {
+pub(crate) fn hash_client(client: IpAddr, prefixes: ClientPrefixes) -> u64 {
     let mut bytes = [0; 17];
     let len = match client.to_canonical() {
         IpAddr::V4(address) => {

@@ -89,7 +89,7 @@ impl AccessLog {
     }
 
     /// A log with these settings. Fails as [`AccessLog::reconfigure`] does.
-    pub fn start(settings: Option<AccessLogSettings>, dropped: IntCounter) -> io::Result<Self> {
+    pub(crate) fn start(settings: Option<AccessLogSettings>, dropped: IntCounter) -> io::Result<Self> {
         let log = Self::disabled(dropped);
         log.reconfigure(settings)?;
         Ok(log)
@@ -101,7 +101,7 @@ impl AccessLog {
     /// # Errors
     ///
     /// The file cannot be opened, or no thread can be had; the log then goes on as before.
-    pub fn reconfigure(&self, settings: Option<AccessLogSettings>) -> io::Result<()> {
+    pub(crate) fn reconfigure(&self, settings: Option<AccessLogSettings>) -> io::Result<()> {
         let mut state = self.state.lock();
         if state.settings == settings {
             return Ok(());
@@ -121,7 +121,7 @@ impl AccessLog {
     /// # Errors
     ///
     /// The file cannot be opened; the log then goes on in the old one.
-    pub fn reopen(&self) -> io::Result<()> {
+    pub(crate) fn reopen(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let Some(AccessLogSettings { format, target: target @ LogTarget::File(_) }) = &state.settings else {
             return Ok(());
@@ -131,23 +131,18 @@ impl AccessLog {
     }
 
     /// Logs that a session has a tunnel. Never waits.
-    pub fn log_opened(&self, event: SessionOpened) {
+    pub(crate) fn log_opened(&self, event: SessionOpened) {
         self.push(AccessEvent::Opened(event));
     }
 
     /// Logs that a session's tunnel ended. Never waits.
-    pub fn log_closed(&self, event: SessionClosed) {
+    pub(crate) fn log_closed(&self, event: SessionClosed) {
         self.push(AccessEvent::Closed(event));
-    }
-
-    /// Events that were not written so far.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.get()
     }
 
     /// Writes what is queued and ends the writer; waits for a reader who does not read for five seconds at most.
     /// What is logged afterwards is lost.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         // Without its senders the queue ends after what is in it.
         self.queue.write().take();
         let Some(WriterThread { thread, queue, done }) = self.state.lock().writer.take() else { return };
@@ -272,7 +267,7 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!((lines.len(), log.dropped()), (2000, 0));
+        assert_eq!((lines.len(), log.dropped.get()), (2000, 0));
         for (index, line) in lines.iter().enumerate() {
             assert_eq!(line["id"], format!("{:016x}", index / 2));
             assert_eq!(line["event"], ["open", "close"][index % 2]);
@@ -303,7 +298,7 @@ mod tests {
         for id in 1..=10 {
             log.log_opened(opened(id));
         }
-        assert_eq!(log.dropped(), 6, "one is being written and four have room");
+        assert_eq!(log.dropped.get(), 6, "one is being written and four have room");
         drop(reads);
         log.finish();
         assert_eq!(seen.lock().iter().filter(|b| **b == b'\n').count(), 5);
@@ -316,7 +311,7 @@ mod tests {
             log.log_opened(opened(id));
         }
         log.finish();
-        assert_eq!(log.dropped(), 20);
+        assert_eq!(log.dropped.get(), 20);
     }
 
     #[test]
@@ -328,7 +323,7 @@ mod tests {
         let off = AccessLog::disabled(counter());
         off.log_closed(closed(1));
         off.finish();
-        assert_eq!((log.dropped(), off.dropped()), (0, 0));
+        assert_eq!((log.dropped.get(), off.dropped.get()), (0, 0));
     }
 
     #[test]
@@ -367,7 +362,7 @@ mod tests {
         }
         seen.extend(ids(&path));
         assert_eq!(seen, (0..500).map(id).collect::<Vec<_>>());
-        assert_eq!(log.dropped(), 0);
+        assert_eq!(log.dropped.get(), 0);
     }
 
     #[test]
@@ -407,7 +402,7 @@ mod tests {
         (1..=3).for_each(|id| log.log_opened(opened(id)));
         log.reconfigure(to_file(Format::Text, &directory.path().join("never turned to"))).unwrap();
         log.reconfigure(to_file(Format::Text, &path)).unwrap();
-        assert_eq!(log.dropped(), 1);
+        assert_eq!(log.dropped.get(), 1);
         drop(reads);
         log.finish();
         assert_eq!(seen.lock().iter().filter(|b| **b == b'\n').count(), 1, "what was being written");
@@ -477,6 +472,6 @@ mod tests {
         });
         log.finish();
         let lines = fs::read_to_string(path).unwrap().lines().count() as u64;
-        assert_eq!(lines + log.dropped(), 2000);
+        assert_eq!(lines + log.dropped.get(), 2000);
     }
 }

@@ -36,7 +36,7 @@ pub struct AffinityLabels {
 
 /// A session has a tunnel.
 #[derive(Debug, Clone)]
-pub struct SessionOpened {
+pub(crate) struct SessionOpened {
     /// When it opened.
     pub at: SystemTime,
     /// Whose line this is.
@@ -45,7 +45,7 @@ pub struct SessionOpened {
 
 /// A session's tunnel ended.
 #[derive(Debug, Clone)]
-pub struct SessionClosed {
+pub(crate) struct SessionClosed {
     /// When it ended.
     pub at: SystemTime,
     /// Whose line this is.

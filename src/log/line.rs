@@ -120,7 +120,7 @@ impl From<[u64; 2]> for InOutCounts {
 
 /// RFC 3339 in UTC with milliseconds. A clock that is before 1970 or after 9999 is not set; it reads as the
 /// nearest of the two, which is what the format can say.
-pub fn format_time(at: SystemTime) -> String {
+pub(crate) fn format_time(at: SystemTime) -> String {
     /// The last second of 9999.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let at = at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST);

@@ -9,7 +9,11 @@ pub mod event;
 mod line;
 mod writer;
 
-pub use access::{AccessLog, AccessLogSettings, LogTarget};
-pub use event::{AccessSession, AffinityLabels, SessionClosed, SessionOpened};
-pub use line::format_time;
+pub use access::AccessLog;
+pub use access::AccessLogSettings;
+pub use access::LogTarget;
+pub use event::AccessSession;
+pub use event::AffinityLabels;
+pub(crate) use event::{SessionClosed, SessionOpened};
+pub(crate) use line::format_time;
 pub use mainstay_core::log::{Format, init, panics};

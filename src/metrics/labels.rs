@@ -4,7 +4,7 @@
 
 /// Which way bytes went, seen from the balancer's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrafficDirection {
+pub(crate) enum TrafficDirection {
     /// From the client to the node.
     In,
     /// From the node to the client.
@@ -13,7 +13,7 @@ pub enum TrafficDirection {
 
 impl TrafficDirection {
     /// Both, in the order of their discriminants.
-    pub const ALL: [Self; 2] = [Self::In, Self::Out];
+    pub(crate) const ALL: [Self; 2] = [Self::In, Self::Out];
 
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
@@ -37,7 +37,7 @@ pub enum CloseSide {
 
 impl CloseSide {
     /// All three, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Client, Self::Node, Self::Balancer];
+    pub(crate) const ALL: [Self; 3] = [Self::Client, Self::Node, Self::Balancer];
 
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
@@ -64,7 +64,7 @@ pub enum HandshakeResult {
 
 impl HandshakeResult {
     /// All four, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [Self::Upgraded, Self::Refused, Self::Failed, Self::Limited];
+    pub(crate) const ALL: [Self; 4] = [Self::Upgraded, Self::Refused, Self::Failed, Self::Limited];
 
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
@@ -78,24 +78,24 @@ impl HandshakeResult {
 }
 
 /// The values of the label `kind`, in the order of the array that [`Shard::add`] takes.
-pub const MESSAGE_KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
+pub(crate) const MESSAGE_KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
 
 /// The values of the label `state`.
-pub const NODE_STATES: [&str; 4] = ["up", "down", "draining", "removed"];
+pub(crate) const NODE_STATES: [&str; 4] = ["up", "down", "draining", "removed"];
 
 /// The values of the label `status`.
-pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(crate) const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The values of the label `source`.
-pub const AFFINITY_SOURCES: [&str; 7] =
+pub(crate) const AFFINITY_SOURCES: [&str; 7] =
     ["cookie", "node_cookie", "engine_io", "header", "query", "client_ip", "none"];
 
 /// The values of the label `outcome`.
-pub const AFFINITY_OUTCOMES: [&str; 4] = ["kept", "moved", "hashed", "placed"];
+pub(crate) const AFFINITY_OUTCOMES: [&str; 4] = ["kept", "moved", "hashed", "placed"];
 
 /// The values of the label `code`: RFC 6455's own codes one by one, then the registered range, the private range
 /// and whatever else a peer puts there.
-pub const CLOSE_CODES: [&str; 19] = [
+pub(crate) const CLOSE_CODES: [&str; 19] = [
     "1000", "1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012",
     "1013", "1014", "1015", "3xxx", "4xxx", "other",
 ];
@@ -125,7 +125,7 @@ pub enum ConnectionRefusal {
 
 impl ConnectionRefusal {
     /// All three, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Connections, Self::PerClient, Self::ProxyProtocol];
+    pub(crate) const ALL: [Self; 3] = [Self::Connections, Self::PerClient, Self::ProxyProtocol];
 
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
@@ -148,7 +148,7 @@ pub enum PanicLocation {
 
 impl PanicLocation {
     /// Both, in the order of their discriminants.
-    pub const ALL: [Self; 2] = [Self::FrontDesk, Self::Relay];
+    pub(crate) const ALL: [Self; 2] = [Self::FrontDesk, Self::Relay];
 
     /// The label's value.
     pub const fn as_str(self) -> &'static str {

@@ -9,7 +9,7 @@ use super::labels::{MESSAGE_KINDS, TrafficDirection};
 /// so that no other thread's writes slow this thread's down.
 #[derive(Default)]
 #[repr(align(128))]
-pub struct MeterShard {
+pub(crate) struct MeterShard {
     /// By [`Direction`]: bytes.
     bytes: [AtomicU64; 2],
     /// By [`Direction`] and index into [`KINDS`]: whole messages.
@@ -19,7 +19,7 @@ pub struct MeterShard {
 impl MeterShard {
     /// Counts what one read brought: bytes, and the messages that ended in them, in the order of [`KINDS`].
     #[inline]
-    pub fn add(&self, direction: TrafficDirection, bytes: u64, messages: &[u32; MESSAGE_KINDS.len()]) {
+    pub(crate) fn add(&self, direction: TrafficDirection, bytes: u64, messages: &[u32; MESSAGE_KINDS.len()]) {
         let direction = direction as usize;
         add_unshared(&self.bytes[direction], bytes);
         for (sum, &count) in self.messages[direction].iter().zip(messages) {

@@ -29,11 +29,11 @@ use prometheus::IntCounter;
 use prometheus::proto::MetricFamily;
 
 pub use drain_gauge::DrainGauge;
-pub use labels::{
-    AFFINITY_OUTCOMES, AFFINITY_SOURCES, CloseSide, ConnectionRefusal, HandshakeResult, PanicLocation,
-    TrafficDirection,
-};
-pub use meter_shard::MeterShard;
+pub use labels::CloseSide;
+pub use labels::ConnectionRefusal;
+pub use labels::HandshakeResult;
+pub use labels::PanicLocation;
+pub(crate) use labels::{AFFINITY_OUTCOMES, AFFINITY_SOURCES, TrafficDirection};
 pub use node_meter::NodeMeter;
 pub use node_permit::NodePermit;
 pub use pool_meter::PoolMeter;

@@ -62,47 +62,47 @@ impl NodeMeter {
 
     /// The shard of this relay thread. Each shard has one writer: only the thread with this number (from 0) may
     /// add to it, or counts are lost. A number that is too large gives the last shard.
-    pub fn shard(&self, thread: usize) -> &MeterShard {
+    pub(crate) fn shard(&self, thread: usize) -> &MeterShard {
         &self.shards[thread.min(self.shards.len() - 1)]
     }
 
     /// Tunnels that are open now.
-    pub fn live(&self) -> u32 {
+    pub(crate) fn live(&self) -> u32 {
         self.live.load(Relaxed)
     }
 
     /// A tunnel ended: who ended it, and with which close code (1006 when there was none).
-    pub fn record_close(&self, side: CloseSide, code: u16) {
+    pub(crate) fn record_close(&self, side: CloseSide, code: u16) {
         self.closes[side as usize][close_code_index(code)].fetch_add(1, Relaxed);
     }
 
     /// A health probe was answered as it should be, or not.
-    pub fn record_probe(&self, ok: bool) {
+    pub(crate) fn record_probe(&self, ok: bool) {
         self.probes[usize::from(ok)].fetch_add(1, Relaxed);
     }
 
     /// The node is in this state now, one of `up`, `down`, `draining`, `removed`; any other word is in none.
-    pub fn set_state(&self, state: &'static str) {
+    pub(crate) fn set_state(&self, state: &'static str) {
         let index = NODE_STATES.iter().position(|known| *known == state);
         let index = index.and_then(|index| u8::try_from(index).ok());
         self.state.store(index.unwrap_or(NO_STATE), Relaxed);
     }
 
     /// The most tunnels that the node takes; `None` is no limit.
-    pub fn set_capacity(&self, max: Option<u32>) {
+    pub(crate) fn set_capacity(&self, max: Option<u32>) {
         self.capacity.store(max.unwrap_or(0), Relaxed);
     }
 
     /// What the node says of itself: its connections and the most that it takes, all balancers together. `None`
     /// when it says nothing (any more); a most of 0 is as nothing.
-    pub fn set_reported_load(&self, load: Option<(u64, u64)>) {
+    pub(crate) fn set_reported_load(&self, load: Option<(u64, u64)>) {
         let load = load.filter(|(_, max)| *max > 0);
         let bits = load.map_or(NO_LOAD, |(used, max)| (used as f64 / max as f64).to_bits());
         self.reported.store(bits, Relaxed);
     }
 
     /// The node's own word about its load; else live tunnels per allowed tunnel, `None` without a limit.
-    pub fn utilization(&self) -> Option<f64> {
+    pub(crate) fn utilization(&self) -> Option<f64> {
         match (self.reported.load(Relaxed), self.capacity.load(Relaxed)) {
             (NO_LOAD, 0) => None,
             (NO_LOAD, max) => Some(f64::from(self.live()) / f64::from(max)),
@@ -111,7 +111,7 @@ impl NodeMeter {
     }
 
     /// The node is being drained, or is no longer.
-    pub fn set_drain(&self, drain: Option<DrainGauge>) {
+    pub(crate) fn set_drain(&self, drain: Option<DrainGauge>) {
         *self.drain.lock() = drain;
     }
 

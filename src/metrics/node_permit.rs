@@ -14,7 +14,7 @@ impl NodeMeter {
     }
 
     /// The same, unless `most` are open already: of any number that ask at once, no more than that get a seat.
-    pub fn try_acquire_permit(self: &Arc<Self>, most: u32) -> Option<NodePermit> {
+    pub(crate) fn try_acquire_permit(self: &Arc<Self>, most: u32) -> Option<NodePermit> {
         let more = |live: u32| (live < most).then(|| live + 1);
         self.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| NodePermit(Arc::clone(self)))
     }

@@ -51,17 +51,17 @@ impl PoolMeter {
     }
 
     /// An upgrade request ended.
-    pub fn record_handshake(&self, result: HandshakeResult) {
+    pub(crate) fn record_handshake(&self, result: HandshakeResult) {
         self.handshakes[result as usize].fetch_add(1, Relaxed);
     }
 
     /// A handshake took this long, from the request's head to the answer.
-    pub fn record_handshake_time(&self, took: Duration) {
+    pub(crate) fn record_handshake_time(&self, took: Duration) {
         self.handshake_seconds.observe(took.as_secs_f64());
     }
 
     /// A plain request was answered with this status. One outside 100 to 599 counts as `5xx`: nobody may send it.
-    pub fn record_request(&self, status: u16) {
+    pub(crate) fn record_request(&self, status: u16) {
         let class = match status {
             100..=599 => usize::from(status / 100 - 1),
             _ => STATUS_CLASSES.len() - 1,
@@ -71,7 +71,7 @@ impl PoolMeter {
 
     /// A session was placed: which affinity source decided, one of [`SOURCES`], and how that went, one of
     /// [`OUTCOMES`]. Other words are not counted.
-    pub fn record_affinity(&self, source: &'static str, outcome: &'static str) {
+    pub(crate) fn record_affinity(&self, source: &'static str, outcome: &'static str) {
         let source = AFFINITY_SOURCES.iter().position(|known| *known == source);
         let outcome = AFFINITY_OUTCOMES.iter().position(|known| *known == outcome);
         if let Some((source, outcome)) = source.zip(outcome) {
@@ -80,7 +80,7 @@ impl PoolMeter {
     }
 
     /// A handshake that a node refused was sent to another, or would have been if the budget had allowed it.
-    pub fn record_retry(&self, is_sent: bool) {
+    pub(crate) fn record_retry(&self, is_sent: bool) {
         self.retries[usize::from(!is_sent)].fetch_add(1, Relaxed);
     }
 
@@ -89,12 +89,12 @@ impl PoolMeter {
     }
 
     /// A rebalance may still close so many tunnels; 0 when none is under way.
-    pub fn set_rebalance_left(&self, left: u32) {
+    pub(crate) fn set_rebalance_left(&self, left: u32) {
         self.rebalance_left.store(left.into(), Relaxed);
     }
 
     /// A rebalance has told so many tunnels to close.
-    pub fn record_rebalance_closes(&self, closes: u32) {
+    pub(crate) fn record_rebalance_closes(&self, closes: u32) {
         self.rebalance_closes.fetch_add(closes.into(), Relaxed);
     }
 

@@ -21,7 +21,7 @@ struct ConnectionCounts {
 }
 
 /// What counts as one client: an IPv4 address, or a /64 of IPv6, which is what one subscriber has.
-pub fn client_prefix(address: IpAddr) -> IpAddr {
+pub(crate) fn client_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         four @ IpAddr::V4(_) => four,
         IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX)).into(),
@@ -40,7 +40,7 @@ impl ConnectionLimiter {
     }
 
     /// How many are taken.
-    pub fn connections(&self) -> u32 {
+    pub(crate) fn connections(&self) -> u32 {
         self.0.lock().total
     }
 }
@@ -55,13 +55,13 @@ pub struct ConnectionPermit {
 
 impl ConnectionPermit {
     /// Whose it is, as it is counted: the [prefix](client_prefix).
-    pub fn client(&self) -> Option<IpAddr> {
+    pub(crate) fn client(&self) -> Option<IpAddr> {
         self.client
     }
 
     /// Says whose it is. False, and nobody's still, when that client has `most` already; 0 is no limit.
     #[must_use]
-    pub fn acquire_for_client(&mut self, client: IpAddr, most: u32) -> bool {
+    pub(crate) fn acquire_for_client(&mut self, client: IpAddr, most: u32) -> bool {
         let client = client_prefix(client);
         let mut taken = self.limiter.0.lock();
         release(&mut taken, self.client.take());

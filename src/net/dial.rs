@@ -23,7 +23,7 @@ use mainstay_core::open_files;
 
 /// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialTarget<'a> {
+pub(crate) enum DialTarget<'a> {
     /// A name or an IP address (IPv6 without brackets), resolved now, and a port.
     Tcp {
         /// Host name or IP address.
@@ -69,14 +69,14 @@ pub enum DialError {
 
 impl DialError {
     /// The balancer's own, so no node is to blame.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         matches!(self, Self::NoPort(_) | Self::NoSource(..) | Self::NoFile(_))
     }
 }
 
 /// How nodes are dialled: where from, and what is said first.
 #[derive(Debug, Default)]
-pub struct Dialer {
+pub(crate) struct Dialer {
     /// Source addresses; empty leaves it to the system.
     sources: Vec<IpAddr>,
     /// Connections so far, to give each source its turn.
@@ -92,12 +92,12 @@ impl Dialer {
     }
 
     /// Each connection belongs to one client, because its PROXY header says so.
-    pub fn is_per_client(&self) -> bool {
+    pub(crate) fn is_per_client(&self) -> bool {
         self.proxy_protocol.is_some()
     }
 
     /// How many connections to one address there are ports for.
-    pub fn available_ports(&self, address: Option<IpAddr>) -> u64 {
+    pub(crate) fn available_ports(&self, address: Option<IpAddr>) -> u64 {
         let fits = |source: &&IpAddr| address.is_none_or(|address| address.is_ipv4() == source.is_ipv4());
         let sources = self.sources.iter().filter(fits).count();
         port_range() * sources.max(1) as u64
@@ -109,7 +109,7 @@ impl Dialer {
     /// # Errors
     ///
     /// See [`DialFault`].
-    pub async fn dial(
+    pub(crate) async fn dial(
         &self,
         target: DialTarget<'_>,
         ends: Option<ProxyAddresses>,
@@ -214,7 +214,7 @@ fn classify(error: io::Error) -> DialError {
 }
 
 /// How many ports the kernel may choose from (ip_local_port_range, ip(7)): those of one source address toward one node.
-pub fn port_range() -> u64 {
+pub(crate) fn port_range() -> u64 {
     static RANGE: OnceLock<u64> = OnceLock::new();
     *RANGE.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
@@ -232,7 +232,7 @@ pub fn port_range() -> u64 {
 /// # Errors
 ///
 /// See [`DialFault`].
-pub async fn dial(target: DialTarget<'_>, within: Duration) -> Result<Stream, DialError> {
+pub(crate) async fn dial(target: DialTarget<'_>, within: Duration) -> Result<Stream, DialError> {
     Dialer::default().dial(target, None, within).await
 }
 

@@ -30,9 +30,9 @@ use zeroize::Zeroizing;
 use super::tls;
 
 /// The most descriptors of a frame: what the kernel takes in one message (SCM_MAX_FD).
-pub const MAX_DESCRIPTORS: usize = 253;
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
 /// The most bytes of a body.
-pub const MAX_BODY: usize = 64 << 20;
+pub(crate) const MAX_BODY: usize = 64 << 20;
 /// Kind, count of descriptors, length of the body.
 const HEADER: usize = 1 + 2 + 4;
 /// What one read may bring.
@@ -93,7 +93,7 @@ impl HandoverSocket {
     /// # Errors
     ///
     /// No descriptor is left.
-    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         Ok((Self::from_fd(ours)?, theirs))
     }
@@ -115,7 +115,7 @@ impl HandoverSocket {
     /// # Errors
     ///
     /// See [`LinkFault`]; nobody reads at the other end any more.
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         kind: u8,
         body: &[u8],
@@ -300,7 +300,7 @@ fn is_too_many_in_flight(error: &io::Error) -> bool {
 /// # Errors
 ///
 /// No descriptor is left.
-pub fn take_parent_socket(parent: u32) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn take_parent_socket(parent: u32) -> io::Result<Option<OwnedFd>> {
     let stdin = io::stdin();
     let Ok(peer) = rustix::net::sockopt::socket_peercred(stdin.as_fd()) else { return Ok(None) };
     let is_parent = u32::try_from(peer.pid.as_raw_nonzero().get()) == Ok(parent);

@@ -34,7 +34,7 @@ pub struct InheritedSockets {
 impl InheritedSockets {
     /// Those that `LISTEN_FDS` counts, from descriptor 3 on, when `LISTEN_PID` is this process. To be called once,
     /// before any thread is started.
-    pub fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         let count = std::env::var("LISTEN_FDS").ok();
         let count = count.and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
         if count == 0 || count > MAX_SOCKETS {
@@ -49,13 +49,13 @@ impl InheritedSockets {
     }
 
     /// Those that another process of this program hands over, which listen all.
-    pub fn from_handover(sockets: Vec<(String, OwnedFd)>) -> Self {
+    pub(crate) fn from_handover(sockets: Vec<(String, OwnedFd)>) -> Self {
         Self { handed_over: sockets, ..Self::default() }
     }
 
     /// The one of that name among those that another process hands over; `path` is where it listens, if it is a Unix
     /// socket: its file is this process's from now on. Must be called within a tokio runtime.
-    pub fn take_named(&mut self, name: &str, path: Option<&Path>) -> Option<Listener> {
+    pub(crate) fn take_named(&mut self, name: &str, path: Option<&Path>) -> Option<Listener> {
         let index = self.handed_over.iter().position(|(known, _)| known == name)?;
         let socket = self.handed_over.remove(index).1;
         match path {
@@ -73,14 +73,14 @@ impl InheritedSockets {
     }
 
     /// The one that listens on `address`, tuned like one that was bound here. Must be called within a tokio runtime.
-    pub fn take_tcp(&mut self, address: SocketAddr) -> Option<Listener> {
+    pub(crate) fn take_tcp(&mut self, address: SocketAddr) -> Option<Listener> {
         let index = self.tcp.iter().position(|socket| socket.local_addr().ok() == Some(address))?;
         Listener::adopt_tcp(self.tcp.swap_remove(index)).ok()
     }
 
     /// The one that listens on `path`; its file stays when the listener goes, it belongs to the service manager. Must
     /// be called within a tokio runtime.
-    pub fn take_unix(&mut self, path: &Path) -> Option<Listener> {
+    pub(crate) fn take_unix(&mut self, path: &Path) -> Option<Listener> {
         let is_there = |socket: &UnixListener| {
             socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
         };
@@ -89,7 +89,7 @@ impl InheritedSockets {
     }
 
     /// Closes what nobody took, with a warning for each.
-    pub fn close_unused(self) {
+    pub(crate) fn close_unused(self) {
         for descriptor in self.unusable {
             tracing::warn!(descriptor, "an inherited descriptor is no stream socket that listens");
         }

@@ -43,7 +43,7 @@ pub struct SocketFile {
 
 /// What the file of a Unix listener is to be. Who may write to it may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SocketPermissions {
+pub(crate) struct SocketPermissions {
     /// The permission bits; `None` is what the umask leaves.
     pub mode: Option<u32>,
     /// The number of its group; `None` is the process's own.
@@ -52,7 +52,7 @@ pub struct SocketPermissions {
 
 /// A second descriptor of a listening socket, by which somebody else can go on with it.
 #[derive(Debug)]
-pub struct ListenerHandle {
+pub(crate) struct ListenerHandle {
     socket: OwnedFd,
     /// `None` on TCP.
     file: Option<Arc<SocketFile>>,
@@ -60,13 +60,8 @@ pub struct ListenerHandle {
 
 impl ListenerHandle {
     /// The socket.
-    pub fn socket(&self) -> BorrowedFd<'_> {
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-
-    /// Whether there is a socket file that goes with the last listener.
-    pub fn owns_file(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| file.identity.is_some())
     }
 
     /// A listener on the same socket. Must be called within a tokio runtime.
@@ -74,7 +69,7 @@ impl ListenerHandle {
     /// # Errors
     ///
     /// No descriptor is left, or it cannot be polled.
-    pub fn listener(&self) -> io::Result<Listener> {
+    pub(crate) fn listener(&self) -> io::Result<Listener> {
         let socket = self.socket.try_clone()?;
         match &self.file {
             None => Listener::adopt_tcp(socket.into()),
@@ -91,12 +86,12 @@ impl ListenerHandle {
     /// # Errors
     ///
     /// As in chown(2) and chmod(2).
-    pub fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
+    pub(crate) fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
         self.file.as_ref().map_or(Ok(()), |file| file.set_permissions(wanted))
     }
 
     /// Another process goes on with the socket: its file stays.
-    pub fn keep_file(&self) {
+    pub(crate) fn keep_file(&self) {
         if let Some(file) = &self.file {
             file.is_kept.store(true, Relaxed);
         }
@@ -129,7 +124,7 @@ impl Listener {
     /// # Errors
     ///
     /// `AddrInUse` when somebody listens there or when the file is no socket; else as in bind(2), chown(2) and chmod(2).
-    pub fn bind_unix(path: &Path, wanted: &SocketPermissions) -> io::Result<Self> {
+    pub(crate) fn bind_unix(path: &Path, wanted: &SocketPermissions) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         match socket.bind(&address) {
@@ -151,7 +146,7 @@ impl Listener {
     /// # Errors
     ///
     /// When it cannot be polled.
-    pub fn adopt_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+    pub(crate) fn adopt_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
         stream::tune(&SockRef::from(&socket));
         socket.set_nonblocking(true)?;
         TcpListener::from_std(socket).map(Self::Tcp)
@@ -163,7 +158,7 @@ impl Listener {
     /// # Errors
     ///
     /// When it cannot be polled.
-    pub fn adopt_unix(
+    pub(crate) fn adopt_unix(
         socket: std::os::unix::net::UnixListener,
         path: &Path,
         owns_file: bool,
@@ -178,7 +173,7 @@ impl Listener {
     /// # Errors
     ///
     /// As in accept(2): most are about that one connection; EMFILE and ENFILE pass when others end.
-    pub async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -196,7 +191,7 @@ impl Listener {
     /// # Errors
     ///
     /// As in chown(2) and chmod(2).
-    pub fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
+    pub(crate) fn set_permissions(&self, wanted: &SocketPermissions) -> io::Result<()> {
         match self {
             Self::Tcp(_) => Ok(()),
             Self::Unix(_, file) => file.set_permissions(wanted),
@@ -208,7 +203,7 @@ impl Listener {
     /// # Errors
     ///
     /// No descriptor is left.
-    pub fn duplicate(&self) -> io::Result<ListenerHandle> {
+    pub(crate) fn duplicate(&self) -> io::Result<ListenerHandle> {
         match self {
             Self::Tcp(listener) => {
                 Ok(ListenerHandle { socket: listener.as_fd().try_clone_to_owned()?, file: None })

@@ -80,7 +80,7 @@ pub enum ProxyHeaderError {
 /// # Errors
 ///
 /// See [`HeaderFault`]; the connection is of no use then.
-pub async fn read_header(
+pub(crate) async fn read_header(
     stream: &mut (impl AsyncRead + Unpin),
     within: Duration,
 ) -> Result<Option<ProxyAddresses>, ProxyHeaderError> {

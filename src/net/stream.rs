@@ -50,7 +50,7 @@ pub enum Stream {
 
 impl Stream {
     /// The address of the other side; a Unix socket has none, nor has a connection that is already broken.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.peer_addr().ok(),
             Self::Unix(_) => None,
@@ -59,7 +59,7 @@ impl Stream {
     }
 
     /// The address of this side; a Unix socket has none.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.local_addr().ok(),
             Self::Unix(_) => None,
@@ -68,7 +68,7 @@ impl Stream {
     }
 
     /// The TLS of the connection.
-    pub fn tls(&self) -> Option<&RustlsStream<Stream>> {
+    pub(crate) fn tls(&self) -> Option<&RustlsStream<Stream>> {
         match self {
             Self::Tls(tls) => Some(tls),
             Self::Tcp(_) | Self::Unix(_) => None,
@@ -77,7 +77,7 @@ impl Stream {
 
     /// Ready once something has come over the socket: bytes, its end or an error. It takes nothing and costs no buffer;
     /// what TLS holds is not looked at.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(tcp) => poll_peek(
                 cx,
@@ -98,7 +98,7 @@ impl Stream {
     /// # Errors
     ///
     /// What the poller says when it cannot give the socket up; a TLS connection that is over or cannot leave.
-    pub fn into_raw_parts(self) -> io::Result<(OwnedFd, Option<ExtractedTls>)> {
+    pub(crate) fn into_raw_parts(self) -> io::Result<(OwnedFd, Option<ExtractedTls>)> {
         match self {
             Self::Tcp(tcp) => tcp.into_std().map(|socket| (socket.into(), None)),
             Self::Unix(unix) => unix.into_std().map(|socket| (socket.into(), None)),
@@ -112,7 +112,7 @@ impl Stream {
 
     /// Lingering close: what the peer still sends is read and thrown away, for a moment, so that the kernel's reset does
     /// not overtake the last answer.
-    pub async fn linger(mut self) {
+    pub(crate) async fn linger(mut self) {
         let drain = async {
             if self.shutdown().await.is_err() {
                 return;
@@ -130,7 +130,7 @@ impl Stream {
     }
 
     /// Sets what a long-lived connection needs: no delay, and an end when the peer has silently gone.
-    pub fn tune(&self) {
+    pub(crate) fn tune(&self) {
         match self {
             Self::Tcp(tcp) => tune(&SockRef::from(tcp)),
             Self::Unix(_) => {}

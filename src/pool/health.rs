@@ -32,16 +32,16 @@ pub struct HealthThresholds {
 }
 
 /// The share with which a returned node begins.
-pub const MIN_SLOW_START_FACTOR: f32 = 0.1;
+pub(crate) const MIN_SLOW_START_FACTOR: f32 = 0.1;
 
 /// The clients of failed answers that are remembered; a failure of one of these counts no second time.
 const MAX_FAILED_CLIENTS: usize = 8;
 /// With fewer clients than this, failed answers eject no node, however few failures the rule asks for.
-pub const MIN_FAILED_CLIENTS: usize = 3;
+pub(crate) const MIN_FAILED_CLIENTS: usize = 3;
 
 impl HealthThresholds {
     /// Whether one more of `nodes` may be ejected while `ejected` are. That another one is up is not asked here.
-    pub fn may_eject(&self, nodes: usize, ejected: usize) -> bool {
+    pub(crate) fn may_eject(&self, nodes: usize, ejected: usize) -> bool {
         let most = nodes.saturating_mul(self.max_ejected.min(100).into()) / 100;
         ejected < most
     }
@@ -49,7 +49,7 @@ impl HealthThresholds {
 
 /// Whose word it is that a node failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureEvidence {
+pub(crate) enum FailureEvidence {
     /// The balancer's own: it got no connection. No client can cause that, so each counts.
     Dial,
     /// The answer to a request of this client (its prefix) failed, which the client may have wanted. Each client counts
@@ -59,7 +59,7 @@ pub enum FailureEvidence {
 
 /// A failure that real traffic has seen.
 #[derive(Debug, Clone, Copy)]
-pub struct NodeFailure<'a> {
+pub(crate) struct NodeFailure<'a> {
     /// Whose word it is.
     pub evidence: FailureEvidence,
     /// What failed, in words.
@@ -68,7 +68,7 @@ pub struct NodeFailure<'a> {
 
 /// What changed about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthChange {
+pub(crate) enum HealthChange {
     /// Its probes brought it up.
     Up,
     /// Its probes brought it down.
@@ -108,7 +108,7 @@ impl fmt::Display for HealthChange {
 
 /// The health of one node.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NodeHealth {
+pub(crate) struct NodeHealth {
     thresholds: HealthThresholds,
     /// All the rest.
     state: HealthState,
@@ -149,12 +149,12 @@ pub struct HealthState {
 
 impl NodeHealth {
     /// What is known.
-    pub fn snapshot(&self) -> HealthState {
+    pub(crate) fn snapshot(&self) -> HealthState {
         self.state.clone()
     }
 
     /// Goes on from what another process knew. What only this one knows, because the other had not asked, stays.
-    pub fn restore(&mut self, memory: &HealthState) {
+    pub(crate) fn restore(&mut self, memory: &HealthState) {
         self.state = HealthState { is_up: memory.is_up.or(self.state.is_up), ..memory.clone() };
     }
 
@@ -165,22 +165,22 @@ impl NodeHealth {
     }
 
     /// A node that joins a running pool: as [`Health::new`], but its share grows from the first time it is up.
-    pub fn new_joining(thresholds: HealthThresholds) -> Self {
+    pub(crate) fn new_joining(thresholds: HealthThresholds) -> Self {
         Self { thresholds, state: HealthState { first_is_return: true, ..HealthState::default() } }
     }
 
     /// A node that is not probed: up from the start, and judged by real traffic alone.
-    pub fn new_unprobed(thresholds: HealthThresholds) -> Self {
+    pub(crate) fn new_unprobed(thresholds: HealthThresholds) -> Self {
         Self { thresholds, state: HealthState { is_up: Some(true), ..HealthState::default() } }
     }
 
     /// Judges by another rule from now on, as a reload wants; what is known of the node stays.
-    pub fn set_thresholds(&mut self, rule: HealthThresholds) {
+    pub(crate) fn set_thresholds(&mut self, rule: HealthThresholds) {
         self.thresholds = rule;
     }
 
     /// A probe answered.
-    pub fn record_probe(&mut self, ok: bool, now: Duration) -> Option<HealthChange> {
+    pub(crate) fn record_probe(&mut self, ok: bool, now: Duration) -> Option<HealthChange> {
         let ended = self.update(now);
         self.state.good = if ok { self.state.good.saturating_add(1) } else { 0 };
         let needed = match (self.state.is_up, ok) {
@@ -220,7 +220,7 @@ impl NodeHealth {
 
     /// Real traffic failed. `may_eject` says that another node is up and that no more are ejected than may be: a bad
     /// node is better than none.
-    pub fn record_failure(
+    pub(crate) fn record_failure(
         &mut self,
         failure: &NodeFailure<'_>,
         now: Duration,
@@ -268,13 +268,13 @@ impl NodeHealth {
     }
 
     /// Real traffic succeeded.
-    pub fn record_success(&mut self) {
+    pub(crate) fn record_success(&mut self) {
         self.reset_failures();
         self.state.is_doubted = false;
     }
 
     /// The node asks to be drained, or no longer does.
-    pub fn set_drain_requested(&mut self, asks: bool, now: Duration) -> Option<HealthChange> {
+    pub(crate) fn set_drain_requested(&mut self, asks: bool, now: Duration) -> Option<HealthChange> {
         let before = self.is_draining();
         self.state.asks = asks;
         self.drain_changed(before, now)
@@ -282,7 +282,7 @@ impl NodeHealth {
 
     /// An operator has ordered the node to be drained, or has taken that back. What the node itself says stands
     /// beside it.
-    pub fn set_drain_ordered(&mut self, is_ordered: bool, now: Duration) -> Option<HealthChange> {
+    pub(crate) fn set_drain_ordered(&mut self, is_ordered: bool, now: Duration) -> Option<HealthChange> {
         let before = self.is_draining();
         self.state.is_ordered = is_ordered;
         self.drain_changed(before, now)
@@ -299,28 +299,28 @@ impl NodeHealth {
     }
 
     /// Whether anybody wants the node to be drained, well or not.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.state.asks || self.state.is_ordered
     }
 
     /// Whether the node itself asks to be drained.
-    pub fn is_drain_requested(&self) -> bool {
+    pub(crate) fn is_drain_requested(&self) -> bool {
         self.state.asks
     }
 
     /// Whether an operator has ordered the node to be drained.
-    pub fn is_drain_ordered(&self) -> bool {
+    pub(crate) fn is_drain_ordered(&self) -> bool {
         self.state.is_ordered
     }
 
     /// The node is not probed any more: what its probes said last would stay for ever. An operator's order stays.
-    pub fn stop_probing(&mut self, rule: HealthThresholds) {
+    pub(crate) fn stop_probing(&mut self, rule: HealthThresholds) {
         let state = HealthState { is_ordered: self.state.is_ordered, ..Self::new_unprobed(rule).state };
         *self = Self { thresholds: rule, state };
     }
 
     /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
-    pub fn update(&mut self, now: Duration) -> Option<HealthChange> {
+    pub(crate) fn update(&mut self, now: Duration) -> Option<HealthChange> {
         let until = self.state.ejected_until.filter(|until| *until <= now)?;
         self.end_ejection(until);
         (self.node_state(now) == NodeState::Up).then_some(HealthChange::Readmitted { by_probes: false })
@@ -333,14 +333,14 @@ impl NodeHealth {
     }
 
     /// The running ejection: its end at the latest, and why it is.
-    pub fn ejection(&self, now: Duration) -> Option<(Duration, &str)> {
+    pub(crate) fn ejection(&self, now: Duration) -> Option<(Duration, &str)> {
         let until = self.state.ejected_until.filter(|until| now < *until)?;
         Some((until, &self.state.cause))
     }
 
     /// Whether the node is not up, and its probes say that it may serve all the same: it is ejected, or it is down and
     /// its last probe was good. It is better than no node at all.
-    pub fn is_last_resort(&self, now: Duration) -> bool {
+    pub(crate) fn is_last_resort(&self, now: Duration) -> bool {
         let may_serve = match self.state.is_up {
             Some(true) => self.ejection(now).is_some(),
             Some(false) => self.state.against > 0,
@@ -350,7 +350,7 @@ impl NodeHealth {
     }
 
     /// What the node is good for at `now`. Never [`State::Removed`], which is not for the node to say.
-    pub fn node_state(&self, now: Duration) -> NodeState {
+    pub(crate) fn node_state(&self, now: Duration) -> NodeState {
         let is_ejected = self.state.ejected_until.is_some_and(|until| now < until);
         match self.state.is_up {
             Some(true) if self.is_draining() => NodeState::Draining,
@@ -359,13 +359,8 @@ impl NodeHealth {
         }
     }
 
-    /// Whether a probe has answered: the first round is over when this holds for every node.
-    pub fn has_probe_result(&self) -> bool {
-        self.state.is_up.is_some()
-    }
-
     /// How much of its weight counts at `now`: from [`FIRST_SHARE`] to 1 over `slow_start`.
-    pub fn slow_start_factor(&self, now: Duration) -> f32 {
+    pub(crate) fn slow_start_factor(&self, now: Duration) -> f32 {
         let since = match self.state.ejected_until {
             Some(until) if until <= now => Some(until),
             _ => self.state.grows_since,
@@ -429,10 +424,10 @@ mod tests {
     #[test]
     fn the_first_probe_decides_at_once() {
         let mut health = NodeHealth::new(RULE);
-        assert_eq!((health.node_state(s(0)), health.has_probe_result()), (NodeState::Down, false));
+        assert_eq!(health.node_state(s(0)), NodeState::Down);
         assert_eq!(health.clone().record_probe(true, s(0)), Some(HealthChange::Up));
         assert_eq!(health.record_probe(false, s(0)), Some(HealthChange::Down));
-        assert_eq!((health.node_state(s(0)), health.has_probe_result()), (NodeState::Down, true));
+        assert_eq!(health.node_state(s(0)), NodeState::Down);
     }
 
     #[test]

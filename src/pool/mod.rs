@@ -25,7 +25,7 @@ pub struct NodeId(Arc<str>);
 
 impl NodeId {
     /// The longest id, in bytes.
-    pub const MAX: usize = 64;
+    pub(crate) const MAX: usize = 64;
 
     /// The id as it is written.
     pub fn as_str(&self) -> &str {
@@ -178,9 +178,6 @@ pub enum NodeState {
 }
 
 impl NodeState {
-    /// Every state, in the order in which metrics list them.
-    pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::Draining, Self::Removed];
-
     /// The value of the label `state`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -256,24 +253,9 @@ impl NodeSet {
         }
     }
 
-    /// The pool's name.
-    pub fn pool(&self) -> &str {
-        &self.pool
-    }
-
     /// How many nodes there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    /// The node at `index`, if there is one.
-    pub fn get(&self, index: usize) -> Option<&Node> {
-        self.nodes.get(index)
     }
 
     /// The tag that stands for the node at `index` in cookies and session ids.
@@ -282,7 +264,7 @@ impl NodeSet {
     }
 
     /// The nodes in the order of the config.
-    pub fn iter(&self) -> std::slice::Iter<'_, Node> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Node> {
         self.nodes.iter()
     }
 }
@@ -378,7 +360,7 @@ mod tests {
         for (index, id) in ids.into_iter().enumerate() {
             assert_eq!(nodes.find_by_id(id), Some(index));
             assert_eq!(nodes.find_by_tag(nodes.tag(index).unwrap()), Some(index));
-            assert_eq!(nodes.get(index).unwrap().id.as_str(), id);
+            assert_eq!(nodes.nodes[index].id.as_str(), id);
         }
         for stranger in ["", "ws", "ws3", "zz", "A"] {
             assert_eq!(nodes.find_by_id(stranger), None);

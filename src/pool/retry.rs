@@ -28,7 +28,7 @@ const SPARE_RETRIES: f64 = 3.0;
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
-pub struct RetryBudget {
+pub(crate) struct RetryBudget {
     /// What the handshakes of late have given and that is not used, in hundredths of a retry.
     earned: f64,
     /// Retries of the floor that are not used, at most [`FLOOR`].
@@ -45,13 +45,13 @@ impl Default for RetryBudget {
 
 impl RetryBudget {
     /// A handshake has come.
-    pub fn record_handshake(&mut self, retries: RetryPolicy, now: Duration) {
+    pub(crate) fn record_handshake(&mut self, retries: RetryPolicy, now: Duration) {
         self.advance(now);
         self.earned += f64::from(retries.of_handshakes.min(100));
     }
 
     /// Takes one retry, if there is one.
-    pub fn try_take(&mut self, now: Duration) -> bool {
+    pub(crate) fn try_take(&mut self, now: Duration) -> bool {
         self.advance(now);
         let (from, one) =
             if self.earned >= 100.0 { (&mut self.earned, 100.0) } else { (&mut self.spare, 1.0) };

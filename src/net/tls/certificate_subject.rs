@@ -23,7 +23,7 @@ const SHORT: &[(&str, &str)] = &[
 ];
 
 /// The subject of a certificate; empty when it has none, `None` when `der` is no certificate.
-pub fn subject_of(der: &[u8]) -> Option<String> {
+pub(crate) fn subject_of(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(name_text(certificate.subject()))
 }

@@ -21,7 +21,7 @@ use crate::net::stream::Stream;
 /// What a node has against the certificate of the balancer. With TLS 1.3 it says so behind the handshake, so it comes as an
 /// error of the first read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CertificateRefusal {
+pub(crate) enum CertificateRefusal {
     /// None was shown, and the node asks for one.
     Missing,
     /// The one that was shown is not believed.
@@ -32,7 +32,7 @@ pub enum CertificateRefusal {
 
 impl CertificateRefusal {
     /// The one that is the cause of `error`, if it is.
-    pub fn find_in(error: &(dyn Error + 'static)) -> Option<Self> {
+    pub(crate) fn find_in(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -65,7 +65,7 @@ impl CertificateRefusal {
 
 /// Makes TLS connections to the nodes of one pool; it remembers their tickets.
 #[derive(Debug, Clone)]
-pub struct TlsClient(Arc<ClientConfig>);
+pub(crate) struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
     /// Believes certificates of `roots`, and shows `identity` to nodes that ask for one.
@@ -91,7 +91,7 @@ impl TlsClient {
     /// # Errors
     ///
     /// What is wrong with the node's certificate, or with what it says.
-    pub async fn connect(&self, name: ServerName<'static>, stream: Stream) -> io::Result<Stream> {
+    pub(crate) async fn connect(&self, name: ServerName<'static>, stream: Stream) -> io::Result<Stream> {
         let secrets = Arc::new(TrafficSecretLog::default());
         // As in [`super::server`]: a key log is not told which connection a secret belongs to.
         let mut config = ClientConfig::clone(&self.0);

@@ -26,7 +26,7 @@ const MAX_KEY_UPDATES: usize = 64;
 
 /// Why a connection cannot leave; it is closed then.
 #[derive(Debug, thiserror::Error)]
-pub enum ExtractError {
+pub(crate) enum ExtractError {
     /// It had ended already, or rustls does not give its secrets up.
     #[error(transparent)]
     Tls(#[from] rustls::Error),
@@ -46,7 +46,7 @@ pub enum ExtractError {
 /// # Errors
 ///
 /// See [`LeaveFault`]; the socket is closed.
-pub fn extract<S>(
+pub(crate) fn extract<S>(
     stream: TlsStream<RecordReader<S>>,
     secrets: &TrafficSecretLog,
 ) -> Result<(S, ExtractedTls), ExtractError> {

@@ -38,7 +38,7 @@ impl CipherSuite {
     }
 
     /// The length of its traffic secrets, in bytes: that of its hash.
-    pub const fn secret_len(self) -> usize {
+    pub(crate) const fn secret_len(self) -> usize {
         match self {
             Self::Aes128Gcm | Self::Chacha20Poly1305 => 32,
             Self::Aes256Gcm => 48,
@@ -62,7 +62,7 @@ pub struct TrafficKeys {
 
 impl TrafficKeys {
     /// Zeros, to be filled where they stay.
-    pub const BLANK: Self = Self { secret: [0; 48], key: [0; 32], iv: [0; 12], seq: 0 };
+    pub(crate) const BLANK: Self = Self { secret: [0; 48], key: [0; 32], iv: [0; 12], seq: 0 };
 }
 
 impl fmt::Debug for TrafficKeys {

@@ -10,14 +10,14 @@ use super::extracted::{CipherSuite, TrafficKeys};
 pub const MAX_SECRET_LEN: usize = 48;
 
 /// Makes of `secret` the one after it: what a KeyUpdate goes on to (RFC 8446 section 7.2).
-pub fn update_secret(suite: CipherSuite, secret: &mut [u8; MAX_SECRET_LEN]) {
+pub(crate) fn update_secret(suite: CipherSuite, secret: &mut [u8; MAX_SECRET_LEN]) {
     let mut next = Zeroizing::new([0; MAX_SECRET_LEN]);
     expand(suite, secret, b"traffic upd", &mut next[..suite.secret_len()]);
     secret.copy_from_slice(&next[..]);
 }
 
 /// Makes key and IV of the secret that is among `keys` (RFC 8446 section 7.3).
-pub fn derive_keys(suite: CipherSuite, keys: &mut TrafficKeys) {
+pub(crate) fn derive_keys(suite: CipherSuite, keys: &mut TrafficKeys) {
     let TrafficKeys { secret, key, iv, .. } = keys;
     expand(suite, secret, b"key", &mut key[..suite.key_len()]);
     expand(suite, secret, b"iv", &mut iv[..]);

@@ -20,7 +20,7 @@ const READ_SIZE: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub struct RecordReader<S> {
+pub(crate) struct RecordReader<S> {
     stream: S,
     /// The bytes of the present record that have been given out.
     record: Vec<u8>,
@@ -37,13 +37,13 @@ impl<S> RecordReader<S> {
     }
 
     /// The stream behind the gate.
-    pub fn inner(&self) -> &S {
+    pub(crate) fn inner(&self) -> &S {
         &self.stream
     }
 
     /// The stream, and all bytes from the beginning of the record that is not complete: those that were given out,
     /// then those that were read ahead.
-    pub fn into_parts(self) -> (S, Vec<u8>) {
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
         let mut undecrypted = self.record;
         undecrypted.extend_from_slice(&self.ahead[self.given..]);
         (self.stream, undecrypted)

@@ -29,12 +29,12 @@ impl<S> RustlsStream<S> {
     }
 
     /// The stream under TLS.
-    pub fn inner(&self) -> &S {
+    pub(crate) fn inner(&self) -> &S {
         self.stream.get_ref().0.inner()
     }
 
     /// The subject of the peer's certificate (RFC 4514), if it had to show one.
-    pub fn peer_subject(&self) -> Option<String> {
+    pub(crate) fn peer_subject(&self) -> Option<String> {
         let certificates = self.stream.get_ref().1.peer_certificates()?;
         certificates.first().and_then(|certificate| certificate_subject::subject_of(certificate))
     }
@@ -44,7 +44,7 @@ impl<S> RustlsStream<S> {
     /// # Errors
     ///
     /// See [`ExtractError`]; the connection is closed.
-    pub fn into_raw_parts(self) -> Result<(S, ExtractedTls), ExtractError> {
+    pub(crate) fn into_raw_parts(self) -> Result<(S, ExtractedTls), ExtractError> {
         let extracted = extract::extract(self.stream, &self.secrets);
         wipe_stack();
         extracted

@@ -12,11 +12,11 @@ use zeroize::Zeroizing;
 use super::key_schedule::MAX_SECRET_LEN;
 
 /// A first traffic secret, at the front of its bytes; they stay where they are when it is moved.
-pub type TrafficSecret = Box<Zeroizing<[u8; MAX_SECRET_LEN]>>;
+pub(crate) type TrafficSecret = Box<Zeroizing<[u8; MAX_SECRET_LEN]>>;
 
 /// See the module. It is the [`KeyLog`] of one connection's config.
 #[derive(Default)]
-pub struct TrafficSecretLog {
+pub(crate) struct TrafficSecretLog {
     /// What the client sends with.
     client: Mutex<Secret0>,
     /// What the server sends with.
@@ -30,7 +30,7 @@ const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 
 impl TrafficSecretLog {
     /// The client's and the server's first secret, once; `None` in TLS 1.2 and before the handshake is done.
-    pub fn take(&self) -> Option<(TrafficSecret, TrafficSecret)> {
+    pub(crate) fn take(&self) -> Option<(TrafficSecret, TrafficSecret)> {
         Some((self.client.lock().take()?, self.server.lock().take()?))
     }
 }

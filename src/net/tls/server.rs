@@ -27,7 +27,7 @@ use crate::net::stream::Stream;
 
 /// What a listener offers.
 #[derive(Debug)]
-pub struct ServerTlsSettings {
+pub(crate) struct ServerTlsSettings {
     /// The certificates; the first is for clients that name no host, or an unknown one.
     pub certificates: Vec<ServerCertificate>,
     /// Clients must have a certificate of one of these.
@@ -40,7 +40,7 @@ pub struct ServerTlsSettings {
 
 /// A certificate with its key, and the hosts that it is for.
 #[derive(Debug, Clone)]
-pub struct ServerCertificate {
+pub(crate) struct ServerCertificate {
     /// Lower case; `*.example.com` is for the names one level below.
     pub names: Vec<String>,
     /// The chain, and the key that signs.
@@ -48,7 +48,7 @@ pub struct ServerCertificate {
 }
 
 /// Makes the TLS connections of one listener.
-pub struct TlsServer(Arc<ServerConfig>);
+pub(crate) struct TlsServer(Arc<ServerConfig>);
 
 impl TlsServer {
     /// Offers `terms`.
@@ -65,7 +65,7 @@ impl TlsServer {
     /// # Errors
     ///
     /// What the client did wrong, with its stream: an alert is on its way there.
-    pub async fn accept(&self, stream: Stream) -> Result<Stream, (io::Error, Stream)> {
+    pub(crate) async fn accept(&self, stream: Stream) -> Result<Stream, (io::Error, Stream)> {
         let secrets = Arc::new(TrafficSecretLog::default());
         // A config of its own, because a key log is not told which connection a secret belongs to. All that is big in
         // it is shared.

@@ -24,7 +24,7 @@ const SALT_LEN: usize = 16;
 const KEY_NAME_LEN: usize = 4;
 
 /// Seals and opens tickets. See the module.
-pub struct SharedTicketer {
+pub(crate) struct SharedTicketer {
     /// The secrets; the first seals.
     secrets: Vec<Zeroizing<Vec<u8>>>,
     /// What a client had to prove; see the module.

@@ -46,14 +46,14 @@ pub struct Candidate {
 
 impl Candidate {
     /// The value of the label `source`.
-    pub fn source_label(&self) -> &'static str {
+    pub(crate) fn source_label(&self) -> &'static str {
         self.source.map_or("none", HintSource::as_str)
     }
 }
 
 /// Why there is no candidate at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoNodeReason {
+pub(crate) enum NoNodeReason {
     /// No node is up.
     NoneUp,
     /// Some are up, and all of those are at their `max_connections`.
@@ -120,7 +120,7 @@ impl<L: Fn(usize) -> NodeLoad> Iterator for Candidates<'_, L> {
 
 impl<L: Fn(usize) -> NodeLoad> Candidates<'_, L> {
     /// Why no node can be a candidate, at this moment; `None` when some could be, even if each was tried.
-    pub fn no_node_reason(&self) -> Option<NoNodeReason> {
+    pub(crate) fn no_node_reason(&self) -> Option<NoNodeReason> {
         let mut reason = NoNodeReason::NoneUp;
         for node in 0..self.nodes.len() {
             let load = (self.loads)(node);

@@ -30,6 +30,11 @@ mod rollout_preference;
 mod tests;
 mod tried_nodes;
 
-pub use candidates::{Candidate, Candidates, NoNodeReason, SelectOutcome, select_candidates};
+pub use candidates::Candidate;
+pub use candidates::Candidates;
+pub(crate) use candidates::NoNodeReason;
+pub use candidates::SelectOutcome;
+pub use candidates::select_candidates;
 pub use load::NodeLoad;
-pub use request::{BalancePolicy, SelectRequest};
+pub use request::BalancePolicy;
+pub use request::SelectRequest;

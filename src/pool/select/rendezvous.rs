@@ -5,7 +5,7 @@ use crate::pool::NodeSet;
 
 impl NodeSet {
     /// The node that this key falls to among those that are wanted, whatever they carry.
-    pub fn owner_of_key(&self, key: u64, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(crate) fn owner_of_key(&self, key: u64, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
         self.first_in_order(RendezvousKey::new(key), is_wanted)
     }
 

@@ -12,6 +12,8 @@ use crate::affinity::{AffinityHints, HintSource};
 use crate::affinity::{AffinityRequest, AffinitySource, NodeDirectory, collect_hints};
 use crate::pool::{Node, NodeSet, NodeState};
 
+const STATES: [NodeState; 4] = [NodeState::Up, NodeState::Down, NodeState::Draining, NodeState::Removed];
+
 /// Nodes `ws0`, `ws1`, ... with these weights, all up and empty.
 struct Fleet {
     nodes: NodeSet,
@@ -348,7 +350,7 @@ proptest! {
         fleet.balance =
             [BalancePolicy::LeastConnections, BalancePolicy::RoundRobin, BalancePolicy::RandomTwo, BalancePolicy::ClientIp][rule];
         for (load, (state, live, share, _)) in fleet.loads.iter_mut().zip(&nodes) {
-            *load = NodeLoad { state: NodeState::ALL[usize::from(*state)], live: *live, slow_start_factor: *share, is_above_share: live % 3 == 0, is_last_resort: false };
+            *load = NodeLoad { state: STATES[usize::from(*state)], live: *live, slow_start_factor: *share, is_above_share: live % 3 == 0, is_last_resort: false };
         }
         let pins: SmallVec<[String; 3]> = pins.iter().map(|pin| format!("ws{pin}")).collect();
         let pins: Vec<&str> = pins.iter().map(|pin| &**pin).collect();
