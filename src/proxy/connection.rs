@@ -56,7 +56,12 @@ async fn run(context: Arc<ProxyContext>, acceptor: Arc<Acceptor>, accepted: Acce
 async fn run_http(context: &Arc<ProxyContext>, established: EstablishedConnection) {
     match serve(Arc::clone(context), established).await {
         // 9. Adopt. Steps 10 and 11 are the relay's.
-        ConnectionEnd::Upgraded(handoff) => handoff.adopt(context),
+        ConnectionEnd::Upgraded(handoff) => {
+            let Some(open) = handoff.open(&context.access_log) else { return };
+            if !context.relay.adopt(open.tunnel) {
+                tracing::debug!("tunnel rejected: the relay has stopped");
+            }
+        }
         ConnectionEnd::Closed { stream, permit } => {
             stream.linger().await;
             drop(permit);

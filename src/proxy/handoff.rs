@@ -11,13 +11,12 @@ use http::Response;
 use http_body_util::{BodyExt, Empty};
 
 use super::client_connection::ClientConnection;
-use super::context::ProxyContext;
 use super::node_handshake::{AcceptedUpgrade, WebSocketUpgrade, set_upgrade};
 use super::session::ProxySession;
 use super::state::ProxyState;
 use crate::http::headers;
 use crate::http::server::Reply;
-use crate::log::SessionOpened;
+use crate::log::{AccessLog, SessionOpened};
 use crate::metrics::{HandshakeResult, NodePermit, PoolMeter};
 use crate::net::connection_limit::ConnectionPermit;
 use crate::net::stream::Stream;
@@ -33,8 +32,7 @@ pub struct PendingTunnel {
     info: SessionInfo,
     begun: Instant,
     outcome: HandshakeOutcome,
-    /// Its generation, for whoever waits for the last session of that.
-    _state: Arc<ProxyState>,
+    state: Arc<ProxyState>,
 }
 
 /// A tunnel whose client has been told, too.
@@ -47,6 +45,14 @@ pub struct Handoff {
     pub early: Bytes,
     /// Counts the client's connection.
     pub permit: ConnectionPermit,
+}
+
+/// A tunnel for the relay.
+pub struct OpenTunnel {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// Its generation, to be dropped after the adoption: whoever waits for the last session of it waits for that, too.
+    _state: Arc<ProxyState>,
 }
 
 /// Counts the result of a handshake once, when it is dropped. Unless it is set, the handshake has failed: the client has
@@ -91,7 +97,7 @@ pub fn accept_upgrade(
         info: session_info(session, &candidate, permit),
         begun: session.begun,
         outcome: HandshakeOutcome { meter: Arc::clone(&pool.meter), result: HandshakeResult::Failed },
-        _state: Arc::clone(&session.state),
+        state: Arc::clone(&session.state),
     };
     Reply { response, upgrade: Some(tunnel) }
 }
@@ -112,37 +118,29 @@ fn session_info(session: &ProxySession, candidate: &Candidate, permit: NodePermi
 }
 
 impl Handoff {
-    /// Hands both sockets to the relay. The session is open from here on.
-    pub fn adopt(self, context: &ProxyContext) {
-        let Self { tunnel, client, early, permit } = self;
-        let (client, client_tls) = match client.into_raw_parts() {
-            Ok(client) => client,
-            Err(error) => return tracing::debug!(%error, "client socket lost before the relay"),
-        };
-        let (node, node_tls) = match tunnel.node.into_raw_parts() {
-            Ok(node) => node,
-            Err(error) => return tracing::warn!(%error, "node socket lost before the relay"),
-        };
-        let mut outcome = tunnel.outcome;
+    /// Takes both sockets out of tokio and rustls; `None` where one is lost. The session is open from here on.
+    pub fn open(self, access_log: &AccessLog) -> Option<OpenTunnel> {
+        let Self { tunnel: pending, client, early, permit } = self;
+        let lost = |error| tracing::debug!(%error, "client socket lost before the relay");
+        let (client, client_tls) = client.into_raw_parts().map_err(lost).ok()?;
+        let lost = |error| tracing::warn!(%error, "node socket lost before the relay");
+        let (node, node_tls) = pending.node.into_raw_parts().map_err(lost).ok()?;
+        let mut outcome = pending.outcome;
         outcome.result = HandshakeResult::Upgraded;
-        outcome.meter.record_handshake_time(tunnel.begun.elapsed());
+        outcome.meter.record_handshake_time(pending.begun.elapsed());
         drop(outcome);
-        let info = SessionInfo { permit: Some(permit), ..tunnel.info };
-        context
-            .access_log
-            .log_opened(SessionOpened { at: SystemTime::now(), session: info.to_log_session() });
+        let info = SessionInfo { permit: Some(permit), ..pending.info };
+        access_log.log_opened(SessionOpened { at: SystemTime::now(), session: info.to_log_session() });
         let tunnel = Tunnel {
             client,
             node,
             client_tls,
             node_tls,
             from_client: early,
-            from_node: tunnel.from_node,
-            limits: tunnel.limits,
+            from_node: pending.from_node,
+            limits: pending.limits,
             info,
         };
-        if !context.relay.adopt(tunnel) {
-            tracing::debug!("tunnel rejected: the relay has stopped");
-        }
+        Some(OpenTunnel { tunnel, _state: pending.state })
     }
 }
