@@ -135,8 +135,10 @@ impl CloseHandle {
     /// When the last of them will have ended. A time that the clock cannot show is given as now.
     pub fn deadline(&self) -> SystemTime {
         let close = &self.0.close;
-        let (now, left) =
-            (SystemTime::now(), (close.window + close.grace).saturating_sub(self.0.begun.elapsed()));
+        let (now, left) = (
+            SystemTime::now(),
+            close.window.saturating_add(close.grace).saturating_sub(self.0.begun.elapsed()),
+        );
         now.checked_add(left).unwrap_or(now)
     }
 

@@ -219,7 +219,7 @@ async fn a_node_that_joins_gets_its_share_and_sticky_cookies_bring_nobody_back()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_wish_nobody_is_moved_until_an_operator_asks() {
+async fn without_a_config_no_client_is_moved_until_an_operator_orders_it() {
     let mut fleet = Fleet::set(2, 1, "rebalance: null").await;
     fleet.fill(30).await;
     fleet.grow(2, "rebalance: null").await;
@@ -262,7 +262,7 @@ async fn of_clients_that_a_key_places_only_those_move_whose_key_falls_elsewhere_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rebalance_ends_when_the_config_no_longer_wants_it_and_is_in_nobodys_way() {
+async fn a_rebalance_ends_when_the_config_no_longer_wants_it_and_blocks_no_other() {
     let pool = "rebalance: { over: 100s, tolerance: 1.2 }";
     let mut fleet = Fleet::set(3, 1, pool).await;
     fleet.fill(60).await;
@@ -283,7 +283,7 @@ async fn a_rebalance_ends_when_the_config_no_longer_wants_it_and_is_in_nobodys_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_process_goes_on_with_what_is_left_and_moves_nobody_who_came_later() {
+async fn another_process_resumes_a_rebalance_and_moves_no_later_client() {
     let mut fleet = Fleet::set(2, 1, "rebalance: null").await;
     fleet.fill(20).await;
     fleet.grow(2, "rebalance: null").await;

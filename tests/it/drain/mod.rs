@@ -180,7 +180,7 @@ async fn a_session_on_its_way_when_the_drain_begins_arrives_and_leaves_with_the_
 }
 
 #[tokio::test]
-async fn an_undrain_keeps_those_who_have_not_been_told_to_leave_and_a_second_drain_replaces_the_first() {
+async fn an_undrain_keeps_the_tunnels_that_are_still_open_and_a_second_drain_replaces_the_first() {
     let pair = Pair::set("drain: { over: 1h }").await;
     let mut tunnels = Vec::new();
     for _ in 0..20 {

@@ -188,6 +188,17 @@ async fn i9_live_counts_survive_a_reload_and_a_removed_node_leaves_the_metrics_w
 }
 
 #[tokio::test]
+async fn i11_a_tunnel_of_a_removed_node_ends_by_the_deadline_when_no_peer_answers() {
+    let rest = Rest { pool: "drain: { over: 0s }", ..REST };
+    let fleet = Fleet::set(&rest).await;
+    let (mut client, mut node) = fleet.tunnel("two").await;
+    fleet.reload(&config(&[("one", &fleet.one)], &rest)).await;
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (1012, 1012));
+    client.wait_closed().await;
+    fleet.app.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_that_is_put_back_keeps_the_tunnels_that_have_not_left() {
     let rest = Rest { pool: "drain: { over: 4s }", ..REST };
     let fleet = Fleet::set(&rest).await;
