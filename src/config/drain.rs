@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
+use mainstay_core::units::{self, ANY_TIME};
 use serde_json::Value;
 
 use super::entry::{self, Form, section};
 use super::forms::{duration, parsed};
 use super::key::{Shape, Text};
 use super::reader;
-use super::units::{self, ANY_TIME};
 
 section! {
     /// How tunnels are closed when their node is taken out.

@@ -20,7 +20,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::change::Comparison;
 use super::key::{Key, KeysOf, Shape};
-use super::raw;
+use super::raw::YamlNode;
 use super::reader::{Reader, Section, Value};
 
 /// A struct whose fields are the keys of a section.
@@ -58,7 +58,7 @@ pub(super) fn default<S: Keys>() -> S {
 
 /// What `read` makes of a value that no file has; whatever it says about it.
 fn read_json<T>(json: &Json, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
-    let node = raw::Node::of_json(json);
+    let node = YamlNode::of_json(json);
     read(&Value::root(&Reader::silent(None), &node))
 }
 
@@ -112,23 +112,23 @@ impl<T: 'static> Form<T> {
     }
 
     /// A key that is null unless it is written.
-    pub fn or_null(self) -> Entry<Option<T>> {
+    pub fn or_null(self) -> TableEntry<Option<T>> {
         self.maybe().or(Json::Null)
     }
 
     /// A key that is this, as in the config file, when it is left out.
-    pub fn or(self, default: impl Into<Json>) -> Entry<T> {
-        Entry::Key(self, Absent::Default(default.into()))
+    pub fn or(self, default: impl Into<Json>) -> TableEntry<T> {
+        TableEntry::Key(self, Absent::Default(default.into()))
     }
 
     /// The same, where the schema has nothing to say about it.
-    pub fn or_silently(self, default: impl Into<Json>) -> Entry<T> {
-        Entry::Key(self, Absent::Unsaid(default.into()))
+    pub fn or_silently(self, default: impl Into<Json>) -> TableEntry<T> {
+        TableEntry::Key(self, Absent::Unsaid(default.into()))
     }
 
     /// A key that has to be written; `expected` says what.
-    pub fn required(self, expected: impl Into<String>) -> Entry<T> {
-        Entry::Key(self, Absent::Required(expected.into()))
+    pub fn required(self, expected: impl Into<String>) -> TableEntry<T> {
+        TableEntry::Key(self, Absent::Required(expected.into()))
     }
 }
 
@@ -147,7 +147,7 @@ pub(super) enum Absent {
 }
 
 /// A field of a struct and the keys that it is made of.
-pub(super) enum Entry<T> {
+pub(super) enum TableEntry<T> {
     /// One key.
     Key(Form<T>, Absent),
     /// Several, which stand among those of the struct; or none.
@@ -201,20 +201,20 @@ impl<T: 'static> Flat<T> {
     }
 }
 
-impl<T> From<Form<T>> for Entry<T> {
+impl<T> From<Form<T>> for TableEntry<T> {
     /// A section that may be left out: its keys have their own defaults.
     fn from(form: Form<T>) -> Self {
         Self::Key(form, Absent::Unsaid(json!({})))
     }
 }
 
-impl<T> From<Flat<T>> for Entry<T> {
+impl<T> From<Flat<T>> for TableEntry<T> {
     fn from(flat: Flat<T>) -> Self {
         Self::Keys(flat)
     }
 }
 
-impl<T: PartialEq + 'static> Entry<T> {
+impl<T: PartialEq + 'static> TableEntry<T> {
     /// What the key `name` of `section` is, or what it is without.
     pub fn read(&self, name: &'static str, section: &Section) -> Option<T> {
         let (form, absent) = match self {
@@ -277,7 +277,7 @@ fn said(value: &Json) -> String {
     }
 }
 
-/// A struct and the table of its keys, or the table alone. See the module.
+/// A struct and the table of its keys, or the table alone; the head of this file shows one.
 macro_rules! section {
     (
         $(#[$attribute:meta])* $visible:vis struct $name:ident {
@@ -302,25 +302,25 @@ macro_rules! section {
             fn keys() -> Vec<$crate::config::key::Key> {
                 let mut keys = Vec::new();
                 $( keys.extend(
-                    $crate::config::entry::Entry::<$type>::from($entry)
+                    $crate::config::entry::TableEntry::<$type>::from($entry)
                         .keys($crate::config::entry::name!($field $($key)?), concat!($($says),*)),
                 ); )*
                 keys
             }
 
             fn read(section: &$crate::config::reader::Section) -> Option<Self> {
-                $( let $field = $crate::config::entry::Entry::<$type>::from($entry)
+                $( let $field = $crate::config::entry::TableEntry::<$type>::from($entry)
                     .read($crate::config::entry::name!($field $($key)?), section); )*
                 Some(Self { $( $field: $field?, )* })
             }
 
             fn show(&self, into: &mut serde_json::Map<String, serde_json::Value>) {
-                $( $crate::config::entry::Entry::<$type>::from($entry)
+                $( $crate::config::entry::TableEntry::<$type>::from($entry)
                     .show($crate::config::entry::name!($field $($key)?), &self.$field, into); )*
             }
 
             fn compare(old: &Self, new: &Self, to: &mut $crate::config::change::Comparison) {
-                $( $crate::config::entry::Entry::<$type>::from($entry)
+                $( $crate::config::entry::TableEntry::<$type>::from($entry)
                     .compare($crate::config::entry::name!($field $($key)?), &old.$field, &new.$field, to); )*
             }
         }

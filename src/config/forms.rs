@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use mainstay_core::units::{show_duration, show_percent, show_size};
 use serde_json::Value as Json;
 
 use super::entry::{Form, Keys, names, read_section, shown};
 use super::key::{Shape, Text};
-use super::units::{show_duration, show_percent, show_size};
 
 /// A text that `parse` makes a `T` of; `expected` says of what it does.
 pub(super) fn parsed<T: ToString + 'static>(

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use mainstay_core::units::{SOME_TIME, show_duration};
 use serde_json::{Map, Value as Json, json};
 
 use super::entry::{self, Flat, Form, Keys, derived, read_section, section, shown};
 use super::forms::{duration, number, parsed, percent, section};
 use super::key::{Key, Shape, Text};
 use super::reader::{Section, Value};
-use super::units::{SOME_TIME, show_duration};
 
 section! {
     /// How nodes are probed.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value as Json;
 
-use super::units::show_size;
+use mainstay_core::units::show_size;
 
 /// One key of the config.
 pub(super) struct Key {

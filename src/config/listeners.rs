@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use mainstay_core::bearer_tokens::Tokens;
+
+use super::address::ListenAddress;
 use super::change::{Comparison, Subject, What};
 use super::entry::{self, Form, Keys, derived, flat, section};
 use super::fault::Position;
@@ -9,12 +12,12 @@ use super::forms::{file, flag, parsed, section, sections, typed};
 use super::key::{Shape, Text};
 use super::proxies;
 use super::reader::{Section, Value};
-use super::{AdminPlace, ListenAddress, ListenerTls, Tokens};
+use super::tls::ListenerTls;
 
 section! {
     /// Where clients come in.
     #[derive(Debug, Clone, PartialEq)]
-    pub struct Listener {
+    pub struct ListenerConfig {
         /// IP address and port, or unix: and a path; port 0 lets the system choose one.
         address: ListenAddress = listen_address().required("`address: \"0.0.0.0:8080\"`, for instance");
         /// Who may connect, where it is a Unix socket.
@@ -103,7 +106,7 @@ fn listen_address() -> Form<ListenAddress> {
 }
 
 /// The key `listeners`.
-pub(super) fn listeners() -> Form<Vec<Listener>> {
+pub(super) fn listeners() -> Form<Vec<ListenerConfig>> {
     sections("- address: \"0.0.0.0:8080\"")
         .checked(|value, _| check_listeners(value))
         .compared_by(|old, new, to| compare_listeners(old, new, to))
@@ -229,14 +232,14 @@ pub(super) fn check_admin(root: &Value) {
 /// Where in the file the addresses stand that have to be bound. All places are alike: a config is no other one for
 /// being written in another way.
 #[derive(Debug, Clone, Default)]
-pub struct Places {
+pub struct AddressPositions {
     /// One for each of the listeners; none when the file does not name any.
     pub listeners: Vec<Position>,
     /// The admin address, when the file names it.
     pub admin: Option<Position>,
 }
 
-impl Places {
+impl AddressPositions {
     pub(super) fn read(top: &Section) -> Self {
         let root = top.whole();
         let listeners = listen_addresses(&root).into_iter().filter_map(|(_, at)| at).collect();
@@ -245,20 +248,30 @@ impl Places {
     }
 }
 
-impl PartialEq for Places {
+impl PartialEq for AddressPositions {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
+/// Where the admin API of a config is, whatever else is wrong with the config; for the commands that speak to a
+/// running balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminEndpoint {
+    /// Where it listens; `None` when it is turned off.
+    pub address: Option<ListenAddress>,
+    /// The file with its tokens, as written.
+    pub token_file: Option<PathBuf>,
+}
+
 /// Where the admin API is, without a look at anything else; `None` where the address cannot be read.
-pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
+pub(super) fn admin_place(root: Value) -> Option<AdminEndpoint> {
     let default = entry::default::<Admin>().address;
     let Some(value) = root.entry("admin") else {
-        return Some(AdminPlace { address: Some(default), token_file: None });
+        return Some(AdminEndpoint { address: Some(default), token_file: None });
     };
     if value.is_null() {
-        return Some(AdminPlace { address: None, token_file: None });
+        return Some(AdminEndpoint { address: None, token_file: None });
     }
     let section = value.section(entry::names(&Admin::keys()));
     let address = match section.value("address") {
@@ -267,7 +280,7 @@ pub(super) fn admin_place(root: Value) -> Option<AdminPlace> {
     };
     let token_file =
         section.some("token_file").and_then(|value| value.text("the path of a token file, or null"));
-    Some(AdminPlace { address: Some(address), token_file: token_file.map(PathBuf::from) })
+    Some(AdminEndpoint { address: Some(address), token_file: token_file.map(PathBuf::from) })
 }
 
 /// What the token file says.
@@ -283,9 +296,9 @@ fn tokens(value: &Value) -> Option<Tokens> {
 }
 
 /// The place in `old` of each of `new`: two alike (port 0) are told apart by their order.
-pub fn same_listeners(old: &[Listener], new: &[Listener]) -> Vec<Option<usize>> {
+pub fn same_listeners(old: &[ListenerConfig], new: &[ListenerConfig]) -> Vec<Option<usize>> {
     let mut taken = vec![false; old.len()];
-    let place = |listener: &Listener| {
+    let place = |listener: &ListenerConfig| {
         let free = old.iter().enumerate().position(|(at, one)| !taken[at] && one.address == listener.address);
         if let Some(at) = free {
             taken[at] = true;
@@ -295,15 +308,15 @@ pub fn same_listeners(old: &[Listener], new: &[Listener]) -> Vec<Option<usize>> 
     new.iter().map(place).collect()
 }
 
-fn compare_listeners(old: &[Listener], new: &[Listener], to: &mut Comparison) {
+fn compare_listeners(old: &[ListenerConfig], new: &[ListenerConfig], to: &mut Comparison) {
     let places = same_listeners(old, new);
-    let subject = |listener: &Listener| Subject::Listener(listener.address.to_string());
+    let subject = |listener: &ListenerConfig| Subject::Listener(listener.address.to_string());
     for (_, listener) in old.iter().enumerate().filter(|(at, _)| !places.contains(&Some(*at))) {
         to.about(subject(listener), |to| to.push(What::Removed(String::new())));
     }
     for (listener, place) in new.iter().zip(places) {
         to.about(subject(listener), |to| match place {
-            Some(at) => Listener::compare(&old[at], listener, to),
+            Some(at) => ListenerConfig::compare(&old[at], listener, to),
             None => to.push(What::Added("listening".into())),
         });
     }

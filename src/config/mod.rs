@@ -11,9 +11,10 @@
 //! differs between two configs), `entry` and `forms` (what tables are made of), then the sections: `proxies`,
 //! `listeners`, `limits`, `pools` (with `nodes`, `sources`, `health`, `drain`, `rebalance`), `tls` (with the certificates
 //! of `identity` and the keys of `secret`), `routes`, and `top`, the whole of it.
-//! `summary` says in a few lines what a config amounts to, `yaml` writes all of it, `schema` says what one may look like.
+//! `budget` says whether it fits into what the system gives, `summary` in a few lines what a config amounts to, `yaml` writes all of it, `schema` says what one may look like.
 
 mod address;
+mod budget;
 mod change;
 mod drain;
 mod entry;
@@ -40,18 +41,16 @@ mod top;
 mod variables;
 mod yaml;
 
-use std::path::PathBuf;
-
 pub use address::ListenAddress;
+pub use budget::{Budget, Supply};
 pub use change::{Change, Subject, What};
 pub use drain::Drain;
 pub use fault::{Fault, Faults, Position};
 pub use health::{HealthCheck, PassiveHealthCheck, Probe};
 pub use identity::{Authorities, Identity};
-pub use limits::{Budget, Limits, Supply};
-pub use listeners::{Admin, FileAccess, Listener, Places, same_listeners};
+pub use limits::Limits;
+pub use listeners::{AddressPositions, Admin, AdminEndpoint, FileAccess, ListenerConfig, same_listeners};
 pub use mainstay_core::bearer_tokens::Tokens;
-use mainstay_core::units;
 pub use mainstay_core::units::{duration, show_duration, size};
 pub use pools::{Messages, Pool, ProxyVersion, Timeouts};
 pub use raw::LARGEST_FILE;
@@ -60,7 +59,7 @@ pub use rebalance::Rebalance;
 pub use routes::is_still_there;
 pub use summary::Summary;
 pub use tls::{ListenerTls, PoolTls, TlsVersion, node_name};
-pub use top::{AccessLog, Config, LogFormat, LogPath, Shutdown, diff, effective};
+pub use top::{AccessLogConfig, Config, LogFormat, LogPath, Shutdown, diff, effective};
 pub use variables::Env;
 pub use yaml::yaml;
 
@@ -110,22 +109,12 @@ fn resolve_for(
     }
 }
 
-/// Where the admin API of a config is, whatever else is wrong with the config; for the commands that speak to a
-/// running balancer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdminPlace {
-    /// Where it listens; `None` when it is turned off.
-    pub address: Option<ListenAddress>,
-    /// The file with its tokens, as written.
-    pub token_file: Option<PathBuf>,
-}
-
 /// Where the admin API of the config in `text` is. Faults elsewhere do not matter, as long as the YAML can be read.
 ///
 /// # Errors
 ///
 /// The faults of the section `admin`, or those of the YAML.
-pub fn admin_place(file: &str, text: &[u8], env: Env) -> Result<AdminPlace, Faults> {
+pub fn admin_place(file: &str, text: &[u8], env: Env) -> Result<AdminEndpoint, Faults> {
     let mut faults = Vec::new();
     let root = raw::parse(text, env, &mut faults);
     let reader = reader::Reader::silent(None);

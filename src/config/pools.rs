@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_core::units::{ANY_TIME, SOME_TIME, show_duration};
 use serde_json::json;
 
 use super::change::{Comparison, Subject, What};
+use super::drain::Drain;
 use super::entry::{Form, Keys, derived, names, section, shown};
 use super::fault::{Position, quoted};
 use super::forms::{Word, duration, list, number, parsed, percent, section, size, word};
@@ -15,11 +17,11 @@ use super::health::{HealthCheck, PassiveHealthCheck, health};
 use super::key::{Shape, Text};
 use super::nodes::{compare_nodes, compare_order, nodes};
 use super::reader::Value;
+use super::rebalance::Rebalance;
 use super::rebalance::rebalance;
 use super::sources::sources;
-use super::units::{ANY_TIME, SOME_TIME, show_duration};
-use super::{Drain, PoolTls, Rebalance};
-use super::{nodes as node_list, proxies, tls};
+use super::tls::{self, PoolTls};
+use super::{nodes as node_list, proxies};
 use crate::affinity::AffinitySource;
 use crate::pool::health::HealthThresholds;
 use crate::pool::retry::RetryPolicy;

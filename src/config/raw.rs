@@ -26,7 +26,7 @@ const DEEPEST: usize = 32;
 
 /// A value, with its place.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct YamlNode {
     /// Where it begins.
     pub at: Position,
     /// What it is.
@@ -37,7 +37,7 @@ pub(super) struct Node {
     height: usize,
 }
 
-impl Node {
+impl YamlNode {
     /// A value that no file has, such as a default.
     pub(super) fn of_json(json: &Json) -> Self {
         let at = Position { line: 0, column: 0 };
@@ -50,7 +50,11 @@ impl Node {
             Json::Object(entries) => Kind::Mapping(
                 entries
                     .iter()
-                    .map(|(key, value)| Entry { key: key.clone(), at, value: Rc::new(Self::of_json(value)) })
+                    .map(|(key, value)| YamlEntry {
+                        key: key.clone(),
+                        at,
+                        value: Rc::new(Self::of_json(value)),
+                    })
                     .collect(),
             ),
             plain => Kind::Scalar(plain.to_string()),
@@ -69,24 +73,24 @@ pub(super) enum Kind {
     /// Text whose variables could not be put in, which has been said; nothing else is wrong with it.
     Unknown,
     /// A list.
-    Sequence(Vec<Rc<Node>>),
+    Sequence(Vec<Rc<YamlNode>>),
     /// Keys and values, in order, each key once.
-    Mapping(Vec<Entry>),
+    Mapping(Vec<YamlEntry>),
 }
 
 /// A key of a mapping and its value.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct YamlEntry {
     /// The key as written.
     pub key: String,
     /// Where the key begins.
     pub at: Position,
     /// Its value.
-    pub value: Rc<Node>,
+    pub value: Rc<YamlNode>,
 }
 
 /// Reads the one document of `text`. What is wrong is added to `faults`; `None` after a fault that ends the reading.
-pub(super) fn parse(text: &[u8], env: Env, faults: &mut Vec<Fault>) -> Option<Rc<Node>> {
+pub(super) fn parse(text: &[u8], env: Env, faults: &mut Vec<Fault>) -> Option<Rc<YamlNode>> {
     let mut tree = Tree { env, faults, open: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
     match checked_text(text).and_then(|text| tree.grow(text)) {
         Ok(root) => Some(root),
@@ -126,10 +130,10 @@ struct Tree<'a> {
     /// The lists and mappings that have begun and not ended, outermost first.
     open: Vec<Open>,
     /// What `&name` stands for, by the parser's number for the name.
-    anchors: HashMap<usize, Rc<Node>>,
+    anchors: HashMap<usize, Rc<YamlNode>>,
     /// How many nodes there are by now, with what aliases stand for.
     nodes: usize,
-    root: Option<Rc<Node>>,
+    root: Option<Rc<YamlNode>>,
 }
 
 /// A list or a mapping that has begun.
@@ -137,25 +141,25 @@ struct Open {
     at: Position,
     /// The parser's number for its `&name`; 0 for none.
     anchor: usize,
-    /// As in [`Node`], by now.
+    /// As in [`YamlNode`], by now.
     size: usize,
-    /// As in [`Node`], by now.
+    /// As in [`YamlNode`], by now.
     height: usize,
     content: Content,
 }
 
 /// What has begun.
 enum Content {
-    Sequence(Vec<Rc<Node>>),
+    Sequence(Vec<Rc<YamlNode>>),
     /// `key` is the one whose value comes next.
     Mapping {
-        entries: Vec<Entry>,
+        entries: Vec<YamlEntry>,
         key: Option<(String, Position)>,
     },
 }
 
 impl Tree<'_> {
-    fn grow(&mut self, text: &str) -> Result<Rc<Node>, Fault> {
+    fn grow(&mut self, text: &str) -> Result<Rc<YamlNode>, Fault> {
         let mut documents = 0;
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|e| Fault::new(position(e.marker()), syntax(&e)))?;
@@ -214,7 +218,7 @@ impl Tree<'_> {
                 Kind::Unknown
             }
         };
-        self.finish(Node { at, kind, size: 1, height: 0 }, anchor)
+        self.finish(YamlNode { at, kind, size: 1, height: 0 }, anchor)
     }
 
     fn begin(&mut self, at: Position, anchor: usize, content: Content) -> Result<(), Fault> {
@@ -228,10 +232,10 @@ impl Tree<'_> {
             Content::Sequence(items) => Kind::Sequence(items),
             Content::Mapping { entries, .. } => Kind::Mapping(self.each_key_once(entries)),
         };
-        self.finish(Node { at, kind, size, height }, anchor)
+        self.finish(YamlNode { at, kind, size, height }, anchor)
     }
 
-    fn finish(&mut self, node: Node, anchor: usize) -> Result<(), Fault> {
+    fn finish(&mut self, node: YamlNode, anchor: usize) -> Result<(), Fault> {
         let (at, node) = (node.at, Rc::new(node));
         if anchor > 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
@@ -240,7 +244,7 @@ impl Tree<'_> {
     }
 
     /// Puts a value, which the file has at `at`, into what is open.
-    fn place(&mut self, node: Rc<Node>, at: Position) -> Result<(), Fault> {
+    fn place(&mut self, node: Rc<YamlNode>, at: Position) -> Result<(), Fault> {
         self.nodes += node.size;
         if self.nodes > MOST_NODES {
             let message = format!(
@@ -260,7 +264,7 @@ impl Tree<'_> {
         match &mut open.content {
             Content::Sequence(items) => items.push(node),
             Content::Mapping { entries, key } => match key.take() {
-                Some((key, at)) => entries.push(Entry { key, at, value: node }),
+                Some((key, at)) => entries.push(YamlEntry { key, at, value: node }),
                 None => {
                     let message = "a key is a word, not a list, a mapping or an alias; is this the `{{ }}` of a template?";
                     return Err(Fault::new(at, message));
@@ -271,7 +275,7 @@ impl Tree<'_> {
     }
 
     /// The entries with each key once (the first counts, the others are faults), then those that `<<` adds.
-    fn each_key_once(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+    fn each_key_once(&mut self, entries: Vec<YamlEntry>) -> Vec<YamlEntry> {
         let mut seen: HashMap<String, Position> = HashMap::new();
         let mut kept = Vec::new();
         let mut merged = Vec::new();
@@ -300,7 +304,7 @@ impl Tree<'_> {
     }
 
     /// What `<<: *base` or `<<: [*one, *two]` adds.
-    fn merged_entries(&mut self, merge: &Entry) -> Vec<Entry> {
+    fn merged_entries(&mut self, merge: &YamlEntry) -> Vec<YamlEntry> {
         let bases = match &merge.value.kind {
             Kind::Sequence(bases) => bases.as_slice(),
             _ => std::slice::from_ref(&merge.value),
@@ -364,14 +368,14 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> (Option<Rc<Node>>, Vec<Fault>) {
+    fn read(text: &str) -> (Option<Rc<YamlNode>>, Vec<Fault>) {
         let mut faults = Vec::new();
         let root = parse(text.as_bytes(), &|name| (name == "SET").then(|| "a: [b".to_owned()), &mut faults);
         (root, faults)
     }
 
     /// The tree in a line, each value with its place.
-    fn shown(node: &Node) -> String {
+    fn shown(node: &YamlNode) -> String {
         let place = |at: Position| format!("@{}:{}", at.line, at.column);
         let at = place(node.at);
         match &node.kind {
@@ -384,7 +388,7 @@ mod tests {
             }
             Kind::Mapping(entries) => {
                 let entry =
-                    |entry: &Entry| format!("{}{}={}", entry.key, place(entry.at), shown(&entry.value));
+                    |entry: &YamlEntry| format!("{}{}={}", entry.key, place(entry.at), shown(&entry.value));
                 let entries: Vec<String> = entries.iter().map(entry).collect();
                 format!("{{{}}}{at}", entries.join(" "))
             }

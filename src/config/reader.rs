@@ -13,9 +13,10 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use mainstay_core::units;
+
 use super::fault::{Fault, Position, nearest, quoted};
-use super::raw::{Entry, Kind, Node};
-use super::units;
+use super::raw::{Kind, YamlEntry, YamlNode};
 
 /// Reads a file that the config names.
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
@@ -27,18 +28,18 @@ pub(super) struct Reader<'a> {
     /// Unix seconds; `None` where nothing depends on it.
     pub now: Option<i64>,
     /// The whole document, for what one key means for another.
-    root: Option<&'a Node>,
+    root: Option<&'a YamlNode>,
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<Fault>>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(read: ReadFile<'a>, now: Option<i64>, root: Option<&'a Node>) -> Self {
+    pub(super) fn new(read: ReadFile<'a>, now: Option<i64>, root: Option<&'a YamlNode>) -> Self {
         Self { read, now, root, faults: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// One to whose findings nobody listens.
-    pub(super) fn silent(root: Option<&'a Node>) -> Self {
+    pub(super) fn silent(root: Option<&'a YamlNode>) -> Self {
         Self::new(&|_| Err(io::ErrorKind::Unsupported.into()), None, root)
     }
 
@@ -60,14 +61,14 @@ impl<'a> Reader<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Value<'a> {
     pub reader: &'a Reader<'a>,
-    node: &'a Node,
+    node: &'a YamlNode,
     /// The key that it belongs to, as messages name it.
     label: &'a str,
 }
 
 impl<'a> Value<'a> {
     /// The whole document.
-    pub(super) fn root(reader: &'a Reader<'a>, node: &'a Node) -> Self {
+    pub(super) fn root(reader: &'a Reader<'a>, node: &'a YamlNode) -> Self {
         Self { reader, node, label: "the config" }
     }
 
@@ -278,7 +279,7 @@ impl<'a> Value<'a> {
     /// The same; what is no mapping has none.
     pub(super) fn entries(&self) -> Vec<(Position, &'a str, Value<'a>)> {
         let entries = if let Kind::Mapping(entries) = &self.node.kind { entries.as_slice() } else { &[] };
-        let value = |entry: &'a Entry| Value { node: &entry.value, label: &entry.key, ..*self };
+        let value = |entry: &'a YamlEntry| Value { node: &entry.value, label: &entry.key, ..*self };
         entries.iter().map(|entry| (entry.at, entry.key.as_str(), value(entry))).collect()
     }
 
@@ -316,7 +317,7 @@ fn off_meant(key: &str, text: &str) -> Option<String> {
 /// A mapping whose keys are known.
 pub(super) struct Section<'a> {
     of: Value<'a>,
-    entries: &'a [Entry],
+    entries: &'a [YamlEntry],
     known: Vec<&'static str>,
     /// It is no mapping, which has been said; nothing is missing in it.
     broken: bool,

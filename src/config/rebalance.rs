@@ -4,13 +4,13 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use mainstay_core::units::{self, ANY_TIME, show_duration};
 use serde_json::Value;
 
 use super::change::Comparison;
-use super::entry::{self, Entry, section};
+use super::entry::{self, TableEntry, section};
 use super::forms::{self, duration, flag, number};
 use super::reader;
-use super::units::{self, ANY_TIME, show_duration};
 
 /// Below 1 the shares together would not hold all tunnels. NaN is in no range.
 const TOLERANCE: RangeInclusive<f64> = 1.0..=1000.0;
@@ -72,7 +72,7 @@ impl Rebalance {
 }
 
 /// The key `rebalance` of a pool; `None` leaves everybody where they are.
-pub(super) fn rebalance() -> Entry<Option<Rebalance>> {
+pub(super) fn rebalance() -> TableEntry<Option<Rebalance>> {
     let said = |rule: &Option<Rebalance>| rule.map_or("none".to_owned(), |rule| rule.to_string());
     let compare = move |old: &_, new: &_, to: &mut Comparison| to.set(said(new), said(old));
     forms::section().maybe().compared_by(compare).or(Value::Null)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use mainstay_core::units::{duration, show_duration};
 use serde_json::{Map, Value as Json, json};
 
 use super::change::{Comparison, What, listed};
@@ -12,7 +13,6 @@ use super::key::{Key, Shape, Text};
 use super::proxies;
 use super::reader::{Section, Value};
 use super::secret::key_ring;
-use super::units::{duration, show_duration};
 use crate::affinity::cookie::{CookiePolicy, KeyRing, SameSite, SecureAttribute};
 use crate::affinity::{AffinitySource, ClientPrefixes};
 

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use super::pools::Pool;
 use super::routes::route_text;
 use super::sources::source_text;
-use super::{Config, ListenerTls, Pool};
+use super::tls::ListenerTls;
+use super::top::Config;
 use crate::affinity::AffinitySource;
 
 /// A config as an operator wants to see it confirmed.

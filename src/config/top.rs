@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mainstay_core::units::ANY_TIME;
 use serde_json::{Value as Json, json};
 
 use super::change::{Change, Comparison};
@@ -11,13 +12,13 @@ use super::entry::{Form, Keys, derived, names, section, shown};
 use super::fault::Fault;
 use super::forms::{Word, duration, list, section, word};
 use super::key::{Shape, Text};
-use super::listeners::{Places, admin, check_admin, listeners};
-use super::pools::{self, pools};
+use super::limits::Limits;
+use super::listeners::{AddressPositions, admin, check_admin, listeners};
+use super::listeners::{Admin, ListenerConfig};
+use super::pools::{self, Pool, pools};
 use super::proxies::network;
 use super::reader::Value;
 use super::routes::{default_routes, routes, warn_of_unused};
-use super::units::ANY_TIME;
-use super::{Admin, Limits, Listener, Pool};
 use crate::route::Route;
 
 section! {
@@ -25,7 +26,7 @@ section! {
     #[derive(Debug, Clone, PartialEq)]
     pub struct Config {
         /// Where clients come in.
-        listeners: Vec<Listener> = listeners().or(json!([{ "address": "0.0.0.0:8080" }]));
+        listeners: Vec<ListenerConfig> = listeners().or(json!([{ "address": "0.0.0.0:8080" }]));
         /// Metrics, health and API. A loopback address and a Unix socket are for this machine only; any other address
         /// needs a token. null turns it off.
         admin: Option<Admin> = admin();
@@ -36,7 +37,7 @@ section! {
         /// What clients may take.
         limits: Limits = section();
         /// One line when a session opens and one when it closes.
-        access_log: AccessLog = section();
+        access_log: AccessLogConfig = section();
         /// The orderly end, on SIGTERM.
         shutdown: Shutdown = section();
         /// Sets of nodes by name; metrics and routes use the name.
@@ -46,14 +47,14 @@ section! {
         /// What is allowed and unwise, in the order of the file.
         warnings: Vec<Fault> = derived(|_| Some(Vec::new()));
         /// Where the file says what can fail only when it is tried.
-        places: Places = derived(|top| Some(Places::read(top)));
+        places: AddressPositions = derived(|top| Some(AddressPositions::read(top)));
     }
 }
 
 section! {
     /// Where sessions are written down.
     #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct AccessLog {
+    pub struct AccessLogConfig {
         /// How a line looks; off writes none.
         format: LogFormat = word().or("json");
         /// Where the lines go; a file is opened anew on SIGUSR1.
@@ -308,7 +309,7 @@ routes:
     fn listeners_on_ports_that_the_system_chooses_are_told_apart_by_their_order() {
         let listener = |text: &str| {
             let address = text.parse().unwrap();
-            Listener { address, access: FileAccess::default(), proxy_protocol: false, tls: None }
+            ListenerConfig { address, access: FileAccess::default(), proxy_protocol: false, tls: None }
         };
         let old = ["127.0.0.1:0", "127.0.0.1:8080", "127.0.0.1:0"].map(listener);
         let new = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"].map(listener);

@@ -25,7 +25,7 @@ pub fn yaml(config: &Value) -> String {
 struct Place<'a> {
     /// The paths of all keys, in the order of the reference.
     order: &'a [String],
-    /// As in [`schema::Entry`], with what comes before the next key.
+    /// As in [`schema::KeyDescription`], with what comes before the next key.
     path: String,
     indent: usize,
 }

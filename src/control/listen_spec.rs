@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::unistd::Group;
 
-use crate::config::{Admin, Config, Fault, FileAccess, ListenAddress, Listener as ClientListener, Position};
+use crate::config::{Admin, Config, Fault, FileAccess, ListenAddress, ListenerConfig, Position};
 use crate::net::listener::{Listener, SocketPermissions};
 use mainstay_core::listening_process::ListeningProcess;
 
@@ -26,7 +26,7 @@ const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 impl<'a> ListenSpec<'a> {
     /// For clients.
-    pub fn for_clients(listener: &'a ClientListener) -> Self {
+    pub fn for_clients(listener: &'a ListenerConfig) -> Self {
         Self { address: &listener.address, access: &listener.access, is_admin: false }
     }
 

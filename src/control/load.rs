@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::listen_spec::ListenSpec;
-use crate::config::{self, AdminPlace, Config, Fault, Faults, LARGEST_FILE};
+use crate::config::{self, AdminEndpoint, Config, Fault, Faults, LARGEST_FILE};
 
 /// The most bytes of a file that the config names: the certificate authorities of browsers take a quarter of it.
 const MAX_NAMED_FILE: usize = 1 << 20;
@@ -110,7 +110,7 @@ fn unix_time() -> i64 {
 /// # Errors
 ///
 /// The faults of the section `admin`, or the one fault that the file cannot be read.
-pub fn load_admin_address(path: &Path) -> Result<AdminPlace, Faults> {
+pub fn load_admin_address(path: &Path) -> Result<AdminEndpoint, Faults> {
     let file = path.display().to_string();
     let text = read_at_most(path, LARGEST_FILE + 1).map_err(|error| {
         let message = format!(
@@ -121,7 +121,7 @@ pub fn load_admin_address(path: &Path) -> Result<AdminPlace, Faults> {
     })?;
     let place = config::admin_place(&file, &text, &|name| std::env::var(name).ok())?;
     let directory = path.parent().unwrap_or(Path::new(""));
-    Ok(AdminPlace { token_file: place.token_file.map(|named| directory.join(named)), ..place })
+    Ok(AdminEndpoint { token_file: place.token_file.map(|named| directory.join(named)), ..place })
 }
 
 /// The message for a config that cannot be read, with the path that was tried.

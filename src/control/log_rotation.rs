@@ -12,7 +12,7 @@ use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
 /// The settings of the log; `None` is off.
-pub fn log_config(config: &config::AccessLog) -> Option<AccessLogSettings> {
+pub fn log_config(config: &config::AccessLogConfig) -> Option<AccessLogSettings> {
     let format = match config.format {
         LogFormat::Json => Format::Json,
         LogFormat::Text => Format::Text,
@@ -26,7 +26,7 @@ pub fn log_config(config: &config::AccessLog) -> Option<AccessLogSettings> {
 }
 
 /// The message for an access log that cannot be opened, with advice.
-pub fn explain_open_error(config: &config::AccessLog, error: &io::Error) -> String {
+pub fn explain_open_error(config: &config::AccessLogConfig, error: &io::Error) -> String {
     match &config.path {
         LogPath::Stdout => format!("access_log: cannot be opened: {error}"),
         LogPath::File(path) => format!(

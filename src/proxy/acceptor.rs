@@ -88,7 +88,7 @@ impl Acceptor {
     /// # Errors
     ///
     /// When rustls cannot do what it says.
-    pub fn new(config: &config::Listener) -> Result<Self, rustls::Error> {
+    pub fn new(config: &config::ListenerConfig) -> Result<Self, rustls::Error> {
         let server = config.tls.as_ref().map(|tls| TlsServer::new(&server_settings(tls))).transpose()?;
         let proxy_protocol = AtomicBool::new(config.proxy_protocol);
         Ok(Self { proxy_protocol, tls: ArcSwapOption::new(server.map(Arc::new)) })

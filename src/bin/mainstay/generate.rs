@@ -7,7 +7,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-use mainstay::config::schema::{self, Entry};
+use mainstay::config::schema::{self, KeyDescription};
 
 use crate::error::CliError;
 use crate::output::print;
@@ -80,7 +80,7 @@ const ABOUT: &[&str] = &[
     "In the names below, [] stands for each item of a list, and NAME for a name of your own.",
 ];
 
-fn heading(entry: &Entry) -> Vec<Inline> {
+fn heading(entry: &KeyDescription) -> Vec<Inline> {
     let mut line = vec![bold(&entry.path), roman(" "), italic(&entry.form)];
     if entry.is_required {
         line.push(roman(", required"));

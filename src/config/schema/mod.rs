@@ -6,9 +6,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Config;
 use super::entry::Keys;
 use super::key::{Key, KeysOf, Shape, Text};
+use super::top::Config;
 
 /// Text with a variable in it, whatever the key wants.
 const VARIABLE: &str = r"\$\{";
@@ -120,7 +120,7 @@ fn or_null(mut schema: Value) -> Value {
 
 /// One key as a manual shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct KeyDescription {
     /// All names from the top, `pools.NAME.nodes[].id`.
     pub path: String,
     /// What its value looks like, in a few words.
@@ -134,16 +134,16 @@ pub struct Entry {
 }
 
 /// Every key of the config, in the order of balancer.yaml.
-pub fn entries() -> Vec<Entry> {
+pub fn entries() -> Vec<KeyDescription> {
     let mut entries = Vec::new();
     gather(Config::keys(), "", &mut entries);
     entries
 }
 
-fn gather(keys: Vec<Key>, below: &str, into: &mut Vec<Entry>) {
+fn gather(keys: Vec<Key>, below: &str, into: &mut Vec<KeyDescription>) {
     for key in keys {
         let path = format!("{below}{}", key.name);
-        into.push(Entry {
+        into.push(KeyDescription {
             path: path.clone(),
             form: key.shape.words(),
             default: key.default.map(|default| default.to_string()),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::super::{Config, Faults, Places, resolve};
+use super::super::{AddressPositions, Config, Faults, resolve};
 use super::*;
 
 /// A place in the config: the way there, and the keys that the table has there.
@@ -134,7 +134,7 @@ fn the_defaults_of_the_schema_are_those_of_the_reader() {
     let [written, left_out] = [&written, &left_out]
         .map(|config| read(config).unwrap_or_else(|faults| panic!("{faults}\n{config:#}")));
     // Only one of them says where its addresses are.
-    assert_eq!(Config { places: Places::default(), ..written }, left_out);
+    assert_eq!(Config { places: AddressPositions::default(), ..written }, left_out);
 }
 
 #[test]
