@@ -62,12 +62,15 @@ fn read_json<T>(json: &Json, read: impl FnOnce(&Value) -> Option<T>) -> Option<T
     read(&Value::root(&Reader::silent(None), &node))
 }
 
+type Read<T> = Box<dyn Fn(&Value) -> Option<T>>;
+type ReadSection<T> = Box<dyn Fn(&Section) -> Option<T>>;
+type Show<T> = Box<dyn Fn(&T, &mut Map<String, Json>)>;
 type Compare<T> = Box<dyn Fn(&T, &T, &mut Comparison)>;
 
 /// How a value is read, shown and compared, and what it looks like.
 pub(super) struct Form<T> {
     pub shape: Shape,
-    pub read: Box<dyn Fn(&Value) -> Option<T>>,
+    pub read: Read<T>,
     pub show: Box<dyn Fn(&T) -> Json>,
     /// Says how two that are not equal differ; without it, both are shown.
     pub compare: Option<Compare<T>>,
@@ -157,8 +160,8 @@ pub(super) enum TableEntry<T> {
 /// A field that takes what it is made of from the section itself.
 pub(super) struct Flat<T> {
     keys: Box<dyn Fn() -> Vec<Key>>,
-    read: Box<dyn Fn(&Section) -> Option<T>>,
-    show: Box<dyn Fn(&T, &mut Map<String, Json>)>,
+    read: ReadSection<T>,
+    show: Show<T>,
     compare: Compare<T>,
 }
 

@@ -22,7 +22,7 @@ section! {
     pub struct ListenerTls {
         /// Chosen by the name that the client asks for (SNI); the first when none fits.
         certificates: Vec<Identity> = sections(EXAMPLE)
-            .compared_by(compare_certificates)
+            .compared_by(|old, new, to| compare_certificates(old, new, to))
             .required(format!("a list of them, such as `{EXAMPLE}`"));
         /// Whoever signed the certificates that clients must show, as PEM; null asks for none.
         client_ca: Option<Authorities> = authorities()
@@ -190,7 +190,7 @@ fn compare_authorities(old: &Option<&Authorities>, new: &Option<&Authorities>, t
 }
 
 /// By their files: a certificate of another file is added, one of the same file is replaced.
-fn compare_certificates(old: &Vec<Identity>, new: &Vec<Identity>, to: &mut Comparison) {
+fn compare_certificates(old: &[Identity], new: &[Identity], to: &mut Comparison) {
     let is_file_of = |list: &[Identity], one: &Identity| list.iter().any(|other| other.cert == one.cert);
     for one in old.iter().filter(|one| !is_file_of(new, one)) {
         to.push(What::PartRemoved(format!("certificate {}", one.cert.display())));
