@@ -1,7 +1,7 @@
 //! The life of a client connection, from accept to adopt.
 //!
 //! This file is the table of contents: the numbers are those of the steps in `lib.rs`, and each step is one call into a
-//! file of its own, none of which names this one. A step that fails is one row of [`ProxyError`].
+//! file of its own, none of which names this one. A step that fails is one row of `ProxyError`.
 
 use std::sync::Arc;
 

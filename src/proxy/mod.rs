@@ -2,7 +2,7 @@
 //!
 //! [`connection`] tells the story from accept to adopt; every other file is one step of it, or what the steps share.
 //! A [`ProxyState`] is one generation of the config, built once and never changed. What lives longer than a generation
-//! (health, meters, idle connections) hangs on the [`upstream::Upstream`]s. A session takes one generation at its
+//! (health, meters, idle connections) hangs on the `upstream`s. A session takes one generation at its
 //! request and keeps it to its adoption (invariant I3).
 
 mod accept;

@@ -107,13 +107,12 @@ enum TimeoutKind {
 }
 
 impl<S> RequestStream<S> {
-    /// The requests of a stream that has just been accepted; see [`RequestStream::with_start`].
+    /// The requests of a stream that has just been accepted. Must be called within a tokio runtime with time enabled.
     pub fn new(stream: S, limits: RequestLimits) -> (Self, Arc<RequestTracker>) {
         Self::with_start(Instant::now(), stream, limits)
     }
 
-    /// The requests of a stream whose first head is awaited since `begun`. Must be called within a tokio runtime with
-    /// time enabled.
+    /// The requests of a stream whose first head is awaited since `begun`.
     pub(crate) fn with_start(
         begun: Instant,
         stream: S,
