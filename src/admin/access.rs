@@ -25,7 +25,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// Who can reach a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exposure {
-    /// Whoever may open the file of the Unix socket.
+    /// Processes that may open the file of the Unix socket.
     Unix,
     /// Every process on this machine.
     Loopback,

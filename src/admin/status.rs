@@ -50,7 +50,7 @@ struct NodeStatus {
     connections: u32,
     /// `None` is no limit.
     max_connections: Option<u32>,
-    /// As the metric `node_utilization`; `None` where nobody says how much the node takes.
+    /// As the metric `node_utilization`; `None` where the capacity of the node is not known.
     utilization: Option<f64>,
     health: HealthStatus,
     load: Option<LoadStatus>,

@@ -104,7 +104,7 @@ impl<'a> OldProcess<'a> {
         if let Err(error) = self.hand_over(&mut sender, &still).await {
             return Err(self.serve_again(&mut sender, error).await);
         }
-        // Whoever waits for a change is answered now: the other process has taken over.
+        // Callers that wait for a reload are answered now: another process has taken over.
         drop(still);
         self.finish(&mut sender).await;
         Ok(())
@@ -214,7 +214,7 @@ impl<'a> OldProcess<'a> {
         let (process, tunnels, pause) = (sender.child.id(), moved.tunnels, moved.pause);
         tracing::info!(process, tunnels, ?pause, "the tunnels have gone over");
         if let Some(request) = self.request.take() {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             let _ = request.send(Ok(Replaced { process, tunnels, pause }));
         }
     }
@@ -226,7 +226,7 @@ impl<'a> OldProcess<'a> {
         let deadline = Instant::now() + self.reload.config().shutdown.drain;
         loop {
             while let Ok(request) = self.requests.try_recv() {
-                // Whoever asked may have stopped waiting.
+                // The caller may have stopped waiting.
                 let _ = request.send(Err(Arc::new(UpgradeError::TakenOver)));
             }
             if sender.is_open() && front.relay.tunnel_count() > 0 {
@@ -287,7 +287,7 @@ impl<'a> OldProcess<'a> {
         self.front().metrics.record_upgrade(false);
         service::notify_ready(&service_status::status_line(self.front()));
         if let Some(request) = self.request.take() {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             let _ = request.send(Err(Arc::new(error)));
         }
     }

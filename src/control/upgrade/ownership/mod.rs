@@ -13,7 +13,7 @@
 //!   batch and before the end of the socket, whichever of the two still lives. So it does not matter what the new one
 //!   read, or said too late.
 //! - The old process never closes the socket while it may still use an offered batch. So to the new one the end of the
-//!   socket means that nobody else can use what arrived.
+//!   socket means that no other process can use what arrived.
 //! - The new process never closes the socket with a batch offered and not refused, as long as it lives. So to the old
 //!   one the end of the socket means that the new one is dying, and killing it costs nothing.
 //! - Once the new process carries a batch it is killed for no delay: a batch that it is late with is revoked.

@@ -78,7 +78,7 @@ enum OldState {
     Idle,
     /// The same; the new process has been asked whether it is alive.
     Pinged,
-    /// A batch is frozen and on its way: nobody carries it.
+    /// A batch is frozen and on its way: no process carries it.
     Offered,
     /// The same, and the word that revokes it is being written.
     Revoking,
