@@ -40,7 +40,7 @@ section! {
         /// empty list asks none.
         affinity: Vec<AffinitySource> = sources().or(json!([{ "cookie": {} }]));
         /// Who gets a client that nothing above places.
-        balance: BalancePolicy = word().checked(warn_of_one_node).or("least_connections");
+        balance: BalancePolicy = word().checked(warn_of_unnamed_proxies).or("least_connections");
         /// 1.25, for instance: what is opened anew under header, query or client_ip passes a node over that has this
         /// many times the average of the tunnels. Then one key may have several nodes, which no Socket.IO session
         /// notices. null: the same key, the same node.
@@ -220,7 +220,7 @@ fn say_which_family_is_missing(value: &Value, pool: &Pool) {
     }
 }
 
-fn warn_of_one_node(value: &Value, balance: &BalancePolicy) {
+fn warn_of_unnamed_proxies(value: &Value, balance: &BalancePolicy) {
     if *balance == BalancePolicy::ClientIp {
         proxies::warn_where_unsaid(value);
     }
