@@ -446,7 +446,7 @@ mod tests {
             let cookie = [b"mainstay=", &*cookie].concat();
             let sources = [AffinitySource::Cookie(signing_rule()), AffinitySource::EngineIo, AffinitySource::Query("user".into())];
             let hints = hints_of(&sources, &[("cookie", &cookie)], Some(&query));
-            let has_pin = hints.as_slice().iter().any(|wish| matches!(wish, AffinityHint::Pin { .. }));
+            let has_pin = hints.as_slice().iter().any(|hint| matches!(hint, AffinityHint::Pin { .. }));
             prop_assert!(!has_pin);
         }
     }

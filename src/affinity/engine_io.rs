@@ -114,7 +114,7 @@ fn open_packet(payload: &[u8]) -> Option<&[u8]> {
 }
 
 /// The answer to a polling handshake with `tag` in its sid; `None` when it is not understood, and should pass as
-/// it is (an error, a compressed body, another protocol). Only the sid changes: the answer grows by [`GROWTH`].
+/// it is (an error, a compressed body, another protocol). Only the sid changes: the answer grows by [`TAG_OVERHEAD`].
 pub fn tag_response(body: &[u8], tag: NodeTag) -> Option<Vec<u8>> {
     let open: OpenPacket<'_> = serde_json::from_slice(open_packet(body)?).ok()?;
     if !is_valid_sid(open.sid) {

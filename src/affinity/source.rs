@@ -56,7 +56,7 @@ impl AffinitySource {
     }
 }
 
-/// The kind of source that a wish came from.
+/// The kind of source that a hint came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HintSource {
     /// The balancer's cookie.

@@ -4,7 +4,7 @@
 //! formats and writes, and hands to the system what it has as soon as the queue is empty. When the queue is full,
 //! because a disk or a reader is slow, the event is dropped and counted: sessions never wait for their log.
 //!
-//! [`AccessLog::reconfigure`] and [`AccessLog::reopen`] switch the output: what is reported after they return is written
+//! `AccessLog::reconfigure` and `AccessLog::reopen` switch the output: what is reported after they return is written
 //! to the new file. Nothing that was reported before is lost, though it may be written to either file.
 //!
 //! Of a person, a line says the client's address and nothing else: no path, query, header or cookie, and nothing of
@@ -61,7 +61,7 @@ pub struct AccessLogSettings {
     pub target: LogTarget,
 }
 
-/// The access log. Shared by reference; the last to drop it, or [`AccessLog::finish`], writes what is queued.
+/// The access log. Shared by reference; the last to drop it, or `AccessLog::finish`, writes what is queued.
 pub struct AccessLog {
     /// The way to the writer; `None` when the log is off or finished. Boxed events, so that the queue stays small.
     queue: RwLock<Option<SyncSender<Box<AccessEvent>>>>,
@@ -88,7 +88,7 @@ impl AccessLog {
         Self { queue: RwLock::new(None), state, pending: Arc::default(), dropped }
     }
 
-    /// A log with these settings. Fails as [`AccessLog::reconfigure`] does.
+    /// A log with these settings. Fails as `AccessLog::reconfigure` does.
     pub(crate) fn start(settings: Option<AccessLogSettings>, dropped: IntCounter) -> io::Result<Self> {
         let log = Self::disabled(dropped);
         log.reconfigure(settings)?;

@@ -77,7 +77,7 @@ impl HandshakeResult {
     }
 }
 
-/// The values of the label `kind`, in the order of the array that [`Shard::add`] takes.
+/// The values of the label `kind`, in the order of the array that [`MeterShard::add`](super::meter_shard::MeterShard::add) takes.
 pub(crate) const MESSAGE_KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
 
 /// The values of the label `state`.

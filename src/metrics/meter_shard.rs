@@ -10,14 +10,14 @@ use super::labels::{MESSAGE_KINDS, TrafficDirection};
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct MeterShard {
-    /// By [`Direction`]: bytes.
+    /// By [`TrafficDirection`]: bytes.
     bytes: [AtomicU64; 2],
-    /// By [`Direction`] and index into [`KINDS`]: whole messages.
+    /// By [`TrafficDirection`] and index into [`MESSAGE_KINDS`]: whole messages.
     messages: [[AtomicU64; MESSAGE_KINDS.len()]; 2],
 }
 
 impl MeterShard {
-    /// Counts what one read brought: bytes, and the messages that ended in them, in the order of [`KINDS`].
+    /// Counts what one read brought: bytes, and the messages that ended in them, in the order of [`MESSAGE_KINDS`].
     #[inline]
     pub(crate) fn add(&self, direction: TrafficDirection, bytes: u64, messages: &[u32; MESSAGE_KINDS.len()]) {
         let direction = direction as usize;
@@ -48,9 +48,9 @@ fn add_unshared(sum: &AtomicU64, by: u64) {
 /// Bytes and messages as they were at one moment.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RelayedTotals {
-    /// By [`Direction`].
+    /// By [`TrafficDirection`].
     pub bytes: [u64; 2],
-    /// By [`Direction`] and index into [`KINDS`].
+    /// By [`TrafficDirection`] and index into [`MESSAGE_KINDS`].
     pub messages: [[u64; MESSAGE_KINDS.len()]; 2],
 }
 

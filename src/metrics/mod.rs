@@ -46,7 +46,7 @@ pub struct Metrics {
     relay_threads: usize,
     /// The pools by name. Held by `pool`, `node`, `retain` and `render`, never on a session's way.
     pools: Mutex<BTreeMap<Arc<str>, PoolEntry>>,
-    /// What matches no pool; its label is the empty string, which no pool of the config has.
+    /// Requests that no route took; their pool label is the empty string, which no pool of the config has.
     unrouted: PoolMeter,
     /// The generation of the state that new sessions get; 0 before there is one.
     generation: AtomicU64,
@@ -60,9 +60,9 @@ pub struct Metrics {
     imported: Mutex<CounterSnapshot>,
     /// What is shown while another process counts on.
     frozen: Mutex<Option<String>>,
-    /// Connections that were refused before HTTP began, by [`Refusal`].
+    /// Connections that were refused before HTTP began, by [`ConnectionRefusal`].
     refused: [AtomicU64; ConnectionRefusal::ALL.len()],
-    /// Sessions and tunnels that a panic ended, by [`Part`].
+    /// Sessions and tunnels that a panic ended, by [`PanicLocation`].
     panics: [AtomicU64; PanicLocation::ALL.len()],
     /// Lines that the access log had no room for.
     access_log_dropped: IntCounter,

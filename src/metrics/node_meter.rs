@@ -14,7 +14,7 @@ use super::drain_gauge::DrainGauge;
 use super::labels::{CLOSE_CODES, CloseSide, NODE_STATES, close_code_index};
 use super::meter_shard::{MeterShard, RelayedTotals};
 
-/// Not yet in one of [`STATES`].
+/// Not yet in one of [`NODE_STATES`].
 const NO_STATE: u8 = u8::MAX;
 
 /// No load was reported. The bits of a NaN, which no quotient of two counts has.
@@ -32,11 +32,11 @@ pub struct NodeMeter {
     capacity: AtomicU32,
     /// The node's own word about its load, used / max, as the bits of an `f64`; [`NO_LOAD`] without one.
     reported: AtomicU64,
-    /// Index into [`STATES`], or [`NO_STATE`].
+    /// Index into [`NODE_STATES`], or [`NO_STATE`].
     state: AtomicU8,
     /// The node's drain, asked at each scrape; `None` without one. Locked for a moment, on no session's way.
     drain: Mutex<Option<DrainGauge>>,
-    /// Tunnels that ended, by [`Side`] and by index into [`CODES`].
+    /// Tunnels that ended, by [`CloseSide`] and by index into [`CLOSE_CODES`].
     closes: [[AtomicU64; CLOSE_CODES.len()]; CloseSide::ALL.len()],
     /// Health probes: failed, good.
     probes: [AtomicU64; 2],
@@ -142,7 +142,7 @@ impl NodeMeter {
 
 impl fmt::Debug for NodeMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Meter({}/{}, {} live)", self.pool, self.node, self.live())
+        write!(f, "NodeMeter({}/{}, {} live)", self.pool, self.node, self.live())
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_is_one_pointer_and_a_shard_has_its_cache_lines_to_itself() {
+    fn a_permit_is_one_pointer_and_a_shard_has_its_cache_lines_to_itself() {
         assert_eq!(size_of::<NodePermit>(), 8);
         assert_eq!(size_of::<Option<NodePermit>>(), 8);
         assert_eq!((size_of::<MeterShard>(), align_of::<MeterShard>()), (128, 128));

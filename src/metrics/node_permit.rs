@@ -1,4 +1,4 @@
-//! Who has a seat on a node: its count of live tunnels, and the limit on them.
+//! The permits of the tunnels on a node: the count of live tunnels, and the limit on them.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,20 +7,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::node_meter::NodeMeter;
 
 impl NodeMeter {
-    /// Counts one tunnel as open until the seat is dropped.
+    /// Counts one tunnel as open until the permit is dropped.
     pub fn acquire_permit(self: &Arc<Self>) -> NodePermit {
         self.live.fetch_add(1, Relaxed);
         NodePermit(Arc::clone(self))
     }
 
-    /// The same, unless `most` are open already: of any number that ask at once, no more than that get a seat.
+    /// The same, unless `most` are open already. Of any number of concurrent callers, no more than that get a permit.
     pub(crate) fn try_acquire_permit(self: &Arc<Self>, most: u32) -> Option<NodePermit> {
         let more = |live: u32| (live < most).then(|| live + 1);
         self.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| NodePermit(Arc::clone(self)))
     }
 }
 
-/// A tunnel's place on its node: counted as long as it exists.
+/// Counts one tunnel of a node while it lives.
 #[derive(Debug)]
 pub struct NodePermit(Arc<NodeMeter>);
 
@@ -50,30 +50,30 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_is_live_until_its_seat_is_dropped() {
+    fn a_tunnel_is_live_until_its_permit_is_dropped() {
         let meter = meter();
-        let seats: Vec<NodePermit> = (0..3).map(|_| meter.acquire_permit()).collect();
+        let permits: Vec<NodePermit> = (0..3).map(|_| meter.acquire_permit()).collect();
         assert_eq!(meter.live(), 3);
-        assert_eq!(seats[0].node.as_ref(), "ws1");
-        drop(seats);
+        assert_eq!(permits[0].node.as_ref(), "ws1");
+        drop(permits);
         assert_eq!(meter.live(), 0);
     }
 
     #[test]
-    fn however_many_ask_at_once_no_more_than_the_limit_get_a_seat() {
+    fn however_many_ask_at_once_no_more_than_the_limit_get_a_permit() {
         let (meter, holders, refused) = (meter(), AtomicU32::new(0), AtomicU32::new(0));
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let Some(seat) = meter.try_acquire_permit(2) else {
+                        let Some(permit) = meter.try_acquire_permit(2) else {
                             refused.fetch_add(1, Relaxed);
                             continue;
                         };
                         assert!(holders.fetch_add(1, Relaxed) < 2);
                         thread::yield_now();
                         holders.fetch_sub(1, Relaxed);
-                        drop(seat);
+                        drop(permit);
                     }
                 });
             }

@@ -17,13 +17,13 @@ const HANDSHAKE_BUCKETS: [f64; 13] =
 pub struct PoolMeter {
     /// The pool's name.
     pub pool: Arc<str>,
-    /// Upgrade requests by [`Handshake`].
+    /// Upgrade requests by [`HandshakeResult`].
     handshakes: [AtomicU64; HandshakeResult::ALL.len()],
     /// Seconds from the request's head to the answer, of those that were upgraded.
     pub(super) handshake_seconds: Histogram,
-    /// Plain requests by index into [`CLASSES`].
+    /// Plain requests by index into [`STATUS_CLASSES`].
     requests: [AtomicU64; STATUS_CLASSES.len()],
-    /// Sessions by index into [`SOURCES`] and into [`OUTCOMES`].
+    /// Sessions by index into [`AFFINITY_SOURCES`] and into [`AFFINITY_OUTCOMES`].
     affinity: [[AtomicU64; AFFINITY_OUTCOMES.len()]; AFFINITY_SOURCES.len()],
     /// Handshakes that were to be sent to another node: those that were, and those for which the budget had nothing left.
     retries: [AtomicU64; RETRY_RESULTS.len()],
@@ -69,8 +69,8 @@ impl PoolMeter {
         self.requests[class].fetch_add(1, Relaxed);
     }
 
-    /// A session was placed: which affinity source decided, one of [`SOURCES`], and how that went, one of
-    /// [`OUTCOMES`]. Other words are not counted.
+    /// A session was placed: which affinity source decided, one of [`AFFINITY_SOURCES`], and how that went, one of
+    /// [`AFFINITY_OUTCOMES`]. Other words are not counted.
     pub(crate) fn record_affinity(&self, source: &'static str, outcome: &'static str) {
         let source = AFFINITY_SOURCES.iter().position(|known| *known == source);
         let outcome = AFFINITY_OUTCOMES.iter().position(|known| *known == outcome);

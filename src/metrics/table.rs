@@ -30,9 +30,9 @@ pub(super) struct Scrape<'a> {
     /// Rejected, applied.
     pub reloads: [u64; 2],
     pub last_reload_applied: bool,
-    /// By [`Refusal`].
+    /// By [`ConnectionRefusal`].
     pub refused: [u64; ConnectionRefusal::ALL.len()],
-    /// By [`Part`].
+    /// By [`PanicLocation`].
     pub panics: [u64; PanicLocation::ALL.len()],
     pub access_log_dropped: u64,
     pub process: ProcessSample,

@@ -194,11 +194,11 @@ fn two_threads_count_on_their_own_shards_and_nothing_is_lost() {
 #[test]
 fn a_meter_is_found_again_by_its_names() {
     let metrics = counted();
-    let seat = metrics.node("chat", "ws1").acquire_permit();
+    let permit = metrics.node("chat", "ws1").acquire_permit();
     assert_eq!(metrics.node("chat", "ws1").live(), 1);
     assert_eq!(metrics.node("other", "ws1").live(), 0, "the same name in another pool is another node");
     assert!(Arc::ptr_eq(&metrics.pool("chat"), &metrics.pool("chat")));
-    drop(seat);
+    drop(permit);
     assert_eq!(metrics.node("chat", "ws1").live(), 0);
 }
 
@@ -216,14 +216,14 @@ fn the_sums_of_a_pool_survive_the_removal_of_a_node() {
 #[test]
 fn a_removed_node_is_shown_until_its_last_tunnel_ends() {
     let metrics = counted();
-    let seat = metrics.node("chat", "ws1").acquire_permit();
+    let permit = metrics.node("chat", "ws1").acquire_permit();
     metrics.retain(&|_, node| node.is_none());
-    seat.set_state("removed");
+    permit.set_state("removed");
     assert_eq!(value(&metrics, r#"mainstay_websocket_connections{pool="chat",node="ws1"}"#), Some(1.0));
     let state = r#"mainstay_node_state{pool="chat",node="ws1",state="removed"}"#;
     assert_eq!(value(&metrics, state), Some(1.0));
-    seat.shard(1).add(TrafficDirection::In, 5, &[0; 5]);
-    drop(seat);
+    permit.shard(1).add(TrafficDirection::In, 5, &[0; 5]);
+    drop(permit);
     assert_eq!(value(&metrics, state), None);
     assert_eq!(value(&metrics, r#"mainstay_bytes_total{pool="chat",direction="in"}"#), Some(135.0));
 }
@@ -231,11 +231,11 @@ fn a_removed_node_is_shown_until_its_last_tunnel_ends() {
 #[test]
 fn a_node_that_comes_back_while_it_is_leaving_stays() {
     let metrics = counted();
-    let seat = metrics.node("chat", "ws1").acquire_permit();
+    let permit = metrics.node("chat", "ws1").acquire_permit();
     metrics.retain(&|_, _| false);
     let again = metrics.node("chat", "ws1");
-    assert!(Arc::ptr_eq(&seat, &again));
-    drop((seat, again));
+    assert!(Arc::ptr_eq(&permit, &again));
+    drop((permit, again));
     assert!(metrics.render().contains("node=\"ws1\""));
 }
 
@@ -244,10 +244,10 @@ fn a_removed_pool_goes_with_its_last_node_and_what_matched_no_pool_stays() {
     let metrics = counted();
     metrics.record_unrouted_request(404);
     metrics.record_unrouted_handshake(HandshakeResult::Refused);
-    let seat = metrics.node("chat", "ws1").acquire_permit();
+    let permit = metrics.node("chat", "ws1").acquire_permit();
     metrics.retain(&|_, _| false);
     assert!(metrics.render().contains("pool=\"chat\""));
-    drop(seat);
+    drop(permit);
     assert!(!metrics.render().contains("pool=\"chat\""));
     assert_eq!(value(&metrics, r#"mainstay_requests_total{pool="",status="4xx"}"#), Some(1.0));
     assert_eq!(value(&metrics, r#"mainstay_handshakes_total{pool="",result="refused"}"#), Some(1.0));
@@ -268,13 +268,13 @@ fn a_handshake_falls_into_the_bucket_of_its_time() {
 fn utilization_is_live_tunnels_per_allowed_tunnel_and_absent_without_a_limit() {
     let metrics = counted();
     let node = metrics.node("chat", "ws1");
-    let seats = [node.acquire_permit(), node.acquire_permit()];
+    let permit = [node.acquire_permit(), node.acquire_permit()];
     let utilization = r#"mainstay_node_utilization{pool="chat",node="ws1"}"#;
     assert_eq!(value(&metrics, utilization), Some(0.25));
     node.set_capacity(None);
     assert_eq!(value(&metrics, utilization), None);
     assert_eq!(node.live(), 2);
-    drop(seats);
+    drop(permit);
 }
 
 #[test]
@@ -308,9 +308,9 @@ fn a_node_that_reports_its_own_load_is_believed_until_it_says_nothing() {
     node.set_reported_load(Some((1, 0)));
     assert_eq!(utilization(), Some(0.0), "a load of no places says nothing");
     node.set_reported_load(None);
-    let seat = node.acquire_permit();
+    let permit = node.acquire_permit();
     assert_eq!(utilization(), Some(0.125));
-    drop(seat);
+    drop(permit);
 }
 
 #[test]

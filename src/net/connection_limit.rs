@@ -1,7 +1,7 @@
-//! How many client connections there are, all together and of each client, and the places that they take.
+//! The limits on client connections: all together, and of each client.
 //!
-//! A [`Place`] is taken at accept and given back when it is dropped, wherever the connection is by then: at the front
-//! desk or a tunnel in the relay. The counts outlive every reload; the limits come in with each question. The table of
+//! A [`ConnectionPermit`] is acquired at accept and released when it is dropped, wherever the connection is by then: at
+//! the front desk or in the relay. The counts outlive every reload; the limits come in with each question. The table of
 //! clients has an entry only for a client that has a connection, so it is bounded by the connections.
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// See the module.
+/// Counts the client connections, all together and of each client.
 #[derive(Debug, Default)]
 pub struct ConnectionLimiter(Mutex<ConnectionCounts>);
 
@@ -29,67 +29,68 @@ pub(crate) fn client_prefix(address: IpAddr) -> IpAddr {
 }
 
 impl ConnectionLimiter {
-    /// A place for a connection, unless `most` are taken. Whose it is may be said later.
+    /// A permit for a connection, unless there are `most` already. Its client may be set later.
     pub fn acquire(self: &Arc<Self>, most: u32) -> Option<ConnectionPermit> {
-        let mut taken = self.0.lock();
-        if taken.total >= most {
+        let mut counts = self.0.lock();
+        if counts.total >= most {
             return None;
         }
-        taken.total += 1;
+        counts.total += 1;
         Some(ConnectionPermit { limiter: Arc::clone(self), client: None })
     }
 
-    /// How many are taken.
+    /// How many connections there are.
     pub(crate) fn connections(&self) -> u32 {
         self.0.lock().total
     }
 }
 
-/// The place of one client connection.
+/// The permit of one client connection.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
-    /// Whose it is.
+    /// The client that it is counted for.
     client: Option<IpAddr>,
 }
 
 impl ConnectionPermit {
-    /// Whose it is, as it is counted: the [prefix](client_prefix).
+    /// The client, as it is counted: its [prefix](client_prefix).
     pub(crate) fn client(&self) -> Option<IpAddr> {
         self.client
     }
 
-    /// Says whose it is. False, and nobody's still, when that client has `most` already; 0 is no limit.
+    /// Counts the connection for its client. False, and counted for no client, when that one has `most` already; 0 is no
+    /// limit.
     #[must_use]
     pub(crate) fn acquire_for_client(&mut self, client: IpAddr, most: u32) -> bool {
         let client = client_prefix(client);
-        let mut taken = self.limiter.0.lock();
-        release(&mut taken, self.client.take());
-        let of_client = taken.clients.get(&client).copied().unwrap_or(0);
+        let mut counts = self.limiter.0.lock();
+        release(&mut counts, self.client.take());
+        let of_client = counts.clients.get(&client).copied().unwrap_or(0);
         if most != 0 && of_client >= most {
             return false;
         }
-        taken.clients.insert(client, of_client + 1);
+        counts.clients.insert(client, of_client + 1);
         self.client = Some(client);
         true
     }
 }
 
-fn release(taken: &mut ConnectionCounts, client: Option<IpAddr>) {
+fn release(counts: &mut ConnectionCounts, client: Option<IpAddr>) {
     let Some(client) = client else { return };
-    match taken.clients.get_mut(&client) {
+    match counts.clients.get_mut(&client) {
         Some(count) if *count > 1 => *count -= 1,
         _ => {
-            taken.clients.remove(&client);
+            counts.clients.remove(&client);
         }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut taken = self.limiter.0.lock();
-        taken.total -= 1;
-        release(&mut taken, self.client.take());
+        let mut counts = self.limiter.0.lock();
+        counts.total -= 1;
+        release(&mut counts, self.client.take());
     }
 }
 
@@ -102,17 +103,17 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_given_back_when_it_is_dropped() {
-        let places = Arc::new(ConnectionLimiter::default());
-        let first = places.acquire(2).unwrap();
-        let _second = places.acquire(2).unwrap();
-        assert!(places.acquire(2).is_none());
+    fn a_permit_is_released_when_it_is_dropped() {
+        let limiter = Arc::new(ConnectionLimiter::default());
+        let first = limiter.acquire(2).unwrap();
+        let _second = limiter.acquire(2).unwrap();
+        assert!(limiter.acquire(2).is_none());
         drop(first);
-        assert_eq!(places.connections(), 1);
-        assert!(places.acquire(2).is_some());
+        assert_eq!(limiter.connections(), 1);
+        assert!(limiter.acquire(2).is_some());
     }
 
-    /// What a connection does with its place. The second number of a claim is the client's limit.
+    /// What a connection does with its permit. The second number of a claim is the client's limit.
     #[derive(Debug, Clone, Copy)]
     enum Act {
         Take,
@@ -133,20 +134,20 @@ mod tests {
     ];
 
     /// Does one of them, and says whether it can be done now.
-    fn act(places: &Arc<ConnectionLimiter>, held: &mut Vec<ConnectionPermit>, act: Act) -> bool {
+    fn act(limiter: &Arc<ConnectionLimiter>, held: &mut Vec<ConnectionPermit>, act: Act) -> bool {
         let client = |number: u8| IpAddr::from([192, 0, 2, number]);
         match act {
             Act::Take => {
-                let taken = places.acquire(3);
-                assert_eq!(taken.is_some(), held.len() < 3);
-                held.extend(taken);
+                let counts = limiter.acquire(3);
+                assert_eq!(counts.is_some(), held.len() < 3);
+                held.extend(counts);
             }
             Act::Claim(at, number, most) if at < held.len() => {
                 let client = client(number);
                 let others = held
                     .iter()
                     .enumerate()
-                    .filter(|(other, place)| *other != at && place.client() == Some(client));
+                    .filter(|(other, permit)| *other != at && permit.client() == Some(client));
                 let has_room = most == 0 || others.count() < most as usize;
                 assert_eq!(held[at].acquire_for_client(client, most), has_room);
                 assert_eq!(held[at].client(), has_room.then_some(client));
@@ -159,23 +160,23 @@ mod tests {
 
     /// Each method does all it does under the one lock, so what connections do at the same time is one of these orders.
     #[test]
-    fn in_every_order_of_connections_places_are_counted_exactly() {
+    fn in_every_order_of_connections_permits_are_counted_exactly() {
         let (mut order, mut played) = ([0; 8], 0);
         'orders: loop {
-            let (places, mut held) = (Arc::new(ConnectionLimiter::default()), Vec::new());
+            let (limiter, mut held) = (Arc::new(ConnectionLimiter::default()), Vec::new());
             let stuck = order.iter().position(|&next| {
-                let is_done = act(&places, &mut held, ACTS[next]);
-                let taken = places.0.lock();
+                let is_done = act(&limiter, &mut held, ACTS[next]);
+                let counts = limiter.0.lock();
                 let mut clients = HashMap::new();
                 held.iter()
                     .filter_map(ConnectionPermit::client)
                     .for_each(|of| *clients.entry(of).or_insert(0) += 1);
-                assert_eq!((taken.total as usize, &taken.clients), (held.len(), &clients));
+                assert_eq!((counts.total as usize, &counts.clients), (held.len(), &clients));
                 !is_done
             });
             played += usize::from(stuck.is_none());
             drop(held);
-            assert_eq!((places.connections(), places.0.lock().clients.len()), (0, 0));
+            assert_eq!((limiter.connections(), limiter.0.lock().clients.len()), (0, 0));
             // The next order; all that begin like one that is stuck are passed over.
             let mut at = stuck.unwrap_or(order.len() - 1);
             while order[at] + 1 == ACTS.len() {
@@ -190,18 +191,18 @@ mod tests {
 
     #[test]
     fn a_lower_limit_lets_those_who_are_there_stay() {
-        let places = Arc::new(ConnectionLimiter::default());
-        let _taken: Vec<ConnectionPermit> = (0..3).map(|_| places.acquire(3).unwrap()).collect();
-        assert!(places.acquire(2).is_none());
-        assert_eq!(places.connections(), 3);
+        let limiter = Arc::new(ConnectionLimiter::default());
+        let _taken: Vec<ConnectionPermit> = (0..3).map(|_| limiter.acquire(3).unwrap()).collect();
+        assert!(limiter.acquire(2).is_none());
+        assert_eq!(limiter.connections(), 3);
     }
 
     #[test]
     fn each_client_has_its_own_limit_and_an_ipv6_client_is_its_64() {
-        let places = Arc::new(ConnectionLimiter::default());
+        let limiter = Arc::new(ConnectionLimiter::default());
         let claim = |client: &str| {
-            let mut place = places.acquire(100).unwrap();
-            place.acquire_for_client(ip(client), 2).then_some(place)
+            let mut permit = limiter.acquire(100).unwrap();
+            permit.acquire_for_client(ip(client), 2).then_some(permit)
         };
         let held: Vec<Option<ConnectionPermit>> =
             ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"].map(claim).into();
@@ -210,16 +211,16 @@ mod tests {
         assert!(claim("192.0.2.2").is_some() && claim("2001:db8:0:1::").is_some());
         drop(held);
         assert!(claim("192.0.2.1").is_some());
-        assert_eq!(places.connections(), 0);
-        assert!(places.0.lock().clients.is_empty(), "a client without connections leaves nothing behind");
+        assert_eq!(limiter.connections(), 0);
+        assert!(limiter.0.lock().clients.is_empty(), "a client without connections leaves nothing behind");
     }
 
     #[test]
     fn without_a_limit_clients_are_counted_so_that_a_later_one_finds_them() {
-        let places = Arc::new(ConnectionLimiter::default());
-        let mut first = places.acquire(9).unwrap();
+        let limiter = Arc::new(ConnectionLimiter::default());
+        let mut first = limiter.acquire(9).unwrap();
         assert!(first.acquire_for_client(ip("192.0.2.1"), 0));
-        assert!(!places.acquire(9).unwrap().acquire_for_client(ip("192.0.2.1"), 1));
-        assert!(first.acquire_for_client(ip("192.0.2.1"), 1), "it has its own place already");
+        assert!(!limiter.acquire(9).unwrap().acquire_for_client(ip("192.0.2.1"), 1));
+        assert!(first.acquire_for_client(ip("192.0.2.1"), 1), "it has its own permit already");
     }
 }

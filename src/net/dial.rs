@@ -2,7 +2,7 @@
 //!
 //! One deadline covers the name and every address behind it. Each address gets an equal share of the time that is
 //! left, so that one that swallows packets cannot hide the next. A fault is a value: the node's, or the balancer's own
-//! when it has no port or no file left ([`DialFault::is_own`]).
+//! when it has no port or no file left (`DialError::is_local`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -108,7 +108,7 @@ impl Dialer {
     ///
     /// # Errors
     ///
-    /// See [`DialFault`].
+    /// See [`DialError`].
     pub(crate) async fn dial(
         &self,
         target: DialTarget<'_>,
@@ -231,7 +231,7 @@ pub(crate) fn port_range() -> u64 {
 ///
 /// # Errors
 ///
-/// See [`DialFault`].
+/// See [`DialError`].
 pub(crate) async fn dial(target: DialTarget<'_>, within: Duration) -> Result<Stream, DialError> {
     Dialer::default().dial(target, None, within).await
 }

@@ -1,6 +1,6 @@
 //! The socket between a process and the one that takes over from it: whole frames with descriptors, both ways.
 //!
-//! A frame is a kind, a body and at most [`MOST_DESCRIPTORS`] descriptors (SCM_RIGHTS, unix(7)). What a frame means is
+//! A frame is a kind, a body and at most `MAX_DESCRIPTORS` descriptors (SCM_RIGHTS, unix(7)). What a frame means is
 //! not known here. The socket is one of a pair, so it has no name that anybody else could open; the other end is the
 //! standard input of the child, so the child inherits exactly this. Both ends say whether their peer is the process
 //! that it should be (SO_PEERCRED).
@@ -9,7 +9,7 @@
 //! whoever takes over leaves no core dumps from before the first byte of it is read.
 //!
 //! Descriptors that there is no room for are lost with their frame: the kernel closes them, and that is a fault here
-//! ([`LinkFault::NoDescriptors`]), never a shorter list.
+//! ([`HandoverError::NoDescriptors`]), never a shorter list.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,7 +42,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(1);
 /// Tries before that is a fault: the other side reads, or it never will.
 const MAX_TRIES: u32 = 2_000;
 
-/// One end.
+/// One end of the socket between two processes.
 #[derive(Debug)]
 pub struct HandoverSocket {
     socket: UnixStream,
@@ -56,7 +56,7 @@ pub struct HandoverSocket {
 pub struct HandoverFrame {
     /// What it is.
     pub kind: u8,
-    /// At most [`LARGEST_BODY`] bytes.
+    /// At most `MAX_BODY` bytes.
     pub body: Zeroizing<Vec<u8>>,
     /// Close-on-exec each.
     pub descriptors: Vec<OwnedFd>,
@@ -110,11 +110,11 @@ impl HandoverSocket {
         Ok(Self { socket, read: ReceiveBuffer::default(), descriptors: VecDeque::new() })
     }
 
-    /// Sends a frame. One whose sending is given up half-way leaves the link of no use.
+    /// Sends a frame. One whose sending is given up half-way leaves the socket unusable.
     ///
     /// # Errors
     ///
-    /// See [`LinkFault`]; nobody reads at the other end any more.
+    /// See [`HandoverError`]; nobody reads at the other end any more.
     pub(crate) async fn send(
         &mut self,
         kind: u8,
@@ -148,7 +148,7 @@ impl HandoverSocket {
     ///
     /// # Errors
     ///
-    /// See [`LinkFault`].
+    /// See [`HandoverError`].
     pub async fn receive(&mut self) -> Result<Option<HandoverFrame>, HandoverError> {
         loop {
             if let Some(frame) = self.take_frame()? {

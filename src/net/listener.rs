@@ -21,7 +21,7 @@ use super::stream::{self, Stream};
 /// back at once fills a shorter queue.
 const BACKLOG: i32 = 4096;
 
-/// See the module.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
     /// On a TCP port.
@@ -37,7 +37,7 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode. Another file at the path belongs to somebody else; `None`: this one does, too.
     identity: Option<(u64, u64)>,
-    /// Another process goes on with it.
+    /// The file is kept at drop: another process listens on the socket now.
     is_kept: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2, in and out: the first bytes of a connection that a proxy opens, which say
 //! whose connection it is (HAProxy, doc/proxy-protocol.txt).
 //!
-//! [`read`] takes the header and not one byte behind it, so TLS or HTTP can follow on the bare stream. Whether the
+//! `read_header` takes the header and not one byte behind it, so TLS or HTTP can follow on the bare stream. Whether the
 //! peer may send one is not decided here: whoever reads one believes it. Extensions (TLVs) are skipped, checksums
 //! among them. What a LOCAL, UNKNOWN or Unix header says about addresses is nothing.
 
@@ -79,7 +79,7 @@ pub enum ProxyHeaderError {
 ///
 /// # Errors
 ///
-/// See [`HeaderFault`]; the connection is of no use then.
+/// See [`ProxyHeaderError`]; the connection is of no use then.
 pub(crate) async fn read_header(
     stream: &mut (impl AsyncRead + Unpin),
     within: Duration,

@@ -1,6 +1,6 @@
 //! One connection, over TCP or a Unix socket, perhaps with TLS on it, as the front desk reads and writes it.
 //!
-//! A plain socket is in tokio's hands and nothing is buffered here, so [`Stream::into_raw_parts`] can take it out again
+//! A plain socket is in tokio's hands and nothing is buffered here, so `Stream::into_raw_parts` can take it out again
 //! without losing a byte. What rustls holds of a TLS connection comes with it ([`super::tls`]).
 
 use std::io::{self, IoSlice};

@@ -2,7 +2,7 @@
 //!
 //! A state machine that is told what happened and when (since the start of the process), and answers with what
 //! changed, so that the caller logs each change once. It probes nothing and keeps no timer: an ejection ends by
-//! itself, and [`Health::tick`], called at least with each probe, reports that.
+//! itself, and `NodeHealth::update`, called at least with each probe, reports that.
 //!
 //! What ejects a node must be something that no single client can cause: dials that fail, or answers that fail for
 //! several clients, of which each counts once. Good probes end an ejection early. They are believed once: a node that
@@ -21,7 +21,7 @@ pub struct HealthThresholds {
     pub rise: u32,
     /// Failed probes in a row that bring a node down.
     pub fall: u32,
-    /// Failures in a row seen by real traffic that eject a node; 0 turns ejection off. See [`Evidence`].
+    /// Failures in a row seen by real traffic that eject a node; 0 turns ejection off. See `FailureEvidence`.
     pub failures: u32,
     /// How long an ejected node is left out at most.
     pub eject: Duration,
@@ -53,7 +53,7 @@ pub(crate) enum FailureEvidence {
     /// The balancer's own: it got no connection. No client can cause that, so each counts.
     Dial,
     /// The answer to a request of this client (its prefix) failed, which the client may have wanted. Each client counts
-    /// once in a row of failures, and the row needs [`SEVERAL`] of them.
+    /// once in a row of failures, and the row needs [`MIN_FAILED_CLIENTS`] of them.
     Response(IpAddr),
 }
 
@@ -127,7 +127,7 @@ pub struct HealthState {
     failures: u32,
     /// Failed answers in the same row, each of another client.
     answers: u32,
-    /// The last of those clients, at most [`CLIENTS`].
+    /// The last of those clients, at most [`MAX_FAILED_CLIENTS`].
     clients: Vec<IpAddr>,
     /// The end of the running ejection.
     ejected_until: Option<Duration>,
@@ -164,7 +164,7 @@ impl NodeHealth {
         Self { thresholds, state: HealthState::default() }
     }
 
-    /// A node that joins a running pool: as [`Health::new`], but its share grows from the first time it is up.
+    /// A node that joins a running pool: as [`NodeHealth::new`], but its share grows from the first time it is up.
     pub(crate) fn new_joining(thresholds: HealthThresholds) -> Self {
         Self { thresholds, state: HealthState { first_is_return: true, ..HealthState::default() } }
     }
@@ -319,7 +319,7 @@ impl NodeHealth {
         *self = Self { thresholds: rule, state };
     }
 
-    /// Ends an ejection whose time is over; [`Change::Back`] when the node takes clients again by that.
+    /// Ends an ejection whose time is over; [`HealthChange::Readmitted`] when the node takes clients again by that.
     pub(crate) fn update(&mut self, now: Duration) -> Option<HealthChange> {
         let until = self.state.ejected_until.filter(|until| *until <= now)?;
         self.end_ejection(until);
@@ -349,7 +349,7 @@ impl NodeHealth {
         may_serve && !self.is_draining()
     }
 
-    /// What the node is good for at `now`. Never [`State::Removed`], which is not for the node to say.
+    /// What the node is good for at `now`. Never [`NodeState::Removed`], which is not for the node to say.
     pub(crate) fn node_state(&self, now: Duration) -> NodeState {
         let is_ejected = self.state.ejected_until.is_some_and(|until| now < until);
         match self.state.is_up {
@@ -359,7 +359,7 @@ impl NodeHealth {
         }
     }
 
-    /// How much of its weight counts at `now`: from [`FIRST_SHARE`] to 1 over `slow_start`.
+    /// How much of its weight counts at `now`: from [`MIN_SLOW_START_FACTOR`] to 1 over `slow_start`.
     pub(crate) fn slow_start_factor(&self, now: Duration) -> f32 {
         let since = match self.state.ejected_until {
             Some(until) if until <= now => Some(until),

@@ -1,7 +1,7 @@
 //! A pool: an immutable set of nodes, and what is fixed about each of them.
 //!
 //! A set never changes; a reload builds another. What does change (whether a node is up, how many tunnels it
-//! has) is not here: [`pick`] is given it with each question. Everything that places a client names a node by
+//! has) is not here: [`select`] is given it with each request. Everything that places a client names a node by
 //! its id or its tag, never by its position, so that a node can come or go without moving anybody else.
 
 pub mod health;
@@ -195,7 +195,7 @@ impl fmt::Display for NodeState {
     }
 }
 
-/// The nodes of one pool, in the order of the config, with everything that a pick needs worked out beforehand.
+/// The nodes of one pool, in the order of the config, with everything precomputed that a selection needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeSet {
     /// The pool's name; seeds and tags are made from it, so two pools hash apart.
@@ -204,7 +204,7 @@ pub struct NodeSet {
     nodes: Box<[Node]>,
     /// Where each node stands in rendezvous hashing.
     rendezvous: Box<[hash::RendezvousNode]>,
-    /// What else a pick reads about each node, side by side so that a pass touches few cache lines.
+    /// What else a selection reads about each node, side by side so that a pass touches few cache lines.
     limits: Box<[NodeLimits]>,
     /// Tags of the nodes, in the order of `nodes`.
     tags: Box<[NodeTag]>,
@@ -230,7 +230,7 @@ struct NodeLimits {
 impl NodeSet {
     /// The set of a pool. Ids should be unique (the config checks it): of two alike the first is found.
     pub fn new(pool: &str, nodes: Vec<Node>) -> Self {
-        let stand = |node: &Node| hash::RendezvousNode::new(pool, node.id.as_str(), node.weight);
+        let rendezvous = |node: &Node| hash::RendezvousNode::new(pool, node.id.as_str(), node.weight);
         let limits = |node: &Node| NodeLimits {
             weight: u32::from(node.weight.max(1)),
             max: node.max_connections.unwrap_or(u32::MAX),
@@ -242,7 +242,7 @@ impl NodeSet {
         by_id.sort_by(|a, b| nodes[*a].id.cmp(&nodes[*b].id));
         Self {
             pool: pool.into(),
-            rendezvous: nodes.iter().map(stand).collect(),
+            rendezvous: nodes.iter().map(rendezvous).collect(),
             limits: nodes.iter().map(limits).collect(),
             max_weight: nodes.iter().map(|node| node.weight).max().unwrap_or(1).max(1),
             has_equal_weights: nodes.windows(2).all(|pair| pair[0].weight == pair[1].weight),

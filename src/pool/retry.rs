@@ -26,12 +26,12 @@ const EARNED_DECAY: Duration = Duration::from_secs(10);
 /// Retries that are there beside those that handshakes give, and so many more each second.
 const SPARE_RETRIES: f64 = 3.0;
 
-/// See the module.
+/// The retries that a pool has left.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryBudget {
     /// What the handshakes of late have given and that is not used, in hundredths of a retry.
     earned: f64,
-    /// Retries of the floor that are not used, at most [`FLOOR`].
+    /// Retries of the floor that are not used, at most [`SPARE_RETRIES`].
     spare: f64,
     /// When both were right, on the clock that questions are asked by.
     at: Duration,

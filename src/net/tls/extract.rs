@@ -1,15 +1,15 @@
-//! Leaving rustls: from a live TLS connection to the socket and what a record layer of our own needs ([`Departed`]).
+//! Takes a live TLS connection out of rustls: the socket, and what our own record layer needs ([`ExtractedTls`]).
 //!
 //! The order matters, and each step is there because leaving it out loses bytes or breaks the peer:
 //!
-//! 1. A connection that has had a fault, or sent an alert, ends and does not leave.
+//! 1. A connection that had an error or sent an alert is closed, not extracted.
 //! 2. An empty write makes rustls encrypt an answer to a KeyUpdate that it has only queued.
 //! 3. What waits to be sent is taken along: tickets, that answer, the rest of a 101.
 //! 4. What was decrypted and not read is taken along, and whether close_notify was among it.
 //! 5. rustls gives keys, IVs and sequence numbers up.
 //! 6. TLS 1.3: the traffic secrets that the key log caught are moved on until they yield those keys: peers may have
 //!    updated theirs before. It also proves that log and connection belong together.
-//! 7. The gate has the bytes of the record that had begun, and what was read ahead.
+//! 7. The record reader has the bytes of the record that had begun, and what was read ahead.
 
 use std::io::{self, Read, Write};
 
@@ -21,10 +21,10 @@ use super::key_schedule::{derive_keys, update_secret};
 use super::record_reader::RecordReader;
 use super::secret_log::{TrafficSecret, TrafficSecretLog};
 
-/// KeyUpdates of one direction before leaving that are followed. A peer that sends so many without need is cut.
+/// The most KeyUpdates of one direction that are followed. A peer that sends more without need is disconnected.
 const MAX_KEY_UPDATES: usize = 64;
 
-/// Why a connection cannot leave; it is closed then.
+/// Why a connection cannot be extracted; it is closed then.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExtractError {
     /// It had ended already, or rustls does not give its secrets up.
@@ -34,7 +34,7 @@ pub(crate) enum ExtractError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// Neither TLS 1.2 nor 1.3, or a cipher that is not one of ours.
-    #[error("a version or a cipher that cannot leave")]
+    #[error("a version or a cipher that cannot be extracted")]
     Unsupported,
     /// The caught secrets lead to other keys, or there are none.
     #[error("the traffic secrets do not lead to the keys")]
@@ -45,19 +45,19 @@ pub(crate) enum ExtractError {
 ///
 /// # Errors
 ///
-/// See [`LeaveFault`]; the socket is closed.
+/// See [`ExtractError`]; the socket is closed.
 pub(crate) fn extract<S>(
     stream: TlsStream<RecordReader<S>>,
     secrets: &TrafficSecretLog,
 ) -> Result<(S, ExtractedTls), ExtractError> {
-    let (gate, mut connection, is_server) = match stream {
+    let (reader, mut connection, is_server) = match stream {
         TlsStream::Server(stream) => {
-            let (gate, connection) = stream.into_inner();
-            (gate, Connection::from(connection), true)
+            let (reader, connection) = stream.into_inner();
+            (reader, Connection::from(connection), true)
         }
         TlsStream::Client(stream) => {
-            let (gate, connection) = stream.into_inner();
-            (gate, Connection::from(connection), false)
+            let (reader, connection) = stream.into_inner();
+            (reader, Connection::from(connection), false)
         }
     };
     connection.process_new_packets()?;
@@ -78,7 +78,7 @@ pub(crate) fn extract<S>(
     };
     let (suite, ..) = cipher_parts(&tx.1)?;
     let (tx, rx) = (traffic_keys(tx_secret, tx)?, traffic_keys(rx_secret, rx)?);
-    let (stream, undecrypted) = gate.into_parts();
+    let (stream, undecrypted) = reader.into_parts();
     Ok((
         stream,
         ExtractedTls {
@@ -176,23 +176,23 @@ mod tests {
     use super::*;
     use crate::net::tls::key_schedule::key_and_iv;
 
-    /// The least record layer that can go on with a departed connection.
+    /// The least record layer that can go on with an extracted connection.
     struct Own(DuplexStream, ExtractedTls);
 
     impl Own {
         /// The next record's type and content: of TLS 1.3, what is inside.
         async fn open(&mut self) -> (u8, Vec<u8>) {
-            let Self(stream, departed) = self;
+            let Self(stream, extracted) = self;
             let mut take = async |length: usize| {
-                while departed.undecrypted.len() < length {
+                while extracted.undecrypted.len() < length {
                     let byte = stream.read_u8().await.unwrap();
-                    departed.undecrypted.push(byte);
+                    extracted.undecrypted.push(byte);
                 }
-                departed.undecrypted.drain(..length).collect::<Vec<u8>>()
+                extracted.undecrypted.drain(..length).collect::<Vec<u8>>()
             };
             let header: [u8; 5] = take(5).await.try_into().unwrap();
             let body = take(usize::from(u16::from_be_bytes([header[3], header[4]]))).await;
-            open(departed, header, body)
+            open(extracted, header, body)
         }
 
         /// Sends what is unsent, and then one record.
@@ -204,13 +204,13 @@ mod tests {
         }
     }
 
-    fn key_of(departed: &ExtractedTls, keys: &TrafficKeys) -> aead::LessSafeKey {
-        let algorithm = match departed.suite {
+    fn key_of(extracted: &ExtractedTls, keys: &TrafficKeys) -> aead::LessSafeKey {
+        let algorithm = match extracted.suite {
             CipherSuite::Aes128Gcm => &aead::AES_128_GCM,
             CipherSuite::Aes256Gcm => &aead::AES_256_GCM,
             CipherSuite::Chacha20Poly1305 => &aead::CHACHA20_POLY1305,
         };
-        let key = &keys.key[..departed.suite.key_len()];
+        let key = &keys.key[..extracted.suite.key_len()];
         aead::LessSafeKey::new(aead::UnboundKey::new(algorithm, key).unwrap())
     }
 
@@ -220,51 +220,51 @@ mod tests {
         nonce
     }
 
-    fn is_explicit(departed: &ExtractedTls) -> bool {
-        departed.version == TlsProtocolVersion::Tls12 && departed.suite != CipherSuite::Chacha20Poly1305
+    fn is_explicit(extracted: &ExtractedTls) -> bool {
+        extracted.version == TlsProtocolVersion::Tls12 && extracted.suite != CipherSuite::Chacha20Poly1305
     }
 
     fn aad12(seq: u64, kind: u8, length: usize) -> Vec<u8> {
         [&seq.to_be_bytes()[..], &[kind, 3, 3], &(length as u16).to_be_bytes()].concat()
     }
 
-    fn open(departed: &mut ExtractedTls, header: [u8; 5], mut body: Vec<u8>) -> (u8, Vec<u8>) {
-        let key = key_of(departed, &departed.rx);
-        let mut nonce = nonce(&departed.rx);
-        if is_explicit(departed) {
-            nonce[..4].copy_from_slice(&departed.rx.iv[..4]);
+    fn open(extracted: &mut ExtractedTls, header: [u8; 5], mut body: Vec<u8>) -> (u8, Vec<u8>) {
+        let key = key_of(extracted, &extracted.rx);
+        let mut nonce = nonce(&extracted.rx);
+        if is_explicit(extracted) {
+            nonce[..4].copy_from_slice(&extracted.rx.iv[..4]);
             nonce[4..].copy_from_slice(&body[..8]);
             body.drain(..8);
         }
-        let aad = match departed.version {
+        let aad = match extracted.version {
             TlsProtocolVersion::Tls13 => header.to_vec(),
-            TlsProtocolVersion::Tls12 => aad12(departed.rx.seq, header[0], body.len() - 16),
+            TlsProtocolVersion::Tls12 => aad12(extracted.rx.seq, header[0], body.len() - 16),
         };
         let nonce = aead::Nonce::assume_unique_for_key(nonce);
         let length = key.open_in_place(nonce, aead::Aad::from(aad), &mut body).expect("it decrypts").len();
-        departed.rx.seq += 1;
+        extracted.rx.seq += 1;
         body.truncate(length);
         let kind =
-            if departed.version == TlsProtocolVersion::Tls13 { body.pop().unwrap() } else { header[0] };
+            if extracted.version == TlsProtocolVersion::Tls13 { body.pop().unwrap() } else { header[0] };
         (kind, body)
     }
 
-    fn seal(departed: &mut ExtractedTls, kind: u8, data: &[u8]) -> Vec<u8> {
+    fn seal(extracted: &mut ExtractedTls, kind: u8, data: &[u8]) -> Vec<u8> {
         let mut body = data.to_vec();
-        let key = key_of(departed, &departed.tx);
-        let nonce = nonce(&departed.tx);
-        let explicit = if is_explicit(departed) { nonce[4..].to_vec() } else { Vec::new() };
-        let is_13 = departed.version == TlsProtocolVersion::Tls13;
+        let key = key_of(extracted, &extracted.tx);
+        let nonce = nonce(&extracted.tx);
+        let explicit = if is_explicit(extracted) { nonce[4..].to_vec() } else { Vec::new() };
+        let is_13 = extracted.version == TlsProtocolVersion::Tls13;
         if is_13 {
             body.push(kind);
         }
         let length = (explicit.len() + body.len() + 16) as u16;
         let mut record = vec![if is_13 { 23 } else { kind }, 3, 3];
         record.extend_from_slice(&length.to_be_bytes());
-        let aad = if is_13 { record.clone() } else { aad12(departed.tx.seq, kind, body.len()) };
+        let aad = if is_13 { record.clone() } else { aad12(extracted.tx.seq, kind, body.len()) };
         let nonce = aead::Nonce::assume_unique_for_key(nonce);
         key.seal_in_place_append_tag(nonce, aead::Aad::from(aad), &mut body).unwrap();
-        departed.tx.seq += 1;
+        extracted.tx.seq += 1;
         [record, explicit, body].concat()
     }
 
@@ -318,8 +318,8 @@ mod tests {
     impl Pair {
         /// The server leaves; the client stays in rustls.
         fn server_leaves(self) -> (Own, client::TlsStream<RecordReader<DuplexStream>>) {
-            let (stream, departed) = extract(TlsStream::Server(self.server), &self.server_secrets).unwrap();
-            (Own(stream, departed), self.client)
+            let (stream, extracted) = extract(TlsStream::Server(self.server), &self.server_secrets).unwrap();
+            (Own(stream, extracted), self.client)
         }
 
         /// Bytes that the client would send for `plain`, not sent.
@@ -329,9 +329,9 @@ mod tests {
         }
 
         async fn wire(&mut self, bytes: &[u8]) {
-            // Past the gate and rustls, as if the network brought it.
-            let (gate, _) = self.client.get_mut();
-            gate.write_all(bytes).await.unwrap();
+            // Past the reader and rustls, as if the network brought it.
+            let (reader, _) = self.client.get_mut();
+            reader.write_all(bytes).await.unwrap();
         }
 
         /// The server reads that much plaintext, in rustls.
@@ -377,9 +377,9 @@ mod tests {
                     let (own, client) = pair.server_leaves();
                     (own, TlsStream::Client(client))
                 } else {
-                    let (stream, departed) =
+                    let (stream, extracted) =
                         extract(TlsStream::Client(pair.client), &pair.client_secrets).unwrap();
-                    (Own(stream, departed), TlsStream::Server(pair.server))
+                    (Own(stream, extracted), TlsStream::Server(pair.server))
                 };
                 say(&mut stays, b"ping").await;
                 assert_eq!(own.open().await, (23, b"ping".to_vec()), "{suite:?}");
@@ -447,8 +447,8 @@ mod tests {
                 far
             };
             let (server, far) = tokio::join!(accepting, playing);
-            let (stream, departed) = extract(TlsStream::Server(server.unwrap()), &secrets).unwrap();
-            let mut own = Own(stream, departed);
+            let (stream, extracted) = extract(TlsStream::Server(server.unwrap()), &secrets).unwrap();
+            let mut own = Own(stream, extracted);
             let mut got = std::mem::take(&mut own.1.decrypted);
             while got.len() < 18 {
                 got.extend(own.open().await.1);
@@ -490,13 +490,13 @@ mod tests {
                     assert!(matches!(left, Err(ExtractError::SecretMismatch)), "{updates}");
                     continue;
                 }
-                let (stream, departed) = left.unwrap();
+                let (stream, extracted) = left.unwrap();
                 // The caught secret is the present one: the next update starts from it.
-                let mut next = departed.rx.secret;
+                let mut next = extracted.rx.secret;
                 update_secret(suite_of(suite), &mut next);
                 pair.client.get_mut().1.refresh_traffic_keys().unwrap();
                 say(&mut pair.client, b"y").await;
-                let mut own = Own(stream, departed);
+                let mut own = Own(stream, extracted);
                 assert_eq!(own.open().await.0, 22, "the KeyUpdate, under the old key");
                 let (key, iv) = key_and_iv(own.1.suite, &next);
                 (own.1.rx.key, own.1.rx.iv, own.1.rx.seq) = (*key, *iv, 0);
@@ -570,7 +570,7 @@ mod tests {
     #[test]
     fn what_departs_is_not_printed() {
         let keys = || TrafficKeys { secret: [0xab; 48], key: [0xcd; 32], iv: [0xef; 12], seq: 7 };
-        let departed = ExtractedTls {
+        let extracted = ExtractedTls {
             version: TlsProtocolVersion::Tls13,
             suite: CipherSuite::Aes128Gcm,
             tx: Box::new(keys()),
@@ -580,11 +580,11 @@ mod tests {
             decrypted: Vec::new(),
             has_close_notify: false,
         };
-        let shown = format!("{departed:?}").to_lowercase();
+        let shown = format!("{extracted:?}").to_lowercase();
         assert!(
             !["171", "205", "239", "ab", "cd, ", "ef"]
                 .iter()
-                .any(|secret| { shown.replace("departed", "").replace("undecrypted", "").contains(secret) }),
+                .any(|secret| { shown.replace("extracted", "").replace("undecrypted", "").contains(secret) }),
             "{shown}"
         );
     }

@@ -1,4 +1,4 @@
-//! A TLS connection that has left rustls: what a record layer needs to go on with it, and nothing else.
+//! A TLS connection that was taken out of rustls: what a record layer needs to go on with it, and nothing else.
 //!
 //! It holds live traffic keys. It is never printed, never copied, wiped when dropped, and has one owner: two that
 //! send with the same key and sequence number would break the cipher for good. The keys have a place of their own on
@@ -49,10 +49,10 @@ impl CipherSuite {
 /// The keys of one direction.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct TrafficKeys {
-    /// The present traffic secret, the first [`Suite::secret_len`] bytes of it (RFC 8446 section 7.1); zeros in
+    /// The present traffic secret, the first `CipherSuite::secret_len` bytes of it (RFC 8446 section 7.1); zeros in
     /// TLS 1.2, which has no KeyUpdate.
     pub secret: [u8; 48],
-    /// The AEAD key, the first [`Suite::key_len`] bytes of it.
+    /// The AEAD key, the first `CipherSuite::key_len` bytes of it.
     pub key: [u8; 32],
     /// The static part of the nonce; for TLS 1.2 AES-GCM the salt, then the start of the explicit part.
     pub iv: [u8; 12],
@@ -71,7 +71,7 @@ impl fmt::Debug for TrafficKeys {
     }
 }
 
-/// See the module.
+/// A TLS connection that was taken out of rustls.
 #[derive(Debug)]
 pub struct ExtractedTls {
     /// Its version.

@@ -1,7 +1,7 @@
 //! TLS until the end of the HTTP phase: rustls, and the way out of it.
 //!
 //! A connection is made by [`server`] or [`client`] and is a [`RustlsStream`] while HTTP is spoken on it. A tunnel goes on
-//! without rustls: [`RustlsStream::into_raw_parts`] gives the socket and an [`extracted::ExtractedTls`]. In reading
+//! without rustls: `RustlsStream::into_raw_parts` gives the socket and an [`extracted::ExtractedTls`]. In reading
 //! order: `server` (certificates by host, tickets of `ticketer`), `client`, `record_reader` (makes extraction possible),
 //! `secret_log` (the key log), `extract` (the steps), `extracted` (the result), `key_schedule` (the keys after the
 //! handshake), `certificate_subject` (the name in a client certificate).

@@ -1,8 +1,8 @@
-//! The record gate: rustls reads through it, and never gets bytes of two TLS records in one read.
+//! The record reader: rustls reads through it, and never gets bytes of two TLS records in one read.
 //!
-//! rustls has no way to say which received bytes it has not decrypted yet. The gate knows: all that it has given out
-//! is of records that are done, but for the one that has begun, and of that it keeps a copy ([`Gate::into_parts`]).
-//! So a connection can leave rustls at any moment, in the middle of a record too ([`super::leave`]).
+//! rustls has no way to say which received bytes it has not decrypted yet. The reader knows: all that it has given out
+//! is of records that are done, but for the one that has begun, and of that it keeps a copy (`RecordReader::into_parts`).
+//! So a connection can be taken out of rustls at any moment, also within a record ([`super::extract`]).
 //!
 //! It reads ahead, so that a record costs one read of the socket and not two; while nothing is there it has no buffer.
 
@@ -18,7 +18,7 @@ const RECORD_HEADER_LEN: usize = 5;
 /// Bytes that one read of the stream may bring.
 const READ_SIZE: usize = 8 * 1024;
 
-/// See the module.
+/// Gives a reader at most one TLS record at a time, and keeps the one that is incomplete.
 #[derive(Debug)]
 pub(crate) struct RecordReader<S> {
     stream: S,
@@ -31,12 +31,12 @@ pub(crate) struct RecordReader<S> {
 }
 
 impl<S> RecordReader<S> {
-    /// A gate before a stream on which no record has begun.
+    /// Reads from a stream on which no record has begun.
     pub fn new(stream: S) -> Self {
         Self { stream, record: Vec::new(), ahead: Vec::new(), given: 0 }
     }
 
-    /// The stream behind the gate.
+    /// The stream that it reads from.
     pub(crate) fn inner(&self) -> &S {
         &self.stream
     }
@@ -82,15 +82,15 @@ fn be16(bytes: &[u8]) -> usize {
 
 impl<S: AsyncRead + Unpin> AsyncRead for RecordReader<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let gate = self.get_mut();
-        if gate.ahead.is_empty() {
+        let reader = self.get_mut();
+        if reader.ahead.is_empty() {
             // Read beside the buffer first, so that waiting costs no allocation.
             let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ_SIZE];
             let mut read = ReadBuf::uninit(&mut scratch);
-            ready!(Pin::new(&mut gate.stream).poll_read(cx, &mut read))?;
-            gate.ahead.extend_from_slice(read.filled());
+            ready!(Pin::new(&mut reader.stream).poll_read(cx, &mut read))?;
+            reader.ahead.extend_from_slice(read.filled());
         }
-        gate.copy_record(out);
+        reader.copy_record(out);
         Poll::Ready(Ok(()))
     }
 }
@@ -136,13 +136,13 @@ mod tests {
     }
 
     /// Gives out what comes through reads of these sizes: the bytes of each read.
-    fn through(gate: &mut RecordReader<&[u8]>, sizes: &mut dyn Iterator<Item = usize>) -> Vec<Vec<u8>> {
+    fn through(reader: &mut RecordReader<&[u8]>, sizes: &mut dyn Iterator<Item = usize>) -> Vec<Vec<u8>> {
         let mut reads = Vec::new();
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for size in sizes {
             let mut bytes = vec![0; size];
             let mut out = ReadBuf::new(&mut bytes);
-            assert!(Pin::new(&mut *gate).poll_read(&mut cx, &mut out).is_ready());
+            assert!(Pin::new(&mut *reader).poll_read(&mut cx, &mut out).is_ready());
             if out.filled().is_empty() {
                 break;
             }
@@ -155,8 +155,8 @@ mod tests {
     fn no_read_has_bytes_of_two_records() {
         let records = [record(0, 1), record(3, 2), record(16_384, 3), record(1, 4)];
         let wire = records.concat();
-        let mut gate = RecordReader::new(&wire[..]);
-        let reads = through(&mut gate, &mut std::iter::repeat_n(32_768, 100));
+        let mut reader = RecordReader::new(&wire[..]);
+        let reads = through(&mut reader, &mut std::iter::repeat_n(32_768, 100));
         assert_eq!(reads.concat(), wire);
         let mut ends = vec![0];
         records.iter().for_each(|record| ends.push(ends[ends.len() - 1] + record.len()));
@@ -174,25 +174,25 @@ mod tests {
         for cut in 0..wire.len() {
             let (mut far, near) = duplex(64);
             far.write_all(&wire[..cut]).await.unwrap();
-            let mut gate = RecordReader::new(near);
+            let mut reader = RecordReader::new(near);
             let mut first = [0; 9];
             let taken = cut.min(9);
-            gate.read_exact(&mut first[..taken]).await.unwrap();
+            reader.read_exact(&mut first[..taken]).await.unwrap();
             // Into the second record, but not to its end.
             let more = cut.saturating_sub(9).min(7);
-            gate.read_exact(&mut [0; 7][..more]).await.unwrap();
+            reader.read_exact(&mut [0; 7][..more]).await.unwrap();
             let begun = if cut >= 9 { 9 } else { 0 };
-            assert_eq!(gate.into_parts().1, wire[begun..cut], "cut at {cut}");
+            assert_eq!(reader.into_parts().1, wire[begun..cut], "cut at {cut}");
         }
     }
 
     #[test]
     fn between_two_records_nothing_is_kept_and_there_is_no_buffer() {
         let wire = record(100, 1);
-        let mut gate = RecordReader::new(&wire[..]);
-        through(&mut gate, &mut std::iter::repeat_n(50, 10));
-        assert_eq!((gate.record.capacity(), gate.ahead.capacity()), (0, 0));
-        assert_eq!(gate.into_parts().1, b"");
+        let mut reader = RecordReader::new(&wire[..]);
+        through(&mut reader, &mut std::iter::repeat_n(50, 10));
+        assert_eq!((reader.record.capacity(), reader.ahead.capacity()), (0, 0));
+        assert_eq!(reader.into_parts().1, b"");
     }
 
     proptest! {
@@ -203,10 +203,10 @@ mod tests {
         ) {
             let records: Vec<Vec<u8>> = lengths.iter().map(|length| record(*length, 7)).collect();
             let wire = records.concat();
-            let mut gate = RecordReader::new(&wire[..]);
-            let given = through(&mut gate, &mut sizes.into_iter()).concat();
+            let mut reader = RecordReader::new(&wire[..]);
+            let given = through(&mut reader, &mut sizes.into_iter()).concat();
             prop_assert_eq!(&given, &wire[..given.len()]);
-            let (rest, undecrypted) = gate.into_parts();
+            let (rest, undecrypted) = reader.into_parts();
             let left = [&undecrypted, rest].concat();
             prop_assert!(wire.ends_with(&left));
             let mut done = 0;

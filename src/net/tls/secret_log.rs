@@ -14,7 +14,7 @@ use super::key_schedule::MAX_SECRET_LEN;
 /// A first traffic secret, at the front of its bytes; they stay where they are when it is moved.
 pub(crate) type TrafficSecret = Box<Zeroizing<[u8; MAX_SECRET_LEN]>>;
 
-/// See the module. It is the [`KeyLog`] of one connection's config.
+/// The [`KeyLog`] of one connection: keeps its first traffic secrets.
 #[derive(Default)]
 pub(crate) struct TrafficSecretLog {
     /// What the client sends with.

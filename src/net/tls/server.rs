@@ -1,6 +1,6 @@
 //! TLS as clients see it: which certificate, which versions, whose certificates are asked for, which tickets.
 //!
-//! A [`Terminator`] is what one listener offers, checked and ready, and never changes: for other certificates, another
+//! A `TlsServer` is what one listener offers, checked and ready, and never changes: for other certificates, another
 //! one takes its place, and connections that exist keep what they were made with. HTTP/1.1 is the only protocol that
 //! is agreed on, and data before the end of the handshake (0-RTT) is off.
 
@@ -74,7 +74,7 @@ impl TlsServer {
         let accepting = TlsAcceptor::from(Arc::new(config)).accept(RecordReader::new(stream));
         match accepting.into_fallible().await {
             Ok(stream) => Ok(Stream::Tls(Box::new(RustlsStream::new(stream.into(), secrets)))),
-            Err((error, gate)) => Err((error, gate.into_parts().0)),
+            Err((error, reader)) => Err((error, reader.into_parts().0)),
         }
     }
 }

@@ -23,11 +23,11 @@ const SALT_LEN: usize = 16;
 /// Bytes that tell which key a ticket is for.
 const KEY_NAME_LEN: usize = 4;
 
-/// Seals and opens tickets. See the module.
+/// Seals and opens the tickets of all replicas with the same secrets.
 pub(crate) struct SharedTicketer {
     /// The secrets; the first seals.
     secrets: Vec<Zeroizing<Vec<u8>>>,
-    /// What a client had to prove; see the module.
+    /// What a client had to prove.
     policy: [u8; 32],
     /// Unix seconds.
     now: fn() -> u64,

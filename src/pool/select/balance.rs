@@ -119,8 +119,8 @@ impl<L: Fn(usize) -> NodeLoad> Candidates<'_, L> {
 
     #[cold]
     fn wins_tie(&self, node: usize, other: usize) -> bool {
-        let race = RendezvousKey::new(self.request.random);
-        let [draw, its_draw] = [node, other].map(|node| race.draw(&self.nodes.rendezvous[node]));
+        let key = RendezvousKey::new(self.request.random);
+        let [draw, its_draw] = [node, other].map(|node| key.draw(&self.nodes.rendezvous[node]));
         draw > its_draw
     }
 }

@@ -12,20 +12,20 @@ impl NodeSet {
     /// The first node in rendezvous order among those that are wanted.
     pub(super) fn first_in_order(
         &self,
-        race: RendezvousKey,
+        key: RendezvousKey,
         is_wanted: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let mut best: Option<(usize, RendezvousScore)> = None;
-        let mut deadline = u64::MAX;
-        for (node, stand) in self.rendezvous.iter().enumerate() {
-            let draw = race.draw(stand);
-            if stand.score_lower_bound(draw) > deadline || !is_wanted(node) {
+        let mut bound = u64::MAX;
+        for (node, rendezvous) in self.rendezvous.iter().enumerate() {
+            let draw = key.draw(rendezvous);
+            if rendezvous.score_lower_bound(draw) > bound || !is_wanted(node) {
                 continue;
             }
-            let arrival = stand.score(draw);
-            if best.is_none_or(|(_, first)| arrival.wins_over(first)) {
-                best = Some((node, arrival));
-                deadline = arrival.upper_bound();
+            let score = rendezvous.score(draw);
+            if best.is_none_or(|(_, first)| score.wins_over(first)) {
+                best = Some((node, score));
+                bound = score.upper_bound();
             }
         }
         best.map(|(node, _)| node)

@@ -29,7 +29,7 @@ pub struct SelectRequest<'a> {
     /// Hashing passes over a node that would have more than this times its part of the tunnels; at least 1, `None`: no
     /// bound. Only for a new session whose later requests will follow it, or that has none.
     pub load_bound: Option<f64>,
-    /// The client's address, for [`Balance::ClientIp`].
+    /// The client's address, for [`BalancePolicy::ClientIp`].
     pub client: IpAddr,
     /// Whether the session becomes a tunnel; a plain request does not and may follow a pin to a full node.
     pub is_tunnel: bool,
@@ -43,6 +43,6 @@ pub struct SelectRequest<'a> {
     pub rollout: Option<&'a Rollout>,
     /// A random number, new for each session.
     pub random: u64,
-    /// How many sessions of the pool have asked before, for [`Balance::RoundRobin`].
+    /// How many sessions of the pool have asked before, for [`BalancePolicy::RoundRobin`].
     pub sequence: u64,
 }

@@ -112,7 +112,7 @@ mod tests {
         /// Where a client goes now.
         fn place(&self, client: usize, pin: Option<&str>) -> String {
             let nodes = NodeSet::new("chat", self.nodes.iter().map(|(node, _)| node.clone()).collect());
-            let wishes = self.wishes(client, pin, &nodes);
+            let hints = self.hints(client, pin, &nodes);
             let loads: Vec<NodeLoad> = self
                 .nodes
                 .iter()
@@ -125,7 +125,7 @@ mod tests {
                 })
                 .collect();
             let ask = SelectRequest {
-                hints: &wishes,
+                hints: &hints,
                 balance: self.balance,
                 load_bound: Some(self.load_bound),
                 is_in_session: false,
@@ -141,7 +141,7 @@ mod tests {
             self.nodes[first.node].0.id.to_string()
         }
 
-        fn wishes(&self, client: usize, pin: Option<&str>, nodes: &NodeSet) -> AffinityHints {
+        fn hints(&self, client: usize, pin: Option<&str>, nodes: &NodeSet) -> AffinityHints {
             let sources =
                 [AffinitySource::NodeCookie { name: "io".into() }, AffinitySource::Query("user".into())];
             let pin = pin.filter(|_| self.ties == Ties::Pin).map(|id| format!("io={id}").parse().unwrap());
