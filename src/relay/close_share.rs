@@ -239,7 +239,7 @@ impl CloseShare {
             self.due.pop_front();
             if self.open.contains(&id) {
                 let grace = millis(self.shared.close.grace);
-                // A tunnel that was adopted behind the window has the whole grace as well.
+                // A tunnel that was adopted after the window has the whole grace as well.
                 let end = self.end.max(at.saturating_add(grace));
                 let grace = grace.min(end.saturating_sub(now));
                 insert_sorted(&mut self.closing, CloseStep { at: now.saturating_add(grace), slot, id });
@@ -401,7 +401,7 @@ mod tests {
         let (mut shares, handle) = shares(&slabs, 10_000, 5_000);
         (0..3).for_each(|id| shares[0].remove(id));
         (3..7).for_each(|id| shares[0].remove_migrated(id));
-        // Who is not meant, or not any more, changes nothing.
+        // A session that is not selected, or has ended, changes nothing.
         [0, 3, 77].into_iter().for_each(|id| shares[0].remove_migrated(id));
         assert_eq!((handle.left(), handle.closed()), (3, 3));
         (7..10).for_each(|id| shares[0].remove(id));
@@ -490,7 +490,7 @@ mod tests {
             for (share, count) in shares.iter_mut().zip(&counts) {
                 let (mut closes, mut cuts, mut last) = (0, 0, 0);
                 while let Some(next) = share.next_due() {
-                    // A tick may come late, but not behind the end.
+                    // A tick may come late, but not after the end.
                     let now = (next + late).min(over + grace);
                     prop_assert!(next >= last && next <= over + grace);
                     last = next;

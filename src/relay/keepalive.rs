@@ -19,7 +19,7 @@ const NONE: u32 = u32::MAX;
 pub struct Keepalive {
     /// The payload of the last Ping, or what it is numbered from.
     token: PingToken,
-    /// Quiet for this long, the client is asked; quiet for as long behind that, it is gone.
+    /// A client that is quiet for this long gets a Ping; after as long again it is unresponsive.
     interval: u32,
     /// From the last answered Ping to its Pong.
     round_trip: u32,

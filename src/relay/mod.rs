@@ -76,7 +76,7 @@ impl Relay {
     }
 
     /// The `limit` sessions with the lowest ids above `after`, in their order. A page that is full may have more
-    /// behind it: ask again with its last id.
+    /// after it: ask again with its last id.
     pub fn list_sessions(
         &self,
         selector: TunnelSelector,
@@ -111,7 +111,7 @@ impl Relay {
         self.begin_close(close, false)
     }
 
-    /// Begins to close the tunnels and ends each thread behind its last one. Tunnels that still arrive are closed at
+    /// Begins to close the tunnels and ends each thread after its last one. Tunnels that still arrive are closed at
     /// once; [`join`](Self::join) returns when all threads have ended.
     pub fn shut_down(&self, close: PacedClose) {
         self.begin_close(close, true);

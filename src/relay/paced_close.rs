@@ -5,7 +5,7 @@
 //!
 //! Every relay thread counts its selected tunnels; the last to finish counting wakes the others, and then all of them
 //! follow one schedule over all selected tunnels together. A tunnel that is adopted later is not touched, unless the
-//! close includes later ones: then each of them gets a time in the window too, and is closed at once behind it, until
+//! close includes later ones: then each of them gets a time in the window too, and is closed at once after it, until
 //! the close is stopped.
 
 use std::collections::HashSet;

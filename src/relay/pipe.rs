@@ -147,7 +147,7 @@ impl Pipe {
                 ScanEnd::UsedUp => break,
                 ScanEnd::Boundary => self.send_queued(out),
                 ScanEnd::TooBig => {
-                    // The message is read to its end, so that the peer's Close behind it is found.
+                    // The message is read to its end, so that the peer's Close after it is found.
                     heed.limit = u64::MAX;
                     seen.error = self.stop(PipeError::MessageTooBig);
                 }

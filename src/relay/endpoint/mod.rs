@@ -116,7 +116,7 @@ impl Endpoint {
         }
     }
 
-    /// Epoll reports urgent data (EPOLLPRI): a read ends at its mark, with more behind it.
+    /// Epoll reports urgent data (EPOLLPRI): a read ends at its mark, with more after it.
     #[cold]
     pub fn set_urgent(&mut self) {
         self.read.set_urgent();
@@ -215,7 +215,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends `bytes`. What the socket does not take is kept, behind what is kept already.
+    /// Sends `bytes`. What the socket does not take is kept, after what is kept already.
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
         if self.tls.is_some() {
@@ -278,7 +278,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends the end of stream, once; with TLS after a close_notify, and both behind what waits.
+    /// Sends the end of stream, once; with TLS after a close_notify, and both after what waits.
     pub fn finish(&mut self) {
         if self.write.is_finished() || !self.send_close_notify() {
             return;

@@ -1,6 +1,6 @@
 //! The TLS half of an endpoint: one receive or send for each read or write, as without TLS, and records between.
 //!
-//! The record buffers belong to the thread. Alerts and KeyUpdates go the same way as the tunnel's bytes, behind what
+//! The record buffers belong to the thread. Alerts and KeyUpdates go the same way as the tunnel's bytes, after what
 //! waits, and there is never more than one of each kind, so the buffer stays bounded.
 
 use std::cell::RefCell;
@@ -137,7 +137,7 @@ impl Endpoint {
         self.tls.as_ref().is_some_and(|tls| tls.must_answer_close_notify())
     }
 
-    /// Sends the records that `append` makes, behind what waits.
+    /// Sends the records that `append` makes, after what waits.
     #[inline]
     fn send_records(&mut self, append: impl FnOnce(&mut TlsConnection, &mut Vec<u8>)) {
         BUFFERS.with_borrow_mut(|buffers| {

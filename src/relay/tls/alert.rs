@@ -16,7 +16,7 @@ const USER_CANCELED: u8 = 90;
 /// An error of a peer's that ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordError {
-    /// A record that does not decrypt: wrong tag, replayed, too short, or behind the last sequence number.
+    /// A record that does not decrypt: wrong tag, replayed, too short, or after the last sequence number.
     BadRecord,
     /// Bytes that are no TLS record, or a message of a wrong length.
     NotTls,

@@ -284,7 +284,7 @@ impl ActiveTunnel {
         self.endpoints.iter_mut().for_each(Endpoint::finish);
     }
 
-    /// A reset is passed on as a reset, behind the bytes that came before it.
+    /// Passes a reset on as a reset, after the bytes that came before it.
     fn fail_source(&mut self, from: usize) -> TunnelProgress {
         self.set_cause(side(from), close::ABNORMAL, CloseReason::Broken);
         self.endpoints[1 - from].flush();
