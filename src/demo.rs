@@ -54,8 +54,8 @@ async fn start(demo: &Demo) -> io::Result<Vec<(String, Node)>> {
         let id = id(number, demo.redis.is_some());
         let mut arguments = vec!["--id", &id, "--listen", "127.0.0.1:0", "--page"];
         arguments.extend(demo.redis.iter().flat_map(|url| ["--redis", url]));
-        let settings =
-            NodeSettings::of(&arguments, &|path| std::fs::read_to_string(path)).map_err(io::Error::other)?;
+        let settings = NodeSettings::from_arguments(&arguments, &|path| std::fs::read_to_string(path))
+            .map_err(io::Error::other)?;
         let world = world.get_or_insert_with(|| InProcessCluster::for_node(&settings));
         let node = Node::start(settings, world).await.map_err(io::Error::other)?;
         started.push((id, node));

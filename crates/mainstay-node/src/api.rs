@@ -58,7 +58,7 @@ pub async fn user(
     if method != Method::GET {
         return response::not_allowed("GET");
     }
-    let Some(user) = decoded(id).as_deref().and_then(User::parse) else {
+    let Some(user) = percent_decode(id).as_deref().and_then(User::parse) else {
         return response::error(
             StatusCode::BAD_REQUEST,
             "a user's name has 1 to 128 bytes and no control characters",
@@ -79,7 +79,7 @@ fn user_body(user: &User, connections: &[UserConnection]) -> serde_json::Value {
 /// # Errors
 ///
 /// The answer that says what is wrong.
-pub async fn publication(request: Request<Incoming>) -> Result<Publication, HttpResponse> {
+pub async fn read_publication(request: Request<Incoming>) -> Result<Publication, HttpResponse> {
     if request.method() != Method::POST {
         return Err(response::not_allowed("POST"));
     }
@@ -91,10 +91,10 @@ pub async fn publication(request: Request<Incoming>) -> Result<Publication, Http
         Err(_) => return Err(response::error(StatusCode::BAD_REQUEST, "the body ended too early")),
     };
     let text = std::str::from_utf8(&body).map_err(|_| "the body is UTF-8".to_owned());
-    text.and_then(read).map_err(|words| response::error(StatusCode::BAD_REQUEST, &words))
+    text.and_then(parse_publication).map_err(|words| response::error(StatusCode::BAD_REQUEST, &words))
 }
 
-fn read(text: &str) -> Result<Publication, String> {
+fn parse_publication(text: &str) -> Result<Publication, String> {
     let value = Value::from_json(text).map_err(|fault| format!("the body is one JSON object: {fault}"))?;
     let fields = value.as_map().ok_or("the body is one JSON object")?;
     if let Some((name, _)) =
@@ -129,7 +129,7 @@ fn read(text: &str) -> Result<Publication, String> {
 }
 
 /// `%XX` decoded; `None` where that is no text.
-fn decoded(segment: &str) -> Option<String> {
+fn percent_decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let [first, more @ ..] = rest {
@@ -155,9 +155,9 @@ mod tests {
 
     #[test]
     fn a_publication_is_to_a_room_or_to_a_user() {
-        let room = read(r#"{"room":"lobby","data":{"a":1}}"#).unwrap();
+        let room = parse_publication(r#"{"room":"lobby","data":{"a":1}}"#).unwrap();
         assert_eq!((room.target, &*room.event), (PublishTarget::Room("lobby".into()), "message"));
-        let user = read(r#"{"user":"bob","event":"price","data":null}"#).unwrap();
+        let user = parse_publication(r#"{"user":"bob","event":"price","data":null}"#).unwrap();
         assert_eq!((user.target, &*user.event), (PublishTarget::User(User::parse("bob").unwrap()), "price"));
     }
 
@@ -177,7 +177,7 @@ mod tests {
             (r#"{"room":"r","data":1,"event":""}"#, "1 to 128 bytes"),
         ];
         for (body, said) in cases {
-            let fault = read(body).unwrap_err();
+            let fault = parse_publication(body).unwrap_err();
             assert!(fault.contains(said), "{body}: {fault}");
         }
     }
@@ -204,8 +204,8 @@ mod tests {
     fn a_name_in_a_path_is_decoded_and_a_plus_stays() {
         for (segment, name) in [("a%20b", "a b"), ("a+b", "a+b"), ("%C3%A9", "é"), ("%", "%"), ("%zz", "%zz")]
         {
-            assert_eq!(decoded(segment).as_deref(), Some(name), "{segment}");
+            assert_eq!(percent_decode(segment).as_deref(), Some(name), "{segment}");
         }
-        assert_eq!(decoded("%ff"), None);
+        assert_eq!(percent_decode("%ff"), None);
     }
 }

@@ -83,7 +83,7 @@ pub async fn serve<S: RequestHandler>(
                 tasks.spawn(serve_connection(stream, peer, (service, head_time), stop));
             }
             Err(error) => {
-                warn!(%error, "node accept failed");
+                warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -119,7 +119,7 @@ async fn serve_connection<S: RequestHandler>(
         }
     };
     if let Err(error) = ended {
-        debug!(%peer, %error, "a connection ended with a fault");
+        debug!(%peer, %error, "connection failed");
     }
 }
 

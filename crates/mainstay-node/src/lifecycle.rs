@@ -71,7 +71,7 @@ impl InProcessCluster {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its address.
-    #[error("cannot listen on {address}: {error}{}", remedy(*address, error))]
+    #[error("cannot listen on {address}: {error}{}", listen_hint(*address, error))]
     Listen {
         /// As it was given.
         address: std::net::SocketAddr,
@@ -81,7 +81,7 @@ pub enum StartError {
 }
 
 /// What would be right, where that is known.
-fn remedy(address: std::net::SocketAddr, error: &std::io::Error) -> String {
+fn listen_hint(address: std::net::SocketAddr, error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             let found = ListeningProcess::on_tcp(address).map(|found| format!("; {found}"));
@@ -145,12 +145,12 @@ impl Node {
     pub async fn drain(&self) -> bool {
         let over = self.routes.settings.clients.drain;
         self.routes.shutdown.begin();
-        let in_order = timeout(over + SHUTDOWN_MARGIN, self.end(over)).await;
+        let in_order = timeout(over + SHUTDOWN_MARGIN, self.shut_down(over)).await;
         self.routes.shutdown.stop();
         in_order == Ok(true)
     }
 
-    async fn end(&self, over: Duration) -> bool {
+    async fn shut_down(&self, over: Duration) -> bool {
         let Routes { engine, ws_json, socketio, socketio_app, presence, hub, .. } = &*self.routes;
         tokio::join!(engine.shutdown(over), ws_json.shutdown(over));
         socketio.close().await;
@@ -198,7 +198,7 @@ fn build_routes(settings: NodeSettings, world: &InProcessCluster) -> Routes {
     let shutdown = Shutdown::new();
     Routes {
         settings,
-        seats,
+        limiter: seats,
         metrics,
         hub,
         application,
@@ -264,7 +264,7 @@ fn ws_json_settings(
         ping_timeout: clients.ping_timeout,
         idle: clients.idle,
         rates: clients.rates,
-        seats: Arc::clone(seats),
+        limiter: Arc::clone(seats),
         metrics: metrics.clone(),
     }
 }

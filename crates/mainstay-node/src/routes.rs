@@ -38,7 +38,7 @@ pub(crate) struct Routes {
     /// As they were given.
     pub(crate) settings: NodeSettings,
     /// Of clients.
-    pub(crate) seats: Arc<ConnectionLimiter>,
+    pub(crate) limiter: Arc<ConnectionLimiter>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// The namespaces.
@@ -63,7 +63,7 @@ impl http_server::RequestHandler for Routes {
     async fn respond(self: Arc<Self>, mut request: Request<Incoming>, peer: SocketAddr) -> HttpResponse {
         match request.uri().path() {
             "/socket.io/" => {
-                let client = self.client(&request, peer);
+                let client = self.client_address(&request, peer);
                 request.extensions_mut().insert(client);
                 self.engine.respond(request, peer).await
             }
@@ -82,7 +82,7 @@ impl http_server::RequestHandler for Routes {
 
 impl Routes {
     /// Where the client is, as far as the peer is believed.
-    fn client(&self, request: &Request<Incoming>, peer: SocketAddr) -> ClientAddress {
+    fn client_address(&self, request: &Request<Incoming>, peer: SocketAddr) -> ClientAddress {
         let trusted = &self.settings.clients.trusted_proxies;
         ClientAddress(forwarded::forwarded_client(peer.ip(), false, request.headers(), trusted).address)
     }
@@ -91,8 +91,8 @@ impl Routes {
         let health = Health {
             node: &self.settings.id,
             release: self.settings.release.as_deref(),
-            connections: self.seats.in_use(),
-            max: self.seats.max(),
+            connections: self.limiter.in_use(),
+            max: self.limiter.max(),
             adapter: self.settings.cluster.adapter.word(),
             bus: (self.settings.cluster.adapter != AdapterKind::Memory).then(|| self.hub.bus_state()),
             is_draining: self.shutdown.phase() > Phase::Serving,
@@ -120,7 +120,7 @@ impl Routes {
         if path != "/api/publish" {
             return response::error(StatusCode::NOT_FOUND, "there is /api/users/{id} and /api/publish");
         }
-        match api::publication(request).await {
+        match api::read_publication(request).await {
             Ok(publication) => self.publish(publication).await,
             Err(refusal) => refusal,
         }

@@ -27,7 +27,7 @@ const PAGE_SIZE: usize = 1000;
 /// The facts of an answer, or what is wrong with the request.
 pub type RequestResult = Result<Vec<(&'static str, Value)>, String>;
 
-/// See the module.
+/// The bundled application, for clients of both protocols.
 pub struct ChatApp {
     /// The node's name.
     node: Arc<str>,
@@ -51,7 +51,7 @@ impl ChatApp {
     }
 
     /// What the application keeps with a socket; other nodes see it.
-    pub fn data(&self, user: Option<&User>) -> Value {
+    pub fn socket_data(&self, user: Option<&User>) -> Value {
         Value::map([
             ("user", user.map_or(Value::Null, |user| user.as_str().into())),
             ("node", (&*self.node).into()),
@@ -60,7 +60,7 @@ impl ChatApp {
 
     /// A socket has come into `/`; also one that was taken up again.
     pub fn connected(&self, socket: &Arc<Socket>) {
-        socket.set_data(self.data(socket.user()));
+        socket.set_data(self.socket_data(socket.user()));
         if let Some(user) = socket.user() {
             let room = Room::text(&user_room(user));
             // Awaited by nobody: a direct message of the next moment may miss the socket on a sharded bus.
@@ -95,13 +95,15 @@ impl ChatApp {
             }
             AppRequest::Publish(room, data) => self.publish(socket, &room, data).await,
             AppRequest::Direct(user, data) => {
-                let delivered = self.direct(Some(socket), &user, ("direct", data)).await?;
+                let delivered = self.send_to_user(Some(socket), &user, ("direct", data)).await?;
                 match delivered {
                     0 => Err(format!("{user} is not connected")),
                     delivered => Ok(vec![("delivered", Value::Uint(delivered))]),
                 }
             }
-            AppRequest::RoomPresence { room, after } => self.members(socket, &room, after.as_deref()).await,
+            AppRequest::RoomPresence { room, after } => {
+                self.room_members(socket, &room, after.as_deref()).await
+            }
             AppRequest::UserPresence(user) => {
                 let _permit = self.queries.acquire(socket.id()).await?;
                 let connections = self.connections(&user).await?;
@@ -113,7 +115,7 @@ impl ChatApp {
                     ("connections", Value::List(list)),
                 ])
             }
-            AppRequest::Status(status) => self.status(socket, status),
+            AppRequest::Status(status) => self.set_status(socket, status),
         }
     }
 
@@ -123,7 +125,7 @@ impl ChatApp {
         }
         let fields = [
             ("room", room.into()),
-            ("from", from(Some(socket))),
+            ("from", sender_value(Some(socket))),
             ("data", data),
             ("node", (&*self.node).into()),
         ];
@@ -133,7 +135,7 @@ impl ChatApp {
     }
 
     /// Sends to every connection of a user, and says how many there are.
-    async fn direct(
+    async fn send_to_user(
         &self,
         socket: Option<&Arc<Socket>>,
         user: &User,
@@ -151,7 +153,7 @@ impl ChatApp {
         if connections.is_empty() {
             return Ok(0);
         }
-        let fields = [("from", from(socket)), ("data", data), ("node", (&*self.node).into())];
+        let fields = [("from", sender_value(socket)), ("data", data), ("node", (&*self.node).into())];
         // Back-end code that names an event of its own means its data to be the argument.
         let argument = match event {
             "direct" | "message" => Value::map(fields),
@@ -180,7 +182,9 @@ impl ChatApp {
                 connections.extend(others);
             }
             // That somebody is there is known all the same.
-            Err(fault) if !connections.is_empty() => debug!(fault, "not every server says who is there"),
+            Err(fault) if !connections.is_empty() => {
+                debug!(fault, "presence query incomplete: not every server answered")
+            }
             Err(fault) => return Err(fault),
         }
         connections.sort_by(|a, b| b.connected_at.cmp(&a.connected_at));
@@ -197,10 +201,10 @@ impl ChatApp {
             let sockets = main.to(&room).fetch_sockets().await;
             sockets.map_err(|fault| fault.to_string())
         };
-        Ok(self.queries.members(&room, fetch).await?.iter().map(foreign_connection).collect())
+        Ok(self.queries.room_members(&room, fetch).await?.iter().map(foreign_connection).collect())
     }
 
-    fn status(&self, socket: &Socket, status: String) -> RequestResult {
+    fn set_status(&self, socket: &Socket, status: String) -> RequestResult {
         let user = socket.user().ok_or("only a user has a status; this connection has no name")?;
         self.presence.set_status(user, socket.id(), &status);
         Ok(vec![("status", status.into())])
@@ -216,7 +220,7 @@ impl ChatApp {
     }
 
     /// Who is in a room, on all nodes: those whose ids come behind `after`, at most [`PAGE_SIZE`].
-    async fn members(&self, socket: &Socket, room: &str, after: Option<&str>) -> RequestResult {
+    async fn room_members(&self, socket: &Socket, room: &str, after: Option<&str>) -> RequestResult {
         if !socket.is_in(room) {
             return Err(format!("join {room} to see who is in it"));
         }
@@ -226,10 +230,10 @@ impl ChatApp {
             let sockets = main.to(room).fetch_sockets().await;
             sockets.map_err(|fault| fault.to_string())
         };
-        let sockets = self.queries.members(room, fetch).await?;
+        let sockets = self.queries.room_members(room, fetch).await?;
         let from = after.map_or(0, |after| sockets.partition_point(|one| *one.id <= *after));
         let page = &sockets[from..sockets.len().min(from + PAGE_SIZE)];
-        let members = page.iter().map(member).collect();
+        let members = page.iter().map(member_value).collect();
         let mut facts = vec![("room", room.into()), ("members", Value::List(members))];
         if from + page.len() < sockets.len() {
             facts.push(("count", Value::Uint(sockets.len() as u64)));
@@ -248,7 +252,7 @@ impl ChatApp {
         match target {
             PublishTarget::User(user) => {
                 let event = if event == "message" { "direct" } else { &event };
-                self.direct(None, &user, (event, data)).await.map(Some)
+                self.send_to_user(None, &user, (event, data)).await.map(Some)
             }
             PublishTarget::Room(room) => {
                 let argument = match &*event {
@@ -277,7 +281,7 @@ fn user_room(user: &User) -> String {
 }
 
 /// Who sent something; `Null` for back-end code.
-fn from(socket: Option<&Arc<Socket>>) -> Value {
+fn sender_value(socket: Option<&Arc<Socket>>) -> Value {
     socket.map_or(Value::Null, |socket| {
         let user = socket.user().map_or(Value::Null, |user| user.as_str().into());
         Value::map([("user", user), ("id", (&**socket.id()).into())])
@@ -307,7 +311,7 @@ fn foreign_connection(facts: &RemoteSocket) -> UserConnection {
 }
 
 /// A member of a room; user and node are those that a node of this kind keeps with its sockets.
-fn member(facts: &RemoteSocket) -> Value {
+fn member_value(facts: &RemoteSocket) -> Value {
     let kept = |name| facts.data.get(name).cloned().unwrap_or_default();
     Value::map([("id", (&*facts.id).into()), ("user", kept("user")), ("node", kept("node"))])
 }

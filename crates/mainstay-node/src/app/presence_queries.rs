@@ -91,14 +91,14 @@ impl PresenceQueries {
     /// # Errors
     ///
     /// What `fetch` says.
-    pub async fn members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> MembersResult
+    pub async fn room_members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> MembersResult
     where
         F: Future<Output = Result<Vec<RemoteSocket>, String>>,
     {
-        let (turn, answer) = self.join(room);
+        let (turn, answer) = self.join_query(room);
         let members = answer.get_or_init(|| async {
             let _turn = turn.acquire().await;
-            self.begin(room, &answer);
+            self.begin_query(room, &answer);
             let mut members = fetch().await?;
             members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
             Ok(members.into())
@@ -110,14 +110,14 @@ impl PresenceQueries {
     }
 
     /// The next question about a room.
-    fn join(&self, room: &str) -> (Arc<Semaphore>, Arc<OnceCell<MembersResult>>) {
+    fn join_query(&self, room: &str) -> (Arc<Semaphore>, Arc<OnceCell<MembersResult>>) {
         let mut rooms = self.rooms.lock();
         let question = rooms.entry(room.into()).or_default();
         (Arc::clone(&question.turn), Arc::clone(question.next.get_or_insert_default()))
     }
 
     /// The question begins: who asks from now on shares the one after it.
-    fn begin(&self, room: &str, answer: &Arc<OnceCell<MembersResult>>) {
+    fn begin_query(&self, room: &str, answer: &Arc<OnceCell<MembersResult>>) {
         if let Some(question) = self.rooms.lock().get_mut(room) {
             question.next.take_if(|next| Arc::ptr_eq(next, answer));
         }
@@ -191,7 +191,7 @@ mod tests {
         let questions = PresenceQueries::default();
         let asked = Cell::new(0);
         let (first, answer) = oneshot::channel::<()>();
-        let slow = questions.members("r", || async {
+        let slow = questions.room_members("r", || async {
             asked.set(asked.get() + 1);
             answer.await.unwrap();
             Ok(vec![socket("b"), socket("a")])
@@ -202,7 +202,7 @@ mod tests {
             asked.set(asked.get() + 1);
             Ok(vec![socket("c")])
         };
-        let mut shared: Vec<_> = (0..50).map(|_| Box::pin(questions.members("r", fetch))).collect();
+        let mut shared: Vec<_> = (0..50).map(|_| Box::pin(questions.room_members("r", fetch))).collect();
         assert!(shared.iter_mut().all(|one| one.now_or_never().is_none()));
         assert_eq!(asked.get(), 1);
         first.send(()).unwrap();
@@ -218,13 +218,13 @@ mod tests {
     async fn who_leaves_while_asking_takes_nobody_s_answer_away() {
         let questions = PresenceQueries::default();
         let (_never, answer) = oneshot::channel::<()>();
-        let gone = questions.members("r", || async {
+        let gone = questions.room_members("r", || async {
             answer.await.ok();
             Ok(Vec::new())
         });
         let mut gone = Box::pin(gone);
         assert!(gone.as_mut().now_or_never().is_none());
-        let mut waits = Box::pin(questions.members("r", || async { Ok(vec![socket("a")]) }));
+        let mut waits = Box::pin(questions.room_members("r", || async { Ok(vec![socket("a")]) }));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(gone);
         assert_eq!(ids(waits.await), ["a"]);

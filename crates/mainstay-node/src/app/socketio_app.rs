@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, RefusalReason};
 use crate::socketio::{self, Admission, ConnectError, ConnectRequest, Reply};
 use socketio_redis::value::Value;
 
-/// See the module.
+/// The bundled application for Socket.IO clients.
 pub struct SocketIoApp {
     auth: Arc<Authenticator>,
     application: Arc<ChatApp>,
@@ -55,7 +55,7 @@ impl socketio::Application for SocketIoApp {
         let said = |name: &str| {
             let shown =
                 asking.auth.and_then(|auth| auth.get(name)).and_then(Value::as_text).map(str::to_owned);
-            shown.or_else(|| once(asking.handshake, name))
+            shown.or_else(|| single_query_value(asking.handshake, name))
         };
         let token = said("token").or_else(|| bearer::of_value(asking.handshake.header("authorization")?));
         let identity = self.auth.identify(token.as_deref(), said("user").as_deref());
@@ -63,7 +63,7 @@ impl socketio::Application for SocketIoApp {
             self.metrics.count_refusal(RefusalReason::Auth);
             ConnectError::new(fault.to_string())
         })?;
-        let data = self.application.data(identity.user.as_ref());
+        let data = self.application.socket_data(identity.user.as_ref());
         Ok(Admission { user: identity.user, expires: identity.expires, data })
     }
 
@@ -80,18 +80,18 @@ impl socketio::Application for SocketIoApp {
         data: Vec<Value>,
         reply: Option<Reply>,
     ) {
-        let request = match read(namespace, &data) {
+        let request = match read_request(namespace, &data) {
             Ok(request) => request,
-            Err(words) => return answer((namespace, socket), reply, Err(words)),
+            Err(words) => return send_reply((namespace, socket), reply, Err(words)),
         };
         let (application, asker) = (Arc::clone(&self.application), Arc::clone(socket));
         let mut carried = Box::pin(async move { application.execute(&asker, request).await });
         // A request takes effect at its first step, so the client's order is kept; what waits is only the answer.
         match Pin::new(&mut carried).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => answer((namespace, socket), reply, outcome),
+            Poll::Ready(outcome) => send_reply((namespace, socket), reply, outcome),
             Poll::Pending => {
                 let (namespace, socket) = (Arc::clone(namespace), Arc::clone(socket));
-                self.tasks.spawn(async move { answer((&namespace, &socket), reply, carried.await) });
+                self.tasks.spawn(async move { send_reply((&namespace, &socket), reply, carried.await) });
             }
         }
     }
@@ -108,12 +108,12 @@ fn is_main(namespace: &Namespace) -> bool {
 }
 
 /// The value of `name` in the query of the handshake, when it is there once.
-fn once(handshake: &Handshake, name: &str) -> Option<String> {
+fn single_query_value(handshake: &Handshake, name: &str) -> Option<String> {
     let mut values = handshake.query().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     values.next().filter(|_| values.next().is_none())
 }
 
-fn read(namespace: &Namespace, data: &[Value]) -> Result<AppRequest, String> {
+fn read_request(namespace: &Namespace, data: &[Value]) -> Result<AppRequest, String> {
     if !is_main(namespace) {
         return Err("requests are for the namespace /".into());
     }
@@ -127,7 +127,7 @@ fn read(namespace: &Namespace, data: &[Value]) -> Result<AppRequest, String> {
 }
 
 /// Answers where an answer is wanted. Elsewhere the client hears of faults alone.
-fn answer((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: RequestResult) {
+fn send_reply((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: RequestResult) {
     let (reply, fields) = match (reply, outcome) {
         (Some(reply), Ok(facts)) => {
             (reply, [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>())

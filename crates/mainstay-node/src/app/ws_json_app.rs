@@ -29,7 +29,7 @@ impl WsJsonApp {
 impl WsJsonHandler for WsJsonApp {
     fn connected(&self, client: &Arc<WsJsonClient>) {
         let user = client.identity.user.clone();
-        let data = self.application.data(user.as_ref());
+        let data = self.application.socket_data(user.as_ref());
         let arrival =
             NewSocket { id: Arc::clone(&client.id), pid: None, client: Arc::clone(client) as _, user, data };
         let socket = self.hub.main().connect(arrival, |_| {});

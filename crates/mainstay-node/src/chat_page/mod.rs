@@ -15,22 +15,22 @@ use crate::response::{self, HttpResponse};
 const PAGE: &str = include_str!("page.html");
 
 /// Stands in the page where the node's name belongs.
-const PLACE: &str = "{{node}}";
+const PLACEHOLDER: &str = "{{node}}";
 
 /// The answer to a request for the page of the node `id`.
 pub(crate) fn page(id: &str) -> HttpResponse {
-    let mut answer = response::with_content_type(StatusCode::OK, "text/html; charset=utf-8", naming(id));
-    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy());
+    let mut answer = response::with_content_type(StatusCode::OK, "text/html; charset=utf-8", render(id));
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, content_security_policy());
     answer
 }
 
 /// The page as the node `id` serves it.
-fn naming(id: &str) -> Bytes {
-    Bytes::from(PAGE.replace(PLACE, &escaped(id)))
+fn render(id: &str) -> Bytes {
+    Bytes::from(PAGE.replace(PLACEHOLDER, &escape_html(id)))
 }
 
 /// The Content-Security-Policy of the page: its own script and style, sockets to its own origin, nothing else.
-fn policy() -> HeaderValue {
+fn content_security_policy() -> HeaderValue {
     let script = source_hash("<script>", "</script>");
     let style = source_hash("<style>", "</style>");
     let policy = format!(
@@ -47,7 +47,7 @@ fn source_hash(open: &str, close: &str) -> String {
     format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, inner.as_bytes())))
 }
 
-fn escaped(text: &str) -> String {
+fn escape_html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -67,9 +67,9 @@ mod tests {
 
     #[test]
     fn the_page_names_its_node_and_has_exactly_one_script_and_one_style() {
-        let page = String::from_utf8(naming("ws1").to_vec()).unwrap();
+        let page = String::from_utf8(render("ws1").to_vec()).unwrap();
         assert!(page.contains("data-served-by=\"ws1\""));
-        assert!(!page.contains(PLACE));
+        assert!(!page.contains(PLACEHOLDER));
         for tag in ["<script>", "</script>", "<style>", "</style>"] {
             assert_eq!(page.matches(tag).count(), 1, "{tag}");
         }
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_name_made_of_markup_stays_text() {
-        let page = String::from_utf8(naming("\"><script>x&y").to_vec()).unwrap();
+        let page = String::from_utf8(render("\"><script>x&y").to_vec()).unwrap();
         assert!(page.contains("data-served-by=\"&quot;&gt;&lt;script&gt;x&amp;y\""));
     }
 
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_policy_allows_the_two_inline_blocks_and_no_other() {
-        let policy = policy();
+        let policy = content_security_policy();
         let policy = policy.to_str().unwrap();
         assert_eq!(policy.matches("'sha256-").count(), 2);
         assert!(!policy.contains("unsafe"));

@@ -49,7 +49,7 @@ pub struct ClientSettings {
 }
 
 /// The settings that the flags give.
-pub(super) fn clients(flags: ClientFlags, faults: &mut Vec<String>) -> ClientSettings {
+pub(super) fn client_settings(flags: ClientFlags, faults: &mut Vec<String>) -> ClientSettings {
     let mut positive = |flag: &str, time: Duration| {
         if time.is_zero() {
             faults.push(format!("{flag} 0s leaves no time; write 25s, for instance"));

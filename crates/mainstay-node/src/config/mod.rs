@@ -64,7 +64,7 @@ impl NodeSettings {
     /// # Errors
     ///
     /// Everything that is wrong.
-    pub fn of(arguments: &[&str], file: ReadFile) -> Result<Self, SettingsError> {
+    pub fn from_arguments(arguments: &[&str], file: ReadFile) -> Result<Self, SettingsError> {
         let written = std::iter::once(&"mainstay-node").chain(arguments);
         let alone = <FlagsCommand as clap::Parser>::try_parse_from(written);
         let alone = alone.map_err(|fault| SettingsError(vec![fault.to_string()]))?;
@@ -78,14 +78,14 @@ impl NodeSettings {
     /// Everything that is wrong, one line a fault.
     pub fn resolve(flags: NodeFlags, file: ReadFile) -> Result<Self, SettingsError> {
         let mut faults = Vec::new();
-        let cluster = cluster(flags.cluster, file, &mut faults);
-        let auth = auth(&flags.auth, file, &mut faults);
+        let cluster = cluster_settings(flags.cluster, file, &mut faults);
+        let auth = auth_settings(&flags.auth, file, &mut faults);
         let api = flags.auth.api_token_file.as_deref().and_then(|path| {
-            let text = text("--api-token-file", path, file, &mut faults)?;
+            let text = read_file("--api-token-file", path, file, &mut faults)?;
             let tokens = Tokens::parse(&text);
             tokens.map_err(|fault| faults.push(format!("--api-token-file {}: {fault}", path.display()))).ok()
         });
-        let clients = clients::clients(flags.clients, &mut faults);
+        let clients = clients::client_settings(flags.clients, &mut faults);
         if !faults.is_empty() {
             return Err(SettingsError(faults));
         }
@@ -110,7 +110,7 @@ struct FlagsCommand {
     flags: NodeFlags,
 }
 
-fn cluster(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> ClusterSettings {
+fn cluster_settings(flags: ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -> ClusterSettings {
     let has_redis = flags.redis.is_some();
     let redis = redis_place(&flags, file, faults);
     let adapter = flags.adapter.unwrap_or(if has_redis { AdapterKind::Streams } else { AdapterKind::Memory });
@@ -158,18 +158,18 @@ fn redis_place(flags: &ClusterFlags, file: ReadFile, faults: &mut Vec<String>) -
         }
     };
     if let Some(path) = &flags.redis_ca {
-        place = place.with_root_certificates(text("--redis-ca", path, file, faults)?.into_bytes());
+        place = place.with_root_certificates(read_file("--redis-ca", path, file, faults)?.into_bytes());
     }
     if let Some(path) = &flags.redis_password_file {
-        let password = text("--redis-password-file", path, file, faults)?;
+        let password = read_file("--redis-password-file", path, file, faults)?;
         place = place.with_password(password.trim_end_matches(['\r', '\n']));
     }
     Some(RedisPlace(place))
 }
 
-fn auth(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSettings {
+fn auth_settings(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSettings {
     let key = flags.jwt_key_file.as_deref().zip(flags.jwt_algorithm).and_then(|(path, algorithm)| {
-        let text = text("--jwt-key-file", path, file, faults)?;
+        let text = read_file("--jwt-key-file", path, file, faults)?;
         let key = JwtKey::parse(algorithm, &text);
         key.map_err(|fault| faults.push(format!("--jwt-key-file {}: {fault}", path.display()))).ok()
     });
@@ -185,7 +185,7 @@ fn auth(flags: &AuthFlags, file: ReadFile, faults: &mut Vec<String>) -> AuthSett
     }
 }
 
-fn text(flag: &str, path: &Path, file: ReadFile, faults: &mut Vec<String>) -> Option<String> {
+fn read_file(flag: &str, path: &Path, file: ReadFile, faults: &mut Vec<String>) -> Option<String> {
     let read = file(path);
     read.map_err(|error| faults.push(format!("{flag} {}: {error}", path.display()))).ok()
 }
@@ -203,7 +203,7 @@ pub(crate) mod tests {
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         let written = [&["--id", "ws1", "--listen", "127.0.0.1:0"], arguments].concat();
-        NodeSettings::of(&written, &file).map_err(|faults| faults.to_string())
+        NodeSettings::from_arguments(&written, &file).map_err(|faults| faults.to_string())
     }
 
     #[test]

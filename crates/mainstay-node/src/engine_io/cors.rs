@@ -27,7 +27,7 @@ impl Cors {
     /// The answer to a preflight.
     pub(crate) fn preflight(&self, request: &HeaderMap) -> HttpResponse {
         let mut answer = empty_response(StatusCode::NO_CONTENT);
-        self.mark(answer.headers_mut(), request);
+        self.add_headers(answer.headers_mut(), request);
         let headers = answer.headers_mut();
         let methods = HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE");
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
@@ -44,19 +44,19 @@ impl Cors {
     }
 
     /// The page's own origin, when it is one of those.
-    fn own(&self, request: &HeaderMap) -> Option<HeaderValue> {
+    fn matching_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let given = request.get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
         request.get(ORIGIN).filter(|_| self.origins.allows(given)).cloned()
     }
 
     /// Marks an answer of any other kind, errors too.
-    pub(crate) fn mark(&self, answer: &mut HeaderMap, request: &HeaderMap) {
+    pub(crate) fn add_headers(&self, answer: &mut HeaderMap, request: &HeaderMap) {
         let named: Vec<String> = self.origins.iter().map(ToString::to_string).collect();
         let (allowed, varies) = match &named[..] {
             [] if !self.credentials => (Some(HeaderValue::from_static("*")), false),
             // As Node does with one origin: it is named whoever asks, and the browser of anybody else refuses.
             [one] if !one.contains('*') => (HeaderValue::try_from(one).ok(), true),
-            _ => (self.own(request), true),
+            _ => (self.matching_origin(request), true),
         };
         if let Some(allowed) = allowed {
             answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
@@ -79,7 +79,7 @@ mod tests {
         let cors = Cors { origins: Origins::new(list), credentials };
         let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
         let mut answer = HeaderMap::new();
-        cors.mark(&mut answer, &request);
+        cors.add_headers(&mut answer, &request);
         assert_eq!(answer.contains_key(VARY), !origins.is_empty() || credentials);
         answer.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|origin| origin.to_str().unwrap().to_owned())
     }

@@ -52,7 +52,7 @@ impl Messages {
 /// The packets of a polling body, at most `most` of them.
 pub fn packets(body: &[u8], revision: Revision, takes_binary: bool, most: usize) -> Vec<Said> {
     let mut said = Vec::new();
-    payload::read(body, PayloadFormat { revision, takes_binary }, |packet| {
+    payload::decode(body, PayloadFormat { revision, takes_binary }, |packet| {
         said.push(packet.map_or(Said::Nothing, own));
         said.len() < most
     });
@@ -84,7 +84,7 @@ pub fn body(said: &[Said], revision: Revision, takes_binary: bool) -> Vec<u8> {
         .map(|frame| if revision == Revision::Three { frame.revision_3() } else { frame })
         .collect();
     debug_assert!(frames.iter().all(|frame| frame.kind() != FrameKind::Control));
-    match Payload::of(frames.iter(), PayloadFormat { revision, takes_binary }) {
+    match Payload::encode(frames.iter(), PayloadFormat { revision, takes_binary }) {
         Payload::Text(text) => text.into_bytes(),
         Payload::Binary(bytes) => bytes,
     }
@@ -92,12 +92,12 @@ pub fn body(said: &[Said], revision: Revision, takes_binary: bool) -> Vec<u8> {
 
 /// The payload in a form's body.
 pub fn form(body: &str) -> Option<String> {
-    jsonp::payload(body)
+    jsonp::form_payload(body)
 }
 
 /// The script that hands a payload over.
 pub fn script(j: &str, payload: &str) -> String {
-    jsonp::script(&jsonp::head(j), payload)
+    jsonp::wrap_payload(&jsonp::script_head(j), payload)
 }
 
 /// The value of a name in a query.

@@ -63,7 +63,7 @@ impl RequestError {
 }
 
 /// The server takes nobody in: it is full, or it ends.
-pub(crate) fn unavailable(words: &'static str) -> HttpResponse {
+pub(crate) fn service_unavailable(words: &'static str) -> HttpResponse {
     let headers = [(CONNECTION, "close"), (CONTENT_TYPE, "text/plain; charset=utf-8"), (RETRY_AFTER, "1")];
     response(StatusCode::SERVICE_UNAVAILABLE, &headers, words)
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::engine_io::response::{RequestError, empty_response, unavailable};
+use crate::engine_io::response::{RequestError, empty_response, service_unavailable};
 use crate::engine_io::session::binding;
 use crate::engine_io::session::connection::Connection;
 use crate::engine_io::session::connection_handler::ConnectionHandler;
@@ -31,7 +31,7 @@ use crate::engine_io::session::urlencoded;
 use crate::engine_io::settings::EngineSettings;
 use crate::engine_io::transport::polling::jsonp;
 use crate::engine_io::transport::polling::requests;
-use crate::engine_io::transport::websocket::accept::{registered_anew, switch_protocols};
+use crate::engine_io::transport::websocket::accept::{reregister, switch_protocols};
 use crate::engine_io::transport::websocket::socket::WebSocketTransport;
 use crate::engine_io::transport::websocket::upgrade;
 use crate::paced_close::close_paced;
@@ -42,12 +42,12 @@ use mainstay_core::ws::handshake;
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the last ones get beyond the time that was given, to write their Close and hear the client's.
-const LAST: Duration = Duration::from_secs(5);
+const CLOSE_MARGIN: Duration = Duration::from_secs(5);
 
 /// An Engine.IO server. A clone is the same server.
 #[derive(Clone)]
 pub struct EngineServer {
-    shared: Arc<EngineContext<Connection>>,
+    context: Arc<EngineContext<Connection>>,
     /// The layer above.
     handler: Arc<dyn ConnectionHandler>,
     /// Ends the wheel.
@@ -73,13 +73,13 @@ enum EngineRequest {
 impl EngineServer {
     /// A server whose sessions go to `handler`. Needs a tokio runtime with its timer.
     pub fn new(settings: EngineSettings, handler: Arc<dyn ConnectionHandler>) -> Self {
-        let shared = Arc::new(EngineContext::new(settings));
+        let context = Arc::new(EngineContext::new(settings));
         let end = CancellationToken::new();
-        let (turning, ended) = (shared.clone(), end.clone());
-        shared.tasks.spawn(async move {
+        let (turning, ended) = (context.clone(), end.clone());
+        context.tasks.spawn(async move {
             ended.run_until_cancelled(turning.timer_wheel.run(Connection::check_timers)).await
         });
-        Self { shared, handler, end: end.clone(), _guard: Arc::new(end.drop_guard()) }
+        Self { context, handler, end: end.clone(), _guard: Arc::new(end.drop_guard()) }
     }
 
     /// Answers one request that came from `peer`. A WebSocket goes on in a task of the server's own; a poll waits in
@@ -88,11 +88,11 @@ impl EngineServer {
     where
         B: Body + Send + 'static,
     {
-        if request.uri().path() != self.shared.settings.path {
+        if request.uri().path() != self.context.settings.path {
             return empty_response(StatusCode::NOT_FOUND);
         }
         let (mut parts, body) = request.into_parts();
-        let cors = self.shared.settings.cors.as_ref();
+        let cors = self.context.settings.cors.as_ref();
         if let Some(cors) = cors.filter(|_| parts.method == Method::OPTIONS) {
             return cors.preflight(&parts.headers);
         }
@@ -103,11 +103,11 @@ impl EngineServer {
             Err(refusal) => Err(refusal),
         };
         let mut answer = answered.unwrap_or_else(|refusal| {
-            self.shared.counters.refused();
+            self.context.counters.record_refused();
             if is_upgrade { refusal.upgrade_response() } else { refusal.response() }
         });
         if let Some(cors) = cors {
-            cors.mark(answer.headers_mut(), &parts.headers);
+            cors.add_headers(answer.headers_mut(), &parts.headers);
         }
         answer
     }
@@ -120,7 +120,7 @@ impl EngineServer {
         peer: SocketAddr,
     ) -> Result<EngineRequest, RequestError> {
         let query = parts.uri.query().unwrap_or_default();
-        let served = self.shared.settings.transports;
+        let served = self.context.settings.transports;
         let is_websocket = match urlencoded::last(query, "transport").as_deref() {
             Some("websocket") if served.websocket => true,
             Some("polling") if served.polling => false,
@@ -131,7 +131,7 @@ impl EngineServer {
             _ => Revision::Three,
         };
         if let Some(sid) = urlencoded::last(query, "sid").filter(|sid| !sid.is_empty()) {
-            let session = Sid::parse(&sid).and_then(|sid| self.shared.sessions.find(sid));
+            let session = Sid::parse(&sid).and_then(|sid| self.context.sessions.find(sid));
             let session = session.ok_or(RequestError::UnknownSid)?;
             if !session.speaks(revision) || (!is_upgrade && session.is_websocket() != is_websocket) {
                 return Err(RequestError::BadRequest);
@@ -166,13 +166,13 @@ impl EngineServer {
             EngineRequest::Of(_) => return Err(RequestError::BadRequest),
             EngineRequest::Nothing => {
                 let (answer, upgrade) = switch_protocols(parts)?;
-                (answer, self.shared.tasks.spawn(upgrade::close_refused(upgrade)))
+                (answer, self.context.tasks.spawn(upgrade::close_refused(upgrade)))
             }
             EngineRequest::Probe(session) => {
                 let (answer, upgrade) = switch_protocols(parts)?;
                 let task = match session.begin_probe() {
-                    true => self.shared.tasks.spawn(upgrade::run_upgrade(upgrade, session)),
-                    false => self.shared.tasks.spawn(upgrade::close_refused(upgrade)),
+                    true => self.context.tasks.spawn(upgrade::run_upgrade(upgrade, session)),
+                    false => self.context.tasks.spawn(upgrade::close_refused(upgrade)),
                 };
                 (answer, task)
             }
@@ -187,8 +187,8 @@ impl EngineServer {
                 let (answer, upgrade) = switch_protocols(parts)?;
                 (
                     answer,
-                    self.shared.tasks.spawn(run_websocket(
-                        (self.shared.clone(), self.handler.clone()),
+                    self.context.tasks.spawn(run_websocket(
+                        (self.context.clone(), self.handler.clone()),
                         upgrade,
                         facts,
                         revision,
@@ -202,10 +202,10 @@ impl EngineServer {
 
     /// The answer to any handshake while nobody is let in.
     fn unavailable(&self) -> Option<HttpResponse> {
-        if self.shared.is_stopping.load(Ordering::Relaxed) {
-            return Some(unavailable("the server ends"));
+        if self.context.is_stopping.load(Ordering::Relaxed) {
+            return Some(service_unavailable("the server ends"));
         }
-        self.shared.sessions.is_full().then(|| unavailable("Server at capacity"))
+        self.context.sessions.is_full().then(|| service_unavailable("Server at capacity"))
     }
 
     /// The facts of a handshake that the layer above lets in.
@@ -213,7 +213,7 @@ impl EngineServer {
         let facts = Handshake::from_request(parts, peer);
         self.handler.admit(&facts).map_err(RequestError::Forbidden)?;
         match revision {
-            Revision::Three if !self.shared.settings.revision_3 => Err(RequestError::Unsupported),
+            Revision::Three if !self.context.settings.revision_3 => Err(RequestError::Unsupported),
             _ => Ok(facts),
         }
     }
@@ -222,16 +222,16 @@ impl EngineServer {
         let query = parts.uri.query().unwrap_or_default();
         let polling = PollingState {
             takes_binary: urlencoded::last(query, "b64").is_none_or(|b64| b64.is_empty()),
-            jsonp: urlencoded::last(query, "j").map(|j| jsonp::head(&j).into()),
+            jsonp: urlencoded::last(query, "j").map(|j| jsonp::script_head(&j).into()),
             ..PollingState::default()
         };
         let connection =
-            Connection::new(&self.shared, facts, Transport::Polling(Box::new(polling)), revision);
+            Connection::new(&self.context, facts, Transport::Polling(Box::new(polling)), revision);
         let mut answer = requests::open_response(&connection, parts);
-        if register(&self.shared, &*self.handler, &connection).is_none() {
-            return unavailable("Server at capacity");
+        if register(&self.context, &*self.handler, &connection).is_none() {
+            return service_unavailable("Server at capacity");
         }
-        if let Some(name) = &self.shared.settings.cookie {
+        if let Some(name) = &self.context.settings.cookie {
             let cookie = format!("{name}={}; Path=/; HttpOnly; SameSite=Lax", connection.sid());
             if let Ok(cookie) = HeaderValue::try_from(cookie) {
                 answer.headers_mut().insert(SET_COOKIE, cookie);
@@ -241,15 +241,15 @@ impl EngineServer {
     }
 
     /// A look at the server's sums.
-    pub fn figures(&self) -> EngineStats {
-        self.shared.counters.stats(self.shared.sessions.len())
+    pub fn stats(&self) -> EngineStats {
+        self.context.counters.stats(self.context.sessions.len())
     }
 
     /// Opens no more sessions and closes those that are open with 1012, evenly over `over`; returns when the last socket
     /// is closed, ten seconds later at the latest. To be called once, at the end.
     pub async fn shutdown(&self, over: Duration) {
-        self.shared.is_stopping.store(true, Ordering::Relaxed);
-        let sessions = &self.shared.sessions;
+        self.context.is_stopping.store(true, Ordering::Relaxed);
+        let sessions = &self.context.sessions;
         let restart = |connection: &Arc<Connection>| connection.close(CloseKind::Restart);
         close_paced(sessions.snapshot(), over, restart, || sessions.len() > 0).await;
         let all_gone = async {
@@ -259,11 +259,11 @@ impl EngineServer {
                 sleep(CHECK_INTERVAL).await;
             }
         };
-        let _ = timeout(LAST, all_gone).await;
+        let _ = timeout(CLOSE_MARGIN, all_gone).await;
         // A session is over before its socket is: the last Close has still to be written and answered.
         self.end.cancel();
-        self.shared.tasks.close();
-        let _ = timeout(LAST, self.shared.tasks.wait()).await;
+        self.context.tasks.close();
+        let _ = timeout(CLOSE_MARGIN, self.context.tasks.wait()).await;
     }
 }
 
@@ -281,7 +281,7 @@ async fn run_websocket(
     connection.queue_open_packet();
     let Some(handler) = register(&shared, &*layer, &connection) else { return };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => match registered_anew(parts.io.into_inner()) {
+        Ok(parts) => match reregister(parts.io.into_inner()) {
             Ok(stream) => {
                 let socket = WebSocketTransport::new(stream, connection, handler);
                 shared.tasks.spawn(socket.with_early_bytes(parts.read_buf.into()).into_task());
@@ -304,9 +304,9 @@ fn register(
     if !shared.sessions.insert(connection.sid(), connection.clone()) {
         return None;
     }
-    shared.counters.opened(connection.is_websocket());
+    shared.counters.record_opened(connection.is_websocket());
     let handler = layer.opened(connection);
-    connection.listen(handler.clone());
+    connection.set_handler(handler.clone());
     shared.timer_wheel.insert(connection, 0);
     Some(handler)
 }

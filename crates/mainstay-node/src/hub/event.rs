@@ -9,7 +9,7 @@ use crate::engine_io::Frame;
 use socketio_redis::adapter::MissedEvent;
 use socketio_redis::value::Value;
 
-/// See the module. Lives as long as its delivery.
+/// An event that is being delivered to clients of this node.
 pub struct Event<'a> {
     /// The namespace that it belongs to.
     namespace: &'a str,

@@ -37,7 +37,7 @@ impl LocalNamespace for Namespace {
             self.room_index.select(target).into_iter().partition(|socket| socket.client().can_answer());
         let heard = self.pending_acks.register(number, &able, false);
         if !able.is_empty() {
-            self.give_up_after(flags.timeout.unwrap_or(ACK_TIMEOUT), number);
+            self.expire_ack_after(flags.timeout.unwrap_or(ACK_TIMEOUT), number);
         }
         self.send(&able, &Event::asking(self.name(), &data, number), false);
         self.send(&unable, &Event::new(self.name(), &data, None), false);
@@ -75,7 +75,7 @@ impl Namespace {
         let is_new = |socket: &Arc<Socket>| socket.replayed_to.get().is_none_or(|seen| place > Some(*seen));
         let mut sockets = self.room_index.select(&target);
         sockets.retain(is_new);
-        let shown = (self.shared.recovers && !flags.volatile).then_some(&*offset);
+        let shown = (self.context.recovers && !flags.volatile).then_some(&*offset);
         self.send(&sockets, &Event::new(self.name(), &data, shown), flags.volatile);
         if let Some(place) = place.filter(|_| !flags.volatile) {
             restoring.note(place, offset, data, target);
@@ -109,12 +109,12 @@ impl Namespace {
         }
     }
 
-    pub(super) fn give_up_after(&self, time: Duration, number: u64) {
-        let (me, end) = (self.weak_self.clone(), self.shared.end.clone());
-        let waiting = self.shared.tasks.spawn(async move {
+    pub(super) fn expire_ack_after(&self, time: Duration, number: u64) {
+        let (me, end) = (self.weak_self.clone(), self.context.end.clone());
+        let waiting = self.context.tasks.spawn(async move {
             end.run_until_cancelled(tokio::time::sleep(time)).await;
             if let Some(namespace) = me.upgrade() {
-                namespace.pending_acks.give_up(number);
+                namespace.pending_acks.expire(number);
             }
         });
         self.pending_acks.set_timer(number, waiting.abort_handle());

@@ -55,7 +55,7 @@ pub struct Hub {
     /// `/`, which every hub has.
     main: Arc<Namespace>,
     bus: Arc<dyn Adapter>,
-    shared: Arc<HubContext>,
+    context: Arc<HubContext>,
 }
 
 impl Hub {
@@ -72,7 +72,7 @@ impl Hub {
         let main = open("/");
         let others = namespaces.iter().filter(|name| *name != "/").map(|name| open(name));
         let namespaces = others.chain([main.clone()]).map(|nsp| (nsp.name().clone(), nsp)).collect();
-        Arc::new(Self { namespaces, main, bus, shared })
+        Arc::new(Self { namespaces, main, bus, context: shared })
     }
 
     /// The namespace of that name.
@@ -92,15 +92,15 @@ impl Hub {
 
     /// Whether a client's session can be taken up again after its connection broke.
     pub fn recovers(&self) -> bool {
-        self.shared.recovers
+        self.context.recovers
     }
 
     /// Lets go of the other nodes. The clients should have gone before, so that their sessions are kept.
     pub async fn close(&self) {
         // What is on its way to the other nodes still goes out, and what waits for time to pass ends.
-        self.shared.end.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        self.context.end.cancel();
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
         self.bus.close().await;
     }
 }

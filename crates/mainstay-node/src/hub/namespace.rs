@@ -51,7 +51,7 @@ pub struct Namespace {
     pub(super) listener: RwLock<Option<ServerEventListener>>,
     /// Of the next socket.
     serial: AtomicU64,
-    pub(super) shared: Arc<HubContext>,
+    pub(super) context: Arc<HubContext>,
 }
 
 impl Namespace {
@@ -66,7 +66,7 @@ impl Namespace {
             listener: RwLock::default(),
             serial: AtomicU64::new(0),
             checkpoint: bus.session_lifetime().map(SessionCheckpoint::new),
-            shared,
+            context: shared,
         });
         namespace.spawn_checkpoints();
         namespace
@@ -98,7 +98,7 @@ impl Namespace {
         let Some(mut emptied) = self.room_index.remove(socket) else { return false };
         emptied.push(Room { name: socket.id().clone(), numeric: false });
         emptied.iter().for_each(|room| self.adapter.delete_room(room));
-        match socket.pid().filter(|_| self.shared.recovers) {
+        match socket.pid().filter(|_| self.context.recovers) {
             Some(pid) if keeps => {
                 self.save(Session { rooms, ..self.session_of(socket, pid) });
             }
@@ -125,7 +125,7 @@ impl Namespace {
         if self.checkpoint.is_none() {
             return;
         }
-        let (me, end) = (self.weak_self.clone(), self.shared.end.clone());
+        let (me, end) = (self.weak_self.clone(), self.context.end.clone());
         let writing = async move {
             let mut ticks = interval(CHECKPOINT_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,14 +135,14 @@ impl Namespace {
                 namespace.write_checkpoints();
             }
         };
-        self.shared.tasks.spawn(async move { end.run_until_cancelled(writing).await });
+        self.context.tasks.spawn(async move { end.run_until_cancelled(writing).await });
     }
 
     fn write_checkpoints(&self) {
         for socket in self.checkpoint.iter().flat_map(SessionCheckpoint::take_due) {
             if let Some(pid) = socket.pid().filter(|_| !socket.state.lock().is_gone) {
                 // What is not written now is when its time comes again.
-                self.drive(self.adapter.persist_session(self.session_of(&socket, pid)), drop);
+                self.run_or_spawn(self.adapter.persist_session(self.session_of(&socket, pid)), drop);
             }
         }
     }
@@ -150,7 +150,7 @@ impl Namespace {
     /// A client has said good-bye: nobody is to take its session up.
     fn discard_checkpoint(&self, socket: &Socket) {
         if let Some(pid) = socket.pid().filter(|_| self.checkpoint.is_some()) {
-            self.drive(self.adapter.delete_session(pid), drop);
+            self.run_or_spawn(self.adapter.delete_session(pid), drop);
         }
     }
 
@@ -163,8 +163,8 @@ impl Namespace {
 
     fn save(&self, session: Session) {
         let saving = self.adapter.persist_session(session);
-        let unpublished = self.shared.metrics.adapter.unpublished.clone();
-        self.drive(saving, move |saved| {
+        let unpublished = self.context.metrics.adapter.unpublished.clone();
+        self.run_or_spawn(saving, move |saved| {
             if saved.is_err() {
                 unpublished.inc();
             }
@@ -196,7 +196,7 @@ impl Namespace {
 
     /// A client's answer to an event that wanted one.
     pub fn answer(&self, socket: &Socket, number: u64, data: Vec<Value>) {
-        self.pending_acks.answer(socket, number, data);
+        self.pending_acks.record_answer(socket, number, data);
     }
 
     /// The socket of that id, where it is one of this node's.
@@ -259,7 +259,7 @@ impl Namespace {
     pub(super) fn publish(&self, operation: Operation, spare: Option<Operation>) -> PublishFuture {
         let (told, waiting) = oneshot::channel();
         let me = self.weak_self.clone();
-        self.drive(self.adapter.send(operation), move |sent| {
+        self.run_or_spawn(self.adapter.send(operation), move |sent| {
             if let (Err(_), Some(namespace), Some(spare)) = (&sent, me.upgrade(), spare) {
                 namespace.apply(&spare);
             }
@@ -278,12 +278,12 @@ impl Namespace {
             socket.client().event(event);
             sent += 1;
         }
-        self.shared.metrics.messages_out.inc_by(sent);
+        self.context.metrics.messages_out.inc_by(sent);
     }
 
     /// Lets a call to the other nodes go on; `then` is called at once where it is done already, as it always is on a
     /// node alone, and otherwise on a task.
-    pub(super) fn drive<T: Send + 'static>(
+    pub(super) fn run_or_spawn<T: Send + 'static>(
         &self,
         mut call: BoxFuture<T>,
         then: impl FnOnce(T) + Send + 'static,
@@ -291,7 +291,7 @@ impl Namespace {
         match Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => then(result),
             Poll::Pending => {
-                self.shared.tasks.spawn(async move { then(call.await) });
+                self.context.tasks.spawn(async move { then(call.await) });
             }
         }
     }

@@ -27,10 +27,10 @@ pub(super) struct PendingAcks {
 
 struct PendingAck {
     /// Serials of the sockets that have not answered.
-    left: BTreeSet<u64>,
+    unanswered: BTreeSet<u64>,
     answers: mpsc::Sender<Value>,
     /// All arguments of an answer are wanted, as a list; otherwise the first.
-    is_whole: bool,
+    wants_all_arguments: bool,
     /// What gives up when the time is over.
     timer: Option<AbortHandle>,
 }
@@ -60,7 +60,10 @@ impl PendingAcks {
         let (answers, heard) = mpsc::channel(sockets.len().max(1));
         let left: BTreeSet<u64> = sockets.iter().map(|socket| socket.serial).collect();
         if !left.is_empty() {
-            self.waiting.lock().insert(number, PendingAck { left, answers, is_whole, timer: None });
+            self.waiting.lock().insert(
+                number,
+                PendingAck { unanswered: left, answers, wants_all_arguments: is_whole, timer: None },
+            );
         }
         heard
     }
@@ -74,25 +77,25 @@ impl PendingAcks {
     }
 
     /// A client's answer.
-    pub(super) fn answer(&self, socket: &Socket, number: u64, mut data: Vec<Value>) {
+    pub(super) fn record_answer(&self, socket: &Socket, number: u64, mut data: Vec<Value>) {
         let mut waiting = self.waiting.lock();
         let Some(asked) = waiting.get_mut(&number) else { return };
-        if asked.left.remove(&socket.serial) {
-            let answer = match (asked.is_whole, data.is_empty()) {
+        if asked.unanswered.remove(&socket.serial) {
+            let answer = match (asked.wants_all_arguments, data.is_empty()) {
                 (true, _) => Value::List(data),
                 (false, true) => Value::Null,
                 (false, false) => data.swap_remove(0),
             };
             // Whoever asked may have stopped listening.
             let is_wanted = asked.answers.try_send(answer).is_ok();
-            if asked.left.is_empty() || !is_wanted {
+            if asked.unanswered.is_empty() || !is_wanted {
                 waiting.remove(&number);
             }
         }
     }
 
     /// The time is over.
-    pub(super) fn give_up(&self, number: u64) {
+    pub(super) fn expire(&self, number: u64) {
         self.waiting.lock().remove(&number);
     }
 }

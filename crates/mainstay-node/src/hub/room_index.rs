@@ -23,12 +23,12 @@ type RoomMembers = BTreeMap<u64, Arc<Socket>>;
 /// One shard of a table by names.
 type Shard<T> = RwLock<HashMap<Arc<str>, T>>;
 
-/// See the module.
+/// The sockets of a namespace, by id and by room.
 pub(super) struct RoomIndex {
     sockets: Box<[Shard<Arc<Socket>>]>,
     rooms: Box<[Shard<RoomMembers>]>,
     /// Names come from clients, so where they fall must not be theirs to choose.
-    places: RandomState,
+    hasher: RandomState,
     /// Counts the rooms of all namespaces.
     count: IntGauge,
 }
@@ -38,13 +38,13 @@ impl RoomIndex {
         Self {
             sockets: (0..SHARDS).map(|_| RwLock::default()).collect(),
             rooms: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            places: RandomState::new(),
+            hasher: RandomState::new(),
             count,
         }
     }
 
     fn shard_of(&self, name: &str) -> usize {
-        self.places.hash_one(name) as usize % SHARDS
+        self.hasher.hash_one(name) as usize % SHARDS
     }
 
     /// Puts a socket into the namespace.
@@ -66,7 +66,7 @@ impl RoomIndex {
             entry.remove();
         }
         let mut rooms = state.rooms.take();
-        rooms.retain(|room| self.take_out(socket, room));
+        rooms.retain(|room| self.remove_from_room(socket, room));
         Some(rooms)
     }
 
@@ -95,7 +95,7 @@ impl RoomIndex {
         let mut state = socket.state.lock();
         for room in rooms {
             let Some(room) = state.rooms.remove(&room.name) else { continue };
-            if self.take_out(socket, &room) {
+            if self.remove_from_room(socket, &room) {
                 emptied.push(room);
             }
         }
@@ -103,7 +103,7 @@ impl RoomIndex {
     }
 
     /// Says whether the room is empty now.
-    fn take_out(&self, socket: &Socket, room: &Room) -> bool {
+    fn remove_from_room(&self, socket: &Socket, room: &Room) -> bool {
         let mut shard = self.rooms[self.shard_of(&room.name)].write();
         let Some(inside) = shard.get_mut(&room.name) else { return false };
         inside.remove(&socket.serial);

@@ -57,7 +57,7 @@ impl Namespace {
     /// Sends an event to one socket of this node. Where sessions can be taken up again it goes through the log, so that
     /// it is not lost with the connection.
     pub fn emit_to(&self, socket: &Arc<Socket>, event: &str, arguments: impl IntoIterator<Item = Value>) {
-        if self.shared.recovers {
+        if self.context.recovers {
             let data = std::iter::once(Value::from(event)).chain(arguments).collect();
             drop(self.to(socket.id()).emit_data(data));
         } else {
@@ -87,7 +87,7 @@ impl Namespace {
         let data: Vec<Value> = std::iter::once(Value::from(event)).chain(arguments).collect();
         let (number, sockets) = (self.pending_acks.next_id(), std::slice::from_ref(socket));
         let mut heard = self.pending_acks.register(number, sockets, true);
-        self.give_up_after(time, number);
+        self.expire_ack_after(time, number);
         self.send(sockets, &Event::asking(self.name(), &data, number), false);
         match heard.recv().await {
             Some(Value::List(answer)) => Ok(answer),
@@ -159,7 +159,7 @@ impl<'a> Selection<'a> {
             namespace.broadcast(&data, &target, &flags);
             return PublishFuture::not_needed();
         }
-        if namespace.shared.delivers_own {
+        if namespace.context.delivers_own {
             let spare =
                 Operation::Broadcast { data: data.clone(), target: target.clone(), flags: flags.clone() };
             return namespace.publish(Operation::Broadcast { data, target, flags }, Some(spare));

@@ -120,7 +120,7 @@ impl SessionRecovery {
         if notes.generation != generation {
             drop(notes);
             drop(replays);
-            namespace.drive(namespace.adapter.persist_session(session), drop);
+            namespace.run_or_spawn(namespace.adapter.persist_session(session), drop);
             return None;
         }
         let socket = namespace.new_socket(NewSocket {

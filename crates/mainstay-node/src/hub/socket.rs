@@ -49,7 +49,7 @@ pub struct NewSocket {
     pub data: Value,
 }
 
-/// See the module.
+/// One client in one namespace.
 pub struct Socket {
     /// Counts the sockets of a namespace up; the order of coming.
     pub(super) serial: u64,

@@ -5,7 +5,7 @@
 
 use socketio_redis::adapter::Room;
 
-/// See the module.
+/// The rooms of one socket, sorted by name.
 #[derive(Debug, Default)]
 pub(super) struct SocketRooms(Vec<Room>);
 

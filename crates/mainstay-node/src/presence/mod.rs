@@ -78,7 +78,7 @@ impl Presence {
         let keeper = PresenceWriter::start(node, place.lease, (keys.clone(), Arc::clone(&own)), link.clone());
         let ask = Box::new(move |user: &User| -> PresenceFuture {
             let (key, link) = (keys.user(user.as_str()), link.clone());
-            Box::pin(connections(link, key))
+            Box::pin(read_connections(link, key))
         });
         Self { node: Arc::clone(node), store: PresenceStore::Redis { own, ask, keeper } }
     }
@@ -157,7 +157,7 @@ impl Presence {
     }
 }
 
-async fn connections<L: ConnectionLike>(
+async fn read_connections<L: ConnectionLike>(
     mut link: L,
     key: String,
 ) -> Result<Vec<UserConnection>, PresenceError> {

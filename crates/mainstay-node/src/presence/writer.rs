@@ -26,9 +26,9 @@ use super::user_connection::UserConnection;
 /// The most scripts of one pipeline.
 const BATCH: usize = 256;
 /// How often Redis is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the end may take, and one call.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The task.
 pub(super) struct PresenceWriter {
@@ -51,7 +51,7 @@ impl PresenceWriter {
     {
         let (said, ended) = oneshot::channel();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let task = WriterTask { boot: boot(node), lease, keys, own, link };
+        let task = WriterTask { boot: new_boot_id(node), lease, keys, own, link };
         let end = stop.clone();
         tasks.spawn(async move {
             let _ = said.send(task.run(end).await);
@@ -65,7 +65,7 @@ impl PresenceWriter {
         self.tasks.close();
         let ended = self.ended.lock().take();
         match ended {
-            Some(ended) => timeout(PATIENCE * 2, ended).await.is_ok_and(|said| said == Ok(true)),
+            Some(ended) => timeout(TIMEOUT * 2, ended).await.is_ok_and(|said| said == Ok(true)),
             None => true,
         }
     }
@@ -78,7 +78,7 @@ impl Drop for PresenceWriter {
 }
 
 /// One life of a node: its name and chance, so that a node that starts anew is told from the one that died.
-fn boot(node: &str) -> String {
+fn new_boot_id(node: &str) -> String {
     let mut chance = [0_u8; 8];
     // Without chance the name alone has to do; two lives are then told apart by the lease.
     let _ = aws_lc_rs::rand::fill(&mut chance);
@@ -107,20 +107,20 @@ impl<L: ConnectionLike + Clone + Send + Sync> WriterTask<L> {
         let mut beat = interval(self.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
-        let mut retry = interval(RETRY);
+        let mut retry = interval(RETRY_INTERVAL);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_behind = false;
         loop {
             if let Err(error) = &outcome
                 && !is_behind
             {
-                warn!(%error, "presence cannot be written, it is written anew when redis is back");
+                warn!(%error, "presence write failed, all of it is rewritten when redis answers again");
             }
             is_behind = outcome.is_err();
             let own = Arc::clone(&self.own);
             outcome = tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.end().await,
+                () = stop.cancelled() => return self.remove_from_redis().await,
                 _ = beat.tick() => self.renew_lease().await,
                 () = own.changed.notified(), if !is_behind => self.write().await,
                 _ = retry.tick(), if is_behind => self.renew_lease().await,
@@ -138,7 +138,7 @@ impl<L: ConnectionLike + Clone + Send + Sync> WriterTask<L> {
         }
         self.write().await?;
         for boot in dead.iter().filter(|boot| **boot != self.boot) {
-            debug!(%boot, "the presence of a node that died is removed");
+            debug!(%boot, "presence of a dead node removed");
             while self.keys.reap(boot).query_async::<u8>(&mut self.link).await? == 1 {}
         }
         Ok(())
@@ -177,13 +177,13 @@ impl<L: ConnectionLike + Clone + Send + Sync> WriterTask<L> {
     }
 
     /// Takes out of Redis whatever this node has there.
-    async fn end(mut self) -> bool {
+    async fn remove_from_redis(mut self) -> bool {
         self.own.remove_all();
         let ended = async {
             self.write().await?;
             self.keys.end(&self.boot).query_async::<()>(&mut self.link).await
         };
-        let outcome = timeout(PATIENCE, ended).await;
+        let outcome = timeout(TIMEOUT, ended).await;
         matches!(outcome, Ok(Ok(())))
     }
 }

@@ -16,7 +16,7 @@ use crate::metrics::RefusalReason;
 
 /// The Socket.IO server of a node.
 pub struct SocketIoServer {
-    shared: Arc<SocketIoContext<SocketIoClient>>,
+    context: Arc<SocketIoContext<SocketIoClient>>,
 }
 
 impl SocketIoServer {
@@ -31,29 +31,29 @@ impl SocketIoServer {
             let closing = context.pending.close_late(SocketIoClient::connect_timed_out);
             context.end.run_until_cancelled(closing).await
         });
-        Arc::new(Self { shared })
+        Arc::new(Self { context: shared })
     }
 
     /// Ends what is under way for clients; the connections themselves are the Engine.IO server's.
     pub async fn close(&self) {
-        self.shared.end.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        self.context.end.cancel();
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
     }
 }
 
 impl ConnectionHandler for SocketIoServer {
     fn admit(&self, handshake: &Handshake) -> Result<(), Cow<'static, str>> {
         let origins = handshake.headers().filter(|(name, _)| *name == "origin");
-        if self.shared.settings.origins.allows(origins.map(|(_, value)| value.as_bytes())) {
+        if self.context.settings.origins.allows(origins.map(|(_, value)| value.as_bytes())) {
             return Ok(());
         }
-        self.shared.settings.metrics.count_refusal(RefusalReason::Origin);
+        self.context.settings.metrics.count_refusal(RefusalReason::Origin);
         Err("pages of this origin may not connect".into())
     }
 
     fn opened(&self, connection: &Arc<Connection>) -> Arc<dyn MessageHandler> {
-        let client = SocketIoClient::open(&self.shared, connection);
+        let client = SocketIoClient::open(&self.context, connection);
         client.await_admission();
         if connection.revision() == Revision::Three {
             // A client of that protocol is in `/` without asking.

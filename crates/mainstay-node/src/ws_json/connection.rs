@@ -48,12 +48,12 @@ pub(super) async fn run(
     let Ok(mut socket) = upgrade.await else {
         return; // The client left before it read the 101.
     };
-    let Some(_seat) = context.settings.seats.try_acquire() else {
+    let Some(_seat) = context.settings.limiter.try_acquire() else {
         context.settings.metrics.count_refusal(RefusalReason::Capacity);
         return close(&mut socket, CloseCode::Policy, AT_CAPACITY).await;
     };
     let client = Arc::new(WsJsonClient {
-        id: id().into(),
+        id: new_id().into(),
         identity,
         handshake,
         outbox: Outbox::new(context.settings.backlog),
@@ -82,7 +82,7 @@ pub(super) async fn run(
 }
 
 /// 20 characters of base64url, as a Socket.IO id has; 120 bits of chance.
-fn id() -> String {
+fn new_id() -> String {
     let mut chance = [0_u8; 15];
     aws_lc_rs::rand::fill(&mut chance).expect("the system gives random bytes");
     URL_SAFE_NO_PAD.encode(chance)
@@ -103,18 +103,24 @@ struct Conversation<'a> {
     context: &'a WsJsonContext,
     client: &'a Arc<WsJsonClient>,
     socket: &'a mut HttpWebSocket,
-    allowance: Option<Box<ClientRateLimiter>>,
+    rate_limiter: Option<Box<ClientRateLimiter>>,
     /// When something came last.
-    heard: Instant,
+    last_received: Instant,
 }
 
 impl<'a> Conversation<'a> {
     fn new(context: &'a WsJsonContext, client: &'a Arc<WsJsonClient>, socket: &'a mut HttpWebSocket) -> Self {
-        Self { context, client, socket, allowance: context.settings.rates.limiter(), heard: Instant::now() }
+        Self {
+            context,
+            client,
+            socket,
+            rate_limiter: context.settings.rates.limiter(),
+            last_received: Instant::now(),
+        }
     }
 
     async fn run(mut self) -> ConnectionEnd {
-        let expiry = expiry(self.client.identity.expires);
+        let expiry = wait_until_expired(self.client.identity.expires);
         tokio::pin!(expiry);
         let every = self.context.settings.ping_interval;
         let mut beat = interval_at(Instant::now() + every, every);
@@ -126,7 +132,7 @@ impl<'a> Conversation<'a> {
                 next = self.client.outbox.next() => self.write(next).await,
                 frame = self.socket.next_frame() => match frame {
                     Ok(frame) => self.receive(frame).await,
-                    Err(error) => Err(self.failed(&error).await),
+                    Err(error) => Err(self.close_for_error(&error).await),
                 },
                 _ = beat.tick() => self.ping().await,
             };
@@ -173,7 +179,7 @@ impl<'a> Conversation<'a> {
     }
 
     async fn ping(&mut self) -> Result<(), ConnectionEnd> {
-        let silent = self.heard.elapsed();
+        let silent = self.last_received.elapsed();
         let limits = &self.context.settings;
         if silent >= limits.idle || silent >= limits.ping_interval + limits.ping_timeout {
             return Err(ConnectionEnd::Closed(CloseCode::Away, "no sign of life", ForcedCloseReason::Idle));
@@ -184,7 +190,7 @@ impl<'a> Conversation<'a> {
 
     /// One frame of the client; the library has answered a ping and a close already.
     async fn receive(&mut self, frame: Frame) -> Result<(), ConnectionEnd> {
-        self.heard = Instant::now();
+        self.last_received = Instant::now();
         match frame.opcode() {
             OpCode::Text => {}
             OpCode::Binary => {
@@ -202,7 +208,7 @@ impl<'a> Conversation<'a> {
             OpCode::Ping | OpCode::Pong | OpCode::Continuation => return Ok(()),
         }
         self.context.settings.metrics.messages_in.inc();
-        if self.allowance.as_mut().is_some_and(|allowance| !allowance.allows(frame.payload().len())) {
+        if self.rate_limiter.as_mut().is_some_and(|allowance| !allowance.allows(frame.payload().len())) {
             return Err(ConnectionEnd::Closed(CloseCode::Policy, TOO_MANY_MESSAGES, ForcedCloseReason::Rate));
         }
         let answer = answer_request(self.context, self.client, frame.as_str()).await;
@@ -213,11 +219,11 @@ impl<'a> Conversation<'a> {
 
     /// A fault of the connection. Where the client broke the protocol, the library has a Close ready that tells it why,
     /// and the next reading sends it.
-    async fn failed(&mut self, error: &yawc::WebSocketError) -> ConnectionEnd {
+    async fn close_for_error(&mut self, error: &yawc::WebSocketError) -> ConnectionEnd {
         if error.is_closed() || error.is_io_error() {
             return ConnectionEnd::Gone;
         }
-        debug!(%error, "ws_json client broke the protocol");
+        debug!(%error, "websocket protocol error");
         let _ = timeout(CLOSE_TIMEOUT, self.socket.next_frame()).await;
         ConnectionEnd::Broken
     }
@@ -245,7 +251,7 @@ fn write_result<E>(written: Result<Result<(), E>, tokio::time::error::Elapsed>) 
 }
 
 /// Ends when a token does.
-async fn expiry(end: Option<SystemTime>) {
+async fn wait_until_expired(end: Option<SystemTime>) {
     match end {
         // A time in the past has no distance: at once.
         Some(end) => sleep(end.duration_since(SystemTime::now()).unwrap_or_default()).await,

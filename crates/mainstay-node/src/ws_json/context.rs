@@ -43,7 +43,7 @@ pub struct WsJsonSettings {
     /// What each client may say in a second.
     pub rates: RateLimits,
     /// The node's seats.
-    pub seats: Arc<ConnectionLimiter>,
+    pub limiter: Arc<ConnectionLimiter>,
     /// The node's counters.
     pub metrics: Metrics,
 }

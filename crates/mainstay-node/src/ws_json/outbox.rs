@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 /// Beside its bytes, what a waiting message costs.
 const OVERHEAD: usize = 64;
 
-/// See the module.
+/// The messages that wait for one client.
 #[derive(Debug)]
 pub(super) struct Outbox {
     state: Mutex<OutboxState>,

@@ -102,7 +102,7 @@ impl Served {
             ping_timeout: Duration::from_secs(20),
             idle: Duration::from_secs(60),
             rates: RateLimits { messages: 1000, bytes: 0 },
-            seats,
+            limiter: seats,
             metrics: metrics.clone(),
         };
         change(&mut settings);
@@ -239,7 +239,7 @@ async fn the_extension_is_agreed_without_context_takeover() {
 
 #[tokio::test]
 async fn the_one_client_too_many_is_told_that_the_server_is_at_capacity() {
-    let served = Served::start_with(|settings| settings.seats = ConnectionLimiter::new(1));
+    let served = Served::start_with(|settings| settings.limiter = ConnectionLimiter::new(1));
     let mut first = served.open("").await;
     heard(&mut first).await;
     let mut second = served.open("").await;

@@ -47,13 +47,13 @@ pub fn address(text: &str) -> Result<String, String> {
 pub fn check(address: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let answer = runtime.block_on(timeout(DEADLINE, ask(address)));
+    let answer = runtime.block_on(timeout(DEADLINE, request_health(address)));
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
     answer.unwrap_or_else(|_| Err(format!("{address} gave no answer within {DEADLINE:?}")))
 }
 
-async fn ask(address: &str) -> Result<(), String> {
+async fn request_health(address: &str) -> Result<(), String> {
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(late).flatten();
     let stream = stream.map_err(|error| format!("nobody answers at {address}: {error}"))?;

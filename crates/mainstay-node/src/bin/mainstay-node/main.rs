@@ -101,12 +101,12 @@ fn run(settings: NodeSettings) -> io::Result<bool> {
             _ = term.recv() => {}
             _ = int.recv() => {}
             why = node.wait_until_unfit() => {
-                tracing::error!(%why, "the node must not go on");
+                tracing::error!(%why, "node stops: it is incompatible with the other servers");
                 node.drain().await;
                 return Ok(false);
             }
         }
-        tracing::info!("the end begins");
+        tracing::info!("shutdown begins");
         tokio::select! {
             in_order = node.drain() => Ok(in_order),
             _ = term.recv() => Ok(false),

@@ -33,7 +33,7 @@ pub(crate) fn is_from_opener(
     client: IpAddr,
     is_probe: bool,
 ) -> bool {
-    let (opened, bind) = (connection.handshake(), &connection.shared.settings.binding);
+    let (opened, bind) = (connection.handshake(), &connection.context.settings.binding);
     if bind.address && opened.client() != client {
         return false;
     }
@@ -64,7 +64,8 @@ fn matching_bits(first: &Credentials, later: &Credentials) -> Option<u8> {
 
 fn credentials_of_handshake(handshake: &Handshake, bind: &SessionBinding) -> Credentials {
     let query = handshake.url().split_once('?').map_or("", |(_, query)| query);
-    let all = |name: &str| joined(handshake.headers().filter(|(given, _)| *given == name).map(|pair| pair.1));
+    let all =
+        |name: &str| join_values(handshake.headers().filter(|(given, _)| *given == name).map(|pair| pair.1));
     credentials(all, query, bind)
 }
 
@@ -72,7 +73,7 @@ fn credentials_of_request(request: &Parts, bind: &SessionBinding) -> Credentials
     let all = |name: &str| {
         let values = request.headers.get_all(name).iter();
         let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-        joined(values.iter().map(|value| &**value))
+        join_values(values.iter().map(|value| &**value))
     };
     credentials(all, request.uri.query().unwrap_or_default(), bind)
 }
@@ -90,7 +91,7 @@ fn cookie(lines: &str, name: &str) -> Option<String> {
     pairs.find(|(given, _)| *given == name).map(|(_, value)| value.to_owned())
 }
 
-fn joined<'a>(values: impl Iterator<Item = &'a str>) -> Option<String> {
+fn join_values<'a>(values: impl Iterator<Item = &'a str>) -> Option<String> {
     values.map(str::to_owned).reduce(|all, one| all + "\n" + &one)
 }
 

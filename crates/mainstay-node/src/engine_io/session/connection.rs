@@ -23,10 +23,10 @@ use crate::engine_io::session::state::{ConnectionPhase, ConnectionState, SendQue
 use crate::engine_io::transport::websocket::reader::WantsMore;
 
 /// How long a WebSocket may take to write what waits before it is closed.
-const CLOSE_TIME: u64 = 5_000;
+const CLOSE_TIMEOUT: u64 = 5_000;
 
 /// How long a polling session that was closed waits for the GET that it can be told by; Node's `closeTimeout`.
-const POLLING_CLOSE_TIME: u64 = 30_000;
+const POLLING_CLOSE_TIMEOUT: u64 = 30_000;
 
 /// A session with one client, whatever carries it.
 pub struct Connection {
@@ -37,7 +37,7 @@ pub struct Connection {
     /// What its first request said.
     handshake: Handshake,
     /// The server.
-    pub(crate) shared: Arc<EngineContext<Connection>>,
+    pub(crate) context: Arc<EngineContext<Connection>>,
     /// What changes.
     pub(crate) state: Mutex<ConnectionState>,
 }
@@ -72,19 +72,19 @@ impl Connection {
             sid: Sid::new(),
             revision,
             handshake,
-            shared: shared.clone(),
+            context: shared.clone(),
             state: Mutex::new(state),
         })
     }
 
     /// Queues the open packet, the first of every session.
     pub(crate) fn queue_open_packet(&self) {
-        let open = self.shared.open_packet(self.sid, self.is_websocket());
+        let open = self.context.open_packet(self.sid, self.is_websocket());
         self.state.lock().queue.push(Frame::packet(b'0', &open));
     }
 
     /// From now on `handler` hears of the session; at once of its end, when that came while it was being opened.
-    pub(crate) fn listen(&self, handler: Arc<dyn MessageHandler>) {
+    pub(crate) fn set_handler(&self, handler: Arc<dyn MessageHandler>) {
         let mut state = self.state.lock();
         if let ConnectionPhase::Ended(reason) = state.phase {
             drop(state);
@@ -134,9 +134,9 @@ impl Connection {
         if !matches!(state.phase, ConnectionPhase::Open) {
             return;
         }
-        let settings = &self.shared.settings;
+        let settings = &self.context.settings;
         if !state.queue.has_room(frames, (settings.queue_packets, settings.queue_bytes)) {
-            debug!(sid = %self.sid, "slow consumer is cut");
+            debug!(sid = %self.sid, "slow consumer closed");
             state.queue.take();
             return self.cut(state, PendingClose::without_frame(CloseReason::SlowConsumer));
         }
@@ -146,7 +146,7 @@ impl Connection {
                 Revision::Three => frame.clone().revision_3(),
             });
         }
-        self.shared.counters.sent(frames.len());
+        self.context.counters.record_sent(frames.len());
         wake(state);
     }
 
@@ -158,7 +158,7 @@ impl Connection {
             return self.cut(state, kind.pending_close());
         }
         drop(state);
-        self.end(kind.pending_close());
+        self.begin_close(kind.pending_close());
     }
 
     /// Closes at once where it polls: nothing is kept for the GET that its client could be told by. A WebSocket is closed
@@ -169,18 +169,21 @@ impl Connection {
             return self.cut(state, kind.pending_close());
         }
         drop(state);
-        self.end(kind.pending_close());
+        self.begin_close(kind.pending_close());
     }
 
     /// Begins an end that lets what waits go out first.
-    pub(crate) fn end(&self, ending: PendingClose) {
+    pub(crate) fn begin_close(&self, ending: PendingClose) {
         let mut state = self.state.lock();
         if matches!(state.phase, ConnectionPhase::Open) {
-            let time =
-                if matches!(state.transport, Transport::WebSocket) { CLOSE_TIME } else { POLLING_CLOSE_TIME };
-            let deadline = self.shared.timer_wheel.now() + time;
+            let time = if matches!(state.transport, Transport::WebSocket) {
+                CLOSE_TIMEOUT
+            } else {
+                POLLING_CLOSE_TIMEOUT
+            };
+            let deadline = self.context.timer_wheel.now() + time;
             state.phase = ConnectionPhase::Closing(ending, deadline);
-            self.shared.schedule_check(self.sid, deadline);
+            self.context.schedule_check(self.sid, deadline);
             wake(state);
         }
     }
@@ -190,7 +193,7 @@ impl Connection {
         let state = self.state.lock();
         if matches!(state.transport, Transport::WebSocket) {
             drop(state);
-            self.end(PendingClose::with_empty_close(reason));
+            self.begin_close(PendingClose::with_empty_close(reason));
         } else {
             self.cut(state, PendingClose::with_empty_close(reason));
         }
@@ -201,7 +204,7 @@ impl Connection {
     fn cut(&self, mut state: MutexGuard<'_, ConnectionState>, ending: PendingClose) {
         if matches!(state.phase, ConnectionPhase::Open | ConnectionPhase::Closing(..)) {
             state.phase = ConnectionPhase::Cut(ending);
-            self.shared.schedule_check(self.sid, 0);
+            self.context.schedule_check(self.sid, 0);
             wake(state);
         }
     }
@@ -220,8 +223,8 @@ impl Connection {
         let is_websocket = matches!(state.transport, Transport::WebSocket);
         let handler = state.handler.take();
         wake(state);
-        self.shared.sessions.remove(self.sid);
-        self.shared.counters.closed(is_websocket, reason);
+        self.context.sessions.remove(self.sid);
+        self.context.counters.record_closed(is_websocket, reason);
         if let Some(handler) = handler {
             handler.closed(reason);
         }
@@ -233,7 +236,7 @@ impl Connection {
         handler: &Arc<dyn MessageHandler>,
         packet: Option<EnginePacket<'_>>,
     ) -> WantsMore {
-        let (now, times) = (self.shared.timer_wheel.now(), &self.shared.times);
+        let (now, times) = (self.context.timer_wheel.now(), &self.context.times);
         let mut state = self.state.lock();
         if !matches!(state.phase, ConnectionPhase::Open) {
             return false;
@@ -268,7 +271,7 @@ impl Connection {
             EnginePacket::Bytes(data) => handler.message(Message::Binary(&data)),
             _ => return,
         }
-        self.shared.counters.received();
+        self.context.counters.record_received();
     }
 
     /// A WebSocket control frame to be written in its turn. A client that does not read its pongs is cut like any.
@@ -279,7 +282,7 @@ impl Connection {
 
     /// A sign of life of the transport itself.
     pub(crate) fn transport_alive(&self) {
-        let now = self.shared.timer_wheel.now();
+        let now = self.context.timer_wheel.now();
         self.state.lock().heartbeat.transport_alive(now);
     }
 
@@ -288,7 +291,7 @@ impl Connection {
         let mut state = self.state.lock();
         match state.phase {
             ConnectionPhase::Ended(_) => None,
-            ConnectionPhase::Open => match state.heartbeat.check(self.revision, now, &self.shared.times) {
+            ConnectionPhase::Open => match state.heartbeat.check(self.revision, now, &self.context.times) {
                 HeartbeatAction::Wait(next) => Some(next),
                 HeartbeatAction::Ping(next) => {
                     state.queue.push(Frame::ping());

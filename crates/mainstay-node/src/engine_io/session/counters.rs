@@ -46,35 +46,35 @@ pub struct EngineStats {
 
 impl EngineCounters {
     /// A session was opened.
-    pub(crate) fn opened(&self, is_websocket: bool) {
+    pub(crate) fn record_opened(&self, is_websocket: bool) {
         self.opened.fetch_add(1, Ordering::Relaxed);
         self.websockets.fetch_add(u64::from(is_websocket), Ordering::Relaxed);
     }
 
     /// A session moved to a WebSocket.
-    pub(crate) fn upgraded(&self) {
+    pub(crate) fn record_upgraded(&self) {
         self.upgraded.fetch_add(1, Ordering::Relaxed);
         self.websockets.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A session ended.
-    pub(crate) fn closed(&self, is_websocket: bool, reason: CloseReason) {
+    pub(crate) fn record_closed(&self, is_websocket: bool, reason: CloseReason) {
         self.websockets.fetch_sub(u64::from(is_websocket), Ordering::Relaxed);
         self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A client's message was taken in.
-    pub(crate) fn received(&self) {
+    pub(crate) fn record_received(&self) {
         self.received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Packets were queued.
-    pub(crate) fn sent(&self, count: usize) {
+    pub(crate) fn record_sent(&self, count: usize) {
         self.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// A request was refused.
-    pub(crate) fn refused(&self) {
+    pub(crate) fn record_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(name), decoded(value))
+        (decode(name), decode(value))
     })
 }
 
@@ -15,7 +15,7 @@ pub(crate) fn last<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     pairs(query).filter(|(given, _)| given == name).map(|(_, value)| value).last()
 }
 
-fn decoded(text: &str) -> Cow<'_, str> {
+fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(text);
     }

@@ -11,7 +11,7 @@ use crate::socketio::context::SocketIoContext;
 impl SocketIoClient {
     /// Begins to wait for its first admission; whoever is one too many then makes way.
     pub(in crate::socketio) fn await_admission(self: &Arc<Self>) {
-        let SocketIoContext { pending, settings, .. } = &*self.shared;
+        let SocketIoContext { pending, settings, .. } = &*self.context;
         let address = self.connection.handshake().client();
         // The number is known before anybody can push it out.
         let mut state = self.state.lock();
@@ -24,7 +24,7 @@ impl SocketIoClient {
     /// The time to be admitted is over.
     pub(in crate::socketio) fn connect_timed_out(&self) {
         if self.state.lock().pending.take().is_some() {
-            self.shared.settings.metrics.count_forced_close(ForcedCloseReason::Pending);
+            self.context.settings.metrics.count_forced_close(ForcedCloseReason::Pending);
             self.connection.abort(CloseKind::Orderly);
         }
     }
@@ -32,14 +32,14 @@ impl SocketIoClient {
     /// Takes a seat, unless it has one; `false` when there is none.
     pub(super) fn acquire_permit(&self) -> bool {
         let mut state = self.state.lock();
-        if state.seat.is_none() && !state.is_over {
-            state.seat = self.shared.settings.limiter.try_acquire();
+        if state.permit.is_none() && !state.is_over {
+            state.permit = self.context.settings.limiter.try_acquire();
         }
-        let is_seated = state.seat.is_some() || state.is_over;
+        let is_seated = state.permit.is_some() || state.is_over;
         let pending = state.pending.take_if(|_| is_seated);
         drop(state);
         if let Some(number) = pending {
-            self.shared.pending.remove(number);
+            self.context.pending.remove(number);
         }
         is_seated
     }

@@ -24,10 +24,10 @@ use socketio_redis::value::Value;
 
 mod admission;
 
-/// See the module.
+/// One client's connection, in one or more namespaces.
 pub struct SocketIoClient {
-    me: Weak<SocketIoClient>,
-    shared: Arc<SocketIoContext<SocketIoClient>>,
+    weak_self: Weak<SocketIoClient>,
+    context: Arc<SocketIoContext<SocketIoClient>>,
     connection: Arc<Connection>,
     state: Mutex<ClientState>,
 }
@@ -41,11 +41,11 @@ struct ClientState {
     /// A packet whose attachments are on their way.
     partial: Option<Box<PartialPacket>>,
     /// What it may still say.
-    allowance: Option<Box<ClientRateLimiter>>,
+    rate_limiter: Option<Box<ClientRateLimiter>>,
     /// What ends it when its token expires.
     expiry: Option<(SystemTime, AbortHandle)>,
     /// From its first admission to its end.
-    seat: Option<ConnectionPermit>,
+    permit: Option<ConnectionPermit>,
     /// Its number among those that were not admitted yet.
     pending: Option<u64>,
     /// The connection has ended.
@@ -69,15 +69,15 @@ impl SocketIoClient {
             joined: SmallVec::new(),
             entering: Vec::new(),
             partial: None,
-            allowance: shared.settings.rates.limiter(),
+            rate_limiter: shared.settings.rates.limiter(),
             expiry: None,
-            seat: None,
+            permit: None,
             pending: None,
             is_over: false,
         };
         Arc::new_cyclic(|me| Self {
-            me: me.clone(),
-            shared: shared.clone(),
+            weak_self: me.clone(),
+            context: shared.clone(),
             connection: connection.clone(),
             state: Mutex::new(state),
         })
@@ -85,8 +85,8 @@ impl SocketIoClient {
 
     /// The client broke the protocol. Its session is kept, as Node does.
     fn close_for_violation(&self, why: &'static str) {
-        debug!(sid = %self.connection.sid(), why, "client broke the protocol");
-        self.shared.settings.metrics.count_forced_close(ForcedCloseReason::Broken);
+        debug!(sid = %self.connection.sid(), why, "socket.io protocol error");
+        self.context.settings.metrics.count_forced_close(ForcedCloseReason::Broken);
         self.connection.close(CloseKind::Orderly);
     }
 
@@ -122,7 +122,7 @@ impl SocketIoClient {
         let Some((namespace, socket)) = self.find(namespace) else {
             return self.close_for_violation("a packet for a namespace that it is not in");
         };
-        let application = &self.shared.application;
+        let application = &self.context.application;
         match body {
             PacketBody::Event(number, Some(data)) => {
                 let reply = number.map(|number| self.reply(&namespace, number));
@@ -159,22 +159,22 @@ impl SocketIoClient {
         if is_there {
             return self.close_for_violation("a second CONNECT");
         }
-        let Some(namespace) = self.shared.hub.namespace(name).cloned() else {
+        let Some(namespace) = self.context.hub.namespace(name).cloned() else {
             let words = Value::map([("message", Value::from("Invalid namespace"))]);
             return self.connection.send(&packet::encode_connect_error(name, &words));
         };
         let handshake = self.connection.handshake();
-        match self.shared.application.admit(&ConnectRequest {
+        match self.context.application.admit(&ConnectRequest {
             namespace: name,
             auth: auth.as_ref(),
             handshake,
         }) {
             Ok(_) if !self.acquire_permit() => {
-                self.shared.settings.metrics.count_refusal(RefusalReason::Capacity);
+                self.context.settings.metrics.count_refusal(RefusalReason::Capacity);
                 self.send_connect_error(name, ConnectError::new(AT_CAPACITY));
                 self.connection.close(CloseKind::AtCapacity);
             }
-            Ok(admission) => self.admitted(namespace, auth, admission),
+            Ok(admission) => self.enter(namespace, auth, admission),
             Err(refusal) => self.send_connect_error(name, refusal),
         }
     }
@@ -190,13 +190,13 @@ impl SocketIoClient {
         self.connection.send(&packet::encode_connect_error(namespace, &payload));
     }
 
-    fn admitted(&self, namespace: Arc<Namespace>, auth: Option<Value>, admission: Admission) {
+    fn enter(&self, namespace: Arc<Namespace>, auth: Option<Value>, admission: Admission) {
         if let Some(expires) = admission.expires {
             self.expire_at(expires);
         }
         let claim = |key| auth.as_ref()?.get(key)?.as_text();
         match (claim("pid"), claim("offset")) {
-            (Some(pid), Some(offset)) if self.shared.hub.recovers() => {
+            (Some(pid), Some(offset)) if self.context.hub.recovers() => {
                 let (pid, offset) = (pid.into(), offset.into());
                 self.recover(namespace, (pid, offset), auth, admission);
             }
@@ -206,7 +206,7 @@ impl SocketIoClient {
 
     /// A client without an earlier session.
     fn connect_new(&self, namespace: &Arc<Namespace>, auth: Option<Value>, admission: Admission) {
-        let Some(client) = self.me.upgrade() else { return };
+        let Some(client) = self.weak_self.upgrade() else { return };
         let is_three = self.connection.revision() == Revision::Three;
         let id: Arc<str> = match (is_three, &**namespace.name()) {
             (false, _) => Sid::new().as_str().into(),
@@ -214,7 +214,7 @@ impl SocketIoClient {
             (true, "/") => self.connection.sid().public().into(),
             (true, name) => format!("{name}#{}", self.connection.sid().public()).into(),
         };
-        let pid = (self.shared.hub.recovers() && !is_three).then(|| Sid::new().as_str().into());
+        let pid = (self.context.hub.recovers() && !is_three).then(|| Sid::new().as_str().into());
         let arrival = NewSocket { id, pid, client, user: admission.user, data: admission.data };
         let socket = namespace.connect(arrival, |socket| self.confirm_connect(namespace, socket, auth));
         self.notify_connected(namespace, &socket, false);
@@ -228,9 +228,9 @@ impl SocketIoClient {
         auth: Option<Value>,
         admission: Admission,
     ) {
-        let Some(me) = self.me.upgrade() else { return };
+        let Some(me) = self.weak_self.upgrade() else { return };
         self.state.lock().entering.push(namespace.name().clone());
-        self.shared.tasks.spawn(async move {
+        self.context.tasks.spawn(async move {
             let back = SessionRecovery { pid, offset, client: me.clone(), user: admission.user.clone() };
             let shown = auth.clone();
             let socket = back.run(&namespace, |socket| me.confirm_connect(&namespace, socket, shown)).await;
@@ -258,7 +258,7 @@ impl SocketIoClient {
     /// Tells the application of a client, unless its connection ended before it was greeted: then it has gone again.
     fn notify_connected(&self, namespace: &Arc<Namespace>, socket: &Arc<Socket>, is_recovered: bool) {
         if self.find(namespace.name()).is_some_and(|(_, there)| Arc::ptr_eq(&there, socket)) {
-            self.shared.application.connected(namespace, socket, is_recovered);
+            self.context.application.connected(namespace, socket, is_recovered);
         } else if self.state.lock().is_over {
             namespace.disconnect(socket, true);
         }
@@ -273,7 +273,7 @@ impl SocketIoClient {
         };
         if let Some(place) = place {
             place.namespace.disconnect(socket, false);
-            self.shared.application.disconnected(&place.namespace, socket, reason);
+            self.context.application.disconnected(&place.namespace, socket, reason);
         }
     }
 
@@ -297,11 +297,11 @@ impl SocketIoClient {
             return;
         }
         let left = expires.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
-        let (me, end) = (self.me.clone(), self.shared.end.clone());
-        let timer = self.shared.tasks.spawn(async move {
+        let (me, end) = (self.weak_self.clone(), self.context.end.clone());
+        let timer = self.context.tasks.spawn(async move {
             let over = end.run_until_cancelled(tokio::time::sleep(left)).await;
             if let (Some(()), Some(session)) = (over, me.upgrade()) {
-                session.shared.settings.metrics.count_forced_close(ForcedCloseReason::Expired);
+                session.context.settings.metrics.count_forced_close(ForcedCloseReason::Expired);
                 session.connection.close(CloseKind::Policy("token expired"));
             }
         });
@@ -313,13 +313,13 @@ impl SocketIoClient {
 
 impl MessageHandler for SocketIoClient {
     fn message(&self, message: Message<'_>) {
-        let settings = &self.shared.settings;
+        let settings = &self.context.settings;
         settings.metrics.messages_in.inc();
         let size = match message {
             Message::Text(text) => text.len(),
             Message::Binary(bytes) => bytes.len(),
         };
-        if self.state.lock().allowance.as_mut().is_some_and(|left| !left.allows(size)) {
+        if self.state.lock().rate_limiter.as_mut().is_some_and(|left| !left.allows(size)) {
             settings.metrics.count_forced_close(ForcedCloseReason::Rate);
             return self.connection.close(CloseKind::Policy("too many messages"));
         }
@@ -334,22 +334,22 @@ impl MessageHandler for SocketIoClient {
         let (places, expiry, pending) = {
             let mut state = self.state.lock();
             state.is_over = true;
-            (state.partial, state.seat) = (None, None);
+            (state.partial, state.permit) = (None, None);
             let pending = state.pending.take();
             (std::mem::take(&mut state.joined), state.expiry.take(), pending)
         };
         if let Some(number) = pending {
-            self.shared.pending.remove(number);
+            self.context.pending.remove(number);
         }
         if let Some((_, expiry)) = expiry {
             expiry.abort();
         }
         if reason == CloseReason::SlowConsumer {
-            self.shared.settings.metrics.count_forced_close(ForcedCloseReason::Slow);
+            self.context.settings.metrics.count_forced_close(ForcedCloseReason::Slow);
         }
         for place in places {
             place.namespace.disconnect(&place.socket, true);
-            self.shared.application.disconnected(&place.namespace, &place.socket, reason.as_str());
+            self.context.application.disconnected(&place.namespace, &place.socket, reason.as_str());
         }
     }
 }

@@ -55,7 +55,7 @@ async fn each_end_of_a_polling_session_has_its_reason() {
         assert_eq!(served.ended().await, reason, "{body}");
         assert_eq!(served.ask("POST", &query, "4late").await.status, 400);
     }
-    assert_eq!(served.server.figures().sessions, 0);
+    assert_eq!(served.server.stats().sessions, 0);
 }
 
 #[tokio::test]

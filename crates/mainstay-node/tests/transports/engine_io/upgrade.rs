@@ -27,7 +27,7 @@ async fn a_message_during_the_probe_goes_to_the_waiting_get_and_later_ones_to_th
     assert_eq!((refused.status, refused.text().as_str()), (400, "{\"code\":3,\"message\":\"Bad request\"}"));
     let mut second = served.connect(&format!("{WEBSOCKET}&sid={}", connection.sid())).await;
     assert_eq!(second.code().await, None);
-    let figures = served.server.figures();
+    let figures = served.server.stats();
     assert_eq!((figures.upgraded, figures.websockets, figures.sessions), (1, 1, 1));
     drop(client);
     assert_eq!(served.ended().await, CloseReason::TransportClose);

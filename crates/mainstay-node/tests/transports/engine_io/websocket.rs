@@ -33,7 +33,7 @@ async fn the_open_packet_says_what_node_says_and_messages_come_back_in_order() {
     for n in 0..200 {
         assert_eq!(client.text().await, format!("4{n} é"));
     }
-    let figures = served.server.figures();
+    let figures = served.server.stats();
     assert_eq!((figures.sessions, figures.websockets, figures.received, figures.sent), (1, 1, 200, 200));
 }
 
@@ -77,7 +77,7 @@ async fn an_orderly_close_comes_after_what_was_sent_and_has_no_code() {
     assert_eq!(client.text().await, "4bye");
     assert_eq!(client.code().await, None);
     assert_eq!(served.ended().await, CloseReason::ForcedClose);
-    assert_eq!(served.server.figures().sessions, 0);
+    assert_eq!(served.server.stats().sessions, 0);
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_client_that_does_not_read_is_cut_and_counted_and_nobody_waits_for_it(
     let (deaf, other) = (served.session().await, served.session().await);
     let frame = Frame::binary(&[0; 16 * 1024]);
     let flood = async {
-        while served.server.figures().sessions == 2 {
+        while served.server.stats().sessions == 2 {
             deaf.send(&frame);
             tokio::task::yield_now().await;
         }
@@ -158,7 +158,7 @@ async fn a_client_that_does_not_read_is_cut_and_counted_and_nobody_waits_for_it(
     assert_eq!(served.ended().await, CloseReason::SlowConsumer);
     other.send(&Frame::text("well"));
     assert_eq!(well.text().await, "4well");
-    assert_eq!(served.server.figures().closed[CloseReason::SlowConsumer as usize], 1);
+    assert_eq!(served.server.stats().closed[CloseReason::SlowConsumer as usize], 1);
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn a_panic_in_the_layer_above_ends_that_session_alone() {
     let (mut one, mut two) = (served.open().await, served.open().await);
     one.say("4panic").await;
     assert_eq!(served.ended().await, CloseReason::TransportError);
-    assert_eq!(served.server.figures().sessions, 1);
+    assert_eq!(served.server.stats().sessions, 1);
     two.say("4here").await;
     assert_eq!(two.text().await, "4here");
 }

@@ -109,7 +109,7 @@ impl Connection {
         }
         state.transport = Transport::WebSocket;
         wake(state);
-        self.shared.counters.upgraded();
+        self.context.counters.record_upgraded();
         true
     }
 

@@ -31,12 +31,14 @@ pub(crate) enum Payload {
 
 impl Payload {
     /// The body that carries `frames`.
-    pub(crate) fn of<'a>(frames: impl Iterator<Item = &'a Frame> + Clone, form: PayloadFormat) -> Self {
+    pub(crate) fn encode<'a>(frames: impl Iterator<Item = &'a Frame> + Clone, form: PayloadFormat) -> Self {
         let has_binary = frames.clone().any(|frame| frame.kind() == FrameKind::Binary);
         match form.revision {
-            Revision::Four => Self::Text(separated(frames)),
-            Revision::Three if has_binary && form.takes_binary => Self::Binary(binary(frames)),
-            Revision::Three => Self::Text(counted(frames)),
+            Revision::Four => Self::Text(encode_revision_4(frames)),
+            Revision::Three if has_binary && form.takes_binary => {
+                Self::Binary(encode_binary_revision_3(frames))
+            }
+            Revision::Three => Self::Text(encode_text_revision_3(frames)),
         }
     }
 }
@@ -50,7 +52,7 @@ pub(crate) struct PayloadFormat {
     pub(crate) takes_binary: bool,
 }
 
-fn separated<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
+fn encode_revision_4<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
     let mut body = String::new();
     for (index, frame) in frames.enumerate() {
         if index > 0 {
@@ -67,7 +69,7 @@ fn separated<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
     body
 }
 
-fn counted<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
+fn encode_text_revision_3<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
     let mut body = String::new();
     for frame in frames {
         let packet = match frame.kind() {
@@ -82,7 +84,7 @@ fn counted<'a>(frames: impl Iterator<Item = &'a Frame>) -> String {
     body
 }
 
-fn binary<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<u8> {
+fn encode_binary_revision_3<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<u8> {
     let mut body = Vec::new();
     for frame in frames {
         let packet = frame.payload();
@@ -100,7 +102,7 @@ fn text(frame: &Frame) -> Cow<'_, str> {
 }
 
 /// Reads a body and lets `listener` hear each packet, `None` for something that is none, until it wants no more.
-pub(crate) fn read(
+pub(crate) fn decode(
     body: &[u8],
     form: PayloadFormat,
     mut listener: impl FnMut(Option<EnginePacket<'_>>) -> WantsMore,
@@ -114,18 +116,18 @@ pub(crate) fn read(
                 }
             }
         }
-        Revision::Three if form.takes_binary => read_binary(body, &mut listener),
-        Revision::Three => read_counted(&String::from_utf8_lossy(body), &mut listener),
+        Revision::Three if form.takes_binary => decode_binary_revision_3(body, &mut listener),
+        Revision::Three => decode_text_revision_3(&String::from_utf8_lossy(body), &mut listener),
     }
 }
 
-fn read_counted(body: &str, listener: &mut impl FnMut(Option<EnginePacket<'_>>) -> WantsMore) {
+fn decode_text_revision_3(body: &str, listener: &mut impl FnMut(Option<EnginePacket<'_>>) -> WantsMore) {
     let mut rest = body;
     if rest.is_empty() {
         listener(None);
     }
     while !rest.is_empty() {
-        let Some((packet, after)) = first_counted(rest) else {
+        let Some((packet, after)) = split_text_packet(rest) else {
             listener(None);
             return;
         };
@@ -137,7 +139,7 @@ fn read_counted(body: &str, listener: &mut impl FnMut(Option<EnginePacket<'_>>) 
 }
 
 /// The first packet and what comes behind it; `None` when its length is not right.
-fn first_counted(body: &str) -> Option<(&str, &str)> {
+fn split_text_packet(body: &str) -> Option<(&str, &str)> {
     let (length, rest) = body.split_once(':')?;
     if !length.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -153,13 +155,13 @@ fn first_counted(body: &str) -> Option<(&str, &str)> {
     (units == length).then_some((rest, ""))
 }
 
-fn read_binary(body: &[u8], listener: &mut impl FnMut(Option<EnginePacket<'_>>) -> WantsMore) {
+fn decode_binary_revision_3(body: &[u8], listener: &mut impl FnMut(Option<EnginePacket<'_>>) -> WantsMore) {
     let mut rest = body;
     if rest.is_empty() {
         listener(None);
     }
     while !rest.is_empty() {
-        let Some((is_text, packet, after)) = first_binary(rest) else {
+        let Some((is_text, packet, after)) = split_binary_packet(rest) else {
             listener(None);
             return;
         };
@@ -176,7 +178,7 @@ fn read_binary(body: &[u8], listener: &mut impl FnMut(Option<EnginePacket<'_>>) 
 }
 
 /// Whether the first packet is text, the packet, and what comes behind it.
-fn first_binary(body: &[u8]) -> Option<(bool, &[u8], &[u8])> {
+fn split_binary_packet(body: &[u8]) -> Option<(bool, &[u8], &[u8])> {
     let (kind, rest) = body.split_first()?;
     let end = rest.iter().position(|byte| *byte == LENGTH_END)?;
     let mut length: usize = 0;
@@ -205,7 +207,7 @@ mod tests {
 
     fn heard(body: &[u8], form: PayloadFormat) -> Vec<String> {
         let mut heard = Vec::new();
-        read(body, form, |packet| {
+        decode(body, form, |packet| {
             let more = packet.is_some();
             heard.push(match packet {
                 Some(EnginePacket::Message(Message::Text(text))) => text.to_owned(),
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_three_forms_are_nodes() {
-        let of = |form| Payload::of(frames(form).iter(), form);
+        let of = |form| Payload::encode(frames(form).iter(), form);
         assert_eq!(of(FOUR), Payload::Text("4hé😀\u{1e}bAQID\u{1e}2".into()));
         assert_eq!(of(THREE), Payload::Text("5:4hé😀6:b4AQID1:2".into()));
         let mut binary = b"\x00\x08\xff4h\xc3\xa9\xf0\x9f\x98\x80".to_vec();
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn protocol_3_stays_text_while_there_is_nothing_binary() {
-        let payload = Payload::of([Frame::text("0")].iter(), THREE_BINARY);
+        let payload = Payload::encode([Frame::text("0")].iter(), THREE_BINARY);
         assert_eq!(payload, Payload::Text("2:40".into()));
     }
 
@@ -276,7 +278,7 @@ mod tests {
                 Ok(text) => text.clone(),
                 Err(data) => format!("{data:?}"),
             }).collect();
-            let read_back = match Payload::of(frames.iter(), form) {
+            let read_back = match Payload::encode(frames.iter(), form) {
                 Payload::Text(text) => heard(text.as_bytes(), PayloadFormat { takes_binary: false, ..form }),
                 Payload::Binary(data) => heard(&data, form),
             };

@@ -29,7 +29,7 @@ use crate::engine_io::transport::polling::payload::{self, Payload, PayloadFormat
 use crate::response::HttpResponse;
 
 /// A whole POST must be here by then.
-const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers a request of a polling session.
 pub(crate) async fn respond<B>(
@@ -49,7 +49,7 @@ where
 
 /// The answer to the handshake: the open packet alone, as clients expect it.
 pub(crate) fn open_response(connection: &Connection, parts: &Parts) -> HttpResponse {
-    let open = connection.shared.open_packet(connection.sid(), false);
+    let open = connection.context.open_packet(connection.sid(), false);
     packets_response(connection, parts, &VecDeque::from([Frame::packet(b'0', &open)]))
 }
 
@@ -74,7 +74,7 @@ async fn answer_get(connection: &Arc<Connection>, parts: &Parts) -> Result<HttpR
     }
     let mut unanswered = UnansweredRequest::get(connection);
     let frames = poll_fn(|cx| connection.poll_get(cx)).await;
-    unanswered.is_over = true;
+    unanswered.is_answered = true;
     Ok(packets_response(connection, parts, &frames))
 }
 
@@ -95,31 +95,32 @@ async fn answer_post<B: Body>(
         None => return Err(RequestError::BadRequest),
     }
     let mut unanswered = UnansweredRequest::post(connection);
-    let body =
-        match timeout(BODY_TIME, read_body(body, connection.shared.settings.max_payload as usize)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(BodyError::TooLong)) => {
-                unanswered.is_over = true;
-                return Ok(empty_response(StatusCode::PAYLOAD_TOO_LARGE));
-            }
-            // What is left unanswered ends the session.
-            Ok(Err(BodyError::Broken)) | Err(_) => return Ok(empty_response(StatusCode::BAD_REQUEST)),
-        };
+    let body = match timeout(BODY_TIMEOUT, read_body(body, connection.context.settings.max_payload as usize))
+        .await
+    {
+        Ok(Ok(body)) => body,
+        Ok(Err(BodyError::TooLong)) => {
+            unanswered.is_answered = true;
+            return Ok(empty_response(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        // What is left unanswered ends the session.
+        Ok(Err(BodyError::Broken)) | Err(_) => return Ok(empty_response(StatusCode::BAD_REQUEST)),
+    };
     deliver(connection, &body, PayloadFormat { revision, takes_binary: is_binary });
-    unanswered.is_over = true;
+    unanswered.is_answered = true;
     Ok(response(StatusCode::OK, &[(CONTENT_TYPE, "text/html"), (CACHE_CONTROL, "no-store")], "ok"))
 }
 
 fn deliver(connection: &Arc<Connection>, body: &[u8], form: PayloadFormat) {
     let Some(handler) = connection.handler() else { return };
     let is_script = connection.polling(|polling| polling.jsonp.is_some()) == Some(true);
-    let unwrapped = is_script.then(|| jsonp::payload(&String::from_utf8_lossy(body)));
+    let unwrapped = is_script.then(|| jsonp::form_payload(&String::from_utf8_lossy(body)));
     let body = match &unwrapped {
         Some(Some(payload)) => payload.as_bytes(),
         Some(None) => return,
         None => body,
     };
-    payload::read(body, form, |packet| {
+    payload::decode(body, form, |packet| {
         if packet == Some(EnginePacket::Close) {
             connection.polling(|polling| polling.client_left = true);
             connection.finish(CloseReason::TransportClose);
@@ -164,10 +165,10 @@ fn packets_response(connection: &Connection, parts: &Parts, frames: &VecDeque<Fr
     // An upgraded session's last poll is a noop, which looks the same in every form.
     let (form, script) =
         connection.polling(|polling| polling.format(connection)).unwrap_or((connection.text_format(), None));
-    let (kind, body) = match Payload::of(frames.iter(), form) {
+    let (kind, body) = match Payload::encode(frames.iter(), form) {
         Payload::Binary(data) => ("application/octet-stream", Bytes::from(data)),
         Payload::Text(text) => {
-            let text = script.map_or(text.clone(), |head| jsonp::script(&head, &text));
+            let text = script.map_or(text.clone(), |head| jsonp::wrap_payload(&head, &text));
             ("text/plain; charset=UTF-8", Bytes::from(text))
         }
     };
@@ -191,16 +192,16 @@ impl PollingState {
 struct UnansweredRequest<'a> {
     connection: &'a Arc<Connection>,
     is_post: bool,
-    is_over: bool,
+    is_answered: bool,
 }
 
 impl<'a> UnansweredRequest<'a> {
     fn get(connection: &'a Arc<Connection>) -> Self {
-        Self { connection, is_post: false, is_over: false }
+        Self { connection, is_post: false, is_answered: false }
     }
 
     fn post(connection: &'a Arc<Connection>) -> Self {
-        Self { connection, is_post: true, is_over: false }
+        Self { connection, is_post: true, is_answered: false }
     }
 }
 
@@ -213,7 +214,7 @@ impl Drop for UnansweredRequest<'_> {
                 polling.has_get = false;
             }
         });
-        if !self.is_over && still_polls.is_some() {
+        if !self.is_answered && still_polls.is_some() {
             self.connection.finish(CloseReason::TransportError);
         }
     }

@@ -30,6 +30,6 @@ pub(crate) fn switch_protocols(parts: &mut Parts) -> Result<(HttpResponse, OnUpg
 
 /// The stream, registered with the runtime anew: in its old registration it would hold the waker of hyper's task, and so
 /// the 2 KiB of that task, for as long as the socket lives.
-pub(crate) fn registered_anew(stream: TcpStream) -> io::Result<TcpStream> {
+pub(crate) fn reregister(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }

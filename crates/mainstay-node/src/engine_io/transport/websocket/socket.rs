@@ -33,10 +33,10 @@ use crate::engine_io::transport::websocket::reader::{
 use mainstay_core::ws::frame::{encode_control, opcode};
 
 /// The most that one read takes.
-const SCRATCH: usize = 16 * 1024;
+const READ_SIZE: usize = 16 * 1024;
 
 /// How long the client has to answer the Close.
-const LINGER: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// The thread's read buffer. Taken out for a read and put back, so a read within a read would only make another.
@@ -84,21 +84,21 @@ enum UpgradeStage {
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketTransport<S> {
     /// A session that is open on `stream`; `handler` hears it.
     pub(crate) fn new(stream: S, connection: Arc<Connection>, handler: Arc<dyn MessageHandler>) -> Self {
-        Self::at(UpgradeStage::Live, stream, connection, handler)
+        Self::with_stage(UpgradeStage::Live, stream, connection, handler)
     }
 
     /// A socket that probes: the session is elsewhere still.
     pub(crate) fn probing(stream: S, connection: Arc<Connection>, handler: Arc<dyn MessageHandler>) -> Self {
-        Self::at(UpgradeStage::Silent, stream, connection, handler)
+        Self::with_stage(UpgradeStage::Silent, stream, connection, handler)
     }
 
-    fn at(
+    fn with_stage(
         stage: UpgradeStage,
         stream: S,
         connection: Arc<Connection>,
         handler: Arc<dyn MessageHandler>,
     ) -> Self {
-        let reader = MessageReader::new(connection.shared.settings.max_payload);
+        let reader = MessageReader::new(connection.context.settings.max_payload);
         let listener =
             FrameListener { connection, handler, has_closed: false, stage, owes_probe_answer: false };
         Self { stream, reader, listener, offset: 0 }
@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketTransport<S> {
     /// Reads once and delivers what is whole.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PendingClose>> {
         let mut scratch = BUFFER.take();
-        scratch.resize(SCRATCH, 0);
+        scratch.resize(READ_SIZE, 0);
         let mut buffer = ReadBuf::new(&mut scratch);
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
         let result = match read {
@@ -220,9 +220,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketTransport<S> {
     fn read_frames(&mut self, bytes: &mut [u8]) {
         let Self { reader, listener: ear, .. } = self;
         if let Err(fault) = reader.feed(bytes, |incoming| ear.receive(incoming)) {
-            debug!(sid = %ear.connection.sid(), %fault, "client broke the websocket");
+            debug!(sid = %ear.connection.sid(), %fault, "websocket framing error");
             match ear.stage {
-                UpgradeStage::Live => ear.connection.end(fault.pending_close()),
+                UpgradeStage::Live => ear.connection.begin_close(fault.pending_close()),
                 _ => ear.stage = UpgradeStage::Failed,
             }
         }
@@ -324,7 +324,7 @@ impl FrameListener {
             }
             IncomingMessage::Close(code) => {
                 self.has_closed = true;
-                self.connection.end(match code {
+                self.connection.begin_close(match code {
                     Some(code) => PendingClose::with_code(CloseReason::TransportClose, code, ""),
                     None => PendingClose::with_empty_close(CloseReason::TransportClose),
                 });
@@ -350,7 +350,7 @@ impl FramingError {
 }
 
 /// Writes the last frame and reads until the client has closed, unless it already has. Whoever does not close is
-/// dropped after [`LINGER`].
+/// dropped after [`CLOSE_TIMEOUT`].
 pub(crate) async fn close_handshake<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     close: Frame,
@@ -363,13 +363,13 @@ pub(crate) async fn close_handshake<S: AsyncRead + AsyncWrite + Unpin>(
         io::Result::Ok(())
     };
     // A client that is already gone is no fault of anybody's.
-    let _ = timeout(LINGER, farewell).await;
+    let _ = timeout(CLOSE_TIMEOUT, farewell).await;
 }
 
 /// Reads something and forgets it; `false` at the end of the stream.
 fn discard<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
     let mut scratch = BUFFER.take();
-    scratch.resize(SCRATCH, 0);
+    scratch.resize(READ_SIZE, 0);
     let mut buffer = ReadBuf::new(&mut scratch);
     let read = Pin::new(stream).poll_read(cx, &mut buffer);
     let has_more = !buffer.filled().is_empty();

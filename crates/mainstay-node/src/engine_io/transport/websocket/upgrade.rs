@@ -15,11 +15,11 @@ use tokio::time::{interval, timeout};
 
 use crate::engine_io::session::connection::Connection;
 use crate::engine_io::session::ending::{CloseReason, PendingClose};
-use crate::engine_io::transport::websocket::accept::registered_anew;
+use crate::engine_io::transport::websocket::accept::reregister;
 use crate::engine_io::transport::websocket::socket::{WebSocketTransport, close_handshake};
 
 /// How often a waiting GET is released.
-const RELEASE: Duration = Duration::from_millis(100);
+const RELEASE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Carries a probe, and the session if it comes to that. The session's [`Connection::begin_probe`] has said yes.
 pub(crate) async fn run_upgrade(upgrade: OnUpgrade, connection: Arc<Connection>) {
@@ -27,7 +27,7 @@ pub(crate) async fn run_upgrade(upgrade: OnUpgrade, connection: Arc<Connection>)
         return connection.set_probe(false); // The client left before it read the 101.
     };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => match registered_anew(parts.io.into_inner()) {
+        Ok(parts) => match reregister(parts.io.into_inner()) {
             Ok(stream) => run(stream, parts.read_buf.into(), connection).await,
             Err(_) => connection.set_probe(false),
         },
@@ -50,14 +50,14 @@ where
 {
     let Some(handler) = connection.handler() else { return };
     let mut socket = WebSocketTransport::probing(stream, connection.clone(), handler);
-    let probed = timeout(connection.shared.settings.upgrade_timeout, async {
+    let probed = timeout(connection.context.settings.upgrade_timeout, async {
         tokio::select! {
             lives = socket.run_probe(&mut early) => lives,
             () = release_polls(&connection) => false,
         }
     });
     if probed.await == Ok(true) {
-        connection.shared.tasks.spawn(socket.into_task());
+        connection.context.tasks.spawn(socket.into_task());
     } else {
         connection.set_probe(false);
         socket.close_unused().await;
@@ -66,7 +66,7 @@ where
 
 /// Releases polls until the session has moved or ended.
 async fn release_polls(connection: &Connection) {
-    let mut ticks = interval(RELEASE);
+    let mut ticks = interval(RELEASE_INTERVAL);
     ticks.tick().await;
     while connection.release_get() || connection.is_websocket() {
         ticks.tick().await;
