@@ -3,7 +3,7 @@
 //! | status | HTTP | meaning |
 //! |---|---|---|
 //! | `ok` | 200 | |
-//! | `full` | 200 | every seat is taken; the balancer reads that from `X-Mainstay-Load` and sends nobody |
+//! | `full` | 200 | the node has all the clients it may have; the balancer reads that from `X-Mainstay-Load` and sends nobody |
 //! | `degraded` | 200 | Redis is away, refuses writes, or a subscription is not proved: local clients go on, and `redis.why` says what it is |
 //! | `draining` | 503 | the node is about to end |
 //! | `unfit` | 503 | the node must not go on, and ends |

@@ -1,7 +1,7 @@
 //! The life of a node, from its settings to its end.
 //!
 //! 1. the other nodes: in the process, or through Redis ([`InProcessCluster`]).
-//! 2. presence, seats, counters, the ways in; then requests are served.
+//! 2. presence, the limiter, counters, the ways in; then requests are served.
 //! 3. [`Node::drain`]: `/health` says 503 at once, so that the balancer sends nobody; nobody is let in any more; the
 //!    clients are closed with 1012, spread over the drain time.
 //! 4. presence is removed, the others are told, the listener closes, and the last answers go out.
@@ -61,7 +61,7 @@ impl InProcessCluster {
         Self { roster: Arc::default(), memory: MemoryAdapter::new(recovery) }
     }
 
-    /// For a node of these settings, and its fellows.
+    /// For a node of these settings, and its peers.
     pub fn for_node(settings: &NodeSettings) -> Self {
         Self::new(settings.cluster.recovery)
     }
@@ -176,8 +176,8 @@ impl Node {
 }
 
 fn build_routes(settings: NodeSettings, world: &InProcessCluster) -> Routes {
-    let seats = ConnectionLimiter::new(settings.clients.max_connections);
-    let metrics = Metrics::new(&seats);
+    let limiter = ConnectionLimiter::new(settings.clients.max_connections);
+    let metrics = Metrics::new(&limiter);
     let (bus, presence) = connect_peers(&settings, world, &metrics);
     let presence = Arc::new(presence);
     let hub = Hub::new(bus, &settings.clients.namespaces, &metrics);
@@ -187,18 +187,18 @@ fn build_routes(settings: NodeSettings, world: &InProcessCluster) -> Routes {
     let socketio_app = Arc::new(SocketIoApp::new(&auth, &application, &metrics));
     let socketio = SocketIoServer::new(
         &hub,
-        socketio_settings(&settings, &seats, &metrics),
+        socketio_settings(&settings, &limiter, &metrics),
         Arc::clone(&socketio_app) as _,
     );
     let engine = engine_io::EngineServer::new(engine_settings(&settings), Arc::clone(&socketio) as _);
     let ws_json = WsJsonServer::new(
-        ws_json_settings(&settings, auth, (&seats, &metrics)),
+        ws_json_settings(&settings, auth, (&limiter, &metrics)),
         Arc::new(WsJsonApp::new(&hub, &application)),
     );
     let shutdown = Shutdown::new();
     Routes {
         settings,
-        limiter: seats,
+        limiter,
         metrics,
         hub,
         application,
@@ -235,7 +235,7 @@ fn connect_peers(
 
 fn socketio_settings(
     settings: &NodeSettings,
-    seats: &Arc<ConnectionLimiter>,
+    limiter: &Arc<ConnectionLimiter>,
     metrics: &Metrics,
 ) -> socketio::SocketIoSettings {
     socketio::SocketIoSettings {
@@ -243,7 +243,7 @@ fn socketio_settings(
         pending: settings.clients.pending,
         origins: settings.clients.origins.clone(),
         rates: settings.clients.rates,
-        limiter: Arc::clone(seats),
+        limiter: Arc::clone(limiter),
         metrics: metrics.clone(),
     }
 }
@@ -251,7 +251,7 @@ fn socketio_settings(
 fn ws_json_settings(
     settings: &NodeSettings,
     auth: Arc<Authenticator>,
-    (seats, metrics): (&Arc<ConnectionLimiter>, &Metrics),
+    (limiter, metrics): (&Arc<ConnectionLimiter>, &Metrics),
 ) -> WsJsonSettings {
     let clients = &settings.clients;
     WsJsonSettings {
@@ -264,7 +264,7 @@ fn ws_json_settings(
         ping_timeout: clients.ping_timeout,
         idle: clients.idle,
         rates: clients.rates,
-        limiter: Arc::clone(seats),
+        limiter: Arc::clone(limiter),
         metrics: metrics.clone(),
     }
 }

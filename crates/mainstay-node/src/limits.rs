@@ -1,7 +1,7 @@
 //! How many clients a node has room for, and how much one of them may say.
 //!
 //! A [`ConnectionPermit`] is one client's place and is given back when it is dropped. An [`ClientRateLimiter`] is one client's rate: it may
-//! say a second's worth at once. What is done with who has no seat or says more is the connection's business.
+//! say a second's worth at once. What happens to a client without a permit, or over its rate, is the connection's business.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use mainstay_core::rate_limit::TokenBucket;
 
-/// What a client hears when there is no seat: the reason of the Close (1008), and the message of a CONNECT_ERROR.
+/// What a client hears when the node is full: the reason of the Close (1008), and the message of a CONNECT_ERROR.
 pub const AT_CAPACITY: &str = "Server at capacity";
 /// What a client hears that says too much: the reason of the Close (1008).
 pub const TOO_MANY_MESSAGES: &str = "Too many messages";
 
-/// The seats of a node.
+/// Counts the clients of a node, up to a maximum.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     /// How many there are.
@@ -24,12 +24,12 @@ pub struct ConnectionLimiter {
 }
 
 impl ConnectionLimiter {
-    /// So many seats.
+    /// A limiter for up to `max` clients.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { max: most, in_use: AtomicUsize::new(0) })
     }
 
-    /// A seat, when one is free.
+    /// A permit, when one is free.
     pub fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let one_more = |taken| (taken < self.max).then_some(taken + 1);
         self.in_use.try_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
@@ -47,7 +47,7 @@ impl ConnectionLimiter {
     }
 }
 
-/// One client's seat; free again at drop.
+/// One client of the node; given back when it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit(Arc<ConnectionLimiter>);
 
@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn there_are_as_many_seats_as_said_and_one_that_is_left_is_free_again() {
-        let seats = ConnectionLimiter::new(2);
-        let first = seats.try_acquire().unwrap();
-        let _second = seats.try_acquire().unwrap();
-        assert!(seats.try_acquire().is_none());
-        assert_eq!((seats.in_use(), seats.max()), (2, 2));
+        let limiter = ConnectionLimiter::new(2);
+        let first = limiter.try_acquire().unwrap();
+        let _second = limiter.try_acquire().unwrap();
+        assert!(limiter.try_acquire().is_none());
+        assert_eq!((limiter.in_use(), limiter.max()), (2, 2));
         drop(first);
-        assert!(seats.try_acquire().is_some());
-        assert_eq!(seats.in_use(), 1);
+        assert!(limiter.try_acquire().is_some());
+        assert_eq!(limiter.in_use(), 1);
     }
 
     #[test]

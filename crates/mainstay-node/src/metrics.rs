@@ -276,9 +276,9 @@ mod tests {
 
     #[test]
     fn the_text_has_the_name_of_the_autoscaler_rule_and_counts_by_reason() {
-        let seats = ConnectionLimiter::new(10);
-        let metrics = Metrics::new(&seats);
-        let _seat = seats.try_acquire();
+        let limiter = ConnectionLimiter::new(10);
+        let metrics = Metrics::new(&limiter);
+        let _seat = limiter.try_acquire();
         metrics.count_forced_close(ForcedCloseReason::Slow);
         metrics.count_refusal(RefusalReason::Capacity);
         let text = metrics.text();

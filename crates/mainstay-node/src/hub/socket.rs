@@ -86,7 +86,7 @@ impl Socket {
         Arc::new(Self { serial, id, pid, client, user, state, replayed_to: OnceLock::new() })
     }
 
-    /// Its Socket.IO id, or that of a plain WebSocket.
+    /// Its Socket.IO id, or that of a client of the JSON protocol.
     pub fn id(&self) -> &Arc<str> {
         &self.id
     }

@@ -1,4 +1,4 @@
-//! Connections that are in no namespace yet: nobody has said who they are, so they hold no seat of the node. They are
+//! Connections that are in no namespace yet: nobody has said who they are, so they hold no permit of the node. They are
 //! bounded in number, per client address too, and in time.
 //!
 //! One too many does not keep a newcomer out: the oldest makes way, of that address where the address has too many. A

@@ -42,7 +42,7 @@ pub struct WsJsonSettings {
     pub idle: Duration,
     /// What each client may say in a second.
     pub rates: RateLimits,
-    /// The node's seats.
+    /// Counts the node's clients.
     pub limiter: Arc<ConnectionLimiter>,
     /// The node's counters.
     pub metrics: Metrics,

@@ -1,4 +1,4 @@
-//! What waits for one plain client: text messages in order, bounded in bytes.
+//! What waits for one client: text messages in order, bounded in bytes.
 //!
 //! Whoever sends never waits. A message that does not fit says that the client does not read; it is then cut, because
 //! to leave out one message would be a gap that nobody sees.

@@ -90,8 +90,8 @@ impl Served {
     }
 
     fn start_with(change: impl FnOnce(&mut WsJsonSettings)) -> Self {
-        let seats = ConnectionLimiter::new(50_000);
-        let metrics = Metrics::new(&seats);
+        let limiter = ConnectionLimiter::new(50_000);
+        let metrics = Metrics::new(&limiter);
         let mut settings = WsJsonSettings {
             node: "ws1".into(),
             auth: Arc::new(Authenticator::new(&AuthSettings::default())),
@@ -102,7 +102,7 @@ impl Served {
             ping_timeout: Duration::from_secs(20),
             idle: Duration::from_secs(60),
             rates: RateLimits { messages: 1000, bytes: 0 },
-            limiter: seats,
+            limiter,
             metrics: metrics.clone(),
         };
         change(&mut settings);

@@ -64,8 +64,8 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let seats = ConnectionLimiter::new(10_000);
-    let metrics = Metrics::new(&seats);
+    let limiter = ConnectionLimiter::new(10_000);
+    let metrics = Metrics::new(&limiter);
     let bus = bus(&arguments).await?;
     let hub = Hub::new(bus, &["/admin".into()], &metrics);
     for name in ["/", "/admin"] {
@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         pending: PendingLimits { most: 10_000, per_address: 10_000 },
         origins: Origins::default(),
         rates: RateLimits { messages: 0, bytes: 0 },
-        limiter: seats,
+        limiter,
         metrics,
     };
     let clients = SocketIoServer::new(&hub, settings, Arc::new(Peer::default()));

@@ -47,7 +47,7 @@ struct HealthCommand {
 
 const HEALTH: &str = "health";
 
-/// A WebSocket and Socket.IO node that shares rooms and users with its fellows, Node.js servers among them.
+/// A WebSocket and Socket.IO node that shares rooms and users with its peers, Node.js servers among them.
 #[derive(Parser)]
 #[command(name = "mainstay-node", version, after_help = ENVIRONMENT)]
 struct Cli {

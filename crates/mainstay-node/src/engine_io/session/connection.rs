@@ -48,7 +48,7 @@ pub(crate) enum WriteStep {
     Write,
     /// Nothing waits.
     Idle,
-    /// Say farewell.
+    /// Write the Close.
     Close(PendingClose),
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct ConnectionState {
 pub(crate) enum ConnectionPhase {
     /// Messages go both ways.
     Open,
-    /// What waits is still written, then the connection ends; at the latest at that time of the wheel.
+    /// What waits is still written, then the connection ends; at the latest at that time of the timer wheel.
     Closing(PendingClose, u64),
     /// Ends at once.
     Cut(PendingClose),

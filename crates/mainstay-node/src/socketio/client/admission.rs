@@ -1,4 +1,4 @@
-//! A connection's seat: from its first admission to its end. Until then it is one of those that wait, and may have to
+//! A connection's permit: from its first admission to its end. Until then it is one of those that wait, and may have to
 //! make way.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl SocketIoClient {
         }
     }
 
-    /// Takes a seat, unless it has one; `false` when there is none.
+    /// Takes a permit, unless it has one; `false` when there is none.
     pub(super) fn acquire_permit(&self) -> bool {
         let mut state = self.state.lock();
         if state.permit.is_none() && !state.is_over {

@@ -24,7 +24,7 @@ struct Wanted {
     engine: engine_io::EngineSettings,
     connect_timeout: Duration,
     rates: RateLimits,
-    seats: usize,
+    limiter: usize,
 }
 
 impl Default for Wanted {
@@ -33,7 +33,7 @@ impl Default for Wanted {
             engine: engine_io::EngineSettings::default(),
             connect_timeout: CONNECT_TIMEOUT,
             rates: RateLimits { messages: 0, bytes: 0 },
-            seats: 100,
+            limiter: 100,
         }
     }
 }
@@ -47,8 +47,8 @@ struct Node {
 
 impl Node {
     async fn start(bus: &Arc<MemoryAdapter>, wanted: Wanted) -> Self {
-        let seats = ConnectionLimiter::new(wanted.seats);
-        let metrics = Metrics::new(&seats);
+        let limiter = ConnectionLimiter::new(wanted.limiter);
+        let metrics = Metrics::new(&limiter);
         let namespaces = ["/admin", "/auth", "/auth2", "/plain", "/dyn-7"].map(String::from);
         let hub = Hub::new(bus.clone(), &namespaces, &metrics);
         let settings = SocketIoSettings {
@@ -56,7 +56,7 @@ impl Node {
             pending: PendingLimits { most: 20, per_address: 20 },
             origins: Origins::default(),
             rates: wanted.rates,
-            limiter: seats,
+            limiter,
             metrics,
         };
         let server = EngineServer::new(wanted.engine, SocketIoServer::new(&hub, settings, Talk::new(&hub)));

@@ -115,7 +115,7 @@ async fn what_wants_an_answer_or_is_volatile_or_local_has_no_offset() {
 
 #[tokio::test]
 async fn a_full_node_says_so_and_closes_with_1008() {
-    let node = Node::start(&MemoryAdapter::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
+    let node = Node::start(&MemoryAdapter::new(None), Wanted { limiter: 1, ..Wanted::default() }).await;
     let mut first = node.open().await;
     first.enter("").await;
     let mut second = node.open().await;
@@ -198,7 +198,7 @@ async fn only_the_user_that_left_a_session_takes_it_up() {
 
 #[tokio::test]
 async fn who_was_not_admitted_yet_holds_no_seat_and_the_oldest_of_them_make_way() {
-    let node = Node::start(&MemoryAdapter::new(None), Wanted { seats: 1, ..Wanted::default() }).await;
+    let node = Node::start(&MemoryAdapter::new(None), Wanted { limiter: 1, ..Wanted::default() }).await;
     let mut silent = Vec::new();
     for _ in 0..30 {
         silent.push(node.open().await);

@@ -356,14 +356,14 @@ pub(crate) async fn close_handshake<S: AsyncRead + AsyncWrite + Unpin>(
     close: Frame,
     has_closed: bool,
 ) {
-    let farewell = async {
+    let closing = async {
         stream.write_all(close.wire()).await?;
         stream.shutdown().await?;
         while !has_closed && std::future::poll_fn(|cx| discard(&mut stream, cx)).await? {}
         io::Result::Ok(())
     };
     // A client that is already gone is no fault of anybody's.
-    let _ = timeout(CLOSE_TIMEOUT, farewell).await;
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
 /// Reads something and forgets it; `false` at the end of the stream.
