@@ -303,7 +303,7 @@ fn may_be_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The body, or nothing when it is longer than [`LARGEST_BODY`].
+/// The body, or nothing when it is longer than [`MAX_BODY_SIZE`].
 async fn read_body(response: Response<Incoming>) -> Result<Vec<u8>, hyper::Error> {
     let mut body = response.into_body();
     let mut bytes = Vec::new();

@@ -23,7 +23,7 @@ pub fn notify_taken_over(status: &str) {
     notify(&[process, NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A reload begins; [`ready`] must follow, also after one that failed.
+/// A reload begins; [`notify_ready`] must follow, also after one that failed.
 pub fn notify_reloading() {
     // Type=notify-reload wants the time that it began: words from before it do not count (systemd.service(5)).
     match NotifyState::monotonic_usec_now() {

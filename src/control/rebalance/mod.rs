@@ -6,7 +6,7 @@
 //!
 //! Clients that reconnect anyway move first: while a node is overfull, new sessions go to other nodes whatever their pins
 //! say ([`crate::pool::select`]). So no closed client comes back to it, no state is kept of any client, and each reconnect
-//! spares another client a close. The rest of the surplus is closed slice by slice ([`RebalanceRun`]).
+//! spares another client a close. The rest of the surplus is closed slice by slice (`run`).
 
 mod plan;
 mod resume;
@@ -101,7 +101,7 @@ impl Rebalancer {
 
     /// Suspends the rebalances that are under way, and gives what they had still to do: another process resumes them, or
     /// this one when the other fails. None begins here while the other process is taking over
-    /// ([`Shutdown::hand_over`](crate::shutdown::Shutdown::hand_over)).
+    /// ([`Shutdown::set_handing_over`](crate::shutdown::Shutdown::set_handing_over)).
     pub async fn suspend(&self) -> Vec<PendingRebalance> {
         let runs: Vec<Arc<RebalanceRun>> = self.runs.lock().values().cloned().collect();
         let pending = runs.iter().filter(|run| !run.is_over()).map(|run| run.pending()).collect();

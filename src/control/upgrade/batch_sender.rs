@@ -28,7 +28,7 @@ pub struct Moved {
     pub pause: Duration,
 }
 
-/// A frozen batch. Dropping [`Frozen`] resumes it, which must not happen when the end of this process cuts the upgrade
+/// A frozen batch. Dropping the [`FrozenBatch`] resumes it, which must not happen when the end of this process cuts the upgrade
 /// short.
 struct SentBatch {
     frozen: ManuallyDrop<FrozenBatch>,

@@ -7,7 +7,7 @@
 //! 3. Old: stops accepting (clients wait in the kernel's queue), and sends what it has counted, what it knows of its nodes,
 //!    and all that governs live tunnels: drains, rebalances, removals ([`protocol::HandedState`]). From here on nothing of
 //!    that is changed here; what is sent later only adds to the counts.
-//! 4. The tunnels go over batch by batch ([`ownership`]): frozen, sent, held untouched, released, carried. After the first
+//! 4. The tunnels go over batch by batch (`ownership`): frozen, sent, held untouched, released, carried. After the first
 //!    batch the new process accepts clients and reports to the service manager.
 //! 5. When all have gone over the old process settles: it closes its listeners, for good. It finishes the handshakes and
 //!    requests that it has begun, hands over the tunnels that come of them and those that its own predecessor hands to it,

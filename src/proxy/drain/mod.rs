@@ -1,8 +1,8 @@
 //! The drain of a node: who can order it, what it does to tunnels and polling sessions, and how it ends.
 //!
-//! 1. An operator [orders](order_drain) it, with a window, a code and a reason of its own, and [takes it
-//!    back](cancel_drain); an order survives a reload that keeps the node at its address. Or the node asks for it in the
-//!    answer to its probe ([`follow_node`]), until it says otherwise; then its pool's `drain` says how. An order
+//! 1. An operator orders it, with a window, a code and a reason of its own, and takes it
+//!    back; an order survives a reload that keeps the node at its address. Or the node asks for it in the
+//!    answer to its probe (`follow_node`), until it says otherwise; then its pool's `drain` says how. An order
 //!    replaces the drain that is under way, the word of the node does not.
 //! 2. New sessions go to other nodes from then on. The tunnels are closed evenly over the window, and polling sessions
 //!    move one by one ([`ActiveDrain`]).

@@ -102,7 +102,7 @@ pub enum ScanEnd {
 
 impl Tracker {
     /// A tracker that stands where another one stood, as that one's [`left`](Self::left),
-    /// [`message`](Self::message), [`held`](Self::held) and [`close_seen`](Self::close_seen) said. `None` when more
+    /// [`message`](Self::message), [`held`](Self::held) and [`has_seen_close`](Self::has_seen_close) said. `None` when more
     /// is held than ever is.
     pub fn restore(left: u64, message: u64, held: &[u8], closed: bool) -> Option<Self> {
         let mut tracker = Self { left, message, held_len: held.len() as u8, closed, ..Self::default() };
