@@ -44,7 +44,7 @@
 //! - I11 Every paced close of tunnels ends by its deadline.
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, unreachable_pub)]
 
 // pure: data and arithmetic; time and randomness come in as arguments
 pub use mainstay_core::{rate_limit as pace, ws};

@@ -65,7 +65,7 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// These routes, in this order.
-    pub fn new(routes: Vec<Route>) -> Self {
+    pub(crate) fn new(routes: Vec<Route>) -> Self {
         Self { routes: routes.into() }
     }
 

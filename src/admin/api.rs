@@ -35,7 +35,7 @@ pub(super) struct Api {
 
 impl Api {
     /// The response to one request.
-    pub async fn reply(&self, request: Request<Incoming>) -> AdminResponse {
+    pub(super) async fn reply(&self, request: Request<Incoming>) -> AdminResponse {
         let denial = match &self.context.reload.config().admin {
             Some(admin) => access::denial(&request, self.exposure, admin.tokens.as_ref()),
             // A reload has turned it off, and this connection has not ended yet.

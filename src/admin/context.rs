@@ -9,7 +9,7 @@ use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
 /// What the admin API shows and changes.
-pub struct AdminContext {
+pub(crate) struct AdminContext {
     /// The running config, and the way to another one.
     pub reload: Arc<Reload>,
     /// Replaces the running binary.

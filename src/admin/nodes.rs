@@ -29,7 +29,7 @@ pub(super) struct NodeAction<'a> {
 
 /// The node after the action.
 #[derive(Debug, Serialize)]
-pub struct NodeActionResponse {
+pub(super) struct NodeActionResponse {
     /// The pool's name.
     pub pool: String,
     /// The node's name.

@@ -14,7 +14,7 @@ use crate::log;
 
 /// The plan of a rebalance that was ordered.
 #[derive(Debug, Serialize)]
-pub struct RebalanceResponse {
+pub(super) struct RebalanceResponse {
     pool: String,
     over: String,
     tolerance: f64,
@@ -38,7 +38,7 @@ struct NodeMoves {
 
 /// How far the rebalance of a pool is.
 #[derive(Debug, Serialize)]
-pub struct RebalanceStatus {
+pub(super) struct RebalanceStatus {
     /// The most tunnels that are closed.
     planned: u32,
     /// Those that were told to close so far.

@@ -70,7 +70,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the listener until everything has stopped, or another process takes over; then closes it and every connection,
 /// and returns. Where this is dropped before, the connections end with the answer under way.
-pub async fn serve(listener: Listener, context: Arc<AdminContext>, shutdown: Shutdown) {
+pub(crate) async fn serve(listener: Listener, context: Arc<AdminContext>, shutdown: Shutdown) {
     serve_within(LIMITS, listener, context, shutdown).await;
 }
 

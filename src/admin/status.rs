@@ -17,7 +17,7 @@ use crate::shutdown::Phase;
 
 /// The status of the process.
 #[derive(Debug, Serialize)]
-pub struct StatusResponse {
+pub(super) struct StatusResponse {
     version: &'static str,
     pid: u32,
     started_at: String,
@@ -62,7 +62,7 @@ struct NodeStatus {
 
 /// How far the drain of a node is.
 #[derive(Debug, Serialize)]
-pub struct DrainStatus {
+pub(super) struct DrainStatus {
     /// Tunnels that are still there, or on their way.
     pub left: u32,
     /// Tunnels that have ended since it began.

@@ -35,7 +35,7 @@ pub(crate) struct RendezvousNode {
 
 impl RendezvousNode {
     /// The node `id` of `pool`; a weight of 0 counts as 1.
-    pub fn new(pool: &str, id: &str, weight: u16) -> Self {
+    pub(crate) fn new(pool: &str, id: &str, weight: u16) -> Self {
         let weight = weight.max(1);
         let seed = xxh3_64_with_seed(&pool_and_id(pool, id), NODE_SEED);
         Self { seed, weight, inverse: (1 << 32) / u64::from(weight) }
@@ -76,7 +76,7 @@ pub(crate) struct RendezvousKey {
 
 impl RendezvousKey {
     /// The key with this hash.
-    pub fn new(hash: u64) -> Self {
+    pub(crate) fn new(hash: u64) -> Self {
         Self { hash, factor: mix(hash) | 1 }
     }
 

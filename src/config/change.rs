@@ -83,14 +83,14 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// The changes that `compare` says of the two.
-    pub fn of<T>(old: &T, new: &T, compare: impl FnOnce(&T, &T, &mut Self)) -> Vec<Change> {
+    pub(super) fn of<T>(old: &T, new: &T, compare: impl FnOnce(&T, &T, &mut Self)) -> Vec<Change> {
         let mut comparison = Self { subject: None, path: String::new(), changes: Vec::new() };
         compare(old, new, &mut comparison);
         comparison.changes
     }
 
     /// What `compare` says is about a key of this.
-    pub fn below(&mut self, key: &'static str, compare: impl FnOnce(&mut Self)) {
+    pub(super) fn below(&mut self, key: &'static str, compare: impl FnOnce(&mut Self)) {
         if self.subject.is_none() {
             return self.about(Subject::Section(key), compare);
         }
@@ -104,24 +104,24 @@ impl Comparison {
     }
 
     /// What `compare` says is about this.
-    pub fn about(&mut self, subject: Subject, compare: impl FnOnce(&mut Self)) {
+    pub(super) fn about(&mut self, subject: Subject, compare: impl FnOnce(&mut Self)) {
         let before = (self.subject.replace(subject), std::mem::take(&mut self.path));
         compare(self);
         (self.subject, self.path) = before;
     }
 
-    pub fn push(&mut self, what: What) {
+    pub(super) fn push(&mut self, what: What) {
         self.changes.extend(self.subject.clone().map(|subject| Change { subject, what }));
     }
 
     /// The key has another value. A list at the top is all that there is to its section.
-    pub fn set(&mut self, new: String, old: String) {
+    pub(super) fn set(&mut self, new: String, old: String) {
         let key = if self.path.is_empty() { "the list" } else { &self.path };
         self.push(What::Set(key.to_owned(), new, old));
     }
 
     /// Of `what` there is another order.
-    pub fn order<T: ToString>(&mut self, what: &str, old: &[T], new: &[T]) {
+    pub(super) fn order<T: ToString>(&mut self, what: &str, old: &[T], new: &[T]) {
         let (old, new) = (listed(old), listed(new));
         if old != new {
             self.push(What::Set(what.to_owned(), new, old));
@@ -129,7 +129,7 @@ impl Comparison {
     }
 
     /// For what is not shown: that it is there now, is there no longer, or is another.
-    pub fn part<T: PartialEq>(&mut self, what: &str, old: Option<&T>, new: Option<&T>) {
+    pub(super) fn part<T: PartialEq>(&mut self, what: &str, old: Option<&T>, new: Option<&T>) {
         match (old, new) {
             (None, Some(_)) => self.push(What::PartAdded(what.into())),
             (Some(_), None) => self.push(What::PartRemoved(what.into())),

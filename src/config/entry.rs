@@ -77,7 +77,7 @@ pub(super) struct Form<T> {
 }
 
 impl<T: 'static> Form<T> {
-    pub fn new(
+    pub(super) fn new(
         shape: Shape,
         read: impl Fn(&Value) -> Option<T> + 'static,
         show: impl Fn(&T) -> Json + 'static,
@@ -86,19 +86,19 @@ impl<T: 'static> Form<T> {
     }
 
     /// The same with `check` looking at what was read.
-    pub fn checked(self, check: impl Fn(&Value, &T) + 'static) -> Self {
+    pub(super) fn checked(self, check: impl Fn(&Value, &T) + 'static) -> Self {
         let read = self.read;
         let read = move |value: &Value| read(value).inspect(|it| check(value, it));
         Self { read: Box::new(read), ..self }
     }
 
     /// The same where other words say what is different.
-    pub fn compared_by(self, compare: impl Fn(&T, &T, &mut Comparison) + 'static) -> Self {
+    pub(super) fn compared_by(self, compare: impl Fn(&T, &T, &mut Comparison) + 'static) -> Self {
         Self { compare: Some(Box::new(compare)), ..self }
     }
 
     /// The same where null is `None`.
-    pub fn maybe(self) -> Form<Option<T>> {
+    pub(super) fn maybe(self) -> Form<Option<T>> {
         let Self { shape, read, show, compare } = self;
         let maybe = Form::new(
             Shape::Maybe(Box::new(shape)),
@@ -115,22 +115,22 @@ impl<T: 'static> Form<T> {
     }
 
     /// A key that is null unless it is written.
-    pub fn or_null(self) -> TableEntry<Option<T>> {
+    pub(super) fn or_null(self) -> TableEntry<Option<T>> {
         self.maybe().or(Json::Null)
     }
 
     /// A key that is this, as in the config file, when it is left out.
-    pub fn or(self, default: impl Into<Json>) -> TableEntry<T> {
+    pub(super) fn or(self, default: impl Into<Json>) -> TableEntry<T> {
         TableEntry::Key(self, Absent::Default(default.into()))
     }
 
     /// The same, where the schema has nothing to say about it.
-    pub fn or_silently(self, default: impl Into<Json>) -> TableEntry<T> {
+    pub(super) fn or_silently(self, default: impl Into<Json>) -> TableEntry<T> {
         TableEntry::Key(self, Absent::Unsaid(default.into()))
     }
 
     /// A key that has to be written; `expected` says what.
-    pub fn required(self, expected: impl Into<String>) -> TableEntry<T> {
+    pub(super) fn required(self, expected: impl Into<String>) -> TableEntry<T> {
         TableEntry::Key(self, Absent::Required(expected.into()))
     }
 }
@@ -187,17 +187,17 @@ pub(super) fn derived<T: 'static>(read: impl Fn(&Section) -> Option<T> + 'static
 
 impl<T: 'static> Flat<T> {
     /// The same where other words say what is different.
-    pub fn compared_by(self, compare: impl Fn(&T, &T, &mut Comparison) + 'static) -> Self {
+    pub(super) fn compared_by(self, compare: impl Fn(&T, &T, &mut Comparison) + 'static) -> Self {
         Self { compare: Box::new(compare), ..self }
     }
 
     /// The same with these keys, and how they are shown.
-    pub fn with_keys(self, keys: KeysOf, show: impl Fn(&T, &mut Map<String, Json>) + 'static) -> Self {
+    pub(super) fn with_keys(self, keys: KeysOf, show: impl Fn(&T, &mut Map<String, Json>) + 'static) -> Self {
         Self { keys: Box::new(keys), show: Box::new(show), ..self }
     }
 
     /// The same where the key `name` is another thing here.
-    pub fn saying(self, name: &'static str, says: &'static str) -> Self {
+    pub(super) fn saying(self, name: &'static str, says: &'static str) -> Self {
         let keys = self.keys;
         let with = move |key: Key| if key.name == name { Key { says, ..key } } else { key };
         Self { keys: Box::new(move || keys().into_iter().map(with).collect()), ..self }
@@ -219,7 +219,7 @@ impl<T> From<Flat<T>> for TableEntry<T> {
 
 impl<T: PartialEq + 'static> TableEntry<T> {
     /// What the key `name` of `section` is, or what it is without.
-    pub fn read(&self, name: &'static str, section: &Section) -> Option<T> {
+    pub(super) fn read(&self, name: &'static str, section: &Section) -> Option<T> {
         let (form, absent) = match self {
             Self::Key(form, absent) => (form, absent),
             Self::Keys(flat) => return (flat.read)(section),
@@ -236,7 +236,7 @@ impl<T: PartialEq + 'static> TableEntry<T> {
         }
     }
 
-    pub fn show(&self, name: &'static str, it: &T, into: &mut Map<String, Json>) {
+    pub(super) fn show(&self, name: &'static str, it: &T, into: &mut Map<String, Json>) {
         match self {
             Self::Key(form, _) => {
                 into.insert(name.to_owned(), (form.show)(it));
@@ -245,7 +245,7 @@ impl<T: PartialEq + 'static> TableEntry<T> {
         }
     }
 
-    pub fn compare(&self, name: &'static str, old: &T, new: &T, to: &mut Comparison) {
+    pub(super) fn compare(&self, name: &'static str, old: &T, new: &T, to: &mut Comparison) {
         match self {
             Self::Key(form, _) if old != new => to.below(name, |to| match &form.compare {
                 Some(compare) => compare(old, new, to),
@@ -256,7 +256,7 @@ impl<T: PartialEq + 'static> TableEntry<T> {
         }
     }
 
-    pub fn keys(self, name: &'static str, says: &'static str) -> Vec<Key> {
+    pub(super) fn keys(self, name: &'static str, says: &'static str) -> Vec<Key> {
         match self {
             Self::Key(form, absent) => {
                 let is_required = matches!(absent, Absent::Required(_));

@@ -116,7 +116,7 @@ pub(super) fn sections<S: Keys>(example: &'static str) -> Form<Vec<S>> {
 
 impl<T: 'static> Form<T> {
     /// The same where a word is `None`; `expected` says what there may be in all.
-    pub fn or_word(self, word: &'static str, expected: impl Into<String>) -> Form<Option<T>> {
+    pub(super) fn or_word(self, word: &'static str, expected: impl Into<String>) -> Form<Option<T>> {
         let (read, show, expected) = (self.read, self.show, expected.into());
         Form::new(
             Shape::Either(word, Box::new(self.shape)),

@@ -25,7 +25,7 @@ pub(super) struct Key {
 
 impl Key {
     /// One of several of which a section has one, with these keys of its own.
-    pub fn choice(name: &'static str, keys: KeysOf, says: &'static str) -> Self {
+    pub(super) fn choice(name: &'static str, keys: KeysOf, says: &'static str) -> Self {
         Self { name, shape: Shape::Section(keys), says, default: None, is_required: false }
     }
 }
@@ -74,7 +74,7 @@ pub(super) struct Text(pub &'static str, pub &'static str);
 
 impl Shape {
     /// What it is, in a few words.
-    pub fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         match self {
             Self::Section(_) => "a mapping".into(),
             Self::Named(_) => "a mapping of names".into(),
@@ -102,7 +102,7 @@ impl Shape {
     }
 
     /// The keys inside, and what stands between the key and them in a path.
-    pub fn inner(&self) -> Option<(&'static str, Vec<Key>)> {
+    pub(super) fn inner(&self) -> Option<(&'static str, Vec<Key>)> {
         match self {
             Self::Section(keys) => Some(("", keys())),
             Self::Named(keys) => Some((".NAME", keys())),

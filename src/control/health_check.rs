@@ -38,7 +38,7 @@ const MAX_RELEASE_LENGTH: usize = 64;
 /// The User-Agent of a check.
 const PROBE_USER_AGENT: &str = concat!("mainstay/", env!("CARGO_PKG_VERSION"));
 /// The path where the config names none.
-pub const DEFAULT_PATH: &str = "/health";
+pub(crate) const DEFAULT_PATH: &str = "/health";
 /// The statuses of servers that have nothing at a path, or nothing for a plain GET.
 const UNSUPPORTED_STATUSES: [u16; 7] = [400, 401, 403, 404, 405, 426, 501];
 /// RFC 6455, section 7.4.1: normal closure.
@@ -46,7 +46,7 @@ const NORMAL_CLOSURE: u16 = 1000;
 
 /// What a healthy node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HealthReport {
+pub(crate) struct HealthReport {
     /// The status; `None` where only a connection was made.
     pub status: Option<u16>,
     /// The node asks to be drained.
@@ -59,7 +59,7 @@ pub struct HealthReport {
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
-pub enum HealthCheckError {
+pub(crate) enum HealthCheckError {
     /// There is no connection.
     #[error(transparent)]
     Dial(DialError),
@@ -140,7 +140,7 @@ fn advice(expected: Option<u16>, got: u16) -> String {
 }
 
 /// What a probe sends, in words: `GET /health`.
-pub fn asked(probe: &Probe) -> String {
+pub(crate) fn asked(probe: &Probe) -> String {
     match probe {
         Probe::Auto => format!("GET {DEFAULT_PATH}"),
         Probe::Http { path, .. } => format!("GET {path}"),
@@ -157,7 +157,7 @@ pub fn asked(probe: &Probe) -> String {
 /// # Errors
 ///
 /// See [`HealthCheckError`]; all but the last are the node's.
-pub async fn check_health(
+pub(crate) async fn check_health(
     dial: impl Future<Output = Result<Stream, DialError>>,
     address: &NodeAddress,
     probe: &Probe,

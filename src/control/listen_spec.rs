@@ -12,7 +12,7 @@ use mainstay_core::listening_process::ListeningProcess;
 
 /// An address to bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenSpec<'a> {
+pub(crate) struct ListenSpec<'a> {
     /// Where.
     pub address: &'a ListenAddress,
     /// Who may connect to the file of a Unix socket.
@@ -26,12 +26,12 @@ const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 impl<'a> ListenSpec<'a> {
     /// For clients.
-    pub fn for_clients(listener: &'a ListenerConfig) -> Self {
+    pub(crate) fn for_clients(listener: &'a ListenerConfig) -> Self {
         Self { address: &listener.address, access: &listener.access, is_admin: false }
     }
 
     /// For the admin API.
-    pub fn for_admin(admin: &'a Admin) -> Self {
+    pub(crate) fn for_admin(admin: &'a Admin) -> Self {
         Self { address: &admin.address, access: &admin.access, is_admin: true }
     }
 
@@ -40,7 +40,7 @@ impl<'a> ListenSpec<'a> {
     /// # Errors
     ///
     /// As in bind(2), chmod(2) and chown(2), with the address and advice.
-    pub fn bind(&self) -> io::Result<Listener> {
+    pub(crate) fn bind(&self) -> io::Result<Listener> {
         let bound = match self.address {
             ListenAddress::Tcp(address) => Listener::bind_tcp(*address),
             ListenAddress::Unix(path) => {
@@ -56,7 +56,7 @@ impl<'a> ListenSpec<'a> {
     /// # Errors
     ///
     /// As [`bind`](Self::bind).
-    pub fn apply_permissions(&self, listener: &Listener) -> io::Result<()> {
+    pub(crate) fn apply_permissions(&self, listener: &Listener) -> io::Result<()> {
         if *self.access == FileAccess::default() {
             return Ok(());
         }

@@ -24,7 +24,7 @@ pub(super) struct ListenerSet {
 }
 
 /// Sockets that are bound and do not accept yet.
-pub struct BoundListeners {
+pub(crate) struct BoundListeners {
     /// One for each of `listeners`; `None` where the open listener stays.
     pub clients: Vec<Option<Listener>>,
     /// One for each of `listeners`, also for those that stay.
@@ -70,7 +70,7 @@ impl BoundListeners {
     /// # Errors
     ///
     /// A fault for each address that cannot be bound or whose TLS settings are not usable; nothing stays bound then.
-    pub fn all(
+    pub(crate) fn all(
         config: &Config,
         mut bind: impl FnMut(ListenSpec) -> io::Result<Listener>,
     ) -> Result<Self, Vec<Fault>> {
@@ -109,7 +109,7 @@ impl ListenerSet {
     /// # Errors
     ///
     /// A fault for each address that cannot be bound or whose TLS settings are not usable; nothing stays bound then.
-    pub fn bind(&self, old: &Config, new: &Config) -> Result<BoundListeners, Vec<Fault>> {
+    pub(super) fn bind(&self, old: &Config, new: &Config) -> Result<BoundListeners, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut try_bind = |spec: ListenSpec, at: Option<&Position>| {
             spec.bind().map_err(|error| faults.push(bind_fault(Some(old), spec.address, at, &error))).ok()
@@ -134,7 +134,7 @@ impl ListenerSet {
     /// # Errors
     ///
     /// A fault for each file that cannot be changed; all are as before then.
-    pub fn apply_permissions(&self, old: &Config, new: &Config) -> Result<(), Vec<Fault>> {
+    pub(super) fn apply_permissions(&self, old: &Config, new: &Config) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
         for PermissionChange { new: spec, spare, at, .. } in self.permission_changes(old, new) {
             let changed = spec.permissions().and_then(|wanted| spare.set_permissions(&wanted));
@@ -149,7 +149,7 @@ impl ListenerSet {
     }
 
     /// Undoes [`apply_permissions`](Self::apply_permissions).
-    pub fn restore_permissions(&self, old: &Config, new: &Config) {
+    pub(super) fn restore_permissions(&self, old: &Config, new: &Config) {
         for PermissionChange { old: spec, spare, .. } in self.permission_changes(old, new) {
             if let Err(error) = spec.permissions().and_then(|wanted| spare.set_permissions(&wanted)) {
                 tracing::warn!(address = %spec.address, %error, "the permissions of a listener cannot be restored");
@@ -183,7 +183,7 @@ impl ListenerSet {
     }
 
     /// Opens what was bound for `new`, and begins to close what only `old` has.
-    pub fn open(
+    pub(super) fn open(
         &mut self,
         bound: BoundListeners,
         old: &Config,
@@ -210,18 +210,18 @@ impl ListenerSet {
     }
 
     /// The addresses for clients, as bound, in the order of the config.
-    pub fn clients(&self) -> Vec<String> {
+    pub(super) fn clients(&self) -> Vec<String> {
         self.clients.iter().map(|open| open.local.clone()).collect()
     }
 
     /// The sockets, for another process; `None` where one cannot be handed over.
-    pub fn spares(&self) -> Option<Vec<&ListenerHandle>> {
+    pub(super) fn spares(&self) -> Option<Vec<&ListenerHandle>> {
         self.clients.iter().chain(&self.admin).map(|open| open.spare.as_ref()).collect()
     }
 
     /// Stops accepting clients for now: they wait in the kernel's queue. Gives the tasks that are ending. The admin server
     /// stops by itself when another process takes over: it has responses to finish.
-    pub fn pause(&mut self) -> Vec<JoinHandle<()>> {
+    pub(super) fn pause(&mut self) -> Vec<JoinHandle<()>> {
         let (stops, tasks): (Vec<_>, Vec<_>) = self
             .clients
             .iter_mut()
@@ -232,7 +232,7 @@ impl ListenerSet {
     }
 
     /// Accepts again, also at the admin server.
-    pub fn resume(&mut self, tasks: &AcceptTasks) {
+    pub(super) fn resume(&mut self, tasks: &AcceptTasks) {
         for open in self.clients.iter_mut().chain(&mut self.admin) {
             let Some(spare) = &open.spare else { continue };
             let listener = match spare.listener() {
@@ -251,18 +251,18 @@ impl ListenerSet {
     }
 
     /// No other process takes the sockets over: each closes with its task.
-    pub fn drop_spares(&mut self) {
+    pub(super) fn drop_spares(&mut self) {
         self.clients.iter_mut().chain(&mut self.admin).for_each(|open| open.spare = None);
     }
 
     /// Another process has the sockets now: they are closed here, and their files stay.
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         let spares = self.clients.iter_mut().chain(&mut self.admin).filter_map(|open| open.spare.take());
         spares.for_each(|spare| spare.keep_file());
     }
 
     /// The address of the admin API, as bound.
-    pub fn admin(&self) -> Option<String> {
+    pub(super) fn admin(&self) -> Option<String> {
         self.admin.as_ref().map(|open| open.local.clone())
     }
 }
@@ -299,7 +299,7 @@ fn idle() -> JoinHandle<()> {
 
 impl ClosingListeners {
     /// Waits until the sockets are closed, so that their addresses are free.
-    pub async fn wait(self) {
+    pub(super) async fn wait(self) {
         for mut open in self.0 {
             open.spare = None;
             tracing::info!(address = %open.local, "listener closed");

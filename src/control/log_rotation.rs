@@ -12,7 +12,7 @@ use crate::proxy::ProxyContext;
 use crate::shutdown::Phase;
 
 /// The settings of the log; `None` is off.
-pub fn log_config(config: &config::AccessLogConfig) -> Option<AccessLogSettings> {
+pub(crate) fn log_config(config: &config::AccessLogConfig) -> Option<AccessLogSettings> {
     let format = match config.format {
         LogFormat::Json => Format::Json,
         LogFormat::Text => Format::Text,
@@ -26,7 +26,7 @@ pub fn log_config(config: &config::AccessLogConfig) -> Option<AccessLogSettings>
 }
 
 /// The message for an access log that cannot be opened, with advice.
-pub fn explain_open_error(config: &config::AccessLogConfig, error: &io::Error) -> String {
+pub(crate) fn explain_open_error(config: &config::AccessLogConfig, error: &io::Error) -> String {
     match &config.path {
         LogPath::Stdout => format!("access_log: cannot be opened: {error}"),
         LogPath::File(path) => format!(
@@ -43,7 +43,7 @@ pub fn explain_open_error(config: &config::AccessLogConfig, error: &io::Error) -
 /// # Errors
 ///
 /// The signal cannot be listened for.
-pub fn reopen_on_sigusr1(front: Arc<ProxyContext>) -> io::Result<impl Future<Output = ()>> {
+pub(crate) fn reopen_on_sigusr1(front: Arc<ProxyContext>) -> io::Result<impl Future<Output = ()>> {
     let signals = signal(SignalKind::user_defined1())?;
     Ok(reopen_at_each(signals, front))
 }

@@ -23,7 +23,7 @@ use crate::shutdown::Phase;
 const JITTER: f64 = 0.2;
 
 /// Probes each of these once; returns when each has answered or failed.
-pub async fn probe_once(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>, Arc<Upstream>)>) {
+pub(crate) async fn probe_once(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>, Arc<Upstream>)>) {
     let mut round = JoinSet::new();
     for (pool, node) in nodes.into_iter().filter(|(pool, _)| pool.config.health.probe != Probe::Off) {
         let front = Arc::clone(front);
@@ -33,7 +33,7 @@ pub async fn probe_once(front: &Arc<ProxyContext>, nodes: Vec<(Arc<UpstreamPool>
 }
 
 /// Every node of a generation, with its pool.
-pub fn all_nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> {
+pub(crate) fn all_nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> {
     let of = |pool: &Arc<UpstreamPool>| {
         let pool = Arc::clone(pool);
         let upstreams = pool.upstreams.clone();
@@ -44,7 +44,7 @@ pub fn all_nodes(state: &ProxyState) -> Vec<(Arc<UpstreamPool>, Arc<Upstream>)> 
 
 /// The tasks that probe the nodes of the present state. They end when draining begins, too.
 #[derive(Default)]
-pub struct ProbeTasks {
+pub(crate) struct ProbeTasks {
     /// One for each probed node.
     tasks: Vec<ProbeTask>,
 }
@@ -56,7 +56,7 @@ struct ProbeTask {
 
 impl ProbeTasks {
     /// Probes the nodes of the present state from now on, and no others. A task whose node stays goes on.
-    pub fn follow_state(&mut self, front: &Arc<ProxyContext>) {
+    pub(crate) fn follow_state(&mut self, front: &Arc<ProxyContext>) {
         let mut before = mem::take(&mut self.tasks);
         for (pool, node) in all_nodes(&front.state.load()) {
             if pool.config.health.probe == Probe::Off {

@@ -29,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(30);
 const MAX_LINKS: usize = 40;
 
 /// Reloads the config of a running balancer.
-pub struct ConfigWatcher {
+pub(crate) struct ConfigWatcher {
     /// SIGHUP.
     hangup: Signal,
     /// `None` where the kernel gives no watch: then only the interval counts.
@@ -46,7 +46,7 @@ impl ConfigWatcher {
     /// # Errors
     ///
     /// The signal cannot be handled.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let (tell, events) = channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // Reading the files ourselves gives Access events, too. A fault of the watcher is a reason to look.
@@ -63,7 +63,7 @@ impl ConfigWatcher {
     }
 
     /// Reloads whenever the files have changed or SIGHUP asks for it, until draining begins.
-    pub async fn run(mut self, reload: Arc<Reload>, shutdown: Shutdown) {
+    pub(crate) async fn run(mut self, reload: Arc<Reload>, shutdown: Shutdown) {
         let mut look = interval(POLL_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -17,7 +17,7 @@ use crate::ws::handshake::UpgradeRequestError;
 
 /// Why a client gets no response of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProxyError {
+pub(crate) enum ProxyError {
     /// The client's: its request head is not HTTP as it has to be.
     Head(HeadError),
     /// The client's: its upgrade request is wrong.
@@ -59,7 +59,7 @@ pub enum ProxyError {
 
 impl ProxyError {
     /// The status that the client gets.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Head(HeadError::TooSlow) | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Head(HeadError::TooLarge(_) | HeadError::TooManyFields(_)) => {
@@ -83,7 +83,7 @@ impl ProxyError {
     }
 
     /// The label of `handshakes_total`, when the request was an upgrade.
-    pub fn handshake_result(&self) -> HandshakeResult {
+    pub(crate) fn handshake_result(&self) -> HandshakeResult {
         match self {
             Self::AllNodesFull
             | Self::ConnectionLimit
@@ -103,7 +103,7 @@ impl ProxyError {
     }
 
     /// The response as bytes, for a client whose request has not been read.
-    pub fn to_raw_response(&self, draw: u64) -> String {
+    pub(crate) fn to_raw_response(&self, draw: u64) -> String {
         let mut reply = self.to_response(draw);
         let text = format!("{self}\n");
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -116,7 +116,7 @@ impl ProxyError {
     }
 
     /// The response. `draw` spreads Retry-After, so that rejected clients do not come back together.
-    pub fn to_response(&self, draw: u64) -> Response<Body> {
+    pub(crate) fn to_response(&self, draw: u64) -> Response<Body> {
         let text = Full::new(Bytes::from(format!("{self}\n")));
         let mut reply = Response::new(text.map_err(|never| match never {}).boxed_unsync());
         *reply.status_mut() = self.status();

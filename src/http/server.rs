@@ -20,7 +20,7 @@ use super::request_stream::RequestStream;
 const MIN_BUFFER: usize = 16 << 10;
 
 /// The reply to one request.
-pub struct Reply<T> {
+pub(crate) struct Reply<T> {
     /// The answer.
     pub response: Response<Body>,
     /// What the connection becomes once a 101 is out.
@@ -34,7 +34,7 @@ impl<T> From<Response<Body>> for Reply<T> {
 }
 
 /// A connection on which HTTP is over.
-pub struct Served<S, T> {
+pub(crate) struct Served<S, T> {
     /// Its stream.
     pub stream: S,
     /// The bytes that the client sent behind its last request.
@@ -44,7 +44,7 @@ pub struct Served<S, T> {
 }
 
 /// Answers the requests of a connection in turn. Once `shutdown` is done, the answer under way is the last.
-pub async fn serve<S, T, A>(
+pub(crate) async fn serve<S, T, A>(
     requests: RequestStream<S>,
     shutdown: impl Future<Output = ()>,
     respond: impl Fn(Request<Incoming>) -> A,

@@ -8,15 +8,18 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Names the trace and its caller (Trace Context, section 3.2).
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What tracing systems add to it (section 3.3).
-pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Bytes of randomness that a new `traceparent` takes: a trace-id and a parent-id.
-pub const RANDOM_BYTES: usize = 24;
+pub(crate) const RANDOM_BYTES: usize = 24;
 
 /// Ensures that the request has a valid `traceparent`, and gives its trace-id. `random` is called for a new one.
-pub fn ensure_traceparent(headers: &mut HeaderMap, random: impl FnOnce() -> [u8; RANDOM_BYTES]) -> [u8; 16] {
+pub(crate) fn ensure_traceparent(
+    headers: &mut HeaderMap,
+    random: impl FnOnce() -> [u8; RANDOM_BYTES],
+) -> [u8; 16] {
     let mut carried = headers.get_all(TRACEPARENT).iter();
     if let (Some(only), None) = (carried.next(), carried.next())
         && let Some(trace) = trace_id(only.as_bytes())

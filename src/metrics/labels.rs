@@ -16,7 +16,7 @@ impl TrafficDirection {
     pub(crate) const ALL: [Self; 2] = [Self::In, Self::Out];
 
     /// The label's value.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::In => "in",
             Self::Out => "out",

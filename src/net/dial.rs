@@ -87,7 +87,7 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// From `sources`, if there are any, each connection begun with a PROXY header, if there is a version of it.
-    pub fn new(sources: Vec<IpAddr>, proxy_protocol: Option<ProxyProtocolVersion>) -> Self {
+    pub(crate) fn new(sources: Vec<IpAddr>, proxy_protocol: Option<ProxyProtocolVersion>) -> Self {
         Self { sources, next_source: AtomicUsize::new(0), proxy_protocol }
     }
 

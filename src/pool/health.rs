@@ -88,7 +88,7 @@ pub(crate) enum HealthChange {
 
 impl HealthChange {
     /// The word for logs.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
             Self::Down => "down",
@@ -160,7 +160,7 @@ impl NodeHealth {
 
     /// A node at the start of the process: not up until its first probe, which decides at once, and with its
     /// whole share then, since all start alike.
-    pub fn new(thresholds: HealthThresholds) -> Self {
+    pub(crate) fn new(thresholds: HealthThresholds) -> Self {
         Self { thresholds, state: HealthState::default() }
     }
 

@@ -21,7 +21,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 const RECOVERED_AFTER: Duration = Duration::from_secs(5);
 
 /// Accepts on one listener.
-pub struct AcceptLoop {
+pub(super) struct AcceptLoop {
     context: Arc<ProxyContext>,
     listener: Listener,
     acceptor: Arc<Acceptor>,
@@ -31,12 +31,12 @@ pub struct AcceptLoop {
 
 impl AcceptLoop {
     /// Accepts on `listener` by the rules of `acceptor`.
-    pub fn new(context: Arc<ProxyContext>, listener: Listener, acceptor: Arc<Acceptor>) -> Self {
+    pub(super) fn new(context: Arc<ProxyContext>, listener: Listener, acceptor: Arc<Acceptor>) -> Self {
         Self { context, listener, acceptor, exhausted_at: None }
     }
 
     /// The next connection; `None` once draining begins.
-    pub async fn next(&mut self) -> Option<AcceptedConnection> {
+    pub(super) async fn next(&mut self) -> Option<AcceptedConnection> {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,

@@ -33,7 +33,7 @@ const MIN_RETRY_SPREAD: u64 = 5;
 const MAX_RETRY_SPREAD: u64 = 300;
 
 /// The limits on connections and handshakes of a process.
-pub struct AdmissionControl {
+pub(crate) struct AdmissionControl {
     /// The client connections.
     pub connections: Arc<ConnectionLimiter>,
     /// The sessions that clients have opened by polling.
@@ -62,7 +62,7 @@ struct HandshakeQueue {
 
 impl AdmissionControl {
     /// Nothing is counted yet.
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             connections: Arc::default(),
             polling: PollingSessions::new(),
@@ -78,7 +78,7 @@ impl AdmissionControl {
     /// # Errors
     ///
     /// [`ProxyError::HandshakeRateLimit`] when it is not its turn soon enough.
-    pub async fn await_handshake_turn(
+    pub(crate) async fn await_handshake_turn(
         self: &Arc<Self>,
         client: IpAddr,
         rate: u32,

@@ -11,7 +11,10 @@ use crate::metrics::{Metrics, PanicLocation};
 
 /// The output of `work`; `None` when it panicked, which is counted. The work is boxed at once: the future that awaits it
 /// needs no room for it before it begins, and holds no second copy while it runs.
-pub fn catch_panic<T>(metrics: &Metrics, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+pub(super) fn catch_panic<T>(
+    metrics: &Metrics,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> {
     let mut work = Box::pin(work);
     poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),

@@ -16,7 +16,7 @@ use crate::net::tls::RustlsStream;
 use crate::shutdown::Phase;
 
 /// A client connection on which HTTP is spoken.
-pub struct ClientConnection {
+pub(super) struct ClientConnection {
     /// The process.
     pub context: Arc<ProxyContext>,
     /// The other end of the socket, or whom its PROXY header names; a Unix socket's counts as this machine.
@@ -35,7 +35,7 @@ pub struct ClientConnection {
 
 impl ClientConnection {
     /// The connection, and the stream of its requests.
-    pub fn new(
+    pub(super) fn new(
         context: Arc<ProxyContext>,
         established: EstablishedConnection,
     ) -> (Self, RequestStream<Stream>) {
@@ -57,7 +57,7 @@ impl ClientConnection {
     }
 
     /// Waits for the first request head; false when the connection ends without one.
-    pub async fn has_request(&self, requests: &mut RequestStream<Stream>) -> bool {
+    pub(super) async fn has_request(&self, requests: &mut RequestStream<Stream>) -> bool {
         tokio::select! {
             head = requests.first_head() => head.unwrap_or_else(|error| {
                 tracing::debug!(%error, "client connection ended");
@@ -70,7 +70,7 @@ impl ClientConnection {
     /// Waits until the connection is to end with the answer under way, or at once without one. A takeover by another
     /// process is no reason: a request may be on its way on a silent connection. The next answer says that it is the
     /// last; where no request comes, the connection ends as any silent one does, or with the process.
-    pub async fn asked_to_end(&self) {
+    pub(super) async fn asked_to_end(&self) {
         self.context.shutdown.wait_for(Phase::Draining).await;
     }
 }

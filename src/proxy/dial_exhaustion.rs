@@ -18,7 +18,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What was logged about one node.
 #[derive(Default)]
-pub struct DialExhaustion {
+pub(super) struct DialExhaustion {
     /// More than 80 % of the ports toward it are taken, which was logged.
     is_port_warning_active: AtomicBool,
     /// When a failed dial was last logged.
@@ -27,7 +27,7 @@ pub struct DialExhaustion {
 
 impl DialExhaustion {
     /// Records a dial; `error` is why it failed.
-    pub fn record_dial(
+    pub(super) fn record_dial(
         &self,
         meter: &NodeMeter,
         address: &NodeAddress,

@@ -49,7 +49,7 @@ struct ForwardedResponse {
 /// # Errors
 ///
 /// When the client is over a limit, no node could be reached, or the node gave no answer.
-pub async fn forward(
+pub(super) async fn forward(
     connection: &ClientConnection,
     session: &ProxySession,
     request: Request<RequestBody>,

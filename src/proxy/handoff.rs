@@ -25,7 +25,7 @@ use crate::relay::{SessionInfo, Tunnel, TunnelLimits};
 use crate::ws::handshake;
 
 /// A tunnel whose node has accepted, while its client is told.
-pub struct PendingTunnel {
+pub(super) struct PendingTunnel {
     node: Stream,
     from_node: Bytes,
     limits: TunnelLimits,
@@ -36,7 +36,7 @@ pub struct PendingTunnel {
 }
 
 /// A tunnel whose client has been told, too.
-pub struct Handoff {
+pub(super) struct Handoff {
     /// The tunnel.
     pub tunnel: PendingTunnel,
     /// The client's side.
@@ -48,7 +48,7 @@ pub struct Handoff {
 }
 
 /// A tunnel for the relay.
-pub struct OpenTunnel {
+pub(super) struct OpenTunnel {
     /// The tunnel.
     pub tunnel: Tunnel,
     /// Its generation, to be dropped after the adoption: whoever waits for the last session of it waits for that, too.
@@ -69,7 +69,7 @@ impl Drop for HandshakeOutcome {
 }
 
 /// The client's 101 from a node's: the node's fields, and the cookie that pins the client to it.
-pub fn accept_upgrade(
+pub(super) fn accept_upgrade(
     connection: &ClientConnection,
     session: &ProxySession,
     upgrade: &WebSocketUpgrade,
@@ -119,7 +119,7 @@ fn session_info(session: &ProxySession, candidate: &Candidate, permit: NodePermi
 
 impl Handoff {
     /// Takes both sockets out of tokio and rustls; `None` where one is lost. The session is open from here on.
-    pub fn open(self, access_log: &AccessLog) -> Option<OpenTunnel> {
+    pub(super) fn open(self, access_log: &AccessLog) -> Option<OpenTunnel> {
         let Self { tunnel: pending, client, early, permit } = self;
         let lost = |error| tracing::debug!(%error, "client socket lost before the relay");
         let (client, client_tls) = client.into_raw_parts().map_err(lost).ok()?;

@@ -13,18 +13,18 @@ use crate::ws::frame::{self, DecodedHeader, opcode};
 
 /// Whether a pool was warned of.
 #[derive(Debug, Default)]
-pub struct IdleTimeoutLint {
+pub(super) struct IdleTimeoutLint {
     has_warned: AtomicBool,
 }
 
 impl IdleTimeoutLint {
     /// No warning was logged yet, so that handshakes are still checked.
-    pub fn is_pending(&self) -> bool {
+    pub(super) fn is_pending(&self) -> bool {
         !self.has_warned.load(Relaxed)
     }
 
     /// Checks the response to a polling handshake.
-    pub fn check_open_packet(&self, pool: &config::Pool, payload: &[u8]) {
+    pub(super) fn check_open_packet(&self, pool: &config::Pool, payload: &[u8]) {
         let Some(beat) = engine_io::parse_heartbeat(payload).filter(|_| self.is_pending()) else { return };
         let needed = beat.interval.saturating_add(beat.timeout);
         if pool.timeouts.idle < needed && !self.has_warned.swap(true, Relaxed) {
@@ -40,7 +40,7 @@ impl IdleTimeoutLint {
     }
 
     /// Checks what came from the node together with its 101, when `query` opens a session without polling.
-    pub fn check_first_frame(&self, pool: &config::Pool, query: Option<&str>, from_node: &[u8]) {
+    pub(super) fn check_first_frame(&self, pool: &config::Pool, query: Option<&str>, from_node: &[u8]) {
         if from_node.is_empty() || !self.is_pending() || !engine_io::is_websocket_handshake(query) {
             return;
         }

@@ -29,7 +29,7 @@ use crate::pool::select::Candidate;
 use crate::ws::handshake::{self, UpgradeOffer, UpgradeResponseError};
 
 /// A valid upgrade request.
-pub struct WebSocketUpgrade {
+pub(super) struct WebSocketUpgrade {
     target: Uri,
     fields: HeaderMap,
     /// What a 101 is checked against.
@@ -42,7 +42,7 @@ impl WebSocketUpgrade {
     /// # Errors
     ///
     /// [`ProxyError::Upgrade`] when it is no valid WebSocket handshake.
-    pub fn check<B>(request: Request<B>) -> Result<Self, ProxyError> {
+    pub(super) fn check<B>(request: Request<B>) -> Result<Self, ProxyError> {
         let (parts, _) = request.into_parts();
         let offer = handshake::check_request(&parts.method, parts.version, &parts.headers);
         Ok(Self { offer: offer.map_err(ProxyError::Upgrade)?, target: parts.uri, fields: parts.headers })
@@ -66,13 +66,13 @@ impl WebSocketUpgrade {
     }
 
     /// The query of its target.
-    pub fn query(&self) -> Option<&str> {
+    pub(super) fn query(&self) -> Option<&str> {
         self.target.query()
     }
 }
 
 /// The answer of a node.
-pub enum UpgradeAnswer {
+pub(super) enum UpgradeAnswer {
     /// A valid 101.
     Accepted(Box<AcceptedUpgrade>),
     /// Something else, which the client gets as it is.
@@ -80,7 +80,7 @@ pub enum UpgradeAnswer {
 }
 
 /// A node's valid 101.
-pub struct AcceptedUpgrade {
+pub(super) struct AcceptedUpgrade {
     /// The node.
     pub candidate: Candidate,
     /// Counts the tunnel on it.
@@ -94,7 +94,7 @@ pub struct AcceptedUpgrade {
 }
 
 /// A node's answer that is no 101.
-pub struct RejectedUpgrade {
+pub(super) struct RejectedUpgrade {
     candidate: Candidate,
     response: Response<Incoming>,
 }
@@ -128,7 +128,7 @@ struct NodeHandshake<'a> {
 /// # Errors
 ///
 /// When no candidate could be reached, or the last one that was asked gave no answer.
-pub async fn ask_nodes(
+pub(super) async fn ask_nodes(
     connection: &ClientConnection,
     session: &ProxySession,
     upgrade: &mut WebSocketUpgrade,
@@ -299,7 +299,7 @@ impl NodeHandshake<'_> {
 
 impl RejectedUpgrade {
     /// The answer as the client gets it.
-    pub fn into_response(self, session: &ProxySession) -> Response<Body> {
+    pub(super) fn into_response(self, session: &ProxySession) -> Response<Body> {
         let (mut parts, body) = self.response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -314,7 +314,7 @@ fn is_unavailable(status: StatusCode) -> bool {
 }
 
 /// Sets the fields of this hop that every upgrade has.
-pub fn set_upgrade(fields: &mut HeaderMap) {
+pub(super) fn set_upgrade(fields: &mut HeaderMap) {
     fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }

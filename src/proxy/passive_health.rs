@@ -15,7 +15,7 @@ use crate::pool::health::{FailureEvidence, NodeFailure};
 
 impl ProxySession {
     /// No connection to the node could be made.
-    pub fn record_dial_failure(&self, context: &ProxyContext, node: usize, error: &DialError) {
+    pub(super) fn record_dial_failure(&self, context: &ProxyContext, node: usize, error: &DialError) {
         if !error.is_local() {
             self.record_failure(
                 context,
@@ -26,7 +26,7 @@ impl ProxySession {
     }
 
     /// The node did not answer this client, or its answer is none.
-    pub fn record_bad_answer(&self, context: &ProxyContext, node: usize, what: &str) {
+    pub(super) fn record_bad_answer(&self, context: &ProxyContext, node: usize, what: &str) {
         let evidence = FailureEvidence::Response(client_prefix(self.client.address));
         self.record_failure(context, node, &NodeFailure { evidence, description: what });
     }
@@ -42,7 +42,7 @@ impl ProxySession {
     }
 
     /// Real traffic went well.
-    pub fn record_success(&self, context: &ProxyContext, node: usize) {
+    pub(super) fn record_success(&self, context: &ProxyContext, node: usize) {
         self.pool.upstreams[node].update_health(context.now(), &"", |health| {
             health.record_success();
             None

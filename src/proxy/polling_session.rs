@@ -38,7 +38,7 @@ const LEASE_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The polling sessions of all clients.
 #[derive(Debug)]
-pub struct PollingSessions {
+pub(super) struct PollingSessions {
     /// The zero of the leases' clock.
     started: Instant,
     table: Mutex<LeaseTable>,
@@ -46,7 +46,7 @@ pub struct PollingSessions {
 
 impl PollingSessions {
     /// Nobody has a session.
-    pub fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { started: Instant::now(), table: Mutex::default() })
     }
 
@@ -55,14 +55,18 @@ impl PollingSessions {
     /// # Errors
     ///
     /// [`ProxyError::ClientConnectionLimit`] when the client is at its limit.
-    pub fn open(self: &Arc<Self>, client: IpAddr, most: usize) -> Result<Option<PollingPermit>, ProxyError> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        client: IpAddr,
+        most: usize,
+    ) -> Result<Option<PollingPermit>, ProxyError> {
         let client = client_prefix(client);
         let taken = self.table.lock().take(client, most, self.started.elapsed())?;
         Ok(taken.map(|id| PollingPermit { sessions: Arc::clone(self), client, id }))
     }
 
     /// A request has named a session, by its hash.
-    pub fn renew(&self, client: IpAddr, named: u64) {
+    pub(super) fn renew(&self, client: IpAddr, named: u64) {
         let now = self.started.elapsed();
         self.table.lock().change(
             client_prefix(client),
@@ -74,7 +78,7 @@ impl PollingSessions {
     }
 
     /// The session is over.
-    pub fn end(&self, client: IpAddr, named: u64) {
+    pub(super) fn end(&self, client: IpAddr, named: u64) {
         self.table.lock().remove(client_prefix(client), |lease| lease.session == Some(named));
     }
 }
@@ -82,7 +86,7 @@ impl PollingSessions {
 /// A session that is being opened. When it is dropped without a result the client has left, and the lease stays: the
 /// node may have opened the session all the same.
 #[derive(Debug)]
-pub struct PollingPermit {
+pub(super) struct PollingPermit {
     sessions: Arc<PollingSessions>,
     client: IpAddr,
     id: u64,
@@ -90,12 +94,12 @@ pub struct PollingPermit {
 
 impl PollingPermit {
     /// No session was opened.
-    pub fn cancel(&self) {
+    pub(super) fn cancel(&self) {
         self.sessions.table.lock().remove(self.client, |lease| lease.id == self.id);
     }
 
     /// Reads the session from its node's answer.
-    pub fn confirm(&self, answer: &[u8]) {
+    pub(super) fn confirm(&self, answer: &[u8]) {
         let session = engine_io::session_in_open_packet(answer);
         let lives = engine_io::parse_heartbeat(answer)
             .map(|beat: Heartbeat| beat.interval.saturating_add(beat.timeout));

@@ -17,32 +17,32 @@ use hyper::body::Incoming;
 use crate::http::headers;
 
 /// The body of a client's request.
-pub struct RequestBody {
+pub(super) struct RequestBody {
     body: Incoming,
     progress: UploadProgress,
 }
 
 /// Whether a body was sent whole; outlives the body.
 #[derive(Debug, Clone)]
-pub struct UploadProgress(Option<Arc<AtomicBool>>);
+pub(super) struct UploadProgress(Option<Arc<AtomicBool>>);
 
 impl UploadProgress {
     /// All of the body was taken for the node, or there is none.
-    pub fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.0.as_ref().is_none_or(|whole| whole.load(Relaxed))
     }
 }
 
 impl RequestBody {
     /// The request with the progress of its body.
-    pub fn track(request: Request<Incoming>) -> (Request<Self>, UploadProgress) {
+    pub(super) fn track(request: Request<Incoming>) -> (Request<Self>, UploadProgress) {
         let is_whole = request.body().is_end_stream();
         let progress = UploadProgress((!is_whole).then(Arc::default));
         (request.map(|body| Self { body, progress: progress.clone() }), progress)
     }
 
     /// Its progress.
-    pub fn progress(&self) -> &UploadProgress {
+    pub(super) fn progress(&self) -> &UploadProgress {
         &self.progress
     }
 }

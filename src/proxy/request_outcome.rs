@@ -12,19 +12,19 @@ const CLIENT_LEFT: u16 = 499;
 
 /// A request that is being served. When it is dropped before it is finished, its client has left, or its service
 /// panicked.
-pub struct RequestOutcome<'a> {
+pub(super) struct RequestOutcome<'a> {
     session: &'a ProxySession,
     is_finished: bool,
 }
 
 impl<'a> RequestOutcome<'a> {
     /// The request of this session.
-    pub fn begin(session: &'a ProxySession) -> Self {
+    pub(super) fn begin(session: &'a ProxySession) -> Self {
         Self { session, is_finished: false }
     }
 
     /// Counts its answer. The handshake of a tunnel is counted when it is adopted, or not.
-    pub fn finish<T>(mut self, answer: &Result<Reply<T>, ProxyError>) {
+    pub(super) fn finish<T>(mut self, answer: &Result<Reply<T>, ProxyError>) {
         self.is_finished = true;
         let meter = &self.session.pool.meter;
         match answer {

@@ -21,7 +21,7 @@ use crate::http::{Body, BodyError, headers};
 use crate::ws::handshake;
 
 /// A response that is still to be made.
-pub struct PendingResponse {
+pub(super) struct PendingResponse {
     is_upgrade: bool,
     upload: UploadProgress,
     in_flight: InFlightRequest,
@@ -29,7 +29,7 @@ pub struct PendingResponse {
 
 impl PendingResponse {
     /// Begins the service of a request; an error when its head is faulty.
-    pub fn begin(
+    pub(super) fn begin(
         connection: &ClientConnection,
         request: Request<Incoming>,
     ) -> (Self, Result<Request<RequestBody>, ProxyError>) {
@@ -41,7 +41,11 @@ impl PendingResponse {
     }
 
     /// The reply as it goes out.
-    pub fn finish<T>(self, connection: &ClientConnection, answer: Result<Reply<T>, ProxyError>) -> Reply<T> {
+    pub(super) fn finish<T>(
+        self,
+        connection: &ClientConnection,
+        answer: Result<Reply<T>, ProxyError>,
+    ) -> Reply<T> {
         let mut reply = answer.unwrap_or_else(|error| self.reject(connection, &error));
         let response = &mut reply.response;
         if response.status() != handshake::YES {

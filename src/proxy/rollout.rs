@@ -16,7 +16,7 @@ use crate::pool::rollout::{ReleaseHistory, Rollout};
 
 /// The rollout of a pool in one generation.
 #[derive(Debug, Default)]
-pub struct PoolRollout {
+pub(crate) struct PoolRollout {
     shared: Arc<SharedRollout>,
     /// The rollout that is under way, with the indices of this generation.
     current: ArcSwapOption<Rollout>,
@@ -32,17 +32,17 @@ struct SharedRollout {
 
 impl PoolRollout {
     /// The same history, for the next generation.
-    pub fn next(&self) -> Self {
+    pub(crate) fn next(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), current: ArcSwapOption::empty() }
     }
 
     /// The rollout that is under way.
-    pub fn current(&self) -> Option<Arc<Rollout>> {
+    pub(crate) fn current(&self) -> Option<Arc<Rollout>> {
         self.current.load_full()
     }
 
     /// Determines the rollout anew from the releases that the nodes run now.
-    pub fn update(&self, pool: &str, upstreams: &[Arc<Upstream>]) {
+    pub(crate) fn update(&self, pool: &str, upstreams: &[Arc<Upstream>]) {
         let mut releases = self.shared.releases.lock();
         let before = releases.newest().map(str::to_owned);
         let running: Vec<Option<String>> =
@@ -61,18 +61,18 @@ impl PoolRollout {
     }
 
     /// Records that a node is drained. The caller then [updates](Self::update) the rollout, as after the next two.
-    pub fn record_drain(&self, upstream: &Upstream) {
+    pub(crate) fn record_drain(&self, upstream: &Upstream) {
         let release = upstream.running_release();
         self.shared.releases.lock().record_leaving(&upstream.node.id, release.as_deref());
     }
 
     /// Records that a node was removed and its clients have to move.
-    pub fn begin_removal(&self) {
+    pub(crate) fn begin_removal(&self) {
         self.shared.removed_nodes.fetch_add(1, Relaxed);
     }
 
     /// Records that the clients of a removed node have moved.
-    pub fn end_removal(&self) {
+    pub(crate) fn end_removal(&self) {
         // A pool that was removed for a while has not counted the removals of the time before.
         let less = |count: usize| Some(count.saturating_sub(1));
         let _ = self.shared.removed_nodes.fetch_update(Relaxed, Relaxed, less);

@@ -12,7 +12,7 @@ use crate::http::reply::ProxyError;
 use crate::ws::handshake;
 
 /// A route that a request matches.
-pub struct MatchedRoute {
+pub(super) struct MatchedRoute {
     /// The present generation.
     pub state: Arc<ProxyState>,
     /// The pool of the route.
@@ -28,7 +28,7 @@ pub struct MatchedRoute {
 /// # Errors
 ///
 /// [`ProxyError::Target`], [`ProxyError::NoRoute`] and [`ProxyError::Origin`].
-pub fn match_route<B>(
+pub(super) fn match_route<B>(
     connection: &ClientConnection,
     request: &mut Request<B>,
 ) -> Result<MatchedRoute, ProxyError> {

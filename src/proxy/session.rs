@@ -25,7 +25,7 @@ use crate::pool::select::{
 };
 
 /// A request that has a pool: what dialling, answering and adopting need to know.
-pub struct ProxySession {
+pub(super) struct ProxySession {
     /// Unique in the process, and random enough to draw from.
     pub id: u64,
     /// The generation that it sees from here to its adoption (invariant I3).
@@ -65,7 +65,7 @@ impl ProxySession {
     /// # Errors
     ///
     /// [`ProxyError::Target`] when its target is no path.
-    pub fn new<B>(
+    pub(super) fn new<B>(
         connection: &ClientConnection,
         route: MatchedRoute,
         request: &mut Request<B>,
@@ -120,7 +120,7 @@ impl ProxySession {
     }
 
     /// The ends that a node is told in a PROXY header. Of a client behind a proxy, the port is not known.
-    pub fn ends(&self, connection: &ClientConnection) -> ProxyAddresses {
+    pub(super) fn ends(&self, connection: &ClientConnection) -> ProxyAddresses {
         let ends = connection.ends;
         if self.client.address == connection.peer {
             return ends;
@@ -129,7 +129,7 @@ impl ProxySession {
     }
 
     /// The candidates for this session, by the loads of now.
-    pub fn candidates<'a>(
+    pub(super) fn candidates<'a>(
         &'a self,
         context: &ProxyContext,
     ) -> Candidates<'a, impl Fn(usize) -> NodeLoad + use<'a>> {
@@ -151,7 +151,7 @@ impl ProxySession {
     }
 
     /// The key that `candidate` was found by, when nothing will pin the client to its node.
-    pub fn key(&self, candidate: &Candidate) -> Option<u64> {
+    pub(super) fn key(&self, candidate: &Candidate) -> Option<u64> {
         let sets_pin =
             self.pool.config.affinity.iter().any(|source| matches!(source, AffinitySource::Cookie(_)));
         if sets_pin || matches!(candidate.outcome, SelectOutcome::Kept) {
@@ -167,7 +167,7 @@ impl ProxySession {
     }
 
     /// Why no candidate has served the session: the balancer's own limits, or those of the nodes.
-    pub fn exhausted(shortage: Option<NoNodeReason>, is_local: bool) -> ProxyError {
+    pub(super) fn exhausted(shortage: Option<NoNodeReason>, is_local: bool) -> ProxyError {
         match shortage {
             _ if is_local => ProxyError::LocalExhaustion,
             Some(NoNodeReason::NoneUp) => ProxyError::NoNodeUp,
@@ -177,7 +177,7 @@ impl ProxySession {
     }
 
     /// Sets the cookies that pin the client to `candidate`'s node.
-    pub fn set_cookies(&self, candidate: &Candidate, headers: &mut HeaderMap) {
+    pub(super) fn set_cookies(&self, candidate: &Candidate, headers: &mut HeaderMap) {
         let Some(tag) = self.pool.nodes.tag(candidate.node) else { return };
         if headers::is_shared_cacheable(headers) {
             return;

@@ -18,7 +18,7 @@ impl ProxySession {
     ///
     /// [`ProxyError::ClientConnectionLimit`] when the client is at its limit, [`ProxyError::HandshakeRateLimit`] when the
     /// turn does not come soon enough.
-    pub async fn admit_upgrade(&self, connection: &ClientConnection) -> Result<(), ProxyError> {
+    pub(super) async fn admit_upgrade(&self, connection: &ClientConnection) -> Result<(), ProxyError> {
         let (client, limit) = (self.client.address, self.state.limits.connections_per_client);
         if client != connection.peer && !connection.permit.lock().acquire_for_client(client, limit) {
             return Err(ProxyError::ClientConnectionLimit);
@@ -32,7 +32,7 @@ impl ProxySession {
     /// # Errors
     ///
     /// As [`admit_upgrade`](Self::admit_upgrade).
-    pub async fn admit_plain<B>(
+    pub(super) async fn admit_plain<B>(
         &self,
         connection: &ClientConnection,
         request: &Request<B>,
@@ -69,7 +69,7 @@ impl ProxySession {
     }
 
     /// The polling session that `query` names has become a tunnel.
-    pub fn end_polling(&self, connection: &ClientConnection, query: Option<&str>) {
+    pub(super) fn end_polling(&self, connection: &ClientConnection, query: Option<&str>) {
         if let Some((client, _)) = self.polling_limit()
             && let Some(named) = query.and_then(engine_io::session_in_query)
         {

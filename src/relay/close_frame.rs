@@ -11,11 +11,11 @@ use crate::ws::close;
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// [`CLOSE_GRACE`] in milliseconds.
-pub const CLOSE_GRACE_MILLIS: u64 = CLOSE_GRACE.as_millis() as u64;
+pub(super) const CLOSE_GRACE_MILLIS: u64 = CLOSE_GRACE.as_millis() as u64;
 
 /// A close that the balancer begins.
 #[derive(Debug, Clone, Copy)]
-pub struct CloseFrame<'a> {
+pub(super) struct CloseFrame<'a> {
     /// The close code.
     pub code: u16,
     /// The reason in the Close frames.
@@ -28,11 +28,11 @@ pub struct CloseFrame<'a> {
 
 impl CloseFrame<'static> {
     /// After the idle timeout.
-    pub const IDLE: Self = Self::new(close::GOING_AWAY, "idle", CloseReason::Idle);
+    pub(super) const IDLE: Self = Self::new(close::GOING_AWAY, "idle", CloseReason::Idle);
     /// After a Ping without an answer.
-    pub const NO_PONG: Self = Self::new(close::GOING_AWAY, "no answer to a ping", CloseReason::Silent);
+    pub(super) const NO_PONG: Self = Self::new(close::GOING_AWAY, "no answer to a ping", CloseReason::Silent);
     /// For TLS keys that are nearly used up.
-    pub const KEYS_USED_UP: Self =
+    pub(super) const KEYS_USED_UP: Self =
         Self::new(close::GOING_AWAY, "TLS keys used up", CloseReason::TlsKeysUsedUp);
 
     const fn new(code: u16, reason: &'static str, cause: CloseReason) -> Self {
@@ -40,7 +40,7 @@ impl CloseFrame<'static> {
     }
 
     /// After an error in a peer's stream.
-    pub fn for_error(error: PipeError) -> Self {
+    pub(super) fn for_error(error: PipeError) -> Self {
         match error {
             PipeError::MessageTooBig => {
                 Self::new(close::TOO_BIG, "message too big", CloseReason::MessageTooBig)

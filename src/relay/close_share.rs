@@ -18,7 +18,7 @@ const RETRY_FROZEN: u64 = 10;
 
 /// The share of one thread. Its times are on the thread's clock, in milliseconds.
 #[derive(Debug)]
-pub struct CloseShare {
+pub(super) struct CloseShare {
     shared: Arc<SharedClose>,
     /// The process ends: every tunnel that is adopted later is included and due at once.
     is_shutdown: bool,
@@ -48,7 +48,7 @@ struct CloseStep {
 
 /// A step that is due.
 #[derive(Debug)]
-pub enum CloseTask {
+pub(super) enum CloseTask {
     /// Send a Close frame to both sides.
     SendClose {
         /// The tunnel's slot.
@@ -82,14 +82,14 @@ struct SelectedTunnel {
 
 impl CloseShare {
     /// A share of `shared`, on its way to its thread.
-    pub fn new(shared: Arc<SharedClose>, is_shutdown: bool) -> Self {
+    pub(super) fn new(shared: Arc<SharedClose>, is_shutdown: bool) -> Self {
         let stage = CloseStage::Counting { next_slot: 0, found: Vec::new() };
         let (open, due, closing) = Default::default();
         Self { shared, is_shutdown, start: 0, received: 0, end: 0, stage, open, due, closing }
     }
 
     /// The thread receives it, `now`; it was asked for at `start`.
-    pub fn receive(&mut self, start: u64, now: u64) {
+    pub(super) fn receive(&mut self, start: u64, now: u64) {
         let close = &self.shared.close;
         self.received = now;
         self.start = start;
@@ -97,28 +97,28 @@ impl CloseShare {
     }
 
     /// The part that is common to all threads.
-    pub fn shared(&self) -> &Arc<SharedClose> {
+    pub(super) fn shared(&self) -> &Arc<SharedClose> {
         &self.shared
     }
 
     /// More of the slab is to be scanned.
-    pub fn is_counting(&self) -> bool {
+    pub(super) fn is_counting(&self) -> bool {
         matches!(self.stage, CloseStage::Counting { .. })
     }
 
     /// The process ends with this close.
-    pub fn is_shutdown(&self) -> bool {
+    pub(super) fn is_shutdown(&self) -> bool {
         self.is_shutdown
     }
 
     /// No tunnel is left, and none will be added.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         let is_done = matches!(self.stage, CloseStage::Scheduled) && self.open.is_empty();
         is_done && !self.is_shutdown && !self.shared.is_open()
     }
 
     /// Scans a chunk of the slab.
-    pub fn count_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>]) {
+    pub(super) fn count_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>]) {
         let CloseStage::Counting { next_slot, found } = &mut self.stage else { return };
         let end = tunnels.len().min(*next_slot + SLAB_CHUNK);
         let chunk = tunnels.iter().enumerate().take(end).skip(mem::replace(next_slot, end));
@@ -141,12 +141,12 @@ impl CloseShare {
     }
 
     /// Whether a tunnel that is adopted now is closed, too.
-    pub fn includes(&self, info: &SessionInfo) -> bool {
+    pub(super) fn includes(&self, info: &SessionInfo) -> bool {
         self.is_shutdown || self.shared.includes(info)
     }
 
     /// Adds a tunnel that was adopted after the close had begun.
-    pub fn add_late(&mut self, slot: usize, id: u64, now: u64) {
+    pub(super) fn add_late(&mut self, slot: usize, id: u64, now: u64) {
         if !self.open.insert(id) {
             return;
         }
@@ -161,14 +161,14 @@ impl CloseShare {
     }
 
     /// Removes a session that has ended.
-    pub fn remove(&mut self, id: u64) {
+    pub(super) fn remove(&mut self, id: u64) {
         if self.open.remove(&id) {
             self.shared.remove();
         }
     }
 
     /// Removes a session that is another process's: it has not ended, and is not left either.
-    pub fn remove_migrated(&mut self, id: u64) {
+    pub(super) fn remove_migrated(&mut self, id: u64) {
         if !self.open.remove(&id) {
             return;
         }
@@ -180,12 +180,12 @@ impl CloseShare {
     }
 
     /// When the next step is due; `None` while the share waits for other threads.
-    pub fn next_due(&self) -> Option<u64> {
+    pub(super) fn next_due(&self) -> Option<u64> {
         self.due.front().into_iter().chain(self.closing.front()).map(|step| step.at).min()
     }
 
     /// Applies what the other threads and the caller have decided meanwhile.
-    pub fn update(&mut self) {
+    pub(super) fn update(&mut self) {
         if let CloseStage::Waiting { first, found } = &mut self.stage
             && self.shared.is_counted()
         {
@@ -209,7 +209,7 @@ impl CloseShare {
     }
 
     /// Postpones the task that came last: its tunnel, of the session `id`, is frozen.
-    pub fn postpone(&mut self, task: &CloseTask, id: u64, now: u64) {
+    pub(super) fn postpone(&mut self, task: &CloseTask, id: u64, now: u64) {
         let (queue, slot) = match *task {
             CloseTask::Abort { slot } => (&mut self.closing, slot),
             CloseTask::SendClose { slot, .. } => {
@@ -226,7 +226,7 @@ impl CloseShare {
     }
 
     /// The next task that is due at `now`.
-    pub fn next_task(&mut self, now: u64) -> Option<CloseTask> {
+    pub(super) fn next_task(&mut self, now: u64) -> Option<CloseTask> {
         while let Some(step) = self.closing.front().filter(|step| step.at <= now) {
             let CloseStep { slot, id, .. } = *step;
             self.closing.pop_front();

@@ -21,7 +21,7 @@ use super::thread_waker::ThreadWaker;
 use crate::ws::close;
 
 /// A command to a relay thread.
-pub enum RelayCommand {
+pub(super) enum RelayCommand {
     /// Answer within a tick.
     Acknowledge(oneshot::Sender<()>),
     /// Carry a new tunnel.
@@ -42,26 +42,26 @@ pub enum RelayCommand {
 
 /// Sends commands to one relay thread.
 #[derive(Clone)]
-pub struct CommandSender {
+pub(super) struct CommandSender {
     commands: Sender<RelayCommand>,
     waker: ThreadWaker,
 }
 
 impl CommandSender {
     /// A sender into the channel of the thread that `waker` wakes.
-    pub fn new(commands: Sender<RelayCommand>, waker: ThreadWaker) -> Self {
+    pub(super) fn new(commands: Sender<RelayCommand>, waker: ThreadWaker) -> Self {
         Self { commands, waker }
     }
 
     /// Sends a command and wakes the thread. Returns false when the thread has ended.
-    pub fn send(&self, command: RelayCommand) -> bool {
+    pub(super) fn send(&self, command: RelayCommand) -> bool {
         let is_sent = self.commands.send(command).is_ok();
         self.waker.wake();
         is_sent
     }
 
     /// The waker of the thread.
-    pub fn waker(&self) -> &ThreadWaker {
+    pub(super) fn waker(&self) -> &ThreadWaker {
         &self.waker
     }
 }
@@ -74,7 +74,7 @@ impl fmt::Debug for CommandSender {
 
 /// A tunnel on its way to its thread. If it does not get there, because the thread has ended, it has its end here: the
 /// session is open, and every open session has one (invariant I7).
-pub struct PendingAdoption {
+pub(super) struct PendingAdoption {
     /// `None` once it has arrived.
     tunnel: Option<Tunnel>,
     observer: CloseObserver,
@@ -82,12 +82,12 @@ pub struct PendingAdoption {
 
 impl PendingAdoption {
     /// A tunnel whose end `observer` is told.
-    pub fn new(tunnel: Tunnel, observer: CloseObserver) -> Self {
+    pub(super) fn new(tunnel: Tunnel, observer: CloseObserver) -> Self {
         Self { tunnel: Some(tunnel), observer }
     }
 
     /// The tunnel, which has arrived.
-    pub fn take(&mut self) -> Option<Tunnel> {
+    pub(super) fn take(&mut self) -> Option<Tunnel> {
         self.tunnel.take()
     }
 }
@@ -101,7 +101,7 @@ impl Drop for PendingAdoption {
 }
 
 /// A thread's part in a freeze.
-pub struct FreezeRequest {
+pub(super) struct FreezeRequest {
     /// How many tunnels all threads together may still freeze.
     budget: Arc<AtomicUsize>,
     owner: CommandSender,
@@ -110,7 +110,7 @@ pub struct FreezeRequest {
 
 impl FreezeRequest {
     /// A request to the thread of `owner`, which answers with its batch.
-    pub fn new(
+    pub(super) fn new(
         budget: &Arc<AtomicUsize>,
         owner: &CommandSender,
         reply: oneshot::Sender<ThreadBatch>,
@@ -119,24 +119,24 @@ impl FreezeRequest {
     }
 
     /// Reserves the freeze of one more tunnel, if the budget allows it.
-    pub fn try_reserve(&self) -> bool {
+    pub(super) fn try_reserve(&self) -> bool {
         self.budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
     /// An empty batch.
-    pub fn empty_batch(&self) -> ThreadBatch {
+    pub(super) fn empty_batch(&self) -> ThreadBatch {
         ThreadBatch { owner: self.owner.clone(), tunnels: Vec::new() }
     }
 
     /// Answers with the batch. If nobody waits for it any more, it is dropped, which resumes it.
-    pub fn reply(self, batch: ThreadBatch) {
+    pub(super) fn reply(self, batch: ThreadBatch) {
         drop(self.reply.send(batch));
     }
 }
 
 /// The frozen tunnels of one thread. Dropped with tunnels in it, it resumes them.
 #[derive(Debug)]
-pub struct ThreadBatch {
+pub(super) struct ThreadBatch {
     owner: CommandSender,
     /// The frozen tunnels.
     pub tunnels: Vec<FrozenTunnel>,
@@ -144,7 +144,7 @@ pub struct ThreadBatch {
 
 impl ThreadBatch {
     /// Tells the thread that the tunnels are another process's now.
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         let slots = mem::take(&mut self.tunnels).into_iter().map(|tunnel| tunnel.slot).collect();
         self.owner.send(RelayCommand::Release(slots));
     }

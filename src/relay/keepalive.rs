@@ -16,7 +16,7 @@ const NONE: u32 = u32::MAX;
 
 /// The keepalive of one client. Its times are on the relay thread's clock, in milliseconds.
 #[derive(Debug)]
-pub struct Keepalive {
+pub(super) struct Keepalive {
     /// The payload of the last Ping, or what it is numbered from.
     token: PingToken,
     /// A client that is quiet for this long gets a Ping; after as long again it is unresponsive.
@@ -35,17 +35,17 @@ pub struct Keepalive {
 mod tag {
     use crate::relay::tunnel_state::field::FieldTag;
 
-    pub const TOKEN: FieldTag = FieldTag(1, "token");
-    pub const INTERVAL: FieldTag = FieldTag(2, "interval");
-    pub const ROUND_TRIP: FieldTag = FieldTag(3, "round trip");
-    pub const LAST_RECEIVED: FieldTag = FieldTag(4, "last received");
-    pub const WAITING_SINCE: FieldTag = FieldTag(5, "waiting since");
-    pub const BACKLOG_MARK: FieldTag = FieldTag(6, "backlog mark");
+    pub(super) const TOKEN: FieldTag = FieldTag(1, "token");
+    pub(super) const INTERVAL: FieldTag = FieldTag(2, "interval");
+    pub(super) const ROUND_TRIP: FieldTag = FieldTag(3, "round trip");
+    pub(super) const LAST_RECEIVED: FieldTag = FieldTag(4, "last received");
+    pub(super) const WAITING_SINCE: FieldTag = FieldTag(5, "waiting since");
+    pub(super) const BACKLOG_MARK: FieldTag = FieldTag(6, "backlog mark");
 }
 
 /// What a Ping of the balancer's has before it on its way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PingPath {
+pub(super) enum PingPath {
     /// Nothing: the kernel takes it.
     Clear,
     /// The rest of a frame of the node's.
@@ -56,7 +56,7 @@ pub enum PingPath {
 
 /// The result of a check of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeepaliveCheck {
+pub(super) enum KeepaliveCheck {
     /// It has sent something, or has time left.
     Alive,
     /// It is due a Ping with this payload.
@@ -67,7 +67,7 @@ pub enum KeepaliveCheck {
 
 impl Keepalive {
     /// The keepalive of the session `id`, adopted at `now`; without an interval its client gets no Pings.
-    pub fn new(interval: Option<Duration>, id: u64, now: u64) -> Self {
+    pub(super) fn new(interval: Option<Duration>, id: u64, now: u64) -> Self {
         let interval = interval.map_or(NONE, |time| millis(time).clamp(1, u64::from(NONE - 1)) as u32);
         Self {
             token: PingToken(mix(id)),
@@ -81,17 +81,17 @@ impl Keepalive {
 
     /// The token that marks the Pongs in the client's stream.
     #[inline]
-    pub fn token(&self) -> Option<PingToken> {
+    pub(super) fn token(&self) -> Option<PingToken> {
         (self.interval != NONE).then_some(self.token)
     }
 
     /// Whether a [check](Self::check) at `now` may have a result.
-    pub fn is_due(&self, now: u64) -> bool {
+    pub(super) fn is_due(&self, now: u64) -> bool {
         self.interval != NONE && now.saturating_sub(self.last_received) >= u64::from(self.interval)
     }
 
     /// Checks the client at `now`.
-    pub fn check(&mut self, now: u64, path: PingPath) -> KeepaliveCheck {
+    pub(super) fn check(&mut self, now: u64, path: PingPath) -> KeepaliveCheck {
         if !self.is_due(now) {
             return KeepaliveCheck::Alive;
         }
@@ -129,7 +129,7 @@ impl Keepalive {
     }
 
     /// The client has answered the Ping with this number.
-    pub fn record_pong(&mut self, number: u8, now: u64) {
+    pub(super) fn record_pong(&mut self, number: u8, now: u64) {
         if number == self.token.number() {
             let trip = now.saturating_sub(self.waiting_since).min(u64::from(NONE - 1));
             self.round_trip = trip as u32;
@@ -137,7 +137,7 @@ impl Keepalive {
     }
 
     /// Writes its state at `now`.
-    pub fn encode(&self, writer: &mut FieldWriter, now: u64) {
+    pub(super) fn encode(&self, writer: &mut FieldWriter, now: u64) {
         writer.number(tag::TOKEN, self.token.0);
         writer.number(tag::INTERVAL, self.interval);
         writer.number(tag::ROUND_TRIP, self.round_trip);
@@ -150,7 +150,7 @@ impl Keepalive {
     }
 
     /// Reads what [`encode`](Self::encode) wrote, at `now`.
-    pub fn decode(mut fields: FieldReader<'_>, now: u64) -> Result<Self, TunnelStateError> {
+    pub(super) fn decode(mut fields: FieldReader<'_>, now: u64) -> Result<Self, TunnelStateError> {
         let keepalive = Self {
             token: PingToken(fields.number(tag::TOKEN)?),
             interval: fields.number(tag::INTERVAL)?,
@@ -164,7 +164,7 @@ impl Keepalive {
     }
 
     /// Moves its times to a clock that is `by` ahead.
-    pub fn shift_clock(&mut self, by: u64) {
+    pub(super) fn shift_clock(&mut self, by: u64) {
         self.last_received = self.last_received.saturating_add(by);
         if self.waiting_since != 0 {
             self.waiting_since = self.waiting_since.saturating_add(by);
@@ -172,7 +172,7 @@ impl Keepalive {
     }
 
     /// The round-trip time of the last answered Ping.
-    pub fn round_trip(&self) -> Option<Duration> {
+    pub(super) fn round_trip(&self) -> Option<Duration> {
         (self.round_trip != NONE).then(|| Duration::from_millis(u64::from(self.round_trip)))
     }
 }

@@ -202,7 +202,7 @@ pub(super) struct SharedClose {
 
 impl SharedClose {
     /// A close by the threads that these wakers wake.
-    pub fn new(close: PacedClose, seed: u64, wakers: Vec<ThreadWaker>) -> Self {
+    pub(super) fn new(close: PacedClose, seed: u64, wakers: Vec<ThreadWaker>) -> Self {
         Self {
             close,
             begun: Instant::now(),
@@ -219,48 +219,48 @@ impl SharedClose {
     }
 
     /// Whether a tunnel that is adopted now is closed, too.
-    pub fn includes(&self, record: &SessionInfo) -> bool {
+    pub(super) fn includes(&self, record: &SessionInfo) -> bool {
         self.is_open() && self.close.selector.matches(record)
     }
 
     /// Whether tunnels that are adopted now may be included.
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.close.includes_later && !self.is_stopped()
     }
 
     /// When, after the start of the window, a tunnel that came later is closed: evenly drawn, like the others.
-    pub fn due_late(&self, id: u64) -> Duration {
+    pub(super) fn due_late(&self, id: u64) -> Duration {
         let slots = 1 << 16;
         let slot = mix(self.seed ^ id) % slots;
         self.close.window.mul_f64(slot as f64 / slots as f64)
     }
 
     /// Counts a tunnel that has come later and will end.
-    pub fn add_late(&self) {
+    pub(super) fn add_late(&self) {
         self.late.fetch_add(1, Ordering::AcqRel);
         self.add();
     }
 
     /// Counts a tunnel that will end.
-    pub fn add(&self) {
+    pub(super) fn add(&self) {
         self.left.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A tunnel that was [added](Self::add) has ended, or is kept.
-    pub fn remove(&self) {
+    pub(super) fn remove(&self) {
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.change.notify_waiters();
         }
     }
 
     /// A tunnel that was [added](Self::add) has gone to another process.
-    pub fn remove_migrated(&self) {
+    pub(super) fn remove_migrated(&self) {
         self.migrated.fetch_add(1, Ordering::AcqRel);
         self.remove();
     }
 
     /// A thread has counted its tunnels; each thread says so once. Gives the first of their places in the schedule.
-    pub fn report(&self, count: u64) -> u64 {
+    pub(super) fn report(&self, count: u64) -> u64 {
         let first = self.counted.fetch_add(count, Ordering::AcqRel);
         if self.uncounted.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.change.notify_waiters();
@@ -270,16 +270,16 @@ impl SharedClose {
     }
 
     /// All threads have reported.
-    pub fn is_counted(&self) -> bool {
+    pub(super) fn is_counted(&self) -> bool {
         self.uncounted.load(Ordering::Acquire) == 0
     }
 
-    pub fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
     /// The schedule over all threads; final once all have counted.
-    pub fn schedule(&self) -> CloseSchedule {
+    pub(super) fn schedule(&self) -> CloseSchedule {
         CloseSchedule::new(self.counted.load(Ordering::Acquire), self.close.window, self.seed)
     }
 

@@ -75,19 +75,19 @@ struct InjectedFrame {
 mod tag {
     use crate::relay::tunnel_state::field::FieldTag;
 
-    pub const BYTES: FieldTag = FieldTag(1, "bytes");
-    pub const MESSAGES: FieldTag = FieldTag(2, "messages");
-    pub const CLOSE: FieldTag = FieldTag(3, "close");
-    pub const FLOW: FieldTag = FieldTag(4, "flow");
-    pub const LOST: FieldTag = FieldTag(5, "lost");
-    pub const WAITING: FieldTag = FieldTag(6, "waiting");
-    pub const WAITING_IS_LAST: FieldTag = FieldTag(7, "waiting is last");
-    pub const LEFT: FieldTag = FieldTag(8, "left");
-    pub const MESSAGE: FieldTag = FieldTag(9, "message");
-    pub const HELD: FieldTag = FieldTag(10, "held");
-    pub const CLOSED: FieldTag = FieldTag(11, "closed");
+    pub(super) const BYTES: FieldTag = FieldTag(1, "bytes");
+    pub(super) const MESSAGES: FieldTag = FieldTag(2, "messages");
+    pub(super) const CLOSE: FieldTag = FieldTag(3, "close");
+    pub(super) const FLOW: FieldTag = FieldTag(4, "flow");
+    pub(super) const LOST: FieldTag = FieldTag(5, "lost");
+    pub(super) const WAITING: FieldTag = FieldTag(6, "waiting");
+    pub(super) const WAITING_IS_LAST: FieldTag = FieldTag(7, "waiting is last");
+    pub(super) const LEFT: FieldTag = FieldTag(8, "left");
+    pub(super) const MESSAGE: FieldTag = FieldTag(9, "message");
+    pub(super) const HELD: FieldTag = FieldTag(10, "held");
+    pub(super) const CLOSED: FieldTag = FieldTag(11, "closed");
     /// The message under way. Earlier versions leave that of an ended message in `MESSAGE`.
-    pub const UNDER_WAY: FieldTag = FieldTag(128, "message under way");
+    pub(super) const UNDER_WAY: FieldTag = FieldTag(128, "message under way");
 }
 
 impl Pipe {

@@ -78,11 +78,11 @@ pub(super) struct ListQuery {
 }
 
 impl ListQuery {
-    pub fn page(selector: TunnelSelector, after: Option<u64>, limit: usize) -> Self {
+    pub(super) fn page(selector: TunnelSelector, after: Option<u64>, limit: usize) -> Self {
         Self { selector, after, order: None, limit }
     }
 
-    pub fn choice(choice: TunnelChoice, limit: usize) -> Self {
+    pub(super) fn choice(choice: TunnelChoice, limit: usize) -> Self {
         Self { selector: choice.selector, after: None, order: Some(choice.order), limit }
     }
 
@@ -111,12 +111,12 @@ pub(super) struct ListJob {
 }
 
 impl ListJob {
-    pub fn new(query: Arc<ListQuery>, reply: oneshot::Sender<Vec<RankedSession>>) -> Self {
+    pub(super) fn new(query: Arc<ListQuery>, reply: oneshot::Sender<Vec<RankedSession>>) -> Self {
         Self { query, reply, next_slot: 0, found: BinaryHeap::new() }
     }
 
     /// Scans a chunk of the slab at `now` on the thread's clock. Returns true when nothing is left to do.
-    pub fn scan_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>], now: u64) -> bool {
+    pub(super) fn scan_chunk(&mut self, tunnels: &[Option<Box<ActiveTunnel>>], now: u64) -> bool {
         if self.reply.is_closed() || self.query.limit == 0 {
             return true;
         }
@@ -142,7 +142,7 @@ impl ListJob {
     }
 
     /// Answers, in no order.
-    pub fn finish(self) {
+    pub(super) fn finish(self) {
         // The asker may have given up meanwhile.
         let _ = self.reply.send(self.found.into_vec());
     }

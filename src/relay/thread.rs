@@ -16,7 +16,7 @@ use super::thread_waker::ThreadWaker;
 use super::tunnel::ActiveTunnel;
 
 /// A handle to a relay thread.
-pub struct RelayThread {
+pub(super) struct RelayThread {
     /// Where it takes commands.
     pub sender: CommandSender,
     /// Its tunnels, including those on their way to it.
@@ -28,7 +28,7 @@ pub struct RelayThread {
 
 impl RelayThread {
     /// Starts the thread.
-    pub fn start(index: usize, observer: CloseObserver) -> io::Result<Self> {
+    pub(super) fn start(index: usize, observer: CloseObserver) -> io::Result<Self> {
         let (waker, tunnels) = (ThreadWaker::new()?, Arc::default());
         let (commands, inbox) = channel();
         let event_loop =
@@ -40,18 +40,18 @@ impl RelayThread {
     }
 
     /// How many tunnels it has, including those on their way to it.
-    pub fn tunnel_count(&self) -> usize {
+    pub(super) fn tunnel_count(&self) -> usize {
         self.tunnels.load(Relaxed)
     }
 
     /// Gives it a tunnel. Returns false when the thread has ended: the tunnel has its end then.
-    pub fn adopt(&self, tunnel: Tunnel) -> bool {
+    pub(super) fn adopt(&self, tunnel: Tunnel) -> bool {
         let adoption = PendingAdoption::new(tunnel, Arc::clone(&self.observer));
         self.send_tunnels(1, RelayCommand::Adopt(Box::new(adoption)))
     }
 
     /// Gives it tunnels of another process. When the thread has ended, they have their ends.
-    pub fn restore(&self, tunnels: Vec<ActiveTunnel>) {
+    pub(super) fn restore(&self, tunnels: Vec<ActiveTunnel>) {
         let count = tunnels.len();
         let restored = RestoredTunnels::new(tunnels, Arc::clone(&self.observer));
         self.send_tunnels(count, RelayCommand::Restore(restored));
@@ -67,7 +67,7 @@ impl RelayThread {
     }
 
     /// Waits for the thread to end. Blocks.
-    pub fn join(&self) {
+    pub(super) fn join(&self) {
         if let Some(handle) = self.handle.lock().take()
             && handle.join().is_err()
         {

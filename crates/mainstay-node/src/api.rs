@@ -28,7 +28,7 @@ use socketio_redis::value::Value;
 const MAX_BODY: usize = 1 << 20;
 
 /// Why this request may not be answered.
-pub fn check_token<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<HttpResponse> {
+pub(crate) fn check_token<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<HttpResponse> {
     let Some(tokens) = tokens else {
         let words = "the API is closed; start the node with --api-token-file";
         return Some(response::error(StatusCode::FORBIDDEN, words));
@@ -50,7 +50,7 @@ pub fn check_token<B>(request: &Request<B>, tokens: Option<&Tokens>) -> Option<H
 /// `GET /api/users/{id}`; `id` as it stands in the path.
 ///
 /// `find` tells the user's connections, or what cannot be known now.
-pub async fn user(
+pub(crate) async fn user(
     method: &Method,
     id: &str,
     find: impl AsyncFnOnce(&User) -> Result<Vec<UserConnection>, String>,
@@ -79,7 +79,7 @@ fn user_body(user: &User, connections: &[UserConnection]) -> serde_json::Value {
 /// # Errors
 ///
 /// The answer that says what is wrong.
-pub async fn read_publication(request: Request<Incoming>) -> Result<Publication, HttpResponse> {
+pub(crate) async fn read_publication(request: Request<Incoming>) -> Result<Publication, HttpResponse> {
     if request.method() != Method::POST {
         return Err(response::not_allowed("POST"));
     }

@@ -22,7 +22,7 @@ const STATE: HeaderName = HeaderName::from_static("x-mainstay-state");
 const RELEASE: HeaderName = HeaderName::from_static("x-mainstay-release");
 
 /// What is told.
-pub struct Health<'a> {
+pub(crate) struct Health<'a> {
     /// The node's name.
     pub node: &'a str,
     /// The release, when it was said.
@@ -51,7 +51,7 @@ impl Health<'_> {
     }
 
     /// The answer to `GET /health`.
-    pub fn response(&self) -> HttpResponse {
+    pub(crate) fn response(&self) -> HttpResponse {
         let status = self.status();
         let code = match status {
             "draining" | "unfit" => StatusCode::SERVICE_UNAVAILABLE,

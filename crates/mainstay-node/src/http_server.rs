@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 4096;
 
 /// Whoever answers the requests.
-pub trait RequestHandler: Send + Sync + 'static {
+pub(crate) trait RequestHandler: Send + Sync + 'static {
     /// The answer to one request of `peer`.
     fn respond(
         self: Arc<Self>,
@@ -52,7 +52,7 @@ pub trait RequestHandler: Send + Sync + 'static {
 /// # Errors
 ///
 /// As bind(2).
-pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // On Linux this only passes over TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -68,7 +68,7 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 }
 
 /// Serves until `stop`, and returns when the last connection has ended; upgraded ones are their owners' business.
-pub async fn serve<S: RequestHandler>(
+pub(crate) async fn serve<S: RequestHandler>(
     listener: TcpListener,
     service: Arc<S>,
     head_time: Duration,

@@ -4,7 +4,7 @@
 //! of them, `hub` what they share; `bus` connects the hubs of several nodes. `lifecycle` puts a node together and ends it.
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, unreachable_pub)]
 
 // pure: data and arithmetic; time and randomness come in as arguments
 mod response;

@@ -31,7 +31,7 @@ struct PredecessorProgress {
 impl Predecessor {
     /// A predecessor exists. Cancel the first when it holds no listener any more and its tunnels have come, except those whose
     /// handshakes it has begun; the second when nothing comes from it any more.
-    pub fn start(&self) -> (CancellationToken, CancellationToken) {
+    pub(crate) fn start(&self) -> (CancellationToken, CancellationToken) {
         let begin =
             || PredecessorProgress { settled: CancellationToken::new(), ended: CancellationToken::new() };
         let progress = self.0.get_or_init(begin).clone();
@@ -39,14 +39,14 @@ impl Predecessor {
     }
 
     /// Waits until it holds no listener, and would never serve again.
-    pub async fn wait_until_settled(&self) {
+    pub(crate) async fn wait_until_settled(&self) {
         if let Some(progress) = self.0.get() {
             progress.settled.cancelled().await;
         }
     }
 
     /// Nothing comes from it any more.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.0.get().is_none_or(|progress| progress.ended.is_cancelled())
     }
 }
@@ -58,7 +58,7 @@ pub(in crate::control) struct ReloadLock<'a> {
 
 impl ReloadLock<'_> {
     /// The removals that are under way.
-    pub fn removals(&self) -> Vec<RemovalSnapshot> {
+    pub(crate) fn removals(&self) -> Vec<RemovalSnapshot> {
         self.state.removals.snapshots()
     }
 }

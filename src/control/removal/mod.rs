@@ -67,7 +67,7 @@ struct RemovalOrder {
 
 impl Removals {
     /// Swaps the next generation in, and begins to drain the tunnels whose node or route is only in the old config.
-    pub fn swap(
+    pub(super) fn swap(
         &mut self,
         context: &Arc<ProxyContext>,
         (old, new): (&Config, &Config),
@@ -112,7 +112,7 @@ impl Removals {
 
     /// Goes on with a removal of another process, whose tunnels have all arrived when `arrived` is cancelled. A node or
     /// route that the config names (again) stays.
-    pub fn resume(
+    pub(super) fn resume(
         &mut self,
         context: &Arc<ProxyContext>,
         config: &Config,
@@ -136,7 +136,7 @@ impl Removals {
     }
 
     /// The removals that are under way, for another process to go on with.
-    pub fn snapshots(&self) -> Vec<RemovalSnapshot> {
+    pub(super) fn snapshots(&self) -> Vec<RemovalSnapshot> {
         let under_way = self.active.iter().filter(|removal| !removal.drain.has_ended());
         under_way
             .map(|removal| RemovalSnapshot::new(&removal.removed, removal.generations, &removal.drain))

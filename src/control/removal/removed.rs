@@ -28,30 +28,30 @@ pub(super) struct Generations {
 }
 
 impl Generations {
-    pub fn contains(self, generation: u32) -> bool {
+    pub(super) fn contains(self, generation: u32) -> bool {
         (self.since..self.before).contains(&generation)
     }
 }
 
 impl Removed {
     /// A node of a pool, from its present address.
-    pub fn node(pool: &Arc<str>, node: &Node) -> Self {
+    pub(super) fn node(pool: &Arc<str>, node: &Node) -> Self {
         Self::Node { pool: Arc::clone(pool), node: node.id.clone(), address: node.address.clone() }
     }
 
     /// A route of the old config.
-    pub fn route(route: &Route) -> Self {
+    pub(super) fn route(route: &Route) -> Self {
         Self::Route { pool: Arc::clone(&route.pool), name: route.name().into(), route: Some(route.clone()) }
     }
 
-    pub fn pool(&self) -> &Arc<str> {
+    pub(super) fn pool(&self) -> &Arc<str> {
         match self {
             Self::Node { pool, .. } | Self::Route { pool, .. } => pool,
         }
     }
 
     /// Whether a tunnel of this pool, node and route is one of its tunnels.
-    pub fn has(&self, tunnel_pool: &str, tunnel_node: &str, tunnel_route: &str) -> bool {
+    pub(super) fn has(&self, tunnel_pool: &str, tunnel_node: &str, tunnel_route: &str) -> bool {
         **self.pool() == *tunnel_pool
             && match self {
                 Self::Node { node, .. } => node.as_str() == tunnel_node,
@@ -60,7 +60,7 @@ impl Removed {
     }
 
     /// Whether a config has it.
-    pub fn is_in(&self, config: &Config) -> bool {
+    pub(super) fn is_in(&self, config: &Config) -> bool {
         match self {
             Self::Node { pool, node, address } => {
                 let known = config.pools.iter().find(|known| known.name == *pool);

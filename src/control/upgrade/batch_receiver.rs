@@ -31,7 +31,7 @@ pub(super) struct BatchReceiver {
 
 impl BatchReceiver {
     /// Nothing of a batch has come yet; what governs the tunnels has.
-    pub fn new(link: HandoverSocket, reload: &Arc<Reload>, state: ControlState) -> Self {
+    pub(super) fn new(link: HandoverSocket, reload: &Arc<Reload>, state: ControlState) -> Self {
         Self {
             link,
             reload: Arc::clone(reload),
@@ -49,17 +49,17 @@ impl BatchReceiver {
     /// # Errors
     ///
     /// A batch was refused: the old process goes on.
-    pub async fn until_serving(&mut self) -> Result<(), ChannelError> {
+    pub(super) async fn until_serving(&mut self) -> Result<(), ChannelError> {
         self.run().await
     }
 
     /// This process accepts clients.
-    pub fn serves(&mut self) {
+    pub(super) fn serves(&mut self) {
         self.action = self.ownership.on(NewEvent::Serving);
     }
 
     /// Receives everything else.
-    pub async fn finish(mut self) {
+    pub(super) async fn finish(mut self) {
         let shutdown = self.reload.front().shutdown.clone();
         tokio::select! {
             outcome = self.run() => if let Err(error) = outcome {

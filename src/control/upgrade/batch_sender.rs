@@ -21,7 +21,7 @@ const REVOKE_TIME: Duration = Duration::from_millis(50);
 
 /// The tunnels that have gone over.
 #[derive(Debug, Clone, Copy)]
-pub struct Moved {
+pub(super) struct Moved {
     /// How many.
     pub tunnels: usize,
     /// The longest that one of them was carried by no process.
@@ -36,7 +36,7 @@ struct SentBatch {
 }
 
 /// The batches of one upgrade, and the new process that gets them.
-pub struct BatchSender {
+pub(super) struct BatchSender {
     front: Arc<ProxyContext>,
     /// The new process.
     pub child: ChildProcess,
@@ -54,7 +54,7 @@ pub struct BatchSender {
 
 impl BatchSender {
     /// No batch has gone over. The new process has answered a ping, if it knows that.
-    pub fn new(front: &Arc<ProxyContext>, child: ChildProcess) -> Self {
+    pub(super) fn new(front: &Arc<ProxyContext>, child: ChildProcess) -> Self {
         Self {
             front: Arc::clone(front),
             ownership: OldOwnership::new(child.settles),
@@ -68,7 +68,7 @@ impl BatchSender {
     }
 
     /// Whether the new process can be told more.
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.ownership.is_open()
     }
 
@@ -77,7 +77,7 @@ impl BatchSender {
     /// # Errors
     ///
     /// Why no more can be handed over. What was offered is carried here again, or by a process that has it.
-    pub async fn hand_over(&mut self) -> Result<bool, UpgradeError> {
+    pub(super) async fn hand_over(&mut self) -> Result<bool, UpgradeError> {
         let mut action = self.ownership.on(OldEvent::Offer);
         loop {
             let event = match action {

@@ -13,22 +13,22 @@ const RANGE: RangeInclusive<usize> = 500..=8_000;
 
 /// The size of the next batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchSize(usize);
+pub(super) struct BatchSize(usize);
 
 impl BatchSize {
     /// Before anything is known of the machine.
-    pub fn first() -> Self {
+    pub(super) fn first() -> Self {
         Self(FIRST)
     }
 
     /// The most tunnels that the batch has.
-    pub fn tunnels(self) -> usize {
+    pub(super) fn tunnels(self) -> usize {
         self.0
     }
 
     /// The next size after a batch of `count` tunnels that took `pause`, at most twice as many. A batch that was not full
     /// changes nothing.
-    pub fn after(self, count: usize, pause: Duration) -> Self {
+    pub(super) fn after(self, count: usize, pause: Duration) -> Self {
         if count < self.0 {
             return self;
         }

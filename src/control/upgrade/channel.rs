@@ -60,17 +60,21 @@ impl ChannelError {
 }
 
 /// Sends a message.
-pub async fn send(link: &mut HandoverSocket, kind: u8, message: &impl Serialize) -> Result<(), ChannelError> {
+pub(super) async fn send(
+    link: &mut HandoverSocket,
+    kind: u8,
+    message: &impl Serialize,
+) -> Result<(), ChannelError> {
     Ok(link.send(kind, &serde_json::to_vec(message)?, &[]).await?)
 }
 
 /// Waits for the next frame.
-pub async fn receive(link: &mut HandoverSocket) -> Result<HandoverFrame, ChannelError> {
+pub(super) async fn receive(link: &mut HandoverSocket) -> Result<HandoverFrame, ChannelError> {
     link.receive().await?.ok_or(ChannelError::Ended)
 }
 
 /// Waits for a frame of this kind.
-pub async fn expect(
+pub(super) async fn expect(
     link: &mut HandoverSocket,
     kind: u8,
     within: Duration,
@@ -84,17 +88,17 @@ pub async fn expect(
 }
 
 /// What a refusal says.
-pub fn refusal(frame: &HandoverFrame) -> ChannelError {
+pub(super) fn refusal(frame: &HandoverFrame) -> ChannelError {
     ChannelError::Refused(String::from_utf8_lossy(&frame.body).into_owned())
 }
 
 /// Decodes a message.
-pub fn decode<T: DeserializeOwned>(frame: &HandoverFrame) -> Result<T, ChannelError> {
+pub(super) fn decode<T: DeserializeOwned>(frame: &HandoverFrame) -> Result<T, ChannelError> {
     Ok(serde_json::from_slice(&frame.body)?)
 }
 
 /// Sends a batch: its pieces, and then that it is complete.
-pub async fn send_batch<'a>(
+pub(super) async fn send_batch<'a>(
     link: &mut HandoverSocket,
     parcels: impl Iterator<Item = &'a FrozenTunnel>,
 ) -> Result<(), ChannelError> {
@@ -170,6 +174,6 @@ pub fn decode_piece(frame: HandoverFrame) -> Result<Vec<ReceivedTunnel>, Channel
 }
 
 /// Borrows descriptors, to be sent.
-pub fn borrow_all(descriptors: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
+pub(super) fn borrow_all(descriptors: &[OwnedFd]) -> Vec<std::os::fd::BorrowedFd<'_>> {
     descriptors.iter().map(AsFd::as_fd).collect()
 }

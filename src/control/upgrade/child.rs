@@ -17,7 +17,7 @@ const DEATH: Duration = Duration::from_secs(10);
 const ENDING: Duration = Duration::from_secs(2);
 
 /// The new process: started by this one, and not necessarily ready.
-pub struct ChildProcess {
+pub(super) struct ChildProcess {
     /// The channel to it.
     pub link: HandoverSocket,
     child: Child,
@@ -29,12 +29,12 @@ pub struct ChildProcess {
 
 impl ChildProcess {
     /// A process that was just started.
-    pub fn new(link: HandoverSocket, child: Child, shutdown: Shutdown) -> Self {
+    pub(super) fn new(link: HandoverSocket, child: Child, shutdown: Shutdown) -> Self {
         Self { link, child, settles: false, shutdown }
     }
 
     /// Its id, as long as it has not ended.
-    pub fn id(&self) -> u32 {
+    pub(super) fn id(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }
 
@@ -43,7 +43,7 @@ impl ChildProcess {
     /// # Errors
     ///
     /// It has ended, it does not answer in time, or this process ends.
-    pub async fn ping(&mut self, within: Duration) -> Result<(), UpgradeError> {
+    pub(super) async fn ping(&mut self, within: Duration) -> Result<(), UpgradeError> {
         self.link.send(kind::PING, &[], &[]).await.map_err(ChannelError::from)?;
         tokio::select! {
             answer = expect(&mut self.link, kind::PONG, within) => Ok(answer.map(drop)?),
@@ -56,7 +56,7 @@ impl ChildProcess {
     /// # Errors
     ///
     /// It has ended, or this process ends.
-    pub async fn receive(&mut self) -> Result<HandoverFrame, UpgradeError> {
+    pub(super) async fn receive(&mut self) -> Result<HandoverFrame, UpgradeError> {
         tokio::select! {
             frame = receive(&mut self.link) => Ok(frame?),
             () = self.shutdown.wait_for(Phase::Draining) => Err(UpgradeError::Ending),
@@ -64,21 +64,21 @@ impl ChildProcess {
     }
 
     /// Kills it; true when it is dead.
-    pub async fn kill(&mut self) -> bool {
+    pub(super) async fn kill(&mut self) -> bool {
         // It may be dead already.
         let _ = self.child.start_kill();
         matches!(timeout(DEATH, self.child.wait()).await, Ok(Ok(_)))
     }
 
     /// Whether it is dead, after this error of the channel.
-    pub async fn is_dead(&mut self, error: &UpgradeError) -> bool {
+    pub(super) async fn is_dead(&mut self, error: &UpgradeError) -> bool {
         let is_end = matches!(error, UpgradeError::Channel(error) if error.is_end());
         let within = if is_end { ENDING } else { Duration::ZERO };
         matches!(timeout(within, self.child.wait()).await, Ok(Ok(_)))
     }
 
     /// Kills it, and gives the reason: the status that it ended with by itself, or else `error`.
-    pub async fn dismiss(&mut self, error: UpgradeError) -> UpgradeError {
+    pub(super) async fn dismiss(&mut self, error: UpgradeError) -> UpgradeError {
         let is_end = matches!(&error, UpgradeError::Channel(error) if error.is_end());
         let is_dead = is_end && self.is_dead(&error).await;
         let status = self.child.try_wait().ok().flatten().filter(|_| is_dead);

@@ -45,7 +45,7 @@ pub(super) struct ControlState {
 impl ControlState {
     /// Nothing has come yet. `is_early` is the old process's [`Hello::settles`](super::protocol::Hello::settles), and
     /// `generation` that of its config.
-    pub fn new(reload: &Arc<Reload>, is_early: bool, generation: u32) -> Self {
+    pub(super) fn new(reload: &Arc<Reload>, is_early: bool, generation: u32) -> Self {
         let (settled, ended) = reload.predecessor().start();
         if !is_early {
             // It does not say when.
@@ -66,7 +66,7 @@ impl ControlState {
     }
 
     /// Continues what governs the tunnels that are going to come.
-    pub async fn govern(&mut self, state: HandedState) {
+    pub(super) async fn govern(&mut self, state: HandedState) {
         state.drains.into_iter().for_each(|drain| self.drain(drain));
         self.reload.resume_removals(&state.left, &self.ended).await;
         (self.left, self.nodes, self.rebalances) = (state.left, state.nodes, state.rebalances);
@@ -79,7 +79,7 @@ impl ControlState {
     }
 
     /// Adds the last word of the old process.
-    pub fn finish(&mut self, report: FinalReport) {
+    pub(super) fn finish(&mut self, report: FinalReport) {
         self.reload.front().metrics.import(report.counted);
         if !self.is_early {
             report.drains.into_iter().for_each(|drain| self.drain(drain));
@@ -96,7 +96,7 @@ impl ControlState {
     }
 
     /// All tunnels have come that were there: the rebalances go on.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for one in std::mem::take(&mut self.rebalances) {
             self.reload.rebalancer().resume(&one);
         }
@@ -104,7 +104,7 @@ impl ControlState {
     }
 
     /// Nothing comes any more.
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.settle();
         self.ended.cancel();
         self.reload.retain_known_metrics();
@@ -112,7 +112,7 @@ impl ControlState {
 
     /// Begins to close the tunnels whose node or route the new config does not have, as a reload would: those that have
     /// come and those that will.
-    pub async fn close_orphans(&mut self, origins: HashSet<TunnelOrigin>) {
+    pub(super) async fn close_orphans(&mut self, origins: HashSet<TunnelOrigin>) {
         let config = self.reload.config();
         let mut left = Vec::new();
         for [pool, node, route] in origins {

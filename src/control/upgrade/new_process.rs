@@ -74,23 +74,23 @@ pub(crate) struct Takeover {
 
 impl Takeover {
     /// The generation of the old process's config.
-    pub fn generation(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         self.hello.generation
     }
 
     /// The age of the old process's health clock.
-    pub fn clock(&self) -> Duration {
+    pub(crate) fn clock(&self) -> Duration {
         self.hello.clock
     }
 
     /// The listening sockets.
-    pub fn inherited(&mut self) -> InheritedSockets {
+    pub(crate) fn inherited(&mut self) -> InheritedSockets {
         let names = std::mem::take(&mut self.hello.listeners);
         InheritedSockets::from_handover(names.into_iter().zip(std::mem::take(&mut self.sockets)).collect())
     }
 
     /// Tells the old process why there will be no new one.
-    pub async fn refuse(mut self, why: &str) {
+    pub(crate) async fn refuse(mut self, why: &str) {
         // Where this does not get through, the end of this process says enough.
         let _ = self.link.send(kind::FAULT, why.as_bytes(), &[]).await;
     }
@@ -100,7 +100,7 @@ impl Takeover {
     /// # Errors
     ///
     /// The old process goes on.
-    pub async fn take_over(
+    pub(crate) async fn take_over(
         mut self,
         reload: &Arc<Reload>,
         bound: BoundListeners,

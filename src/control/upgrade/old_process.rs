@@ -50,7 +50,7 @@ pub(super) struct OldProcess<'a> {
 
 impl<'a> OldProcess<'a> {
     /// Before the upgrade; `request` is the one that it answers.
-    pub fn new(
+    pub(super) fn new(
         reload: &'a Arc<Reload>,
         request: Option<UpgradeOrder>,
         requests: &'a mut mpsc::Receiver<UpgradeOrder>,
@@ -67,7 +67,7 @@ impl<'a> OldProcess<'a> {
     /// # Errors
     ///
     /// Why this process goes on.
-    pub async fn run(&mut self, program: &Program) -> Result<(), UpgradeError> {
+    pub(super) async fn run(&mut self, program: &Program) -> Result<(), UpgradeError> {
         if !self.reload.has_file() {
             return Err(UpgradeError::NoFile);
         }
@@ -282,7 +282,7 @@ impl<'a> OldProcess<'a> {
     }
 
     /// Reports that the upgrade failed and this process serves on.
-    pub fn fail(&mut self, error: UpgradeError) {
+    pub(super) fn fail(&mut self, error: UpgradeError) {
         tracing::error!(fault = %error, "upgrade failed, this process serves on");
         self.front().metrics.record_upgrade(false);
         service::notify_ready(&service_status::status_line(self.front()));

@@ -10,7 +10,7 @@ use super::channel::ChannelError;
 
 /// The binary was replaced.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Replaced {
+pub(crate) struct Replaced {
     /// The id of the new process.
     pub process: u32,
     /// Tunnels that went over so far.
@@ -21,7 +21,7 @@ pub struct Replaced {
 
 /// Why the binary was not replaced. This process goes on as before, without the tunnels of a new process that died.
 #[derive(Debug, thiserror::Error)]
-pub enum UpgradeError {
+pub(crate) enum UpgradeError {
     /// There is no file that a new process could read.
     #[error("this balancer was not started from a file, so a new process would not know its config")]
     NoFile,

@@ -27,7 +27,7 @@ const RUNNING: &str = "/proc/self/exe";
 
 /// A program and its arguments.
 #[derive(Debug, Clone)]
-pub struct Program {
+pub(crate) struct Program {
     path: PathBuf,
     /// Without the first, its own name.
     arguments: Vec<OsString>,
@@ -40,7 +40,7 @@ impl Program {
     /// # Errors
     ///
     /// The kernel does not tell the path.
-    pub fn own() -> io::Result<Self> {
+    pub(crate) fn own() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let (name, directory) =
             (arguments.next().unwrap_or_default(), env::current_dir().unwrap_or_default());
@@ -54,7 +54,7 @@ impl Program {
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

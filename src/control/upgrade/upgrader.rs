@@ -15,7 +15,7 @@ use crate::shutdown::Phase;
 
 /// Requests upgrades, which run one after the other.
 #[derive(Clone)]
-pub struct Upgrader {
+pub(crate) struct Upgrader {
     requests: mpsc::Sender<UpgradeOrder>,
     /// Cancelled when everything has gone over.
     done: CancellationToken,
@@ -27,7 +27,7 @@ impl Upgrader {
     /// # Errors
     ///
     /// The signal cannot be handled.
-    pub fn new(program: Program) -> io::Result<(Self, UpgradeTask)> {
+    pub(crate) fn new(program: Program) -> io::Result<(Self, UpgradeTask)> {
         let (sender, requests) = mpsc::channel(4);
         let done = CancellationToken::new();
         let signal = signal(SignalKind::user_defined2())?;
@@ -40,7 +40,7 @@ impl Upgrader {
     /// # Errors
     ///
     /// Why not; everything is as before.
-    pub async fn upgrade(&self) -> Result<Replaced, Arc<UpgradeError>> {
+    pub(crate) async fn upgrade(&self) -> Result<Replaced, Arc<UpgradeError>> {
         let (request, outcome) = oneshot::channel();
         let ending = || Arc::new(UpgradeError::Ending);
         self.requests.send(request).await.map_err(|_| ending())?;
@@ -48,13 +48,13 @@ impl Upgrader {
     }
 
     /// Waits until everything has gone over, and this process can end.
-    pub async fn done(&self) {
+    pub(crate) async fn done(&self) {
         self.done.cancelled().await;
     }
 }
 
 /// Performs the upgrades that are requested.
-pub struct UpgradeTask {
+pub(crate) struct UpgradeTask {
     program: Program,
     requests: mpsc::Receiver<UpgradeOrder>,
     signal: Signal,
@@ -63,7 +63,7 @@ pub struct UpgradeTask {
 
 impl UpgradeTask {
     /// Performs upgrades until everything has gone over or the process ends.
-    pub async fn run(mut self, reload: Arc<Reload>) {
+    pub(crate) async fn run(mut self, reload: Arc<Reload>) {
         loop {
             let request = tokio::select! {
                 request = self.requests.recv() => request,

@@ -39,12 +39,12 @@ pub(super) struct WriteTimeout {
 
 impl WriteTimeout {
     /// For the response to a new request, which may stall for `stall_time`.
-    pub fn new(stall_time: Duration) -> Self {
+    pub(super) fn new(stall_time: Duration) -> Self {
         Self { left: stall_time, most: stall_time.saturating_mul(MAX_EARNED), sleep: None }
     }
 
     /// The result of a write; an error once the client has read too little for too long.
-    pub fn check_write(
+    pub(super) fn check_write(
         &mut self,
         written: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,

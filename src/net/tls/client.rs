@@ -69,7 +69,7 @@ pub(crate) struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
     /// Believes certificates of `roots`, and shows `identity` to nodes that ask for one.
-    pub fn new(roots: Arc<RootCertStore>, identity: Option<Arc<CertifiedKey>>) -> Self {
+    pub(crate) fn new(roots: Arc<RootCertStore>, identity: Option<Arc<CertifiedKey>>) -> Self {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .expect("the provider has suites for both versions")

@@ -32,7 +32,7 @@ pub(crate) struct RecordReader<S> {
 
 impl<S> RecordReader<S> {
     /// Reads from a stream on which no record has begun.
-    pub fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self { stream, record: Vec::new(), ahead: Vec::new(), given: 0 }
     }
 

@@ -56,7 +56,7 @@ impl TlsServer {
     /// # Errors
     ///
     /// When rustls cannot do what they say, or the system has no randomness.
-    pub fn new(terms: &ServerTlsSettings) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(terms: &ServerTlsSettings) -> Result<Self, rustls::Error> {
         server_config(terms).map(|config| Self(Arc::new(config)))
     }
 

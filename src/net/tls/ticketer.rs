@@ -35,7 +35,7 @@ pub(crate) struct SharedTicketer {
 
 impl SharedTicketer {
     /// Tickets under `secrets`, of which there is at least one, for listeners of one policy.
-    pub fn new(secrets: Vec<Zeroizing<Vec<u8>>>, policy: [u8; 32]) -> Self {
+    pub(crate) fn new(secrets: Vec<Zeroizing<Vec<u8>>>, policy: [u8; 32]) -> Self {
         Self { secrets, policy, now: unix_now }
     }
 

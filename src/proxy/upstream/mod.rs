@@ -32,7 +32,7 @@ use crate::pool::{Node, NodeAddress, NodeState};
 /// How long an idle connection is kept: less than the 5 s after which Node.js closes it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The most bytes of a response head; also what is read ahead of a client that reads its response slowly.
-pub const MAX_RESPONSE_HEAD: usize = 64 << 10;
+pub(crate) const MAX_RESPONSE_HEAD: usize = 64 << 10;
 /// The most idle connections of a node.
 const MAX_IDLE: usize = 256;
 

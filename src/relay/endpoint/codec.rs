@@ -19,7 +19,7 @@ const KEYS_USED_UP: FieldTag = FieldTag(8, "keys used up");
 
 impl Endpoint {
     /// Writes everything but the socket.
-    pub fn encode(&self, writer: &mut FieldWriter) {
+    pub(crate) fn encode(&self, writer: &mut FieldWriter) {
         if let Some(unsent) = &self.unsent {
             writer.bytes(UNSENT, &unsent.bytes[unsent.sent..]);
         }
@@ -36,7 +36,7 @@ impl Endpoint {
 
     /// Reads what [`encode`](Self::encode) wrote. The first poll tells whether the socket has anything; it does not tell
     /// what TLS has received already.
-    pub fn decode(mut fields: FieldReader<'_>, socket: OwnedFd) -> Result<Self, TunnelStateError> {
+    pub(crate) fn decode(mut fields: FieldReader<'_>, socket: OwnedFd) -> Result<Self, TunnelStateError> {
         let unsent = fields.find(UNSENT)?.and_then(|bytes| UnsentBytes::of(bytes.to_vec()));
         let tls = match fields.find(TLS)? {
             Some(bytes) => Some(TlsConnection::decode(FieldReader::new(bytes, TLS.1))?),
@@ -55,18 +55,18 @@ impl Endpoint {
     }
 
     /// How many bytes longer the state is than that of an endpoint at rest.
-    pub fn extra_state_len(&self) -> usize {
+    pub(crate) fn extra_state_len(&self) -> usize {
         let unsent = self.unsent.as_ref().map_or(0, |unsent| unsent.bytes.len() - unsent.sent);
         unsent + self.tls.as_ref().map_or(0, |tls| tls.extra_state_len())
     }
 
     /// Takes the socket away, so that nothing can be read or sent.
-    pub fn take_socket(&mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_socket(&mut self) -> Option<OwnedFd> {
         self.socket.take()
     }
 
     /// Puts the socket back. The first poll tells what has happened on it meanwhile.
-    pub fn restore_socket(&mut self, socket: OwnedFd) {
+    pub(crate) fn restore_socket(&mut self, socket: OwnedFd) {
         self.socket = Some(socket);
     }
 }

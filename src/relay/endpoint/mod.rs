@@ -20,7 +20,7 @@ use state::{ReadSide, WriteSide};
 
 /// One side of a tunnel, the client's or the node's.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(super) struct Endpoint {
     /// `None` while the tunnel is frozen: nothing is read and nothing is sent then.
     socket: Option<OwnedFd>,
     /// The TLS connection on the socket, if it has one.
@@ -48,7 +48,7 @@ impl UnsentBytes {
 
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadOutcome {
+pub(super) enum ReadOutcome {
     /// That many bytes.
     Bytes(usize),
     /// Nothing now.
@@ -63,7 +63,7 @@ pub enum ReadOutcome {
 
 /// What epoll reports of a socket.
 #[derive(Debug, Clone, Copy)]
-pub struct SocketEvents {
+pub(super) struct SocketEvents {
     /// EPOLLIN.
     pub is_readable: bool,
     /// EPOLLOUT.
@@ -88,7 +88,7 @@ impl Endpoint {
     /// Takes over a socket and the TLS connection on it, if there is one. Returns what TLS has decrypted already, too.
     ///
     /// Urgent data stays inline (RFC 6093, section 5): taken out of the stream, it would leave a hole in a frame.
-    pub fn adopt(socket: OwnedFd, tls: Option<ExtractedTls>, role: TlsRole) -> (Self, Vec<u8>) {
+    pub(super) fn adopt(socket: OwnedFd, tls: Option<ExtractedTls>, role: TlsRole) -> (Self, Vec<u8>) {
         // A socket without support for urgent data never has any.
         let _ = sockopt::set_socket_oobinline(&socket, true);
         let endpoint = Self::new(socket);
@@ -98,13 +98,13 @@ impl Endpoint {
     }
 
     /// The socket, unless the tunnel is frozen.
-    pub fn socket(&self) -> Option<&OwnedFd> {
+    pub(super) fn socket(&self) -> Option<&OwnedFd> {
         self.socket.as_ref()
     }
 
     /// Applies what epoll reports.
     #[inline]
-    pub fn apply_events(&mut self, events: SocketEvents) {
+    pub(super) fn apply_events(&mut self, events: SocketEvents) {
         if events.is_readable {
             self.read.set_readable();
         }
@@ -118,61 +118,61 @@ impl Endpoint {
 
     /// Epoll reports urgent data (EPOLLPRI): a read ends at its mark, with more after it.
     #[cold]
-    pub fn set_urgent(&mut self) {
+    pub(super) fn set_urgent(&mut self) {
         self.read.set_urgent();
     }
 
     /// The peer takes nothing any more, but what it has sent may still be read.
-    pub fn set_hung_up(&mut self) {
+    pub(super) fn set_hung_up(&mut self) {
         self.read.set_hung_up();
     }
 
     /// Gives the peer up: what waits for it is dropped at the next flush.
-    pub fn set_broken(&mut self) {
+    pub(super) fn set_broken(&mut self) {
         self.write.set_broken();
     }
 
     /// A read may give something.
     #[inline]
-    pub fn is_readable(&self) -> bool {
+    pub(super) fn is_readable(&self) -> bool {
         self.read.is_readable()
     }
 
     /// The peer has ended its stream.
     #[inline]
-    pub fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.read.has_ended()
     }
 
     /// The peer has hung up, or its connection has failed; what it sent before may still be unread.
-    pub fn has_hung_up(&self) -> bool {
+    pub(super) fn has_hung_up(&self) -> bool {
         self.read.has_hung_up()
     }
 
     /// Writes fail: nothing reaches the peer any more.
     #[inline]
-    pub fn is_broken(&self) -> bool {
+    pub(super) fn is_broken(&self) -> bool {
         self.write.is_broken()
     }
 
     /// The last bytes to the peer are on their way, or its end of stream has been sent.
-    pub fn is_finishing(&self) -> bool {
+    pub(super) fn is_finishing(&self) -> bool {
         self.write.is_finishing()
     }
 
     /// The end of stream to the peer has been sent.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.write.is_finished()
     }
 
     /// Bytes wait for the peer to take them.
     #[inline]
-    pub fn has_unsent(&self) -> bool {
+    pub(super) fn has_unsent(&self) -> bool {
         self.unsent.is_some()
     }
 
     /// The TLS keys are nearly used up and cannot be renewed.
-    pub fn has_used_up_keys(&self) -> bool {
+    pub(super) fn has_used_up_keys(&self) -> bool {
         self.has_used_up_keys
     }
 
@@ -183,7 +183,7 @@ impl Endpoint {
     /// mark. Urgent data that comes during the read makes an event, too, so the mark is always known before the read
     /// that it cuts short is the last.
     #[inline]
-    pub fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         if self.tls.is_some() {
             return self.read_tls(buffer);
         }
@@ -217,7 +217,7 @@ impl Endpoint {
 
     /// Sends `bytes`. What the socket does not take is kept, after what is kept already.
     #[inline]
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(super) fn write(&mut self, bytes: &[u8]) {
         if self.tls.is_some() {
             return self.write_tls(bytes);
         }
@@ -237,7 +237,7 @@ impl Endpoint {
     }
 
     /// Sends what is kept, as far as the socket takes it.
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         if self.write.is_blocked() {
             return;
         }
@@ -279,7 +279,7 @@ impl Endpoint {
     }
 
     /// Sends the end of stream, once; with TLS after a close_notify, and both after what waits.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if self.write.is_finished() || !self.send_close_notify() {
             return;
         }
@@ -291,7 +291,7 @@ impl Endpoint {
     }
 
     /// Makes the close that follows a reset instead of an orderly end.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.suppress_close_notify();
         if let Some(socket) = &self.socket {
             // A Unix socket or a dead connection has nothing to reset.

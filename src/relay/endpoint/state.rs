@@ -5,7 +5,7 @@
 
 /// What is known of reading from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadSide {
+pub(super) struct ReadSide {
     readiness: ReadReadiness,
     /// The peer has hung up or failed. Whatever a short read says, more may follow.
     has_hung_up: bool,
@@ -25,10 +25,10 @@ enum ReadReadiness {
 
 impl ReadSide {
     /// A stream that has not been polled yet.
-    pub const NEW: Self = Self { readiness: ReadReadiness::Readable, has_hung_up: false };
+    pub(super) const NEW: Self = Self { readiness: ReadReadiness::Readable, has_hung_up: false };
 
     /// As another process knew it. What the socket has, the first poll tells.
-    pub fn restored(is_readable: bool, has_hung_up: bool, has_ended: bool) -> Self {
+    pub(super) fn restored(is_readable: bool, has_hung_up: bool, has_ended: bool) -> Self {
         let readiness = match (has_ended, is_readable) {
             (true, _) => ReadReadiness::Ended,
             (false, true) => ReadReadiness::Readable,
@@ -39,7 +39,7 @@ impl ReadSide {
 
     /// There is something to read.
     #[inline]
-    pub fn set_readable(&mut self) {
+    pub(super) fn set_readable(&mut self) {
         if self.readiness == ReadReadiness::Drained {
             self.readiness = ReadReadiness::Readable;
         }
@@ -47,13 +47,13 @@ impl ReadSide {
 
     /// The peer has hung up or failed.
     #[inline]
-    pub fn set_hung_up(&mut self) {
+    pub(super) fn set_hung_up(&mut self) {
         self.has_hung_up = true;
         self.set_readable();
     }
 
     /// There is urgent data.
-    pub fn set_urgent(&mut self) {
+    pub(super) fn set_urgent(&mut self) {
         if self.readiness != ReadReadiness::Ended {
             self.readiness = ReadReadiness::Urgent;
         }
@@ -61,7 +61,7 @@ impl ReadSide {
 
     /// A read gave less than there was room for.
     #[inline]
-    pub fn read_short(&mut self) {
+    pub(super) fn read_short(&mut self) {
         if self.readiness == ReadReadiness::Readable && !self.has_hung_up {
             self.readiness = ReadReadiness::Drained;
         }
@@ -69,39 +69,39 @@ impl ReadSide {
 
     /// A read would have blocked.
     #[inline]
-    pub fn would_block(&mut self) {
+    pub(super) fn would_block(&mut self) {
         if self.is_readable() {
             self.readiness = ReadReadiness::Drained;
         }
     }
 
     /// The peer has ended its stream.
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.readiness = ReadReadiness::Ended;
     }
 
     /// A read may give something.
     #[inline]
-    pub fn is_readable(self) -> bool {
+    pub(super) fn is_readable(self) -> bool {
         matches!(self.readiness, ReadReadiness::Readable | ReadReadiness::Urgent)
     }
 
     /// The peer has ended its stream.
     #[inline]
-    pub fn has_ended(self) -> bool {
+    pub(super) fn has_ended(self) -> bool {
         self.readiness == ReadReadiness::Ended
     }
 
     /// The peer has hung up, or its connection has failed; what it sent before may still be unread.
     #[inline]
-    pub fn has_hung_up(self) -> bool {
+    pub(super) fn has_hung_up(self) -> bool {
         self.has_hung_up
     }
 }
 
 /// What is known of writing to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WriteSide {
+pub(super) struct WriteSide {
     readiness: WriteReadiness,
     shutdown: ShutdownStage,
 }
@@ -127,10 +127,10 @@ enum ShutdownStage {
 
 impl WriteSide {
     /// A stream that has not been polled yet.
-    pub const NEW: Self = Self { readiness: WriteReadiness::Writable, shutdown: ShutdownStage::Open };
+    pub(super) const NEW: Self = Self { readiness: WriteReadiness::Writable, shutdown: ShutdownStage::Open };
 
     /// As another process knew it. Whether the socket is full, the first write tells.
-    pub fn restored(is_broken: bool, is_finishing: bool, is_finished: bool) -> Self {
+    pub(super) fn restored(is_broken: bool, is_finishing: bool, is_finished: bool) -> Self {
         let readiness = if is_broken { WriteReadiness::Broken } else { WriteReadiness::Writable };
         let shutdown = match (is_finished, is_finishing) {
             (true, _) => ShutdownStage::Finished,
@@ -142,7 +142,7 @@ impl WriteSide {
 
     /// The socket has room.
     #[inline]
-    pub fn set_writable(&mut self) {
+    pub(super) fn set_writable(&mut self) {
         if self.readiness == WriteReadiness::Blocked {
             self.readiness = WriteReadiness::Writable;
         }
@@ -150,46 +150,46 @@ impl WriteSide {
 
     /// The socket took less than it was given.
     #[inline]
-    pub fn set_blocked(&mut self) {
+    pub(super) fn set_blocked(&mut self) {
         if self.readiness == WriteReadiness::Writable {
             self.readiness = WriteReadiness::Blocked;
         }
     }
 
     /// Writes fail from now on.
-    pub fn set_broken(&mut self) {
+    pub(super) fn set_broken(&mut self) {
         self.readiness = WriteReadiness::Broken;
     }
 
     /// What is sent from now on is the last.
-    pub fn begin_finish(&mut self) {
+    pub(super) fn begin_finish(&mut self) {
         self.shutdown = self.shutdown.max(ShutdownStage::Finishing);
     }
 
     /// The end of stream is sent.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.shutdown = ShutdownStage::Finished;
     }
 
     /// The socket is full.
     #[inline]
-    pub fn is_blocked(self) -> bool {
+    pub(super) fn is_blocked(self) -> bool {
         self.readiness == WriteReadiness::Blocked
     }
 
     /// Nothing reaches this peer any more.
     #[inline]
-    pub fn is_broken(self) -> bool {
+    pub(super) fn is_broken(self) -> bool {
         self.readiness == WriteReadiness::Broken
     }
 
     /// The last bytes are on their way, or the end of stream has been sent.
-    pub fn is_finishing(self) -> bool {
+    pub(super) fn is_finishing(self) -> bool {
         self.shutdown != ShutdownStage::Open
     }
 
     /// The end of stream has been sent.
-    pub fn is_finished(self) -> bool {
+    pub(super) fn is_finished(self) -> bool {
         self.shutdown == ShutdownStage::Finished
     }
 }

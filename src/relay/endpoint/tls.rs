@@ -110,7 +110,7 @@ impl Endpoint {
 
     /// Sends the close_notify of TLS, unless the sending direction is closed already. Returns true when nothing waits to
     /// be sent.
-    pub fn send_close_notify(&mut self) -> bool {
+    pub(crate) fn send_close_notify(&mut self) -> bool {
         self.write.begin_finish();
         if self.tls.is_some() {
             self.send_records(TlsConnection::close);
@@ -119,21 +119,21 @@ impl Endpoint {
     }
 
     /// Closes the sending direction without a close_notify: a stream that was truncated must not look complete.
-    pub fn suppress_close_notify(&mut self) {
+    pub(crate) fn suppress_close_notify(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.suppress_close_notify();
         }
     }
 
     /// With TLS: the peer's stream has ended without a close_notify, or has failed.
-    pub fn was_truncated(&self) -> bool {
+    pub(crate) fn was_truncated(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| {
             matches!(tls.receive_state(), ReceiveState::Truncated | ReceiveState::Failed(_))
         })
     }
 
     /// With TLS 1.2: the peer's close_notify ends both directions.
-    pub fn must_answer_close_notify(&self) -> bool {
+    pub(crate) fn must_answer_close_notify(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.must_answer_close_notify())
     }
 

@@ -48,7 +48,7 @@ const WAKE_TOKEN: u64 = u64::MAX;
 const SWEEP_INTERVAL: u64 = 1_000;
 
 /// The state of a relay thread.
-pub struct EventLoop {
+pub(super) struct EventLoop {
     thread_index: usize,
     epoll: OwnedFd,
     waker: ThreadWaker,
@@ -83,7 +83,7 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// The event loop of a thread, not running yet.
-    pub fn new(
+    pub(super) fn new(
         thread_index: usize,
         waker: ThreadWaker,
         commands: Receiver<RelayCommand>,
@@ -116,7 +116,7 @@ impl EventLoop {
     }
 
     /// Runs until every tunnel has ended in the close of a shutdown.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         loop {
             if let Err(error) = self.poll_events(&mut events, self.poll_timeout()) {

@@ -103,19 +103,19 @@ impl fmt::Debug for StagedTunnels {
 
 /// Tunnels on their way to their thread. Those that do not get there, because it has ended, have their end (invariant
 /// I7): they belong to nobody else.
-pub struct RestoredTunnels {
+pub(crate) struct RestoredTunnels {
     tunnels: Vec<ActiveTunnel>,
     observer: CloseObserver,
 }
 
 impl RestoredTunnels {
     /// Tunnels whose end `observer` is told.
-    pub fn new(tunnels: Vec<ActiveTunnel>, observer: CloseObserver) -> Self {
+    pub(crate) fn new(tunnels: Vec<ActiveTunnel>, observer: CloseObserver) -> Self {
         Self { tunnels, observer }
     }
 
     /// The tunnels, which have arrived.
-    pub fn take(&mut self) -> Vec<ActiveTunnel> {
+    pub(crate) fn take(&mut self) -> Vec<ActiveTunnel> {
         mem::take(&mut self.tunnels)
     }
 }

@@ -25,14 +25,14 @@ struct CachedContext {
 }
 
 /// An id for keys. It is unique in the process, so that no thread finds another key's context by it.
-pub fn next_key_id() -> u64 {
+pub(super) fn next_key_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Relaxed)
 }
 
 /// Lends the context of `keys`, whose id is `key_id`.
 #[inline]
-pub fn with_context<T>(
+pub(super) fn with_context<T>(
     key_id: u64,
     suite: CipherSuite,
     keys: &TrafficKeys,
@@ -50,7 +50,7 @@ pub fn with_context<T>(
 }
 
 /// Drops the context of keys that are no longer used.
-pub fn evict(key_id: u64) {
+pub(super) fn evict(key_id: u64) {
     // A thread that ends has dropped its contexts already.
     let _ = CACHE.try_with(|kept| {
         if let Some(kept) = kept.borrow_mut().get_mut(slot_of(key_id))

@@ -5,9 +5,9 @@
 use crate::net::tls::extracted::TlsProtocolVersion;
 
 /// The alert that closes a direction (RFC 8446 section 6.1).
-pub const CLOSE_NOTIFY: [u8; 2] = [WARNING, 0];
+pub(super) const CLOSE_NOTIFY: [u8; 2] = [WARNING, 0];
 /// TLS 1.2: the answer to a request to renegotiate (RFC 5246 section 7.2.2).
-pub const NO_RENEGOTIATION: [u8; 2] = [WARNING, 100];
+pub(super) const NO_RENEGOTIATION: [u8; 2] = [WARNING, 100];
 
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -47,7 +47,7 @@ impl RecordError {
 
 /// What an alert of the peer's means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AlertKind {
+pub(super) enum AlertKind {
     /// The peer sends nothing more.
     CloseNotify,
     /// A warning that changes nothing; only a few are tolerated.
@@ -55,7 +55,7 @@ pub enum AlertKind {
 }
 
 /// Parses an alert (RFC 8446 section 6: in TLS 1.3 all but two are fatal, whatever their level says).
-pub fn parse(version: TlsProtocolVersion, alert: &[u8]) -> Result<AlertKind, RecordError> {
+pub(super) fn parse(version: TlsProtocolVersion, alert: &[u8]) -> Result<AlertKind, RecordError> {
     let &[level, description] = alert else { return Err(RecordError::NotTls) };
     if level != WARNING && level != FATAL {
         return Err(RecordError::IllegalValue);

@@ -16,27 +16,27 @@ use crate::relay::tunnel_state::TunnelStateError;
 use crate::relay::tunnel_state::field::{FieldReader, FieldWriter};
 
 /// Length of a record's header: type, version, length.
-pub const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 /// Plaintext bytes that one record carries at most.
-pub const MAX_PLAINTEXT: usize = 1 << 14;
+pub(super) const MAX_PLAINTEXT: usize = 1 << 14;
 /// Length of the tag of every suite here.
 const AEAD_TAG_LEN: usize = 16;
 
 /// Content types (RFC 8446 section 5.1).
-pub mod content_type {
+pub(super) mod content_type {
     /// Only in the handshake.
-    pub const CHANGE_CIPHER_SPEC: u8 = 20;
+    pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
     /// Alerts.
-    pub const ALERT: u8 = 21;
+    pub(crate) const ALERT: u8 = 21;
     /// Handshake messages, also those after the handshake.
-    pub const HANDSHAKE: u8 = 22;
+    pub(crate) const HANDSHAKE: u8 = 22;
     /// Application data; in TLS 1.3 the outer type of all records.
-    pub const DATA: u8 = 23;
+    pub(crate) const DATA: u8 = 23;
 }
 
 /// How records are protected.
 #[derive(Debug, Clone, Copy)]
-pub struct CipherSpec {
+pub(super) struct CipherSpec {
     /// The protocol version.
     pub version: TlsProtocolVersion,
     /// The AEAD.
@@ -46,7 +46,7 @@ pub struct CipherSpec {
 impl CipherSpec {
     /// Records that may be sealed with one key: 2^24 with AES-GCM (RFC 8446 section 5.5), and with ChaCha20 so many
     /// that the sequence number never comes near its end.
-    pub const fn limit(self) -> u64 {
+    pub(super) const fn limit(self) -> u64 {
         match self.suite {
             CipherSuite::Aes128Gcm | CipherSuite::Aes256Gcm => 1 << 24,
             CipherSuite::Chacha20Poly1305 => 1 << 60,
@@ -72,7 +72,7 @@ impl CipherSpec {
 
 /// The length, with its header, of the record that `wire` begins with; `None` while the header is not whole.
 #[inline]
-pub fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, RecordError> {
+pub(super) fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(&[kind, major, _, high, low]) = wire.first_chunk() else { return Ok(None) };
     if !(content_type::CHANGE_CIPHER_SPEC..=content_type::DATA).contains(&kind) || major != 3 {
         return Err(RecordError::NotTls);
@@ -92,14 +92,14 @@ pub fn record_length(cipher: CipherSpec, wire: &[u8]) -> Result<Option<usize>, R
 mod tag {
     use crate::relay::tunnel_state::field::FieldTag;
 
-    pub const SECRET: FieldTag = FieldTag(1, "secret");
-    pub const KEY: FieldTag = FieldTag(2, "key");
-    pub const IV: FieldTag = FieldTag(3, "iv");
-    pub const SEQ: FieldTag = FieldTag(4, "sequence number");
+    pub(super) const SECRET: FieldTag = FieldTag(1, "secret");
+    pub(super) const KEY: FieldTag = FieldTag(2, "key");
+    pub(super) const IV: FieldTag = FieldTag(3, "iv");
+    pub(super) const SEQ: FieldTag = FieldTag(4, "sequence number");
 }
 
 /// One direction's keys and its place in the sequence.
-pub struct RecordCipher {
+pub(super) struct RecordCipher {
     keys: TrafficKeys,
     /// The id of the keys in the context cache.
     key_id: u64,
@@ -120,19 +120,19 @@ impl Drop for RecordCipher {
 impl RecordCipher {
     /// A cipher with these keys.
     #[cfg(test)]
-    pub fn new(keys: TrafficKeys) -> Self {
+    pub(super) fn new(keys: TrafficKeys) -> Self {
         let mut direction = Self::blank();
         direction.set_keys(&keys);
         direction
     }
 
     /// A cipher without keys, to get some where it stays: keys that are moved leave a copy behind.
-    pub fn blank() -> Self {
+    pub(super) fn blank() -> Self {
         Self { keys: TrafficKeys::BLANK, key_id: aead_cache::next_key_id() }
     }
 
     /// Copies the keys in; their owner wipes its own.
-    pub fn set_keys(&mut self, keys: &TrafficKeys) {
+    pub(super) fn set_keys(&mut self, keys: &TrafficKeys) {
         self.keys.secret.copy_from_slice(&keys.secret);
         self.keys.key.copy_from_slice(&keys.key);
         self.keys.iv.copy_from_slice(&keys.iv);
@@ -140,7 +140,7 @@ impl RecordCipher {
     }
 
     /// Writes the keys and the sequence number. Only one process may continue from them.
-    pub fn encode(&self, writer: &mut FieldWriter) {
+    pub(super) fn encode(&self, writer: &mut FieldWriter) {
         writer.bytes(tag::SECRET, &self.keys.secret);
         writer.bytes(tag::KEY, &self.keys.key);
         writer.bytes(tag::IV, &self.keys.iv);
@@ -148,7 +148,7 @@ impl RecordCipher {
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
-    pub fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), TunnelStateError> {
+    pub(super) fn decode_into(&mut self, mut fields: FieldReader<'_>) -> Result<(), TunnelStateError> {
         let keys = &mut self.keys;
         keys.secret.copy_from_slice(fields.array::<MAX_SECRET_LEN>(tag::SECRET)?);
         keys.key.copy_from_slice(fields.array::<32>(tag::KEY)?);
@@ -158,12 +158,12 @@ impl RecordCipher {
     }
 
     /// Records sealed or opened with these keys so far.
-    pub fn seq(&self) -> u64 {
+    pub(super) fn seq(&self) -> u64 {
         self.keys.seq
     }
 
     /// Switches to the next keys (RFC 8446 section 7.2), and to sequence number 0.
-    pub fn update_keys(&mut self, suite: CipherSuite) {
+    pub(super) fn update_keys(&mut self, suite: CipherSuite) {
         aead_cache::evict(self.key_id);
         self.key_id = aead_cache::next_key_id();
         update_secret(suite, &mut self.keys.secret);
@@ -173,7 +173,7 @@ impl RecordCipher {
 
     /// Appends one record with `plain`, at most [`MAX_PLAINTEXT`] bytes of this kind, to `out`.
     #[inline]
-    pub fn seal(&mut self, cipher: CipherSpec, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn seal(&mut self, cipher: CipherSpec, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
         let nonce = self.nonce();
         let (outer, inner): (u8, &[u8]) = match cipher.version {
             TlsProtocolVersion::Tls12 => (kind, &[]),
@@ -201,7 +201,7 @@ impl RecordCipher {
     /// Opens `record`, a whole one with its header, into `plain`, which is at least as long. Returns the type and the
     /// length of the content.
     #[inline]
-    pub fn open(
+    pub(super) fn open(
         &mut self,
         cipher: CipherSpec,
         record: &[u8],

@@ -26,7 +26,7 @@ pub enum ReceiveState {
 
 /// How far the sending direction is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SendState {
+pub(super) enum SendState {
     /// Records may be sealed.
     Open,
     /// A close_notify or a fatal alert has been sealed, or nothing more is to be sent.

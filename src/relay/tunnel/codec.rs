@@ -63,18 +63,18 @@ const UNKNOWN_LABEL: &str = "other";
 
 impl ActiveTunnel {
     /// Whether it is frozen: its sockets are away.
-    pub fn is_frozen(&self) -> bool {
+    pub(crate) fn is_frozen(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.socket().is_none())
     }
 
     /// Whether it can be frozen now: it is not frozen, and does not hold too much for a slow reader.
-    pub fn can_freeze(&self) -> bool {
+    pub(crate) fn can_freeze(&self) -> bool {
         let extra: usize = self.endpoints.iter().map(Endpoint::extra_state_len).sum();
         !self.is_frozen() && extra <= tunnel_state::MAX_SIZE / 2
     }
 
     /// The state of the tunnel at `now`.
-    pub fn encode(&self, now: u64) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn encode(&self, now: u64) -> Zeroizing<Vec<u8>> {
         let mut writer = tunnel_state::start_state();
         self.info.encode(&mut writer);
         writer.number(MAX_MESSAGE, self.max_message_size);
@@ -101,7 +101,7 @@ impl ActiveTunnel {
     }
 
     /// Reads what [`encode`](Self::encode) wrote. The sockets, the client's and the node's, are not touched.
-    pub fn decode<'a>(
+    pub(crate) fn decode<'a>(
         bytes: &'a [u8],
         sockets: [OwnedFd; 2],
         cache: &mut BatchCache<'a>,
@@ -137,7 +137,7 @@ impl ActiveTunnel {
     }
 
     /// Moves its times to the clock of the thread that takes it, which shows `now`.
-    pub fn shift_clock(&mut self, now: u64) {
+    pub(crate) fn shift_clock(&mut self, now: u64) {
         let by = now - CLOCK_ORIGIN;
         self.adopted_at += by;
         self.last_active += by;
@@ -149,14 +149,14 @@ impl ActiveTunnel {
     }
 
     /// Takes the sockets away, the client's and the node's; `None` when they are away already.
-    pub fn take_sockets(&mut self) -> Option<[OwnedFd; 2]> {
+    pub(crate) fn take_sockets(&mut self) -> Option<[OwnedFd; 2]> {
         self.was_frozen = true;
         let [client, node] = self.endpoints.each_mut().map(Endpoint::take_socket);
         Some([client?, node?])
     }
 
     /// Puts the sockets back.
-    pub fn restore_sockets(&mut self, sockets: [OwnedFd; 2]) {
+    pub(crate) fn restore_sockets(&mut self, sockets: [OwnedFd; 2]) {
         for (endpoint, socket) in self.endpoints.iter_mut().zip(sockets) {
             endpoint.restore_socket(socket);
         }

@@ -25,9 +25,9 @@ use crate::ws::close;
 use crate::ws::tracker::{MessageCounts, ScanOptions};
 
 /// The client's index in a pair of endpoints or pipes; a pipe has the index of the endpoint that it reads from.
-pub const CLIENT: usize = 0;
+pub(super) const CLIENT: usize = 0;
 /// The node's index.
-pub const NODE: usize = 1;
+pub(super) const NODE: usize = 1;
 
 /// Bytes that one tunnel may move in one direction in one tick.
 const READ_QUANTUM: usize = 256 * 1024;
@@ -36,7 +36,7 @@ const READ_QUANTUM: usize = 256 * 1024;
 const ALERT_GRACE: u64 = 1_000;
 
 /// Bytes that came from a peer before its tunnel was adopted.
-pub struct EarlyBytes {
+pub(super) struct EarlyBytes {
     /// Read from the socket, or decrypted by the front desk.
     received: Bytes,
     /// Decrypted from what TLS had received; they follow the others.
@@ -45,7 +45,7 @@ pub struct EarlyBytes {
 
 /// A tunnel that a relay thread carries.
 #[derive(Debug)]
-pub struct ActiveTunnel {
+pub(super) struct ActiveTunnel {
     endpoints: [Endpoint; 2],
     pipes: [Pipe; 2],
     /// What the session is, for its end.
@@ -90,7 +90,7 @@ impl ActiveTunnel {
     /// # Errors
     ///
     /// The session alone, when the takeover panicked; the sockets are closed then.
-    pub fn new(tunnel: Tunnel, now: u64) -> Result<(Self, [EarlyBytes; 2]), Box<SessionInfo>> {
+    pub(super) fn new(tunnel: Tunnel, now: u64) -> Result<(Self, [EarlyBytes; 2]), Box<SessionInfo>> {
         let Tunnel { client, node, client_tls, node_tls, from_client, from_node, limits, info } = tunnel;
         let endpoints = catch_unwind(AssertUnwindSafe(|| {
             [
@@ -124,7 +124,7 @@ impl ActiveTunnel {
     }
 
     /// Relays the bytes that were read before the tunnel was adopted: the node's, then the client's.
-    pub fn relay_early(&mut self, early: &[EarlyBytes; 2], tick: &mut TickContext<'_>) {
+    pub(super) fn relay_early(&mut self, early: &[EarlyBytes; 2], tick: &mut TickContext<'_>) {
         for from in [NODE, CLIENT] {
             self.relay_chunks(from, &early[from].received, tick);
             self.relay_chunks(from, &early[from].decrypted, tick);
@@ -140,18 +140,18 @@ impl ActiveTunnel {
     }
 
     /// Both endpoints.
-    pub fn endpoints(&self) -> &[Endpoint; 2] {
+    pub(super) fn endpoints(&self) -> &[Endpoint; 2] {
         &self.endpoints
     }
 
     /// One of the two endpoints.
-    pub fn endpoint(&mut self, index: usize) -> &mut Endpoint {
+    pub(super) fn endpoint(&mut self, index: usize) -> &mut Endpoint {
         &mut self.endpoints[index]
     }
 
     /// Moves what can be moved, both ways.
     #[inline]
-    pub fn pump_both(&mut self, tick: &mut TickContext<'_>) -> TunnelProgress {
+    pub(super) fn pump_both(&mut self, tick: &mut TickContext<'_>) -> TunnelProgress {
         let from_client = self.pump(CLIENT, tick);
         let from_node = self.pump(NODE, tick);
         if from_client == TunnelProgress::Ended || from_node == TunnelProgress::Ended || self.is_finished() {

@@ -13,13 +13,13 @@ use crate::ws::close;
 impl ActiveTunnel {
     /// Work on it panicked: its state is not known any more, and it ends for that.
     #[cold]
-    pub fn mark_panicked(&mut self) {
+    pub(crate) fn mark_panicked(&mut self) {
         let (side, code, reason) = (CloseSide::Balancer, close::ABNORMAL, CloseReason::Panicked);
         self.cause = Some(CloseCause { side, code, reason });
     }
 
     /// The session at `now` on the thread's clock, which is `wall` on the wall clock.
-    pub fn snapshot(&self, now: u64, wall: SystemTime) -> SessionSnapshot {
+    pub(crate) fn snapshot(&self, now: u64, wall: SystemTime) -> SessionSnapshot {
         let info = &self.info;
         let ago = Duration::from_millis(now.saturating_sub(self.last_message));
         SessionSnapshot {
@@ -40,12 +40,12 @@ impl ActiveTunnel {
     }
 
     /// Whether it has a deadline: a Close has passed, a stream has ended, or the balancer closes it.
-    pub fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         self.deadline != u64::MAX
     }
 
     /// For how long it has carried no message at `now`, in milliseconds.
-    pub fn message_idle_time(&self, now: u64) -> u64 {
+    pub(crate) fn message_idle_time(&self, now: u64) -> u64 {
         now.saturating_sub(self.last_message.max(self.adopted_at))
     }
 
@@ -60,7 +60,7 @@ impl ActiveTunnel {
     }
 
     /// The one end of its session. The sockets are closed when `self` is dropped.
-    pub fn session_end(&self, now: u64) -> SessionEnd {
+    pub(crate) fn session_end(&self, now: u64) -> SessionEnd {
         let unknown =
             CloseCause { side: CloseSide::Balancer, code: close::ABNORMAL, reason: CloseReason::Broken };
         let CloseCause { side, code, reason } = self.cause.unwrap_or(unknown);

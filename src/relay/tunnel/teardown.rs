@@ -16,7 +16,7 @@ use crate::ws::frame;
 
 impl ActiveTunnel {
     /// Whether a [sweep](Self::sweep) at `now` may have something to do.
-    pub fn needs_sweep(&self, now: u64) -> bool {
+    pub(crate) fn needs_sweep(&self, now: u64) -> bool {
         let is_idle = now.saturating_sub(self.last_active) >= self.idle_timeout;
         let is_ending = self.deadline != u64::MAX || self.is_half_ended();
         is_ending || is_idle || self.keepalive.is_due(now) || self.has_used_up_keys()
@@ -47,7 +47,7 @@ impl ActiveTunnel {
     }
 
     /// Begins a close: a Close frame to both sides, each at its next boundary, then `grace` for their answers.
-    pub fn begin_close(&mut self, close: &CloseFrame<'_>, tick: &TickContext<'_>) {
+    pub(crate) fn begin_close(&mut self, close: &CloseFrame<'_>, tick: &TickContext<'_>) {
         self.set_cause(CloseSide::Balancer, close.code, close.cause);
         self.is_close_sent = true;
         self.deadline = self.deadline.min(tick.now + close.grace);
@@ -60,7 +60,7 @@ impl ActiveTunnel {
     }
 
     /// Ends the tunnel if it is past its deadline; begins a close if it is idle or its client does not answer.
-    pub fn sweep(&mut self, tick: &TickContext<'_>) -> TunnelProgress {
+    pub(crate) fn sweep(&mut self, tick: &TickContext<'_>) -> TunnelProgress {
         if tick.now >= self.deadline {
             self.record_timeout();
             return self.finish();

@@ -14,7 +14,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The first tag that readers skip when they do not know it.
-pub const FIRST_OPTIONAL_TAG: u8 = 128;
+pub(crate) const FIRST_OPTIONAL_TAG: u8 = 128;
 
 /// The length of a field's tag and length.
 const HEADER_LEN: usize = 5;
@@ -71,15 +71,15 @@ pub enum TunnelStateError {
 
 /// A field's tag, and its name in errors.
 #[derive(Debug, Clone, Copy)]
-pub struct FieldTag(pub u8, pub &'static str);
+pub(crate) struct FieldTag(pub u8, pub &'static str);
 
 /// Writes fields.
 #[derive(Default)]
-pub struct FieldWriter(Zeroizing<Vec<u8>>);
+pub(crate) struct FieldWriter(Zeroizing<Vec<u8>>);
 
 impl FieldWriter {
     /// Writes bytes that are not a field.
-    pub fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         let (len, more) = (self.0.len(), bytes.len());
         if self.0.capacity() - len < more {
             let mut larger = Zeroizing::new(Vec::with_capacity(INITIAL_CAPACITY.max(2 * (len + more))));
@@ -90,33 +90,33 @@ impl FieldWriter {
     }
 
     /// Writes a field with these bytes.
-    pub fn bytes(&mut self, tag: FieldTag, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, tag: FieldTag, value: &[u8]) {
         self.raw(&[tag.0]);
         self.raw(&length(value.len()));
         self.raw(value);
     }
 
     /// Writes a field with a number.
-    pub fn number(&mut self, tag: FieldTag, value: impl Into<u64>) {
+    pub(crate) fn number(&mut self, tag: FieldTag, value: impl Into<u64>) {
         self.bytes(tag, &value.into().to_be_bytes());
     }
 
     /// Writes a field with a number, if there is one.
-    pub fn optional(&mut self, tag: FieldTag, value: Option<impl Into<u64>>) {
+    pub(crate) fn optional(&mut self, tag: FieldTag, value: Option<impl Into<u64>>) {
         if let Some(value) = value {
             self.number(tag, value);
         }
     }
 
     /// Writes a field without bytes, if `is_so`.
-    pub fn flag(&mut self, tag: FieldTag, is_so: bool) {
+    pub(crate) fn flag(&mut self, tag: FieldTag, is_so: bool) {
         if is_so {
             self.bytes(tag, &[]);
         }
     }
 
     /// Writes a field of fields.
-    pub fn section(&mut self, tag: FieldTag, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn section(&mut self, tag: FieldTag, write: impl FnOnce(&mut Self)) {
         self.bytes(tag, &[]);
         let start = self.0.len();
         write(self);
@@ -125,7 +125,7 @@ impl FieldWriter {
     }
 
     /// The bytes that were written.
-    pub fn finish(self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn finish(self) -> Zeroizing<Vec<u8>> {
         self.0
     }
 }
@@ -143,7 +143,7 @@ struct RawField<'a> {
 
 /// Reads the fields of one section, in their order.
 #[derive(Debug, Clone, Copy)]
-pub struct FieldReader<'a> {
+pub(crate) struct FieldReader<'a> {
     rest: &'a [u8],
     /// The section, for errors.
     section: &'static str,
@@ -153,12 +153,12 @@ pub struct FieldReader<'a> {
 
 impl<'a> FieldReader<'a> {
     /// A reader of these bytes, the section of this name.
-    pub fn new(bytes: &'a [u8], section: &'static str) -> Self {
+    pub(crate) fn new(bytes: &'a [u8], section: &'static str) -> Self {
         Self { rest: bytes, section, last: None }
     }
 
     /// Reads the bytes of an optional field.
-    pub fn find(&mut self, tag: FieldTag) -> Result<Option<&'a [u8]>, TunnelStateError> {
+    pub(crate) fn find(&mut self, tag: FieldTag) -> Result<Option<&'a [u8]>, TunnelStateError> {
         while let Some(next) = self.peek()? {
             if next.tag > tag.0 {
                 break;
@@ -190,40 +190,40 @@ impl<'a> FieldReader<'a> {
     }
 
     /// Reads the bytes of a field.
-    pub fn bytes(&mut self, tag: FieldTag) -> Result<&'a [u8], TunnelStateError> {
+    pub(crate) fn bytes(&mut self, tag: FieldTag) -> Result<&'a [u8], TunnelStateError> {
         self.find(tag)?.ok_or(TunnelStateError::MissingField { section: self.section, name: tag.1 })
     }
 
     /// Reads the bytes of a field of fixed length.
-    pub fn array<const N: usize>(&mut self, tag: FieldTag) -> Result<&'a [u8; N], TunnelStateError> {
+    pub(crate) fn array<const N: usize>(&mut self, tag: FieldTag) -> Result<&'a [u8; N], TunnelStateError> {
         self.bytes(tag)?.try_into().map_err(|_| self.invalid(tag))
     }
 
     /// Reads the text of a field.
-    pub fn text(&mut self, tag: FieldTag) -> Result<&'a str, TunnelStateError> {
+    pub(crate) fn text(&mut self, tag: FieldTag) -> Result<&'a str, TunnelStateError> {
         str::from_utf8(self.bytes(tag)?).map_err(|_| self.invalid(tag))
     }
 
     /// Reads the number of a field.
-    pub fn number<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<T, TunnelStateError> {
+    pub(crate) fn number<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<T, TunnelStateError> {
         self.optional(tag)?.ok_or(TunnelStateError::MissingField { section: self.section, name: tag.1 })
     }
 
     /// Reads the number of an optional field.
-    pub fn optional<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<Option<T>, TunnelStateError> {
+    pub(crate) fn optional<T: TryFrom<u64>>(&mut self, tag: FieldTag) -> Result<Option<T>, TunnelStateError> {
         let Some(value) = self.find(tag)? else { return Ok(None) };
         let value = <[u8; 8]>::try_from(value).ok().map(u64::from_be_bytes);
         value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or(self.invalid(tag))
     }
 
     /// Reads a number that is counted on from.
-    pub fn count(&mut self, tag: FieldTag) -> Result<u64, TunnelStateError> {
+    pub(crate) fn count(&mut self, tag: FieldTag) -> Result<u64, TunnelStateError> {
         let count = self.number(tag)?;
         if count < MAX_COUNT { Ok(count) } else { Err(self.invalid(tag)) }
     }
 
     /// Reads a flag.
-    pub fn flag(&mut self, tag: FieldTag) -> Result<bool, TunnelStateError> {
+    pub(crate) fn flag(&mut self, tag: FieldTag) -> Result<bool, TunnelStateError> {
         match self.find(tag)? {
             None => Ok(false),
             Some([]) => Ok(true),
@@ -232,23 +232,23 @@ impl<'a> FieldReader<'a> {
     }
 
     /// Reads a field whose number is an index into `all`.
-    pub fn variant<T: Copy>(&mut self, tag: FieldTag, all: &[T]) -> Result<T, TunnelStateError> {
+    pub(crate) fn variant<T: Copy>(&mut self, tag: FieldTag, all: &[T]) -> Result<T, TunnelStateError> {
         let number: usize = self.number(tag)?;
         all.get(number).copied().ok_or(self.invalid(tag))
     }
 
     /// Reads the fields of a section.
-    pub fn section(&mut self, tag: FieldTag) -> Result<Self, TunnelStateError> {
+    pub(crate) fn section(&mut self, tag: FieldTag) -> Result<Self, TunnelStateError> {
         self.bytes(tag).map(|bytes| Self::new(bytes, tag.1))
     }
 
     /// Checks that only optional fields are left.
-    pub fn finish(mut self) -> Result<(), TunnelStateError> {
+    pub(crate) fn finish(mut self) -> Result<(), TunnelStateError> {
         self.find(FieldTag(u8::MAX, "the end")).map(drop)
     }
 
     /// The error for a field with an invalid value.
-    pub fn invalid(&self, tag: FieldTag) -> TunnelStateError {
+    pub(crate) fn invalid(&self, tag: FieldTag) -> TunnelStateError {
         TunnelStateError::InvalidValue { section: self.section, name: tag.1 }
     }
 }

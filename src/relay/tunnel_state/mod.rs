@@ -69,23 +69,23 @@ pub(super) struct BatchCache<'a> {
 }
 
 impl<'a> BatchCache<'a> {
-    pub fn new(counters: TunnelCounters<'a>) -> Self {
+    pub(super) fn new(counters: TunnelCounters<'a>) -> Self {
         Self { counters, meters: HashMap::new(), routes: HashMap::new() }
     }
 
     /// Counts a tunnel on this node.
-    pub fn node_connection(&mut self, pool: &'a str, node: &'a str) -> NodePermit {
+    pub(super) fn node_connection(&mut self, pool: &'a str, node: &'a str) -> NodePermit {
         let meter = || self.counters.metrics.node(pool, node);
         self.meters.entry((pool, node)).or_insert_with(meter).acquire_permit()
     }
 
     /// The shared name of a route.
-    pub fn route(&mut self, route: &'a str) -> Arc<str> {
+    pub(super) fn route(&mut self, route: &'a str) -> Arc<str> {
         Arc::clone(self.routes.entry(route).or_insert_with(|| Arc::from(route)))
     }
 
     /// Counts a connection of this client, or of a client that is not known.
-    pub fn permit(&self, client: Option<IpAddr>) -> Option<ConnectionPermit> {
+    pub(super) fn permit(&self, client: Option<IpAddr>) -> Option<ConnectionPermit> {
         let mut permit = self.counters.limiter.acquire(u32::MAX)?;
         if let Some(client) = client {
             // Without a limit this always succeeds.

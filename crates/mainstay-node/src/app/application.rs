@@ -25,10 +25,10 @@ use socketio_redis::value::Value;
 const PAGE_SIZE: usize = 1000;
 
 /// The facts of an answer, or what is wrong with the request.
-pub type RequestResult = Result<Vec<(&'static str, Value)>, String>;
+pub(super) type RequestResult = Result<Vec<(&'static str, Value)>, String>;
 
 /// The bundled application, for clients of both protocols.
-pub struct ChatApp {
+pub(crate) struct ChatApp {
     /// The node's name.
     node: Arc<str>,
     hub: Arc<Hub>,
@@ -40,7 +40,7 @@ pub struct ChatApp {
 
 impl ChatApp {
     /// The application of a node.
-    pub fn new(node: &Arc<str>, hub: &Arc<Hub>, presence: &Arc<Presence>, max_rooms: usize) -> Self {
+    pub(crate) fn new(node: &Arc<str>, hub: &Arc<Hub>, presence: &Arc<Presence>, max_rooms: usize) -> Self {
         Self {
             node: Arc::clone(node),
             hub: Arc::clone(hub),
@@ -51,7 +51,7 @@ impl ChatApp {
     }
 
     /// What the application keeps with a socket; other nodes see it.
-    pub fn socket_data(&self, user: Option<&User>) -> Value {
+    pub(crate) fn socket_data(&self, user: Option<&User>) -> Value {
         Value::map([
             ("user", user.map_or(Value::Null, |user| user.as_str().into())),
             ("node", (&*self.node).into()),
@@ -59,7 +59,7 @@ impl ChatApp {
     }
 
     /// A socket has come into `/`; also one that was taken up again.
-    pub fn connected(&self, socket: &Arc<Socket>) {
+    pub(crate) fn connected(&self, socket: &Arc<Socket>) {
         socket.set_data(self.socket_data(socket.user()));
         if let Some(user) = socket.user() {
             let room = Room::text(&user_room(user));
@@ -70,7 +70,7 @@ impl ChatApp {
     }
 
     /// A socket has left `/`.
-    pub fn disconnected(&self, socket: &Socket) {
+    pub(crate) fn disconnected(&self, socket: &Socket) {
         if let Some(user) = socket.user() {
             self.presence.remove(user, socket.id());
         }
@@ -81,7 +81,7 @@ impl ChatApp {
     /// # Errors
     ///
     /// What is wrong, for the client.
-    pub async fn execute(&self, socket: &Arc<Socket>, request: AppRequest) -> RequestResult {
+    pub(crate) async fn execute(&self, socket: &Arc<Socket>, request: AppRequest) -> RequestResult {
         let main = self.hub.main();
         match request {
             AppRequest::Join(room) => {
@@ -170,7 +170,7 @@ impl ChatApp {
     /// # Errors
     ///
     /// What cannot be known now.
-    pub async fn connections(&self, user: &User) -> Result<Vec<UserConnection>, String> {
+    pub(crate) async fn connections(&self, user: &User) -> Result<Vec<UserConnection>, String> {
         let (kept, elsewhere) =
             tokio::join!(self.presence.connections_of(user), self.find_on_other_servers(user));
         let mut connections = kept.map_err(|away| away.to_string())?;
@@ -247,7 +247,7 @@ impl ChatApp {
     /// # Errors
     ///
     /// What did not reach the other nodes, or cannot be known.
-    pub async fn publish_from_api(&self, publication: Publication) -> Result<Option<u64>, String> {
+    pub(crate) async fn publish_from_api(&self, publication: Publication) -> Result<Option<u64>, String> {
         let Publication { target, event, data } = publication;
         match target {
             PublishTarget::User(user) => {

@@ -5,9 +5,9 @@
 
 mod application;
 mod presence_queries;
-pub mod publication;
-pub mod request;
-pub mod socketio_app;
-pub mod ws_json_app;
+pub(crate) mod publication;
+pub(crate) mod request;
+pub(crate) mod socketio_app;
+pub(crate) mod ws_json_app;
 
-pub use application::ChatApp;
+pub(crate) use application::ChatApp;

@@ -21,11 +21,11 @@ const MAX_RUNNING: usize = 4;
 const MAX_WAITING: usize = 100;
 
 /// The sockets in a room of all nodes, by their ids; or why that cannot be known.
-pub type MembersResult = Result<Arc<[RemoteSocket]>, String>;
+pub(super) type MembersResult = Result<Arc<[RemoteSocket]>, String>;
 
 /// The questions of a node's clients.
 #[derive(Default)]
-pub struct PresenceQueries {
+pub(super) struct PresenceQueries {
     /// Clients that have asked something, by their socket's id.
     clients: Mutex<HashMap<Arc<str>, Arc<QueryBudget>>>,
     /// Rooms that somebody asks about.
@@ -49,7 +49,7 @@ struct RoomQuery {
 }
 
 /// A question that may be asked now, or waits for that; it is over when this is dropped.
-pub struct QueryPermit<'a> {
+pub(super) struct QueryPermit<'a> {
     queries: &'a PresenceQueries,
     client: Arc<str>,
     budget: Arc<QueryBudget>,
@@ -73,7 +73,7 @@ impl PresenceQueries {
     /// # Errors
     ///
     /// Too many of its questions wait: for the client.
-    pub async fn acquire(&self, client: &Arc<str>) -> Result<QueryPermit<'_>, String> {
+    pub(super) async fn acquire(&self, client: &Arc<str>) -> Result<QueryPermit<'_>, String> {
         let refused = || {
             format!("over {MAX_WAITING} questions of this client wait; wait for their answers and ask again")
         };
@@ -91,7 +91,7 @@ impl PresenceQueries {
     /// # Errors
     ///
     /// What `fetch` says.
-    pub async fn room_members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> MembersResult
+    pub(super) async fn room_members<F>(&self, room: &str, fetch: impl FnOnce() -> F) -> MembersResult
     where
         F: Future<Output = Result<Vec<RemoteSocket>, String>>,
     {

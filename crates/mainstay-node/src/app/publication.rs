@@ -5,7 +5,7 @@ use socketio_redis::value::Value;
 
 /// What is published, and to whom.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Publication {
+pub(crate) struct Publication {
     /// To whom.
     pub target: PublishTarget,
     /// The event's name; `message` unless said.
@@ -16,7 +16,7 @@ pub struct Publication {
 
 /// Who gets it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum PublishTarget {
+pub(crate) enum PublishTarget {
     /// Everybody in the room.
     Room(String),
     /// Every connection of the user.

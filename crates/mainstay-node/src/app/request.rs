@@ -19,7 +19,7 @@ use socketio_redis::value::Value;
 /// The most bytes of a room's name.
 const MAX_ROOM_NAME: usize = 128;
 /// What the rooms of users begin with.
-pub const USER_ROOM_PREFIX: &str = "user:";
+pub(crate) const USER_ROOM_PREFIX: &str = "user:";
 
 /// The most bytes of a status.
 const MAX_STATUS: usize = 32;
@@ -29,7 +29,7 @@ const WORDS: &str = "join, leave, publish, direct or presence";
 
 /// One request.
 #[derive(Debug, Clone, PartialEq)]
-pub enum AppRequest {
+pub(crate) enum AppRequest {
     /// Into this room.
     Join(String),
     /// Out of it.
@@ -57,7 +57,7 @@ impl AppRequest {
     /// # Errors
     ///
     /// What is wrong, and what would be right: for the client.
-    pub fn read(word: &str, fields: &[(Box<str>, Value)]) -> Result<Self, String> {
+    pub(crate) fn read(word: &str, fields: &[(Box<str>, Value)]) -> Result<Self, String> {
         let known: &[&str] = match word {
             "join" | "leave" => &["room"],
             "publish" => &["room", "data"],
@@ -143,7 +143,7 @@ impl RequestFields<'_> {
 /// # Errors
 ///
 /// Why not: for the client.
-pub fn check_room(room: &str) -> Result<(), String> {
+pub(crate) fn check_room(room: &str) -> Result<(), String> {
     if room.is_empty() || room.len() > MAX_ROOM_NAME || room.chars().any(char::is_control) {
         return Err(format!("a room's name has 1 to {MAX_ROOM_NAME} bytes and no control characters"));
     }

@@ -24,7 +24,7 @@ use crate::socketio::{self, Admission, ConnectError, ConnectRequest, Reply};
 use socketio_redis::value::Value;
 
 /// The bundled application for Socket.IO clients.
-pub struct SocketIoApp {
+pub(crate) struct SocketIoApp {
     auth: Arc<Authenticator>,
     application: Arc<ChatApp>,
     metrics: Metrics,
@@ -34,7 +34,7 @@ pub struct SocketIoApp {
 
 impl SocketIoApp {
     /// Socket.IO clients talk to this application.
-    pub fn new(auth: &Arc<Authenticator>, application: &Arc<ChatApp>, metrics: &Metrics) -> Self {
+    pub(crate) fn new(auth: &Arc<Authenticator>, application: &Arc<ChatApp>, metrics: &Metrics) -> Self {
         Self {
             auth: Arc::clone(auth),
             application: Arc::clone(application),
@@ -44,7 +44,7 @@ impl SocketIoApp {
     }
 
     /// Returns when the last request that was under way has its answer.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }

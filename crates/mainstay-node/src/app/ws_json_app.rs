@@ -12,7 +12,7 @@ use crate::ws_json::{ReplyFuture, WsJsonClient, WsJsonHandler};
 use socketio_redis::value::Value;
 
 /// The clients of the JSON protocol, in the node's hub.
-pub struct WsJsonApp {
+pub(crate) struct WsJsonApp {
     hub: Arc<Hub>,
     application: Arc<ChatApp>,
     /// By the client's id.
@@ -21,7 +21,7 @@ pub struct WsJsonApp {
 
 impl WsJsonApp {
     /// The clients come into `/` of this hub.
-    pub fn new(hub: &Arc<Hub>, application: &Arc<ChatApp>) -> Self {
+    pub(crate) fn new(hub: &Arc<Hub>, application: &Arc<ChatApp>) -> Self {
         Self { hub: Arc::clone(hub), application: Arc::clone(application), sockets: Mutex::default() }
     }
 }

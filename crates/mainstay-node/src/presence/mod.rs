@@ -26,14 +26,14 @@ use local_presence::LocalPresence;
 use scripts::PresenceKeys;
 use writer::PresenceWriter;
 
-pub use user_connection::{PresenceError, UserConnection};
+pub(crate) use user_connection::{PresenceError, UserConnection};
 
 /// What the nodes of one process know together.
-pub type Roster = Mutex<HashMap<User, Vec<UserConnection>>>;
+pub(crate) type Roster = Mutex<HashMap<User, Vec<UserConnection>>>;
 
 /// Where presence is kept in Redis.
 #[derive(Debug, Clone)]
-pub struct PresenceSettings<'a> {
+pub(crate) struct PresenceSettings<'a> {
     /// Of the keys.
     pub prefix: &'a str,
     /// Whether it is a Redis Cluster.
@@ -45,7 +45,7 @@ pub struct PresenceSettings<'a> {
 type PresenceFuture = Pin<Box<dyn Future<Output = Result<Vec<UserConnection>, PresenceError>> + Send>>;
 
 /// The presence of one node's clients, and the way to ask about everybody's.
-pub struct Presence {
+pub(crate) struct Presence {
     /// The node's name.
     node: Arc<str>,
     store: PresenceStore,
@@ -64,12 +64,12 @@ enum PresenceStore {
 
 impl Presence {
     /// In memory, shared with the other nodes that have the roll.
-    pub fn in_memory(node: &Arc<str>, roll: Arc<Roster>) -> Self {
+    pub(crate) fn in_memory(node: &Arc<str>, roll: Arc<Roster>) -> Self {
         Self { node: Arc::clone(node), store: PresenceStore::Memory(roll) }
     }
 
     /// In Redis. The connection reconnects by itself.
-    pub fn in_redis<L>(node: &Arc<str>, place: &PresenceSettings, link: L) -> Self
+    pub(crate) fn in_redis<L>(node: &Arc<str>, place: &PresenceSettings, link: L) -> Self
     where
         L: ConnectionLike + Clone + Send + Sync + 'static,
     {
@@ -84,7 +84,7 @@ impl Presence {
     }
 
     /// A client of this node is there.
-    pub fn add(&self, user: &User, socket: &str) {
+    pub(crate) fn add(&self, user: &User, socket: &str) {
         let connection = UserConnection::new(socket, &self.node);
         match &self.store {
             PresenceStore::Memory(roll) => roll.lock().entry(user.clone()).or_default().push(connection),
@@ -93,7 +93,7 @@ impl Presence {
     }
 
     /// A client of this node has gone.
-    pub fn remove(&self, user: &User, socket: &str) {
+    pub(crate) fn remove(&self, user: &User, socket: &str) {
         match &self.store {
             PresenceStore::Memory(roll) => {
                 let mut roll = roll.lock();
@@ -109,7 +109,7 @@ impl Presence {
     }
 
     /// A client of this node has said how it is.
-    pub fn set_status(&self, user: &User, socket: &str, status: &str) {
+    pub(crate) fn set_status(&self, user: &User, socket: &str, status: &str) {
         match &self.store {
             PresenceStore::Memory(roll) => {
                 let mut roll = roll.lock();
@@ -127,7 +127,7 @@ impl Presence {
     /// # Errors
     ///
     /// Redis is away.
-    pub async fn connections_of(&self, user: &User) -> Result<Vec<UserConnection>, PresenceError> {
+    pub(crate) async fn connections_of(&self, user: &User) -> Result<Vec<UserConnection>, PresenceError> {
         let mut connections = match &self.store {
             PresenceStore::Memory(roll) => roll.lock().get(user).cloned().unwrap_or_default(),
             PresenceStore::Redis { ask, .. } => ask(user).await?,
@@ -137,13 +137,13 @@ impl Presence {
     }
 
     /// Whether there may be servers that it knows nothing of.
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         matches!(self.store, PresenceStore::Redis { .. })
     }
 
     /// Removes what is left of this node's clients and ends. Says whether nothing is left behind; what is left is
     /// removed by the other nodes when the lease has run out.
-    pub async fn close(&self) -> bool {
+    pub(crate) async fn close(&self) -> bool {
         match &self.store {
             PresenceStore::Memory(roll) => {
                 roll.lock().retain(|_, connections| {

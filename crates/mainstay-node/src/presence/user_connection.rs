@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One connection of a user, as the API and Redis tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct UserConnection {
+pub(crate) struct UserConnection {
     /// The Socket.IO id, or that of a client of the JSON protocol.
     pub socket_id: String,
     /// The node that it is on.
@@ -32,4 +32,4 @@ impl UserConnection {
 /// Redis cannot be asked at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("presence is not known while Redis is away")]
-pub struct PresenceError;
+pub(crate) struct PresenceError;

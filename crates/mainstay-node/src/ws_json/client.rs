@@ -14,10 +14,11 @@ use super::message;
 use super::outbox::{Outbox, OutboxEnd};
 
 /// The answer to a request: its fields, or what is wrong with the request.
-pub type ReplyFuture = Pin<Box<dyn Future<Output = Result<Vec<(&'static str, Value)>, String>> + Send>>;
+pub(crate) type ReplyFuture =
+    Pin<Box<dyn Future<Output = Result<Vec<(&'static str, Value)>, String>> + Send>>;
 
 /// What clients of the JSON protocol talk to.
-pub trait WsJsonHandler: Send + Sync + 'static {
+pub(crate) trait WsJsonHandler: Send + Sync + 'static {
     /// A client has connected.
     fn connected(&self, client: &Arc<WsJsonClient>);
 
@@ -30,7 +31,7 @@ pub trait WsJsonHandler: Send + Sync + 'static {
 
 /// One client.
 #[derive(Debug)]
-pub struct WsJsonClient {
+pub(crate) struct WsJsonClient {
     /// Its id, as long as a Socket.IO id and as hard to guess.
     pub id: Arc<str>,
     /// Who it is.
@@ -42,7 +43,7 @@ pub struct WsJsonClient {
 
 impl WsJsonClient {
     /// Sends a text message. Says whether it could be put in the queue.
-    pub fn send(&self, message: &Bytes) -> bool {
+    pub(crate) fn send(&self, message: &Bytes) -> bool {
         self.outbox.send(message)
     }
 }

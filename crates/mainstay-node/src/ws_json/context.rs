@@ -23,7 +23,7 @@ const COMPRESSION_THRESHOLD: usize = 256;
 const BUFFER: usize = 1 << 10;
 
 /// What a node gives its JSON protocol.
-pub struct WsJsonSettings {
+pub(crate) struct WsJsonSettings {
     /// The node's name.
     pub node: Arc<str>,
     /// Who may come in.

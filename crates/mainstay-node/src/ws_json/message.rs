@@ -9,7 +9,7 @@ use bytes::Bytes;
 use socketio_redis::value::Value;
 
 /// The JSON Schema of every message, served on `/ws/schema.json`.
-pub const SCHEMA: &str = include_str!("schema.json");
+pub(crate) const SCHEMA: &str = include_str!("schema.json");
 
 /// A request as it came, and the `id` under which its answer is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +78,7 @@ pub(super) fn welcome(id: &str, node: &str, user: Option<&str>) -> String {
 
 /// An event as clients of this protocol get it, to be sent to any number of them; `None` when it is no event. The application's own events (`message`, `direct`) have one
 /// object, whose fields are those of the message; any other is `{"type":"event","event":…,"data":[…]}`.
-pub fn event(data: &[Value]) -> Option<Bytes> {
+pub(super) fn event(data: &[Value]) -> Option<Bytes> {
     let (name, arguments) = data.split_first()?;
     let name: Cow<str> = match name {
         Value::Text(name) => Cow::Borrowed(name),

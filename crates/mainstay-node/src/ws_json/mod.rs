@@ -26,10 +26,10 @@ mod message;
 mod outbox;
 mod server;
 
-pub use client::{ReplyFuture, WsJsonClient, WsJsonHandler};
-pub use context::WsJsonSettings;
-pub use message::SCHEMA;
-pub use server::WsJsonServer;
+pub(crate) use client::{ReplyFuture, WsJsonClient, WsJsonHandler};
+pub(crate) use context::WsJsonSettings;
+pub(crate) use message::SCHEMA;
+pub(crate) use server::WsJsonServer;
 
 #[cfg(test)]
 mod tests;

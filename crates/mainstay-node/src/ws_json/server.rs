@@ -26,21 +26,21 @@ use super::handshake::handshake_facts;
 use super::outbox::OutboxEnd;
 
 /// The subprotocol that is spoken; a client need not name it.
-pub const PROTOCOL: &str = "mainstay.v1";
+pub(super) const PROTOCOL: &str = "mainstay.v1";
 
 /// The server of the JSON protocol.
-pub struct WsJsonServer {
+pub(crate) struct WsJsonServer {
     context: Arc<WsJsonContext>,
 }
 
 impl WsJsonServer {
     /// A server whose clients talk to `handler`.
-    pub fn new(settings: WsJsonSettings, handler: Arc<dyn WsJsonHandler>) -> Self {
+    pub(crate) fn new(settings: WsJsonSettings, handler: Arc<dyn WsJsonHandler>) -> Self {
         Self { context: WsJsonContext::new(settings, handler) }
     }
 
     /// Answers a request for `/ws`: a 101 and a connection, or why not.
-    pub fn upgrade(&self, mut request: Request<Incoming>, peer: SocketAddr) -> HttpResponse {
+    pub(crate) fn upgrade(&self, mut request: Request<Incoming>, peer: SocketAddr) -> HttpResponse {
         let WsJsonContext { settings, is_stopping, tasks, .. } = &*self.context;
         if let Err(fault) = handshake::check_request(request.method(), request.version(), request.headers()) {
             return not_an_upgrade(&fault);
@@ -76,7 +76,7 @@ impl WsJsonServer {
     }
 
     /// Lets nobody in any more and closes all clients with 1012, spread over `over`; returns when the last has gone.
-    pub async fn shutdown(&self, over: Duration) {
+    pub(crate) async fn shutdown(&self, over: Duration) {
         let WsJsonContext { open, is_stopping, tasks, .. } = &*self.context;
         is_stopping.store(true, Ordering::Relaxed);
         let clients: Vec<_> = open.lock().values().cloned().collect();

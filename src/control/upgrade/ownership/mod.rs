@@ -21,8 +21,8 @@
 mod new;
 mod old;
 
-pub use new::{NewAction, NewEvent, NewOwnership};
-pub use old::{OldAction, OldEvent, OldOwnership};
+pub(super) use new::{NewAction, NewEvent, NewOwnership};
+pub(super) use old::{OldAction, OldEvent, OldOwnership};
 
 #[cfg(test)]
 mod tests;

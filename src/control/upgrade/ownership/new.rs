@@ -2,7 +2,7 @@
 
 /// What happened to the new process: what came of the action before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NewEvent {
+pub(crate) enum NewEvent {
     /// The old process asks whether this one is alive.
     Pinged,
     /// A piece of a batch.
@@ -36,7 +36,7 @@ pub enum NewEvent {
 /// What the new process has to do next. It performs each one and reports the event that came of it.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NewAction {
+pub(crate) enum NewAction {
     /// Wait for the next word of the old process.
     Receive,
     /// Answer the ping.
@@ -75,7 +75,7 @@ enum NewState {
 
 /// What the new process owns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct NewOwnership {
+pub(crate) struct NewOwnership {
     state: NewState,
     /// This process accepts clients, or is about to: the first batch is carried, or the old process has ended.
     serves: bool,
@@ -83,12 +83,12 @@ pub struct NewOwnership {
 
 impl NewOwnership {
     /// Nothing has come yet; the action to begin with is [`NewAction::Receive`].
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: NewState::Receiving, serves: false }
     }
 
     /// The next action, after this event.
-    pub fn on(&mut self, event: NewEvent) -> NewAction {
+    pub(crate) fn on(&mut self, event: NewEvent) -> NewAction {
         use {NewAction as Action, NewEvent as Event};
         let (next, action) = match (self.state, event) {
             (NewState::Receiving, Event::Pinged) => (NewState::Receiving, Action::SayAlive),

@@ -8,7 +8,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(900);
 
 /// What happened to the old process: what came of the action before, or that it has tunnels to offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OldEvent {
+pub(crate) enum OldEvent {
     /// There may be tunnels to hand over.
     Offer,
     /// The new process answered the ping.
@@ -44,7 +44,7 @@ pub enum OldEvent {
 /// What the old process has to do next. It performs each one and reports the event that came of it.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OldAction {
+pub(crate) enum OldAction {
     /// Ask whether the new process is alive, and wait for its answer. Nothing is frozen meanwhile.
     Ping,
     /// Freeze a batch, send it, and wait for the answer.
@@ -94,7 +94,7 @@ enum OldState {
 
 /// What the old process owns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct OldOwnership {
+pub(crate) struct OldOwnership {
     state: OldState,
     /// The new process carries tunnels, which its end would close.
     has_given: bool,
@@ -105,17 +105,17 @@ pub struct OldOwnership {
 
 impl OldOwnership {
     /// Everything is carried here.
-    pub fn new(can_revoke: bool) -> Self {
+    pub(crate) fn new(can_revoke: bool) -> Self {
         Self { state: OldState::Idle, has_given: false, can_revoke }
     }
 
     /// Whether the new process can be told more.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.state != OldState::Closed
     }
 
     /// The next action, after this event.
-    pub fn on(&mut self, event: OldEvent) -> OldAction {
+    pub(crate) fn on(&mut self, event: OldEvent) -> OldAction {
         use {OldAction as Action, OldEvent as Event};
         let (next, action) = match (self.state, event) {
             (OldState::Idle, Event::Offer) if self.has_given && self.can_revoke => {

@@ -18,7 +18,7 @@ use crate::relay::tls::tests::meet;
 const BUFFER: usize = 32 * 1024;
 
 /// A peer of a tunnel. What it receives is kept until it is asked for.
-pub struct Peer {
+pub(super) struct Peer {
     sender: PeerSender,
     heard: Vec<u8>,
     /// The stream has ended; true when it ended in an orderly way.
@@ -29,18 +29,18 @@ pub struct Peer {
 
 /// The sending half of a peer. Only one thread at a time may send.
 #[derive(Clone)]
-pub struct PeerSender {
+pub(super) struct PeerSender {
     socket: Arc<TcpStream>,
     tls: Option<Arc<Mutex<Connection>>>,
 }
 
 /// A client, and the relay's end of its connection.
-pub fn client(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<ExtractedTls>) {
+pub(super) fn client(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<ExtractedTls>) {
     peer(suite, TlsRole::Server)
 }
 
 /// A node, and the relay's end of the connection to it.
-pub fn node(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<ExtractedTls>) {
+pub(super) fn node(suite: Option<SupportedCipherSuite>) -> (Peer, OwnedFd, Option<ExtractedTls>) {
     peer(suite, TlsRole::Client)
 }
 
@@ -74,7 +74,7 @@ impl PeerSender {
     }
 
     /// TLS 1.3: new keys from the next message on.
-    pub fn renew(&self) {
+    pub(super) fn renew(&self) {
         if let Some(tls) = &self.tls {
             // TLS 1.2 has no such thing.
             let _ = tls.lock().refresh_traffic_keys();
@@ -104,12 +104,12 @@ impl Write for Peer {
 }
 
 impl Peer {
-    pub fn has_tls(&self) -> bool {
+    pub(super) fn has_tls(&self) -> bool {
         self.sender.tls.is_some()
     }
 
     /// Its sending half, for another thread.
-    pub fn sender(&self) -> PeerSender {
+    pub(super) fn sender(&self) -> PeerSender {
         self.sender.clone()
     }
 
@@ -146,7 +146,7 @@ impl Peer {
     }
 
     /// The next bytes, as many as that; fewer where the stream ends.
-    pub fn take(&mut self, len: usize) -> Vec<u8> {
+    pub(super) fn take(&mut self, len: usize) -> Vec<u8> {
         while self.heard.len() < len && self.ended.is_none() {
             self.receive().unwrap();
         }
@@ -154,13 +154,13 @@ impl Peer {
         self.heard.drain(..len).collect()
     }
 
-    pub fn expect(&mut self, bytes: &[u8]) {
+    pub(super) fn expect(&mut self, bytes: &[u8]) {
         let heard = self.take(bytes.len());
         assert!(heard == bytes, "{} bytes are not the {} that were sent", heard.len(), bytes.len());
     }
 
     /// Everything that still comes, and whether the stream ends in an orderly way.
-    pub fn rest(&mut self) -> (Vec<u8>, bool) {
+    pub(super) fn rest(&mut self) -> (Vec<u8>, bool) {
         while self.ended.is_none() {
             if self.receive().is_err() {
                 self.ended = Some(false);
@@ -170,7 +170,7 @@ impl Peer {
     }
 
     /// Whether nothing has come.
-    pub fn has_received_nothing(&self) -> bool {
+    pub(super) fn has_received_nothing(&self) -> bool {
         let socket = &self.sender.socket;
         socket.set_nonblocking(true).unwrap();
         let nothing = socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
@@ -179,7 +179,7 @@ impl Peer {
     }
 
     /// Ends its stream in an orderly way.
-    pub fn shut(&mut self, how: Shutdown) {
+    pub(super) fn shut(&mut self, how: Shutdown) {
         if let Some(tls) = &self.sender.tls {
             tls.lock().send_close_notify();
         }
@@ -190,7 +190,7 @@ impl Peer {
     }
 
     /// Sends as much as the socket takes, or the rest of the last message. Returns false when that is not all.
-    pub fn offer(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn offer(&mut self, bytes: &[u8]) -> bool {
         let mut wire = std::mem::take(&mut self.unsent);
         if wire.is_empty() {
             wire = self.sender.sealed(bytes);
@@ -209,7 +209,7 @@ impl Peer {
     }
 
     /// Sends what was [offered](Self::offer) and not taken.
-    pub fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         let unsent = std::mem::take(&mut self.unsent);
         (&*self.sender.socket).write_all(&unsent).unwrap();
     }

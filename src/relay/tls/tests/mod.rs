@@ -14,7 +14,7 @@ use crate::net::tls::extracted::{CipherSuite, ExtractedTls, TlsProtocolVersion, 
 use crate::net::tls::secret_log::TrafficSecretLog;
 use crate::relay::tls::TlsRole;
 
-pub fn departed(
+pub(crate) fn departed(
     (version, suite): (TlsProtocolVersion, CipherSuite),
     tx: TrafficKeys,
     rx: TrafficKeys,
@@ -24,7 +24,7 @@ pub fn departed(
     ExtractedTls { version, suite, tx, rx, undecrypted, unsent, decrypted, has_close_notify: false }
 }
 
-pub fn suites() -> Vec<SupportedCipherSuite> {
+pub(crate) fn suites() -> Vec<SupportedCipherSuite> {
     let mut suites = provider::default_provider().cipher_suites;
     // The certificate here has an ECDSA key.
     suites.retain(|suite| !format!("{suite:?}").contains("RSA_"));
@@ -76,7 +76,7 @@ fn keys_of(
 }
 
 /// A connection after its handshake: rustls as the peer, and what has left it, whose part is `role`.
-pub fn meet(suite: SupportedCipherSuite, role: TlsRole) -> (Connection, ExtractedTls) {
+pub(crate) fn meet(suite: SupportedCipherSuite, role: TlsRole) -> (Connection, ExtractedTls) {
     let (mut server, mut client) = configs(suite);
     let secrets = Arc::new(TrafficSecretLog::default());
     match role {

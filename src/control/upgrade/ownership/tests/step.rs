@@ -4,7 +4,7 @@ use super::super::{NewAction, OldAction};
 
 /// What the old process writes. A piece and the end of a batch have the number of its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Word {
+pub(super) enum Word {
     Ping,
     Piece(usize),
     Whole(usize),
@@ -16,7 +16,7 @@ pub enum Word {
 
 /// What the old process does next. It can die before each step, and an action of more than one effect has more steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OldStep {
+pub(super) enum OldStep {
     Perform(OldAction),
     SendWhole {
         is_limited: bool,
@@ -34,14 +34,14 @@ pub enum OldStep {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NewStep {
+pub(super) enum NewStep {
     Perform(NewAction),
     SayRefused,
     Finished,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Life {
+pub(super) enum Life {
     Lives,
     /// It has been killed, and may do some steps before it feels it.
     Dying,
@@ -50,7 +50,7 @@ pub enum Life {
 
 /// The truth about the sockets of a batch, apart from what the machines believe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Batch {
+pub(super) struct Batch {
     pub old_carries: bool,
     /// The old process has its descriptors, so it could carry them again.
     pub old_has: bool,
