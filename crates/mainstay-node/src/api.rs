@@ -118,7 +118,7 @@ fn parse_publication(text: &str) -> Result<Publication, String> {
         _ => return Err("write one of room and user".into()),
     };
     let event = text("event")?.unwrap_or("message");
-    // Socket.IO's own (README of the wire, section 7): a client would take one for something that happened to it.
+    // Socket.IO's own names of events: a client would take one for something that happened to it.
     let reserved =
         ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
     if event.is_empty() || event.len() > 128 || reserved.contains(&event) {
