@@ -47,7 +47,7 @@ pub fn address(text: &str) -> Result<String, String> {
 pub fn check(address: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let answer = runtime.block_on(timeout(DEADLINE, request_health(address)));
+    let answer = runtime.block_on(async { timeout(DEADLINE, request_health(address)).await });
     // A resolver that hangs is not waited for.
     runtime.shutdown_background();
     answer.unwrap_or_else(|_| Err(format!("{address} gave no answer within {DEADLINE:?}")))
@@ -96,6 +96,15 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_at_the_address_is_said() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = check(&address).unwrap_err();
+        assert!(error.starts_with(&format!("nobody answers at {address}: ")), "{error}");
+    }
 
     #[test]
     fn an_address_is_a_host_and_a_port() {
