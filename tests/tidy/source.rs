@@ -8,7 +8,8 @@ use std::fs;
 use std::path::Path;
 
 /// The crates whose modules have an order and bands, by their folders.
-pub const CRATES: [&str; 3] = ["", "crates/mainstay-core/", "crates/mainstay-node/"];
+pub const CRATES: [&str; 4] =
+    ["", "crates/mainstay-core/", "crates/mainstay-node/", "crates/socketio-redis/"];
 
 /// The files of a crate's library and programs.
 pub fn sources(krate: &str) -> Vec<File> {

@@ -11,7 +11,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use socketio_redis::adapter::{Adapter, BroadcastFlags, LocalNamespace, Operation, Room, Target};
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 use socketio_redis::settings::{AdapterKind, AdapterSettings};
 use socketio_redis::value::Value;
 use socketio_redis::{NoSockets, RedisAdapter};

@@ -12,6 +12,10 @@ pub(crate) struct Backoff {
     pub most: Duration,
 }
 
+/// Between attempts to connect to Redis.
+pub(crate) const RECONNECT: Backoff =
+    Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+
 impl Backoff {
     /// The delay after `failures` (1 is the first) failed attempts; `random` is evenly drawn from all numbers.
     pub fn delay(&self, failures: u32, random: u64) -> Duration {

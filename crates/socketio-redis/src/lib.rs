@@ -20,7 +20,7 @@
 //! ```no_run
 //! use std::sync::Arc;
 //! use socketio_redis::adapter::{Adapter, BroadcastFlags, LocalNamespace, Operation, Room, Target};
-//! use socketio_redis::connection::RedisAddress;
+//! use socketio_redis::client::RedisAddress;
 //! use socketio_redis::settings::{AdapterKind, AdapterSettings};
 //! use socketio_redis::value::Value;
 //! use socketio_redis::{NoSockets, RedisAdapter};
@@ -66,11 +66,12 @@ pub mod wire;
 mod backoff;
 pub mod metrics;
 pub mod memory;
-pub mod connection;
-mod requests;
+mod random;
+pub mod client;
+mod pending_requests;
 mod peer;
-mod pubsub;
-mod ephemeral;
+mod classic;
+mod messenger;
 mod sharded;
 mod streams;
 mod redis_adapter;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use redis::{Cmd, Value as Reply};
@@ -11,14 +10,14 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::requests::{PendingRequests, Replies};
 use super::settings::AdapterSettings;
 use super::wire::WireError;
 use crate::adapter::{BoxFuture, LocalNamespace, Operation, RequestError, SendError};
-use crate::connection::{
+use crate::client::{
     CommandError, Listener, PendingReply, RedisClient, Subscription, SubscriptionKind, WriteRefusal,
 };
 use crate::metrics::AdapterMetrics;
+use crate::pending_requests::{PendingRequests, Replies};
 use crate::value::Value;
 
 /// What all adapters of one bus share.
@@ -100,10 +99,10 @@ impl Peer {
     /// Asks for the number of nodes, this one included.
     pub fn request_server_count(
         &self,
-        via: SubscriptionKind,
+        kind: SubscriptionKind,
         channel: &str,
     ) -> Result<PendingReply, SendError> {
-        self.shared.redis.enqueue_subscriber_count(via, channel).map_err(|fault| send_error(&fault))
+        self.shared.redis.enqueue_subscriber_count(kind, channel).map_err(|fault| send_error(&fault))
     }
 
     /// Does what another node asks.
@@ -131,22 +130,22 @@ impl Peer {
     /// Listens to a channel from now on; when the task is done, the server has confirmed it.
     pub fn subscribe(
         &self,
-        via: SubscriptionKind,
+        kind: SubscriptionKind,
         channel: &str,
         listener: Listener,
     ) -> tokio::task::JoinHandle<()> {
-        let wish = Subscription { via, channel: channel.into() };
+        let subscription = Subscription { kind, channel: channel.into() };
         let redis = self.shared.redis.clone();
-        redis.subscribe(wish.clone(), listener);
-        self.shared.tasks.spawn(async move { redis.wait_subscribed(wish).await })
+        redis.subscribe(subscription.clone(), listener);
+        self.shared.tasks.spawn(async move { redis.wait_subscribed(subscription).await })
     }
 
     /// Does not listen any more.
-    pub fn unsubscribe(&self, via: SubscriptionKind, channel: &str) -> tokio::task::JoinHandle<()> {
-        let wish = Subscription { via, channel: channel.into() };
+    pub fn unsubscribe(&self, kind: SubscriptionKind, channel: &str) -> tokio::task::JoinHandle<()> {
+        let subscription = Subscription { kind, channel: channel.into() };
         let redis = self.shared.redis.clone();
-        redis.unsubscribe(&wish);
-        self.shared.tasks.spawn(async move { redis.wait_unsubscribed(&wish).await })
+        redis.unsubscribe(&subscription);
+        self.shared.tasks.spawn(async move { redis.wait_unsubscribed(&subscription).await })
     }
 
     /// Sends a question when the number of nodes is known, and takes their answers. With one node nothing is sent.
@@ -155,7 +154,7 @@ impl Peer {
         count: Result<PendingReply, SendError>,
         request: String,
         question: Cmd,
-        patience: Duration,
+        max_wait: Duration,
     ) -> BoxFuture<Replies> {
         let peer = self.clone();
         Box::pin(async move {
@@ -165,7 +164,7 @@ impl Peer {
             }
             let heard = peer.requests.open(&request);
             await_reply(peer.publish(question)?).await?;
-            let (answers, whole) = super::requests::collect_replies(heard, expected, patience).await;
+            let (answers, whole) = crate::pending_requests::collect_replies(heard, expected, max_wait).await;
             let fault = (!whole).then_some(RequestError::Timeout { received: answers.len(), expected });
             Ok((answers, fault))
         })
@@ -173,8 +172,8 @@ impl Peer {
 }
 
 /// PUBLISH or SPUBLISH.
-pub(super) fn publish_command(via: SubscriptionKind, channel: &str, payload: &Bytes) -> Cmd {
-    let mut command = redis::cmd(if via == SubscriptionKind::Shard { "SPUBLISH" } else { "PUBLISH" });
+pub(super) fn publish_command(kind: SubscriptionKind, channel: &str, payload: &Bytes) -> Cmd {
+    let mut command = redis::cmd(if kind == SubscriptionKind::Shard { "SPUBLISH" } else { "PUBLISH" });
     command.arg(channel).arg(&payload[..]);
     command
 }
@@ -211,22 +210,4 @@ pub(super) fn send_error(fault: &CommandError) -> SendError {
         }
         CommandError::NotConnected(_) | CommandError::Unknown(_) => SendError::Unreachable,
     }
-}
-
-/// `N` random bytes.
-fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("aws-lc has a source of randomness on every system that this runs on");
-    bytes
-}
-
-/// A name of the sharded and streams adapters: 16 hexadecimal digits.
-pub(super) fn hex_id() -> String {
-    format!("{:016x}", u64::from_be_bytes(random_bytes()))
-}
-
-/// A name of the classic adapter: 6 of 64 letters.
-pub(super) fn short_id() -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    random_bytes::<6>().iter().map(|byte| char::from(LETTERS[usize::from(byte % 64)])).collect()
 }

@@ -16,9 +16,9 @@ use tokio_util::task::TaskTracker;
 use crate::adapter::{Adapter, AdapterState, BoxFuture, LocalNamespace, NamespaceAdapter};
 use crate::metrics::AdapterMetrics;
 
-use crate::connection::{ClientHandle, ClientState, RedisAddress, RedisClient, SubscriptionKind};
+use crate::classic::ClassicAdapter;
+use crate::client::{ClientHandle, ClientState, RedisAddress, RedisClient, SubscriptionKind};
 use crate::peer::AdapterContext;
-use crate::pubsub::ClassicAdapter;
 use crate::settings::{AdapterKind, AdapterSettings};
 use crate::sharded::ShardedAdapter;
 use crate::streams::{StreamReaders, StreamsAdapter};
@@ -74,12 +74,12 @@ impl NamespaceHandle {
 impl RedisAdapter {
     /// Begins to connect.
     pub fn start(
-        place: RedisAddress,
+        address: RedisAddress,
         settings: AdapterSettings,
         metrics: Arc<dyn AdapterMetrics>,
     ) -> RedisAdapter {
         let shared = Arc::new(AdapterContext {
-            redis: RedisClient::start(place, settings.response_timeout),
+            redis: RedisClient::start(address, settings.response_timeout),
             settings,
             metrics,
             incompatibility: RwLock::new(None),

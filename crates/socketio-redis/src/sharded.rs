@@ -7,8 +7,8 @@ use crate::adapter::{
     AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
     RequestError, Room, SendError, Session, SessionReplay, Target,
 };
-use crate::connection::SubscriptionKind;
-use crate::ephemeral::{Messenger, into_message};
+use crate::client::SubscriptionKind;
+use crate::messenger::{Messenger, into_message};
 use crate::peer::{AdapterContext, await_reply};
 use crate::settings::SubscriptionMode;
 use crate::value::Value;
@@ -19,7 +19,7 @@ const ID_UNITS: usize = 20;
 
 /// One namespace of this node among sharded adapters.
 pub(super) struct ShardedAdapter {
-    ephemeral: Arc<Messenger>,
+    messenger: Arc<Messenger>,
     mode: SubscriptionMode,
 }
 
@@ -31,13 +31,13 @@ impl ShardedAdapter {
         local: Weak<dyn LocalNamespace>,
         mode: SubscriptionMode,
     ) -> Arc<ShardedAdapter> {
-        let ephemeral = Messenger::start(shared, nsp, local, (Dialect::Sharded, SubscriptionKind::Shard));
-        Arc::new(ShardedAdapter { ephemeral, mode })
+        let messenger = Messenger::start(shared, nsp, local, (Dialect::Sharded, SubscriptionKind::Shard));
+        Arc::new(ShardedAdapter { messenger, mode })
     }
 
     /// Stops listening.
     pub async fn close(&self) {
-        self.ephemeral.close().await;
+        self.messenger.close().await;
     }
 
     /// The channel of a room, if it has one of its own. A room whose name is as long as an id has one in Node.js too, but
@@ -48,7 +48,7 @@ impl ShardedAdapter {
             SubscriptionMode::DynamicPrivate => true,
             SubscriptionMode::Dynamic => room.name.encode_utf16().count() != ID_UNITS,
         };
-        has_one.then(|| self.ephemeral.channels.of(&room.name))
+        has_one.then(|| self.messenger.channels.of(&room.name))
     }
 
     fn target_channel(&self, message: &ClusterMessage) -> String {
@@ -59,15 +59,15 @@ impl ShardedAdapter {
             },
             _ => None,
         };
-        room.unwrap_or_else(|| self.ephemeral.channels.main.clone())
+        room.unwrap_or_else(|| self.messenger.channels.main.clone())
     }
 }
 
 impl NamespaceAdapter for ShardedAdapter {
     fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>> {
         let message = into_message(operation);
-        let command = self.ephemeral.command(&self.target_channel(&message), &message);
-        let posted = self.ephemeral.peer.publish(command);
+        let command = self.messenger.command(&self.target_channel(&message), &message);
+        let posted = self.messenger.peer.publish(command);
         Box::pin(async move { await_reply(posted?).await.map(|_| None) })
     }
 
@@ -77,7 +77,7 @@ impl NamespaceAdapter for ShardedAdapter {
         target: Target,
         flags: BroadcastFlags,
     ) -> BoxFuture<Result<AckReplies, SendError>> {
-        self.ephemeral.broadcast_with_ack(data, target, flags)
+        self.messenger.broadcast_with_ack(data, target, flags)
     }
 
     fn fetch_sockets(
@@ -85,29 +85,29 @@ impl NamespaceAdapter for ShardedAdapter {
         target: Target,
         flags: BroadcastFlags,
     ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
-        self.ephemeral.fetch_sockets(target, flags)
+        self.messenger.fetch_sockets(target, flags)
     }
 
     fn server_side_emit_with_ack(
         &self,
         data: Vec<Value>,
     ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
-        self.ephemeral.server_side_emit_with_ack(data)
+        self.messenger.server_side_emit_with_ack(data)
     }
 
     fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
-        self.ephemeral.server_count()
+        self.messenger.server_count()
     }
 
     fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
-        self.ephemeral.all_rooms()
+        self.messenger.all_rooms()
     }
 
     fn create_room(&self, room: &Room) -> BoxFuture<()> {
         match self.room_channel(room) {
             None => Box::pin(std::future::ready(())),
             Some(channel) => {
-                let confirmed = self.ephemeral.subscribe(&channel);
+                let confirmed = self.messenger.subscribe(&channel);
                 Box::pin(async move { drop(confirmed.await) })
             }
         }
@@ -115,7 +115,7 @@ impl NamespaceAdapter for ShardedAdapter {
 
     fn delete_room(&self, room: &Room) {
         if let Some(channel) = self.room_channel(room) {
-            drop(self.ephemeral.unsubscribe(&channel));
+            drop(self.messenger.unsubscribe(&channel));
         }
     }
 

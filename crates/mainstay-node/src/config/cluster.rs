@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 use socketio_redis::settings::{self, AdapterSettings, StreamsSettings, SubscriptionMode};
 
 /// How the node meets the others.

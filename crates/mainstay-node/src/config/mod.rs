@@ -18,7 +18,7 @@ use std::time::Duration;
 use mainstay_core::{bearer_tokens::Tokens, units::show_duration};
 
 use crate::auth::{AuthSettings, JwtKey};
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 
 pub use clients::ClientSettings;
 pub use cluster::{AdapterKind, ClusterSettings, RedisPlace, RedisUrl};

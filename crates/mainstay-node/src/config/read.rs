@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use mainstay_core::units;
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 
 use super::cluster::RedisUrl;
 

@@ -30,7 +30,7 @@ use mainstay_node::socketio::{
 };
 use socketio_redis::RedisAdapter;
 use socketio_redis::adapter::{Adapter, AdapterState, RemoteSocket, Room};
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 use socketio_redis::memory::MemoryAdapter;
 use socketio_redis::settings::{AdapterKind, AdapterSettings, StreamsSettings, SubscriptionMode};
 use socketio_redis::value::Value;

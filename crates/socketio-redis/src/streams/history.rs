@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tracing::debug;
 
-use crate::connection::{RedisClient, RedisConnection};
+use crate::client::{RedisClient, RedisConnection};
 
 /// Questions that are answered at the same time.
 const AT_ONCE: usize = 4;
@@ -20,7 +20,7 @@ const CLAIMS_AT_ONCE: usize = 16;
 /// See the module.
 pub(super) struct HistoryReader {
     redis: Arc<RedisClient>,
-    patience: Duration,
+    max_wait: Duration,
     line: Mutex<Option<RedisConnection>>,
     places: Semaphore,
     /// Of clients that look for their sessions, or take them.
@@ -29,10 +29,10 @@ pub(super) struct HistoryReader {
 
 impl HistoryReader {
     /// It connects when it is asked first.
-    pub fn new(redis: &Arc<RedisClient>, patience: Duration) -> Self {
+    pub fn new(redis: &Arc<RedisClient>, max_wait: Duration) -> Self {
         Self {
             redis: redis.clone(),
-            patience,
+            max_wait,
             line: Mutex::default(),
             places: Semaphore::new(AT_ONCE),
             claims: Semaphore::new(CLAIMS_AT_ONCE),
@@ -67,7 +67,7 @@ impl HistoryReader {
         let mut line = self.line.lock().await;
         match &*line {
             Some(there) if !is_new => Ok(there.clone()),
-            _ => Ok(line.insert(self.redis.open_connection(self.patience).await?).clone()),
+            _ => Ok(line.insert(self.redis.open_connection(self.max_wait).await?).clone()),
         }
     }
 }

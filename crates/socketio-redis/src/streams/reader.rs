@@ -16,19 +16,18 @@ use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::StreamsAdapter;
 use super::history::HistoryReader;
-use super::own;
+use super::own_broadcasts::content_hash;
 use super::tail::{self, StreamTail};
 use crate::adapter::Offset;
-use crate::backoff::Backoff;
-use crate::connection::{RedisConnection, random_u64};
+use crate::backoff::RECONNECT;
+use crate::client::RedisConnection;
+use crate::offset::parse_offset;
 use crate::peer::AdapterContext;
+use crate::random::random_u64;
 use crate::settings::StreamsSettings as Settings;
-use crate::wire::{entry, session};
-
-/// Delays between attempts to connect.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+use crate::wire::envelope::Envelope;
+use crate::wire::{WireError, entry};
 
 /// One entry of a stream.
 #[derive(Debug, Clone)]
@@ -68,10 +67,19 @@ pub(super) fn entries_in(reply: Reply) -> Vec<StreamEntry> {
         .collect()
 }
 
-/// The readers of all streams of one bus.
+/// The adapter of a namespace, which the entries of its stream are handed to.
+pub(super) trait EntryHandler: Send + Sync {
+    /// Does what an entry says; `hash` is that of its data.
+    fn apply_entry(&self, envelope: Envelope, hash: u64, offset: &Offset);
+
+    /// Counts an entry that cannot be read.
+    fn report_unreadable(&self, error: &WireError);
+}
+
+/// The readers of all streams of one adapter.
 pub(crate) struct StreamReaders {
     /// Adapters by namespace.
-    adapters: RwLock<HashMap<Arc<str>, Weak<StreamsAdapter>>>,
+    adapters: RwLock<HashMap<Arc<str>, Weak<dyn EntryHandler>>>,
     /// Streams whose reader has found its place, and whether it reads now.
     places: RwLock<HashMap<Arc<str>, bool>>,
     /// The newest broadcasts of each stream, where sessions can be taken up again.
@@ -113,8 +121,8 @@ impl StreamReaders {
         readers
     }
 
-    pub(super) fn register(&self, nsp: &Arc<str>, adapter: &Arc<StreamsAdapter>) {
-        self.adapters.write().insert(nsp.clone(), Arc::downgrade(adapter));
+    pub(super) fn register(&self, nsp: &Arc<str>, adapter: Weak<dyn EntryHandler>) {
+        self.adapters.write().insert(nsp.clone(), adapter);
     }
 
     /// Whether what is written to a stream now will be read back.
@@ -153,11 +161,11 @@ impl StreamReaders {
             Ok(Some(envelope)) => {
                 // Before it is delivered: whoever reads the tail's end meanwhile finds it there or among the notes.
                 tail.record(&entry.id, &envelope);
-                let hash = own::content_hash(entry.field(b"data").unwrap_or_default());
-                adapter.on_entry(envelope, hash, &Offset::from(entry.id.as_str()));
+                let hash = content_hash(entry.field(b"data").unwrap_or_default());
+                adapter.apply_entry(envelope, hash, &Offset::from(entry.id.as_str()));
             }
             Ok(None) => {}
-            Err(fault) => adapter.ephemeral.peer.report_unreadable("stream", &fault),
+            Err(fault) => adapter.report_unreadable(&fault),
         }
     }
 }
@@ -206,27 +214,27 @@ impl StreamReader {
                 *reads = false;
             }
             debug!(stream = %self.stream, %error, "reading a stream failed");
-            tokio::time::sleep(BACKOFF.delay(failures, random_u64())).await;
+            tokio::time::sleep(RECONNECT.delay(failures, random_u64())).await;
         }
     }
 
     /// Reads until an error.
     async fn read(&mut self) -> RedisResult<std::convert::Infallible> {
-        let patience = self.shared.settings.response_timeout;
-        let line = self.shared.redis.open_connection(self.settings.block + patience).await?;
-        self.find_position(&line).await?;
+        let max_wait = self.shared.settings.response_timeout;
+        let connection = self.shared.redis.open_connection(self.settings.block + max_wait).await?;
+        self.find_position(&connection).await?;
         loop {
             let place = self.place.as_ref().expect("found above");
             let mut command = redis::cmd("XREAD");
             command.arg("BLOCK").arg(self.settings.block.as_millis() as u64);
             command.arg("COUNT").arg(self.settings.read_count);
             command.arg("STREAMS").arg(&*self.stream).arg(&place.id);
-            let entries = entries_of_one_stream(line.query(&command).await?);
+            let entries = entries_of_one_stream(connection.query(&command).await?);
             let is_behind = entries.len() >= self.settings.read_count as usize;
             self.dispatch(entries);
             if is_behind {
                 // Whoever is far behind may be overtaken by the trimming.
-                self.find_position(&line).await?;
+                self.find_position(&connection).await?;
             }
         }
     }
@@ -246,8 +254,8 @@ impl StreamReader {
     }
 
     /// Finds the place at the start, or says what has been missed since.
-    async fn find_position(&mut self, line: &RedisConnection) -> RedisResult<()> {
-        let facts = stream_info(line, &self.stream).await?;
+    async fn find_position(&mut self, connection: &RedisConnection) -> RedisResult<()> {
+        let facts = stream_info(connection, &self.stream).await?;
         let place = match &self.place {
             None => {
                 info!(stream = %self.stream, from = %facts.last, "reading a stream");
@@ -272,7 +280,7 @@ impl StreamReader {
         };
         // What lies between is not there, or unknown; nothing of the kind when it reads on.
         if self.place.as_ref().is_none_or(|before| *before != place)
-            && let Some(from) = session::parse_offset(&place.id)
+            && let Some(from) = parse_offset(&place.id)
         {
             self.tail.restart(from);
         }
@@ -297,7 +305,7 @@ enum StreamChange {
 }
 
 fn detect_change(place: &ReadPosition, facts: &StreamInfo) -> StreamChange {
-    let ids = (session::parse_offset(&place.id), session::parse_offset(&facts.last));
+    let ids = (parse_offset(&place.id), parse_offset(&facts.last));
     if let (Some(place), Some(last)) = ids
         && last < place
     {
@@ -314,8 +322,8 @@ fn detect_change(place: &ReadPosition, facts: &StreamInfo) -> StreamChange {
 }
 
 /// Asks what the server knows of a stream; one that does not exist is empty.
-async fn stream_info(line: &RedisConnection, stream: &str) -> RedisResult<StreamInfo> {
-    let reply = line.query::<Reply>(redis::cmd("XINFO").arg("STREAM").arg(stream)).await;
+async fn stream_info(connection: &RedisConnection, stream: &str) -> RedisResult<StreamInfo> {
+    let reply = connection.query::<Reply>(redis::cmd("XINFO").arg("STREAM").arg(stream)).await;
     let reply = match reply {
         Ok(reply) => reply,
         Err(error) if is_no_such_key(&error) => {
@@ -352,7 +360,7 @@ fn entries_of_one_stream(reply: Reply) -> Vec<StreamEntry> {
 /// Seconds since an entry was added, by this machine's clock; never negative, as clocks differ.
 fn age(id: &str) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let added = session::parse_offset(id).map_or(now, |(time, _)| time);
+    let added = parse_offset(id).map_or(now, |(time, _)| time);
     now.saturating_sub(added) as f64 / 1000.0
 }
 

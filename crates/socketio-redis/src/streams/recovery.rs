@@ -16,10 +16,10 @@ use std::time::Duration;
 use redis::Value as Reply;
 use tracing::debug;
 
-use super::StreamsAdapter;
 use super::reader::{StreamEntry, StreamReaders, entries_in};
 use super::tail::{Audience, Position, StreamBroadcast, StreamTail};
 use crate::adapter::{BoxFuture, MissedEvent, MissedPage, SendError, Session, SessionReplay};
+use crate::offset::parse_offset;
 use crate::peer::{Peer, await_reply, send_error};
 use crate::settings::StreamsSettings as Settings;
 use crate::wire::envelope::ClusterMessage;
@@ -59,20 +59,14 @@ pub(super) fn delete(peer: &Peer, settings: &Settings, pid: &str) -> BoxFuture<(
 
 /// Finds a session that a client claims, if it is there and its client's last offset is still known.
 pub(super) fn find(
-    streams: &StreamsAdapter,
-    pid: &str,
-    offset: &str,
+    source: ReplaySource,
+    settings: &Settings,
+    (pid, offset): (&str, &str),
 ) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
-    let (Some(keep), Some(seen)) = (streams.settings.recovery, session::parse_offset(offset)) else {
+    let (Some(keep), Some(seen)) = (settings.recovery, parse_offset(offset)) else {
         return Box::pin(std::future::ready(None));
     };
-    let source = ReplaySource {
-        peer: streams.ephemeral.peer.clone(),
-        readers: streams.readers.clone(),
-        tail: streams.readers.tail(&streams.stream),
-        stream: streams.stream.clone(),
-    };
-    let (key, pid) = (key(&streams.settings, pid), pid.to_owned());
+    let (key, pid) = (key(settings, pid), pid.to_owned());
     Box::pin(async move {
         let kept = source.find(&key, keep).await?;
         let session = read(&kept, &pid)?;
@@ -145,7 +139,7 @@ impl SessionReplay for StreamReplay {
 }
 
 /// Where sessions and what they have missed come from.
-struct ReplaySource {
+pub(super) struct ReplaySource {
     peer: Arc<Peer>,
     readers: Arc<StreamReaders>,
     tail: Arc<StreamTail>,
@@ -153,6 +147,16 @@ struct ReplaySource {
 }
 
 impl ReplaySource {
+    /// That of one stream.
+    pub fn new(peer: &Arc<Peer>, readers: &Arc<StreamReaders>, stream: &Arc<str>) -> Self {
+        Self {
+            peer: peer.clone(),
+            readers: readers.clone(),
+            tail: readers.tail(stream),
+            stream: stream.clone(),
+        }
+    }
+
     fn audience(&self, session: &Session) -> Audience {
         Audience {
             nsp: self.peer.nsp.clone(),
@@ -189,7 +193,7 @@ impl ReplaySource {
         while let Some(until) = self.tail.load_until(back) {
             let entries = self.range("XREVRANGE", (until, back), count).await?;
             let from = match entries.last() {
-                Some(oldest) if entries.len() == count => before(session::parse_offset(&oldest.id)?),
+                Some(oldest) if entries.len() == count => before(parse_offset(&oldest.id)?),
                 _ => before(back),
             };
             count = next_count(count, &entries);
@@ -218,7 +222,7 @@ impl ReplaySource {
             return None;
         }
         *seen = match entries.last() {
-            Some(last) => session::parse_offset(&last.id)?,
+            Some(last) => parse_offset(&last.id)?,
             None => until,
         };
         let meant = entries.iter().filter_map(broadcast).filter(|one| reader.receives(one));
@@ -249,7 +253,7 @@ pub(super) fn broadcast(entry: &StreamEntry) -> Option<StreamBroadcast> {
     }
     let read = entry::read(entry.fields()).ok()??;
     let ClusterMessage::Broadcast { data, target, request: None, .. } = read.message else { return None };
-    let (at, missed) = (session::parse_offset(&entry.id)?, MissedEvent::new(data, entry.id.as_str().into()));
+    let (at, missed) = (parse_offset(&entry.id)?, MissedEvent::new(data, entry.id.as_str().into()));
     Some(StreamBroadcast { at, nsp: read.nsp.into(), missed: Arc::new(missed), target })
 }
 

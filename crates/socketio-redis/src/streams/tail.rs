@@ -10,8 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::adapter::{MissedEvent, MissedPage, Room, Target};
+use crate::offset::parse_offset;
 use crate::wire::envelope::{ClusterMessage, Envelope};
-use crate::wire::session;
 
 /// Where an entry stands in its stream: milliseconds and sequence.
 pub(super) type Position = (u64, u64);
@@ -89,7 +89,7 @@ impl StreamTail {
     /// Keeps an entry that was read, if it is a broadcast to clients.
     pub fn record(&self, id: &str, envelope: &Envelope) {
         let ClusterMessage::Broadcast { data, target, request: None, .. } = &envelope.message else { return };
-        if let Some(at) = session::parse_offset(id).filter(|_| self.most_bytes > 0) {
+        if let Some(at) = parse_offset(id).filter(|_| self.most_bytes > 0) {
             let missed = Arc::new(MissedEvent::new(data.clone(), id.into()));
             self.push(StreamBroadcast {
                 at,

@@ -4,10 +4,34 @@ use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{Attachments, Value};
+use super::model::{Attachments, MAX_DEPTH, MAX_WIRE_DEPTH, Value, ValueError};
+
+impl Value {
+    /// Reads what a client sent: one JSON value, at most [`MAX_DEPTH`] deep.
+    pub fn from_json(text: &str) -> Result<Value, ValueError> {
+        Ok(read(text.as_bytes(), MAX_DEPTH)?)
+    }
+
+    /// Reads what a server sent: one JSON value, at most [`MAX_WIRE_DEPTH`] deep.
+    pub fn from_wire_json(text: &[u8]) -> Result<Value, ValueError> {
+        Ok(read(text, MAX_WIRE_DEPTH)?)
+    }
+
+    /// Appends compact JSON to `out`.
+    pub fn write_json(&self, out: &mut String, attachments: &mut Attachments<'_>) {
+        write(self, out, attachments);
+    }
+
+    /// Compact JSON with bytes inline.
+    pub fn to_json(&self) -> String {
+        let mut out = String::new();
+        self.write_json(&mut out, &mut Attachments::Inline);
+        out
+    }
+}
 
 /// One value, at most `depth` arrays and maps inside each other, and nothing after it but blanks.
-pub(super) fn read(text: &[u8], depth: usize) -> Result<Value, serde_json::Error> {
+fn read(text: &[u8], depth: usize) -> Result<Value, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = DepthLimited { left: depth }.deserialize(&mut json)?;
     json.end()?;
@@ -87,7 +111,7 @@ impl<'de> Visitor<'de> for DepthLimited {
 }
 
 /// Writes compact JSON.
-pub(super) fn write(value: &Value, out: &mut String, attachments: &mut Attachments<'_>) {
+fn write(value: &Value, out: &mut String, attachments: &mut Attachments<'_>) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use rmpv::ValueRef;
 use rmpv::decode::read_value_ref_with_max_depth;
 
-use super::{MAX_WIRE_DEPTH, Value, ValueError, date};
+use super::date;
+use super::model::{MAX_WIRE_DEPTH, Value, ValueError};
 
 /// The extension that the specification gives to timestamps.
 const TIMESTAMP: i8 = -1;
@@ -15,8 +16,27 @@ const NOTEPACK: i8 = 0;
 /// A key that `@msgpack/msgpack` refuses with an exception, as it may only be an attack on JavaScript.
 const REFUSED_KEY: &str = "__proto__";
 
+impl Value {
+    /// Reads what a server sent: one MessagePack value and nothing after it, at most [`MAX_WIRE_DEPTH`] deep.
+    pub fn from_msgpack(bytes: &[u8]) -> Result<Value, ValueError> {
+        read(bytes)
+    }
+
+    /// Appends MessagePack to `out`: bytes as bin, text as str, integers as small as they go.
+    pub fn write_msgpack(&self, out: &mut Vec<u8>) {
+        write(self, out);
+    }
+
+    /// MessagePack.
+    pub fn to_msgpack(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_msgpack(&mut out);
+        out
+    }
+}
+
 /// One value and nothing after it.
-pub(super) fn read(mut bytes: &[u8]) -> Result<Value, ValueError> {
+fn read(mut bytes: &[u8]) -> Result<Value, ValueError> {
     // The exact bound is kept by `owned`; this one keeps rmpv's recursion from running away.
     let value = read_value_ref_with_max_depth(&mut bytes, RMPV_LEVELS * (MAX_WIRE_DEPTH + 1) + 1)?;
     if !bytes.is_empty() {
@@ -66,7 +86,7 @@ fn key_text(key: ValueRef<'_>) -> Result<Box<str>, ValueError> {
 }
 
 /// Writes one value. A key that the peers' library refuses is left out: the exception would end its reading.
-pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
+fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.push(0xc0),
         Value::Bool(truth) => out.push(if *truth { 0xc3 } else { 0xc2 }),

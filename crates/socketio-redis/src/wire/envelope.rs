@@ -1,4 +1,4 @@
-//! The envelope of the sharded adapter and of the streams adapter's ephemeral messages (wire README, sections 4 and 5):
+//! The envelope of the sharded adapter and of the streams adapter's messenger messages (wire README, sections 4 and 5):
 //! `{"type": t, "data": {..}, "uid": "..", "nsp": "/"}`.
 //!
 //! The two differ in the encoding: the sharded adapter sends JSON unless there are bytes in it, the streams adapter always
@@ -142,15 +142,10 @@ impl ClusterMessage {
                 vec![request_piece(request), ("clientCount", WirePart::Number(*count))]
             }
             ClusterMessage::Ack { request, packet } => {
-                let mut entries = vec![request_piece(request)];
-                match packet {
-                    Some(packet) => entries.push(("packet", WirePart::Value(packet))),
-                    None if dialect == Dialect::Streams => {
-                        entries.push(("packet", WirePart::Owned(Value::Null)))
-                    }
-                    None => {}
-                }
-                entries
+                let nothing = (dialect == Dialect::Streams).then_some(WirePart::Owned(Value::Null));
+                let packet = packet.as_ref().map(WirePart::Value).or(nothing);
+                let packet = packet.map(|packet| ("packet", packet));
+                [request_piece(request)].into_iter().chain(packet).collect()
             }
         })
     }

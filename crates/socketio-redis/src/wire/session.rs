@@ -54,21 +54,6 @@ fn user_in(map: &Value) -> Option<Box<str>> {
     }
 }
 
-/// An offset as a client must give it: the id of an entry, digits, a dash, digits.
-pub fn is_offset(text: &str) -> bool {
-    parse_offset(text).is_some()
-}
-
-/// Milliseconds and sequence of an entry's id.
-pub fn parse_offset(text: &str) -> Option<(u64, u64)> {
-    let (time, sequence) = text.split_once('-')?;
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(time) || !digits(sequence) {
-        return None;
-    }
-    Some((time.parse().ok()?, sequence.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

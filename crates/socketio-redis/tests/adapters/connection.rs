@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketio_redis::connection::{
+use socketio_redis::client::{
     ClientState, CommandError, Listener, ReceivedMessage, RedisAddress, RedisClient, Subscription,
     SubscriptionKind,
 };
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::servers::{Cluster, Sentinel, Server, free_ports};
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Longer than anything takes that goes well.
 const SOON: Duration = Duration::from_secs(20);
@@ -24,13 +24,13 @@ fn ear() -> (Listener, UnboundedReceiver<ReceivedMessage>) {
 
 async fn hear(
     redis: &RedisClient,
-    via: SubscriptionKind,
+    kind: SubscriptionKind,
     channel: &str,
 ) -> UnboundedReceiver<ReceivedMessage> {
     let (listener, receiver) = ear();
-    let wish = Subscription { via, channel: channel.into() };
-    redis.subscribe(wish.clone(), listener);
-    redis.wait_subscribed(wish).await;
+    let subscription = Subscription { kind, channel: channel.into() };
+    redis.subscribe(subscription.clone(), listener);
+    redis.wait_subscribed(subscription).await;
     receiver
 }
 
@@ -40,7 +40,7 @@ async fn until(redis: &RedisClient, wanted: impl Fn(&ClientState) -> bool) -> Cl
 }
 
 async fn up(url: &str) -> Arc<RedisClient> {
-    let redis = RedisClient::start(RedisAddress::parse(url, false).unwrap(), PATIENCE);
+    let redis = RedisClient::start(RedisAddress::parse(url, false).unwrap(), MAX_WAIT);
     until(&redis, |state| *state == ClientState::Up).await;
     redis
 }
@@ -69,9 +69,9 @@ async fn what_is_wanted_is_heard_in_each_of_the_three_ways() {
     assert_eq!(next(&mut shard).await, ("c".into(), "3".into()));
     assert_eq!(redis.subscriber_count(SubscriptionKind::Channel, "a").await.unwrap(), 1);
     assert_eq!(redis.subscriber_count(SubscriptionKind::Shard, "c").await.unwrap(), 1);
-    let wish = Subscription { via: SubscriptionKind::Channel, channel: "a".into() };
-    redis.unsubscribe(&wish);
-    redis.wait_unsubscribed(&wish).await;
+    let subscription = Subscription { kind: SubscriptionKind::Channel, channel: "a".into() };
+    redis.unsubscribe(&subscription);
+    redis.wait_unsubscribed(&subscription).await;
     assert_eq!(redis.subscriber_count(SubscriptionKind::Channel, "a").await.unwrap(), 0);
     redis.close().await;
 }
@@ -182,14 +182,14 @@ async fn a_wrong_password_is_said_and_tried_again() {
     let server = Server::with(0, &["--requirepass", "right"]);
     let redis = RedisClient::start(
         RedisAddress::parse(&server.url(), false).unwrap().with_password("wrong"),
-        PATIENCE,
+        MAX_WAIT,
     );
     let state = until(&redis, |state| matches!(state, ClientState::Down(_))).await;
     assert!(format!("{state:?}").to_lowercase().contains("pass"), "{state:?}");
     redis.close().await;
     let redis = RedisClient::start(
         RedisAddress::parse(&server.url(), false).unwrap().with_password("right"),
-        PATIENCE,
+        MAX_WAIT,
     );
     until(&redis, |state| *state == ClientState::Up).await;
     redis.close().await;
@@ -201,9 +201,10 @@ async fn in_a_cluster_each_channel_is_heard_from_the_master_of_its_slot() {
     let redis = up(&cluster.urls()).await;
     let (listener, mut heard) = ear();
     for number in 0..30 {
-        let wish = Subscription { via: SubscriptionKind::Shard, channel: format!("room{number}").into() };
-        redis.subscribe(wish.clone(), listener.clone());
-        redis.wait_subscribed(wish).await;
+        let subscription =
+            Subscription { kind: SubscriptionKind::Shard, channel: format!("room{number}").into() };
+        redis.subscribe(subscription.clone(), listener.clone());
+        redis.wait_subscribed(subscription).await;
     }
     let mut plain = hear(&redis, SubscriptionKind::Channel, "plain").await;
     let masters: Vec<u64> = cluster
@@ -365,13 +366,13 @@ async fn tls_is_spoken_to_a_server_whose_authority_is_known_and_to_no_other() {
     let more = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
     let _server = Server::with(0, &[&words[..], &more].concat());
     let place = RedisAddress::parse(&format!("rediss://localhost:{port}"), false).unwrap();
-    let redis = RedisClient::start(place.clone().with_root_certificates(root.pem().into_bytes()), PATIENCE);
+    let redis = RedisClient::start(place.clone().with_root_certificates(root.pem().into_bytes()), MAX_WAIT);
     until(&redis, |state| *state == ClientState::Up).await;
     let mut heard = hear(&redis, SubscriptionKind::Channel, "a").await;
     redis.query::<u64>(&publish("PUBLISH", "a", "secret")).await.unwrap();
     assert_eq!(next(&mut heard).await.1, "secret");
     redis.close().await;
-    let stranger = RedisClient::start(place, PATIENCE);
+    let stranger = RedisClient::start(place, MAX_WAIT);
     until(&stranger, |state| matches!(state, ClientState::Down(_))).await;
     stranger.close().await;
 }

@@ -9,7 +9,7 @@ use socketio_redis::adapter::{
     Adapter, AdapterState, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
     Room, Target,
 };
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 use socketio_redis::metrics::AdapterMetrics;
 use socketio_redis::settings::AdapterSettings;
 use socketio_redis::value::Value;

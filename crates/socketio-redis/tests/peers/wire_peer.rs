@@ -14,7 +14,7 @@ use socketio_redis::adapter::{
     Adapter, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteAck, RemoteSocket,
     Room, Session, Target,
 };
-use socketio_redis::connection::RedisAddress;
+use socketio_redis::client::RedisAddress;
 use socketio_redis::settings::{AdapterKind, AdapterSettings, StreamsSettings, SubscriptionMode};
 use socketio_redis::value::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -183,8 +183,8 @@ async fn answer(adapter: &dyn NamespaceAdapter, local: &Invented, asked: &Value)
             let asking = adapter.broadcast_with_ack(list(asked, "data"), target, flags.clone());
             let mut acks = asking.await.map_err(|error| fault(&error))?;
             let (mut counts, mut expected, mut answers) = (0, 0, Vec::new());
-            let patience = flags.timeout.unwrap_or(Duration::from_secs(5));
-            let deadline = tokio::time::Instant::now() + patience;
+            let max_wait = flags.timeout.unwrap_or(Duration::from_secs(5));
+            let deadline = tokio::time::Instant::now() + max_wait;
             while counts < acks.servers || (answers.len() as u64) < expected {
                 match tokio::time::timeout_at(deadline, acks.replies.recv()).await {
                     Ok(Some(RemoteAck::Count(count))) => (counts, expected) = (counts + 1, expected + count),

@@ -99,9 +99,9 @@ impl PendingRequests {
 pub(super) async fn collect_replies(
     mut heard: mpsc::Receiver<RequestReply>,
     expected: usize,
-    patience: Duration,
+    max_wait: Duration,
 ) -> (Vec<RequestReply>, bool) {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + max_wait;
     let mut answers = Vec::new();
     while answers.len() < expected {
         match timeout_at(deadline, heard.recv()).await {

@@ -1,12 +1,4 @@
-//! The node's connections to Redis, which come back whatever happens to them: one for commands, and those that the
-//! subscriptions need (`subscriber`).
-//!
-//! 1. connect (one server, the master that sentinels name, or a cluster), within a few seconds;
-//! 2. serve; every few seconds, and whenever a command failed in a way that may be the connection's fault, check;
-//! 3. when a check fails or the connection ends: say so, wait (longer each time, with jitter, for ever), and begin anew.
-//!
-//! Rules: it is up while commands are answered and every subscription that is wanted is proved. A command never waits for a connection that is not there, it fails with [`RedisFault::Away`], so that local
-//! clients go on; nothing is tried a second time, because a broadcast that came twice cannot be told from two.
+//! The client: what its tasks share, and what the adapters ask of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -15,35 +7,19 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue, RedisError};
-use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-mod inbox;
-mod line;
-mod link;
-mod outgoing;
-mod refusal;
-mod place;
-mod slots;
-mod subscriber;
-mod supervisor;
-mod wanted;
-
+use super::address::RedisAddress;
+use super::error::{CommandError, is_refusal};
+use super::publish_queue::{PendingReply, Publisher, PublisherQueue};
+use super::redis_connection::RedisConnection;
+use super::subscription::{Subscription, SubscriptionKind};
+use super::subscriptions::{Listener, Subscriptions};
+use super::write_refusal::RecentRefusal;
 use crate::metrics::AdapterMetrics;
-use outgoing::Publisher;
-use wanted::Subscriptions;
-
-pub use line::{RedisConnection, SubscriptionKind};
-pub use link::ClientHandle;
-pub use outgoing::PendingReply;
-pub use place::{AddressError, RedisAddress};
-use refusal::RecentRefusal;
-pub use refusal::WriteRefusal;
-pub(crate) use supervisor::random_u64;
-pub use wanted::{Listener, ReceivedMessage, Subscription};
 
 /// How the connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +34,7 @@ pub enum ClientState {
 
 /// How the subscriptions are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum SubscriptionState {
+pub(super) enum SubscriptionState {
     /// Not all of them were proved since the start.
     Starting,
     /// Everything that is wanted is heard.
@@ -67,65 +43,48 @@ enum SubscriptionState {
     Unverified(String),
 }
 
-/// Why a command had no answer.
-#[derive(Debug, Error)]
-pub enum CommandError {
-    /// There is no connection; the command was not sent.
-    #[error("Redis is away: {0}")]
-    NotConnected(String),
-    /// The connection was lost, or the answer did not come in time: the command may have been carried out.
-    #[error("Redis did not answer, the command may have been carried out: {0}")]
-    Unknown(RedisError),
-    /// Too many commands wait already; it was not sent.
-    #[error("too many commands for Redis are waiting")]
-    QueueFull,
-    /// The server refused the command.
-    #[error("Redis refused the command: {0}")]
-    Refused(RedisError),
-}
-
-/// The connection. Dropping it does not end it; [`Redis::close`] does.
+/// The connection. Dropping it does not end it; [`RedisClient::close`] does.
 pub struct RedisClient {
     /// Where it goes.
-    address: RedisAddress,
+    pub(super) address: RedisAddress,
     /// How long an answer may take.
-    response_timeout: Duration,
+    pub(super) response_timeout: Duration,
     /// The live connection, while there is one whose subscriptions are confirmed.
-    connection: ArcSwapOption<RedisConnection>,
+    pub(super) connection: ArcSwapOption<RedisConnection>,
     /// What is subscribed to on every connection.
-    subscriptions: Subscriptions,
+    pub(super) subscriptions: Subscriptions,
     /// Commands whose order counts.
-    publisher: Publisher,
+    pub(super) publisher: Publisher,
     /// How the connection for commands is, and how the subscriptions are.
-    parts: Mutex<(ClientState, SubscriptionState)>,
+    pub(super) parts: Mutex<(ClientState, SubscriptionState)>,
     /// What follows from both.
-    state: watch::Sender<ClientState>,
+    pub(super) state: watch::Sender<ClientState>,
     /// Something has happened that subscriptions may not have survived: prove them again.
-    recheck_subscriptions: Notify,
+    pub(super) recheck_subscriptions: Notify,
     /// A command failed in a way that may be the connection's fault: check now.
-    check_connection: Notify,
+    pub(super) check_connection: Notify,
     /// The server is the wrong one (a replica now): connect anew, whatever the check says.
-    is_replica: AtomicBool,
+    pub(super) is_replica: AtomicBool,
     /// Writes that the server refused a moment ago.
-    refusal: RecentRefusal,
+    pub(super) refusal: RecentRefusal,
     /// Connections made since the start, for metrics.
-    connections: AtomicU64,
+    pub(super) connections: AtomicU64,
     /// Pushes that found no room, for metrics.
-    dropped: AtomicU64,
-    /// Cancelled once, by [`Redis::close`].
-    closed: CancellationToken,
+    pub(super) dropped: AtomicU64,
+    /// Cancelled once, by [`RedisClient::close`].
+    pub(super) closed: CancellationToken,
     /// The supervisor.
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
 }
 
 impl RedisClient {
-    /// Begins to connect. An answer to a command may take `patience`.
-    pub fn start(place: RedisAddress, patience: Duration) -> Arc<RedisClient> {
-        let (outgoing, queue) = Publisher::new();
+    /// A client that is not connected, and the commands that it is given.
+    pub(super) fn new(address: RedisAddress, max_wait: Duration) -> (Arc<RedisClient>, PublisherQueue) {
+        let (publisher, queue) = Publisher::new();
         let redis = Arc::new(RedisClient {
-            address: place,
-            publisher: outgoing,
-            response_timeout: patience,
+            address: address,
+            publisher: publisher,
+            response_timeout: max_wait,
             connection: ArcSwapOption::empty(),
             subscriptions: Subscriptions::default(),
             parts: Mutex::new((ClientState::Connecting, SubscriptionState::Starting)),
@@ -139,14 +98,7 @@ impl RedisClient {
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        redis.tasks.spawn(supervisor::run(redis.clone()));
-        let closed = redis.closed.clone();
-        let sending = outgoing::run(redis.clone(), queue);
-        redis.tasks.spawn(async move { closed.run_until_cancelled(sending).await });
-        let (closed, subscriber) = (redis.closed.clone(), subscriber::run(redis.clone()));
-        redis.tasks.spawn(async move { closed.run_until_cancelled(subscriber).await });
-        redis.tasks.close();
-        redis
+        (redis, queue)
     }
 
     /// Where it goes.
@@ -181,8 +133,8 @@ impl RedisClient {
 
     /// Sends one command and waits for its answer.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
-        let line = self.live_connection()?;
-        line.query(command).await.map_err(|error| self.classify_error(error))
+        let connection = self.live_connection()?;
+        connection.query(command).await.map_err(|error| self.classify_error(error))
     }
 
     /// Sends several commands in one write; the keys of them must be of one slot.
@@ -190,8 +142,8 @@ impl RedisClient {
         &self,
         commands: &redis::Pipeline,
     ) -> Result<T, CommandError> {
-        let line = self.live_connection()?;
-        line.query_pipeline(commands).await.map_err(|error| self.classify_error(error))
+        let connection = self.live_connection()?;
+        connection.query_pipeline(commands).await.map_err(|error| self.classify_error(error))
     }
 
     /// Hands a command over: it is sent after all that were handed over before, whether its answer is awaited or not.
@@ -211,45 +163,45 @@ impl RedisClient {
     /// The same for the question how many connections, of all nodes, subscribe to a channel.
     pub fn enqueue_subscriber_count(
         &self,
-        via: SubscriptionKind,
+        kind: SubscriptionKind,
         channel: &str,
     ) -> Result<PendingReply, CommandError> {
-        self.publisher.enqueue_subscriber_count(via, channel)
+        self.publisher.enqueue_subscriber_count(kind, channel)
     }
 
     /// How many connections, of all nodes, subscribe to a channel.
-    pub async fn subscriber_count(&self, via: SubscriptionKind, channel: &str) -> Result<u64, CommandError> {
-        let line = self.live_connection()?;
-        line.subscriber_count(via, channel).await.map_err(|error| self.classify_error(error))
+    pub async fn subscriber_count(&self, kind: SubscriptionKind, channel: &str) -> Result<u64, CommandError> {
+        let connection = self.live_connection()?;
+        connection.subscriber_count(kind, channel).await.map_err(|error| self.classify_error(error))
     }
 
     /// Wants to hear a channel from now on, whatever becomes of the connections.
-    pub fn subscribe(&self, wish: Subscription, listener: Listener) {
-        self.subscriptions.insert(wish, listener);
+    pub fn subscribe(&self, subscription: Subscription, listener: Listener) {
+        self.subscriptions.insert(subscription, listener);
     }
 
     /// Returns when the server has confirmed a subscription that is wanted, or when Redis is away.
-    pub async fn wait_subscribed(&self, wish: Subscription) {
-        if let Some(confirmed) = self.subscriptions.wait_for_confirmation(&wish) {
+    pub async fn wait_subscribed(&self, subscription: Subscription) {
+        if let Some(confirmed) = self.subscriptions.wait_for_confirmation(&subscription) {
             self.wait_while_connected(confirmed).await;
         }
     }
 
     /// The same for everything that is wanted now.
     pub async fn wait_all_subscribed(&self) {
-        for wish in self.subscriptions.all() {
-            self.wait_subscribed(wish).await;
+        for subscription in self.subscriptions.all() {
+            self.wait_subscribed(subscription).await;
         }
     }
 
     /// Does not want to hear it any more.
-    pub fn unsubscribe(&self, wish: &Subscription) {
-        self.subscriptions.remove(wish);
+    pub fn unsubscribe(&self, subscription: &Subscription) {
+        self.subscriptions.remove(subscription);
     }
 
     /// Returns when no connection has the subscription any more, when it is wanted again, or when Redis is away.
-    pub async fn wait_unsubscribed(&self, wish: &Subscription) {
-        if let Some(released) = self.subscriptions.wait_for_release(wish) {
+    pub async fn wait_unsubscribed(&self, subscription: &Subscription) {
+        if let Some(released) = self.subscriptions.wait_for_release(subscription) {
             self.wait_while_connected(released).await;
         }
     }
@@ -269,12 +221,12 @@ impl RedisClient {
         self.tasks.wait().await;
     }
 
-    /// A connection of its own for commands that wait on the server; their answers may take `patience`.
-    pub async fn open_connection(&self, patience: Duration) -> Result<RedisConnection, RedisError> {
-        RedisConnection::connect(&self.address, patience, None).await
+    /// A connection of its own for commands that wait on the server; their answers may take `max_wait`.
+    pub async fn open_connection(&self, max_wait: Duration) -> Result<RedisConnection, RedisError> {
+        RedisConnection::connect(&self.address, max_wait, None).await
     }
 
-    fn live_connection(&self) -> Result<Arc<RedisConnection>, CommandError> {
+    pub(super) fn live_connection(&self) -> Result<Arc<RedisConnection>, CommandError> {
         self.connection.load_full().ok_or_else(|| match &self.parts.lock().0 {
             ClientState::Down(reason) => CommandError::NotConnected(reason.clone()),
             ClientState::Connecting | ClientState::Up => {
@@ -284,7 +236,7 @@ impl RedisClient {
     }
 
     /// Sorts an error, and has the connection checked if it may be the connection's.
-    fn classify_error(&self, error: RedisError) -> CommandError {
+    pub(super) fn classify_error(&self, error: RedisError) -> CommandError {
         if is_refusal(&error) {
             self.refusal.record(&error);
             match error.code() {
@@ -304,22 +256,22 @@ impl RedisClient {
         CommandError::Unknown(error)
     }
 
-    fn set_down(&self, reason: String) {
+    pub(super) fn set_down(&self, reason: String) {
         self.connection.store(None);
         self.set_command_state(ClientState::Down(reason));
     }
 
     /// How the connection for commands is now.
-    fn set_command_state(&self, state: ClientState) {
+    pub(super) fn set_command_state(&self, state: ClientState) {
         let mut parts = self.parts.lock();
         parts.0 = state;
         self.update_state(&parts);
     }
 
     /// How the subscriptions are now.
-    fn set_subscription_state(&self, listening: SubscriptionState) {
+    pub(super) fn set_subscription_state(&self, subscriptions: SubscriptionState) {
         let mut parts = self.parts.lock();
-        parts.1 = listening;
+        parts.1 = subscriptions;
         self.update_state(&parts);
     }
 
@@ -344,9 +296,4 @@ impl RedisClient {
             _ => {}
         }
     }
-}
-
-/// Whether the server answered, with a no.
-fn is_refusal(error: &RedisError) -> bool {
-    !error.is_io_error() && !error.is_timeout() && !error.is_connection_dropped() && error.code().is_some()
 }

@@ -8,25 +8,25 @@ const PROBE_PREFIX: &str = "mainstay-probe";
 
 impl Subscriber {
     /// Where a subscription belongs; none while that is not known.
-    pub(super) fn route(&self, wish: &Subscription) -> Option<ConnectionKey> {
-        if wish.via != SubscriptionKind::Shard || !self.redis.address.is_cluster() {
+    pub(super) fn route(&self, subscription: &Subscription) -> Option<ConnectionKey> {
+        if subscription.kind != SubscriptionKind::Shard || !self.redis.address.is_cluster() {
             return Some(ConnectionKey::Any);
         }
-        self.slots.as_ref()?.master(slot_of(&wish.channel)).cloned().map(ConnectionKey::Master)
+        self.slots.as_ref()?.master(slot_of(&subscription.channel)).cloned().map(ConnectionKey::Master)
     }
 
-    /// Has a wish asked for where it belongs.
-    pub(super) fn enqueue(&mut self, wish: Subscription) {
-        match self.route(&wish) {
+    /// Has a subscription asked for where it belongs.
+    pub(super) fn enqueue(&mut self, subscription: Subscription) {
+        match self.route(&subscription) {
             Some(key) => {
-                self.unrouted.remove(&wish);
+                self.unrouted.remove(&subscription);
                 if !self.connections.contains_key(&key) {
                     self.connect(&key);
                 }
-                self.enqueue_on(&key, wish);
+                self.enqueue_on(&key, subscription);
             }
             None => {
-                self.unrouted.insert(wish);
+                self.unrouted.insert(subscription);
                 if self.slots.is_none() {
                     self.request_slots();
                 }
@@ -50,16 +50,20 @@ impl Subscriber {
             return;
         }
         self.slots = Some(slots);
-        let wishes =
-            self.redis.subscriptions.all().into_iter().filter(|wish| wish.via == SubscriptionKind::Shard);
-        for wish in wishes {
-            let holder = self.redis.subscriptions.holder(&wish).flatten();
-            let is_there = holder.is_some_and(|id| self.keys.get(&id) == self.route(&wish).as_ref());
+        let subscriptions = self
+            .redis
+            .subscriptions
+            .all()
+            .into_iter()
+            .filter(|subscription| subscription.kind == SubscriptionKind::Shard);
+        for subscription in subscriptions {
+            let holder = self.redis.subscriptions.holder(&subscription).flatten();
+            let is_there = holder.is_some_and(|id| self.keys.get(&id) == self.route(&subscription).as_ref());
             if !is_there {
                 if holder.is_some() {
-                    self.unconfirmed.insert(wish.clone());
+                    self.unconfirmed.insert(subscription.clone());
                 }
-                self.enqueue(wish);
+                self.enqueue(subscription);
             }
         }
         self.move_to_slots();
@@ -118,13 +122,13 @@ impl Subscriber {
     /// A channel for a connection alone.
     pub(super) fn new_probe(&self, key: &ConnectionKey) -> Option<Subscription> {
         let start = format!("{PROBE_PREFIX}-{:016x}", random_u64());
-        let (via, channel) = match (key, &self.slots) {
+        let (kind, channel) = match (key, &self.slots) {
             (ConnectionKey::Master(node), Some(slots)) => {
                 (SubscriptionKind::Shard, slots.channel_on(node, &start)?)
             }
             _ => (SubscriptionKind::Channel, start),
         };
-        Some(Subscription { via, channel: channel.into() })
+        Some(Subscription { kind, channel: channel.into() })
     }
 
     /// Asks for the slots: a connection that is there, or any node that answers.
@@ -137,10 +141,10 @@ impl Subscriber {
         let first = random_u64() as usize % lines.len().max(1);
         lines.rotate_left(first);
         let nodes = self.candidate_nodes(&ConnectionKey::Any);
-        let (redis, inbox) = (self.redis.clone(), self.events.for_connection(0));
+        let (redis, events) = (self.redis.clone(), self.events.for_connection(0));
         self.tasks.spawn(async move {
             let told = fetch_slots(&redis, lines, &nodes).await;
-            inbox.send(SubscriberEvent::Slots(told));
+            events.send(SubscriberEvent::Slots(told));
         });
     }
 }
@@ -150,18 +154,18 @@ async fn fetch_slots(
     lines: Vec<SubscriberConnection>,
     nodes: &[NodeAddress],
 ) -> RedisResult<SlotMap> {
-    for line in lines {
-        if let Ok(slots) = query_slots(&line).await {
+    for live in lines {
+        if let Ok(slots) = query_slots(&live).await {
             return Ok(slots);
         }
     }
-    let (nobody, _outlet) = EventSender::new();
-    let line = connect_to_any(redis, nodes, &nobody).await?;
-    query_slots(&line).await
+    let (nobody, _receiver) = EventSender::new();
+    let live = connect_to_any(redis, nodes, &nobody).await?;
+    query_slots(&live).await
 }
 
-async fn query_slots(line: &SubscriberConnection) -> RedisResult<SlotMap> {
-    let reply = line.query(redis::cmd("CLUSTER").arg("SLOTS")).await?;
+async fn query_slots(live: &SubscriberConnection) -> RedisResult<SlotMap> {
+    let reply = live.query(redis::cmd("CLUSTER").arg("SLOTS")).await?;
     let unreadable = || std::io::Error::other("the answer to CLUSTER SLOTS cannot be read").into();
-    SlotMap::read(&reply, line.host()).ok_or_else(unreadable)
+    SlotMap::read(&reply, live.host()).ok_or_else(unreadable)
 }

@@ -1,6 +1,6 @@
 //! Where what the subscription connections hear waits until the subscriber takes it.
 //!
-//! All connections share one inbox, so that what one connection says keeps its order: a confirmation, then the messages
+//! All connections share one events, so that what one connection says keeps its order: a confirmation, then the messages
 //! after it. It is bounded: a node that cannot keep up loses messages, counted, and not its memory.
 
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use redis::{PushInfo, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::line::SubscriberConnection;
+use super::redis_connection::{OnPush, SubscriberConnection};
 use super::slots::SlotMap;
-use super::wanted::Subscription;
+use super::subscription::Subscription;
 
 /// Bytes of payload that may wait in an [`Inbox`].
 const MAX_WAITING_BYTES: usize = 64 << 20;
@@ -48,15 +48,20 @@ impl EventSender {
     /// The two ends.
     pub fn new() -> (EventSender, EventReceiver) {
         let (sender, receiver) = unbounded_channel();
-        let inbox = EventSender { sender, waiting: Arc::default(), dropped: Arc::default(), id: 0 };
-        let outlet =
-            EventReceiver { receiver, waiting: inbox.waiting.clone(), dropped: inbox.dropped.clone() };
-        (inbox, outlet)
+        let events = EventSender { sender, waiting: Arc::default(), dropped: Arc::default(), id: 0 };
+        let receiver =
+            EventReceiver { receiver, waiting: events.waiting.clone(), dropped: events.dropped.clone() };
+        (events, receiver)
     }
 
-    /// The same inbox for the connection of that number.
+    /// The same events for the connection of that number.
     pub fn for_connection(&self, id: u64) -> EventSender {
         EventSender { id, ..self.clone() }
+    }
+
+    /// What puts everything in that a server pushes.
+    pub fn push_handler(self) -> OnPush {
+        Arc::new(move |push| self.send(SubscriberEvent::Push(push)))
     }
 
     /// Puts an event in. A message that finds no room is dropped.

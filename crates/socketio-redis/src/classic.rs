@@ -14,9 +14,10 @@ use crate::adapter::{
     AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteAck,
     RemoteSocket, RequestError, Room, SendError, Session, SessionReplay, Target, await_answer,
 };
-use crate::connection::{Listener, ReceivedMessage, SubscriptionKind};
-use crate::peer::{self, AdapterContext, Peer, await_count, await_reply, publish_command};
-use crate::requests::{Answers, Replies, RequestReply};
+use crate::client::{Listener, ReceivedMessage, SubscriptionKind};
+use crate::peer::{AdapterContext, Peer, await_count, await_reply, publish_command};
+use crate::pending_requests::{Answers, Replies, RequestReply};
+use crate::random::short_id;
 use crate::value::Value;
 use crate::wire::WireError;
 use crate::wire::classic::{self, ClassicChannels, Request, Response};
@@ -36,12 +37,12 @@ impl ClassicAdapter {
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
     ) -> Arc<ClassicAdapter> {
-        let peer = Arc::new(Peer::new(shared, peer::short_id(), nsp, local));
+        let peer = Arc::new(Peer::new(shared, short_id(), nsp, local));
         let channels = ClassicChannels::new(&shared.settings.channel_prefix, nsp);
         let adapter = Arc::new(ClassicAdapter { peer, channels, open: RwLock::default() });
-        for (via, channel) in adapter.subscriptions() {
+        for (kind, channel) in adapter.subscriptions() {
             let listener = adapter.listener();
-            drop(adapter.peer.subscribe(via, &channel, listener));
+            drop(adapter.peer.subscribe(kind, &channel, listener));
         }
         adapter
     }
@@ -67,8 +68,8 @@ impl ClassicAdapter {
 
     /// Stops listening.
     pub async fn close(&self) {
-        for (via, channel) in self.subscriptions().iter().rev() {
-            let _ = self.peer.unsubscribe(*via, channel).await;
+        for (kind, channel) in self.subscriptions().iter().rev() {
+            let _ = self.peer.unsubscribe(*kind, channel).await;
         }
     }
 
@@ -202,7 +203,7 @@ impl ClassicAdapter {
         self.peer.requests.resolve(&request, answer);
     }
 
-    fn count(&self) -> Result<crate::connection::PendingReply, SendError> {
+    fn count(&self) -> Result<crate::client::PendingReply, SendError> {
         self.peer.request_server_count(SubscriptionKind::Channel, &self.channels.request)
     }
 
@@ -222,7 +223,7 @@ impl Drop for ClassicAdapter {
             self.subscriptions()
                 .iter()
                 .rev()
-                .for_each(|(via, channel)| drop(self.peer.unsubscribe(*via, channel)));
+                .for_each(|(kind, channel)| drop(self.peer.unsubscribe(*kind, channel)));
         }
     }
 }
@@ -255,7 +256,7 @@ impl NamespaceAdapter for ClassicAdapter {
         target: Target,
         flags: BroadcastFlags,
     ) -> BoxFuture<Result<AckReplies, SendError>> {
-        let (request, nsp) = (peer::short_id(), self.peer.nsp.to_string());
+        let (request, nsp) = (short_id(), self.peer.nsp.to_string());
         let heard = self.peer.requests.open_acks(&request);
         let uid = self.uid();
         let question = self.request(&Request::BroadcastWithAck { uid, request, nsp, data, target, flags });
@@ -272,10 +273,10 @@ impl NamespaceAdapter for ClassicAdapter {
         target: Target,
         _: BroadcastFlags,
     ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
-        let request = peer::short_id();
+        let request = short_id();
         let question = self.request(&Request::Fetch { uid: self.uid(), request: request.clone(), target });
-        let patience = self.peer.shared.settings.request_timeout;
-        let asked = self.peer.request(self.count(), request, question, patience);
+        let max_wait = self.peer.shared.settings.request_timeout;
+        let asked = self.peer.request(self.count(), request, question, max_wait);
         Box::pin(async move { all_or_error(asked.await, into_sockets) })
     }
 
@@ -283,11 +284,11 @@ impl NamespaceAdapter for ClassicAdapter {
         &self,
         data: Vec<Value>,
     ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
-        let request = peer::short_id();
+        let request = short_id();
         let question =
             self.request(&Request::ServerSideEmit { uid: self.uid(), request: Some(request.clone()), data });
-        let patience = self.peer.shared.settings.request_timeout;
-        let asked = self.peer.request(self.count(), request, question, patience);
+        let max_wait = self.peer.shared.settings.request_timeout;
+        let asked = self.peer.request(self.count(), request, question, max_wait);
         Box::pin(async move { into_server_answers(asked.await) })
     }
 
@@ -297,10 +298,10 @@ impl NamespaceAdapter for ClassicAdapter {
     }
 
     fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
-        let request = peer::short_id();
+        let request = short_id();
         let question = self.request(&Request::AllRooms { uid: self.uid(), request: request.clone() });
-        let patience = self.peer.shared.settings.request_timeout;
-        let asked = self.peer.request(self.count(), request, question, patience);
+        let max_wait = self.peer.shared.settings.request_timeout;
+        let asked = self.peer.request(self.count(), request, question, max_wait);
         Box::pin(async move { all_or_error(asked.await, into_rooms) })
     }
 

@@ -4,18 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use redis::RedisError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::line::RedisConnection;
-use super::{ClientState, RedisClient};
-use crate::backoff::Backoff;
-
-/// Delays between attempts to connect.
-pub(super) const BACKOFF: Backoff =
-    Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+use super::redis_client::{ClientState, RedisClient};
+use super::redis_connection::RedisConnection;
+use crate::backoff::RECONNECT;
+use crate::random::random_u64;
 
 /// Between two checks of a connection that gives no cause for one.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -27,9 +23,9 @@ pub(super) async fn run(redis: Arc<RedisClient>) {
         let connected = redis.closed.run_until_cancelled(connect(&redis)).await;
         let reason = match connected {
             None => break,
-            Some(Ok((line, gone))) => {
+            Some(Ok((connection, gone))) => {
                 failures = 0;
-                match redis.closed.run_until_cancelled(serve(&redis, line, &gone)).await {
+                match redis.closed.run_until_cancelled(serve(&redis, connection, &gone)).await {
                     None => break,
                     Some(reason) => reason,
                 }
@@ -38,7 +34,7 @@ pub(super) async fn run(redis: Arc<RedisClient>) {
         };
         redis.set_down(reason);
         failures += 1;
-        let pause = tokio::time::sleep(BACKOFF.delay(failures, random_u64()));
+        let pause = tokio::time::sleep(RECONNECT.delay(failures, random_u64()));
         if redis.closed.run_until_cancelled(pause).await.is_none() {
             break;
         }
@@ -50,25 +46,25 @@ pub(super) async fn run(redis: Arc<RedisClient>) {
 async fn connect(redis: &RedisClient) -> Result<(Arc<RedisConnection>, Arc<Notify>), RedisError> {
     let gone = Arc::new(Notify::new());
     let ends = gone.clone();
-    let line = RedisConnection::connect(
+    let connection = RedisConnection::connect(
         &redis.address,
         redis.response_timeout,
         Some(Arc::new(move || ends.notify_one())),
     )
     .await?;
-    line.ping().await?;
-    let line = Arc::new(line);
+    connection.ping().await?;
+    let connection = Arc::new(connection);
     redis.is_replica.store(false, Relaxed);
-    redis.connection.store(Some(line.clone()));
+    redis.connection.store(Some(connection.clone()));
     redis.connections.fetch_add(1, Relaxed);
     // Whatever has ended the connection before may have met the subscriptions, too.
     redis.recheck_subscriptions.notify_one();
     redis.set_command_state(ClientState::Up);
-    Ok((line, gone))
+    Ok((connection, gone))
 }
 
 /// Checks the connection, until there is a reason to leave it.
-async fn serve(redis: &RedisClient, line: Arc<RedisConnection>, gone: &Notify) -> String {
+async fn serve(redis: &RedisClient, connection: Arc<RedisConnection>, gone: &Notify) -> String {
     let mut checks = interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -81,15 +77,8 @@ async fn serve(redis: &RedisClient, line: Arc<RedisConnection>, gone: &Notify) -
         if redis.is_replica.swap(false, Relaxed) {
             return "the server has become a replica".to_owned();
         }
-        if let Err(error) = line.ping().await {
+        if let Err(error) = connection.ping().await {
             return error.to_string();
         }
     }
-}
-
-/// A number for jitter; without a source of randomness the delays are only not spread.
-pub(crate) fn random_u64() -> u64 {
-    let mut bytes = [0; 8];
-    let _ = rand::fill(&mut bytes);
-    u64::from_be_bytes(bytes)
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::super::line::SubscriberConnection;
-use super::super::wanted::Subscription;
-use crate::connection::SubscriptionKind;
+use super::super::redis_connection::SubscriberConnection;
+use super::super::subscription::{Subscription, SubscriptionKind};
 
 /// Whether a connection is known to hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +82,8 @@ impl SubscriptionConnection {
     }
 
     /// It is there.
-    pub fn set_connected(&mut self, line: SubscriberConnection, probe: Option<Subscription>) {
-        self.connection = Some(line);
+    pub fn set_connected(&mut self, live: SubscriberConnection, probe: Option<Subscription>) {
+        self.connection = Some(live);
         self.since = Instant::now();
         self.reason = None;
         self.pending.extend(probe.clone());
@@ -100,7 +99,7 @@ impl SubscriptionConnection {
         let mut held = std::mem::take(&mut self.confirmed);
         if let Some(probe) = self.probe.take() {
             held.remove(&probe);
-            self.pending.retain(|wish| *wish != probe);
+            self.pending.retain(|subscription| *subscription != probe);
         }
         self.invalidate();
         held
@@ -117,7 +116,7 @@ impl SubscriptionConnection {
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
             && self.in_flight.is_empty()
-            && self.confirmed.iter().all(|wish| Some(wish) == self.probe.as_ref())
+            && self.confirmed.iter().all(|subscription| Some(subscription) == self.probe.as_ref())
     }
 
     /// Whether it is to be checked now.
@@ -145,8 +144,8 @@ impl SubscriptionConnection {
             ("ssub=", SubscriptionKind::Shard),
         ]
         .iter()
-        .any(|(name, via)| {
-            let held = self.confirmed.iter().filter(|wish| wish.via == *via).count();
+        .any(|(name, kind)| {
+            let held = self.confirmed.iter().filter(|subscription| subscription.kind == *kind).count();
             count(*name).is_some_and(|counted: usize| counted != held)
         })
     }
@@ -162,13 +161,13 @@ mod tests {
     #[test]
     fn what_the_server_counts_is_compared_in_each_way_that_it_tells() {
         let mut connection = SubscriptionConnection::new();
-        for (via, channel) in [
+        for (kind, channel) in [
             (SubscriptionKind::Channel, "a"),
             (SubscriptionKind::Channel, "b"),
             (SubscriptionKind::Pattern, "c*"),
             (SubscriptionKind::Shard, "d"),
         ] {
-            connection.confirmed.insert(Subscription { via, channel: channel.into() });
+            connection.confirmed.insert(Subscription { kind, channel: channel.into() });
         }
         let differs = |text: &str| connection.count_differs(&Value::BulkString(text.into()));
         assert!(!differs("id=7 db=0 sub=2 psub=1 ssub=1 multi=-1"));

@@ -9,10 +9,11 @@ use crate::adapter::{
     AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, Operation, RemoteAck, RemoteSocket, RequestError,
     Room, SendError, Target, await_answer,
 };
-use crate::connection::{Listener, PendingReply, ReceivedMessage, SubscriptionKind};
-use crate::peer::{self, AdapterContext, Peer, await_count, await_reply, publish_command};
-use crate::pubsub::{all_or_error, into_rooms, into_server_answers, into_sockets};
-use crate::requests::{Answers, Replies, RequestReply};
+use crate::classic::{all_or_error, into_rooms, into_server_answers, into_sockets};
+use crate::client::{Listener, PendingReply, ReceivedMessage, SubscriptionKind};
+use crate::peer::{AdapterContext, Peer, await_count, await_reply, publish_command};
+use crate::pending_requests::{Answers, Replies, RequestReply};
+use crate::random::hex_id;
 use crate::value::Value;
 use crate::wire::WireError;
 use crate::wire::envelope::{self, ClusterMessage, Dialect, Envelope, EnvelopeChannels};
@@ -26,7 +27,7 @@ pub(super) struct Messenger {
     /// In which way of writing.
     dialect: Dialect,
     /// By which commands.
-    via: SubscriptionKind,
+    kind: SubscriptionKind,
     /// How every own envelope ends.
     own_ends: [Vec<u8>; 2],
 }
@@ -37,31 +38,31 @@ impl Messenger {
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
-        (dialect, via): (Dialect, SubscriptionKind),
+        (dialect, kind): (Dialect, SubscriptionKind),
     ) -> Arc<Messenger> {
-        let peer = Arc::new(Peer::new(shared, peer::hex_id(), nsp, local));
+        let peer = Arc::new(Peer::new(shared, hex_id(), nsp, local));
         let channels = EnvelopeChannels::new(&shared.settings.channel_prefix, nsp);
         let own_ends = envelope::ends(&peer.uid, nsp);
-        let ephemeral = Arc::new(Messenger { peer, channels, dialect, via, own_ends });
-        drop(ephemeral.subscribe(&ephemeral.private()));
-        drop(ephemeral.subscribe(&ephemeral.channels.main));
-        ephemeral
+        let messenger = Arc::new(Messenger { peer, channels, dialect, kind, own_ends });
+        drop(messenger.subscribe(&messenger.private()));
+        drop(messenger.subscribe(&messenger.channels.main));
+        messenger
     }
 
     /// Listens to a channel with envelopes on it.
     pub fn subscribe(self: &Arc<Self>, channel: &str) -> JoinHandle<()> {
-        let ephemeral = Arc::downgrade(self);
+        let messenger = Arc::downgrade(self);
         let listener: Listener = Arc::new(move |heard| {
-            if let Some(ephemeral) = ephemeral.upgrade() {
-                ephemeral.on_message(heard);
+            if let Some(messenger) = messenger.upgrade() {
+                messenger.on_message(heard);
             }
         });
-        self.peer.subscribe(self.via, channel, listener)
+        self.peer.subscribe(self.kind, channel, listener)
     }
 
     /// Does not listen to it any more.
     pub fn unsubscribe(&self, channel: &str) -> JoinHandle<()> {
-        self.peer.unsubscribe(self.via, channel)
+        self.peer.unsubscribe(self.kind, channel)
     }
 
     /// Stops listening, first where it is counted.
@@ -143,7 +144,7 @@ impl Messenger {
     /// The command that publishes a message.
     pub fn command(&self, channel: &str, message: &ClusterMessage) -> redis::Cmd {
         publish_command(
-            self.via,
+            self.kind,
             channel,
             &envelope::write(message, &self.peer.uid, &self.peer.nsp, self.dialect),
         )
@@ -155,16 +156,16 @@ impl Messenger {
 
     /// The way back to a node, for a task that answers it later.
     fn reply_sender(&self, to: String) -> impl Fn(&ClusterMessage) + Send + 'static {
-        let (peer, channel, via, dialect) =
-            (self.peer.clone(), self.channels.of(&to), self.via, self.dialect);
+        let (peer, channel, kind, dialect) =
+            (self.peer.clone(), self.channels.of(&to), self.kind, self.dialect);
         move |message| {
             let payload = envelope::write(message, &peer.uid, &peer.nsp, dialect);
-            peer.respond(publish_command(via, &channel, &payload));
+            peer.respond(publish_command(kind, &channel, &payload));
         }
     }
 
     fn count(&self) -> Result<PendingReply, SendError> {
-        self.peer.request_server_count(self.via, &self.channels.main)
+        self.peer.request_server_count(self.kind, &self.channels.main)
     }
 
     /// Asks all nodes on the main channel.
@@ -174,8 +175,8 @@ impl Messenger {
         request: String,
         flags: &BroadcastFlags,
     ) -> BoxFuture<Replies> {
-        let patience = flags.timeout.unwrap_or(self.peer.shared.settings.request_timeout);
-        self.peer.request(self.count(), request, self.command(&self.channels.main, message), patience)
+        let max_wait = flags.timeout.unwrap_or(self.peer.shared.settings.request_timeout);
+        self.peer.request(self.count(), request, self.command(&self.channels.main, message), max_wait)
     }
 
     /// See [`crate::adapter::Adapter::ask`].
@@ -185,7 +186,7 @@ impl Messenger {
         target: Target,
         flags: BroadcastFlags,
     ) -> BoxFuture<Result<AckReplies, SendError>> {
-        let request = peer::hex_id();
+        let request = hex_id();
         let heard = self.peer.requests.open_acks(&request);
         let message = ClusterMessage::Broadcast { data, request: Some(request), target, flags };
         let posted = self.peer.publish(self.command(&self.channels.main, &message));
@@ -207,14 +208,14 @@ impl Messenger {
     }
 
     fn request_sockets(&self, target: Target, flags: BroadcastFlags) -> BoxFuture<Replies> {
-        let request = peer::hex_id();
+        let request = hex_id();
         let message = ClusterMessage::Fetch { target, flags: flags.clone(), request: request.clone() };
         self.request_all(&message, request, &flags)
     }
 
     /// See [`crate::adapter::Adapter::ask_servers`].
     pub fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<Answers> {
-        let request = peer::hex_id();
+        let request = hex_id();
         let message = ClusterMessage::ServerSideEmit { request: Some(request.clone()), data };
         let asked = self.request_all(&message, request, &BroadcastFlags::default());
         Box::pin(async move { into_server_answers(asked.await) })

@@ -3,7 +3,7 @@
 //!
 //! They are apart because a server closes a subscriber whose answers pile up, and a cluster client that moves
 //! subscriptions by itself says neither which are lost nor which are there twice. Neither kind comes back by itself when
-//! it is gone; [`super::Redis`] makes a new one.
+//! it is gone; [`super::RedisClient`] makes a new one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,41 +16,12 @@ use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, ProtocolVersion};
 use redis::{PushKind, RedisResult, TlsMode, Value};
 
-use super::inbox::{EventSender, SubscriberEvent};
-use super::place::{AddressKind, RedisAddress, tcp_settings};
+use super::address::{AddressKind, RedisAddress, tcp_settings};
 use super::slots::NodeAddress;
+use super::subscription::SubscriptionKind;
 
 /// How long the whole of a connection's set-up may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The way in which a channel is subscribed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SubscriptionKind {
-    /// SUBSCRIBE.
-    Channel,
-    /// PSUBSCRIBE.
-    Pattern,
-    /// SSUBSCRIBE, where each channel lives on the master of its slot.
-    Shard,
-}
-
-impl SubscriptionKind {
-    fn subscribe_command(self) -> &'static str {
-        match self {
-            SubscriptionKind::Channel => "SUBSCRIBE",
-            SubscriptionKind::Pattern => "PSUBSCRIBE",
-            SubscriptionKind::Shard => "SSUBSCRIBE",
-        }
-    }
-
-    fn unsubscribe_command(self) -> &'static str {
-        match self {
-            SubscriptionKind::Channel => "UNSUBSCRIBE",
-            SubscriptionKind::Pattern => "PUNSUBSCRIBE",
-            SubscriptionKind::Shard => "SUNSUBSCRIBE",
-        }
-    }
-}
 
 /// One live connection.
 #[derive(Clone)]
@@ -62,10 +33,10 @@ pub enum RedisConnection {
 }
 
 impl RedisConnection {
-    /// Connects. Every answer must come within `patience`; `gone` is called when a connection ends.
+    /// Connects. Every answer must come within `max_wait`; `gone` is called when a connection ends.
     pub async fn connect(
-        place: &RedisAddress,
-        patience: Duration,
+        address: &RedisAddress,
+        max_wait: Duration,
         gone: Option<OnEnd>,
     ) -> RedisResult<RedisConnection> {
         let on_push = gone.map(|gone| -> OnPush {
@@ -76,9 +47,11 @@ impl RedisConnection {
             })
         });
         let connecting = async {
-            match &place.kind {
-                AddressKind::Cluster(nodes) => open_cluster(place, nodes, patience, on_push).await,
-                _ => open(&server_client(place).await?, patience, on_push).await.map(RedisConnection::Server),
+            match &address.kind {
+                AddressKind::Cluster(nodes) => open_cluster(address, nodes, max_wait, on_push).await,
+                _ => {
+                    open(&server_client(address).await?, max_wait, on_push).await.map(RedisConnection::Server)
+                }
             }
         };
         with_timeout(connecting).await
@@ -101,8 +74,8 @@ impl RedisConnection {
     }
 
     /// How many connections subscribe to a channel; in a cluster the sum of what its nodes say, each of its own.
-    pub async fn subscriber_count(&self, via: SubscriptionKind, channel: &str) -> RedisResult<u64> {
-        let command = count_command(via, channel);
+    pub async fn subscriber_count(&self, kind: SubscriptionKind, channel: &str) -> RedisResult<u64> {
+        let command = count_command(kind, channel);
         match self {
             RedisConnection::Server(connection) => {
                 let value = connection.clone().req_packed_command(&command).await?;
@@ -110,7 +83,7 @@ impl RedisConnection {
             }
             RedisConnection::Cluster(connection) => {
                 // A plain subscription may sit on a replica; one of a slot sits on its master.
-                let nodes = match via {
+                let nodes = match kind {
                     SubscriptionKind::Shard => MultipleNodeRoutingInfo::AllMasters,
                     _ => MultipleNodeRoutingInfo::AllNodes,
                 };
@@ -137,22 +110,21 @@ pub struct SubscriberConnection {
 }
 
 impl SubscriberConnection {
-    /// Connects to the server of a place; in a cluster to any node that answers. What it pushes goes to `inbox`.
+    /// Connects to the server of a place; in a cluster to any node that answers. What it pushes goes to `on_push`.
     pub(super) async fn connect(
-        place: &RedisAddress,
-        patience: Duration,
-        inbox: EventSender,
+        address: &RedisAddress,
+        max_wait: Duration,
+        on_push: OnPush,
     ) -> RedisResult<Self> {
-        let AddressKind::Cluster(seeds) = &place.kind else {
-            let connecting =
-                async { open(&server_client(place).await?, patience, Some(push_handler(inbox))).await };
+        let AddressKind::Cluster(seeds) = &address.kind else {
+            let connecting = async { open(&server_client(address).await?, max_wait, Some(on_push)).await };
             let connection = with_timeout(connecting).await?;
             return Ok(Self { connection, host: Arc::from("") });
         };
         let mut failed = None;
         for seed in seeds {
-            match Self::connect_to(place, seed, patience, inbox.clone()).await {
-                Ok(line) => return Ok(line),
+            match Self::connect_to(address, seed, max_wait, on_push.clone()).await {
+                Ok(connection) => return Ok(connection),
                 Err(error) => failed = Some(error),
             }
         }
@@ -161,26 +133,27 @@ impl SubscriberConnection {
 
     /// Connects to one node of a cluster.
     pub(super) async fn connect_to_node(
-        place: &RedisAddress,
+        address: &RedisAddress,
         node: &NodeAddress,
-        patience: Duration,
-        inbox: EventSender,
+        max_wait: Duration,
+        on_push: OnPush,
     ) -> RedisResult<Self> {
-        let info = place.node_info(node).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
-        Self::connect_to(place, &info, patience, inbox).await
+        let info =
+            address.node_info(node).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
+        Self::connect_to(address, &info, max_wait, on_push).await
     }
 
     async fn connect_to(
-        place: &RedisAddress,
+        address: &RedisAddress,
         info: &redis::ConnectionInfo,
-        patience: Duration,
-        inbox: EventSender,
+        max_wait: Duration,
+        on_push: OnPush,
     ) -> RedisResult<Self> {
         let host: Arc<str> = match info.addr() {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str().into(),
             _ => "".into(),
         };
-        let connecting = async { open(&client(place, info)?, patience, Some(push_handler(inbox))).await };
+        let connecting = async { open(&client(address, info)?, max_wait, Some(on_push)).await };
         Ok(Self { connection: with_timeout(connecting).await?, host })
     }
 
@@ -192,11 +165,11 @@ impl SubscriberConnection {
     /// Subscribes to one channel, or takes that back. The confirmation also comes as a push.
     pub async fn set_subscribed(
         &self,
-        via: SubscriptionKind,
+        kind: SubscriptionKind,
         channel: &str,
         is_wanted: bool,
     ) -> RedisResult<()> {
-        let name = if is_wanted { via.subscribe_command() } else { via.unsubscribe_command() };
+        let name = if is_wanted { kind.subscribe_command() } else { kind.unsubscribe_command() };
         self.query(redis::cmd(name).arg(channel)).await.map(drop)
     }
 
@@ -207,19 +180,15 @@ impl SubscriberConnection {
 }
 
 /// Called for everything that a server pushes.
-type OnPush = Arc<dyn Fn(redis::PushInfo) + Send + Sync>;
+pub(super) type OnPush = Arc<dyn Fn(redis::PushInfo) + Send + Sync>;
 
 /// Called when a connection ends.
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
-fn push_handler(inbox: EventSender) -> OnPush {
-    Arc::new(move |push| inbox.send(SubscriberEvent::Push(push)))
-}
-
 /// The question how many connections of one server subscribe to a channel.
-pub(super) fn count_command(via: SubscriptionKind, channel: &str) -> Cmd {
+pub(super) fn count_command(kind: SubscriptionKind, channel: &str) -> Cmd {
     let mut command = redis::cmd("PUBSUB");
-    command.arg(if via == SubscriptionKind::Shard { "SHARDNUMSUB" } else { "NUMSUB" }).arg(channel);
+    command.arg(if kind == SubscriptionKind::Shard { "SHARDNUMSUB" } else { "NUMSUB" }).arg(channel);
     command
 }
 
@@ -236,8 +205,8 @@ pub(super) fn read_count(answer: &Value) -> u64 {
     }
 }
 
-fn client(place: &RedisAddress, info: &redis::ConnectionInfo) -> RedisResult<Client> {
-    match (&place.certificates, info.addr()) {
+fn client(address: &RedisAddress, info: &redis::ConnectionInfo) -> RedisResult<Client> {
+    match (&address.certificates, info.addr()) {
         (Some(certificates), ConnectionAddr::TcpTls { .. }) => {
             Client::build_with_tls(info.clone(), certificates.clone())
         }
@@ -253,21 +222,21 @@ async fn with_timeout<T>(connecting: impl Future<Output = RedisResult<T>>) -> Re
 }
 
 /// The one server of a place that is no cluster.
-async fn server_client(place: &RedisAddress) -> RedisResult<Client> {
-    match &place.kind {
-        AddressKind::Server(info) => client(place, info),
-        _ => master_client(place).await,
+async fn server_client(address: &RedisAddress) -> RedisResult<Client> {
+    match &address.kind {
+        AddressKind::Server(info) => client(address, info),
+        _ => master_client(address).await,
     }
 }
 
 async fn open(
     client: &Client,
-    patience: Duration,
+    max_wait: Duration,
     on_push: Option<OnPush>,
 ) -> RedisResult<MultiplexedConnection> {
     let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(patience));
+        .set_response_timeout(Some(max_wait));
     if let Some(on_push) = on_push {
         config = config.set_push_sender(move |push| {
             on_push(push);
@@ -278,9 +247,9 @@ async fn open(
 }
 
 /// Asks the sentinels who the master is, and checks that it is one.
-async fn master_client(place: &RedisAddress) -> RedisResult<Client> {
-    let AddressKind::Sentinel { sentinels, master, info } = &place.kind else {
-        unreachable!("only called for a place of this kind")
+async fn master_client(address: &RedisAddress) -> RedisResult<Client> {
+    let AddressKind::Sentinel { sentinels, master, info } = &address.kind else {
+        unreachable!("only called for a address of this kind")
     };
     let settings = info.redis_settings();
     let mut builder =
@@ -296,7 +265,7 @@ async fn master_client(place: &RedisAddress) -> RedisResult<Client> {
     }
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
-        if let Some(certificates) = &place.certificates {
+        if let Some(certificates) = &address.certificates {
             builder = builder
                 .set_client_to_redis_certificates(certificates.clone())
                 .set_client_to_sentinel_certificates(certificates.clone());
@@ -306,20 +275,20 @@ async fn master_client(place: &RedisAddress) -> RedisResult<Client> {
 }
 
 async fn open_cluster(
-    place: &RedisAddress,
+    address: &RedisAddress,
     nodes: &[redis::ConnectionInfo],
-    patience: Duration,
+    max_wait: Duration,
     on_push: Option<OnPush>,
 ) -> RedisResult<RedisConnection> {
     let mut builder = ClusterClientBuilder::new(nodes.iter().cloned())
         .use_protocol(ProtocolVersion::RESP3)
         .tcp_settings(tcp_settings())
         .connection_timeout(CONNECT_TIMEOUT)
-        .response_timeout(patience)
-        .overall_response_timeout(Some(patience))
+        .response_timeout(max_wait)
+        .overall_response_timeout(Some(max_wait))
         // A failover shows within a second or two; what takes longer is for the caller to know.
         .retries(3);
-    if let Some(certificates) = &place.certificates {
+    if let Some(certificates) = &address.certificates {
         builder = builder.certs(certificates.clone());
     }
     if let Some(on_push) = on_push {

@@ -10,7 +10,7 @@
 //! 4. when the connection ends, or a slot moves, begin with 1 for what is lost by that.
 //!
 //! Rules: a message counts only from the connection that holds the subscription, so none is heard twice while one moves;
-//! [`super::RedisState`] is not up while anything that is wanted is not proved. All is one task, and everything that
+//! [`ClientState`](super::ClientState) is not up while anything that is wanted is not proved. All is one task, and everything that
 //! happens comes through one queue, so a confirmation and the messages after it keep their order.
 
 use std::collections::{HashMap, HashSet};
@@ -24,12 +24,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use super::inbox::{EventReceiver, EventSender, SubscriberEvent};
-use super::line::{SubscriberConnection, SubscriptionKind};
+use super::error::is_refusal;
+use super::events::{EventReceiver, EventSender, SubscriberEvent};
+use super::redis_client::{RedisClient, SubscriptionState};
+use super::redis_connection::SubscriberConnection;
 use super::slots::{NodeAddress, SlotMap, slot_of};
-use super::supervisor::{BACKOFF, random_u64};
-use super::wanted::{RoutedMessage, Subscription};
-use super::{RedisClient, SubscriptionState, is_refusal};
+use super::subscription::{Subscription, SubscriptionKind};
+use super::subscriptions::RoutedMessage;
+use crate::backoff::RECONNECT;
+use crate::random::random_u64;
 use connection::{SubscriptionConnection, Verification};
 
 mod connection;
@@ -96,19 +99,19 @@ struct Subscriber {
 
 /// Keeps the subscriptions until it is dropped.
 pub(super) async fn run(redis: Arc<RedisClient>) {
-    let (inbox, mut outlet) = EventSender::new();
-    let mut subscriber = Subscriber::new(redis.clone(), inbox);
+    let (events, mut receiver) = EventSender::new();
+    let mut subscriber = Subscriber::new(redis.clone(), events);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            event = outlet.recv() => match event {
+            event = receiver.recv() => match event {
                 Some((id, event)) => subscriber.on_event(id, event),
                 None => return,
             },
             () = redis.subscriptions.changed() => subscriber.apply_changes(),
             () = redis.recheck_subscriptions.notified() => subscriber.invalidate_all(),
-            _ = ticks.tick() => subscriber.tick(&outlet),
+            _ = ticks.tick() => subscriber.tick(&receiver),
         }
         subscriber.publish_state();
     }
@@ -156,7 +159,7 @@ impl Subscriber {
     }
 
     fn on_push(&mut self, id: u64, push: PushInfo) {
-        let via = match push.kind {
+        let kind = match push.kind {
             PushKind::Message | PushKind::PMessage | PushKind::SMessage => {
                 return self.on_message(id, push);
             }
@@ -173,19 +176,20 @@ impl Subscriber {
         };
         let name = push.data.first().and_then(|name| redis::from_redis_value_ref::<String>(name).ok());
         let (Some(key), Some(name)) = (self.keys.get(&id).cloned(), name) else { return };
-        let wish = Subscription { via, channel: name.into() };
+        let subscription = Subscription { kind, channel: name.into() };
         self.is_state_stale = true;
         match push.kind {
             PushKind::Subscribe | PushKind::PSubscribe | PushKind::SSubscribe => {
-                self.on_confirmed(&key, wish)
+                self.on_confirmed(&key, subscription)
             }
-            _ => self.on_unsubscribed(&key, wish),
+            _ => self.on_unsubscribed(&key, subscription),
         }
     }
 
     fn on_message(&mut self, id: u64, push: PushInfo) {
         let Some(message) = RoutedMessage::read(push) else { return };
-        if self.keys.get(&id).and_then(|key| self.connections.get(key)?.probe.as_ref()) == Some(&message.wish)
+        if self.keys.get(&id).and_then(|key| self.connections.get(key)?.probe.as_ref())
+            == Some(&message.subscription)
         {
             return self.on_probe(id, &message.heard.payload);
         }
@@ -193,99 +197,99 @@ impl Subscriber {
     }
 
     /// The server has confirmed a subscription.
-    fn on_confirmed(&mut self, key: &ConnectionKey, wish: Subscription) {
+    fn on_confirmed(&mut self, key: &ConnectionKey, subscription: Subscription) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.confirmed.insert(wish.clone());
-        if connection.probe.as_ref() == Some(&wish) {
+        connection.confirmed.insert(subscription.clone());
+        if connection.probe.as_ref() == Some(&subscription) {
             return;
         }
-        if self.route(&wish).as_ref() == Some(key) {
-            self.claim(key, wish);
+        if self.route(&subscription).as_ref() == Some(key) {
+            self.claim(key, subscription);
         } else if let Some(connection) = self.connections.get_mut(key) {
-            connection.pending.push_back(wish);
+            connection.pending.push_back(subscription);
         }
     }
 
     /// A connection has a subscription that belongs there; the one that had it before takes it back.
-    pub(super) fn claim(&mut self, key: &ConnectionKey, wish: Subscription) {
+    pub(super) fn claim(&mut self, key: &ConnectionKey, subscription: Subscription) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let id = connection.id;
-        match self.redis.subscriptions.confirm(&wish, id) {
+        match self.redis.subscriptions.confirm(&subscription, id) {
             // Not wanted any more.
-            None => connection.pending.push_back(wish),
+            None => connection.pending.push_back(subscription),
             Some(before) => {
-                self.unconfirmed.remove(&wish);
-                self.recent.remove(&wish);
-                self.unrouted.remove(&wish);
+                self.unconfirmed.remove(&subscription);
+                self.recent.remove(&subscription);
+                self.unrouted.remove(&subscription);
                 let before = before.filter(|before| *before != id);
                 if let Some(other) = before.and_then(|before| self.keys.get(&before).cloned()) {
-                    self.enqueue_on(&other, wish);
+                    self.enqueue_on(&other, subscription);
                 }
             }
         }
     }
 
     /// The server has taken a subscription back: as it was asked to, or because its slot has moved away.
-    fn on_unsubscribed(&mut self, key: &ConnectionKey, wish: Subscription) {
+    fn on_unsubscribed(&mut self, key: &ConnectionKey, subscription: Subscription) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.confirmed.remove(&wish);
-        self.redis.subscriptions.mark_lost(&wish, connection.id);
-        match self.redis.subscriptions.holder(&wish) {
-            None => self.release_if_unused(&wish),
+        connection.confirmed.remove(&subscription);
+        self.redis.subscriptions.mark_lost(&subscription, connection.id);
+        match self.redis.subscriptions.holder(&subscription) {
+            None => self.release_if_unused(&subscription),
             Some(Some(_)) => {}
             Some(None) => {
-                self.unconfirmed.insert(wish.clone());
-                if wish.via == SubscriptionKind::Shard {
+                self.unconfirmed.insert(subscription.clone());
+                if subscription.kind == SubscriptionKind::Shard {
                     self.request_slots();
                 }
-                self.enqueue(wish);
+                self.enqueue(subscription);
             }
         }
     }
 
     /// Follows what is wanted now, and what is not any more.
     fn apply_changes(&mut self) {
-        for wish in self.redis.subscriptions.take_changed() {
-            match self.redis.subscriptions.holder(&wish) {
+        for subscription in self.redis.subscriptions.take_changed() {
+            match self.redis.subscriptions.holder(&subscription) {
                 Some(None) => {
-                    if !self.unconfirmed.contains(&wish) {
-                        self.recent.entry(wish.clone()).or_insert_with(Instant::now);
+                    if !self.unconfirmed.contains(&subscription) {
+                        self.recent.entry(subscription.clone()).or_insert_with(Instant::now);
                     }
-                    self.enqueue(wish);
+                    self.enqueue(subscription);
                 }
                 Some(Some(_)) => {}
-                None => self.remove_subscription(wish),
+                None => self.remove_subscription(subscription),
             }
         }
         self.is_state_stale = true;
     }
 
-    fn remove_subscription(&mut self, wish: Subscription) {
-        self.unconfirmed.remove(&wish);
-        self.recent.remove(&wish);
-        self.unrouted.remove(&wish);
+    fn remove_subscription(&mut self, subscription: Subscription) {
+        self.unconfirmed.remove(&subscription);
+        self.recent.remove(&subscription);
+        self.unrouted.remove(&subscription);
         let has_it = |connection: &SubscriptionConnection| {
-            connection.confirmed.contains(&wish) || connection.in_flight.contains(&wish)
+            connection.confirmed.contains(&subscription) || connection.in_flight.contains(&subscription)
         };
         let keys: Vec<ConnectionKey> =
             self.connections.iter().filter(|(_, one)| has_it(one)).map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| self.enqueue_on(key, wish.clone()));
-        self.release_if_unused(&wish);
+        keys.iter().for_each(|key| self.enqueue_on(key, subscription.clone()));
+        self.release_if_unused(&subscription);
     }
 
     /// Tells whoever waits for it that no connection has a subscription, if that is so.
-    pub(super) fn release_if_unused(&self, wish: &Subscription) {
+    pub(super) fn release_if_unused(&self, subscription: &Subscription) {
         let has_it = |connection: &SubscriptionConnection| {
-            connection.confirmed.contains(wish) || connection.in_flight.contains(wish)
+            connection.confirmed.contains(subscription) || connection.in_flight.contains(subscription)
         };
         if !self.connections.values().any(has_it) {
-            self.redis.subscriptions.mark_released(wish);
+            self.redis.subscriptions.mark_released(subscription);
         }
     }
 
-    fn enqueue_on(&mut self, key: &ConnectionKey, wish: Subscription) {
+    fn enqueue_on(&mut self, key: &ConnectionKey, subscription: Subscription) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.pending.push_back(wish);
+            connection.pending.push_back(subscription);
             self.synchronise(key);
         }
     }
@@ -303,19 +307,22 @@ impl Subscriber {
     }
 
     /// Looks at what is late.
-    fn tick(&mut self, outlet: &EventReceiver) {
-        let dropped = outlet.take_dropped();
+    fn tick(&mut self, receiver: &EventReceiver) {
+        let dropped = receiver.take_dropped();
         if dropped > 0 {
             self.redis.dropped.fetch_add(dropped, Relaxed);
             warn!(dropped, "messages from redis found no room, the node does not keep up");
         }
-        let patience = self.redis.response_timeout;
-        let late =
-            self.recent.iter().filter(|(_, since)| since.elapsed() > patience).map(|(wish, _)| wish.clone());
+        let max_wait = self.redis.response_timeout;
+        let late = self
+            .recent
+            .iter()
+            .filter(|(_, since)| since.elapsed() > max_wait)
+            .map(|(subscription, _)| subscription.clone());
         let late: Vec<Subscription> = late.collect();
-        for wish in late {
-            self.recent.remove(&wish);
-            self.unconfirmed.insert(wish);
+        for subscription in late {
+            self.recent.remove(&subscription);
+            self.unconfirmed.insert(subscription);
         }
         let is_whole =
             self.unrouted.is_empty() && self.connections.values().all(|one| one.connection.is_some());

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
-use super::line::RedisConnection;
-use super::{CommandError, RedisClient};
+use super::error::CommandError;
+use super::redis_client::RedisClient;
+use super::redis_connection::RedisConnection;
 
 /// A handle that can be cloned at will.
 #[derive(Clone)]
@@ -31,8 +32,8 @@ impl ClientHandle {
 impl ConnectionLike for ClientHandle {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let line = self.connection()?;
-            let answer = match &*line {
+            let connection = self.connection()?;
+            let answer = match &*connection {
                 RedisConnection::Server(connection) => connection.clone().req_packed_command(command).await,
                 RedisConnection::Cluster(connection) => connection.clone().req_packed_command(command).await,
             };
@@ -47,8 +48,8 @@ impl ConnectionLike for ClientHandle {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let line = self.connection()?;
-            let answers = match &*line {
+            let connection = self.connection()?;
+            let answers = match &*connection {
                 RedisConnection::Server(connection) => {
                     connection.clone().req_packed_commands(commands, offset, count).await
                 }

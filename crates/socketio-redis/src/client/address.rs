@@ -161,7 +161,7 @@ fn check_cluster_nodes(
 ) -> Result<Vec<ConnectionInfo>, AddressError> {
     let unix = infos.iter().position(|info| matches!(info.addr(), ConnectionAddr::Unix(_)));
     match unix {
-        Some(place) => Err(AddressError::Cluster(mask_password(urls[place]))),
+        Some(address) => Err(AddressError::Cluster(mask_password(urls[address]))),
         None => Ok(infos),
     }
 }
@@ -206,8 +206,8 @@ fn mask_password(text: &str) -> String {
         // Passwords of Unix sockets stand in the query.
         let rest = rest.split_once('?').map_or(rest, |(path, _)| path);
         match rest.rsplit_once('@') {
-            Some((user, place)) => {
-                format!("{scheme}://{}:***@{place}", user.split(':').next().unwrap_or_default())
+            Some((user, address)) => {
+                format!("{scheme}://{}:***@{address}", user.split(':').next().unwrap_or_default())
             }
             None => format!("{scheme}://{rest}"),
         }
@@ -248,8 +248,9 @@ mod tests {
 
     #[test]
     fn sentinels_have_a_master_and_may_have_several_places() {
-        let place = RedisAddress::parse("redis+sentinel://me:secret@a:1,b,[::1]/mymaster/2", false).unwrap();
-        let AddressKind::Sentinel { sentinels, master, info } = place.kind else { panic!() };
+        let address =
+            RedisAddress::parse("redis+sentinel://me:secret@a:1,b,[::1]/mymaster/2", false).unwrap();
+        let AddressKind::Sentinel { sentinels, master, info } = address.kind else { panic!() };
         assert_eq!(sentinels[0], ConnectionAddr::Tcp("a".into(), 1));
         assert_eq!(sentinels[1], ConnectionAddr::Tcp("b".into(), SENTINEL_PORT));
         assert_eq!(sentinels.len(), 3);
@@ -263,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_password_is_in_no_name_and_in_no_fault() {
-        let place = RedisAddress::parse("redis://u:secret@a:1,redis://:secret@b:2", false).unwrap();
-        assert_eq!(place.name(), "redis://u:***@a:1,redis://:***@b:2");
+        let address = RedisAddress::parse("redis://u:secret@a:1,redis://:secret@b:2", false).unwrap();
+        assert_eq!(address.name(), "redis://u:***@a:1,redis://:***@b:2");
         let fault = RedisAddress::parse("http://u:secret@a", false).unwrap_err();
         assert!(!fault.to_string().contains("secret"), "{fault}");
         assert!(
@@ -275,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_password_from_a_file_reaches_every_node() {
-        let place = RedisAddress::parse("redis://a:1,redis://b:2", false).unwrap().with_password("new");
-        let AddressKind::Cluster(nodes) = place.kind else { panic!() };
+        let address = RedisAddress::parse("redis://a:1,redis://b:2", false).unwrap().with_password("new");
+        let AddressKind::Cluster(nodes) = address.kind else { panic!() };
         assert!(nodes.iter().all(|node| node.redis_settings().password() == Some("new")));
     }
 }

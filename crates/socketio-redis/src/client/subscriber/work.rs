@@ -13,14 +13,14 @@ impl Subscriber {
         connection.id = id;
         let delay = match connection.failures {
             0 => Duration::ZERO,
-            failures => BACKOFF.delay(failures, random_u64()),
+            failures => RECONNECT.delay(failures, random_u64()),
         };
-        let (redis, inbox, nodes) =
+        let (redis, events, nodes) =
             (self.redis.clone(), self.events.for_connection(id), self.candidate_nodes(key));
         self.tasks.spawn(async move {
             tokio::time::sleep(delay).await;
-            let made = connect_to_any(&redis, &nodes, &inbox).await;
-            inbox.send(SubscriberEvent::Connected(made));
+            let made = connect_to_any(&redis, &nodes, &events).await;
+            events.send(SubscriberEvent::Connected(made));
         });
     }
 
@@ -28,9 +28,9 @@ impl Subscriber {
         let probe = self.new_probe(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         match made {
-            Ok(line) => {
+            Ok(live) => {
                 debug!(%key, wanted = connection.pending.len(), "connected for subscriptions");
-                connection.set_connected(line, probe);
+                connection.set_connected(live, probe);
                 self.synchronise(key);
                 self.check_if_due(key);
             }
@@ -45,15 +45,15 @@ impl Subscriber {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let id = connection.id;
         let held = connection.set_disconnected(reason);
-        for wish in held {
-            self.redis.subscriptions.mark_lost(&wish, id);
-            match self.redis.subscriptions.holder(&wish) {
-                None => self.release_if_unused(&wish),
+        for subscription in held {
+            self.redis.subscriptions.mark_lost(&subscription, id);
+            match self.redis.subscriptions.holder(&subscription) {
+                None => self.release_if_unused(&subscription),
                 Some(Some(_)) => {}
                 Some(None) => {
-                    self.unconfirmed.insert(wish.clone());
+                    self.unconfirmed.insert(subscription.clone());
                     if let Some(connection) = self.connections.get_mut(key) {
-                        connection.pending.push_back(wish);
+                        connection.pending.push_back(subscription);
                     }
                 }
             }
@@ -70,49 +70,49 @@ impl Subscriber {
     /// Asks the server for what is wanted there and not confirmed, and takes back what is not wanted there.
     pub(super) fn synchronise(&mut self, key: &ConnectionKey) {
         let Some(connection) = self.connections.get(key).filter(|one| !one.is_busy) else { return };
-        let Some(line) = connection.connection.clone() else { return };
+        let Some(live) = connection.connection.clone() else { return };
         let (id, mut looked_at, mut batch) = (connection.id, HashSet::new(), Vec::new());
         let mut count = 0;
-        for wish in &connection.pending {
+        for subscription in &connection.pending {
             if batch.len() == MAX_IN_FLIGHT {
                 break;
             }
             count += 1;
-            if looked_at.insert(wish.clone()) {
-                let difference = self.wanted_change(key, connection, wish);
-                batch.extend(difference.map(|is_wanted| (wish.clone(), is_wanted)));
+            if looked_at.insert(subscription.clone()) {
+                let difference = self.wanted_change(key, connection, subscription);
+                batch.extend(difference.map(|is_wanted| (subscription.clone(), is_wanted)));
             }
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.pending.drain(..count);
         if !batch.is_empty() {
             connection.is_busy = true;
-            connection.in_flight = batch.iter().map(|(wish, _)| wish.clone()).collect();
-            let inbox = self.events.for_connection(id);
+            connection.in_flight = batch.iter().map(|(subscription, _)| subscription.clone()).collect();
+            let events = self.events.for_connection(id);
             self.tasks.spawn(async move {
-                inbox.send(SubscriberEvent::Answered(send_changes(&line, batch).await))
+                events.send(SubscriberEvent::Answered(send_changes(&live, batch).await))
             });
         }
-        for wish in looked_at {
-            match self.redis.subscriptions.holder(&wish) {
-                None => self.release_if_unused(&wish),
-                Some(None) => self.claim_if_held(key, wish),
+        for subscription in looked_at {
+            match self.redis.subscriptions.holder(&subscription) {
+                None => self.release_if_unused(&subscription),
+                Some(None) => self.claim_if_held(key, subscription),
                 Some(Some(_)) => {}
             }
         }
     }
 
-    /// Whether a wish is to be subscribed to, or taken back; none if it is as it should be.
+    /// Whether a subscription is to be subscribed to, or taken back; none if it is as it should be.
     fn wanted_change(
         &self,
         key: &ConnectionKey,
         connection: &SubscriptionConnection,
-        wish: &Subscription,
+        subscription: &Subscription,
     ) -> Option<bool> {
-        let is_probe = connection.probe.as_ref() == Some(wish);
-        let holder = self.redis.subscriptions.holder(wish);
-        let belongs_here = is_probe || (holder.is_some() && self.route(wish).as_ref() == Some(key));
-        match (belongs_here, connection.confirmed.contains(wish)) {
+        let is_probe = connection.probe.as_ref() == Some(subscription);
+        let holder = self.redis.subscriptions.holder(subscription);
+        let belongs_here = is_probe || (holder.is_some() && self.route(subscription).as_ref() == Some(key));
+        match (belongs_here, connection.confirmed.contains(subscription)) {
             (true, false) => Some(true),
             // As long as no other connection has it, this one goes on hearing.
             (false, true) => (holder != Some(Some(connection.id))).then_some(false),
@@ -121,12 +121,13 @@ impl Subscriber {
     }
 
     /// What was taken back and is wanted again before the server was asked is still held.
-    fn claim_if_held(&mut self, key: &ConnectionKey, wish: Subscription) {
-        let is_here = self.route(&wish).as_ref() == Some(key);
-        let is_held =
-            |one: &SubscriptionConnection| one.confirmed.contains(&wish) && !one.in_flight.contains(&wish);
+    fn claim_if_held(&mut self, key: &ConnectionKey, subscription: Subscription) {
+        let is_here = self.route(&subscription).as_ref() == Some(key);
+        let is_held = |one: &SubscriptionConnection| {
+            one.confirmed.contains(&subscription) && !one.in_flight.contains(&subscription)
+        };
         if is_here && self.connections.get(key).is_some_and(is_held) {
-            self.claim(key, wish);
+            self.claim(key, subscription);
         }
     }
 
@@ -135,21 +136,21 @@ impl Subscriber {
         connection.is_busy = false;
         let asked = std::mem::take(&mut connection.in_flight);
         let mut asks_slots = false;
-        for (wish, error) in refused {
+        for (subscription, error) in refused {
             if !is_refusal(&error) {
                 return self.on_disconnected(key, error.to_string());
             }
-            if connection.probe.as_ref() == Some(&wish) {
+            if connection.probe.as_ref() == Some(&subscription) {
                 debug!(%key, %error, "redis refuses the channel that proves subscriptions");
                 connection.probe = None;
                 continue;
             }
-            debug!(%key, channel = %wish.channel, %error, "redis refused a subscription");
+            debug!(%key, channel = %subscription.channel, %error, "redis refused a subscription");
             asks_slots = true;
-            connection.retry_later.insert(wish);
+            connection.retry_later.insert(subscription);
         }
         // What was confirmed, or is held back, is as it should be; what changed meanwhile is looked at again.
-        let again = asked.into_iter().filter(|wish| !connection.retry_later.contains(wish));
+        let again = asked.into_iter().filter(|subscription| !connection.retry_later.contains(subscription));
         connection.pending.extend(again);
         if asks_slots && self.redis.address.is_cluster() {
             self.request_slots();
@@ -180,11 +181,11 @@ impl Subscriber {
         else {
             return;
         };
-        let Some(line) = connection.connection.clone() else { return };
+        let Some(live) = connection.connection.clone() else { return };
         (connection.is_busy, connection.checked) = (true, Instant::now());
-        let inbox = self.events.for_connection(connection.id);
+        let events = self.events.for_connection(connection.id);
         self.tasks.spawn(async move {
-            inbox.send(SubscriberEvent::Counted(line.query(redis::cmd("CLIENT").arg("INFO")).await));
+            events.send(SubscriberEvent::Counted(live.query(redis::cmd("CLIENT").arg("INFO")).await));
         });
     }
 
@@ -216,15 +217,15 @@ impl Subscriber {
         connection.probe_number += 1;
         connection.probe_sent = Some(Instant::now());
         let mut command =
-            redis::cmd(if probe.via == SubscriptionKind::Shard { "SPUBLISH" } else { "PUBLISH" });
+            redis::cmd(if probe.kind == SubscriptionKind::Shard { "SPUBLISH" } else { "PUBLISH" });
         command.arg(&*probe.channel).arg(connection.probe_number);
-        let (redis, inbox) = (self.redis.clone(), self.events.for_connection(connection.id));
+        let (redis, events) = (self.redis.clone(), self.events.for_connection(connection.id));
         self.tasks.spawn(async move {
             let published = match redis.live_connection() {
-                Ok(line) => line.query::<redis::Value>(&command).await.is_ok(),
+                Ok(live) => live.query::<redis::Value>(&command).await.is_ok(),
                 Err(_) => false,
             };
-            inbox.send(SubscriberEvent::Published(published));
+            events.send(SubscriberEvent::Published(published));
         });
     }
 
@@ -248,7 +249,7 @@ impl Subscriber {
 pub(super) async fn connect_to_any(
     redis: &RedisClient,
     nodes: &[NodeAddress],
-    inbox: &EventSender,
+    events: &EventSender,
 ) -> RedisResult<SubscriberConnection> {
     let mut failed = None;
     for node in nodes {
@@ -256,29 +257,36 @@ pub(super) async fn connect_to_any(
             &redis.address,
             node,
             redis.response_timeout,
-            inbox.clone(),
+            events.clone().push_handler(),
         )
         .await
         {
-            Ok(line) => return Ok(line),
+            Ok(live) => return Ok(live),
             Err(error) => failed = Some(error),
         }
     }
     match failed {
         // The one master that is meant, or none that is known answers.
         Some(error) if nodes.len() == 1 => Err(error),
-        _ => SubscriberConnection::connect(&redis.address, redis.response_timeout, inbox.clone()).await,
+        _ => {
+            SubscriberConnection::connect(
+                &redis.address,
+                redis.response_timeout,
+                events.clone().push_handler(),
+            )
+            .await
+        }
     }
 }
 
 /// Sends commands together; gives those that were refused or lost.
 async fn send_changes(
-    line: &SubscriberConnection,
+    live: &SubscriberConnection,
     batch: Vec<(Subscription, bool)>,
 ) -> Vec<(Subscription, RedisError)> {
-    let asked = batch.into_iter().map(|(wish, is_wanted)| async move {
-        let answer = line.set_subscribed(wish.via, &wish.channel, is_wanted).await;
-        answer.err().map(|error| (wish, error))
+    let asked = batch.into_iter().map(|(subscription, is_wanted)| async move {
+        let answer = live.set_subscribed(subscription.kind, &subscription.channel, is_wanted).await;
+        answer.err().map(|error| (subscription, error))
     });
     futures_util::future::join_all(asked).await.into_iter().flatten().collect()
 }

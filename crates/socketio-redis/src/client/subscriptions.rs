@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, oneshot};
 
-use super::line::SubscriptionKind;
+use super::subscription::{Subscription, SubscriptionKind};
 
 /// A message that was heard.
 #[derive(Debug)]
@@ -21,16 +21,7 @@ pub struct ReceivedMessage {
 /// Whoever hears a channel; called on the subscriber's task, in the order of the messages, and must not block.
 pub type Listener = Arc<dyn Fn(ReceivedMessage) + Send + Sync>;
 
-/// One channel or pattern.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Subscription {
-    /// How it is subscribed to.
-    pub via: SubscriptionKind,
-    /// The channel, or the pattern.
-    pub channel: Arc<str>,
-}
-
-/// One wish's other half.
+/// One subscription's other half.
 struct Registration {
     listener: Listener,
     /// The connection whose server has confirmed the subscription. Only what that one hears counts, so that a message
@@ -40,7 +31,7 @@ struct Registration {
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// All wishes of a node.
+/// All subscriptions of a node.
 #[derive(Default)]
 pub struct Subscriptions {
     table: Mutex<SubscriptionTable>,
@@ -58,48 +49,48 @@ struct SubscriptionTable {
 }
 
 impl Subscriptions {
-    /// Adds or replaces a wish.
-    pub fn insert(&self, wish: Subscription, listener: Listener) {
+    /// Adds or replaces a subscription.
+    pub fn insert(&self, subscription: Subscription, listener: Listener) {
         let mut table = self.table.lock();
-        let before = table.ears.remove(&wish);
+        let before = table.ears.remove(&subscription);
         let (holder, waiting) = before.map_or((None, Vec::new()), |ear| (ear.holder, ear.waiting));
-        table.ears.insert(wish.clone(), Registration { listener, holder, waiting });
-        table.changed.push(wish);
+        table.ears.insert(subscription.clone(), Registration { listener, holder, waiting });
+        table.changed.push(subscription);
         self.changed.notify_one();
     }
 
-    /// Takes a wish back.
-    pub fn remove(&self, wish: &Subscription) {
+    /// Takes a subscription back.
+    pub fn remove(&self, subscription: &Subscription) {
         let mut table = self.table.lock();
-        table.ears.remove(wish);
-        table.changed.push(wish.clone());
+        table.ears.remove(subscription);
+        table.changed.push(subscription.clone());
         self.changed.notify_one();
     }
 
-    /// Every wish.
+    /// Every subscription.
     pub fn all(&self) -> Vec<Subscription> {
         self.table.lock().ears.keys().cloned().collect()
     }
 
-    /// What to wait for until the server has confirmed a wish; none if it has, or it is not wanted.
-    pub fn wait_for_confirmation(&self, wish: &Subscription) -> Option<oneshot::Receiver<()>> {
+    /// What to wait for until the server has confirmed a subscription; none if it has, or it is not wanted.
+    pub fn wait_for_confirmation(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
-        let ear = table.ears.get_mut(wish).filter(|ear| ear.holder.is_none())?;
+        let ear = table.ears.get_mut(subscription).filter(|ear| ear.holder.is_none())?;
         let (sender, receiver) = oneshot::channel();
         ear.waiting.push(sender);
         Some(receiver)
     }
 
     /// What to wait for until no connection has the subscription; none if it is wanted again.
-    pub fn wait_for_release(&self, wish: &Subscription) -> Option<oneshot::Receiver<()>> {
+    pub fn wait_for_release(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
-        if table.ears.contains_key(wish) {
+        if table.ears.contains_key(subscription) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        table.leaving.entry(wish.clone()).or_default().push(sender);
+        table.leaving.entry(subscription.clone()).or_default().push(sender);
         // The subscriber may have looked at it already.
-        table.changed.push(wish.clone());
+        table.changed.push(subscription.clone());
         self.changed.notify_one();
         Some(receiver)
     }
@@ -114,23 +105,23 @@ impl Subscriptions {
         std::mem::take(&mut self.table.lock().changed)
     }
 
-    /// The connection that a wish is confirmed on; none if it is not wanted.
-    pub(super) fn holder(&self, wish: &Subscription) -> Option<Option<u64>> {
-        self.table.lock().ears.get(wish).map(|ear| ear.holder)
+    /// The connection that a subscription is confirmed on; none if it is not wanted.
+    pub(super) fn holder(&self, subscription: &Subscription) -> Option<Option<u64>> {
+        self.table.lock().ears.get(subscription).map(|ear| ear.holder)
     }
 
     /// A connection has the subscription from now on. Gives the one that had it before; none if it is not wanted.
-    pub(super) fn confirm(&self, wish: &Subscription, connection: u64) -> Option<Option<u64>> {
+    pub(super) fn confirm(&self, subscription: &Subscription, connection: u64) -> Option<Option<u64>> {
         let mut table = self.table.lock();
-        let ear = table.ears.get_mut(wish)?;
+        let ear = table.ears.get_mut(subscription)?;
         // Whoever waited may have gone.
         ear.waiting.drain(..).for_each(|waiting| waiting.send(()).unwrap_or_default());
         Some(ear.holder.replace(connection))
     }
 
     /// A connection does not have the subscription any more.
-    pub(super) fn mark_lost(&self, wish: &Subscription, connection: u64) {
-        if let Some(ear) = self.table.lock().ears.get_mut(wish)
+    pub(super) fn mark_lost(&self, subscription: &Subscription, connection: u64) {
+        if let Some(ear) = self.table.lock().ears.get_mut(subscription)
             && ear.holder == Some(connection)
         {
             ear.holder = None;
@@ -138,9 +129,9 @@ impl Subscriptions {
     }
 
     /// No connection has the subscription.
-    pub(super) fn mark_released(&self, wish: &Subscription) {
+    pub(super) fn mark_released(&self, subscription: &Subscription) {
         // Whoever waited may have gone.
-        let waiting = self.table.lock().leaving.remove(wish);
+        let waiting = self.table.lock().leaving.remove(subscription);
         waiting.into_iter().flatten().for_each(|waiting| waiting.send(()).unwrap_or_default());
     }
 
@@ -149,7 +140,7 @@ impl Subscriptions {
         // Cloned, so that a listener may change the table.
         let listener = {
             let table = self.table.lock();
-            let ear = table.ears.get(&message.wish).filter(|ear| ear.holder == Some(connection));
+            let ear = table.ears.get(&message.subscription).filter(|ear| ear.holder == Some(connection));
             ear.map(|ear| ear.listener.clone())
         };
         let Some(listener) = listener else { return false };
@@ -162,7 +153,7 @@ impl Subscriptions {
 #[derive(Debug)]
 pub(super) struct RoutedMessage {
     /// The subscription.
-    pub wish: Subscription,
+    pub subscription: Subscription,
     /// The message.
     pub heard: ReceivedMessage,
 }
@@ -170,7 +161,7 @@ pub(super) struct RoutedMessage {
 impl RoutedMessage {
     /// Reads a push; none if it is no message.
     pub fn read(push: PushInfo) -> Option<RoutedMessage> {
-        let (via, pattern, channel, payload) = match (push.kind, take_parts(push.data)) {
+        let (kind, pattern, channel, payload) = match (push.kind, take_parts(push.data)) {
             (PushKind::Message, Some((None, channel, payload))) => {
                 (SubscriptionKind::Channel, channel.clone(), channel, payload)
             }
@@ -183,7 +174,7 @@ impl RoutedMessage {
             _ => return None,
         };
         Some(RoutedMessage {
-            wish: Subscription { via, channel: pattern.into() },
+            subscription: Subscription { kind, channel: pattern.into() },
             heard: ReceivedMessage { channel, payload },
         })
     }
@@ -216,7 +207,7 @@ mod tests {
     #[test]
     fn a_message_reaches_the_one_who_wants_its_channel_in_its_way() {
         let (wanted, heard) = (Subscriptions::default(), Arc::new(Mutex::new(Vec::new())));
-        for (via, channel) in [
+        for (kind, channel) in [
             (SubscriptionKind::Channel, "a"),
             (SubscriptionKind::Shard, "a"),
             (SubscriptionKind::Pattern, "a*"),
@@ -224,11 +215,11 @@ mod tests {
             let heard = heard.clone();
             let listener = move |message: ReceivedMessage| {
                 let text = String::from_utf8(message.payload).unwrap();
-                heard.lock().push(format!("{via:?} {} {text}", message.channel));
+                heard.lock().push(format!("{kind:?} {} {text}", message.channel));
             };
-            let wish = Subscription { via, channel: channel.into() };
-            wanted.insert(wish.clone(), Arc::new(listener));
-            assert_eq!(wanted.confirm(&wish, 1), Some(None));
+            let subscription = Subscription { kind, channel: channel.into() };
+            wanted.insert(subscription.clone(), Arc::new(listener));
+            assert_eq!(wanted.confirm(&subscription, 1), Some(None));
         }
         assert!(wanted.dispatch(1, push(PushKind::Message, &["a", "1"])));
         assert!(wanted.dispatch(1, push(PushKind::SMessage, &["a", "2"])));
@@ -242,21 +233,21 @@ mod tests {
     #[test]
     fn while_a_subscription_moves_its_messages_are_heard_from_one_connection() {
         let (wanted, heard) = (Subscriptions::default(), Arc::new(Mutex::new(Vec::new())));
-        let (wish, list) =
-            (Subscription { via: SubscriptionKind::Shard, channel: "a".into() }, heard.clone());
+        let (subscription, list) =
+            (Subscription { kind: SubscriptionKind::Shard, channel: "a".into() }, heard.clone());
         wanted.insert(
-            wish.clone(),
+            subscription.clone(),
             Arc::new(move |message: ReceivedMessage| list.lock().push(message.payload)),
         );
-        let waiting = wanted.wait_for_confirmation(&wish).unwrap();
+        let waiting = wanted.wait_for_confirmation(&subscription).unwrap();
         let said = |text| push(PushKind::SMessage, &["a", text]);
         assert!(!wanted.dispatch(1, said("not yet confirmed")));
-        assert_eq!(wanted.confirm(&wish, 1), Some(None));
-        assert!(waiting.blocking_recv().is_ok() && wanted.wait_for_confirmation(&wish).is_none());
+        assert_eq!(wanted.confirm(&subscription, 1), Some(None));
+        assert!(waiting.blocking_recv().is_ok() && wanted.wait_for_confirmation(&subscription).is_none());
         assert!(wanted.dispatch(1, said("one")));
         assert!(!wanted.dispatch(2, said("one")));
-        assert_eq!(wanted.confirm(&wish, 2), Some(Some(1)));
-        wanted.mark_lost(&wish, 1);
+        assert_eq!(wanted.confirm(&subscription, 2), Some(Some(1)));
+        wanted.mark_lost(&subscription, 1);
         assert!(!wanted.dispatch(1, said("two")) && wanted.dispatch(2, said("two")));
         assert_eq!(*heard.lock(), [b"one".to_vec(), b"two".to_vec()]);
     }
@@ -264,14 +255,14 @@ mod tests {
     #[test]
     fn whoever_waits_for_a_release_is_told_once_nobody_has_it() {
         let wanted = Subscriptions::default();
-        let wish = Subscription { via: SubscriptionKind::Channel, channel: "a".into() };
-        wanted.insert(wish.clone(), Arc::new(|_| {}));
-        assert!(wanted.wait_for_release(&wish).is_none(), "it is wanted");
-        wanted.remove(&wish);
-        let mut waiting = wanted.wait_for_release(&wish).unwrap();
+        let subscription = Subscription { kind: SubscriptionKind::Channel, channel: "a".into() };
+        wanted.insert(subscription.clone(), Arc::new(|_| {}));
+        assert!(wanted.wait_for_release(&subscription).is_none(), "it is wanted");
+        wanted.remove(&subscription);
+        let mut waiting = wanted.wait_for_release(&subscription).unwrap();
         assert!(waiting.try_recv().is_err());
         assert_eq!(wanted.take_changed().len(), 3);
-        wanted.mark_released(&wish);
+        wanted.mark_released(&subscription);
         assert!(waiting.try_recv().is_ok());
     }
 }
