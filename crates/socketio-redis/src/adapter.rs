@@ -1,13 +1,14 @@
-//! The seam between a node's hub and the other nodes: what the hub asks of them ([`Adapter`]) and what they ask of the
-//! hub ([`Local`]). One adapter stands for one namespace of one node; a [`Bus`] makes them.
+//! What a server and the other servers ask of each other, one namespace at a time. A server asks the others through a
+//! [`NamespaceAdapter`]; they ask the server through its [`LocalNamespace`]. An [`Adapter`] connects the servers and makes
+//! the former.
 //!
 //! Rules:
-//! - A call takes its place in the order when it is made, not when its future is awaited; a future that is dropped takes
-//!   nothing back. So a client's events keep their order although nobody waits.
-//! - An adapter speaks to the *other* nodes. The hub applies an operation to its own clients itself, except where the
-//!   bus [delivers own broadcasts](Bus::delivers_own): there a broadcast that was sent comes back through
-//!   [`Local::deliver`], and only one that could not be sent is delivered by the hub at once.
-//! - An adapter holds its hub weakly, and calls it on a task of its own; the hub never blocks.
+//! - Operations are sent in the order of the calls, not in the order in which their futures are awaited. Dropping a future
+//!   does not take the operation back. So a client's events keep their order although nobody waits.
+//! - An adapter speaks to the *other* servers. The caller applies an operation to its own sockets itself, except where
+//!   the adapter [delivers own broadcasts](Adapter::delivers_own_broadcasts): there a broadcast that was sent comes back
+//!   through [`LocalNamespace::deliver`], and the caller delivers only one that could not be sent.
+//! - An adapter holds the `LocalNamespace` weakly and calls it on a task of its own, which it must not block.
 
 use std::any::Any;
 use std::future::Future;
@@ -20,13 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::value::Value;
 
-/// What an adapter will have to say.
+/// The future of an adapter's answer.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What the other servers answered; with a fault come the answers that were heard.
+/// The answers of the other servers; an error comes with those that were received.
 pub type ServerAnswers = Result<Vec<Value>, (RequestError, Vec<Value>)>;
 
-/// Where an event stands in the bus's log: what a client says it saw last when it comes back.
+/// The position of an event in the adapter's log. A client that reconnects sends the last one that it received.
 pub type Offset = Arc<str>;
 
 /// A room's name. Node.js keeps `42` and `"42"` apart, so whether it was a number travels along; a node compares names
@@ -68,8 +69,7 @@ pub struct BroadcastFlags {
     pub expect_single_response: bool,
 }
 
-/// What a server answers to an event: what its listener said, and nothing ([`Value::Null`]) where it said nothing or
-/// there is none.
+/// Waits for the answer of a listener; [`Value::Null`] if there is no listener or it gives none.
 pub async fn await_answer(answer: Option<oneshot::Receiver<Value>>) -> Value {
     match answer {
         Some(answer) => answer.await.unwrap_or_default(),
@@ -77,7 +77,7 @@ pub async fn await_answer(answer: Option<oneshot::Receiver<Value>>) -> Value {
     }
 }
 
-/// What one node has all do.
+/// What one server has the others do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
     /// Send an event: its name and arguments.
@@ -130,7 +130,7 @@ pub struct RemoteSocket {
     pub data: Value,
 }
 
-/// What a connection leaves behind so that any node can take it up again.
+/// The state of a lost connection, from which any server can restore it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Session {
     /// The socket's id, which it keeps.
@@ -221,103 +221,103 @@ pub trait SessionReplay: Send {
     fn claim(self: Box<Self>) -> BoxFuture<Option<Session>>;
 }
 
-/// Why something did not get to the other nodes.
+/// Why an operation was not sent to the other servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SendError {
     /// Redis has no memory left for it.
     #[error("Redis is out of memory and refuses it")]
     OutOfMemory,
-    /// Redis is there, and takes no writes: a replica, or a server that cannot save or replicate them.
+    /// Redis accepts no writes: it is a replica, or it cannot save or replicate them.
     #[error("Redis takes no writes now and refuses it")]
     ReadOnly,
-    /// There is no connection to them now.
+    /// There is no connection to Redis.
     #[error("the other nodes cannot be reached now")]
     Unreachable,
-    /// It is too large, or too much is on its way already.
+    /// The queue of commands or the table of sessions is full.
     #[error("too much is on its way to the other nodes")]
     QueueFull,
 }
 
-/// Why a question to the other nodes has no whole answer.
+/// Why a request to the other servers failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
-    /// It was not asked.
+    /// It was not sent.
     #[error(transparent)]
     NotSent(#[from] SendError),
-    /// Not all answered in time.
+    /// Not all servers answered in time.
     #[error("timeout reached: only {received} responses received out of {expected}")]
     Timeout {
-        /// Answers that came.
+        /// Answers that were received.
         received: usize,
-        /// Answers that should have come.
+        /// Answers that were expected.
         expected: usize,
     },
 }
 
-/// What comes back for a broadcast with acknowledgement, from the other nodes.
+/// A reply of another server to a broadcast with acknowledgement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RemoteAck {
-    /// A node says how many of its clients were asked. One from each node, also from those with none.
+    /// How many clients of a server were asked. Each server sends one, also with no client.
     Count(u64),
-    /// A client's answer: its first argument; `Null` when it sent none.
+    /// A client's acknowledgement: its first argument, `Null` if it sent none.
     Ack(Value),
 }
 
-/// The answers of the other nodes to a broadcast with acknowledgement.
+/// The replies of the other servers to a broadcast with acknowledgement.
 #[derive(Debug)]
 pub struct AckReplies {
-    /// How many [`RemoteAck::Count`]s will come, if every node answers.
+    /// How many servers were asked; each sends one [`RemoteAck::Count`].
     pub servers: usize,
-    /// They and the clients' answers, as they come. Dropping it ends the request.
+    /// The replies as they arrive. Dropping the receiver ends the request.
     pub replies: mpsc::Receiver<RemoteAck>,
 }
 
-/// Whether the other nodes can be reached.
+/// Whether the other servers can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdapterState {
-    /// They can; or there is nothing to reach.
+    /// They can, or there is nothing to reach.
     Up,
-    /// Not now; it is tried again and again.
+    /// Not now. The adapter keeps trying to reconnect.
     Unreachable {
-        /// What is in the way.
+        /// The cause.
         reason: Arc<str>,
     },
-    /// This node must not go on: what it would say breaks other servers, or theirs breaks it.
+    /// Servers with another kind of adapter use the same channels. This server must stop: each would misread the other.
     Incompatible {
-        /// What is wrong, and what would be right.
+        /// What was found, and what to change.
         reason: Arc<str>,
     },
 }
 
-/// What connects the nodes.
+/// Connects the servers of a fleet.
 pub trait Adapter: Send + Sync {
-    /// The adapter for one namespace; it listens from now on, and calls `local` until that is gone.
+    /// Makes the adapter of one namespace. It is subscribed from now on, and calls `local` until that is dropped.
     fn namespace(&self, namespace: &Arc<str>, local: Weak<dyn LocalNamespace>) -> Arc<dyn NamespaceAdapter>;
 
-    /// Whether the other nodes can be reached now.
+    /// Whether the other servers can be reached now.
     fn state(&self) -> AdapterState;
 
-    /// Whether the node's own broadcasts come back through [`Local::deliver`], with their offsets.
+    /// Whether this server's broadcasts come back through [`LocalNamespace::deliver`], with their offsets.
     fn delivers_own_broadcasts(&self) -> bool;
 
-    /// Whether sessions can be taken up again after their connection broke.
+    /// Whether sessions can be restored after a lost connection.
     fn recovers_sessions(&self) -> bool;
 
-    /// How long a session that is kept stays when this node dies; `None`: it does not.
+    /// How long a persisted session outlives this server; `None` if it does not.
     fn session_lifetime(&self) -> Option<Duration> {
         None
     }
 
-    /// Stops listening, so that nobody counts on this node, and then lets go.
+    /// Unsubscribes, so that no server waits for this one, sends what is queued, and disconnects.
     fn close(&self) -> BoxFuture<()>;
 }
 
-/// The other nodes, as far as one namespace goes.
+/// The other servers in one namespace.
 pub trait NamespaceAdapter: Send + Sync {
-    /// Has the other nodes do something. Gives the offset of an event that went into the log.
+    /// Sends an operation to the other servers. Gives the offset of a broadcast that is in the log.
     fn send(&self, operation: Operation) -> BoxFuture<Result<Option<Offset>, SendError>>;
 
-    /// Sends an event to the other nodes' clients, and their answers come back.
+    /// Sends an event to the clients of the other servers, which acknowledge it.
     fn broadcast_with_ack(
         &self,
         data: Vec<Value>,
@@ -325,32 +325,32 @@ pub trait NamespaceAdapter: Send + Sync {
         flags: BroadcastFlags,
     ) -> BoxFuture<Result<AckReplies, SendError>>;
 
-    /// The sockets of the other nodes that are meant. All or a fault: a partial list would pass for a whole one.
+    /// The selected sockets of the other servers. It fails if one does not answer: a partial list would look complete.
     fn fetch_sockets(
         &self,
         target: Target,
         flags: BroadcastFlags,
     ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>>;
 
-    /// An event for the other servers; each answers once.
+    /// Sends an event to the other servers; each answers once.
     fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<ServerAnswers>;
 
     /// How many servers there are, this one included.
     fn server_count(&self) -> BoxFuture<Result<usize, RequestError>>;
 
-    /// The rooms of the other nodes.
+    /// The rooms of the other servers.
     fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>>;
 
-    /// The first of this node's sockets has come into a room. When the future is done, what is sent to the room arrives.
+    /// Must be called when the first local socket joins a room. What is sent to the room arrives once the future is done.
     fn create_room(&self, room: &Room) -> BoxFuture<()>;
 
-    /// The last of this node's sockets has left a room.
+    /// Must be called when the last local socket has left a room.
     fn delete_room(&self, room: &Room);
 
-    /// Keeps what a connection left behind, for as long as a client may take to come back.
+    /// Persists the session of a lost connection for as long as its client may take to reconnect.
     fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>>;
 
-    /// Finds a session that a client claims, and whose last event it has seen is still known. `None` where there is none.
+    /// Finds the session of a client that reconnects; `None` if there is none, or its offset is not in the log any more.
     fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>>;
 
     /// Removes a session that nobody is to claim.
@@ -374,9 +374,9 @@ pub trait NamespaceAdapter: Send + Sync {
     }
 }
 
-/// One namespace of this node, as its adapter calls it. Nothing here blocks.
+/// One namespace of this server, as its adapter calls it. No method may block.
 pub trait LocalNamespace: Send + Sync {
-    /// Does what another node asks, or delivers an own broadcast that came back; `offset` is the event's in the log.
+    /// Applies an operation of another server, or delivers an own broadcast that came back; `offset` is its place in the log.
     fn deliver(&self, operation: Operation, offset: Option<Offset>);
 
     /// Sends an event to the clients that are meant, and gives their number and then their answers; the channel ends when
@@ -388,10 +388,10 @@ pub trait LocalNamespace: Send + Sync {
         flags: &BroadcastFlags,
     ) -> (u64, mpsc::Receiver<Value>);
 
-    /// The sockets of this node that are meant.
+    /// The selected sockets of this server.
     fn fetch_sockets(&self, target: &Target) -> Vec<RemoteSocket>;
 
-    /// The rooms of this node.
+    /// The rooms of this server.
     fn rooms(&self) -> Vec<Room>;
 
     /// An event of another server that wants an answer; `None` where nobody here listens for it. The adapter answers for

@@ -27,7 +27,7 @@ use crate::value::Value;
 /// Events that a namespace's log keeps at most; the same as of a stream in Redis.
 const MAX_ENTRIES: usize = 10_000;
 
-/// Bytes that a namespace's log keeps at most, as [`Missed::weight`] counts them.
+/// Bytes that a namespace's log keeps at most, as [`MissedEvent::weight`] counts them.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Events in one page of what a client has missed.

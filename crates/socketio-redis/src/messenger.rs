@@ -179,7 +179,7 @@ impl Messenger {
         self.peer.request(self.count(), request, self.command(&self.channels.main, message), max_wait)
     }
 
-    /// See [`crate::adapter::Adapter::ask`].
+    /// Implements [`NamespaceAdapter::broadcast_with_ack`](crate::adapter::NamespaceAdapter::broadcast_with_ack).
     pub fn broadcast_with_ack(
         &self,
         data: Vec<Value>,
@@ -197,7 +197,7 @@ impl Messenger {
         })
     }
 
-    /// See [`crate::adapter::Adapter::fetch`].
+    /// Implements [`NamespaceAdapter::fetch_sockets`](crate::adapter::NamespaceAdapter::fetch_sockets).
     pub fn fetch_sockets(
         &self,
         target: Target,
@@ -213,7 +213,7 @@ impl Messenger {
         self.request_all(&message, request, &flags)
     }
 
-    /// See [`crate::adapter::Adapter::ask_servers`].
+    /// Implements [`NamespaceAdapter::server_side_emit_with_ack`](crate::adapter::NamespaceAdapter::server_side_emit_with_ack).
     pub fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<Answers> {
         let request = hex_id();
         let message = ClusterMessage::ServerSideEmit { request: Some(request.clone()), data };
@@ -221,13 +221,13 @@ impl Messenger {
         Box::pin(async move { into_server_answers(asked.await) })
     }
 
-    /// See [`crate::adapter::Adapter::servers`].
+    /// Implements [`NamespaceAdapter::server_count`](crate::adapter::NamespaceAdapter::server_count).
     pub fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
         let count = self.count();
         Box::pin(async move { Ok(await_count(count?).await? as usize) })
     }
 
-    /// See [`crate::adapter::Adapter::rooms`].
+    /// Implements [`NamespaceAdapter::all_rooms`](crate::adapter::NamespaceAdapter::all_rooms).
     pub fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
         let asked = self.request_sockets(Target::default(), BroadcastFlags::default());
         Box::pin(async move {

@@ -1,6 +1,6 @@
 //! The packets of Socket.IO 5, and of 4 for clients of Engine.IO 3: text without the Engine.IO `4`, and its attachments.
 //!
-//! Pure data. Reading is as strict as Node's parser; [`PacketFault`] is always the client's and ends its connection.
+//! Pure data. Reading is as strict as Node's parser; [`PacketError`] is always the client's and ends its connection.
 //! `[type][attachments-][/namespace,][id][payload]`; the id is digits and, as in Node, blanks.
 
 use bytes::Bytes;

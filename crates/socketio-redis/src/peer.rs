@@ -1,4 +1,4 @@
-//! What the adapters of all kinds have: an identity, a hub, a connection, and whether this node is fit to speak at all.
+//! What the adapters of all kinds share: the client, the settings, and the requests of one namespace.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl AdapterContext {
         );
         let mut unfit = self.incompatibility.write();
         if unfit.is_none() {
-            error!(%prefix, seen, "another kind of adapter uses the same channels, this node stops");
+            error!(%prefix, seen, "another kind of adapter uses the same channels, this server stops");
             *unfit = Some(why.into());
         }
     }
@@ -124,7 +124,7 @@ impl Peer {
     /// Something came that this node cannot read.
     pub fn report_unreadable(&self, channel: &str, fault: &WireError) {
         self.shared.metrics.record_unreadable();
-        debug!(channel, %fault, "a payload of another node says nothing");
+        debug!(channel, %fault, "payload of another server is unreadable");
     }
 
     /// Listens to a channel from now on; when the task is done, the server has confirmed it.

@@ -1,9 +1,8 @@
-//! How nodes speak to each other: within one process ([`crate::memory`]), or through Redis in the formats of the Node.js
-//! adapters.
+//! The adapter through Redis, in the formats of the Node.js adapters: classic, sharded or streams.
 //!
-//! [`RedisBus`] is one node's place in the cluster. Its adapters, one for each namespace, are of the kind that was set:
-//! classic, sharded or streams. Beside them stands a check for a fleet of another kind on the same channels: the two
-//! would break each other, so this node says so and stops.
+//! [`RedisAdapter`] is one server's place in the fleet, and makes an adapter for each namespace. It also checks whether
+//! servers with another kind of adapter use the same channels: the two would misread each other, so this server reports
+//! it and stops sending.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

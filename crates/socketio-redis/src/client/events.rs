@@ -1,4 +1,4 @@
-//! Where what the subscription connections hear waits until the subscriber takes it.
+//! The queue between the subscription connections and the subscriber.
 //!
 //! All connections share one events, so that what one connection says keeps its order: a confirmation, then the messages
 //! after it. It is bounded: a node that cannot keep up loses messages, counted, and not its memory.
@@ -13,7 +13,7 @@ use super::redis_connection::{OnPush, SubscriberConnection};
 use super::slots::SlotMap;
 use super::subscription::Subscription;
 
-/// Bytes of payload that may wait in an [`Inbox`].
+/// Bytes of payload that may wait in an queue.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// What happens to a subscription connection.

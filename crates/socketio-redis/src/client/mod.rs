@@ -1,12 +1,13 @@
-//! The node's connections to Redis, which come back whatever happens to them: one for commands, and those that the
-//! subscriptions need (`subscriber`).
+//! A client of Redis that reconnects by itself: one connection for commands, and those that the subscriptions need
+//! (`subscriber`).
 //!
 //! 1. connect (one server, the master that sentinels name, or a cluster), within a few seconds;
 //! 2. serve; every few seconds, and whenever a command failed in a way that may be the connection's fault, check;
 //! 3. when a check fails or the connection ends: say so, wait (longer each time, with jitter, for ever), and begin anew.
 //!
-//! Rules: it is up while commands are answered and every subscription that is wanted is proved. A command never waits for a connection that is not there, it fails with [`CommandError::NotConnected`], so that local
-//! clients go on; nothing is tried a second time, because a broadcast that came twice cannot be told from two.
+//! Rules: the state is up while commands are answered and every subscription is verified. A command never waits for a
+//! connection: without one it fails with [`CommandError::NotConnected`], so that local clients are still served. No command
+//! is sent twice, because a repeated broadcast cannot be told from two.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -43,7 +43,7 @@ pub(super) enum SubscriptionState {
     Unverified(String),
 }
 
-/// The connection. Dropping it does not end it; [`RedisClient::close`] does.
+/// A client. Dropping it does not end it; [`RedisClient::close`] does.
 pub struct RedisClient {
     /// Where it goes.
     pub(super) address: RedisAddress,
@@ -82,8 +82,8 @@ impl RedisClient {
     pub(super) fn new(address: RedisAddress, max_wait: Duration) -> (Arc<RedisClient>, PublisherQueue) {
         let (publisher, queue) = Publisher::new();
         let redis = Arc::new(RedisClient {
-            address: address,
-            publisher: publisher,
+            address,
+            publisher,
             response_timeout: max_wait,
             connection: ArcSwapOption::empty(),
             subscriptions: Subscriptions::default(),
@@ -175,31 +175,31 @@ impl RedisClient {
         connection.subscriber_count(kind, channel).await.map_err(|error| self.classify_error(error))
     }
 
-    /// Wants to hear a channel from now on, whatever becomes of the connections.
+    /// Subscribes from now on, on every connection that is made.
     pub fn subscribe(&self, subscription: Subscription, listener: Listener) {
         self.subscriptions.insert(subscription, listener);
     }
 
-    /// Returns when the server has confirmed a subscription that is wanted, or when Redis is away.
+    /// Returns when the server has confirmed a subscription, or when there is no connection.
     pub async fn wait_subscribed(&self, subscription: Subscription) {
         if let Some(confirmed) = self.subscriptions.wait_for_confirmation(&subscription) {
             self.wait_while_connected(confirmed).await;
         }
     }
 
-    /// The same for everything that is wanted now.
+    /// The same for every subscription.
     pub async fn wait_all_subscribed(&self) {
         for subscription in self.subscriptions.all() {
             self.wait_subscribed(subscription).await;
         }
     }
 
-    /// Does not want to hear it any more.
+    /// Ends a subscription.
     pub fn unsubscribe(&self, subscription: &Subscription) {
         self.subscriptions.remove(subscription);
     }
 
-    /// Returns when no connection has the subscription any more, when it is wanted again, or when Redis is away.
+    /// Returns when no connection has the subscription any more, when it was added again, or when there is no connection.
     pub async fn wait_unsubscribed(&self, subscription: &Subscription) {
         if let Some(released) = self.subscriptions.wait_for_release(subscription) {
             self.wait_while_connected(released).await;
@@ -290,9 +290,9 @@ impl RedisClient {
         });
         match now {
             ClientState::Down(reason) if has_changed => {
-                warn!(redis = %self.address.name(), reason, "redis is away");
+                warn!(redis = %self.address.name(), reason, "redis unreachable, reconnecting");
             }
-            ClientState::Up if has_changed => info!(redis = %self.address.name(), "redis is up"),
+            ClientState::Up if has_changed => info!(redis = %self.address.name(), "redis connected"),
             _ => {}
         }
     }

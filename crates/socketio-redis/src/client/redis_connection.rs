@@ -1,5 +1,5 @@
-//! The two kinds of connection to Redis: for commands ([`Line`], to one server or to all masters of a cluster), and for
-//! subscriptions ([`SubscriptionLine`], always to one server).
+//! The two kinds of connection to Redis: for commands ([`RedisConnection`], to one server or to all masters of a cluster), and for
+//! subscriptions ([`SubscriberConnection`], always to one server).
 //!
 //! They are apart because a server closes a subscriber whose answers pile up, and a cluster client that moves
 //! subscriptions by itself says neither which are lost nor which are there twice. Neither kind comes back by itself when

@@ -1,4 +1,4 @@
-//! What a node wants to hear, who hears it, and on which connection: the table that survives connections.
+//! The table of subscriptions, which survives connections: each with its listener and the connection that has it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::subscription::{Subscription, SubscriptionKind};
 
-/// A message that was heard.
+/// A message of a channel.
 #[derive(Debug)]
 pub struct ReceivedMessage {
     /// The channel that it was published on.
@@ -18,31 +18,31 @@ pub struct ReceivedMessage {
     pub payload: Vec<u8>,
 }
 
-/// Whoever hears a channel; called on the subscriber's task, in the order of the messages, and must not block.
+/// Receives the messages of a subscription in their order, on the subscriber's task. It must not block.
 pub type Listener = Arc<dyn Fn(ReceivedMessage) + Send + Sync>;
 
-/// One subscription's other half.
+/// Who listens, and on which connection.
 struct Registration {
     listener: Listener,
     /// The connection whose server has confirmed the subscription. Only what that one hears counts, so that a message
     /// is heard once while a subscription moves from one connection to another.
     holder: Option<u64>,
-    /// Whoever waits until it is confirmed.
+    /// Wakes those who wait for the confirmation.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// All subscriptions of a node.
+/// All subscriptions of a client.
 #[derive(Default)]
 pub struct Subscriptions {
     table: Mutex<SubscriptionTable>,
-    /// Something is wanted, or not wanted any more.
+    /// A subscription was added or removed.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct SubscriptionTable {
-    ears: HashMap<Subscription, Registration>,
-    /// Whoever waits until the server has taken a subscription back.
+    registrations: HashMap<Subscription, Registration>,
+    /// Wakes those who wait until a subscription has ended.
     leaving: HashMap<Subscription, Vec<oneshot::Sender<()>>>,
     /// What has changed since the subscriber looked.
     changed: Vec<Subscription>,
@@ -52,9 +52,10 @@ impl Subscriptions {
     /// Adds or replaces a subscription.
     pub fn insert(&self, subscription: Subscription, listener: Listener) {
         let mut table = self.table.lock();
-        let before = table.ears.remove(&subscription);
-        let (holder, waiting) = before.map_or((None, Vec::new()), |ear| (ear.holder, ear.waiting));
-        table.ears.insert(subscription.clone(), Registration { listener, holder, waiting });
+        let before = table.registrations.remove(&subscription);
+        let (holder, waiting) =
+            before.map_or((None, Vec::new()), |registration| (registration.holder, registration.waiting));
+        table.registrations.insert(subscription.clone(), Registration { listener, holder, waiting });
         table.changed.push(subscription);
         self.changed.notify_one();
     }
@@ -62,29 +63,30 @@ impl Subscriptions {
     /// Takes a subscription back.
     pub fn remove(&self, subscription: &Subscription) {
         let mut table = self.table.lock();
-        table.ears.remove(subscription);
+        table.registrations.remove(subscription);
         table.changed.push(subscription.clone());
         self.changed.notify_one();
     }
 
     /// Every subscription.
     pub fn all(&self) -> Vec<Subscription> {
-        self.table.lock().ears.keys().cloned().collect()
+        self.table.lock().registrations.keys().cloned().collect()
     }
 
     /// What to wait for until the server has confirmed a subscription; none if it has, or it is not wanted.
     pub fn wait_for_confirmation(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
-        let ear = table.ears.get_mut(subscription).filter(|ear| ear.holder.is_none())?;
+        let registration =
+            table.registrations.get_mut(subscription).filter(|registration| registration.holder.is_none())?;
         let (sender, receiver) = oneshot::channel();
-        ear.waiting.push(sender);
+        registration.waiting.push(sender);
         Some(receiver)
     }
 
     /// What to wait for until no connection has the subscription; none if it is wanted again.
     pub fn wait_for_release(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
-        if table.ears.contains_key(subscription) {
+        if table.registrations.contains_key(subscription) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
@@ -107,24 +109,24 @@ impl Subscriptions {
 
     /// The connection that a subscription is confirmed on; none if it is not wanted.
     pub(super) fn holder(&self, subscription: &Subscription) -> Option<Option<u64>> {
-        self.table.lock().ears.get(subscription).map(|ear| ear.holder)
+        self.table.lock().registrations.get(subscription).map(|registration| registration.holder)
     }
 
     /// A connection has the subscription from now on. Gives the one that had it before; none if it is not wanted.
     pub(super) fn confirm(&self, subscription: &Subscription, connection: u64) -> Option<Option<u64>> {
         let mut table = self.table.lock();
-        let ear = table.ears.get_mut(subscription)?;
+        let registration = table.registrations.get_mut(subscription)?;
         // Whoever waited may have gone.
-        ear.waiting.drain(..).for_each(|waiting| waiting.send(()).unwrap_or_default());
-        Some(ear.holder.replace(connection))
+        registration.waiting.drain(..).for_each(|waiting| waiting.send(()).unwrap_or_default());
+        Some(registration.holder.replace(connection))
     }
 
     /// A connection does not have the subscription any more.
     pub(super) fn mark_lost(&self, subscription: &Subscription, connection: u64) {
-        if let Some(ear) = self.table.lock().ears.get_mut(subscription)
-            && ear.holder == Some(connection)
+        if let Some(registration) = self.table.lock().registrations.get_mut(subscription)
+            && registration.holder == Some(connection)
         {
-            ear.holder = None;
+            registration.holder = None;
         }
     }
 
@@ -140,8 +142,11 @@ impl Subscriptions {
         // Cloned, so that a listener may change the table.
         let listener = {
             let table = self.table.lock();
-            let ear = table.ears.get(&message.subscription).filter(|ear| ear.holder == Some(connection));
-            ear.map(|ear| ear.listener.clone())
+            let registration = table
+                .registrations
+                .get(&message.subscription)
+                .filter(|registration| registration.holder == Some(connection));
+            registration.map(|registration| registration.listener.clone())
         };
         let Some(listener) = listener else { return false };
         listener(message.heard);

@@ -43,7 +43,7 @@ impl RecentRefusal {
             let reason = format!("Redis refuses writes: {error}");
             let before = self.last.lock().replace((reason.clone(), Instant::now()));
             if before.is_none() {
-                warn!(reason, "redis refuses what is written");
+                warn!(reason, "redis refuses writes");
             }
         }
     }

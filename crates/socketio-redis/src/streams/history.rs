@@ -17,7 +17,7 @@ const AT_ONCE: usize = 4;
 /// time would run out there.
 const CLAIMS_AT_ONCE: usize = 16;
 
-/// See the module.
+/// Reads older entries of all streams of an adapter.
 pub(super) struct HistoryReader {
     redis: Arc<RedisClient>,
     max_wait: Duration,
@@ -51,13 +51,13 @@ impl HistoryReader {
             let line = match self.line(is_second).await {
                 Ok(line) => line,
                 Err(error) => {
-                    debug!(%error, "no connection for older entries");
+                    debug!(%error, "cannot connect to read older stream entries");
                     continue;
                 }
             };
             match line.query(command).await {
                 Ok(reply) => return Some(reply),
-                Err(error) => debug!(%error, "older entries cannot be read"),
+                Err(error) => debug!(%error, "cannot read older stream entries"),
             }
         }
         None

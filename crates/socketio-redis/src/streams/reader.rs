@@ -265,12 +265,12 @@ impl StreamReader {
                 StreamChange::Continuous => place.clone(),
                 StreamChange::Trimmed(entries) => {
                     self.shared.metrics.record_missed(entries);
-                    warn!(stream = %self.stream, entries, "entries were trimmed before this node read them");
+                    warn!(stream = %self.stream, entries, "entries trimmed before they were read");
                     ReadPosition { number: facts.added.map(|added| added - facts.length), ..place.clone() }
                 }
                 StreamChange::Replaced => {
                     self.shared.metrics.record_missed(1);
-                    warn!(stream = %self.stream, "the stream was replaced, what it held and was not read is lost");
+                    warn!(stream = %self.stream, "stream replaced: its unread entries are lost");
                     ReadPosition { id: facts.last.clone(), number: facts.added }
                 }
                 StreamChange::Restarted => {

@@ -2,7 +2,7 @@
 //! take to come back; what it has missed is in the stream.
 //!
 //! 1. the session is read, and stays where it is;
-//! 2. what it has missed is given page by page: from the [`Tail`], which is extended back to the
+//! 2. what it has missed is given page by page: from the [`StreamTail`], which is extended back to the
 //!    client's offset as far as there is room; what is older still is read from Redis in bounded pages, a few clients at a
 //!    time, on a connection of its own, since a long answer must not be in the way of anything else;
 //! 3. at last the session is taken: read and removed in one step, so that of two nodes one gets it. Whatever fails before
@@ -72,7 +72,7 @@ pub(super) fn find(
         let session = read(&kept, &pid)?;
         source.load_back_to(seen).await?;
         if !source.contains(seen).await? {
-            debug!(pid = "claimed", "the offset of a client that came back is not known any more");
+            debug!(pid = "claimed", "session not restored: its offset is not in the stream any more");
             return None;
         }
         let reader = source.audience(&session);
@@ -90,7 +90,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn read(kept: &[u8], pid: &str) -> Option<Session> {
-    let session = session::read(kept).inspect_err(|fault| debug!(%fault, "a session cannot be read")).ok()?;
+    let session = session::read(kept).inspect_err(|fault| debug!(%fault, "session is unreadable")).ok()?;
     // The key is what the client knows; what it holds is what a node wrote.
     (*session.pid == *pid).then_some(session)
 }
@@ -177,7 +177,7 @@ impl ReplaySource {
         for _ in 0..TRIES {
             match self.peer.shared.redis.query_pipeline::<(Option<Vec<u8>>,)>(both).await {
                 Ok((kept,)) => return kept,
-                Err(fault) => debug!(%fault, "no answer about a session"),
+                Err(fault) => debug!(%fault, "reading a session failed"),
             }
         }
         None
@@ -218,7 +218,7 @@ impl ReplaySource {
         let entries = self.range("XRANGE", (after(*seen), until), 64).await?;
         *read += entries.len();
         if *read > MAX_ENTRIES_PER_CLAIM {
-            debug!("a client that came back has missed too much");
+            debug!("session not restored: too many missed entries");
             return None;
         }
         *seen = match entries.last() {

@@ -16,7 +16,7 @@ use crate::wire::envelope::{ClusterMessage, Envelope};
 /// Where an entry stands in its stream: milliseconds and sequence.
 pub(super) type Position = (u64, u64);
 
-/// Bytes that the tails of all streams of a node keep, as [`Missed::weight`] counts them.
+/// Bytes that the tails of all streams of a node keep, as [`MissedEvent::weight`] counts them.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 
 /// Where a tail begins before anything is read.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-/// Arrays and maps inside each other that a client may send. Eight levels less than [`MOST_WIRE_DEPTH`], which leaves
+/// Arrays and maps inside each other that a client may send. Eight levels less than [`MAX_WIRE_DEPTH`], which leaves
 /// room for the envelopes that adapters put around it.
 pub const MAX_DEPTH: usize = 119;
 

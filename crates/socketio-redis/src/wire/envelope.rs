@@ -230,7 +230,7 @@ pub fn ends(uid: &str, nsp: &str) -> [Vec<u8>; 2] {
     [json.into_bytes(), words.concat()]
 }
 
-/// Reads an envelope; none if it says nothing (see [`Message`]).
+/// Reads an envelope; none if it says nothing (see [`ClusterMessage`]).
 pub fn read(payload: &[u8]) -> Result<Option<Envelope>, WireError> {
     let mut map = read_json_or_msgpack(payload)?;
     if matches!(map, Value::List(_)) {

@@ -5,7 +5,7 @@
 //! - [`entry`]: the entries of the latter's streams, and the stream of a namespace;
 //! - [`session`]: what it keeps of a client that may come back.
 //!
-//! Rules: what a peer sent is never trusted to have a field; a payload that cannot be read is a [`WireFault`], which is
+//! Rules: what a peer sent is never trusted to have a field; a payload that cannot be read is a [`WireError`], which is
 //! counted and says whose it is. Everything written is what the Node.js packages write, key for key in their order.
 
 use thiserror::Error;

@@ -68,7 +68,7 @@ impl fmt::Display for ConnectionKey {
     }
 }
 
-/// See the module.
+/// The state of the subscriber's task.
 struct Subscriber {
     redis: Arc<RedisClient>,
     events: EventSender,
@@ -311,7 +311,7 @@ impl Subscriber {
         let dropped = receiver.take_dropped();
         if dropped > 0 {
             self.redis.dropped.fetch_add(dropped, Relaxed);
-            warn!(dropped, "messages from redis found no room, the node does not keep up");
+            warn!(dropped, "receive queue full: messages from redis dropped");
         }
         let max_wait = self.redis.response_timeout;
         let late = self
@@ -350,9 +350,7 @@ impl Subscriber {
             return SubscriptionState::Unverified(format!("{key}: {reason}"));
         }
         if let Some(reason) = self.slots_error.as_ref().filter(|_| !self.unrouted.is_empty()) {
-            return SubscriptionState::Unverified(format!(
-                "no node of the cluster tells its slots: {reason}"
-            ));
+            return SubscriptionState::Unverified(format!("no cluster node answers CLUSTER SLOTS: {reason}"));
         }
         if self.slots.is_some() && !self.unrouted.is_empty() {
             return SubscriptionState::Unverified("a slot of the cluster has no master".to_owned());

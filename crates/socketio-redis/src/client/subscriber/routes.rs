@@ -40,7 +40,7 @@ impl Subscriber {
         let slots = match told {
             Ok(slots) => slots,
             Err(error) => {
-                debug!(%error, "no node of the cluster tells its slots");
+                debug!(%error, "no cluster node answers CLUSTER SLOTS");
                 self.slots_error = Some(error.to_string());
                 return;
             }

@@ -29,7 +29,7 @@ impl Subscriber {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match made {
             Ok(live) => {
-                debug!(%key, wanted = connection.pending.len(), "connected for subscriptions");
+                debug!(%key, wanted = connection.pending.len(), "subscription connection established");
                 connection.set_connected(live, probe);
                 self.synchronise(key);
                 self.check_if_due(key);
@@ -40,7 +40,7 @@ impl Subscriber {
 
     /// A connection is over: what it held is lost, and asked for anew.
     pub(super) fn on_disconnected(&mut self, key: &ConnectionKey, reason: String) {
-        debug!(%key, reason, "a connection for subscriptions is over");
+        debug!(%key, reason, "subscription connection closed");
         self.is_state_stale = true;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let id = connection.id;
@@ -141,7 +141,7 @@ impl Subscriber {
                 return self.on_disconnected(key, error.to_string());
             }
             if connection.probe.as_ref() == Some(&subscription) {
-                debug!(%key, %error, "redis refuses the channel that proves subscriptions");
+                debug!(%key, %error, "redis refused the probe channel");
                 connection.probe = None;
                 continue;
             }
