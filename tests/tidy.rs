@@ -4,13 +4,17 @@
 //! rule reads code with its comments and literals blanked out, so prose and strings are free. `examples` below
 //! shows each rule something wrong, because a rule that finds nothing may only be blind.
 
+#[path = "tidy/circles.rs"]
+mod circles;
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/source.rs"]
 mod source;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use source::{Band, CRATES, File, Modules, files, read, sources};
+use source::{Band, CRATES, File, Modules, files, read, root, sources};
 
 /// Invariants that have no test with their name yet. It only ever gets shorter: an entry whose test exists fails.
 const MISSING: &[&str] = &[];
@@ -66,6 +70,41 @@ fn tests_wait_for_events_and_all_of_them_run() {
 }
 
 #[test]
+fn no_file_names_another_that_leads_back_to_it() {
+    assert_no_fault(every_crate(), |sources| {
+        circles::circles(sources)
+            .into_iter()
+            .map(|circle| format!("a circle: {}", circle.join(", ")))
+            .collect()
+    });
+}
+
+#[test]
+fn no_two_types_of_a_crate_share_a_name() {
+    assert_no_fault(every_crate(), names::shared_names);
+}
+
+#[test]
+fn errors_are_called_so() {
+    assert_none(files(&["src", "crates"]), names::unnamed_errors);
+}
+
+#[test]
+fn no_comment_sends_the_reader_elsewhere_for_what_it_is() {
+    assert_none(files(&["src", "crates"]), names::empty_comments);
+}
+
+#[test]
+fn functions_are_read_at_a_glance() {
+    assert_none(files(&["src", "crates"]), names::long_functions);
+}
+
+#[test]
+fn a_module_with_a_folder_is_its_mod_rs() {
+    assert_no_fault(every_crate(), names::split_modules);
+}
+
+#[test]
 fn names_say_what_a_thing_is_or_does() {
     assert_none(files(&["src", "crates", "tests", "benches"]), empty_names);
 }
@@ -87,7 +126,7 @@ fn the_balancer_without_its_demo_links_nothing_of_the_node() {
         command
             .args(["tree", "--package", "mainstay", "--edges", "normal", "--prefix", "none"])
             .args(features);
-        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        let output = command.current_dir(root()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<BTreeSet<_>>()
@@ -266,6 +305,22 @@ fn invariant_faults(invariants: &[String], tests: &BTreeSet<String>, missing: &[
         }
     }
     faults
+}
+
+/// The sources of each crate of the workspace.
+fn every_crate() -> Vec<Vec<File>> {
+    let crates = std::fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut folders: Vec<String> = crates.map(|name| format!("crates/{name}/")).collect();
+    folders.push(String::new());
+    folders.iter().map(|krate| sources(krate)).collect()
+}
+
+fn assert_no_fault(crates: Vec<Vec<File>>, rule: impl Fn(&[File]) -> Vec<String>) {
+    assert!(crates.len() > 2 && crates.iter().all(|sources| !sources.is_empty()), "the rule saw no file");
+    let faults: Vec<String> = crates.iter().flat_map(|sources| rule(sources)).collect();
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
 fn assert_none(files: Vec<File>, rule: impl Fn(&File) -> Vec<String>) {

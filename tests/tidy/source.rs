@@ -5,11 +5,16 @@
 //! word is. That is enough for the rules, which are about words.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The crates whose modules have an order and bands, by their folders.
 pub const CRATES: [&str; 4] =
     ["", "crates/mainstay-core/", "crates/mainstay-node/", "crates/socketio-redis/"];
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
 
 /// The files of a crate's library and programs.
 pub fn sources(krate: &str) -> Vec<File> {
@@ -18,7 +23,7 @@ pub fn sources(krate: &str) -> Vec<File> {
 
 /// All Rust files below these folders of the workspace.
 pub fn files(folders: &[&str]) -> Vec<File> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let mut paths = Vec::new();
     for folder in folders.iter().map(|folder| root.join(folder)).filter(|folder| folder.exists()) {
         collect(&folder, &mut paths);
@@ -43,7 +48,7 @@ fn collect(folder: &Path, into: &mut Vec<String>) {
 }
 
 pub fn read(path: &str) -> File {
-    let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let whole = root().join(path);
     File::new(path, &fs::read_to_string(&whole).unwrap_or_else(|fault| panic!("{path}: {fault}")))
 }
 
@@ -138,6 +143,11 @@ impl File {
 
     fn line(&self, at: usize) -> usize {
         self.code[..at].matches('\n').count() + 1
+    }
+
+    /// Its code without tests; nothing of a file that is tests as a whole.
+    pub fn shipped(&self) -> &str {
+        &self.code[..self.tests_from]
     }
 
     pub fn before_inline_tests(&self) -> &str {
