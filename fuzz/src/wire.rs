@@ -90,10 +90,10 @@ fn entered(bytes: &[u8]) {
 }
 
 fn kept(bytes: &[u8]) {
-    if let Ok(text) = str::from_utf8(bytes) {
-        if let Some((time, count)) = parse_offset(text) {
-            assert_eq!(parse_offset(&format!("{time}-{count}")), Some((time, count)));
-        }
+    if let Ok(text) = str::from_utf8(bytes)
+        && let Some((time, count)) = parse_offset(text)
+    {
+        assert_eq!(parse_offset(&format!("{time}-{count}")), Some((time, count)));
     }
     let Ok(read) = session::read(bytes) else { return };
     let again = session::read(session::write(&read).as_bytes()).expect("what was written is read");
