@@ -13,7 +13,7 @@
 //! 3. the request head, whole and strictly framed, within `limits.head_time` ([`http::request_stream`]).
 //! 4. route: host and path name a pool, and the page's origin is one of the route's ([`route`]).
 //! 5. affinity: cookie, Socket.IO sid, header, query or client address gives a pin or a key ([`affinity`]).
-//! 6. a turn among the handshakes ([`pace`]), then select: the candidates in order of preference ([`pool::select`]).
+//! 6. a turn among the handshakes ([`rate_limit`]), then select: the candidates in order of preference ([`pool::select`]).
 //! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
 //! 9. adopt: both sockets, the TLS keys taken out of rustls ([`net::tls::extract`]) and the bytes already read go to the
@@ -47,7 +47,7 @@
 #![warn(missing_docs, unreachable_pub)]
 
 // pure: data and arithmetic; time and randomness come in as arguments
-pub use mainstay_core::{rate_limit as pace, ws};
+pub use mainstay_core::{rate_limit, ws};
 pub mod affinity;
 pub mod pool;
 pub mod route;

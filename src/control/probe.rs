@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::health_check::{HealthCheckError, HealthReport, asked, check_health};
 use crate::affinity::hash::mix;
 use crate::config::Probe;
-use crate::pace::jitter;
 use crate::proxy::drain;
 use crate::proxy::upstream::{ProbeResult, Upstream};
 use crate::proxy::{ProxyContext, ProxyState, UpstreamPool};
+use crate::rate_limit::jitter;
 use crate::shutdown::Phase;
 
 /// Intervals vary by this part, so that several balancers do not probe at the same moment.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::polling_session::PollingSessions;
 use crate::http::reply::ProxyError;
 use crate::net::connection_limit::{ConnectionLimiter, client_prefix};
-use crate::pace::{FairQueue, TokenBucket};
+use crate::rate_limit::{FairQueue, TokenBucket};
 
 /// The longest that a handshake waits for its turn: within what a client's own connect timeout leaves.
 const MAX_WAIT: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use super::close_reason::CloseReason;
 use super::session::SessionInfo;
 use super::thread_waker::ThreadWaker;
 use crate::affinity::hash::mix;
-use crate::pace::CloseSchedule;
+use crate::rate_limit::CloseSchedule;
 
 /// A predicate over tunnels. It sees what the caller said of a tunnel when it gave it to the relay; the relay itself
 /// does not know what that means.
