@@ -1,5 +1,5 @@
-//! Connection state recovery (wire README, section 6): a session is kept under the client's secret for as long as it may
-//! take to come back; what it has missed is in the stream.
+//! Connection state recovery as in `@socket.io/redis-streams-adapter` 0.3: a session is kept under the client's secret
+//! for as long as it may take to come back; what it has missed is in the stream.
 //!
 //! 1. the session is read, and stays where it is;
 //! 2. what it has missed is given page by page: from the [`StreamTail`], which is extended back to the

@@ -1,6 +1,6 @@
 //! The text that JavaScript gives to a moment: `Date.prototype.toISOString`, from a MessagePack timestamp.
 //!
-//! Both MessagePack libraries of the peers send a `Date` as extension −1; a client must get this text (wire trap 5).
+//! Both MessagePack libraries of the peers send a `Date` as extension −1; a client must get this text.
 
 /// The furthest that a JavaScript date goes from 1970, in milliseconds (ECMA-262, 21.4.1.1).
 const FURTHEST: i128 = 8_640_000_000_000_000;

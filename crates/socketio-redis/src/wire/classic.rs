@@ -1,5 +1,5 @@
-//! The classic adapter: broadcasts as MessagePack arrays, requests and responses as JSON objects with a number for a type,
-//! and of those the broadcasts with acks and the acks as MessagePack (wire README, section 3).
+//! `createAdapter` of `@socket.io/redis-adapter` 8.3: broadcasts as MessagePack arrays, requests and responses as JSON
+//! objects with a number for a type, and of those the broadcasts with acks and the acks as MessagePack.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::opts::{
     optional_text, opts, opts_piece, packet, packet_piece, read_json_or_msgpack, rooms, rooms_piece, sockets,
 };
 use super::opts::{sockets_piece, text};
-use super::piece::WirePart;
+use super::wire_part::WirePart;
 use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 

@@ -1,4 +1,4 @@
-//! The entries of a stream (wire README, section 5), and which stream is a namespace's.
+//! The entries of a stream of `@socket.io/redis-streams-adapter` 0.3, and which stream is a namespace's.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use super::envelope::{ClusterMessage, Dialect, Envelope};
 use crate::value::Value;
 
 /// Which stream a namespace is written to when there are several: Node's hash over UTF-16, and its remainder, which keeps
-/// the sign, so that some namespaces are written to a stream that no Node.js reads (wire trap 10).
+/// the sign, so that some namespaces are written to a stream that no Node.js reads.
 pub fn stream_of(name: &str, nsp: &str, streams: u32) -> String {
     if streams <= 1 {
         return name.to_owned();

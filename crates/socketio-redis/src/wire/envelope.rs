@@ -1,4 +1,5 @@
-//! The envelope of the sharded adapter and of the streams adapter's messenger messages (wire README, sections 4 and 5):
+//! The envelope of `createShardedAdapter` (`@socket.io/redis-adapter` 8.3) and of the messenger messages of
+//! `@socket.io/redis-streams-adapter` 0.3:
 //! `{"type": t, "data": {..}, "uid": "..", "nsp": "/"}`.
 //!
 //! The two differ in the encoding: the sharded adapter sends JSON unless there are bytes in it, the streams adapter always
@@ -11,7 +12,7 @@ use super::opts::{
     opts, opts_piece, packet, packet_piece, read_json_or_msgpack, rooms, rooms_piece, sockets, sockets_piece,
     text,
 };
-use super::piece::WirePart;
+use super::wire_part::WirePart;
 use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 

@@ -18,7 +18,7 @@ pub mod envelope;
 pub mod opts;
 pub mod session;
 
-mod piece;
+mod wire_part;
 
 /// Why a payload says nothing to this node.
 #[derive(Debug, Error)]

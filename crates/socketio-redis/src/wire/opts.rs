@@ -1,12 +1,12 @@
 //! Rooms, options and sockets, which all formats share, and reading them with care.
 //!
-//! A room may be a number, which Node.js keeps apart from the text of it: it goes out as it came in (wire trap 3). An
+//! A room may be a number, which Node.js keeps apart from the text of it: it goes out as it came in. An
 //! absent flag is false, an absent list is empty; a list that is something else is a fault.
 
 use std::time::Duration;
 
 use super::WireError;
-use super::piece::WirePart;
+use super::wire_part::WirePart;
 use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 

@@ -1,4 +1,5 @@
-//! What is kept of a client that may come back: `sio:session:<pid>`, base64 of MessagePack (wire README, section 6).
+//! What is kept of a client that may come back: `sio:session:<pid>`, base64 of MessagePack, as in
+//! `@socket.io/redis-streams-adapter` 0.3.
 //!
 //! The user is `data.user`, where the bundled application and many Node.js servers keep it; where that is not the
 //! socket's user, a key `user` beside the four of Node.js says it. Another one, `nsp`, names the namespace. Node.js
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::WireError;
 use super::opts::{rooms, rooms_piece, text};
-use super::piece::WirePart;
+use super::wire_part::WirePart;
 use crate::adapter::Session;
 use crate::value::Value;
 
