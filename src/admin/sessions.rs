@@ -32,7 +32,7 @@ pub struct SessionQuery {
 
 impl SessionQuery {
     /// Selects the tunnels of the pool and of the node, where they are given.
-    pub fn selector(&self) -> TunnelSelector {
+    pub(crate) fn selector(&self) -> TunnelSelector {
         let (pool, node) = (self.pool.clone(), self.node.clone());
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
         TunnelSelector::new(move |session| {

@@ -306,7 +306,7 @@ pub fn run(path: &Path, config: &Config, channel: Option<UpgradeChannel>) -> io:
 /// # Errors
 ///
 /// What keeps it from starting; `Interrupted` when a second signal cut the orderly end short.
-pub fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()> {
+pub(crate) fn run_until(start: impl Future<Output = io::Result<App>>) -> io::Result<()> {
     log::init(Format::Text);
     log::panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -17,7 +17,7 @@ pub enum ListenAddress {
 impl ListenAddress {
     /// Whether no two sockets can listen on this and on `other`: they are one, or one takes in the other, as `0.0.0.0`
     /// does with every IPv4 address. `[::]` is IPv6 alone. Port 0 is another one each time.
-    pub fn excludes(&self, other: &Self) -> bool {
+    pub(crate) fn excludes(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp(one), Self::Tcp(other)) => {
                 let same_family = one.is_ipv4() == other.is_ipv4();

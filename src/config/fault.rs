@@ -30,7 +30,7 @@ impl Fault {
     }
 
     /// A fault of the file as a whole.
-    pub fn of_file(message: impl Into<String>) -> Self {
+    pub(crate) fn of_file(message: impl Into<String>) -> Self {
         Self { at: None, message: message.into() }
     }
 

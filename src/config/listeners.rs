@@ -296,7 +296,7 @@ fn tokens(value: &Value) -> Option<Tokens> {
 }
 
 /// The place in `old` of each of `new`: two alike (port 0) are told apart by their order.
-pub fn same_listeners(old: &[ListenerConfig], new: &[ListenerConfig]) -> Vec<Option<usize>> {
+pub(crate) fn same_listeners(old: &[ListenerConfig], new: &[ListenerConfig]) -> Vec<Option<usize>> {
     let mut taken = vec![false; old.len()];
     let place = |listener: &ListenerConfig| {
         let free = old.iter().enumerate().position(|(at, one)| !taken[at] && one.address == listener.address);

@@ -144,7 +144,7 @@ impl Word for BalancePolicy {
 
 impl Pool {
     /// How probes and failures are judged.
-    pub fn thresholds(&self) -> HealthThresholds {
+    pub(crate) fn thresholds(&self) -> HealthThresholds {
         HealthThresholds {
             rise: self.health.rise,
             fall: self.health.fall,

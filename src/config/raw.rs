@@ -18,7 +18,7 @@ use super::fault::{Fault, Position, quoted};
 use super::variables::{self, Env};
 
 /// The largest config file, in bytes.
-pub const LARGEST_FILE: usize = 1 << 20;
+pub(crate) const LARGEST_FILE: usize = 1 << 20;
 /// The most values in a config, with what its aliases stand for.
 const MOST_NODES: usize = 100_000;
 /// The deepest nesting; the deepest key of the contract is at 7.

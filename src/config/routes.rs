@@ -176,7 +176,7 @@ pub(super) fn warn_of_unused(root: &Value, routes: &[Route]) {
 
 /// Whether tunnels that came by `route` still belong somewhere: a route with the same host and path is there, or one
 /// to the same pool that takes all that this one took.
-pub fn is_still_there(route: &Route, new: &[Route]) -> bool {
+pub(crate) fn is_still_there(route: &Route, new: &[Route]) -> bool {
     new.iter().any(|other| is_same(other, route) || (other.pool == route.pool && other.includes(route)))
 }
 

@@ -69,7 +69,7 @@ section! {
 }
 
 /// The name that the certificate of a node must be for; `None` where its address has none, or no fit one.
-pub fn node_name(tls: &PoolTls, address: &NodeAddress) -> Option<ServerName<'static>> {
+pub(crate) fn node_name(tls: &PoolTls, address: &NodeAddress) -> Option<ServerName<'static>> {
     match (&tls.server_name, address) {
         (Some(name), _) => Some(name.clone()),
         (None, NodeAddress::Tcp { host, .. }) => ServerName::try_from(host.clone()).ok(),

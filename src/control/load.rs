@@ -38,7 +38,7 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
 }
 
 /// Reads the config in the file at `path`, and records which files were read.
-pub fn read_config(path: &Path) -> LoadedConfig {
+pub(crate) fn read_config(path: &Path) -> LoadedConfig {
     let file = path.display().to_string();
     let directory = path.parent().unwrap_or(Path::new(""));
     let seen = RefCell::new(FileLog::default());

@@ -125,38 +125,38 @@ impl Metrics {
     }
 
     /// A plain request that no route took, answered with this status.
-    pub fn record_unrouted_request(&self, status: u16) {
+    pub(crate) fn record_unrouted_request(&self, status: u16) {
         self.unrouted.record_request(status);
     }
 
     /// An upgrade request that no route took, or that ended before one was looked for.
-    pub fn record_unrouted_handshake(&self, result: HandshakeResult) {
+    pub(crate) fn record_unrouted_handshake(&self, result: HandshakeResult) {
         self.unrouted.record_handshake(result);
     }
 
     /// A connection was refused before HTTP began.
-    pub fn record_refusal(&self, why: ConnectionRefusal) {
+    pub(crate) fn record_refusal(&self, why: ConnectionRefusal) {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A panic ended a session there, and nothing else.
-    pub fn record_panic(&self, part: PanicLocation) {
+    pub(crate) fn record_panic(&self, part: PanicLocation) {
         self.panics[part as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// New sessions get this generation of state from now on.
-    pub fn set_generation(&self, generation: u64) {
+    pub(crate) fn set_generation(&self, generation: u64) {
         self.generation.store(generation, Ordering::Relaxed);
     }
 
     /// A change of the config was applied, or rejected for its faults. A file that is found unchanged is no change.
-    pub fn record_reload(&self, applied: bool) {
+    pub(crate) fn record_reload(&self, applied: bool) {
         self.reloads[usize::from(applied)].fetch_add(1, Ordering::Relaxed);
         self.last_reload_applied.store(applied, Ordering::Relaxed);
     }
 
     /// The binary was replaced, or that failed and this process goes on.
-    pub fn record_upgrade(&self, is_done: bool) {
+    pub(crate) fn record_upgrade(&self, is_done: bool) {
         self.upgrades[usize::from(is_done)].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -167,7 +167,7 @@ impl Metrics {
     }
 
     /// The counters of now, for another process to count on.
-    pub fn export(&self) -> CounterSnapshot {
+    pub(crate) fn export(&self) -> CounterSnapshot {
         CounterSnapshot::of(&self.families())
     }
 
@@ -185,7 +185,7 @@ impl Metrics {
     }
 
     /// Shows what is counted again: no other process counts on.
-    pub fn unfreeze(&self) {
+    pub(crate) fn unfreeze(&self) {
         *self.frozen.lock() = None;
     }
 

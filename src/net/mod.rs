@@ -4,7 +4,7 @@
 
 pub mod dial;
 pub mod handover_socket;
-pub mod inherited_sockets;
+pub(crate) mod inherited_sockets;
 pub mod listener;
 pub mod connection_limit;
 pub mod proxy_protocol;

@@ -165,7 +165,7 @@ impl UpstreamPool {
     }
 
     /// Determines anew which release its nodes are being replaced by.
-    pub fn update_rollout(&self) {
+    pub(crate) fn update_rollout(&self) {
         self.rollout.update(&self.config.name, &self.upstreams);
     }
 

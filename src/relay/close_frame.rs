@@ -8,7 +8,7 @@ use crate::ws::close;
 
 /// How long a tunnel waits for its peers to answer a Close, and then to end their streams, unless the close says
 /// otherwise.
-pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
+pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// [`CLOSE_GRACE`] in milliseconds.
 pub(super) const CLOSE_GRACE_MILLIS: u64 = CLOSE_GRACE.as_millis() as u64;

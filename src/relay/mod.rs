@@ -38,7 +38,7 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::oneshot;
 
-pub use close_frame::CLOSE_GRACE;
+pub(crate) use close_frame::CLOSE_GRACE;
 pub use close_reason::CloseReason;
 pub use migration::{FrozenBatch, FrozenTunnel, ReceivedTunnel, StageError, StagedTunnels};
 pub use paced_close::{CloseHandle, PacedClose, TunnelSelector};

@@ -100,7 +100,7 @@ impl PacedClose {
     }
 
     /// The same, also for tunnels that are adopted later: their sessions may be on the way.
-    pub fn including_later(self) -> Self {
+    pub(crate) fn including_later(self) -> Self {
         Self { includes_later: true, ..self }
     }
 }

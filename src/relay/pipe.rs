@@ -11,7 +11,7 @@ use crate::ws::tracker::{MessageCounts, ScanEnd, ScanOptions, Tracker};
 
 /// Room that the reader keeps before what it reads, for the bytes that are held back from the read before. A multiple
 /// of 16, because the kernel copies slower to an address that is not aligned.
-pub const HEADROOM: usize = crate::ws::frame::MAX_HEADER.next_multiple_of(16);
+pub(crate) const HEADROOM: usize = crate::ws::frame::MAX_HEADER.next_multiple_of(16);
 
 /// What makes the balancer close a tunnel, seen in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

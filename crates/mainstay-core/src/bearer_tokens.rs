@@ -14,7 +14,7 @@ pub struct Tokens(Box<[[u8; SHA256_OUTPUT_LEN]]>);
 
 impl Tokens {
     /// The fewest characters of a token: 16 random ones of base64 have 96 bits.
-    pub const SHORTEST: usize = 16;
+    pub(crate) const SHORTEST: usize = 16;
     /// The most characters of a token; a request's head has to hold it.
     pub const LONGEST: usize = 1024;
     /// The most tokens of a file. Each request is compared with all of them.

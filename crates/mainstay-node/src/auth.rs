@@ -192,7 +192,7 @@ impl Authenticator {
     /// # Errors
     ///
     /// Why the client is not let in.
-    pub fn identify(&self, token: Option<&str>, name: Option<&str>) -> Result<Identity, AuthError> {
+    pub(crate) fn identify(&self, token: Option<&str>, name: Option<&str>) -> Result<Identity, AuthError> {
         let Some((key, validation)) = &self.check else {
             let user = name.map(|name| User::parse(name).ok_or(AuthError::Name)).transpose()?;
             return Ok(Identity { user, expires: None });

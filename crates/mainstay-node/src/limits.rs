@@ -10,9 +10,9 @@ use std::time::Instant;
 use mainstay_core::rate_limit::TokenBucket;
 
 /// What a client hears when the node is full: the reason of the Close (1008), and the message of a CONNECT_ERROR.
-pub const AT_CAPACITY: &str = "Server at capacity";
+pub(crate) const AT_CAPACITY: &str = "Server at capacity";
 /// What a client hears that says too much: the reason of the Close (1008).
-pub const TOO_MANY_MESSAGES: &str = "Too many messages";
+pub(crate) const TOO_MANY_MESSAGES: &str = "Too many messages";
 
 /// Counts the clients of a node, up to a maximum.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl ConnectionLimiter {
     }
 
     /// A permit, when one is free.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let one_more = |taken| (taken < self.max).then_some(taken + 1);
         self.in_use.try_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(ConnectionPermit(Arc::clone(self)))

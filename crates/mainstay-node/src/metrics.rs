@@ -104,7 +104,7 @@ impl Metrics {
     }
 
     /// A client was not let in.
-    pub fn count_refusal(&self, why: RefusalReason) {
+    pub(crate) fn count_refusal(&self, why: RefusalReason) {
         let word = match why {
             RefusalReason::Capacity => "capacity",
             RefusalReason::Auth => "auth",
@@ -115,7 +115,7 @@ impl Metrics {
     }
 
     /// The node closes a client.
-    pub fn count_forced_close(&self, why: ForcedCloseReason) {
+    pub(crate) fn count_forced_close(&self, why: ForcedCloseReason) {
         let word = match why {
             ForcedCloseReason::Slow => {
                 self.slow_consumers.inc();

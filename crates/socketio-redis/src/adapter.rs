@@ -342,19 +342,39 @@ pub trait NamespaceAdapter: Send + Sync {
     fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>>;
 
     /// Must be called when the first local socket joins a room. What is sent to the room arrives once the future is done.
-    fn create_room(&self, room: &Room) -> BoxFuture<()>;
+    fn create_room(&self, room: &Room) -> BoxFuture<()> {
+        let _ = room;
+        Box::pin(std::future::ready(()))
+    }
 
     /// Must be called when the last local socket has left a room.
-    fn delete_room(&self, room: &Room);
+    fn delete_room(&self, room: &Room) {
+        let _ = room;
+    }
 
-    /// Persists the session of a lost connection for as long as its client may take to reconnect.
-    fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>>;
+    /// Persists the session of a lost connection for as long as its client may take to reconnect; nothing where sessions are
+    /// not [recovered](Adapter::recovers_sessions).
+    fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>> {
+        let _ = session;
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Finds the session of a client that reconnects; `None` if there is none, or its offset is not in the log any more.
-    fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>>;
+    fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
+        let _ = (pid, offset);
+        Box::pin(std::future::ready(None))
+    }
 
     /// Removes a session that nobody is to claim.
-    fn delete_session(&self, pid: &str) -> BoxFuture<()>;
+    fn delete_session(&self, pid: &str) -> BoxFuture<()> {
+        let _ = pid;
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Unsubscribes. [`Adapter::close`] calls it.
+    fn close(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Takes up a session, and gives all that was missed at once.
     fn restore_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<RestoredSession>> {

@@ -18,7 +18,7 @@ pub(crate) const RECONNECT: Backoff =
 
 impl Backoff {
     /// The delay after `failures` (1 is the first) failed attempts; `random` is evenly drawn from all numbers.
-    pub fn delay(&self, failures: u32, random: u64) -> Duration {
+    pub(crate) fn delay(&self, failures: u32, random: u64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let longest = self.first.saturating_mul(1 << doublings).min(self.most);
         longest / 2 + (longest / 2).mul_f64(random as f64 / u64::MAX as f64)

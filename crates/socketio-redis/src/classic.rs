@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::adapter::{
     AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteAck,
-    RemoteSocket, RequestError, Room, SendError, Session, SessionReplay, Target, await_answer,
+    RemoteSocket, RequestError, Room, SendError, Target, await_answer,
 };
 use crate::client::{Listener, ReceivedMessage, SubscriptionKind};
 use crate::peer::{AdapterContext, Peer, await_count, await_reply, publish_command};
@@ -32,7 +32,7 @@ pub(super) struct ClassicAdapter {
 
 impl ClassicAdapter {
     /// Begins to listen.
-    pub fn start(
+    pub(crate) fn start(
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
@@ -64,13 +64,6 @@ impl ClassicAdapter {
                 adapter.on_message(heard);
             }
         })
-    }
-
-    /// Stops listening.
-    pub async fn close(&self) {
-        for (kind, channel) in self.subscriptions().iter().rev() {
-            let _ = self.peer.unsubscribe(*kind, channel).await;
-        }
     }
 
     fn on_message(&self, heard: ReceivedMessage) {
@@ -315,16 +308,13 @@ impl NamespaceAdapter for ClassicAdapter {
         self.open.write().remove(&room.name);
     }
 
-    fn persist_session(&self, _: Session) -> BoxFuture<Result<(), SendError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn find_session(&self, _: &str, _: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
-        Box::pin(std::future::ready(None))
-    }
-
-    fn delete_session(&self, _: &str) -> BoxFuture<()> {
-        Box::pin(std::future::ready(()))
+    fn close(&self) -> BoxFuture<()> {
+        let (peer, subscriptions) = (self.peer.clone(), self.subscriptions());
+        Box::pin(async move {
+            for (kind, channel) in subscriptions.iter().rev() {
+                let _ = peer.unsubscribe(*kind, channel).await;
+            }
+        })
     }
 }
 

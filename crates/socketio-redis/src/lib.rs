@@ -51,7 +51,7 @@
 //! A module names only modules above it in this file.
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, unreachable_pub)]
 
 // pure: data and arithmetic; time and randomness come in as arguments
 pub mod value;

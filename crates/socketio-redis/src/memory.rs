@@ -236,12 +236,6 @@ impl NamespaceAdapter for MemoryNamespace {
         ready(Ok(self.others().iter().flat_map(|local| local.rooms()).collect()))
     }
 
-    fn create_room(&self, _: &Room) -> BoxFuture<()> {
-        ready(())
-    }
-
-    fn delete_room(&self, _: &Room) {}
-
     fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>> {
         let Some(keep) = self.shared.recovery else { return ready(Ok(())) };
         let now = Instant::now();

@@ -18,6 +18,48 @@ use crate::value::Value;
 use crate::wire::WireError;
 use crate::wire::envelope::{self, ClusterMessage, Dialect, Envelope, EnvelopeChannels};
 
+/// The requests of [`NamespaceAdapter`](crate::adapter::NamespaceAdapter), as a [`Messenger`] in this field answers them.
+macro_rules! forward_requests {
+    ($messenger:ident) => {
+        fn broadcast_with_ack(
+            &self,
+            data: Vec<$crate::value::Value>,
+            target: $crate::adapter::Target,
+            flags: $crate::adapter::BroadcastFlags,
+        ) -> $crate::adapter::BoxFuture<Result<$crate::adapter::AckReplies, $crate::adapter::SendError>> {
+            self.$messenger.broadcast_with_ack(data, target, flags)
+        }
+
+        fn fetch_sockets(
+            &self,
+            target: $crate::adapter::Target,
+            flags: $crate::adapter::BroadcastFlags,
+        ) -> $crate::adapter::BoxFuture<
+            Result<Vec<$crate::adapter::RemoteSocket>, $crate::adapter::RequestError>,
+        > {
+            self.$messenger.fetch_sockets(target, flags)
+        }
+
+        fn server_side_emit_with_ack(
+            &self,
+            data: Vec<$crate::value::Value>,
+        ) -> $crate::adapter::BoxFuture<$crate::adapter::ServerAnswers> {
+            self.$messenger.server_side_emit_with_ack(data)
+        }
+
+        fn server_count(&self) -> $crate::adapter::BoxFuture<Result<usize, $crate::adapter::RequestError>> {
+            self.$messenger.server_count()
+        }
+
+        fn all_rooms(
+            &self,
+        ) -> $crate::adapter::BoxFuture<Result<Vec<$crate::adapter::Room>, $crate::adapter::RequestError>> {
+            self.$messenger.all_rooms()
+        }
+    };
+}
+pub(crate) use forward_requests;
+
 /// The channels of one namespace of this node.
 pub(super) struct Messenger {
     /// Who speaks.
@@ -34,7 +76,7 @@ pub(super) struct Messenger {
 
 impl Messenger {
     /// Begins to listen: first on the private channel, then on the one whose subscribers are counted.
-    pub fn start(
+    pub(crate) fn start(
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
@@ -50,7 +92,7 @@ impl Messenger {
     }
 
     /// Listens to a channel with envelopes on it.
-    pub fn subscribe(self: &Arc<Self>, channel: &str) -> JoinHandle<()> {
+    pub(crate) fn subscribe(self: &Arc<Self>, channel: &str) -> JoinHandle<()> {
         let messenger = Arc::downgrade(self);
         let listener: Listener = Arc::new(move |heard| {
             if let Some(messenger) = messenger.upgrade() {
@@ -61,12 +103,12 @@ impl Messenger {
     }
 
     /// Does not listen to it any more.
-    pub fn unsubscribe(&self, channel: &str) -> JoinHandle<()> {
+    pub(crate) fn unsubscribe(&self, channel: &str) -> JoinHandle<()> {
         self.peer.unsubscribe(self.kind, channel)
     }
 
     /// Stops listening, first where it is counted.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let _ = self.unsubscribe(&self.channels.main).await;
         let _ = self.unsubscribe(&self.private()).await;
     }
@@ -90,7 +132,7 @@ impl Messenger {
     }
 
     /// Does what an envelope says, unless it is an own one or of another namespace.
-    pub fn on_envelope(&self, envelope: Envelope) {
+    pub(crate) fn on_envelope(&self, envelope: Envelope) {
         let Envelope { uid, nsp, message } = envelope;
         let Some(local) = self.peer.local.upgrade() else { return };
         if uid == self.peer.uid || *nsp != *self.peer.nsp {
@@ -142,7 +184,7 @@ impl Messenger {
     }
 
     /// The command that publishes a message.
-    pub fn command(&self, channel: &str, message: &ClusterMessage) -> redis::Cmd {
+    pub(crate) fn command(&self, channel: &str, message: &ClusterMessage) -> redis::Cmd {
         publish_command(
             self.kind,
             channel,
@@ -180,7 +222,7 @@ impl Messenger {
     }
 
     /// Implements [`NamespaceAdapter::broadcast_with_ack`](crate::adapter::NamespaceAdapter::broadcast_with_ack).
-    pub fn broadcast_with_ack(
+    pub(crate) fn broadcast_with_ack(
         &self,
         data: Vec<Value>,
         target: Target,
@@ -198,7 +240,7 @@ impl Messenger {
     }
 
     /// Implements [`NamespaceAdapter::fetch_sockets`](crate::adapter::NamespaceAdapter::fetch_sockets).
-    pub fn fetch_sockets(
+    pub(crate) fn fetch_sockets(
         &self,
         target: Target,
         flags: BroadcastFlags,
@@ -214,7 +256,7 @@ impl Messenger {
     }
 
     /// Implements [`NamespaceAdapter::server_side_emit_with_ack`](crate::adapter::NamespaceAdapter::server_side_emit_with_ack).
-    pub fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<Answers> {
+    pub(crate) fn server_side_emit_with_ack(&self, data: Vec<Value>) -> BoxFuture<Answers> {
         let request = hex_id();
         let message = ClusterMessage::ServerSideEmit { request: Some(request.clone()), data };
         let asked = self.request_all(&message, request, &BroadcastFlags::default());
@@ -222,13 +264,13 @@ impl Messenger {
     }
 
     /// Implements [`NamespaceAdapter::server_count`](crate::adapter::NamespaceAdapter::server_count).
-    pub fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
+    pub(crate) fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
         let count = self.count();
         Box::pin(async move { Ok(await_count(count?).await? as usize) })
     }
 
     /// Implements [`NamespaceAdapter::all_rooms`](crate::adapter::NamespaceAdapter::all_rooms).
-    pub fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
+    pub(crate) fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
         let asked = self.request_sockets(Target::default(), BroadcastFlags::default());
         Box::pin(async move {
             let mut rooms = all_or_error(asked.await, into_rooms)?;

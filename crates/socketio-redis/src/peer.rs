@@ -36,7 +36,7 @@ pub(super) struct AdapterContext {
 
 impl AdapterContext {
     /// This node must not go on: an adapter of another kind uses its channels.
-    pub fn mark_incompatible(&self, seen: &str) {
+    pub(crate) fn mark_incompatible(&self, seen: &str) {
         let prefix = &self.settings.channel_prefix;
         let why = format!(
             "{seen} on the channels of the prefix {prefix:?}; they and this node break each other; right would be \
@@ -50,7 +50,7 @@ impl AdapterContext {
     }
 
     /// Why this node must not go on.
-    pub fn incompatibility(&self) -> Option<Arc<str>> {
+    pub(crate) fn incompatibility(&self) -> Option<Arc<str>> {
         self.incompatibility.read().clone()
     }
 }
@@ -71,7 +71,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A new one with a name of its own.
-    pub fn new(
+    pub(crate) fn new(
         shared: &Arc<AdapterContext>,
         uid: String,
         nsp: &Arc<str>,
@@ -81,7 +81,7 @@ impl Peer {
     }
 
     /// Hands a client's message over. It has its place in the order when this returns.
-    pub fn publish(&self, command: Cmd) -> Result<PendingReply, SendError> {
+    pub(crate) fn publish(&self, command: Cmd) -> Result<PendingReply, SendError> {
         if self.shared.incompatibility.read().is_some() {
             self.shared.metrics.record_unpublished();
             return Err(SendError::Unreachable);
@@ -90,14 +90,14 @@ impl Peer {
     }
 
     /// Hands over what another node waits for; if it gets lost, that node's time runs out.
-    pub fn respond(&self, command: Cmd) {
+    pub(crate) fn respond(&self, command: Cmd) {
         if self.shared.incompatibility.read().is_none() {
             drop(self.shared.redis.enqueue(command));
         }
     }
 
     /// Asks for the number of nodes, this one included.
-    pub fn request_server_count(
+    pub(crate) fn request_server_count(
         &self,
         kind: SubscriptionKind,
         channel: &str,
@@ -106,14 +106,18 @@ impl Peer {
     }
 
     /// Does what another node asks.
-    pub fn deliver(&self, operation: Operation) {
+    pub(crate) fn deliver(&self, operation: Operation) {
         if let Some(local) = self.local.upgrade() {
             local.deliver(operation, None);
         }
     }
 
     /// Passes on the answers of this node's clients, as they come.
-    pub fn forward_acks(&self, mut acks: mpsc::Receiver<Value>, send: impl Fn(Value) + Send + 'static) {
+    pub(crate) fn forward_acks(
+        &self,
+        mut acks: mpsc::Receiver<Value>,
+        send: impl Fn(Value) + Send + 'static,
+    ) {
         self.shared.tasks.spawn(async move {
             while let Some(ack) = acks.recv().await {
                 send(ack);
@@ -122,13 +126,13 @@ impl Peer {
     }
 
     /// Something came that this node cannot read.
-    pub fn report_unreadable(&self, channel: &str, fault: &WireError) {
+    pub(crate) fn report_unreadable(&self, channel: &str, fault: &WireError) {
         self.shared.metrics.record_unreadable();
         debug!(channel, %fault, "payload of another server is unreadable");
     }
 
     /// Listens to a channel from now on; when the task is done, the server has confirmed it.
-    pub fn subscribe(
+    pub(crate) fn subscribe(
         &self,
         kind: SubscriptionKind,
         channel: &str,
@@ -141,7 +145,7 @@ impl Peer {
     }
 
     /// Does not listen any more.
-    pub fn unsubscribe(&self, kind: SubscriptionKind, channel: &str) -> tokio::task::JoinHandle<()> {
+    pub(crate) fn unsubscribe(&self, kind: SubscriptionKind, channel: &str) -> tokio::task::JoinHandle<()> {
         let subscription = Subscription { kind, channel: channel.into() };
         let redis = self.shared.redis.clone();
         redis.unsubscribe(&subscription);
@@ -149,7 +153,7 @@ impl Peer {
     }
 
     /// Sends a question when the number of nodes is known, and takes their answers. With one node nothing is sent.
-    pub fn request(
+    pub(crate) fn request(
         self: &Arc<Self>,
         count: Result<PendingReply, SendError>,
         request: String,

@@ -55,14 +55,14 @@ pub(super) struct PendingRequests {
 
 impl PendingRequests {
     /// Opens a broadcast with acknowledgement.
-    pub fn open_acks(&self, request: &str) -> mpsc::Receiver<RemoteAck> {
+    pub(crate) fn open_acks(&self, request: &str) -> mpsc::Receiver<RemoteAck> {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         self.insert(request, OpenRequest::Acks(sender));
         receiver
     }
 
     /// Opens any other question.
-    pub fn open(&self, request: &str) -> mpsc::Receiver<RequestReply> {
+    pub(crate) fn open(&self, request: &str) -> mpsc::Receiver<RequestReply> {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         self.insert(request, OpenRequest::Others(sender));
         receiver
@@ -75,12 +75,12 @@ impl PendingRequests {
     }
 
     /// Whether a question is one of these.
-    pub fn contains(&self, request: &str) -> bool {
+    pub(crate) fn contains(&self, request: &str) -> bool {
         self.open.lock().contains_key(request)
     }
 
     /// Hands an answer to whoever asked. What nobody asked for, or not in this way, is dropped.
-    pub fn resolve(&self, request: &str, answer: RequestReply) {
+    pub(crate) fn resolve(&self, request: &str, answer: RequestReply) {
         let mut open = self.open.lock();
         let taken = match (open.get(request), answer) {
             (Some(OpenRequest::Acks(sender)), RequestReply::Ack(ack)) => sender.try_send(ack).is_ok(),

@@ -27,47 +27,10 @@ pub struct RedisAdapter {
     shared: Arc<AdapterContext>,
     /// The readers of the streams, where there are any.
     readers: Option<Arc<StreamReaders>>,
-    /// Every adapter that was made.
-    adapters: Arc<Mutex<Vec<NamespaceHandle>>>,
+    /// Every namespace that was made; its hub alone keeps it alive.
+    namespaces: Mutex<Vec<Weak<dyn NamespaceAdapter>>>,
     /// Ends the readers and the check.
     closed: CancellationToken,
-}
-
-/// An adapter, held as its hub alone keeps it alive.
-enum NamespaceHandle {
-    Pubsub(Weak<ClassicAdapter>),
-    Sharded(Weak<ShardedAdapter>),
-    Streams(Weak<StreamsAdapter>),
-}
-
-impl NamespaceHandle {
-    fn is_gone(&self) -> bool {
-        match self {
-            NamespaceHandle::Pubsub(adapter) => adapter.strong_count() == 0,
-            NamespaceHandle::Sharded(adapter) => adapter.strong_count() == 0,
-            NamespaceHandle::Streams(adapter) => adapter.strong_count() == 0,
-        }
-    }
-
-    async fn close(self) {
-        match self {
-            NamespaceHandle::Pubsub(adapter) => {
-                if let Some(adapter) = adapter.upgrade() {
-                    adapter.close().await;
-                }
-            }
-            NamespaceHandle::Sharded(adapter) => {
-                if let Some(adapter) = adapter.upgrade() {
-                    adapter.close().await;
-                }
-            }
-            NamespaceHandle::Streams(adapter) => {
-                if let Some(adapter) = adapter.upgrade() {
-                    adapter.close().await;
-                }
-            }
-        }
-    }
 }
 
 impl RedisAdapter {
@@ -91,7 +54,7 @@ impl RedisAdapter {
         };
         let (watching, ended) = (report_metrics(shared.clone()), closed.clone());
         shared.tasks.spawn(async move { ended.run_until_cancelled(watching).await });
-        RedisAdapter { shared, readers, adapters: Arc::default(), closed }
+        RedisAdapter { shared, readers, namespaces: Mutex::default(), closed }
     }
 
     /// The connection, for what else is kept in Redis.
@@ -113,25 +76,19 @@ impl RedisAdapter {
 impl Adapter for RedisAdapter {
     fn namespace(&self, namespace: &Arc<str>, local: Weak<dyn LocalNamespace>) -> Arc<dyn NamespaceAdapter> {
         let shared = &self.shared;
-        let (adapter, made): (Arc<dyn NamespaceAdapter>, NamespaceHandle) =
-            match (&shared.settings.kind, &self.readers) {
-                (AdapterKind::Sharded(mode), _) => {
-                    let adapter = ShardedAdapter::start(shared, namespace, local, *mode);
-                    (adapter.clone(), NamespaceHandle::Sharded(Arc::downgrade(&adapter)))
-                }
-                (AdapterKind::Streams(settings), Some(readers)) => {
-                    let adapter = StreamsAdapter::start(shared, namespace, local, (settings, readers));
-                    (adapter.clone(), NamespaceHandle::Streams(Arc::downgrade(&adapter)))
-                }
-                // Streams have readers always.
-                (AdapterKind::Classic | AdapterKind::Streams(_), _) => {
-                    let adapter = ClassicAdapter::start(shared, namespace, local);
-                    (adapter.clone(), NamespaceHandle::Pubsub(Arc::downgrade(&adapter)))
-                }
-            };
-        let mut adapters = self.adapters.lock();
-        adapters.retain(|made| !made.is_gone());
-        adapters.push(made);
+        let adapter: Arc<dyn NamespaceAdapter> = match (&shared.settings.kind, &self.readers) {
+            (AdapterKind::Sharded(mode), _) => ShardedAdapter::start(shared, namespace, local, *mode),
+            (AdapterKind::Streams(settings), Some(readers)) => {
+                StreamsAdapter::start(shared, namespace, local, (settings, readers))
+            }
+            // Streams have readers always.
+            (AdapterKind::Classic | AdapterKind::Streams(_), _) => {
+                ClassicAdapter::start(shared, namespace, local)
+            }
+        };
+        let mut namespaces = self.namespaces.lock();
+        namespaces.retain(|namespace| namespace.strong_count() > 0);
+        namespaces.push(Arc::downgrade(&adapter));
         adapter
     }
 
@@ -171,10 +128,10 @@ impl Adapter for RedisAdapter {
 
     fn close(&self) -> BoxFuture<()> {
         let (shared, closed) = (self.shared.clone(), self.closed.clone());
-        let adapters = std::mem::take(&mut *self.adapters.lock());
+        let namespaces = std::mem::take(&mut *self.namespaces.lock());
         Box::pin(async move {
-            for made in adapters {
-                made.close().await;
+            for namespace in namespaces.iter().filter_map(Weak::upgrade) {
+                namespace.close().await;
             }
             // What was handed over before goes out first: sessions, mostly.
             if let Ok(last) = shared.redis.enqueue(redis::cmd("PING")) {

@@ -3,15 +3,11 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::adapter::{
-    AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
-    RequestError, Room, SendError, Session, SessionReplay, Target,
-};
+use crate::adapter::{BoxFuture, LocalNamespace, NamespaceAdapter, Offset, Operation, Room, SendError};
 use crate::client::SubscriptionKind;
-use crate::messenger::{Messenger, into_message};
+use crate::messenger::{Messenger, forward_requests, into_message};
 use crate::peer::{AdapterContext, await_reply};
 use crate::settings::SubscriptionMode;
-use crate::value::Value;
 use crate::wire::envelope::{ClusterMessage, Dialect};
 
 /// UTF-16 units of a socket's id. Senders in the dynamic mode take every name of that length for one.
@@ -25,7 +21,7 @@ pub(super) struct ShardedAdapter {
 
 impl ShardedAdapter {
     /// Begins to listen.
-    pub fn start(
+    pub(crate) fn start(
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
@@ -33,11 +29,6 @@ impl ShardedAdapter {
     ) -> Arc<ShardedAdapter> {
         let messenger = Messenger::start(shared, nsp, local, (Dialect::Sharded, SubscriptionKind::Shard));
         Arc::new(ShardedAdapter { messenger, mode })
-    }
-
-    /// Stops listening.
-    pub async fn close(&self) {
-        self.messenger.close().await;
     }
 
     /// The channel of a room, if it has one of its own. A room whose name is as long as an id has one in Node.js too, but
@@ -71,37 +62,7 @@ impl NamespaceAdapter for ShardedAdapter {
         Box::pin(async move { await_reply(posted?).await.map(|_| None) })
     }
 
-    fn broadcast_with_ack(
-        &self,
-        data: Vec<Value>,
-        target: Target,
-        flags: BroadcastFlags,
-    ) -> BoxFuture<Result<AckReplies, SendError>> {
-        self.messenger.broadcast_with_ack(data, target, flags)
-    }
-
-    fn fetch_sockets(
-        &self,
-        target: Target,
-        flags: BroadcastFlags,
-    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
-        self.messenger.fetch_sockets(target, flags)
-    }
-
-    fn server_side_emit_with_ack(
-        &self,
-        data: Vec<Value>,
-    ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
-        self.messenger.server_side_emit_with_ack(data)
-    }
-
-    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
-        self.messenger.server_count()
-    }
-
-    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
-        self.messenger.all_rooms()
-    }
+    forward_requests!(messenger);
 
     fn create_room(&self, room: &Room) -> BoxFuture<()> {
         match self.room_channel(room) {
@@ -119,15 +80,8 @@ impl NamespaceAdapter for ShardedAdapter {
         }
     }
 
-    fn persist_session(&self, _: Session) -> BoxFuture<Result<(), SendError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn find_session(&self, _: &str, _: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
-        Box::pin(std::future::ready(None))
-    }
-
-    fn delete_session(&self, _: &str) -> BoxFuture<()> {
-        Box::pin(std::future::ready(()))
+    fn close(&self) -> BoxFuture<()> {
+        let messenger = self.messenger.clone();
+        Box::pin(async move { messenger.close().await })
     }
 }

@@ -47,7 +47,7 @@ pub enum ChannelError {
 
 impl ChannelError {
     /// The other process has closed the socket.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         let is_broken = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
         };

@@ -22,7 +22,7 @@ pub mod kind {
     /// New to old: [it is ready to serve](super::Ready).
     pub const READY: u8 = 2;
     /// New to old: it cannot, and the reason as text. Of a batch: it holds none of it and never will.
-    pub const FAULT: u8 = 3;
+    pub(crate) const FAULT: u8 = 3;
     /// Old to new: [`HandedState`](super::HandedState).
     pub const STATE: u8 = 4;
     /// Old to new: some tunnels of a batch with their sockets.
@@ -32,19 +32,19 @@ pub mod kind {
     /// New to old: it holds the batch.
     pub const HELD: u8 = 7;
     /// Old to new: it has let go of the batch.
-    pub const GO: u8 = 8;
+    pub(crate) const GO: u8 = 8;
     /// Old to new: its [`FinalReport`](super::FinalReport); it ends.
-    pub const FINAL: u8 = 9;
+    pub(crate) const FINAL: u8 = 9;
     /// Old to new: is it alive? Asked before a batch is frozen.
     pub const PING: u8 = 10;
     /// New to old: it is.
     pub const PONG: u8 = 11;
     /// Old to new: the batch that was sent, or a part of it, is revoked: the old process carries it again.
-    pub const REVOKE: u8 = 12;
+    pub(crate) const REVOKE: u8 = 12;
     /// New to old: it holds nothing of the revoked batch.
-    pub const FREED: u8 = 13;
+    pub(crate) const FREED: u8 = 13;
     /// Old to new: all tunnels have gone over that were there, and the old process has no listener any more.
-    pub const SETTLED: u8 = 14;
+    pub(crate) const SETTLED: u8 = 14;
 }
 
 /// What the old process says first.

@@ -82,17 +82,17 @@ impl Framer {
     }
 
     /// The next byte belongs to a head, or stands before one.
-    pub fn is_at_head(&self) -> bool {
+    pub(crate) fn is_at_head(&self) -> bool {
         self.state == FramerState::Head
     }
 
     /// A body is being passed on.
-    pub fn is_in_body(&self) -> bool {
+    pub(crate) fn is_in_body(&self) -> bool {
         matches!(self.state, FramerState::Body(_) | FramerState::Chunks(_))
     }
 
     /// Bytes that certainly belong to the body of the current request, whatever they are.
-    pub fn body_left(&self) -> u64 {
+    pub(crate) fn body_left(&self) -> u64 {
         match self.state {
             FramerState::Body(left) => left,
             _ => 0,

@@ -9,16 +9,16 @@
 //! Rules: the provider is always named, never the process's default; keys and secrets are wiped when dropped and
 //! never printed; a connection has one owner.
 
-pub mod certificate_subject;
+pub(crate) mod certificate_subject;
 pub mod client;
-pub mod extract;
+pub(crate) mod extract;
 pub mod extracted;
 pub mod key_schedule;
-pub mod record_reader;
+pub(crate) mod record_reader;
 mod rustls_stream;
-pub mod secret_log;
+pub(crate) mod secret_log;
 pub mod server;
-pub mod ticketer;
+pub(crate) mod ticketer;
 
 use std::sync::{Arc, LazyLock};
 

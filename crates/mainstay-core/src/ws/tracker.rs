@@ -9,10 +9,7 @@
 use super::close;
 use super::frame::{self, DecodedHeader, FrameHeader, MAX_HEADER, opcode};
 
-/// Kinds of messages, in the order of [`MessageCounts`].
-pub const KINDS: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
-
-/// Messages seen, by kind in the order of [`KINDS`]. A message counts when its first header is whole.
+/// Messages seen: text, binary, ping, pong, close. A message counts when its first header is whole.
 pub type MessageCounts = [u32; 5];
 
 /// What a scan heeds.

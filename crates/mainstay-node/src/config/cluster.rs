@@ -37,7 +37,7 @@ pub struct ClusterSettings {
 
 impl ClusterSettings {
     /// How the node speaks through Redis; `None` where its adapter needs none.
-    pub fn adapter_settings(&self) -> Option<AdapterSettings> {
+    pub(crate) fn adapter_settings(&self) -> Option<AdapterSettings> {
         let kind = match self.adapter {
             AdapterKind::Memory => return None,
             AdapterKind::Pubsub => settings::AdapterKind::Classic,

@@ -66,7 +66,7 @@ impl Namespace {
     }
 
     /// Sends an event to one socket of this node, and to nothing that would keep it: it is lost with the connection.
-    pub fn emit_to_unlogged(
+    pub(crate) fn emit_to_unlogged(
         &self,
         socket: &Arc<Socket>,
         event: &str,
@@ -153,7 +153,7 @@ impl<'a> Selection<'a> {
     }
 
     /// The same, the event's name and arguments in one list.
-    pub fn emit_data(self, data: Vec<Value>) -> PublishFuture {
+    pub(crate) fn emit_data(self, data: Vec<Value>) -> PublishFuture {
         let Self { namespace, target, flags, is_local } = self;
         if is_local {
             namespace.broadcast(&data, &target, &flags);

@@ -112,7 +112,7 @@ impl Socket {
     }
 
     /// Keeps something with it; other nodes see it, and it survives a recovery.
-    pub fn set_data(&self, data: Value) {
+    pub(crate) fn set_data(&self, data: Value) {
         self.state.lock().data = data;
     }
 
@@ -122,7 +122,7 @@ impl Socket {
     }
 
     /// How many rooms it is in, its own not among them.
-    pub fn room_count(&self) -> usize {
+    pub(crate) fn room_count(&self) -> usize {
         self.state.lock().rooms.len()
     }
 

@@ -46,7 +46,7 @@ pub(super) struct EventSender {
 
 impl EventSender {
     /// The two ends.
-    pub fn new() -> (EventSender, EventReceiver) {
+    pub(super) fn new() -> (EventSender, EventReceiver) {
         let (sender, receiver) = unbounded_channel();
         let events = EventSender { sender, waiting: Arc::default(), dropped: Arc::default(), id: 0 };
         let receiver =
@@ -55,17 +55,17 @@ impl EventSender {
     }
 
     /// The same events for the connection of that number.
-    pub fn for_connection(&self, id: u64) -> EventSender {
+    pub(super) fn for_connection(&self, id: u64) -> EventSender {
         EventSender { id, ..self.clone() }
     }
 
     /// What puts everything in that a server pushes.
-    pub fn push_handler(self) -> OnPush {
+    pub(super) fn push_handler(self) -> OnPush {
         Arc::new(move |push| self.send(SubscriberEvent::Push(push)))
     }
 
     /// Puts an event in. A message that finds no room is dropped.
-    pub fn send(&self, event: SubscriberEvent) {
+    pub(super) fn send(&self, event: SubscriberEvent) {
         let size = payload_size(&event);
         if size > 0 && self.waiting.fetch_add(size, Relaxed) + size > MAX_WAITING_BYTES {
             self.waiting.fetch_sub(size, Relaxed);
@@ -86,14 +86,14 @@ pub(super) struct EventReceiver {
 
 impl EventReceiver {
     /// The next event and its connection's number; none when nobody can put any more in.
-    pub async fn recv(&mut self) -> Option<(u64, SubscriberEvent)> {
+    pub(super) async fn recv(&mut self) -> Option<(u64, SubscriberEvent)> {
         let (id, event) = self.receiver.recv().await?;
         self.waiting.fetch_sub(payload_size(&event), Relaxed);
         Some((id, event))
     }
 
     /// How many messages found no room since the last time this was asked.
-    pub fn take_dropped(&self) -> u64 {
+    pub(super) fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Relaxed) as u64
     }
 }

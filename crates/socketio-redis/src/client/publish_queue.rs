@@ -42,7 +42,7 @@ pub(super) struct ReplySender {
 
 impl ReplySender {
     /// Counts the result, and gives it to whoever waits.
-    pub fn send(self, result: Result<Value, CommandError>) {
+    pub(super) fn send(self, result: Result<Value, CommandError>) {
         match (&self.metrics, &result) {
             (Some(metrics), Ok(_)) => metrics.record_publish(self.since.elapsed()),
             (Some(metrics), Err(_)) => metrics.record_unpublished(),
@@ -66,13 +66,13 @@ pub(super) struct PublisherQueue {
 
 impl Publisher {
     /// The two ends.
-    pub fn new() -> (Publisher, PublisherQueue) {
+    pub(super) fn new() -> (Publisher, PublisherQueue) {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         (Publisher { sender }, PublisherQueue { receiver })
     }
 
     /// Takes its place now. The answer may be thrown away.
-    pub fn enqueue(
+    pub(super) fn enqueue(
         &self,
         command: Cmd,
         metrics: Option<Arc<dyn AdapterMetrics>>,
@@ -81,7 +81,7 @@ impl Publisher {
     }
 
     /// The same for a count, whose answer is a number.
-    pub fn enqueue_subscriber_count(
+    pub(super) fn enqueue_subscriber_count(
         &self,
         kind: SubscriptionKind,
         channel: &str,

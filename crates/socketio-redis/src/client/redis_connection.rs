@@ -103,7 +103,7 @@ impl RedisConnection {
 
 /// A connection to one server that carries subscriptions and nothing else.
 #[derive(Clone)]
-pub struct SubscriberConnection {
+pub(super) struct SubscriberConnection {
     connection: MultiplexedConnection,
     /// The server's name, where one of a cluster was chosen.
     host: Arc<str>,
@@ -158,12 +158,12 @@ impl SubscriberConnection {
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn query(&self, command: &Cmd) -> RedisResult<Value> {
+    pub(super) async fn query(&self, command: &Cmd) -> RedisResult<Value> {
         command.query_async(&mut self.connection.clone()).await
     }
 
     /// Subscribes to one channel, or takes that back. The confirmation also comes as a push.
-    pub async fn set_subscribed(
+    pub(super) async fn set_subscribed(
         &self,
         kind: SubscriptionKind,
         channel: &str,
@@ -174,7 +174,7 @@ impl SubscriberConnection {
     }
 
     /// The server's host, as it was named.
-    pub fn host(&self) -> &str {
+    pub(super) fn host(&self) -> &str {
         &self.host
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct SlotMap {
 
 impl SlotMap {
     /// Reads the answer to CLUSTER SLOTS. A node without a name of its own is the one at `asked`.
-    pub fn read(reply: &Value, asked: &str) -> Option<SlotMap> {
+    pub(super) fn read(reply: &Value, asked: &str) -> Option<SlotMap> {
         let mut map = SlotMap::default();
         for range in as_array(reply)? {
             let [Value::Int(first), Value::Int(last), nodes @ ..] = as_array(range)? else { return None };
@@ -40,23 +40,23 @@ impl SlotMap {
     }
 
     /// The master of a slot, if it has one.
-    pub fn master(&self, slot: u16) -> Option<&NodeAddress> {
+    pub(super) fn master(&self, slot: u16) -> Option<&NodeAddress> {
         let at = self.ranges.partition_point(|(_, last, _)| *last < slot);
         self.ranges.get(at).filter(|(first, ..)| *first <= slot).map(|(.., node)| node)
     }
 
     /// Whether a node has any slot.
-    pub fn has_slots(&self, node: &NodeAddress) -> bool {
+    pub(super) fn has_slots(&self, node: &NodeAddress) -> bool {
         self.ranges.iter().any(|(.., master)| master == node)
     }
 
     /// Every node that was named.
-    pub fn nodes(&self) -> &[NodeAddress] {
+    pub(super) fn nodes(&self) -> &[NodeAddress] {
         &self.nodes
     }
 
     /// A name that begins with `start` and is in one of the master's slots.
-    pub fn channel_on(&self, node: &NodeAddress, start: &str) -> Option<String> {
+    pub(super) fn channel_on(&self, node: &NodeAddress, start: &str) -> Option<String> {
         let tried = (0..u32::from(SLOTS) * 16).map(|number| format!("{start}-{number}"));
         if !self.has_slots(node) {
             return None;

@@ -33,7 +33,7 @@ struct Registration {
 
 /// All subscriptions of a client.
 #[derive(Default)]
-pub struct Subscriptions {
+pub(super) struct Subscriptions {
     table: Mutex<SubscriptionTable>,
     /// A subscription was added or removed.
     changed: Notify,
@@ -50,7 +50,7 @@ struct SubscriptionTable {
 
 impl Subscriptions {
     /// Adds or replaces a subscription.
-    pub fn insert(&self, subscription: Subscription, listener: Listener) {
+    pub(super) fn insert(&self, subscription: Subscription, listener: Listener) {
         let mut table = self.table.lock();
         let before = table.registrations.remove(&subscription);
         let (holder, waiting) =
@@ -61,7 +61,7 @@ impl Subscriptions {
     }
 
     /// Takes a subscription back.
-    pub fn remove(&self, subscription: &Subscription) {
+    pub(super) fn remove(&self, subscription: &Subscription) {
         let mut table = self.table.lock();
         table.registrations.remove(subscription);
         table.changed.push(subscription.clone());
@@ -69,12 +69,12 @@ impl Subscriptions {
     }
 
     /// Every subscription.
-    pub fn all(&self) -> Vec<Subscription> {
+    pub(super) fn all(&self) -> Vec<Subscription> {
         self.table.lock().registrations.keys().cloned().collect()
     }
 
     /// What to wait for until the server has confirmed a subscription; none if it has, or it is not wanted.
-    pub fn wait_for_confirmation(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn wait_for_confirmation(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
         let registration =
             table.registrations.get_mut(subscription).filter(|registration| registration.holder.is_none())?;
@@ -84,7 +84,7 @@ impl Subscriptions {
     }
 
     /// What to wait for until no connection has the subscription; none if it is wanted again.
-    pub fn wait_for_release(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn wait_for_release(&self, subscription: &Subscription) -> Option<oneshot::Receiver<()>> {
         let mut table = self.table.lock();
         if table.registrations.contains_key(subscription) {
             return None;
@@ -165,7 +165,7 @@ pub(super) struct RoutedMessage {
 
 impl RoutedMessage {
     /// Reads a push; none if it is no message.
-    pub fn read(push: PushInfo) -> Option<RoutedMessage> {
+    pub(super) fn read(push: PushInfo) -> Option<RoutedMessage> {
         let (kind, pattern, channel, payload) = match (push.kind, take_parts(push.data)) {
             (PushKind::Message, Some((None, channel, payload))) => {
                 (SubscriptionKind::Channel, channel.clone(), channel, payload)

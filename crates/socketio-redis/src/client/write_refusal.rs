@@ -38,7 +38,7 @@ pub(super) struct RecentRefusal {
 
 impl RecentRefusal {
     /// The server refused something.
-    pub fn record(&self, error: &RedisError) {
+    pub(super) fn record(&self, error: &RedisError) {
         if WriteRefusal::of(error).is_some() {
             let reason = format!("Redis refuses writes: {error}");
             let before = self.last.lock().replace((reason.clone(), Instant::now()));
@@ -49,7 +49,7 @@ impl RecentRefusal {
     }
 
     /// The server has taken a message.
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         let mut last = self.last.lock();
         if last.is_some() {
             *last = None;
@@ -57,7 +57,7 @@ impl RecentRefusal {
     }
 
     /// What is so now.
-    pub fn current(&self) -> Option<String> {
+    pub(super) fn current(&self) -> Option<String> {
         let mut last = self.last.lock();
         if last.as_ref().is_some_and(|(_, when)| when.elapsed() > RECENT) {
             *last = None;

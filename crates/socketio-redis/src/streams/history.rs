@@ -29,7 +29,7 @@ pub(super) struct HistoryReader {
 
 impl HistoryReader {
     /// It connects when it is asked first.
-    pub fn new(redis: &Arc<RedisClient>, max_wait: Duration) -> Self {
+    pub(super) fn new(redis: &Arc<RedisClient>, max_wait: Duration) -> Self {
         Self {
             redis: redis.clone(),
             max_wait,
@@ -40,12 +40,12 @@ impl HistoryReader {
     }
 
     /// Waits until one more client may ask for its session.
-    pub async fn claim_permit(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn claim_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.claims.acquire().await.ok()
     }
 
     /// Asks in turn; once more on a new connection if there is no answer. None if there is none then.
-    pub async fn query(&self, command: &Cmd) -> Option<Value> {
+    pub(super) async fn query(&self, command: &Cmd) -> Option<Value> {
         let _place = self.places.acquire().await.ok()?;
         for is_second in [false, true] {
             let line = match self.line(is_second).await {

@@ -7,14 +7,12 @@
 use std::sync::{Arc, Weak};
 
 use crate::adapter::{
-    AckReplies, BoxFuture, BroadcastFlags, LocalNamespace, NamespaceAdapter, Offset, Operation, RemoteSocket,
-    RequestError, Room, SendError, Session, SessionReplay, Target,
+    BoxFuture, LocalNamespace, NamespaceAdapter, Offset, Operation, SendError, Session, SessionReplay,
 };
 use crate::client::{CommandError, SubscriptionKind};
-use crate::messenger::{Messenger, into_message};
+use crate::messenger::{Messenger, forward_requests, into_message};
 use crate::peer::{AdapterContext, await_reply, send_error};
 use crate::settings::StreamsSettings as Settings;
-use crate::value::Value;
 use crate::wire::WireError;
 use crate::wire::entry;
 use crate::wire::envelope::{ClusterMessage, Dialect, Envelope};
@@ -46,7 +44,7 @@ pub(super) struct StreamsAdapter {
 
 impl StreamsAdapter {
     /// Begins to listen.
-    pub fn start(
+    pub(crate) fn start(
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
@@ -65,11 +63,6 @@ impl StreamsAdapter {
         let handler: Weak<dyn EntryHandler> = Arc::downgrade(&(adapter.clone() as Arc<dyn EntryHandler>));
         readers.register(nsp, handler);
         adapter
-    }
-
-    /// Stops listening.
-    pub async fn close(&self) {
-        self.messenger.close().await;
     }
 
     fn add_command(&self, message: &ClusterMessage) -> (redis::Cmd, u64) {
@@ -150,43 +143,7 @@ impl NamespaceAdapter for StreamsAdapter {
         Box::pin(async move { await_reply(posted?).await.map(|_| None) })
     }
 
-    fn broadcast_with_ack(
-        &self,
-        data: Vec<Value>,
-        target: Target,
-        flags: BroadcastFlags,
-    ) -> BoxFuture<Result<AckReplies, SendError>> {
-        self.messenger.broadcast_with_ack(data, target, flags)
-    }
-
-    fn fetch_sockets(
-        &self,
-        target: Target,
-        flags: BroadcastFlags,
-    ) -> BoxFuture<Result<Vec<RemoteSocket>, RequestError>> {
-        self.messenger.fetch_sockets(target, flags)
-    }
-
-    fn server_side_emit_with_ack(
-        &self,
-        data: Vec<Value>,
-    ) -> BoxFuture<Result<Vec<Value>, (RequestError, Vec<Value>)>> {
-        self.messenger.server_side_emit_with_ack(data)
-    }
-
-    fn server_count(&self) -> BoxFuture<Result<usize, RequestError>> {
-        self.messenger.server_count()
-    }
-
-    fn all_rooms(&self) -> BoxFuture<Result<Vec<Room>, RequestError>> {
-        self.messenger.all_rooms()
-    }
-
-    fn create_room(&self, _: &Room) -> BoxFuture<()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn delete_room(&self, _: &Room) {}
+    forward_requests!(messenger);
 
     fn persist_session(&self, session: Session) -> BoxFuture<Result<(), SendError>> {
         recovery::persist(&self.messenger.peer, &self.settings, &session)
@@ -199,5 +156,10 @@ impl NamespaceAdapter for StreamsAdapter {
 
     fn delete_session(&self, pid: &str) -> BoxFuture<()> {
         recovery::delete(&self.messenger.peer, &self.settings, pid)
+    }
+
+    fn close(&self) -> BoxFuture<()> {
+        let messenger = self.messenger.clone();
+        Box::pin(async move { messenger.close().await })
     }
 }

@@ -57,12 +57,12 @@ pub(super) fn content_hash(data: &[u8]) -> u64 {
 
 impl OwnBroadcasts {
     /// One is about to be written.
-    pub fn record_sent(&self, hash: u64) {
+    pub(super) fn record_sent(&self, hash: u64) {
         self.fates.lock().of.entry(hash).or_default().push(BroadcastFate::Sent);
     }
 
     /// Its fate is known from the answer, which may be a refusal.
-    pub fn record_answered(&self, hash: u64) {
+    pub(super) fn record_answered(&self, hash: u64) {
         let mut table = self.fates.lock();
         if table.take(hash, |fate| matches!(fate, BroadcastFate::Read(_))).is_none() {
             table.take(hash, |fate| *fate == BroadcastFate::Sent);
@@ -70,7 +70,7 @@ impl OwnBroadcasts {
     }
 
     /// The answer was lost. Gives its offset if it has been read back already; otherwise it counts as not sent.
-    pub fn give_up(&self, hash: u64) -> Option<Offset> {
+    pub(super) fn give_up(&self, hash: u64) -> Option<Offset> {
         let mut table = self.fates.lock();
         if let Some(BroadcastFate::Read(offset)) =
             table.take(hash, |fate| matches!(fate, BroadcastFate::Read(_)))
@@ -86,7 +86,7 @@ impl OwnBroadcasts {
     }
 
     /// It was read back. Says whether it is to be delivered.
-    pub fn record_read(&self, hash: u64, offset: &Offset) -> bool {
+    pub(super) fn record_read(&self, hash: u64, offset: &Offset) -> bool {
         let mut table = self.fates.lock();
         if table.take(hash, |fate| *fate == BroadcastFate::Sent).is_some() {
             table.of.entry(hash).or_default().push(BroadcastFate::Read(offset.clone()));

@@ -39,17 +39,17 @@ pub(super) struct StreamEntry {
 
 impl StreamEntry {
     /// Bytes of its fields.
-    pub fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.fields.iter().map(|(field, value)| field.len() + value.len()).sum()
     }
 
     /// Its fields.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(field, value)| (&field[..], &value[..]))
     }
 
     /// One of them.
-    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+    pub(super) fn field(&self, name: &[u8]) -> Option<&[u8]> {
         self.fields().find(|(field, _)| *field == name).map(|(_, value)| value)
     }
 }
@@ -90,7 +90,7 @@ pub(crate) struct StreamReaders {
 
 impl StreamReaders {
     /// Begins to read every stream, until `closed`.
-    pub fn start(
+    pub(crate) fn start(
         shared: &Arc<AdapterContext>,
         settings: &Settings,
         closed: &CancellationToken,
@@ -131,7 +131,7 @@ impl StreamReaders {
     }
 
     /// Whether every stream is read now.
-    pub fn are_reading(&self, streams: u32) -> bool {
+    pub(crate) fn are_reading(&self, streams: u32) -> bool {
         let places = self.places.read();
         let expected = if streams <= 1 { 1 } else { 2 * streams as usize - 1 };
         places.len() == expected && places.values().all(|reads| *reads)

@@ -148,7 +148,7 @@ pub(super) struct ReplaySource {
 
 impl ReplaySource {
     /// That of one stream.
-    pub fn new(peer: &Arc<Peer>, readers: &Arc<StreamReaders>, stream: &Arc<str>) -> Self {
+    pub(super) fn new(peer: &Arc<Peer>, readers: &Arc<StreamReaders>, stream: &Arc<str>) -> Self {
         Self {
             peer: peer.clone(),
             readers: readers.clone(),

@@ -51,7 +51,7 @@ pub(super) struct Audience {
 
 impl Audience {
     /// Whether a broadcast is for it.
-    pub fn receives(&self, broadcast: &StreamBroadcast) -> bool {
+    pub(super) fn receives(&self, broadcast: &StreamBroadcast) -> bool {
         let is_in = |rooms: &[Room]| rooms.iter().any(|room| self.rooms.contains(&room.name));
         let Target { rooms, except } = &broadcast.target;
         broadcast.nsp == self.nsp && (rooms.is_empty() || is_in(rooms)) && !is_in(except)
@@ -76,18 +76,18 @@ struct TailState {
 
 impl StreamTail {
     /// One that keeps so many bytes.
-    pub fn new(most_bytes: usize) -> Self {
+    pub(super) fn new(most_bytes: usize) -> Self {
         let state = TailState { start: UNKNOWN, ..TailState::default() };
         Self { most_bytes, state: Mutex::new(state), loading: tokio::sync::Mutex::default() }
     }
 
     /// What came before is not known, or was not all read: it begins after `from`.
-    pub fn restart(&self, from: Position) {
+    pub(super) fn restart(&self, from: Position) {
         *self.state.lock() = TailState { start: from, ..TailState::default() };
     }
 
     /// Keeps an entry that was read, if it is a broadcast to clients.
-    pub fn record(&self, id: &str, envelope: &Envelope) {
+    pub(super) fn record(&self, id: &str, envelope: &Envelope) {
         let ClusterMessage::Broadcast { data, target, request: None, .. } = &envelope.message else { return };
         if let Some(at) = parse_offset(id).filter(|_| self.most_bytes > 0) {
             let missed = Arc::new(MissedEvent::new(data.clone(), id.into()));
@@ -101,7 +101,7 @@ impl StreamTail {
     }
 
     /// The next broadcast of the stream.
-    pub fn push(&self, broadcast: StreamBroadcast) {
+    pub(super) fn push(&self, broadcast: StreamBroadcast) {
         let mut state = self.state.lock();
         state.bytes += broadcast.missed.weight();
         state.entries.push_back(broadcast);
@@ -113,14 +113,14 @@ impl StreamTail {
     }
 
     /// Where older entries are to be read up to, if they are wanted back to `back` and there is room for more.
-    pub fn load_until(&self, back: Position) -> Option<Position> {
+    pub(super) fn load_until(&self, back: Position) -> Option<Position> {
         let state = self.state.lock();
         let has_room = state.bytes < self.most_bytes / 4 * 3 && state.entries.len() < MAX_ENTRIES / 4 * 3;
         (state.start >= back && state.start != UNKNOWN && has_room).then_some(state.start)
     }
 
     /// Older broadcasts, the newest first, that were read up to `until`; with them everything after `from` is here.
-    pub fn extend_back(&self, until: Position, older: Vec<StreamBroadcast>, from: Position) {
+    pub(super) fn extend_back(&self, until: Position, older: Vec<StreamBroadcast>, from: Position) {
         let mut state = self.state.lock();
         // The oldest may have gone meanwhile.
         if state.start != until {
@@ -134,18 +134,18 @@ impl StreamTail {
     }
 
     /// Whether the broadcast at a position is here; none where that is not known.
-    pub fn contains(&self, at: Position) -> Option<bool> {
+    pub(super) fn contains(&self, at: Position) -> Option<bool> {
         let state = self.state.lock();
         (at > state.start).then(|| state.entries.binary_search_by_key(&at, |entry| entry.at).is_ok())
     }
 
     /// Where it begins.
-    pub fn from(&self) -> Position {
+    pub(super) fn from(&self) -> Position {
         self.state.lock().start
     }
 
     /// What a reader has missed after `seen`, some of it, and how far that goes; none if it begins before the tail.
-    pub fn page(&self, reader: &Audience, seen: &mut Position) -> Option<MissedPage> {
+    pub(super) fn page(&self, reader: &Audience, seen: &mut Position) -> Option<MissedPage> {
         let state = self.state.lock();
         if *seen < state.start {
             return None;

@@ -27,26 +27,26 @@ pub(super) enum WirePart<'a> {
 
 impl WirePart<'_> {
     /// Compact JSON, bytes inline.
-    pub fn to_json(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         let mut out = String::new();
         self.write_json(&mut out);
         out
     }
 
     /// MessagePack.
-    pub fn to_msgpack(&self) -> Vec<u8> {
+    pub(super) fn to_msgpack(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.write_msgpack(&mut out);
         out
     }
 
     /// JSON, or MessagePack if there are bytes in it, which JSON would flatten.
-    pub fn to_either(&self) -> Bytes {
+    pub(super) fn to_either(&self) -> Bytes {
         if self.has_binary() { self.to_msgpack().into() } else { self.to_json().into() }
     }
 
     /// Whether there are bytes anywhere in it.
-    pub fn has_binary(&self) -> bool {
+    pub(super) fn has_binary(&self) -> bool {
         match self {
             WirePart::Text(_) | WirePart::Number(_) | WirePart::Bool(_) => false,
             WirePart::Value(value) => value.has_binary(),

@@ -99,7 +99,7 @@ impl Handshake {
     }
 
     /// Socket.IO's `xdomain`: the request came from a page.
-    pub fn has_origin(&self) -> bool {
+    pub(crate) fn has_origin(&self) -> bool {
         self.has_origin
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct SubscriptionConnection {
 
 impl SubscriptionConnection {
     /// One that is not there yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
             id: 0,
@@ -82,7 +82,7 @@ impl SubscriptionConnection {
     }
 
     /// It is there.
-    pub fn set_connected(&mut self, live: SubscriberConnection, probe: Option<Subscription>) {
+    pub(super) fn set_connected(&mut self, live: SubscriberConnection, probe: Option<Subscription>) {
         self.connection = Some(live);
         self.since = Instant::now();
         self.reason = None;
@@ -91,7 +91,7 @@ impl SubscriptionConnection {
     }
 
     /// It is not there any more. Gives what its server had confirmed.
-    pub fn set_disconnected(&mut self, reason: String) -> HashSet<Subscription> {
+    pub(super) fn set_disconnected(&mut self, reason: String) -> HashSet<Subscription> {
         let was_stable = self.connection.is_some() && self.since.elapsed() > STABLE;
         self.failures = if was_stable { 0 } else { self.failures + 1 };
         (self.connection, self.reason, self.is_busy, self.probe_sent) = (None, Some(reason), false, None);
@@ -106,21 +106,21 @@ impl SubscriptionConnection {
     }
 
     /// Something has happened that it may not have survived.
-    pub fn invalidate(&mut self) {
+    pub(super) fn invalidate(&mut self) {
         if self.verification == Verification::Verified {
             self.verification = Verification::Doubted;
         }
     }
 
     /// Whether it holds nothing but its own channel.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
             && self.in_flight.is_empty()
             && self.confirmed.iter().all(|subscription| Some(subscription) == self.probe.as_ref())
     }
 
     /// Whether it is to be checked now.
-    pub fn needs_check(&self, every: Duration) -> bool {
+    pub(super) fn needs_check(&self, every: Duration) -> bool {
         let is_free = self.connection.is_some()
             && !self.is_busy
             && self.pending.is_empty()
@@ -130,7 +130,7 @@ impl SubscriptionConnection {
 
     /// Whether the server counts other subscriptions than it has confirmed. Servers before Redis 7.0.3 do not tell those
     /// of shards.
-    pub fn count_differs(&self, told: &Value) -> bool {
+    pub(super) fn count_differs(&self, told: &Value) -> bool {
         let text = match told {
             Value::BulkString(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
             Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
