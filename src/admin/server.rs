@@ -227,13 +227,13 @@ mod tests {
     use crate::relay::{CloseObserver, Relay};
 
     /// The server on a free port, for a process with one node that is up.
-    struct Admin {
+    struct TestAdmin {
         address: SocketAddr,
         context: Arc<AdminContext>,
         server: JoinSet<()>,
     }
 
-    impl Admin {
+    impl TestAdmin {
         async fn start(limits: ServerLimits) -> Self {
             let listener = Listener::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
             let (address, context) = (listener.local_address().parse().unwrap(), context().await);
@@ -301,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_metrics_are_served_in_the_text_format() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         admin.context.proxy().metrics.node("chat", "ws1").set_state("up");
         let answer = admin.get("/metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_drains_is_alive_and_not_ready() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         assert!(admin.get("/readyz").await.starts_with("HTTP/1.1 200 "));
         admin.context.proxy().shutdown.begin();
         let answer = admin.get("/readyz?verbose").await;
@@ -325,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_is_closed_lets_go_of_its_connections() {
-        let mut admin = Admin::start(LIMITS).await;
+        let mut admin = TestAdmin::start(LIMITS).await;
         let mut idle = admin.connect().await;
         asks(&mut idle, "/healthz").await;
         admin.server.shutdown().await;
@@ -335,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn at_the_end_the_listener_and_every_connection_are_closed() {
-        let mut admin = Admin::start(LIMITS).await;
+        let mut admin = TestAdmin::start(LIMITS).await;
         let mut idle = admin.connect().await;
         asks(&mut idle, "/healthz").await;
         let mut silent = admin.connect().await;
@@ -347,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_path_and_another_method_get_an_error_in_json() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         for path in ["/", "/metrics/", "/METRICS", "//metrics", "/x/../metrics", "/%6detrics"] {
             let answer = admin.get(path).await;
             assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
@@ -367,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn head_is_answered_as_get_without_the_body() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         let answer = admin.answer("HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("content-length: 3\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
@@ -375,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_without_a_host_or_with_two_is_refused() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         for hosts in ["", "Host: a\r\nHost: a\r\n"] {
             let answer =
                 admin.answer(&format!("GET /metrics HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
@@ -387,7 +387,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_request_or_too_large_a_one_ends_the_connection() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(2 * HEAD_SIZE));
         for bad in
             ["\u{0}\u{1}\u{16}\u{3}\r\n\r\n", "GET\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &large]
@@ -401,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_not_taken_for_the_next_request() {
-        let admin = Admin::start(LIMITS).await;
+        let admin = TestAdmin::start(LIMITS).await;
         let smuggled = "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n";
         let request = format!(
             "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{smuggled}",
@@ -413,7 +413,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_never_ends_its_head_is_cut_off() {
-        let admin = Admin::start(ServerLimits { head_time: Duration::from_millis(30), ..LIMITS }).await;
+        let admin = TestAdmin::start(ServerLimits { head_time: Duration::from_millis(30), ..LIMITS }).await;
         assert_eq!(admin.answer("").await, "");
         for start in ["G", "GET /metrics HTTP/1.1\r\nHost: a\r\n"] {
             let answer = admin.answer(start).await;
@@ -423,7 +423,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_gives_its_place_back_after_its_time() {
-        let admin = Admin::start(ServerLimits { connection_time: Duration::from_millis(30), ..LIMITS }).await;
+        let admin =
+            TestAdmin::start(ServerLimits { connection_time: Duration::from_millis(30), ..LIMITS }).await;
         let mut stream = admin.connect().await;
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         // Kept alive for ten seconds more, were it not for the time.
@@ -432,7 +433,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sends_its_head_a_byte_at_a_time_is_cut_off_all_the_same() {
-        let admin = Admin::start(ServerLimits { head_time: Duration::from_millis(60), ..LIMITS }).await;
+        let admin = TestAdmin::start(ServerLimits { head_time: Duration::from_millis(60), ..LIMITS }).await;
         let mut stream = admin.connect().await;
         let (mut from, mut to) = stream.split();
         let drip = async {
@@ -450,7 +451,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_never_ends_its_body_is_cut_off() {
-        let admin = Admin::start(ServerLimits { body_time: Duration::from_millis(30), ..LIMITS }).await;
+        let admin = TestAdmin::start(ServerLimits { body_time: Duration::from_millis(30), ..LIMITS }).await;
         let head = "POST /api/reload HTTP/1.1\r\nHost: localhost\r\n";
         for body in ["Content-Length: 5\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2\r\n{"] {
             let answer = admin.answer(&format!("{head}{body}")).await;
@@ -460,7 +461,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_all_places_are_taken_the_oldest_connection_gives_way() {
-        let admin = Admin::start(ServerLimits { connections: 2, ..LIMITS }).await;
+        let admin = TestAdmin::start(ServerLimits { connections: 2, ..LIMITS }).await;
         let mut first = admin.connect().await;
         asks(&mut first, "/healthz").await;
         let mut second = admin.connect().await;
@@ -473,7 +474,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_who_say_nothing_do_not_keep_out_one_who_asks() {
-        let admin = Admin::start(ServerLimits { connections: 4, ..LIMITS }).await;
+        let admin = TestAdmin::start(ServerLimits { connections: 4, ..LIMITS }).await;
         let mut silent = Vec::new();
         for _ in 0..20 {
             silent.push(admin.connect().await);

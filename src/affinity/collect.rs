@@ -171,9 +171,9 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     /// Nodes `ws0`, `ws1`, ... of the pool `chat`.
-    struct Fleet(usize);
+    struct NumberedNodes(usize);
 
-    impl NodeDirectory for Fleet {
+    impl NodeDirectory for NumberedNodes {
         fn find_by_id(&self, id: &str) -> Option<usize> {
             (0..self.0).find(|node| id == format!("ws{node}"))
         }
@@ -222,7 +222,7 @@ mod tests {
         collect_hints(
             sources,
             &AffinityRequest { headers: &headers, query, client, now: NOW, pool: "chat" },
-            &Fleet(3),
+            &NumberedNodes(3),
         )
     }
 
@@ -315,7 +315,7 @@ mod tests {
             collect_hints(
                 &sources,
                 &AffinityRequest { headers: &headers, query: None, client, now, pool: "chat" },
-                &Fleet(3),
+                &NumberedNodes(3),
             )
         };
         assert_eq!((at(NOW + 1000).as_slice(), at(NOW + 1000).unknown_pin()), (&[][..], None));

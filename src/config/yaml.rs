@@ -14,7 +14,7 @@ pub fn yaml(config: &Value) -> String {
     let mut out = String::new();
     match config {
         Value::Object(entries) => {
-            mapping(entries, &Place { order: &order, path: String::new(), indent: 0 }, &mut out)
+            mapping(entries, &YamlPosition { order: &order, path: String::new(), indent: 0 }, &mut out)
         }
         other => out = scalar(other) + "\n",
     }
@@ -22,7 +22,7 @@ pub fn yaml(config: &Value) -> String {
 }
 
 /// Where in the tree something is.
-struct Place<'a> {
+struct YamlPosition<'a> {
     /// The paths of all keys, in the order of the reference.
     order: &'a [String],
     /// As in [`schema::KeyDescription`], with what comes before the next key.
@@ -30,7 +30,7 @@ struct Place<'a> {
     indent: usize,
 }
 
-impl Place<'_> {
+impl YamlPosition<'_> {
     fn rank(&self, key: &str) -> usize {
         let path = format!("{}{key}", self.path);
         self.order.iter().position(|known| *known == path).unwrap_or(self.order.len())
@@ -49,7 +49,7 @@ fn indent(level: usize) -> String {
 }
 
 /// Each key on a line of its own.
-fn mapping(entries: &Map<String, Value>, place: &Place, out: &mut String) {
+fn mapping(entries: &Map<String, Value>, place: &YamlPosition, out: &mut String) {
     let mut keys: Vec<&String> = entries.keys().collect();
     keys.sort_by_key(|key| place.rank(key));
     for key in keys {
@@ -59,7 +59,7 @@ fn mapping(entries: &Map<String, Value>, place: &Place, out: &mut String) {
 }
 
 /// What stands behind a key, up to the end of its last line.
-fn value(value: &Value, key: &str, place: &Place, out: &mut String) {
+fn value(value: &Value, key: &str, place: &YamlPosition, out: &mut String) {
     match value {
         Value::Object(entries) if !entries.is_empty() => {
             out.push('\n');
@@ -74,12 +74,12 @@ fn value(value: &Value, key: &str, place: &Place, out: &mut String) {
 }
 
 /// An item of a list: its first key stands behind the dash.
-fn item(item: &Value, place: &Place, out: &mut String) {
+fn item(item: &Value, place: &YamlPosition, out: &mut String) {
     let dash = format!("{}- ", indent(place.indent));
     match item {
         Value::Object(entries) if !entries.is_empty() => {
             let mut lines = String::new();
-            let inner = Place { indent: place.indent + 1, path: place.path.clone(), ..*place };
+            let inner = YamlPosition { indent: place.indent + 1, path: place.path.clone(), ..*place };
             mapping(entries, &inner, &mut lines);
             out.push_str(&dash);
             out.push_str(lines.trim_start());

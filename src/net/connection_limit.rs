@@ -115,34 +115,34 @@ mod tests {
 
     /// What a connection does with its permit. The second number of a claim is the client's limit.
     #[derive(Debug, Clone, Copy)]
-    enum Act {
+    enum PermitStep {
         Take,
         Claim(usize, u8, u32),
         Leave(usize),
     }
 
-    const ACTS: [Act; 9] = [
-        Act::Take,
-        Act::Claim(0, 1, 1),
-        Act::Claim(0, 2, 2),
-        Act::Claim(1, 1, 1),
-        Act::Claim(1, 2, 0),
-        Act::Claim(2, 1, 2),
-        Act::Leave(0),
-        Act::Leave(1),
-        Act::Leave(2),
+    const ACTS: [PermitStep; 9] = [
+        PermitStep::Take,
+        PermitStep::Claim(0, 1, 1),
+        PermitStep::Claim(0, 2, 2),
+        PermitStep::Claim(1, 1, 1),
+        PermitStep::Claim(1, 2, 0),
+        PermitStep::Claim(2, 1, 2),
+        PermitStep::Leave(0),
+        PermitStep::Leave(1),
+        PermitStep::Leave(2),
     ];
 
     /// Does one of them, and says whether it can be done now.
-    fn act(limiter: &Arc<ConnectionLimiter>, held: &mut Vec<ConnectionPermit>, act: Act) -> bool {
+    fn act(limiter: &Arc<ConnectionLimiter>, held: &mut Vec<ConnectionPermit>, act: PermitStep) -> bool {
         let client = |number: u8| IpAddr::from([192, 0, 2, number]);
         match act {
-            Act::Take => {
+            PermitStep::Take => {
                 let counts = limiter.acquire(3);
                 assert_eq!(counts.is_some(), held.len() < 3);
                 held.extend(counts);
             }
-            Act::Claim(at, number, most) if at < held.len() => {
+            PermitStep::Claim(at, number, most) if at < held.len() => {
                 let client = client(number);
                 let others = held
                     .iter()
@@ -152,7 +152,7 @@ mod tests {
                 assert_eq!(held[at].acquire_for_client(client, most), has_room);
                 assert_eq!(held[at].client(), has_room.then_some(client));
             }
-            Act::Leave(at) if at < held.len() => drop(held.remove(at)),
+            PermitStep::Leave(at) if at < held.len() => drop(held.remove(at)),
             _ => return false,
         }
         true

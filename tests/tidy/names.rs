@@ -11,10 +11,14 @@ const IDIOMS: [&str; 4] = ["Builder", "Config", "Error", "Iter"];
 /// Lines that a function may have.
 pub const MOST_FUNCTION_LINES: usize = 50;
 
-/// The types that a file defines at its top level, with their lines.
-pub fn types(file: &File) -> Vec<(usize, String)> {
-    let lines = file.shipped().lines().enumerate();
-    lines.filter_map(|(at, line)| Some((at + 1, type_name(line)?.to_owned()))).collect()
+/// The types that a file defines, those of its tests too, with their lines. A `type` that is not at the top level is a
+/// trait's.
+fn types(file: &File) -> Vec<(usize, String)> {
+    let own = |line: &str| {
+        let is_inner_alias = line.starts_with(' ') && line.trim_start().starts_with("type ");
+        type_name(line.trim_start()).filter(|_| !is_inner_alias).map(str::to_owned)
+    };
+    file.code().lines().enumerate().filter_map(|(at, line)| Some((at + 1, own(line)?))).collect()
 }
 
 fn type_name(line: &str) -> Option<&str> {
@@ -118,10 +122,12 @@ mod examples {
         );
         let two = File::new(
             "src/b.rs",
-            "struct Place(u8);\ntype Config = u8;\n// struct State;\n#[cfg(test)]\nmod tests {\nstruct State;\n}",
+            "struct Place(u8);\ntype Config = u8;\n// struct State;\n#[cfg(test)]\nmod tests {\n    struct State;\n}",
         );
         let shared = shared_names(&[one, two]);
-        assert_eq!(shared, ["Place is 2 types: src/a.rs:1, src/b.rs:1"]);
+        let expected =
+            ["Place is 2 types: src/a.rs:1, src/b.rs:1", "State is 2 types: src/a.rs:2, src/b.rs:6"];
+        assert_eq!(shared, expected, "tests of the crate count, a trait's type and an idiom do not");
     }
 
     #[test]

@@ -145,6 +145,11 @@ impl File {
         self.code[..at].matches('\n').count() + 1
     }
 
+    /// Its code, tests included.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Its code without tests; nothing of a file that is tests as a whole.
     pub fn shipped(&self) -> &str {
         &self.code[..self.tests_from]

@@ -56,14 +56,15 @@
 // pure: data and arithmetic; time and randomness come in as arguments
 pub mod value;
 pub mod packet;
-
-// mechanism: I/O without policy
-pub mod adapter;
-mod no_sockets;
+mod operation;
 pub mod offset;
 pub mod settings;
 pub mod wire;
 mod backoff;
+
+// mechanism: I/O without policy
+pub mod adapter;
+mod no_sockets;
 pub mod metrics;
 pub mod memory;
 mod random;

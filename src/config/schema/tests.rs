@@ -10,7 +10,7 @@ use super::super::{AddressPositions, Config, Faults, resolve};
 use super::*;
 
 /// A place in the config: the way there, and the keys that the table has there.
-struct Place {
+struct TablePosition {
     way: Vec<Step>,
     keys: Vec<Key>,
 }
@@ -23,8 +23,8 @@ enum Step {
 }
 
 /// Every section of the table.
-fn places() -> Vec<Place> {
-    fn walk(way: &[Step], keys: Vec<Key>, into: &mut Vec<Place>) {
+fn places() -> Vec<TablePosition> {
+    fn walk(way: &[Step], keys: Vec<Key>, into: &mut Vec<TablePosition>) {
         for key in &keys {
             let Some((step, keys)) = key.shape.inner() else { continue };
             let step = match step {
@@ -34,14 +34,14 @@ fn places() -> Vec<Place> {
             };
             walk(&[way, &[Step::Key(key.name)], &step].concat(), keys, into);
         }
-        into.push(Place { way: way.to_vec(), keys });
+        into.push(TablePosition { way: way.to_vec(), keys });
     }
     let mut places = Vec::new();
     walk(&[], Config::keys(), &mut places);
     places
 }
 
-impl Place {
+impl TablePosition {
     /// A config that has only `inner` there.
     fn with(&self, inner: Value) -> Value {
         self.way.iter().rev().fold(inner, |inner, step| match step {

@@ -509,7 +509,7 @@ mod tests {
                     sleep(HOUR).await;
                     (count < 3).then(|| (Ok(Frame::data(Bytes::from_static(b"event"))), count + 1))
                 });
-                Response::new(BodyExt::boxed(InFlightBody(StreamBody::new(Box::pin(events)), in_flight)))
+                Response::new(BodyExt::boxed(TrackedBody(StreamBody::new(Box::pin(events)), in_flight)))
             }
             "/big" => reply(StatusCode::OK, Bytes::from(vec![b'x'; 100_000]), in_flight),
             "/upgrade" => {
@@ -524,7 +524,7 @@ mod tests {
                     stream.read_exact(&mut later).await.expect("the client sends more");
                     stream.write_all(&later).await.expect("the client is there");
                 });
-                let mut reply = Response::new(BodyExt::boxed(InFlightBody(Empty::new(), in_flight)));
+                let mut reply = Response::new(BodyExt::boxed(TrackedBody(Empty::new(), in_flight)));
                 *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 reply.headers_mut().insert("upgrade", "x".parse().expect("a token"));
                 reply
@@ -534,7 +534,7 @@ mod tests {
     }
 
     fn reply(status: StatusCode, body: Bytes, in_flight: InFlightRequest) -> TestResponse {
-        let mut reply = Response::new(BodyExt::boxed(InFlightBody(Full::new(body), in_flight)));
+        let mut reply = Response::new(BodyExt::boxed(TrackedBody(Full::new(body), in_flight)));
         *reply.status_mut() = status;
         if !status.is_success() {
             reply.headers_mut().insert("connection", "close".parse().expect("a token"));
@@ -543,9 +543,9 @@ mod tests {
     }
 
     /// A body that keeps its request in flight until it is dropped.
-    struct InFlightBody<B>(B, #[expect(dead_code, reason = "it lives as long as the body")] InFlightRequest);
+    struct TrackedBody<B>(B, #[expect(dead_code, reason = "it lives as long as the body")] InFlightRequest);
 
-    impl<B: http_body::Body + Unpin> http_body::Body for InFlightBody<B> {
+    impl<B: http_body::Body + Unpin> http_body::Body for TrackedBody<B> {
         type Data = B::Data;
         type Error = B::Error;
 

@@ -69,7 +69,7 @@ mod tests {
     }
 
     /// A pool that is rolled out, and its clients, who come back when they are closed.
-    struct World {
+    struct RolloutModel {
         ties: Ties,
         balance: BalancePolicy,
         load_bound: f64,
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    impl World {
+    impl RolloutModel {
         fn new(ties: Ties, balance: BalancePolicy, nodes: &[(&str, &str)]) -> Self {
             let nodes = nodes.iter().map(|(id, release)| (node(id, release), NodeState::Up)).collect();
             let (releases, clients) = Default::default();
@@ -208,9 +208,9 @@ mod tests {
     ];
     const THREE: [(&str, &str); 3] = [("a", "v7"), ("b", "v7"), ("c", "v7")];
 
-    fn worlds() -> impl Iterator<Item = World> {
+    fn worlds() -> impl Iterator<Item = RolloutModel> {
         let ties = [Ties::Pin, Ties::Key, Ties::None];
-        ties.into_iter().flat_map(|ties| BALANCES.map(|balance| World::new(ties, balance, &THREE)))
+        ties.into_iter().flat_map(|ties| BALANCES.map(|balance| RolloutModel::new(ties, balance, &THREE)))
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn who_is_pinned_to_a_node_that_is_up_stays_with_it_old_or_new() {
-        let mut world = World::new(Ties::Pin, BalancePolicy::LeastConnections, &THREE);
+        let mut world = RolloutModel::new(Ties::Pin, BalancePolicy::LeastConnections, &THREE);
         world.fill(90);
         world.join("d", "v8");
         world.drain("a");
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_key_falls_where_it_falls_once_nobody_is_moved() {
-        let mut world = World::new(Ties::Key, BalancePolicy::LeastConnections, &THREE);
+        let mut world = RolloutModel::new(Ties::Key, BalancePolicy::LeastConnections, &THREE);
         world.load_bound = f64::INFINITY;
         world.fill(90);
         let homes = world.clients.clone();
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn who_carries_nothing_goes_where_there_is_room_once_nobody_is_moved() {
-        let mut world = World::new(Ties::None, BalancePolicy::LeastConnections, &THREE);
+        let mut world = RolloutModel::new(Ties::None, BalancePolicy::LeastConnections, &THREE);
         world.fill(90);
         world.join("d", "v8");
         world.clients.resize(130, ("d".into(), 0));
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_new_node_that_is_full_or_gone_leaves_it_at_the_usual_order() {
-        let mut world = World::new(Ties::Pin, BalancePolicy::LeastConnections, &THREE);
+        let mut world = RolloutModel::new(Ties::Pin, BalancePolicy::LeastConnections, &THREE);
         world.fill(90);
         let mut small = node("d", "v8");
         small.max_connections = Some(5);

@@ -273,7 +273,7 @@ mod tests {
         SocketEvents { is_readable: true, is_writable: true, has_hung_up: false };
 
     /// A tunnel whose ticks are the test's.
-    struct Bench {
+    struct SteppedTunnel {
         metrics: Arc<Metrics>,
         places: Arc<ConnectionLimiter>,
         tunnel: ActiveTunnel,
@@ -290,7 +290,7 @@ mod tests {
         (ours.into(), theirs)
     }
 
-    impl Bench {
+    impl SteppedTunnel {
         /// With TLS of this suite at both ends, if there is one.
         fn new(suite: Option<usize>, permit: Option<Option<IpAddr>>) -> Self {
             Self::with(|role| suite.map(|suite| meet(suites()[suite], role).1), permit)
@@ -375,7 +375,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[derive(Debug, Clone)]
-    enum Act {
+    enum TunnelStep {
         Say { from_client: bool, bytes: Vec<u8> },
         Hear { client: bool },
         Wait(u64),
@@ -384,7 +384,7 @@ mod tests {
         Migrate(u64),
     }
 
-    fn act() -> impl Strategy<Value = Act> {
+    fn act() -> impl Strategy<Value = TunnelStep> {
         let message = (any::<bool>(), 0usize..4000).prop_map(|(whole, len)| {
             let frame = [&[0x82, 126][..], &(len as u16).to_be_bytes(), &vec![5; len]].concat();
             if whole { frame } else { frame[..frame.len() * 2 / 3].to_vec() }
@@ -392,28 +392,28 @@ mod tests {
         let control = any::<u8>().prop_map(|it| frame::encode_control(0x88 + it % 3, &[3, 0xe8], None));
         let bytes = prop_oneof![6 => message, 1 => control, 1 => prop::collection::vec(any::<u8>(), 0..30)];
         prop_oneof![
-            6 => (any::<bool>(), bytes).prop_map(|(from_client, bytes)| Act::Say { from_client, bytes }),
-            2 => any::<bool>().prop_map(|client| Act::Hear { client }),
-            2 => (0u64..20_000).prop_map(Act::Wait),
-            1 => Just(Act::Close),
-            1 => any::<bool>().prop_map(|client| Act::Shut { client }),
-            2 => (0u64..1 << 50).prop_map(|ahead| Act::Migrate(CLOCK_ORIGIN + ahead)),
+            6 => (any::<bool>(), bytes).prop_map(|(from_client, bytes)| TunnelStep::Say { from_client, bytes }),
+            2 => any::<bool>().prop_map(|client| TunnelStep::Hear { client }),
+            2 => (0u64..20_000).prop_map(TunnelStep::Wait),
+            1 => Just(TunnelStep::Close),
+            1 => any::<bool>().prop_map(|client| TunnelStep::Shut { client }),
+            2 => (0u64..1 << 50).prop_map(|ahead| TunnelStep::Migrate(CLOCK_ORIGIN + ahead)),
         ]
     }
 
-    impl Bench {
-        fn play(&mut self, act: &Act) {
+    impl SteppedTunnel {
+        fn play(&mut self, act: &TunnelStep) {
             match act {
-                Act::Say { from_client, bytes } => {
+                TunnelStep::Say { from_client, bytes } => {
                     let peer = if *from_client { &mut self.client } else { &mut self.node };
                     // With TLS it is garbage, and that is a state, too. A full socket takes less.
                     let _ = peer.write(bytes);
                 }
-                Act::Hear { client } => {
+                TunnelStep::Hear { client } => {
                     Self::heard(if *client { &mut self.client } else { &mut self.node });
                 }
-                Act::Wait(time) => self.now += time,
-                Act::Close => {
+                TunnelStep::Wait(time) => self.now += time,
+                TunnelStep::Close => {
                     let close_frame =
                         CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 9_000 };
                     self.tick(|tunnel, tick| {
@@ -421,12 +421,12 @@ mod tests {
                         TunnelProgress::Idle
                     });
                 }
-                Act::Shut { client } => {
+                TunnelStep::Shut { client } => {
                     let peer = if *client { &self.client } else { &self.node };
                     // It may be shut already.
                     let _ = peer.shutdown(Shutdown::Write);
                 }
-                Act::Migrate(now) => self.migrate(*now),
+                TunnelStep::Migrate(now) => self.migrate(*now),
             }
         }
     }
@@ -440,7 +440,7 @@ mod tests {
             permit in prop::option::of(prop::option::of(any::<u32>().prop_map(|it| IpAddr::V4(it.into())))),
             acts in prop::collection::vec(act(), 0..30),
         ) {
-            let mut bench = Bench::new(suite, permit);
+            let mut bench = SteppedTunnel::new(suite, permit);
             for act in &acts {
                 bench.play(act);
                 let progress = bench.tick(|tunnel, tick| match tunnel.pump_both(tick) {
@@ -463,7 +463,7 @@ mod tests {
         fn bytes_that_are_no_tunnel_state_are_an_error_and_no_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..600), is_headed: bool,
         ) {
-            let bench = Bench::new(None, None);
+            let bench = SteppedTunnel::new(None, None);
             let head = if is_headed { &b"MSTN\0\x01"[..] } else { b"" };
             prop_assert!(bench.unpack(&[head, &bytes].concat()).is_err());
         }
@@ -473,7 +473,7 @@ mod tests {
             suite in prop::option::of(0..6usize), cut in any::<prop::sample::Index>(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), truncate: bool,
         ) {
-            let bench = Bench::new(suite, Some(None));
+            let bench = SteppedTunnel::new(suite, Some(None));
             let mut bytes = bench.tunnel.encode(bench.now).to_vec();
             for (at, byte) in &changes {
                 *at.get_mut(&mut bytes) = *byte;
@@ -492,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_ping_that_waits_for_the_end_of_a_frame_migrates_and_its_pong_is_known() {
-        let mut bench = Bench::new(None, None);
+        let mut bench = SteppedTunnel::new(None, None);
         let message = [&[0x82, 126, 0, 200][..], &[5; 200]].concat();
         bench.node.write_all(&message[..100]).unwrap();
         bench.tick(ActiveTunnel::pump_both);
@@ -501,7 +501,7 @@ mod tests {
         bench.migrate(CLOCK_ORIGIN);
         bench.node.write_all(&message[100..]).unwrap();
         bench.tick(ActiveTunnel::pump_both);
-        let heard = Bench::heard(&mut bench.client);
+        let heard = SteppedTunnel::heard(&mut bench.client);
         let (passed, ping) = heard.split_at(message.len());
         assert_eq!((passed, ping.len(), ping[0]), (&message[..], 10, 0x89));
         bench.migrate(CLOCK_ORIGIN + 77);
@@ -509,14 +509,14 @@ mod tests {
         let pong = frame::encode_control(frame::opcode::PONG, &ping[2..], Some([1; 4]));
         bench.client.write_all(&pong).unwrap();
         bench.tick(ActiveTunnel::pump_both);
-        assert_eq!(Bench::heard(&mut bench.node), b"", "it is the balancer's own");
+        assert_eq!(SteppedTunnel::heard(&mut bench.node), b"", "it is the balancer's own");
         let round_trip = bench.tunnel.snapshot(bench.now, SystemTime::UNIX_EPOCH).round_trip;
         assert_eq!(round_trip, Some(Duration::from_millis(40)));
     }
 
     #[test]
     fn the_deadline_of_a_close_migrates_as_the_time_left() {
-        let mut bench = Bench::new(None, None);
+        let mut bench = SteppedTunnel::new(None, None);
         let close_frame = CloseFrame { code: 1012, reason: "bye", cause: CloseReason::Drained, grace: 5_000 };
         bench.tick(|tunnel, tick| {
             tunnel.begin_close(&close_frame, tick);
@@ -530,12 +530,12 @@ mod tests {
         assert_eq!(bench.tick(|tunnel, tick| tunnel.sweep(tick)), TunnelProgress::Ended);
         let end = bench.tunnel.session_end(bench.now);
         assert_eq!((end.code, end.reason, end.duration), (1012, CloseReason::Drained, 5 * SECOND));
-        assert_eq!(Bench::heard(&mut bench.client), close::encode_close(1012, "bye", None));
+        assert_eq!(SteppedTunnel::heard(&mut bench.client), close::encode_close(1012, "bye", None));
     }
 
     #[test]
     fn the_deadline_of_a_half_ended_tunnel_migrates_and_one_without_gets_one() {
-        let mut bench = Bench::new(None, None);
+        let mut bench = SteppedTunnel::new(None, None);
         bench.client.shutdown(Shutdown::Write).unwrap();
         bench.tick(ActiveTunnel::pump_both);
         // A version without this deadline hands the tunnel over; this one sets it with its first sweep.
@@ -555,16 +555,16 @@ mod tests {
 
     #[test]
     fn the_message_under_way_migrates_and_an_ended_one_does_not() {
-        let mut bench = Bench::new(None, None);
+        let mut bench = SteppedTunnel::new(None, None);
         let fragment = |first| [&[first, 126][..], &40_000u16.to_be_bytes(), &vec![0; 40_000]].concat();
-        let say = |bench: &mut Bench, first| {
+        let say = |bench: &mut SteppedTunnel, first| {
             let (mut message, mut heard) = (&fragment(first)[..], 0);
             while !message.is_empty() || heard < 40_004 {
                 // A full socket takes less.
                 let taken = bench.node.write(message).unwrap_or(0);
                 message = &message[taken..];
                 bench.tick(ActiveTunnel::pump_both);
-                let more = Bench::heard(&mut bench.client);
+                let more = SteppedTunnel::heard(&mut bench.client);
                 if more.first() == Some(&0x88) {
                     return false;
                 }
@@ -585,7 +585,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A tunnel with a value in every field.
-    fn eventful() -> Bench {
+    fn eventful() -> SteppedTunnel {
         let keys = |seed| {
             Box::new(TrafficKeys { secret: [seed; 48], key: [seed + 1; 32], iv: [seed + 2; 12], seq: 40 })
         };
@@ -598,7 +598,7 @@ mod tests {
             let (tx, rx, decrypted, has_close_notify) = (keys(1), keys(101), vec![], false);
             Some(ExtractedTls { version, suite, tx, rx, undecrypted, unsent, decrypted, has_close_notify })
         };
-        let mut bench = Bench::with(departed, Some(Some("192.0.2.7".parse().unwrap())));
+        let mut bench = SteppedTunnel::with(departed, Some(Some("192.0.2.7".parse().unwrap())));
         bench.tick(|tunnel, tick| {
             // In a frame of the node's, and in a header of the client's.
             tunnel.relay_early(

@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::response::HttpResponse;
 use socketio_redis::value::Value;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type ClientSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -120,7 +120,7 @@ impl Served {
         Self { address, ws_json, stage, metrics, stop, server }
     }
 
-    async fn open(&self, query: &str) -> Socket {
+    async fn open(&self, query: &str) -> ClientSocket {
         connect_async(format!("ws://{}/ws{query}", self.address)).await.unwrap().0
     }
 
@@ -140,17 +140,17 @@ impl Served {
     }
 }
 
-async fn heard(socket: &mut Socket) -> Json {
+async fn heard(socket: &mut ClientSocket) -> Json {
     let message = timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
     serde_json::from_str(message.to_text().unwrap()).unwrap()
 }
 
-async fn say(socket: &mut Socket, message: Json) {
+async fn say(socket: &mut ClientSocket, message: Json) {
     socket.send(Message::text(message.to_string())).await.unwrap();
 }
 
 /// Reads on to the Close, and gives its code and words.
-async fn closed(socket: &mut Socket) -> (u16, String) {
+async fn closed(socket: &mut ClientSocket) -> (u16, String) {
     let reading = async {
         loop {
             if let Message::Close(frame) = socket.next().await.unwrap().unwrap() {

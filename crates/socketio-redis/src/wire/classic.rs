@@ -9,7 +9,7 @@ use super::opts::{
 };
 use super::opts::{sockets_piece, text};
 use super::wire_part::WirePart;
-use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
+use crate::operation::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 
 /// The uid of `@socket.io/redis-emitter`, which is no node and answers nothing.

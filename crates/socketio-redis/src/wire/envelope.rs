@@ -13,7 +13,7 @@ use super::opts::{
     text,
 };
 use super::wire_part::WirePart;
-use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
+use crate::operation::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 
 /// Which of the two adapters' ways of writing is meant.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::WireError;
 use super::wire_part::WirePart;
-use crate::adapter::{BroadcastFlags, RemoteSocket, Room, Target};
+use crate::operation::{BroadcastFlags, RemoteSocket, Room, Target};
 use crate::value::Value;
 
 /// Packet type EVENT, which a broadcast keeps on the wire even with bytes in it.

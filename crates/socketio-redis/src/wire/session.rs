@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::WireError;
 use super::opts::{rooms, rooms_piece, text};
 use super::wire_part::WirePart;
-use crate::adapter::Session;
+use crate::operation::Session;
 use crate::value::Value;
 
 /// Writes a session.

@@ -22,7 +22,7 @@ use crate::relay::session::{SessionEnd, SessionInfo, Tunnel, TunnelLimits};
 use crate::relay::session_list::{ChoiceOrder, ListQuery, TunnelChoice};
 
 /// An event loop whose ticks are the test's, with the peers of its tunnels. A tunnel's id is its slot.
-struct Bench {
+struct SteppedLoop {
     event_loop: EventLoop,
     sender: CommandSender,
     metrics: Arc<Metrics>,
@@ -31,7 +31,7 @@ struct Bench {
     ends: Arc<Mutex<Vec<(u64, SessionEnd)>>>,
 }
 
-impl Bench {
+impl SteppedLoop {
     /// An event loop with adopted tunnels. The observer panics at session 99.
     fn new(tunnels: u64) -> Self {
         let waker = ThreadWaker::new().unwrap();
@@ -135,13 +135,13 @@ fn panicked(id: u64) -> (u64, (CloseSide, u16, CloseReason)) {
     (id, (CloseSide::Balancer, 1006, CloseReason::Panicked))
 }
 
-fn ends(bench: &Bench) -> Vec<(u64, (CloseSide, u16, CloseReason))> {
+fn ends(bench: &SteppedLoop) -> Vec<(u64, (CloseSide, u16, CloseReason))> {
     bench.ends.lock().iter().map(|(id, end)| (*id, (end.side, end.code, end.reason))).collect()
 }
 
 #[test]
 fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
-    let mut bench = Bench::new(3);
+    let mut bench = SteppedLoop::new(3);
     bench.tick(EventLoop::run_tick);
     (0..3).for_each(|slot| bench.say(slot));
     bench.tick(|event_loop, events| {
@@ -163,7 +163,7 @@ fn a_panic_in_one_tunnel_ends_that_tunnel_alone_and_the_others_are_served() {
 
 #[test]
 fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
-    let mut bench = Bench::new(2);
+    let mut bench = SteppedLoop::new(2);
     let close =
         PacedClose::new(TunnelSelector::all(), CloseReason::Drained, 1012, "").with_grace(Duration::ZERO);
     let shared = Arc::new(SharedClose::new(close, 0, vec![bench.sender.waker().clone()]));
@@ -183,7 +183,7 @@ fn a_tunnel_that_panics_as_it_is_closed_is_not_left_to_the_closing() {
 
 #[test]
 fn a_tunnel_that_panics_as_it_is_frozen_ends_alone() {
-    let mut bench = Bench::new(3);
+    let mut bench = SteppedLoop::new(3);
     bench.tick(EventLoop::run_tick);
     let budget = Arc::new(AtomicUsize::new(9));
     let (reply, mut answer) = oneshot::channel();
@@ -216,7 +216,7 @@ fn tcp() -> (OwnedFd, TcpStream) {
 
 #[test]
 fn urgent_data_stays_in_its_place_and_stalls_nothing() {
-    let mut bench = Bench::new(0);
+    let mut bench = SteppedLoop::new(0);
     let ((client, from), (node, mut to)) = (tcp(), tcp());
     bench.take(0, client, node);
     bench.tick(EventLoop::run_tick);
@@ -242,7 +242,7 @@ fn urgent_data_stays_in_its_place_and_stalls_nothing() {
 
 #[test]
 fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
-    let mut bench = Bench::new(2);
+    let mut bench = SteppedLoop::new(2);
     let mut ask = |wanted: fn(&SessionInfo) -> bool| {
         let (selector, order) = (TunnelSelector::new(wanted), ChoiceOrder::Shuffled(1));
         let choice = TunnelChoice { selector, order };
@@ -260,7 +260,7 @@ fn a_listing_that_panics_ends_no_tunnel_and_not_the_next_listing() {
 
 #[test]
 fn i7_an_observer_that_panics_delays_nobody() {
-    let mut bench = Bench::new(1);
+    let mut bench = SteppedLoop::new(1);
     bench.adopt(99);
     drop(bench.peers.pop());
     bench.tick(EventLoop::run_tick);
@@ -273,10 +273,10 @@ fn i7_an_observer_that_panics_delays_nobody() {
 
 #[test]
 fn i7_a_thread_that_breaks_off_leaves_no_tunnel_without_an_outcome() {
-    let mut bench = Bench::new(3);
+    let mut bench = SteppedLoop::new(3);
     let broken = catch_unwind(AssertUnwindSafe(|| bench.tick(|_, _| panic!("between two tunnels"))));
     assert!(broken.is_err());
-    let Bench { event_loop, ends, metrics, .. } = bench;
+    let SteppedLoop { event_loop, ends, metrics, .. } = bench;
     drop(event_loop);
     assert_eq!((ends.lock().len(), metrics.node("chat", "ws1").live()), (3, 0));
 }

@@ -12,7 +12,7 @@ use crate::relay::command::ThreadBatch;
 
 /// Something that happens. Sessions go by their ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
+enum LoopStep {
     /// The client sends a message.
     Say(usize),
     /// Both peers close.
@@ -33,19 +33,19 @@ enum Act {
     Release,
 }
 
-const ACTS: [Act; 12] = [
-    Act::Say(0),
-    Act::Say(1),
-    Act::Say(2),
-    Act::Leave(0),
-    Act::Cut(0),
-    Act::Cut(1),
-    Act::Adopt,
-    Act::Poll,
-    Act::Serve,
-    Act::Freeze,
-    Act::Resume,
-    Act::Release,
+const ACTS: [LoopStep; 12] = [
+    LoopStep::Say(0),
+    LoopStep::Say(1),
+    LoopStep::Say(2),
+    LoopStep::Leave(0),
+    LoopStep::Cut(0),
+    LoopStep::Cut(1),
+    LoopStep::Adopt,
+    LoopStep::Poll,
+    LoopStep::Serve,
+    LoopStep::Freeze,
+    LoopStep::Resume,
+    LoopStep::Release,
 ];
 
 /// Sessions that there are at most.
@@ -59,8 +59,8 @@ enum Fate {
     Away([OwnedFd; 2]),
 }
 
-struct World {
-    bench: Bench,
+struct LoopModel {
+    bench: SteppedLoop,
     /// Events that are not handled yet.
     events: Option<Vec<epoll::Event>>,
     frozen: Option<ThreadBatch>,
@@ -70,41 +70,43 @@ struct World {
     said: Vec<Vec<u8>>,
 }
 
-impl World {
+impl LoopModel {
     fn new() -> Self {
         let fates = vec![Fate::Lives, Fate::Lives];
-        let (bench, said) = (Bench::new(2), vec![Vec::new(); 2]);
+        let (bench, said) = (SteppedLoop::new(2), vec![Vec::new(); 2]);
         Self { bench, events: None, frozen: None, fates, left: Vec::new(), said }
     }
 
     /// Performs an act. Returns false when it cannot happen now.
-    fn act(&mut self, act: Act) -> bool {
+    fn act(&mut self, act: LoopStep) -> bool {
         let lives = |world: &Self, id: usize| matches!(world.fates.get(id), Some(Fate::Lives));
         match act {
-            Act::Say(id) if self.is_there(id) => self.say(id),
-            Act::Leave(id) if lives(self, id) => {
+            LoopStep::Say(id) if self.is_there(id) => self.say(id),
+            LoopStep::Leave(id) if lives(self, id) => {
                 self.bench.peers[id].iter().for_each(|peer| peer.shutdown(Shutdown::Both).unwrap());
                 self.left.push(id);
                 self.fates[id] = Fate::Ended;
             }
-            Act::Cut(id) if lives(self, id) && self.slot(id).is_some_and(|slot| !self.is_frozen(slot)) => {
+            LoopStep::Cut(id)
+                if lives(self, id) && self.slot(id).is_some_and(|slot| !self.is_frozen(slot)) =>
+            {
                 let slot = self.slot(id).unwrap();
                 self.bench.event_loop.serve(slot, |_, _| TunnelProgress::Ended);
                 self.fates[id] = Fate::Ended;
             }
-            Act::Adopt if self.fates.len() < MOST => {
+            LoopStep::Adopt if self.fates.len() < MOST => {
                 self.bench.adopt(self.fates.len() as u64);
                 self.fates.push(Fate::Lives);
                 self.said.push(Vec::new());
             }
-            Act::Poll if self.events.is_none() => self.events = Some(self.poll()),
-            Act::Serve if self.events.is_some() => {
+            LoopStep::Poll if self.events.is_none() => self.events = Some(self.poll()),
+            LoopStep::Serve if self.events.is_some() => {
                 let mut events = self.events.take().unwrap();
                 self.bench.event_loop.catch_tunnel_panic(|event_loop| event_loop.run_tick(&mut events));
             }
-            Act::Freeze if self.frozen.is_none() => return self.freeze(),
-            Act::Resume if self.frozen.is_some() => self.resume(),
-            Act::Release if self.frozen.is_some() => self.release(),
+            LoopStep::Freeze if self.frozen.is_none() => return self.freeze(),
+            LoopStep::Resume if self.frozen.is_some() => self.resume(),
+            LoopStep::Release if self.frozen.is_some() => self.release(),
             _ => return false,
         }
         self.assert_sound();
@@ -227,7 +229,7 @@ impl World {
 fn explore(length: usize) -> usize {
     let (mut order, mut played) = (vec![0; length], 0);
     loop {
-        let mut world = World::new();
+        let mut world = LoopModel::new();
         let stuck = order.iter().position(|&act| !world.act(ACTS[act]));
         if stuck.is_none() {
             world.settle();

@@ -37,7 +37,7 @@ struct Process {
 }
 
 /// Both peers of a tunnel.
-struct Peers {
+struct MigratedPeers {
     client: Peer,
     node: Peer,
 }
@@ -81,7 +81,7 @@ impl Process {
         }
     }
 
-    fn tunnel(&self, id: u64, suites: Suites) -> Peers {
+    fn tunnel(&self, id: u64, suites: Suites) -> MigratedPeers {
         let (client_peer, client, client_tls) = client(suites[0]);
         let (node_peer, node, node_tls) = node(suites[1]);
         let tunnel = Tunnel {
@@ -100,7 +100,7 @@ impl Process {
             info: self.info(id),
         };
         assert!(self.relay.adopt(tunnel));
-        Peers { client: client_peer, node: node_peer }
+        MigratedPeers { client: client_peer, node: node_peer }
     }
 
     fn stage(&self, frozen: &FrozenBatch) -> StagedTunnels {
@@ -152,7 +152,7 @@ fn text(payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
 
 const MASK: Option<[u8; 4]> = Some([1, 2, 3, 4]);
 
-impl Peers {
+impl MigratedPeers {
     /// A message each way.
     fn talk(&mut self, word: &str) {
         let (there, back) = (text(word.as_bytes(), MASK), text(word.as_bytes(), None));
@@ -174,7 +174,8 @@ async fn a_tunnel_continues_in_another_process_and_is_the_same() {
     let (old, new) = (Process::start(), Process::start());
     let suites = all_suites();
     let count = suites.len();
-    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
+    let mut peers: Vec<MigratedPeers> =
+        (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     peers.iter_mut().for_each(|peers| peers.talk("before"));
     let mut before = old.relay.list_sessions(TunnelSelector::all(), None, 99).await;
     old.hand_over(&new).await;
@@ -202,7 +203,8 @@ async fn a_resumed_tunnel_relays_what_came_meanwhile() {
     let process = Process::start();
     let suites = all_suites();
     let count = suites.len();
-    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| process.tunnel(id, suites)).collect();
+    let mut peers: Vec<MigratedPeers> =
+        (0..).zip(suites).map(|(id, suites)| process.tunnel(id, suites)).collect();
     for round in 0..4 {
         let frozen = process.relay.freeze(usize::MAX).await;
         assert_eq!(frozen.len(), count);
@@ -226,7 +228,8 @@ async fn a_staged_and_discarded_tunnel_was_never_touched() {
     let (old, new) = (Process::start(), Process::start());
     let suites = all_suites();
     let count = suites.len();
-    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
+    let mut peers: Vec<MigratedPeers> =
+        (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     let frozen = old.relay.freeze(usize::MAX).await;
     let message = text(b"meanwhile", MASK);
     peers.iter_mut().for_each(|peers| peers.client.write_all(&message).unwrap());
@@ -248,7 +251,8 @@ async fn a_staged_and_discarded_tunnel_was_never_touched() {
 async fn a_released_tunnel_sends_nothing_to_anyone() {
     let (old, new) = (Process::start(), Process::start());
     let suites = all_suites();
-    let mut peers: Vec<Peers> = (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
+    let mut peers: Vec<MigratedPeers> =
+        (0..).zip(suites).map(|(id, suites)| old.tunnel(id, suites)).collect();
     let frozen = old.relay.freeze(usize::MAX).await;
     let staged = new.stage(&frozen);
     frozen.release();
@@ -273,7 +277,7 @@ async fn a_released_tunnel_sends_nothing_to_anyone() {
 #[tokio::test]
 async fn a_batch_has_at_most_its_limit_and_the_next_has_other_tunnels() {
     let process = Process::start();
-    let mut peers: Vec<Peers> = (0..7).map(|id| process.tunnel(id, PLAIN)).collect();
+    let mut peers: Vec<MigratedPeers> = (0..7).map(|id| process.tunnel(id, PLAIN)).collect();
     let first = process.relay.freeze(4).await;
     let second = process.relay.freeze(4).await;
     let mut ids: Vec<u64> = first.tunnels().chain(second.tunnels()).map(FrozenTunnel::id).collect();
@@ -288,12 +292,12 @@ async fn a_batch_has_at_most_its_limit_and_the_next_has_other_tunnels() {
 #[tokio::test]
 async fn a_close_of_a_frozen_tunnel_waits_for_its_return() {
     let process = Process::start();
-    let mut peers: Vec<Peers> = (0..4).map(|id| process.tunnel(id, PLAIN)).collect();
+    let mut peers: Vec<MigratedPeers> = (0..4).map(|id| process.tunnel(id, PLAIN)).collect();
     let frozen = process.relay.freeze(2).await;
     let handle = process.relay.close(drain(60_000));
     assert_eq!(handle.counted().await, 4);
     let away: Vec<u64> = frozen.tunnels().map(FrozenTunnel::id).collect();
-    let bye = |peers: &mut Peers| {
+    let bye = |peers: &mut MigratedPeers| {
         peers.client.expect(&close::encode_close(1012, "moved", None));
         peers.node.expect(&[0x88]);
     };

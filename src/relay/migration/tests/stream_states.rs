@@ -5,7 +5,7 @@ use std::net::Shutdown;
 
 use rustls::SupportedCipherSuite;
 
-use super::{MASK, PLAIN, Peers, Process, all_suites, drain, frame_of, text};
+use super::{MASK, MigratedPeers, PLAIN, Process, all_suites, drain, frame_of, text};
 use crate::metrics::CloseSide;
 use crate::relay::{CloseReason, TunnelSelector};
 use crate::ws::close;
@@ -130,13 +130,13 @@ async fn i10_what_a_slow_reader_has_not_taken_migrates_with_the_tunnel() {
         frozen.release();
         new.relay.activate(staged);
         // The client reads while the rest of the node's last message is written.
-        let Peers { mut client, mut node } = peers;
+        let MigratedPeers { mut client, mut node } = peers;
         let node = std::thread::spawn(move || {
             node.complete();
             node
         });
         (0..=sent).for_each(|_| client.expect(&message));
-        let mut peers = Peers { client, node: node.join().unwrap() };
+        let mut peers = MigratedPeers { client, node: node.join().unwrap() };
         peers.talk("after");
         old.end();
         new.end();

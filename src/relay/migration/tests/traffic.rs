@@ -17,20 +17,20 @@ const ROUNDS: usize = 20;
 const BETWEEN: usize = 60;
 
 /// The messages of one direction; both peers make the same ones.
-struct Messages {
+struct MessageStream {
     mask: Option<[u8; 4]>,
     number: u64,
     /// Over all payloads so far.
     hash: u64,
 }
 
-impl Messages {
+impl MessageStream {
     fn new(seed: u64, mask: Option<[u8; 4]>) -> Self {
         Self { mask, number: 0, hash: mix(seed) }
     }
 }
 
-impl Iterator for Messages {
+impl Iterator for MessageStream {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
@@ -49,7 +49,7 @@ impl Iterator for Messages {
 }
 
 /// Sends until it is stopped. Returns the numbers of bytes and messages.
-fn speak(mut sender: PeerSender, messages: Messages, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
+fn speak(mut sender: PeerSender, messages: MessageStream, stop: Arc<AtomicBool>) -> JoinHandle<(u64, u64)> {
     std::thread::spawn(move || {
         let (mask, mut bytes, mut count) = (messages.mask, 0, 0);
         for message in messages {
@@ -69,7 +69,7 @@ fn speak(mut sender: PeerSender, messages: Messages, stop: Arc<AtomicBool>) -> J
 }
 
 /// Receives every message in order, up to the Close.
-fn listen(mut peer: Peer, messages: Messages, ticks: Sender<()>) -> JoinHandle<(Peer, u64)> {
+fn listen(mut peer: Peer, messages: MessageStream, ticks: Sender<()>) -> JoinHandle<(Peer, u64)> {
     std::thread::spawn(move || {
         for (count, message) in messages.enumerate() {
             let first = peer.take(1);
@@ -93,8 +93,8 @@ struct Talk {
 impl Talk {
     fn begin(process: &Process, id: u64, suites: Suites, stop: &Arc<AtomicBool>, ticks: &Sender<()>) -> Self {
         let peers = process.tunnel(id, suites);
-        let from_client = || Messages::new(2 * id, Some([id as u8, 2, 3, 4]));
-        let from_node = || Messages::new(2 * id + 1, None);
+        let from_client = || MessageStream::new(2 * id, Some([id as u8, 2, 3, 4]));
+        let from_node = || MessageStream::new(2 * id + 1, None);
         Self {
             speakers: [
                 speak(peers.client.sender(), from_client(), Arc::clone(stop)),

@@ -7,12 +7,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::*;
-use model::{BATCHES, World};
+use model::{BATCHES, UpgradeModel};
 use step::{Life, NewStep, OldStep};
 
 /// Every world that can come about, with a new process that knows how to revoke a batch and with one that does not.
-fn worlds() -> HashSet<World> {
-    let (mut seen, mut todo) = (HashSet::new(), vec![World::start(true), World::start(false)]);
+fn worlds() -> HashSet<UpgradeModel> {
+    let (mut seen, mut todo) = (HashSet::new(), vec![UpgradeModel::start(true), UpgradeModel::start(false)]);
     while let Some(world) = todo.pop() {
         if seen.insert(world.clone()) {
             todo.extend(world.next());
@@ -22,8 +22,8 @@ fn worlds() -> HashSet<World> {
 }
 
 /// The worlds in which nothing happens any more by itself.
-fn ends(worlds: &HashSet<World>) -> Vec<&World> {
-    let is_end = |world: &&World| {
+fn ends(worlds: &HashSet<UpgradeModel>) -> Vec<&UpgradeModel> {
+    let is_end = |world: &&UpgradeModel| {
         world.next().iter().all(|next| next.crashes < world.crashes || next.delays < world.delays)
     };
     worlds.iter().filter(is_end).collect()
@@ -71,7 +71,7 @@ fn there_is_never_none_while_one_lives_who_had_it() {
 fn an_old_process_that_dies_with_the_batch_sent_costs_nothing() {
     let worlds = worlds();
     // Neither refused nor revoked.
-    let sent = |world: &&&World| {
+    let sent = |world: &&&UpgradeModel| {
         let is_alone = world.old_life == Life::Dead && world.new_life == Life::Lives;
         is_alone && world.is_sent && !world.is_refused
     };
@@ -94,8 +94,9 @@ fn a_new_process_that_dies_before_the_batch_was_released_costs_nothing() {
 
 #[test]
 fn nobody_takes_the_end_of_a_living_old_process_for_its_death() {
-    let closes =
-        |world: &&World| world.old_life == Life::Lives && !world.is_open && world.new_life == Life::Lives;
+    let closes = |world: &&UpgradeModel| {
+        world.old_life == Life::Lives && !world.is_open && world.new_life == Life::Lives
+    };
     let worlds = worlds();
     assert!(worlds.iter().any(|world| closes(&world)), "it lives on behind a refusal");
     for world in worlds.iter().filter(closes) {
@@ -108,7 +109,7 @@ fn nobody_takes_the_end_of_a_living_old_process_for_its_death() {
 #[test]
 fn a_batch_that_was_revoked_is_carried_by_the_old_process_alone_whoever_dies_then() {
     let worlds = worlds();
-    let revoked = |world: &&World| world.is_revoked && world.at < BATCHES;
+    let revoked = |world: &&UpgradeModel| world.is_revoked && world.at < BATCHES;
     assert!(worlds.iter().filter(revoked).any(|world| world.old_life == Life::Dead));
     for world in worlds.iter().filter(revoked) {
         let batch = &world.batches[world.at];
@@ -121,8 +122,8 @@ fn a_batch_that_was_revoked_is_carried_by_the_old_process_alone_whoever_dies_the
 fn a_new_process_that_carries_others_is_late_without_being_killed() {
     let worlds = worlds();
     // That it is killed is an assertion of the model.
-    let is_late = |world: &&World| world.at == 1 && world.is_revoked && world.batches[1].old_carries;
-    assert!(worlds.iter().filter(is_late).any(World::is_with_new), "it lives");
+    let is_late = |world: &&UpgradeModel| world.at == 1 && world.is_revoked && world.batches[1].old_carries;
+    assert!(worlds.iter().filter(is_late).any(UpgradeModel::is_with_new), "it lives");
     assert!(worlds.iter().any(|world| world.new_life == Life::Dying), "the first batch kills");
 }
 

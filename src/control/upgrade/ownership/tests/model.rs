@@ -4,21 +4,21 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::*;
-use super::step::{Batch, Life, NewStep, OldStep, Word};
+use super::step::{Batch, Life, ModelMessage, NewStep, OldStep};
 
 /// Batches that go over.
 pub(super) const BATCHES: usize = 2;
 
 /// The two processes and the socket between them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct World {
+pub(super) struct UpgradeModel {
     pub(super) old: OldOwnership,
     pub(super) new: NewOwnership,
     pub(super) old_step: OldStep,
     pub(super) new_step: NewStep,
     pub(super) old_life: Life,
     pub(super) new_life: Life,
-    pub(super) to_new: VecDeque<Word>,
+    pub(super) to_new: VecDeque<ModelMessage>,
     pub(super) to_old: VecDeque<OldEvent>,
     /// The old process has not closed its end of the socket.
     pub(super) is_open: bool,
@@ -42,7 +42,7 @@ pub(super) struct World {
     pub(super) crashes: u8,
 }
 
-impl World {
+impl UpgradeModel {
     pub(super) fn start(can_revoke: bool) -> Self {
         let mut old = OldOwnership::new(can_revoke);
         let first = old.on(OldEvent::Offer);
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// Writes a word; a dead process is not reached.
-    fn write(&mut self, word: Word) {
+    fn write(&mut self, word: ModelMessage) {
         if self.new_life != Life::Dead {
             self.to_new.push_back(word);
         }
@@ -170,7 +170,7 @@ impl World {
             OldStep::SendWhole { is_limited } => {
                 next.push(self.with(|world| {
                     let at = world.at;
-                    world.write(Word::Whole(at));
+                    world.write(ModelMessage::Whole(at));
                     (world.is_sent, world.old_step) = (true, OldStep::Await { is_limited });
                 }));
                 if is_limited {
@@ -186,7 +186,7 @@ impl World {
             }
             OldStep::SayGo => next.push(self.with(Self::say_go)),
             OldStep::SayLast => next.push(self.with(|world| {
-                world.write(Word::Last);
+                world.write(ModelMessage::Last);
                 world.old_step = OldStep::Ending;
             })),
             OldStep::Stopped if self.is_open => next.push(self.with(|world| world.is_open = false)),
@@ -221,7 +221,7 @@ impl World {
 
     fn say_go(&mut self) {
         let event = if self.new_life == Life::Dead { OldEvent::Broken } else { OldEvent::Released };
-        self.write(Word::Go);
+        self.write(ModelMessage::Go);
         (self.is_sent, self.is_revoked) = (false, false);
         self.at += 1;
         self.old_on(event);
@@ -230,13 +230,13 @@ impl World {
     fn perform_old(&mut self, action: OldAction) {
         match action {
             OldAction::Ping => {
-                self.write(Word::Ping);
+                self.write(ModelMessage::Ping);
                 self.old_step = OldStep::Await { is_limited: false };
             }
             OldAction::SendBatch { within } => {
                 let at = self.at;
                 self.batch().old_carries = false;
-                self.write(Word::Piece(at));
+                self.write(ModelMessage::Piece(at));
                 (self.is_sent, self.is_revoked) = (false, false);
                 self.old_step = OldStep::SendWhole { is_limited: within != Duration::MAX };
             }
@@ -244,7 +244,7 @@ impl World {
                 self.old_step = OldStep::Await { is_limited: false };
             }
             OldAction::Revoke => {
-                self.write(Word::Revoke);
+                self.write(ModelMessage::Revoke);
                 (self.is_sent, self.is_revoked) = (false, true);
                 self.old_on(OldEvent::Revoked);
             }
@@ -272,7 +272,7 @@ impl World {
             }
             OldAction::Done if self.at < BATCHES => self.old_on(OldEvent::Offer),
             OldAction::Done => {
-                self.write(Word::Settled);
+                self.write(ModelMessage::Settled);
                 self.old_step = OldStep::SayLast;
             }
             OldAction::Stop => self.old_step = OldStep::Stopped,
@@ -294,8 +294,15 @@ impl World {
         let read = |event| {
             self.with(|world| {
                 match world.to_new.pop_front() {
-                    Some(Word::Piece(at) | Word::Whole(at)) => world.arrived = Some(at),
-                    Some(Word::Ping | Word::Go | Word::Revoke | Word::Settled | Word::Last) | None => {}
+                    Some(ModelMessage::Piece(at) | ModelMessage::Whole(at)) => world.arrived = Some(at),
+                    Some(
+                        ModelMessage::Ping
+                        | ModelMessage::Go
+                        | ModelMessage::Revoke
+                        | ModelMessage::Settled
+                        | ModelMessage::Last,
+                    )
+                    | None => {}
                 }
                 world.new_on(event);
             })
@@ -303,13 +310,13 @@ impl World {
         match self.to_new.front() {
             None if is_ended => vec![read(NewEvent::End)],
             None => Vec::new(),
-            Some(Word::Ping) => vec![read(NewEvent::Pinged)],
-            Some(Word::Piece(_)) => vec![read(NewEvent::Piece), read(NewEvent::Unfit)],
-            Some(Word::Whole(_)) => vec![read(NewEvent::Whole), read(NewEvent::Unfit)],
-            Some(Word::Go) => vec![read(NewEvent::Go)],
-            Some(Word::Revoke) => vec![read(NewEvent::Revoked)],
-            Some(Word::Settled) => vec![read(NewEvent::Settled)],
-            Some(Word::Last) => vec![read(NewEvent::LastWord)],
+            Some(ModelMessage::Ping) => vec![read(NewEvent::Pinged)],
+            Some(ModelMessage::Piece(_)) => vec![read(NewEvent::Piece), read(NewEvent::Unfit)],
+            Some(ModelMessage::Whole(_)) => vec![read(NewEvent::Whole), read(NewEvent::Unfit)],
+            Some(ModelMessage::Go) => vec![read(NewEvent::Go)],
+            Some(ModelMessage::Revoke) => vec![read(NewEvent::Revoked)],
+            Some(ModelMessage::Settled) => vec![read(NewEvent::Settled)],
+            Some(ModelMessage::Last) => vec![read(NewEvent::LastWord)],
         }
     }
 

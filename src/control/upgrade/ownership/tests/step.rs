@@ -4,7 +4,7 @@ use super::super::{NewAction, OldAction};
 
 /// What the old process writes. A piece and the end of a batch have the number of its attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Word {
+pub(super) enum ModelMessage {
     Ping,
     Piece(usize),
     Whole(usize),

@@ -41,20 +41,20 @@ impl Rig {
 }
 
 #[derive(Debug, Clone)]
-enum Act {
+enum TlsStep {
     PeerSends(usize),
     WeSend(usize),
     PeerUpdates,
     WeUpdate,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn act() -> impl Strategy<Value = TlsStep> {
     let size = prop_oneof![1usize..200, 16_380usize..16_400, 1usize..70_000];
     prop_oneof![
-        4 => size.clone().prop_map(Act::PeerSends),
-        4 => size.prop_map(Act::WeSend),
-        1 => Just(Act::PeerUpdates),
-        1 => Just(Act::WeUpdate),
+        4 => size.clone().prop_map(TlsStep::PeerSends),
+        4 => size.prop_map(TlsStep::WeSend),
+        1 => Just(TlsStep::PeerUpdates),
+        1 => Just(TlsStep::WeUpdate),
     ]
 }
 
@@ -75,7 +75,7 @@ proptest! {
         for (number, act) in acts.iter().enumerate() {
             let bytes = |len: usize| vec![number as u8; len];
             match *act {
-                Act::PeerSends(len) => {
+                TlsStep::PeerSends(len) => {
                     rig.peer.writer().write_all(&bytes(len)).unwrap();
                     let wire = rig.peer_sends();
                     let heard = wire.chunks(cut).map(|piece| receive(&mut rig.tls, piece)).collect::<Vec<_>>();
@@ -85,12 +85,12 @@ proptest! {
                         prop_assert_eq!(rig.peer_reads(&answer), (vec![], Ok(())));
                     }
                 }
-                Act::WeSend(len) => {
+                TlsStep::WeSend(len) => {
                     let wire = sealed(&mut rig.tls, &bytes(len));
                     prop_assert_eq!(rig.peer_reads(&wire), (bytes(len), Ok(())));
                 }
-                Act::PeerUpdates if suite.tls13().is_some() => rig.peer.refresh_traffic_keys().unwrap(),
-                Act::WeUpdate if suite.tls13().is_some() => {
+                TlsStep::PeerUpdates if suite.tls13().is_some() => rig.peer.refresh_traffic_keys().unwrap(),
+                TlsStep::WeUpdate if suite.tls13().is_some() => {
                     let wire = update(&mut rig.tls);
                     prop_assert_eq!(rig.peer_reads(&wire), (vec![], Ok(())));
                 }
