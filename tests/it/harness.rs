@@ -173,3 +173,20 @@ pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 pub fn node_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     [&[0x80 | opcode, u8::try_from(payload.len()).unwrap()], payload].concat()
 }
+
+/// Bytes pass both ways.
+pub async fn assert_relays((client, node): &mut (RawStream, RawStream)) {
+    client.send(client_frame(1, b"up")).await;
+    node.expect(&client_frame(1, b"up")).await;
+    node.send(node_frame(1, b"down")).await;
+    client.expect(&node_frame(1, b"down")).await;
+}
+
+/// Both sides hear a Close with this code, and answer it.
+pub async fn assert_closes((mut client, mut node): (RawStream, RawStream), code: u16) {
+    assert_eq!((client.read_close_code().await, node.read_close_code().await), (code, code));
+    client.send(client_frame(8, &code.to_be_bytes())).await;
+    node.send(node_frame(8, &code.to_be_bytes())).await;
+    client.wait_closed().await;
+    node.wait_closed().await;
+}

@@ -9,6 +9,45 @@
 //! Rules: the provider is always named, never the process's default; keys and secrets are wiped when dropped and
 //! never printed; a connection has one owner.
 
+/// The writes of a stream that looks at what is read only: they go to the stream in this field.
+macro_rules! forward_write {
+    ($stream:ident) => {
+        fn poll_write(
+            self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            bytes: &[u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::pin::Pin::new(&mut self.get_mut().$stream).poll_write(cx, bytes)
+        }
+
+        fn poll_write_vectored(
+            self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            slices: &[std::io::IoSlice<'_>],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::pin::Pin::new(&mut self.get_mut().$stream).poll_write_vectored(cx, slices)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            self.$stream.is_write_vectored()
+        }
+
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::pin::Pin::new(&mut self.get_mut().$stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::pin::Pin::new(&mut self.get_mut().$stream).poll_shutdown(cx)
+        }
+    };
+}
+
 pub(crate) mod certificate_subject;
 pub mod client;
 pub(crate) mod extract;

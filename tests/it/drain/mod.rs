@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::{Answer, asks, gets, raw};
 use crate::harness::{
-    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, resolve, soon,
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, assert_closes, assert_relays, resolve,
+    soon,
 };
 
 /// Two nodes behind a balancer; a client names its node in the cookie `io`.
@@ -96,22 +97,6 @@ async fn tells(app: &App, path: &str, body: &str) -> Answer {
     raw(app, format!("POST /api/pools/{path} {head} {length}\r\n\r\n{body}")).await
 }
 
-async fn carries((client, node): &mut (RawStream, RawStream)) {
-    client.send(client_frame(1, b"up")).await;
-    node.expect(&client_frame(1, b"up")).await;
-    node.send(node_frame(1, b"down")).await;
-    client.expect(&node_frame(1, b"down")).await;
-}
-
-/// Both sides hear a Close with this code, and answer it.
-async fn leaves((mut client, mut node): (RawStream, RawStream), code: u16) {
-    assert_eq!((client.read_close_code().await, node.read_close_code().await), (code, code));
-    client.send(client_frame(8, &code.to_be_bytes())).await;
-    node.send(node_frame(8, &code.to_be_bytes())).await;
-    client.wait_closed().await;
-    node.wait_closed().await;
-}
-
 #[tokio::test]
 async fn a_drained_node_loses_its_tunnels_and_gets_no_new_session_until_it_is_undrained() {
     let pair = Pair::set("drain: { code: 1001 }").await;
@@ -126,7 +111,7 @@ async fn a_drained_node_loses_its_tunnels_and_gets_no_new_session_until_it_is_un
     );
     assert_eq!(body["warnings"], json!([]));
     assert!(humantime::parse_rfc3339(body["drain"]["deadline"].as_str().unwrap()).is_ok(), "{body}");
-    leaves(leaving, 1012).await;
+    assert_closes(leaving, 1012).await;
     let drained = pair.sees(0, |node| node["drain"]["left"] == 0).await;
     assert_eq!((&drained["state"], &drained["drain"]["closed"]), (&json!("draining"), &json!(1)));
     let metrics = pair.metrics().await;
@@ -142,13 +127,13 @@ async fn a_drained_node_loses_its_tunnels_and_gets_no_new_session_until_it_is_un
     assert!(!metrics.contains("mainstay_drain_left{pool=\"chat\",node=\"two\"}"), "{metrics}");
     // Its client comes back, and is placed elsewhere.
     let mut moved = pair.tunnel(0, 1).await;
-    carries(&mut moved).await;
-    carries(&mut stays).await;
+    assert_relays(&mut moved).await;
+    assert_relays(&mut stays).await;
     let undrained = pair.tells("chat/nodes/one/undrain", "").await;
     assert_eq!((undrained.status, &undrained.body["state"]), (200, &json!("up")));
     assert_eq!(undrained.body["drain"], Value::Null);
     let mut back = pair.tunnel(0, 0).await;
-    carries(&mut back).await;
+    assert_relays(&mut back).await;
     assert!(!pair.metrics().await.contains("mainstay_drain_left{"));
     pair.app.stop().await;
 }
@@ -174,7 +159,7 @@ async fn a_session_on_its_way_when_the_drain_begins_arrives_and_leaves_with_the_
     assert_eq!(begun.body["drain"]["left"], 1, "who is on the way is left, too");
     node.send(SWITCHING_PROTOCOLS).await;
     assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
-    leaves((client, node), 1012).await;
+    assert_closes((client, node), 1012).await;
     pair.sees(0, |node| node["drain"]["left"] == 0 && node["drain"]["closed"] == 1).await;
     pair.app.stop().await;
 }
@@ -197,7 +182,7 @@ async fn an_undrain_keeps_the_tunnels_that_are_still_open_and_a_second_drain_rep
     }
     assert!(kept.len() >= 19, "{} are left", kept.len());
     for tunnel in &mut kept {
-        carries(tunnel).await;
+        assert_relays(tunnel).await;
     }
     let again = pair.tells("chat/nodes/one/drain", "").await;
     let sooner = pair.tells("chat/nodes/one/drain", r#"{"over":"0s","code":4001}"#).await;

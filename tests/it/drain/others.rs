@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Pair, bound, config, leaves};
-use crate::harness::{RawStream, SWITCHING_PROTOCOLS, not_soon, resolve, soon};
+use super::{Pair, bound, config};
+use crate::harness::{RawStream, SWITCHING_PROTOCOLS, assert_closes, not_soon, resolve, soon};
 
 /// Answers the next probe of a node.
 async fn answer_probe(node: &TcpListener, state: &str) {
@@ -41,7 +41,7 @@ async fn a_node_that_asks_for_it_in_its_health_is_drained_as_its_pool_says_until
     node.send(SWITCHING_PROTOCOLS).await;
     assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
     answer_probe(&pair.nodes[0], "draining").await;
-    leaves((client, node), 3333).await;
+    assert_closes((client, node), 3333).await;
     let drained = pair.sees(0, |node| node["drain"]["left"] == 0).await;
     assert_eq!(drained["state"], "draining");
     let undrain = pair.tells("chat/nodes/one/undrain", "").await;

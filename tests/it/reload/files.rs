@@ -5,8 +5,8 @@ use std::path::Path;
 use mainstay::app::App;
 use tokio::net::TcpStream;
 
-use super::{Fleet, REST, Rest, bound, carries, client, config, tunnel};
-use crate::harness::{RawStream, SWITCHING_PROTOCOLS, accept_request, resolve, soon};
+use super::{Fleet, REST, Rest, bound, client, config, tunnel};
+use crate::harness::{RawStream, SWITCHING_PROTOCOLS, accept_request, assert_relays, resolve, soon};
 
 #[tokio::test]
 async fn listeners_come_and_go_and_a_tunnel_outlives_the_one_it_came_by() {
@@ -22,7 +22,7 @@ async fn listeners_come_and_go_and_a_tunnel_outlives_the_one_it_came_by() {
     assert_eq!(changes, ["listener 127.0.0.1:0 removed"]);
     assert_eq!(fleet.app.listeners(), during[1..]);
     assert!(soon(TcpStream::connect(&before[0])).await.is_err());
-    carries(&mut tunnel).await;
+    assert_relays(&mut tunnel).await;
     fleet.tunnel("two").await;
     fleet.app.stop().await;
 }
@@ -98,7 +98,7 @@ async fn i8_a_reload_with_any_fault_changes_nothing_and_says_all_of_them() {
     assert_eq!(*app.reload().config(), *config_before);
     assert_eq!(app.listeners(), listeners);
     assert_eq!(app.reload().front().state.load().generation, 1);
-    carries(&mut tunnel).await;
+    assert_relays(&mut tunnel).await;
     app.stop().await;
 }
 

@@ -8,7 +8,7 @@ use mainstay::app::App;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{
-    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, client_frame, node_frame, not_soon,
+    RawStream, SWITCHING_PROTOCOLS, UPGRADE_REQUEST, accept_request, assert_closes, assert_relays, not_soon,
     resolve, soon,
 };
 
@@ -96,23 +96,6 @@ async fn tunnel(app: &App, id: &str, node: &TcpListener) -> (RawStream, RawStrea
     (client, node)
 }
 
-/// Bytes pass both ways.
-async fn carries((client, node): &mut (RawStream, RawStream)) {
-    client.send(client_frame(1, b"up")).await;
-    node.expect(&client_frame(1, b"up")).await;
-    node.send(node_frame(1, b"down")).await;
-    client.expect(&node_frame(1, b"down")).await;
-}
-
-/// Both sides hear a Close with this code, and answer it.
-async fn leaves((mut client, mut node): (RawStream, RawStream), code: u16) {
-    assert_eq!((client.read_close_code().await, node.read_close_code().await), (code, code));
-    client.send(client_frame(8, &code.to_be_bytes())).await;
-    node.send(node_frame(8, &code.to_be_bytes())).await;
-    client.wait_closed().await;
-    node.wait_closed().await;
-}
-
 #[tokio::test]
 async fn i9_a_reload_closes_no_tunnel_whose_route_and_node_are_still_there() {
     let fleet = Fleet::set(&REST).await;
@@ -126,10 +109,10 @@ async fn i9_a_reload_closes_no_tunnel_whose_route_and_node_are_still_there() {
     let changes = fleet.reload(&text).await;
     assert!(changes.contains(&format!("pool chat: node three added ({})", three.local_addr().unwrap())));
     assert!(changes.contains(&"pool chat: timeouts.idle is 2h now, was 1h".into()), "{changes:?}");
-    leaves(leaving, 1012).await;
-    carries(&mut stays).await;
+    assert_closes(leaving, 1012).await;
+    assert_relays(&mut stays).await;
     let mut new = tunnel(&fleet.app, "three", &three).await;
-    carries(&mut new).await;
+    assert_relays(&mut new).await;
     // Whoever names the node that is gone is placed on another.
     let mut moved = client(&fleet.app, "two").await;
     let (node, _) = soon(async {
@@ -150,7 +133,7 @@ async fn i9_live_counts_survive_a_reload_and_a_removed_node_leaves_the_metrics_w
     let fleet = Fleet::set(&Rest { pool: "drain: { over: 1h }", ..REST }).await;
     let (_stays, _first) = (fleet.tunnel("one").await, fleet.tunnel("two").await);
     let mut second = fleet.tunnel("two").await;
-    carries(&mut second).await;
+    assert_relays(&mut second).await;
     let drained_at_once = Rest { pool: "drain: { over: 0s }", ..REST };
     fleet.reload(&config(&[("one", &fleet.one)], &Rest { pool: "drain: { over: 1h }", ..REST })).await;
     let metrics = fleet.metrics().await;
@@ -226,7 +209,7 @@ async fn a_node_that_is_put_back_keeps_the_tunnels_that_have_not_left() {
     });
     assert!(tokio::time::timeout(Duration::from_millis(700), any).await.is_err(), "one was told to leave");
     drop(told);
-    carries(&mut left[0]).await;
+    assert_relays(&mut left[0]).await;
     fleet.app.stop().await;
 }
 
@@ -238,7 +221,7 @@ async fn a_node_that_moves_leaves_its_old_place_and_takes_clients_at_the_new_one
     let changes = fleet.reload(&config(&[("one", &fleet.one), ("two", &new)], &REST)).await;
     let (to, from) = (new.local_addr().unwrap(), fleet.two.local_addr().unwrap());
     assert_eq!(changes, [format!("pool chat: node two moved to {to}, was at {from}")]);
-    leaves(at_the_old, 1012).await;
+    assert_closes(at_the_old, 1012).await;
     let mut at_the_new = tunnel(&fleet.app, "two", &new).await;
     // Another reload does not take the new place for the old one.
     fleet
@@ -247,15 +230,15 @@ async fn a_node_that_moves_leaves_its_old_place_and_takes_clients_at_the_new_one
             &Rest { top: "trusted_proxies: [::1]", ..REST },
         ))
         .await;
-    carries(&mut at_the_new).await;
-    carries(&mut stays).await;
+    assert_relays(&mut at_the_new).await;
+    assert_relays(&mut stays).await;
     let metrics = fleet.metrics().await;
     let up = "mainstay_node_state{pool=\"chat\",node=\"two\",state=\"up\"} 1\n";
     assert!(metrics.contains(up), "{metrics}");
     // Back to where it was: those at the place in between leave, and nobody else.
     fleet.reload(&config(&fleet.both(), &REST)).await;
-    leaves(at_the_new, 1012).await;
-    carries(&mut stays).await;
+    assert_closes(at_the_new, 1012).await;
+    assert_relays(&mut stays).await;
     fleet.app.stop().await;
 }
 
@@ -283,20 +266,20 @@ async fn tunnels_of_a_route_that_is_gone_leave_and_those_of_a_wider_or_another_p
     // A route that takes all that the narrow one took, to the same pool.
     let wider = "{ host: a.example, pool: a }, { path: /, pool: b }";
     soon(app.reload().apply(resolve(&text(wider)))).await.unwrap();
-    carries(&mut first).await;
+    assert_relays(&mut first).await;
     let mut second = tunnel(&app, "x", &one).await;
     // The same host and path lead to another pool: new clients go there.
     let other = "{ host: a.example, pool: b }, { path: /other, pool: a }";
     let changes = soon(app.reload().apply(resolve(&text(other)))).await.unwrap();
     assert!(changes.iter().any(|change| change.to_string() == "route a.example: pool is b now, was a"));
     let mut third = tunnel(&app, "x", &two).await;
-    carries(&mut second).await;
-    carries(&mut third).await;
+    assert_relays(&mut second).await;
+    assert_relays(&mut third).await;
     // Nothing leads there any more.
     soon(app.reload().apply(resolve(&text("{ path: /other, pool: a }, { path: /b, pool: b }"))))
         .await
         .unwrap();
-    leaves(third, 3001).await;
+    assert_closes(third, 3001).await;
     app.stop().await;
     drop(first);
 }
@@ -323,7 +306,7 @@ async fn i3_a_session_sees_one_generation_from_its_request_to_its_adoption() {
     let mut late_at_node = accept_request(&node).await;
     late_at_node.send(SWITCHING_PROTOCOLS).await;
     assert!(late.read_head().await.to_lowercase().contains("set-cookie: after="));
-    carries(&mut (early, at_node)).await;
+    assert_relays(&mut (early, at_node)).await;
     app.stop().await;
 }
 
@@ -335,7 +318,7 @@ async fn i3_a_session_on_its_way_to_a_node_that_is_taken_out_arrives_and_then_le
     fleet.reload(&config(&[("one", &fleet.one)], &REST)).await;
     at_node.send(SWITCHING_PROTOCOLS).await;
     assert!(early.read_head().await.starts_with("HTTP/1.1 101 "));
-    leaves((early, at_node), 1012).await;
+    assert_closes((early, at_node), 1012).await;
     fleet.app.stop().await;
 }
 
