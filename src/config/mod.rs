@@ -74,7 +74,7 @@ pub use yaml::yaml;
 ///
 /// Every fault of the file, in its order.
 pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
-    resolve_for((file, None), text, env, read)
+    resolve_for(file, None, text, env, read)
 }
 
 /// The same at a time, in Unix seconds: a certificate that has expired, or is not valid yet, is a fault.
@@ -83,11 +83,12 @@ pub fn resolve(file: &str, text: &[u8], env: Env, read: ReadFile) -> Result<Conf
 ///
 /// Every fault of the file, in its order.
 pub fn resolve_at(file: &str, now: i64, text: &[u8], env: Env, read: ReadFile) -> Result<Config, Faults> {
-    resolve_for((file, Some(now)), text, env, read)
+    resolve_for(file, Some(now), text, env, read)
 }
 
 fn resolve_for(
-    (file, now): (&str, Option<i64>),
+    file: &str,
+    now: Option<i64>,
     text: &[u8],
     env: Env,
     read: ReadFile,

@@ -80,7 +80,7 @@ pub(crate) async fn serve<S: RequestHandler>(
         match accepted {
             Ok((stream, peer)) => {
                 let (service, stop) = (Arc::clone(&service), stop.clone());
-                tasks.spawn(serve_connection(stream, peer, (service, head_time), stop));
+                tasks.spawn(serve_connection(stream, peer, service, head_time, stop));
             }
             Err(error) => {
                 warn!(%error, "accept failed");
@@ -97,7 +97,8 @@ pub(crate) async fn serve<S: RequestHandler>(
 async fn serve_connection<S: RequestHandler>(
     stream: TcpStream,
     peer: SocketAddr,
-    (service, head_time): (Arc<S>, Duration),
+    service: Arc<S>,
+    head_time: Duration,
     stop: CancellationToken,
 ) {
     let service = service_fn(move |request| {

@@ -192,7 +192,7 @@ fn build_routes(settings: NodeSettings, world: &InProcessCluster) -> Routes {
     );
     let engine = engine_io::EngineServer::new(engine_settings(&settings), Arc::clone(&socketio) as _);
     let ws_json = WsJsonServer::new(
-        ws_json_settings(&settings, auth, (&limiter, &metrics)),
+        ws_json_settings(&settings, auth, &limiter, &metrics),
         Arc::new(WsJsonApp::new(&hub, &application)),
     );
     let shutdown = Shutdown::new();
@@ -251,7 +251,8 @@ fn socketio_settings(
 fn ws_json_settings(
     settings: &NodeSettings,
     auth: Arc<Authenticator>,
-    (limiter, metrics): (&Arc<ConnectionLimiter>, &Metrics),
+    limiter: &Arc<ConnectionLimiter>,
+    metrics: &Metrics,
 ) -> WsJsonSettings {
     let clients = &settings.clients;
     WsJsonSettings {

@@ -135,7 +135,8 @@ impl ClassicAdapter {
                 self.answer_server_emit(&*local, request, data);
             }
             Request::BroadcastWithAck { request, nsp, data, target, flags, .. } if *nsp == *self.peer.nsp => {
-                self.answer_broadcast(request, local.broadcast_with_ack(data, &target, &flags));
+                let (count, acks) = local.broadcast_with_ack(data, &target, &flags);
+                self.answer_broadcast(request, count, acks);
             }
             Request::BroadcastWithAck { .. } => {}
         }
@@ -165,7 +166,7 @@ impl ClassicAdapter {
         });
     }
 
-    fn answer_broadcast(&self, request: String, (count, acks): (u64, mpsc::Receiver<Value>)) {
+    fn answer_broadcast(&self, request: String, count: u64, acks: mpsc::Receiver<Value>) {
         self.respond(&Response::Count { request: request.clone(), count });
         let (peer, channel) = (self.peer.clone(), self.channels.response.clone());
         self.peer.forward_acks(acks, move |ack| {

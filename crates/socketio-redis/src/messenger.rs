@@ -80,7 +80,8 @@ impl Messenger {
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
-        (dialect, kind): (Dialect, SubscriptionKind),
+        dialect: Dialect,
+        kind: SubscriptionKind,
     ) -> Arc<Messenger> {
         let peer = Arc::new(Peer::new(shared, hex_id(), nsp, local));
         let channels = EnvelopeChannels::new(&shared.settings.channel_prefix, nsp);

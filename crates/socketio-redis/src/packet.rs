@@ -182,12 +182,12 @@ pub fn encode_event<F: PacketFrame>(
     data: &[Value],
     offset: Option<&str>,
 ) -> PacketFrames<F> {
-    encode(b'2', (namespace, id), data, offset)
+    encode(b'2', namespace, id, data, offset)
 }
 
 /// The answer to a client's event.
 pub fn encode_ack<F: PacketFrame>(namespace: &str, id: u64, data: &[Value]) -> PacketFrames<F> {
-    encode(b'3', (namespace, Some(id)), data, None)
+    encode(b'3', namespace, Some(id), data, None)
 }
 
 /// The answer to CONNECT; without one in protocol 4 of Socket.IO.
@@ -234,7 +234,8 @@ fn write_namespace(text: &mut String, namespace: &str) {
 /// `kind` is that without attachments; with them it is three more.
 fn encode<F: PacketFrame>(
     kind: u8,
-    (namespace, id): (&str, Option<u64>),
+    namespace: &str,
+    id: Option<u64>,
     data: &[Value],
     offset: Option<&str>,
 ) -> PacketFrames<F> {

@@ -79,7 +79,7 @@ impl Adapter for RedisAdapter {
         let adapter: Arc<dyn NamespaceAdapter> = match (&shared.settings.kind, &self.readers) {
             (AdapterKind::Sharded(mode), _) => ShardedAdapter::start(shared, namespace, local, *mode),
             (AdapterKind::Streams(settings), Some(readers)) => {
-                StreamsAdapter::start(shared, namespace, local, (settings, readers))
+                StreamsAdapter::start(shared, namespace, local, settings, readers)
             }
             // Streams have readers always.
             (AdapterKind::Classic | AdapterKind::Streams(_), _) => {

@@ -27,7 +27,7 @@ impl ShardedAdapter {
         local: Weak<dyn LocalNamespace>,
         mode: SubscriptionMode,
     ) -> Arc<ShardedAdapter> {
-        let messenger = Messenger::start(shared, nsp, local, (Dialect::Sharded, SubscriptionKind::Shard));
+        let messenger = Messenger::start(shared, nsp, local, Dialect::Sharded, SubscriptionKind::Shard);
         Arc::new(ShardedAdapter { messenger, mode })
     }
 

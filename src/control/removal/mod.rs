@@ -187,7 +187,8 @@ impl Removals {
             Arc::clone(context),
             Arc::clone(&drain),
             arrivals,
-            (meter, removing),
+            meter,
+            removing,
         ));
         self.active.push(Removal { removed, generations, drain });
     }
@@ -207,7 +208,8 @@ async fn watch_removal(
     context: Arc<ProxyContext>,
     drain: Arc<ActiveDrain>,
     arrivals: Vec<CancellationToken>,
-    (meter, removing): (Option<Arc<NodeMeter>>, Option<NodeRemoval>),
+    meter: Option<Arc<NodeMeter>>,
+    removing: Option<NodeRemoval>,
 ) {
     let finished = async {
         for arrival in arrivals {

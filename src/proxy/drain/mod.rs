@@ -91,7 +91,7 @@ pub(crate) async fn order_drain(
     if context.shutdown.phase() != Phase::Serving {
         return Err(DrainError::Stopping);
     }
-    let (drain, warnings) = begin_ordered(context, (&pool, &upstream), order)?;
+    let (drain, warnings) = begin_ordered(context, &pool, &upstream, order)?;
     if let Some(drain) = drain {
         drain.counted().await;
     }
@@ -101,7 +101,8 @@ pub(crate) async fn order_drain(
 /// All in one step: a process that takes over learns of it whole or not at all.
 fn begin_ordered(
     context: &Arc<ProxyContext>,
-    (pool, upstream): (&UpstreamPool, &Arc<Upstream>),
+    pool: &UpstreamPool,
+    upstream: &Arc<Upstream>,
     order: config::Drain,
 ) -> Result<(Option<Arc<ActiveDrain>>, Vec<String>), DrainError> {
     let _governing = context.shutdown.govern().ok_or(DrainError::TakenOver)?;

@@ -95,7 +95,7 @@ impl ChatApp {
             }
             AppRequest::Publish(room, data) => self.publish(socket, &room, data).await,
             AppRequest::Direct(user, data) => {
-                let delivered = self.send_to_user(Some(socket), &user, ("direct", data)).await?;
+                let delivered = self.send_to_user(Some(socket), &user, "direct", data).await?;
                 match delivered {
                     0 => Err(format!("{user} is not connected")),
                     delivered => Ok(vec![("delivered", Value::Uint(delivered))]),
@@ -139,7 +139,8 @@ impl ChatApp {
         &self,
         socket: Option<&Arc<Socket>>,
         user: &User,
-        (event, data): (&str, Value),
+        event: &str,
+        data: Value,
     ) -> Result<u64, String> {
         let mut connections = self.presence.connections_of(user).await.map_err(|away| away.to_string())?;
         if connections.is_empty() {
@@ -252,7 +253,7 @@ impl ChatApp {
         match target {
             PublishTarget::User(user) => {
                 let event = if event == "message" { "direct" } else { &event };
-                self.send_to_user(None, &user, (event, data)).await.map(Some)
+                self.send_to_user(None, &user, event, data).await.map(Some)
             }
             PublishTarget::Room(room) => {
                 let argument = match &*event {

@@ -82,16 +82,16 @@ impl socketio::Application for SocketIoApp {
     ) {
         let request = match read_request(namespace, &data) {
             Ok(request) => request,
-            Err(words) => return send_reply((namespace, socket), reply, Err(words)),
+            Err(words) => return send_reply(namespace, socket, reply, Err(words)),
         };
         let (application, asker) = (Arc::clone(&self.application), Arc::clone(socket));
         let mut carried = Box::pin(async move { application.execute(&asker, request).await });
         // A request takes effect at its first step, so the client's order is kept; what waits is only the answer.
         match Pin::new(&mut carried).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => send_reply((namespace, socket), reply, outcome),
+            Poll::Ready(outcome) => send_reply(namespace, socket, reply, outcome),
             Poll::Pending => {
                 let (namespace, socket) = (Arc::clone(namespace), Arc::clone(socket));
-                self.tasks.spawn(async move { send_reply((&namespace, &socket), reply, carried.await) });
+                self.tasks.spawn(async move { send_reply(&namespace, &socket, reply, carried.await) });
             }
         }
     }
@@ -127,7 +127,7 @@ fn read_request(namespace: &Namespace, data: &[Value]) -> Result<AppRequest, Str
 }
 
 /// Answers where an answer is wanted. Elsewhere the client hears of faults alone.
-fn send_reply((namespace, socket): (&Namespace, &Arc<Socket>), reply: Option<Reply>, outcome: RequestResult) {
+fn send_reply(namespace: &Namespace, socket: &Arc<Socket>, reply: Option<Reply>, outcome: RequestResult) {
     let (reply, fields) = match (reply, outcome) {
         (Some(reply), Ok(facts)) => {
             (reply, [("ok", Value::Bool(true))].into_iter().chain(facts).collect::<Vec<_>>())

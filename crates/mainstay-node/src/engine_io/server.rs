@@ -188,7 +188,8 @@ impl EngineServer {
                 (
                     answer,
                     self.context.tasks.spawn(run_websocket(
-                        (self.context.clone(), self.handler.clone()),
+                        self.context.clone(),
+                        self.handler.clone(),
                         upgrade,
                         facts,
                         revision,
@@ -269,7 +270,8 @@ impl EngineServer {
 
 /// A WebSocket-only session, from its 101 to the task that carries it.
 async fn run_websocket(
-    (shared, layer): (Arc<EngineContext<Connection>>, Arc<dyn ConnectionHandler>),
+    shared: Arc<EngineContext<Connection>>,
+    layer: Arc<dyn ConnectionHandler>,
     upgrade: OnUpgrade,
     facts: Handshake,
     revision: Revision,

@@ -75,7 +75,7 @@ impl Presence {
     {
         let keys = PresenceKeys::new(place.prefix, place.is_cluster);
         let own = Arc::new(LocalPresence::default());
-        let keeper = PresenceWriter::start(node, place.lease, (keys.clone(), Arc::clone(&own)), link.clone());
+        let keeper = PresenceWriter::start(node, place.lease, keys.clone(), Arc::clone(&own), link.clone());
         let ask = Box::new(move |user: &User| -> PresenceFuture {
             let (key, link) = (keys.user(user.as_str()), link.clone());
             Box::pin(read_connections(link, key))

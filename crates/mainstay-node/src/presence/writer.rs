@@ -43,7 +43,8 @@ impl PresenceWriter {
     pub(super) fn start<L>(
         node: &str,
         lease: Duration,
-        (keys, own): (PresenceKeys, Arc<LocalPresence>),
+        keys: PresenceKeys,
+        own: Arc<LocalPresence>,
         link: L,
     ) -> Self
     where

@@ -43,7 +43,8 @@ enum ConnectionEnd {
 pub(super) async fn run(
     context: Arc<WsJsonContext>,
     upgrade: UpgradeFut,
-    (identity, handshake): (Identity, Value),
+    identity: Identity,
+    handshake: Value,
 ) {
     let Ok(mut socket) = upgrade.await else {
         return; // The client left before it read the 101.

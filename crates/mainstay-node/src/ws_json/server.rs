@@ -67,7 +67,7 @@ impl WsJsonServer {
         else {
             return response::error(StatusCode::BAD_REQUEST, "this is no WebSocket handshake");
         };
-        tasks.spawn(connection::run(Arc::clone(&self.context), upgrade, (identity, facts)));
+        tasks.spawn(connection::run(Arc::clone(&self.context), upgrade, identity, facts));
         let mut answer = response.map(|_| Full::default());
         if speaks {
             answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));

@@ -48,10 +48,11 @@ impl StreamsAdapter {
         shared: &Arc<AdapterContext>,
         nsp: &Arc<str>,
         local: Weak<dyn LocalNamespace>,
-        (settings, readers): (&Settings, &Arc<StreamReaders>),
+        settings: &Settings,
+        readers: &Arc<StreamReaders>,
     ) -> Arc<StreamsAdapter> {
         let kind = if settings.sharded_pubsub { SubscriptionKind::Shard } else { SubscriptionKind::Channel };
-        let messenger = Messenger::start(shared, nsp, local, (Dialect::Streams, kind));
+        let messenger = Messenger::start(shared, nsp, local, Dialect::Streams, kind);
         let stream = entry::stream_of(&settings.name, nsp, settings.stream_count).into();
         let adapter = Arc::new(StreamsAdapter {
             messenger,
@@ -151,7 +152,7 @@ impl NamespaceAdapter for StreamsAdapter {
 
     fn find_session(&self, pid: &str, offset: &str) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
         let source = ReplaySource::new(&self.messenger.peer, &self.readers, &self.stream);
-        recovery::find(source, &self.settings, (pid, offset))
+        recovery::find(source, &self.settings, pid, offset)
     }
 
     fn delete_session(&self, pid: &str) -> BoxFuture<()> {

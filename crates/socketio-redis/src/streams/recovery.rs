@@ -61,7 +61,8 @@ pub(super) fn delete(peer: &Peer, settings: &Settings, pid: &str) -> BoxFuture<(
 pub(super) fn find(
     source: ReplaySource,
     settings: &Settings,
-    (pid, offset): (&str, &str),
+    pid: &str,
+    offset: &str,
 ) -> BoxFuture<Option<Box<dyn SessionReplay>>> {
     let (Some(keep), Some(seen)) = (settings.recovery, parse_offset(offset)) else {
         return Box::pin(std::future::ready(None));
@@ -191,7 +192,7 @@ impl ReplaySource {
         let _loading = self.tail.loading.lock().await;
         let mut count = 64;
         while let Some(until) = self.tail.load_until(back) {
-            let entries = self.range("XREVRANGE", (until, back), count).await?;
+            let entries = self.range("XREVRANGE", until, back, count).await?;
             let from = match entries.last() {
                 Some(oldest) if entries.len() == count => before(parse_offset(&oldest.id)?),
                 _ => before(back),
@@ -207,7 +208,7 @@ impl ReplaySource {
     async fn contains(&self, at: Position) -> Option<bool> {
         match self.tail.contains(at) {
             Some(is_there) => Some(is_there),
-            None => Some(!self.range("XRANGE", (at, at), 1).await?.is_empty()),
+            None => Some(!self.range("XRANGE", at, at, 1).await?.is_empty()),
         }
     }
 
@@ -215,7 +216,7 @@ impl ReplaySource {
     async fn page(&self, reader: &Audience, seen: &mut Position, read: &mut usize) -> Option<MissedPage> {
         let until = self.tail.from();
         let mut page = MissedPage { missed: Vec::new(), is_last: false };
-        let entries = self.range("XRANGE", (after(*seen), until), 64).await?;
+        let entries = self.range("XRANGE", after(*seen), until, 64).await?;
         *read += entries.len();
         if *read > MAX_ENTRIES_PER_CLAIM {
             debug!("session not restored: too many missed entries");
@@ -234,7 +235,8 @@ impl ReplaySource {
     async fn range(
         &self,
         name: &str,
-        (first, last): (Position, Position),
+        first: Position,
+        last: Position,
         count: usize,
     ) -> Option<Vec<StreamEntry>> {
         let spelled = |(ms, sequence): Position| format!("{ms}-{sequence}");
