@@ -85,6 +85,19 @@ fn no_two_types_of_a_crate_share_a_name() {
 }
 
 #[test]
+fn public_functions_are_named_outside_their_crate() {
+    // Not of socketio-redis, whose users are elsewhere.
+    for krate in &CRATES[..3] {
+        let own = format!("{krate}src/");
+        let everything = files(&["src", "crates", "tests", "benches", "fuzz"]);
+        let is_own = |file: &File| file.path.starts_with(&own) && !file.path.contains("src/bin/");
+        let (sources, outside): (Vec<_>, Vec<_>) = everything.into_iter().partition(is_own);
+        let faults = names::unused_public_functions(&sources, &outside);
+        assert!(!sources.is_empty() && faults.is_empty(), "\n{}\n", faults.join("\n"));
+    }
+}
+
+#[test]
 fn errors_are_called_so() {
     assert_none(files(&["src", "crates"]), names::unnamed_errors);
 }

@@ -162,7 +162,7 @@ impl Metrics {
 
     /// Counts on from what a process before this one had counted. Said again, it takes the place of what was said
     /// before: that process has counted on meanwhile.
-    pub fn import(&self, carried: CounterSnapshot) {
+    pub(crate) fn import(&self, carried: CounterSnapshot) {
         *self.imported.lock() = carried;
     }
 

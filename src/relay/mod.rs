@@ -89,7 +89,7 @@ impl Relay {
 
     /// The ids of the first `limit` sessions to close, in the order of the choice. Sessions that are being closed
     /// already are left out.
-    pub fn choose(
+    pub(crate) fn choose(
         &self,
         choice: TunnelChoice,
         limit: usize,

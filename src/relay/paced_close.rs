@@ -115,7 +115,7 @@ impl CloseHandle {
     }
 
     /// How many tunnels are selected, as far as they are counted.
-    pub fn selected(&self) -> usize {
+    pub(crate) fn selected(&self) -> usize {
         let late = self.0.late.load(Ordering::Acquire);
         clamped(self.0.counted.load(Ordering::Acquire).saturating_add(late))
     }

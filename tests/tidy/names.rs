@@ -45,6 +45,22 @@ pub fn shared_names(files: &[File]) -> Vec<String> {
     shared.map(|(name, at)| format!("{name} is {} types: {}", at.len(), at.join(", "))).collect()
 }
 
+/// Public functions of a crate that nobody outside of it names.
+pub fn unused_public_functions(sources: &[File], outside: &[File]) -> Vec<String> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let named: BTreeSet<&str> = outside.iter().flat_map(|file| file.code().split(|c| !is_word(c))).collect();
+    let mut faults = Vec::new();
+    for file in sources.iter().filter(|file| !file.path.contains("src/bin/")) {
+        let public = ["pub fn ", "pub async fn ", "pub const fn "].map(|start| file.names(start));
+        let unused = public.into_iter().flatten().filter(|(_, name)| !named.contains(name.as_str()));
+        faults
+            .extend(unused.map(|(line, name)| {
+                file.fault(line, &format!("{name} is for this crate alone: pub(crate)"))
+            }));
+    }
+    faults
+}
+
 /// Errors that are not called so. `Fault` is what is wrong in a config file.
 pub fn unnamed_errors(file: &File) -> Vec<String> {
     let code = file.shipped();
@@ -137,6 +153,14 @@ mod examples {
         assert_eq!(unnamed_errors(&File::new("src/net/dial.rs", text)).len(), 2);
         let fault = "#[derive(Debug, Error)]\npub struct Fault;";
         assert!(unnamed_errors(&File::new("src/config/fault.rs", fault)).is_empty());
+    }
+
+    #[test]
+    fn a_public_function_that_nobody_else_names_is_seen() {
+        let own =
+            File::new("src/a.rs", "pub fn used() {}\npub async fn alone() {}\npub(crate) fn inner() {}");
+        let other = File::new("tests/it/a.rs", "fn f() { used() }\n// alone");
+        assert_eq!(unused_public_functions(&[own], &[other]).len(), 1);
     }
 
     #[test]

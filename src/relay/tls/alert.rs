@@ -32,7 +32,7 @@ pub enum RecordError {
 
 impl RecordError {
     /// The alert that tells the peer, if one does.
-    pub const fn alert(self) -> Option<[u8; 2]> {
+    pub(crate) const fn alert(self) -> Option<[u8; 2]> {
         let description = match self {
             Self::Unexpected => 10,
             Self::BadRecord => 20,

@@ -24,17 +24,11 @@ pub type AckResult = Result<Vec<Value>, (AckError, Vec<Value>)>;
 /// Answers as they come in, up to a time.
 pub(super) struct AckCollector {
     pub(super) end: Instant,
-    /// The first is enough.
-    pub(super) is_single: bool,
     /// Those that have come.
     pub(super) heard: Vec<Value>,
 }
 
 impl AckCollector {
-    fn is_enough(&self) -> bool {
-        self.is_single && !self.heard.is_empty()
-    }
-
     /// Those of this node's clients.
     pub(super) async fn local(
         &mut self,
@@ -42,9 +36,6 @@ impl AckCollector {
         mut heard: mpsc::Receiver<Value>,
     ) -> Result<(), AckError> {
         for _ in 0..count {
-            if self.is_enough() {
-                break;
-            }
             match timeout_at(self.end, heard.recv()).await {
                 Ok(Some(answer)) => self.heard.push(answer),
                 Ok(None) | Err(_) => return Err(AckError::Timeout),
@@ -66,7 +57,7 @@ impl AckCollector {
         };
         let (mut counts, mut wanted) = (0, count);
         let (mut is_local_over, mut is_remote_over) = (false, false);
-        while (counts < servers || (self.heard.len() as u64) < wanted) && !self.is_enough() {
+        while counts < servers || (self.heard.len() as u64) < wanted {
             if is_local_over && is_remote_over {
                 return Err(AckError::Timeout);
             }

@@ -45,7 +45,7 @@ impl<'a> Event<'a> {
     }
 
     /// An event of the log, for a client that has missed it.
-    pub fn replayed(namespace: &'a str, missed: &'a MissedEvent) -> Self {
+    pub(crate) fn replayed(namespace: &'a str, missed: &'a MissedEvent) -> Self {
         let offset = Some(&*missed.offset);
         Self { missed: Some(missed), ..Self::new(namespace, &missed.data, offset) }
     }

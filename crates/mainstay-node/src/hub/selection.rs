@@ -141,12 +141,6 @@ impl<'a> Selection<'a> {
         self
     }
 
-    /// One client is meant, and the first answer is all that is wanted.
-    pub fn single(mut self) -> Self {
-        self.flags.expect_single_response = true;
-        self
-    }
-
     /// Sends an event. It has its place in the order when this returns; awaited, it says whether the other nodes get it.
     pub fn emit(self, event: &str, arguments: impl IntoIterator<Item = Value>) -> PublishFuture {
         self.emit_data(std::iter::once(Value::from(event)).chain(arguments).collect())
@@ -176,7 +170,7 @@ impl<'a> Selection<'a> {
         let remote = (!is_local)
             .then(|| namespace.adapter.broadcast_with_ack(data.clone(), target.clone(), flags.clone()));
         let (count, heard) = namespace.broadcast_with_ack(data, &target, &flags);
-        let mut answers = AckCollector { end, is_single: flags.expect_single_response, heard: Vec::new() };
+        let mut answers = AckCollector { end, heard: Vec::new() };
         let asked = match remote {
             None => None,
             Some(asking) => match timeout_at(end, asking).await {
