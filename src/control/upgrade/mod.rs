@@ -22,6 +22,10 @@
 mod batch_receiver;
 mod batch_sender;
 mod batch_size;
+#[cfg_attr(
+    not(debug_assertions),
+    expect(unreachable_pub, reason = "a release has no fuzz targets, which reach it")
+)]
 mod channel;
 mod child;
 mod control_state;
