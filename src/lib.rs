@@ -16,7 +16,7 @@
 //! 6. a turn among the handshakes ([`rate_limit`]), then select: the candidates in order of preference ([`pool::select`]).
 //! 7. dial the candidates in turn, send the upgrade, validate the answer ([`proxy`]).
 //! 8. answer the client; the affinity cookie is set here.
-//! 9. adopt: both sockets, the TLS keys taken out of rustls ([`net::tls::extract`]) and the bytes already read go to the
+//! 9. adopt: both sockets, the TLS keys taken out of rustls (`net::tls::extract`) and the bytes already read go to the
 //!    relay thread with the fewest tunnels ([`relay::Relay::adopt`]).
 //! 10. relay until a Close, a paced close (drain, rebalance, shutdown), a limit or a timeout ([`relay`]).
 //! 11. one [`relay::SessionEnd`], logged once and counted once.

@@ -280,7 +280,7 @@ fn close_event(record: &SessionInfo, outcome: &SessionEnd) -> SessionClosed {
     }
 }
 
-/// Runs a balancer with the config that was read from the file at `path` until SIGTERM or SIGINT; see [`run_until`].
+/// Runs a balancer with the config that was read from the file at `path` until SIGTERM or SIGINT; see `run_until`.
 ///
 /// With a `channel` it takes over from another process.
 pub fn run(path: &Path, config: &Config, channel: Option<UpgradeChannel>) -> io::Result<()> {

@@ -76,7 +76,7 @@ pub struct PacedClose {
 }
 
 impl PacedClose {
-    /// A close of the selected tunnels that are there now, all at once, with [`CLOSE_GRACE`].
+    /// A close of the selected tunnels that are there now, all at once, with `CLOSE_GRACE`.
     pub fn new(selector: TunnelSelector, cause: CloseReason, code: u16, reason: &str) -> Self {
         Self {
             selector,

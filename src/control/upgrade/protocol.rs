@@ -59,7 +59,7 @@ pub struct Hello {
     pub clock: Duration,
     /// The name of each listening socket in the config.
     pub listeners: Vec<String>,
-    /// It sends the state that governs its tunnels before the first of them, and [`kind::SETTLED`] after the last.
+    /// It sends the state that governs its tunnels before the first of them, and `kind::SETTLED` after the last.
     pub settles: bool,
 }
 
@@ -67,7 +67,7 @@ pub struct Hello {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ready {
-    /// It knows [`kind::PING`], [`kind::REVOKE`] and [`kind::SETTLED`].
+    /// It knows [`kind::PING`], `kind::REVOKE` and `kind::SETTLED`.
     pub settles: bool,
 }
 
